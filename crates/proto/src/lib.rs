@@ -1,0 +1,31 @@
+//! Caffe's schema as Rust types, and the files made of it: prototxt in and out, upgrades of older nets and solvers,
+//! binary weights and solver states.
+//!
+//! Every message of `proto/caffe.proto` is a struct at the root of this crate. A field that may be absent is an
+//! `Option`, because Caffe's logic depends on presence; the method of the field's name gives the value or its
+//! default: `param.eps` is an `Option<f32>`, `param.eps()` an `f32`.
+
+mod error;
+mod nearest;
+
+use std::sync::LazyLock;
+
+use prost_reflect::DescriptorPool;
+
+pub use error::{Error, Position, Result};
+pub use nearest::nearest;
+pub use prost;
+pub use prost_reflect;
+
+mod schema {
+    #![allow(missing_docs, clippy::all)]
+    include!(concat!(env!("OUT_DIR"), "/caffe.rs"));
+}
+pub use schema::*;
+
+/// The compiled schema, for code that works on any message.
+#[expect(clippy::expect_used, reason = "the bytes are written by build.rs, and every test of this crate decodes them")]
+pub static DESCRIPTOR_POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
+    let bytes: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/file_descriptor_set.bin"));
+    DescriptorPool::decode(bytes).expect("the schema compiled by build.rs decodes")
+});
