@@ -1,0 +1,113 @@
+//! The one error type of the crates: what went wrong, and where in the user's files.
+
+use std::path::{Path, PathBuf};
+
+use crate::Shape;
+
+/// A result whose error is [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+pub use lgm_proto::Position;
+
+/// What can go wrong between a prototxt and a trained net.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A net, layer or solver asks for something that cannot be done; the text says what to mend.
+    #[error("{0}")]
+    Config(String),
+    /// Two shapes that had to agree do not.
+    #[error("{what}: expected shape {expected}, found {found}")]
+    Shape {
+        /// What the shapes belong to.
+        what: String,
+        /// The shape that was needed.
+        expected: Shape,
+        /// The shape that was there.
+        found: Shape,
+    },
+    /// Data on disk is missing, damaged or not what was asked for.
+    #[error("{}: {what}", path.display())]
+    Data {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it and what was expected.
+        what: String,
+    },
+    /// The operating system refused.
+    #[error("{}: cannot {doing}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The attempted act, as in "cannot …".
+        doing: &'static str,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The text of a prototxt is malformed; the message carries file, line and column.
+    #[error(transparent)]
+    Proto(#[from] lgm_proto::Error),
+    /// An error that belongs to one layer of a net.
+    #[error("{}layer '{layer}' ({kind}): {source}", at.as_ref().map(|p| format!("{p}: ")).unwrap_or_default())]
+    Layer {
+        /// The layer's name.
+        layer: String,
+        /// The layer's type.
+        kind: String,
+        /// Where the layer stands in the prototxt.
+        at: Option<Position>,
+        /// What happened there.
+        source: Box<Error>,
+    },
+    /// A defect of lgm-caffe itself; never the user's doing.
+    #[error("internal error, please report it: {0}")]
+    Internal(String),
+}
+
+impl Error {
+    /// An [`Error::Config`].
+    pub fn config(text: impl Into<String>) -> Self {
+        Error::Config(text.into())
+    }
+
+    /// An [`Error::Internal`].
+    pub fn internal(text: impl Into<String>) -> Self {
+        Error::Internal(text.into())
+    }
+
+    /// An [`Error::Data`].
+    pub fn data(path: impl AsRef<Path>, what: impl Into<String>) -> Self {
+        Error::Data { path: path.as_ref().into(), what: what.into() }
+    }
+
+    /// An adapter for `map_err`: `File::open(p).map_err(Error::io(p, "open"))`.
+    pub fn io(path: impl AsRef<Path>, doing: &'static str) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.as_ref().to_path_buf();
+        move |source| Error::Io { path, doing, source }
+    }
+
+    /// Names the layer an error belongs to, unless it is named already.
+    pub fn in_layer(self, layer: &str, kind: &str, at: Option<&Position>) -> Self {
+        match self {
+            Error::Layer { .. } => self,
+            source => {
+                Error::Layer { layer: layer.into(), kind: kind.into(), at: at.cloned(), source: Box::new(source) }
+            }
+        }
+    }
+}
+
+/// Fails with [`Error::Config`] unless a condition holds: `ensure!(n > 0, "num_output must be positive, found {n}")`.
+#[macro_export]
+macro_rules! ensure {
+    ($cond:expr, $($text:tt)+) => {
+        if !$cond {
+            return Err($crate::Error::config(format!($($text)+)));
+        }
+    };
+}
+
+/// Of `known`, the name nearest to a misspelt `name`, if one is near enough to suggest.
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    lgm_proto::nearest(name, known)
+}

@@ -1,0 +1,21 @@
+//! The ground that every other crate of lgm-caffe stands on: shapes, element types, memory spaces, the layer traits,
+//! fillers, counter-based random numbers and errors. No device code and no data formats.
+
+mod dtype;
+mod error;
+pub mod filler;
+pub mod fs;
+mod layer;
+pub mod rng;
+mod shape;
+pub mod space;
+
+pub use dtype::{DType, Float};
+pub use error::{Error, Position, Result, nearest};
+pub use layer::{
+    Arity, BuildCx, Bwd, Factory, Fwd, HostRun, Layer, Node, ParamSpec, Plan, Registry, Run, Sharing, Sink, Source,
+    State, Step, Views, ViewsMut,
+};
+pub use lgm_proto::Phase;
+pub use shape::{BlobSpec, Shape};
+pub use space::{Host, HostQueue, Space, View, ViewMut};

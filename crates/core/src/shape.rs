@@ -1,0 +1,142 @@
+//! Blob shapes, with Caffe's axis rules.
+
+use std::fmt;
+use std::ops::{Deref, Range};
+
+use smallvec::SmallVec;
+
+use crate::{DType, Error, Result};
+
+/// The extents of a blob, outermost axis first. A shape with no axes is a scalar of one element.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub struct Shape(SmallVec<[usize; 6]>);
+
+impl Shape {
+    /// A shape of the given extents.
+    pub fn new(dims: impl IntoIterator<Item = usize>) -> Self {
+        Shape(dims.into_iter().collect())
+    }
+
+    /// The shape of a loss: no axes, one element.
+    pub fn scalar() -> Self {
+        Shape::default()
+    }
+
+    /// Number of elements.
+    pub fn count(&self) -> usize {
+        self.0.iter().product()
+    }
+
+    /// Number of elements spanned by the axes in `range`, clipped to the axes there are.
+    pub fn span(&self, range: Range<usize>) -> usize {
+        self.0[range.start.min(self.len())..range.end.min(self.len())].iter().product()
+    }
+
+    /// Number of elements from `axis` to the innermost axis.
+    pub fn count_from(&self, axis: usize) -> usize {
+        self.span(axis..self.len())
+    }
+
+    /// The index of an axis that may count from the end (−1 is the innermost).
+    ///
+    /// # Errors
+    /// When the axis lies outside the shape.
+    pub fn axis(&self, axis: i32) -> Result<usize> {
+        let n = self.len() as i32;
+        if axis < -n || axis >= n {
+            return Err(Error::config(format!("axis {axis} is out of range for the {n}-axis shape {self}")));
+        }
+        Ok(if axis < 0 { axis + n } else { axis } as usize)
+    }
+
+    /// The same extents with those in `range` replaced by `with`.
+    pub fn splice(&self, range: Range<usize>, with: impl IntoIterator<Item = usize>) -> Shape {
+        let mut dims: SmallVec<[usize; 6]> = self.0[..range.start].into();
+        dims.extend(with);
+        dims.extend_from_slice(&self.0[range.end..]);
+        Shape(dims)
+    }
+
+    /// Caffe's wording of a shape: the extents, then the count, `64 20 24 24 (737280)`.
+    pub fn caffe(&self) -> String {
+        let dims: String = self.0.iter().map(|d| format!("{d} ")).collect();
+        format!("{dims}({})", self.count())
+    }
+}
+
+impl Deref for Shape {
+    type Target = [usize];
+    fn deref(&self) -> &[usize] {
+        &self.0
+    }
+}
+
+impl From<&[usize]> for Shape {
+    fn from(dims: &[usize]) -> Self {
+        Shape(dims.into())
+    }
+}
+
+impl<const N: usize> From<[usize; N]> for Shape {
+    fn from(dims: [usize; N]) -> Self {
+        Shape(dims.into_iter().collect())
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "(")?;
+        for (i, d) in self.0.iter().enumerate() {
+            write!(f, "{}{d}", if i > 0 { ", " } else { "" })?;
+        }
+        write!(f, ")")
+    }
+}
+
+impl fmt::Debug for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What is known of a blob before it has memory: its shape and element type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlobSpec {
+    /// Extents.
+    pub shape: Shape,
+    /// Element type.
+    pub dtype: DType,
+}
+
+impl BlobSpec {
+    /// A spec of the given shape and type.
+    pub fn new(shape: impl Into<Shape>, dtype: DType) -> Self {
+        BlobSpec { shape: shape.into(), dtype }
+    }
+
+    /// Bytes the elements take.
+    pub fn bytes(&self) -> usize {
+        self.shape.count() * self.dtype.size()
+    }
+
+    /// The same element type with another shape.
+    pub fn with_shape(&self, shape: impl Into<Shape>) -> BlobSpec {
+        BlobSpec { shape: shape.into(), dtype: self.dtype }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn axes_count_from_both_ends() {
+        let s = Shape::from([2, 3, 4]);
+        assert_eq!(s.axis(-1).unwrap(), 2);
+        assert_eq!(s.axis(0).unwrap(), 0);
+        assert!(s.axis(3).is_err() && s.axis(-4).is_err());
+        assert_eq!((s.count(), s.count_from(1), s.span(0..1), Shape::scalar().count()), (24, 12, 2, 1));
+        assert_eq!(s.splice(1..3, [12]), Shape::from([2, 12]));
+        assert_eq!(s.caffe(), "2 3 4 (24)");
+    }
+}
