@@ -1,0 +1,3 @@
+#[path = "../../core/src/dtype.rs"]
+mod dtype;
+pub use dtype::*;

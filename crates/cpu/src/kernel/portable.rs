@@ -1,0 +1,95 @@
+//! The micro-kernel in plain Rust, also compiled for wider instruction sets to serve `f64`.
+
+use super::{Micro, TileArgs};
+use crate::Float;
+
+const FUSED: bool = cfg!(target_arch = "aarch64");
+const ROWS: usize = if cfg!(target_arch = "aarch64") { 8 } else { 4 };
+
+/// `f32` on the base instruction set.
+pub(super) static F32: Micro<f32> =
+    Micro { mr: ROWS, nr: 8, run: run::<f32, ROWS, 8, FUSED>, transpose: transpose::<f32> };
+/// `f64` on the base instruction set.
+pub(super) static F64: Micro<f64> =
+    Micro { mr: ROWS, nr: 4, run: run::<f64, ROWS, 4, FUSED>, transpose: transpose::<f64> };
+
+/// # Safety
+/// As for [`Micro::run`].
+unsafe fn run<T: Float, const R: usize, const N: usize, const FMA: bool>(rows: usize, cols: usize, t: &TileArgs<T>) {
+    // SAFETY: passed on from the caller.
+    unsafe { tile::<T, R, N, FMA>(rows, cols, t) }
+}
+
+/// The tile product for at most R × N. Fused multiply-add is asked for only where it is an instruction.
+///
+/// # Safety
+/// As for [`Micro::run`].
+#[inline(always)]
+pub(super) unsafe fn tile<T: Float, const R: usize, const N: usize, const FMA: bool>(
+    rows: usize,
+    cols: usize,
+    t: &TileArgs<T>,
+) {
+    let mut acc = [[T::zero(); N]; R];
+    let (mut a, mut b) = (t.a, t.b);
+    let full = rows == R && cols == N;
+    for _ in 0..t.k {
+        let (mut av, mut bv) = ([T::zero(); R], [T::zero(); N]);
+        if full {
+            // SAFETY: a full tile reads R elements of A and N of B at each step, as the caller promises.
+            unsafe {
+                av = a.cast::<[T; R]>().read();
+                bv = b.cast::<[T; N]>().read();
+            }
+        } else {
+            // SAFETY: rows and cols elements are there.
+            unsafe {
+                av.iter_mut().take(rows).enumerate().for_each(|(i, v)| *v = *a.add(i));
+                bv.iter_mut().take(cols).enumerate().for_each(|(j, v)| *v = *b.add(j));
+            }
+        }
+        for i in 0..R {
+            for j in 0..N {
+                acc[i][j] = if FMA { av[i].mul_add(bv[j], acc[i][j]) } else { acc[i][j] + av[i] * bv[j] };
+            }
+        }
+        // SAFETY: at most one past the panels' ends.
+        unsafe {
+            a = a.add(rows);
+            b = b.wrapping_add(t.ldb);
+        }
+    }
+    for (i, row) in acc.iter().enumerate().take(rows) {
+        for (j, &v) in row.iter().enumerate().take(cols) {
+            // SAFETY: (i, j) lies in the tile of C.
+            unsafe {
+                let c = t.c.add(i * t.ldc + j);
+                *c = if t.accumulate { *c + t.alpha * v } else { t.alpha * v };
+            }
+        }
+    }
+}
+
+/// `dst[p * ld_dst + i] = src[i * ld_src + p]` for `i < width`, `p < k`.
+///
+/// # Safety
+/// Both must span those elements.
+pub(super) unsafe fn transpose<T: Float>(
+    width: usize,
+    k: usize,
+    src: *const T,
+    ld_src: usize,
+    dst: *mut T,
+    ld_dst: usize,
+) {
+    // Blocks of eight keep the strided side within a few cache lines.
+    for p0 in (0..k).step_by(8) {
+        let p1 = (p0 + 8).min(k);
+        for i in 0..width {
+            for p in p0..p1 {
+                // SAFETY: within the spans the caller promises.
+                unsafe { *dst.add(p * ld_dst + i) = *src.add(i * ld_src + p) };
+            }
+        }
+    }
+}

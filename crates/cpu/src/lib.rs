@@ -1,0 +1,22 @@
+//! Host numerics: matrix products, convolution, pooling, normalisation and element-wise mathematics over slices.
+//!
+//! Everything here is generic over [`Float`] (`f32`, which is made fast, and `f64`, which is there for gradient checks),
+//! takes row-major slices and allocates nothing once its thread-local scratch has grown to size. Work is split into
+//! blocks whose sizes depend on the shapes alone and sums are taken in a fixed order, so a result has the same bits
+//! whatever the number of rayon threads.
+
+mod base;
+mod gemm;
+mod gemv;
+mod kernel;
+mod pack;
+mod parallel;
+mod scratch;
+#[cfg(test)]
+mod testing;
+
+pub use base::Float;
+pub use gemm::{Trans, gemm, gemm_with};
+pub use gemv::{gemv, ger};
+pub use kernel::Kernel;
+pub use parallel::{BLOCK, for_blocks, for_each_row};
