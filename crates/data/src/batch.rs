@@ -1,0 +1,41 @@
+//! A batch in host memory, on its way from a reading thread to the net.
+
+use lgm_core::{Error, Float, Host, Result, Shape, State, ViewMut, with_float};
+
+/// The values of each top, and the position that follows the batch.
+pub(crate) struct Batch<P> {
+    pub tops: Vec<Vec<f32>>,
+    pub next: P,
+}
+
+impl<P: Default> Batch<P> {
+    /// Zeros for tops of the given shapes.
+    pub fn new(shapes: &[Shape]) -> Self {
+        Batch { tops: shapes.iter().map(|s| vec![0.0; s.count()]).collect(), next: P::default() }
+    }
+}
+
+/// Copies a batch to the net's blobs.
+pub(crate) fn copy_out(batch: &[Vec<f32>], tops: &mut [ViewMut<'_, Host>]) -> Result<()> {
+    for (values, top) in batch.iter().zip(tops) {
+        if values.len() != top.shape().count() {
+            let text = format!("a batch of {} values does not fill a top of shape {}", values.len(), top.shape());
+            return Err(Error::internal(text));
+        }
+        with_float!(top.dtype(), T => {
+            top.slice_mut::<T>()?.iter_mut().zip(values).for_each(|(o, &v)| *o = T::of(f64::from(v)));
+        });
+    }
+    Ok(())
+}
+
+/// A whole number of a saved state.
+pub(crate) fn read_counter(state: &State, name: &str) -> Result<u64> {
+    match state.get(name) {
+        Some(&v) if v >= 0.0 && v.fract() == 0.0 => Ok(v as u64),
+        Some(v) => Err(Error::config(format!("the saved data position '{name}' must be a whole number, found {v}"))),
+        None => {
+            Err(Error::config(format!("the saved data position lacks '{name}'; was it saved by another layer type?")))
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! Data for lgm-caffe: the layers that bring data in and take it out (HDF5Data, Data, HDF5Output), the file formats
+//! behind them, and converters of datasets.
+
+mod batch;
+pub mod hdf5;
+mod hdf5_data;
+mod hdf5_output;
+mod hdf5_reader;
+mod order;
+mod pixels;
+mod prefetch;
+
+pub use hdf5_data::Hdf5Data;
+pub use hdf5_output::Hdf5Output;
+pub use prefetch::Prefetch;
+
+use lgm_core::Registry;
+
+/// Makes the data layers known to a registry.
+pub fn register(registry: &mut Registry) {
+    registry.add("HDF5Data", hdf5_data::build);
+    registry.add("HDF5Output", hdf5_output::build);
+}
