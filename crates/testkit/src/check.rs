@@ -1,0 +1,256 @@
+//! The checks that every case goes through.
+
+use lgm_core::rng::{Philox, Sequence};
+use lgm_core::{DType, Phase, Registry, Result, Shape};
+
+use crate::rig::{Inputs, Outputs, Rig, Sharing};
+use crate::{Case, parse_layer};
+
+/// Puts every case through every check.
+///
+/// # Panics
+/// At the first check that fails, naming the case, the blob and both values.
+pub fn check(registry: &Registry, cases: &[Case]) {
+    for case in cases.iter().filter(|c| !c.absent) {
+        let run = || -> Result<()> {
+            for dtype in [DType::F32, DType::F64] {
+                let rig = rig(registry, case, dtype)?;
+                let inputs = draw(&rig, case)?;
+                check_plan(&rig, case, &inputs)?;
+                check_threads(registry, case, dtype, &inputs)?;
+                match dtype {
+                    DType::F32 => check_recorded(&rig, case, &inputs)?,
+                    DType::F64 if case.gradients && !rig.plan.no_backward => check_gradients(&rig, case, &inputs)?,
+                    DType::F64 => {}
+                }
+            }
+            Ok(())
+        };
+        run().unwrap_or_else(|e| panic!("{}: {e}", case.name));
+    }
+}
+
+fn rig(registry: &Registry, case: &Case, dtype: DType) -> Result<Rig> {
+    let shapes: Vec<Shape> = case.bottoms.iter().map(|(s, _)| s.clone()).collect();
+    Rig::new(registry, &case.layer, case.phase, dtype, &shapes)
+}
+
+fn stream(purpose: &str) -> Sequence {
+    Philox::new(20, lgm_core::rng::stream_id(purpose, "testkit")).from(0)
+}
+
+/// The case's numbers, rounded to single precision so that both element types see the same.
+fn draw(rig: &Rig, case: &Case) -> Result<Inputs> {
+    let round = |v: Vec<f64>| v.into_iter().map(|x| x as f32 as f64).collect::<Vec<f64>>();
+    let mut rng = stream("bottoms");
+    let bottoms = case.bottoms.iter().map(|(s, d)| round(d.values(s.count(), &mut rng))).collect();
+    let mut rng = stream("params");
+    let mut params = rig.filled()?;
+    for (i, values) in params.iter_mut().enumerate() {
+        let state = rig.plan.params[i].state;
+        *values = round(match case.params.get(i).and_then(Option::as_ref) {
+            Some(draw) => draw.values(values.len(), &mut rng),
+            None if state => values.clone(),
+            None => values.iter().map(|v| v + rng.uniform(-0.3, 0.3)).collect(),
+        });
+    }
+    let mut rng = stream("diffs");
+    let mut noise = |n: usize| round((0..n).map(|_| rng.uniform(0.25, 1.0) * [-1.0, 1.0][rng.below(2)]).collect());
+    let recorded = |name: String| case.recorded.as_ref().and_then(|r| r.array(&name).map(|(_, v)| v.to_vec()));
+    let is_loss = |t: usize| rig.plan.losses.contains(&t) && case.recorded.is_some();
+    let top_diffs = rig.plan.tops.iter().enumerate().map(|(t, spec)| match recorded(format!("top_diff_{t}")) {
+        _ if case.flat_tops.contains(&t) => vec![0.0; spec.shape.count()],
+        Some(values) => values,
+        None if is_loss(t) => vec![1.0],
+        None => noise(spec.shape.count()),
+    });
+    let top_diffs: Vec<Vec<f64>> = top_diffs.collect();
+    Ok(Inputs {
+        bottoms,
+        params,
+        top_diffs: if rig.plan.no_backward { Vec::new() } else { top_diffs },
+        param_diffs: rig.params.iter().map(|p| noise(p.shape.count())).collect(),
+        want_bottoms: vec![true; rig.bottoms.len()],
+        want_params: vec![true; rig.params.len()],
+        sharing: Sharing::default(),
+        step: rig.step(),
+    })
+}
+
+/// The plan is honest: outputs are whole, and the same bits whatever is shared, wanted or saved.
+fn check_plan(rig: &Rig, case: &Case, inputs: &Inputs) -> Result<()> {
+    let plain = rig.run(inputs)?;
+    for (what, blobs) in [("top", &plain.tops), ("parameter", &plain.params)] {
+        for (i, values) in blobs.iter().enumerate() {
+            finite(case, &format!("{what} {i}"), values);
+        }
+    }
+    for (what, blobs) in [("bottom diff", &plain.bottom_diffs), ("parameter diff", &plain.param_diffs)] {
+        for (i, values) in blobs.iter().enumerate() {
+            finite(case, &format!("{what} {i}"), values.as_deref().unwrap_or_default());
+        }
+    }
+    for (i, (before, after)) in inputs.params.iter().zip(&plain.params).enumerate() {
+        let state = rig.plan.params[i].state;
+        assert!(state || before == after, "{}: forward changed parameter {i}, which is not state", case.name);
+    }
+
+    for (data, diff) in [(true, false), (false, true), (true, true)] {
+        let sharing = Sharing { data, diff };
+        let shared = rig.run(&Inputs { sharing, ..inputs.clone() })?;
+        same(case, &format!("{sharing:?}"), &plain, &shared);
+        let forward = Inputs { sharing, top_diffs: Vec::new(), ..inputs.clone() };
+        same(case, &format!("{sharing:?}, no backward"), &plain, &rig.run(&forward)?);
+    }
+    let (bottoms, params) = (rig.bottoms.len(), rig.params.len());
+    for only in 0..bottoms + params {
+        for diff in [false, true] {
+            let alone = Inputs {
+                want_bottoms: (0..bottoms).map(|b| b == only).collect(),
+                want_params: (0..params).map(|p| bottoms + p == only).collect(),
+                sharing: Sharing { data: false, diff },
+                ..inputs.clone()
+            };
+            same(case, &format!("gradient {only} alone, diffs shared: {diff}"), &plain, &rig.run(&alone)?);
+        }
+    }
+    Ok(())
+}
+
+/// The same bits with any number of threads.
+fn check_threads(registry: &Registry, case: &Case, dtype: DType, inputs: &Inputs) -> Result<()> {
+    let plain = rig(registry, case, dtype)?.run(inputs)?;
+    for threads in [1, 3] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a small pool starts");
+        let other = pool.install(|| rig(registry, case, dtype)?.run(inputs))?;
+        same(case, &format!("{threads} threads"), &plain, &other);
+    }
+    Ok(())
+}
+
+fn finite(case: &Case, what: &str, values: &[f64]) {
+    if let Some(i) = values.iter().position(|v| v.is_nan()) {
+        panic!("{}: element {i} of {what} was not written, or was computed from memory never written", case.name);
+    }
+}
+
+fn same(case: &Case, how: &str, plain: &Outputs, other: &Outputs) {
+    let bits = |what: &str, i: usize, a: &[f64], b: &[f64]| {
+        for (j, (x, y)) in a.iter().zip(b).enumerate() {
+            assert!(x.to_bits() == y.to_bits(), "{}: {what} {i} element {j} is {x}, but {y} with {how}", case.name);
+        }
+    };
+    (0..plain.tops.len()).for_each(|i| bits("top", i, &plain.tops[i], &other.tops[i]));
+    (0..plain.params.len()).for_each(|i| bits("parameter", i, &plain.params[i], &other.params[i]));
+    for (i, (a, b)) in plain.bottom_diffs.iter().zip(&other.bottom_diffs).enumerate() {
+        if let (Some(a), Some(b)) = (a, b) {
+            bits("bottom diff", i, a, b);
+        }
+    }
+    for (i, (a, b)) in plain.param_diffs.iter().zip(&other.param_diffs).enumerate() {
+        if let (Some(a), Some(b)) = (a, b) {
+            bits("parameter diff", i, a, b);
+        }
+    }
+}
+
+/// What backward added to a parameter's diff.
+fn added(inputs: &Inputs, out: &Outputs, i: usize) -> Option<Vec<f64>> {
+    let after = out.param_diffs.get(i)?.as_ref()?;
+    Some(after.iter().zip(&inputs.param_diffs[i]).map(|(a, b)| a - b).collect())
+}
+
+fn check_recorded(rig: &Rig, case: &Case, inputs: &Inputs) -> Result<()> {
+    let Some(recorded) = &case.recorded else { return Ok(()) };
+    let out = rig.run(inputs)?;
+    let compare = |name: String, found: Option<&[f64]>| {
+        if let (Some((_, want)), Some(found)) = (recorded.array(&name), found) {
+            assert_close(&format!("{}: {name}", case.name), found, want, 2e-5);
+        }
+    };
+    let layer = parse_layer(&case.layer)?;
+    for (name, values) in layer.top.iter().zip(&out.tops) {
+        assert!(recorded.array(name).is_some(), "{}: {name} is not recorded", case.name);
+        compare(name.clone(), Some(values));
+    }
+    for (i, values) in out.params.iter().enumerate() {
+        compare(format!("param_after_{i}"), Some(values));
+        compare(format!("param_diff_{i}"), added(inputs, &out, i).as_deref());
+    }
+    for (i, values) in out.bottom_diffs.iter().enumerate() {
+        compare(format!("bottom_diff_{i}"), values.as_deref());
+    }
+    Ok(())
+}
+
+/// Compares two arrays: the largest difference, relative to the largest magnitude wanted (or 0.01 if that is more).
+///
+/// # Panics
+/// When it exceeds `tolerance`, naming `what`, the element and both values.
+pub fn assert_close(what: &str, found: &[f64], want: &[f64], tolerance: f64) {
+    assert_eq!(found.len(), want.len(), "{what}: number of elements");
+    let scale = want.iter().fold(1e-2f64, |m, v| m.max(v.abs()));
+    for (i, (f, w)) in found.iter().zip(want).enumerate() {
+        assert!((f - w).abs() <= tolerance * scale, "{what}: element {i} is {f}, expected {w}");
+    }
+}
+
+/// Backward against central finite differences of Σ top · top diff, in double precision.
+fn check_gradients(rig: &Rig, case: &Case, inputs: &Inputs) -> Result<()> {
+    let out = rig.run(inputs)?;
+    let objective = |inputs: &Inputs| -> Result<f64> {
+        let out = rig.run(&Inputs { top_diffs: Vec::new(), ..inputs.clone() })?;
+        let dot = |(a, b): (&Vec<f64>, &Vec<f64>)| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
+        Ok(out.tops.iter().zip(&inputs.top_diffs).map(dot).sum())
+    };
+    let slope = |pick: &dyn Fn(&mut Inputs) -> &mut f64| -> Result<f64> {
+        let mut moved = inputs.clone();
+        let x = *pick(&mut moved);
+        let h = case.step * x.abs().max(1.0);
+        // Four points: the error falls with h⁴, so a step large enough to drown rounding is still exact.
+        let mut at = |d: f64| {
+            *pick(&mut moved) = x + d;
+            objective(&moved)
+        };
+        Ok((8.0 * (at(h)? - at(-h)?) - (at(2.0 * h)? - at(-2.0 * h)?)) / (12.0 * h))
+    };
+    let agree = |what: String, i: usize, found: f64, want: f64| {
+        let scale = found.abs().max(want.abs()).max(1.0);
+        assert!(
+            (found - want).abs() <= case.tolerance * scale,
+            "{}: gradient by {what} element {i}: backward gives {found}, finite differences {want}",
+            case.name
+        );
+    };
+    for (b, diff) in out.bottom_diffs.iter().enumerate() {
+        for (i, &found) in diff.iter().flatten().enumerate() {
+            let x = inputs.bottoms[b][i];
+            if case.kinks.iter().any(|&(k, at, range)| k == b && (x - at).abs() <= range) {
+                continue;
+            }
+            agree(format!("bottom {b}"), i, found, slope(&|m: &mut Inputs| &mut m.bottoms[b][i])?);
+        }
+    }
+    for p in 0..rig.params.len() {
+        for (i, &found) in added(inputs, &out, p).iter().flatten().enumerate() {
+            agree(format!("parameter {p}"), i, found, slope(&|m: &mut Inputs| &mut m.params[p][i])?);
+        }
+    }
+    Ok(())
+}
+
+/// Asserts that building or planning the layer fails, with a message that holds each of `needles`.
+///
+/// # Panics
+/// When it succeeds, or the message lacks one.
+pub fn config_error(registry: &Registry, layer: &str, shapes: &[Shape], needles: &[&str]) {
+    match Rig::new(registry, layer, Phase::Train, DType::F32, shapes) {
+        Ok(_) => panic!("{layer} was accepted; expected an error with {needles:?}"),
+        Err(e) => {
+            let text = e.to_string();
+            for needle in needles {
+                assert!(text.contains(needle), "the error for {layer} is '{text}', which lacks '{needle}'");
+            }
+        }
+    }
+}

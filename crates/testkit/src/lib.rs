@@ -1,0 +1,24 @@
+//! Tests of layers from one description: a [`Case`] is a layer in prototxt with its inputs, written out or recorded
+//! from Caffe, and [`check`] puts it through everything a layer must satisfy:
+//!
+//! - recorded values, where the case has them, in f32;
+//! - gradients against central finite differences in f64, for every bottom and parameter;
+//! - an honest [`lgm_core::Plan`]: the layer sees nothing it did not plan to read, writes every output whole, finds its
+//!   scratch and saved memory full of NaN, adds to (not overwrites) its parameters' gradients, gives the same bits with
+//!   and without each sharing of memory it allows, with each gradient wanted alone, in a net without backward, and with
+//!   any number of threads.
+//!
+//! [`Rig`] runs one layer by hand, for what a case cannot say. [`config_error`] tests messages.
+
+#![allow(clippy::panic, clippy::expect_used, clippy::unwrap_used)]
+
+mod case;
+mod check;
+mod memory;
+mod npz;
+mod rig;
+
+pub use case::{Case, Draw};
+pub use check::{assert_close, check, config_error};
+pub use npz::Recorded;
+pub use rig::{Inputs, Outputs, Rig, Sharing, parse_layer};

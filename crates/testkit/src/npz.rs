@@ -1,0 +1,93 @@
+//! Recorded values: NumPy's `.npz`, a zip archive of `.npy` arrays (NEP 1).
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use lgm_core::Shape;
+
+/// The arrays of one recorded case, widened to double precision, and its texts.
+#[derive(Clone, Debug, Default)]
+pub struct Recorded {
+    arrays: BTreeMap<String, (Shape, Vec<f64>)>,
+    texts: BTreeMap<String, String>,
+}
+
+impl Recorded {
+    /// The recorded values at `../shared/conformance/golden/{name}.npz` beside the repository; `None`, with a line that
+    /// says so, when they are not on this machine.
+    ///
+    /// # Panics
+    /// When the file is there and cannot be read.
+    pub fn find(name: &str) -> Option<Recorded> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/conformance/golden");
+        let path = folder.join(format!("{name}.npz"));
+        if !folder.exists() {
+            println!("skipped: {} absent", path.display());
+            return None;
+        }
+        Some(Recorded::read(&path))
+    }
+
+    fn read(path: &PathBuf) -> Recorded {
+        let file = File::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let mut archive = zip::ZipArchive::new(file).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let mut recorded = Recorded::default();
+        for i in 0..archive.len() {
+            let mut entry = archive.by_index(i).expect("an entry that the archive lists");
+            let name = entry.name().trim_end_matches(".npy").to_string();
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes).unwrap_or_else(|e| panic!("{}: {name}: {e}", path.display()));
+            recorded.add(name, &bytes);
+        }
+        recorded
+    }
+
+    fn add(&mut self, name: String, npy: &[u8]) {
+        assert!(npy.starts_with(b"\x93NUMPY"), "{name} is not an npy array");
+        let (start, len) = match npy[6] {
+            1 => (10, u16::from_le_bytes([npy[8], npy[9]]) as usize),
+            _ => (12, u32::from_le_bytes([npy[8], npy[9], npy[10], npy[11]]) as usize),
+        };
+        let header = std::str::from_utf8(&npy[start..start + len]).expect("an npy header is text");
+        let data = &npy[start + len..];
+        let field = |key: &str| header.split_once(&format!("'{key}':")).expect("an npy header has its keys").1.trim();
+        assert!(field("fortran_order").starts_with("False"), "{name} is in Fortran order");
+        let dims = field("shape").trim_start_matches('(').split(')').next().unwrap_or("");
+        let shape = Shape::new(dims.split(',').filter_map(|d| d.trim().parse().ok()));
+        let kind = field("descr").trim_start_matches('\'').split('\'').next().unwrap_or("");
+        let values = match kind {
+            "<f4" => data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b) as f64).collect(),
+            "<f8" => data.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).collect(),
+            "<i4" => data.as_chunks().0.iter().map(|b| i32::from_le_bytes(*b) as f64).collect(),
+            "<i8" => data.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as f64).collect(),
+            "|b1" => data.iter().map(|&b| b as f64).collect(),
+            _ if kind.starts_with("<U") => {
+                let chars = data.as_chunks().0.iter().filter_map(|b| char::from_u32(u32::from_le_bytes(*b)));
+                self.texts.insert(name, chars.take_while(|&c| c != '\0').collect());
+                return;
+            }
+            _ => panic!("{name} has element type {kind}, which this reader does not know"),
+        };
+        self.arrays.insert(name, (shape, values));
+    }
+
+    /// An array's shape and values.
+    pub fn array(&self, name: &str) -> Option<(&Shape, &[f64])> {
+        self.arrays.get(name).map(|(s, v)| (s, v.as_slice()))
+    }
+
+    /// A recorded number or truth value.
+    ///
+    /// # Panics
+    /// When there is none of that name.
+    pub fn number(&self, name: &str) -> f64 {
+        self.array(name).and_then(|(_, v)| v.first().copied()).unwrap_or_else(|| panic!("'{name}' is not recorded"))
+    }
+
+    /// A recorded text.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.texts.get(name).map(String::as_str)
+    }
+}
