@@ -43,6 +43,12 @@ pub enum Error {
         /// What is wrong with it and what was expected.
         what: String,
     },
+    /// A stored array contradicts itself; the caller knows whose it is.
+    #[error("{what}")]
+    Blob {
+        /// What is wrong with it and what was expected.
+        what: String,
+    },
     /// The operating system refused.
     #[error("{}: cannot {doing}: {source}", path.display())]
     Io {

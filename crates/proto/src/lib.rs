@@ -5,17 +5,23 @@
 //! `Option`, because Caffe's logic depends on presence; the method of the field's name gives the value or its
 //! default: `param.eps` is an `Option<f32>`, `param.eps()` an `f32`.
 
+mod binary;
 mod error;
 mod nearest;
+mod text;
+mod upgrade;
 
 use std::sync::LazyLock;
 
 use prost_reflect::DescriptorPool;
 
+pub use binary::{LayerWeights, Weights, decode_net, encode, read_binary, read_net_binary, read_weights};
 pub use error::{Error, Position, Result};
 pub use nearest::nearest;
 pub use prost;
 pub use prost_reflect;
+pub use text::{Parsed, Positions, parse, parse_net, parse_solver, read_net, read_solver, to_text};
+pub use upgrade::{upgrade_net, upgrade_solver, v1_layer_type};
 
 mod schema {
     #![allow(missing_docs, clippy::all)]

@@ -1,0 +1,115 @@
+//! From a parser's complaint to a message that says where, what was expected, and what may have been meant.
+
+use miette::Diagnostic;
+use prost_reflect::text_format::ParseError;
+use prost_reflect::{Cardinality, EnumDescriptor, Kind, MessageDescriptor};
+
+use super::scan::{Entry, Scan};
+use super::token::{self, Tokens};
+use crate::{Error, Position, nearest};
+
+/// At most so many names are listed when none is near.
+const MAX_LISTED: usize = 12;
+
+/// Describes why a text was refused. `at` turns an offset into a position.
+pub(super) fn diagnose(
+    error: &ParseError,
+    text: &str,
+    scan: &Scan,
+    root: &MessageDescriptor,
+    at: impl Fn(usize) -> Position,
+) -> Error {
+    let Some(label) = error.labels().and_then(|mut labels| labels.next()) else {
+        let mut what = error.to_string();
+        if let Some(open) = scan.unclosed {
+            let open = at(open);
+            what += &format!("; the bracket opened at line {}, column {} is not closed", open.line, open.column);
+        }
+        return Error::Text { at: at(text.trim_end().len()), what };
+    };
+
+    let offset = label.offset();
+    let by_name = scan.entries.iter().find(|entry| entry.at == offset && entry.value != offset);
+    let by_value = scan.entries.iter().find(|entry| entry.value == offset);
+    let what = by_name
+        .and_then(|entry| unknown_field(entry, root))
+        .or_else(|| by_value.and_then(|entry| bad_value(entry, error, text, scan, root, &at)))
+        .unwrap_or_else(|| match error.help() {
+            Some(help) => format!("{error}; {help}"),
+            None => error.to_string(),
+        });
+    Error::Text { at: at(offset), what }
+}
+
+/// The message for a field that its message does not have, if that is the entry's fault.
+fn unknown_field(entry: &Entry, root: &MessageDescriptor) -> Option<String> {
+    let (parent, name) = match entry.path.rsplit_once('.') {
+        Some((parent, name)) => (resolve(root, parent)?, name),
+        None => (root.clone(), entry.path.as_str()),
+    };
+    let name = without_index(name);
+    if parent.get_field_by_name(name).is_some() {
+        return None;
+    }
+    let known: Vec<String> = parent.fields().map(|field| field.name().to_owned()).collect();
+    Some(format!("unknown field '{name}' in {}{}", parent.name(), suggestion(name, &known)))
+}
+
+/// The message for a value that its field cannot take, if that is the entry's fault.
+fn bad_value(
+    entry: &Entry,
+    error: &ParseError,
+    text: &str,
+    scan: &Scan,
+    root: &MessageDescriptor,
+    at: impl Fn(usize) -> Position,
+) -> Option<String> {
+    let (parent, name) = match entry.path.rsplit_once('.') {
+        Some((parent, name)) => (resolve(root, parent)?, name),
+        None => (root.clone(), entry.path.as_str()),
+    };
+    let field = parent.get_field_by_name(without_index(name))?;
+    if name.ends_with(']') && field.cardinality() != Cardinality::Repeated {
+        let first = entry.path.rfind('[').and_then(|end| entry.path.get(..end))?;
+        let first = scan.entries.iter().find(|entry| entry.path == first)?;
+        return Some(format!("'{}' is given twice, first at line {}; remove one", field.name(), at(first.at).line));
+    }
+    let token = Tokens::new(text.get(entry.value..)?).next()?;
+    let found = text.get(entry.value..entry.value + token.end)?;
+    match field.kind() {
+        Kind::Enum(known) if token.kind == token::Kind::Name => Some(unknown_enum_value(found, field.name(), &known)),
+        _ => match error.help() {
+            Some(help) => Some(format!("{}: {error}; {help}", field.name())),
+            None => Some(format!("{}: {error}", field.name())),
+        },
+    }
+}
+
+/// The message for a name or number that an enum does not have.
+pub(super) fn unknown_enum_value(found: &str, field: &str, known: &EnumDescriptor) -> String {
+    let known: Vec<String> = known.values().map(|value| value.name().to_owned()).collect();
+    format!("unknown value '{found}' for {field}{}", suggestion(found, &known))
+}
+
+/// What to try instead of a name.
+fn suggestion(name: &str, known: &[String]) -> String {
+    match nearest(name, known.iter().map(String::as_str)) {
+        Some(near) => format!("; did you mean '{near}'?"),
+        None if known.len() <= MAX_LISTED => format!("; expected one of {}", known.join(", ")),
+        None => String::new(),
+    }
+}
+
+/// The type of the message at a path.
+fn resolve(root: &MessageDescriptor, path: &str) -> Option<MessageDescriptor> {
+    path.split('.').try_fold(root.clone(), |message, name| {
+        match message.get_field_by_name(without_index(name))?.kind() {
+            Kind::Message(inner) => Some(inner),
+            _ => None,
+        }
+    })
+}
+
+fn without_index(name: &str) -> &str {
+    name.split('[').next().unwrap_or(name)
+}
