@@ -1,0 +1,222 @@
+//! The GPUs, as the driver lists them.
+
+use std::env;
+use std::ffi::{CStr, c_char, c_int, c_uint};
+
+use crate::library::{self, Loaded};
+use crate::{Component, Found, Missing, SearchPath};
+
+/// A GPU and its limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Its number, as `-gpu` takes it.
+    pub id: u32,
+    /// The product's name.
+    pub name: String,
+    /// Compute capability: major and minor.
+    pub capability: (u32, u32),
+    /// Global memory in bytes.
+    pub memory: u64,
+    /// Shared memory a block can have, in bytes.
+    pub shared_per_block: u32,
+    /// 32-bit registers a block can have.
+    pub registers_per_block: u32,
+    /// Threads in a warp.
+    pub warp: u32,
+    /// The longest pitch of a 2-D copy, in bytes.
+    pub pitch: u32,
+    /// Threads a block can have.
+    pub threads_per_block: u32,
+    /// The largest block, by dimension.
+    pub block: [u32; 3],
+    /// The largest grid, by dimension.
+    pub grid: [u32; 3],
+    /// Peak clock in kHz; 0 where the driver no longer tells.
+    pub clock: u32,
+    /// Constant memory in bytes.
+    pub constant_memory: u32,
+    /// Alignment of textures in bytes.
+    pub texture_alignment: u32,
+    /// Whether copies overlap with kernels.
+    pub overlap: bool,
+    /// Streaming multiprocessors.
+    pub multiprocessors: u32,
+    /// Whether the driver stops long kernels.
+    pub kernel_timeout: bool,
+}
+
+/// Why no GPU can be used.
+#[derive(Debug, thiserror::Error)]
+pub enum NoDevice {
+    /// There is no driver.
+    #[error("{0}")]
+    NoDriver(#[from] Missing),
+    /// The driver is there and refuses.
+    #[error(
+        "the CUDA driver ({}, for CUDA {}) is there but {call} failed: {code}{}",
+        found.path.display(), found.version, hint(.visible)
+    )]
+    Refused {
+        /// The driver.
+        found: Found,
+        /// The call that failed.
+        call: &'static str,
+        /// The driver's code, with its name and meaning where it gave them.
+        code: String,
+        /// `CUDA_VISIBLE_DEVICES`, if set.
+        visible: Option<String>,
+    },
+    /// The driver works and sees no GPU.
+    #[error(
+        "the CUDA driver ({}, for CUDA {}) is there but sees no GPU{}",
+        found.path.display(), found.version, hint(.visible)
+    )]
+    NoneSeen {
+        /// The driver.
+        found: Found,
+        /// `CUDA_VISIBLE_DEVICES`, if set.
+        visible: Option<String>,
+    },
+    /// The library that goes by the driver's name lacks one of its functions.
+    #[error("the CUDA driver ({}) is there but {reason}", found.path.display())]
+    Foreign {
+        /// The library.
+        found: Found,
+        /// What it lacks.
+        reason: String,
+    },
+}
+
+fn visible_devices() -> Option<String> {
+    env::var_os("CUDA_VISIBLE_DEVICES").map(|list| list.to_string_lossy().into_owned())
+}
+
+fn hint(value: &Option<String>) -> String {
+    match value {
+        Some(list) => format!("; CUDA_VISIBLE_DEVICES is set to '{list}', which hides every other GPU"),
+        None => "; nvidia-smi -L lists the GPUs that the kernel's driver sees".into(),
+    }
+}
+
+type Attribute = unsafe extern "C" fn(*mut c_int, c_int, c_int) -> c_int;
+type ErrorText = unsafe extern "C" fn(c_int, *mut *const c_char) -> c_int;
+
+/// The functions of the driver that list devices, with the types of NVIDIA's cuda.h.
+struct Driver {
+    loaded: Loaded,
+    init: unsafe extern "C" fn(c_uint) -> c_int,
+    count: unsafe extern "C" fn(*mut c_int) -> c_int,
+    get: unsafe extern "C" fn(*mut c_int, c_int) -> c_int,
+    name: unsafe extern "C" fn(*mut c_char, c_int, c_int) -> c_int,
+    memory: unsafe extern "C" fn(*mut usize, c_int) -> c_int,
+    attribute: Attribute,
+}
+
+impl Driver {
+    fn new(loaded: Loaded) -> Result<Self, NoDevice> {
+        // SAFETY: each field's type is that of the function in cuda.h.
+        let functions = unsafe {
+            (|| {
+                Ok((
+                    loaded.function("cuInit")?,
+                    loaded.function("cuDeviceGetCount")?,
+                    loaded.function("cuDeviceGet")?,
+                    loaded.function("cuDeviceGetName")?,
+                    loaded.function("cuDeviceTotalMem_v2")?,
+                    loaded.function("cuDeviceGetAttribute")?,
+                ))
+            })()
+        };
+        match functions {
+            Ok((init, count, get, name, memory, attribute)) => {
+                Ok(Driver { loaded, init, count, get, name, memory, attribute })
+            }
+            Err(reason) => Err(NoDevice::Foreign { found: loaded.found.clone(), reason }),
+        }
+    }
+
+    fn check(&self, call: &'static str, status: c_int) -> Result<(), NoDevice> {
+        if status == 0 {
+            return Ok(());
+        }
+        let name = self.error_text("cuGetErrorName", status);
+        let text = self.error_text("cuGetErrorString", status);
+        let code = match (name, text) {
+            (Some(name), Some(text)) => format!("{name} ({status}: {text})"),
+            (Some(name), None) => format!("{name} ({status})"),
+            _ => format!("code {status}"),
+        };
+        Err(NoDevice::Refused { found: self.loaded.found.clone(), call, code, visible: visible_devices() })
+    }
+
+    fn error_text(&self, function: &str, status: c_int) -> Option<String> {
+        let mut text = std::ptr::null();
+        // SAFETY: both functions have this type; the text they give is static.
+        unsafe {
+            let get: ErrorText = self.loaded.function(function).ok()?;
+            (get(status, &mut text) == 0 && !text.is_null())
+                .then(|| CStr::from_ptr(text).to_string_lossy().into_owned())
+        }
+    }
+
+    fn devices(&self) -> Result<Vec<Device>, NoDevice> {
+        // SAFETY, of both calls: as the driver documents; the pointer is to a live integer.
+        self.check("cuInit", unsafe { (self.init)(0) })?;
+        let mut count = 0;
+        self.check("cuDeviceGetCount", unsafe { (self.count)(&mut count) })?;
+        (0..count).map(|ordinal| self.device(ordinal)).collect()
+    }
+
+    fn device(&self, ordinal: c_int) -> Result<Device, NoDevice> {
+        let mut handle = 0;
+        // SAFETY: the pointer is to a live integer.
+        self.check("cuDeviceGet", unsafe { (self.get)(&mut handle, ordinal) })?;
+        let mut name = [0u8; 256];
+        // One byte less than the buffer has, so that the text ends whatever the driver writes.
+        let room = name.len() as c_int - 1;
+        // SAFETY: the buffer is longer than the length given.
+        self.check("cuDeviceGetName", unsafe { (self.name)(name.as_mut_ptr().cast(), room, handle) })?;
+        let name = CStr::from_bytes_until_nul(&name).map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let mut memory = 0;
+        // SAFETY: the pointer is to a live integer.
+        self.check("cuDeviceTotalMem", unsafe { (self.memory)(&mut memory, handle) })?;
+
+        // The numbers are those of CUdevice_attribute. An attribute that a driver no longer knows reads as 0.
+        let attribute = |number: c_int| {
+            let mut value = 0;
+            // SAFETY: the pointer is to a live integer.
+            let status = unsafe { (self.attribute)(&mut value, number, handle) };
+            if status == 0 { u32::try_from(value).unwrap_or(0) } else { 0 }
+        };
+        Ok(Device {
+            id: ordinal as u32,
+            name,
+            capability: (attribute(75), attribute(76)),
+            memory: memory as u64,
+            shared_per_block: attribute(8),
+            registers_per_block: attribute(12),
+            warp: attribute(10),
+            pitch: attribute(11),
+            threads_per_block: attribute(1),
+            block: [attribute(2), attribute(3), attribute(4)],
+            grid: [attribute(5), attribute(6), attribute(7)],
+            clock: attribute(13),
+            constant_memory: attribute(9),
+            texture_alignment: attribute(14),
+            overlap: attribute(15) != 0,
+            multiprocessors: attribute(16),
+            kernel_timeout: attribute(17) != 0,
+        })
+    }
+}
+
+/// The devices of the driver found on a search path; at least one.
+pub(crate) fn devices(path: &SearchPath) -> Result<Vec<Device>, NoDevice> {
+    let driver = Driver::new(library::load(Component::Driver, path)?)?;
+    let result = driver.devices();
+    let none = || NoDevice::NoneSeen { found: driver.loaded.found.clone(), visible: visible_devices() };
+    let result = result.and_then(|devices| if devices.is_empty() { Err(none()) } else { Ok(devices) });
+    // The driver stays loaded: it has threads and exit handlers of its own once it is initialised.
+    std::mem::forget(driver);
+    result
+}

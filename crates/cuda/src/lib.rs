@@ -1,0 +1,47 @@
+//! NVIDIA's libraries, found and asked at run time: nothing of CUDA is needed to build or to start.
+//!
+//! [`probe`] reports where the driver, NVRTC, cuBLAS, cuDNN and NCCL are and which versions, or every place that was
+//! looked at and how to get what is missing. [`devices`] needs the driver alone. Neither can fail by panicking: a
+//! missing, damaged or foreign library becomes a value whose text says what was found and what to try.
+
+mod component;
+mod driver;
+mod library;
+mod search;
+
+pub use component::{Component, Version};
+pub use driver::{Device, NoDevice};
+pub use library::{Found, Library, Looked, Missing, Outcome};
+pub use search::{Place, SearchPath, Spot};
+
+/// What this machine offers to a GPU run.
+#[derive(Debug)]
+pub struct Probe {
+    /// One entry for each of [`Component::ALL`], in that order.
+    pub libraries: Vec<Library>,
+    /// The GPUs in the driver's order, or why there are none.
+    pub devices: Result<Vec<Device>, NoDevice>,
+}
+
+/// Looks for every library and device in the places of [`SearchPath::from_env`].
+///
+/// Libraries that were found stay loaded until the process ends.
+pub fn probe() -> Probe {
+    probe_in(&SearchPath::from_env())
+}
+
+/// As [`probe`], in the given places alone.
+pub fn probe_in(path: &SearchPath) -> Probe {
+    Probe {
+        libraries: Component::ALL.iter().map(|&component| library::find(component, path)).collect(),
+        devices: driver::devices(path),
+    }
+}
+
+/// The GPUs of this machine in the driver's order; at least one.
+///
+/// # Errors
+/// When the driver is missing or unusable, or sees no GPU: the text says what was looked for and where.
+pub fn devices() -> Result<Vec<Device>, NoDevice> {
+    driver::devices(&SearchPath::from_env())
+}
