@@ -98,7 +98,8 @@ impl ParamSpec {
 /// How a top may share its bottom's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sharing {
-    /// The top is the bottom's data unchanged (Reshape, Flatten, Split): forward writes nothing when shared.
+    /// The top is the bottom's data unchanged (Reshape, Flatten, Split): when shared, both are absent from forward and
+    /// there is nothing to write.
     View,
     /// Forward can overwrite the bottom with the top.
     InPlace,
@@ -250,7 +251,7 @@ pub struct Fwd<'a, S: Space> {
     pub dtype: DType,
     /// Input data. `None`: the bottom shares memory with a top, which holds its data on entry.
     pub bottoms: Views<'a, S>,
-    /// Output data.
+    /// Output data. `None`: the top is a view of a bottom ([`Sharing::View`]) and there is nothing to write.
     pub tops: ViewsMut<'a, S>,
     /// Parameters; only those planned as state may be written.
     pub params: ViewsMut<'a, S>,

@@ -1,0 +1,132 @@
+//! Laying blobs out in one arena: regions whose times of use do not meet may share bytes.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::ptr::NonNull;
+
+/// Bytes are aligned to this, a cache line and the widest vector.
+pub const ALIGN: usize = 64;
+
+/// A run of bytes needed from time `start` to time `end`, both inclusive.
+#[derive(Clone, Copy, Debug)]
+pub struct Region {
+    /// Length in bytes.
+    pub bytes: usize,
+    /// First time of use.
+    pub start: usize,
+    /// Last time of use.
+    pub end: usize,
+}
+
+/// Gives each region an offset such that regions in use at a common time do not overlap; returns the offsets and the
+/// arena's length. Greedy: the largest region first, each at the lowest offset that is free for its time.
+pub fn pack(regions: &[Region]) -> (Vec<usize>, usize) {
+    let mut order: Vec<usize> = (0..regions.len()).collect();
+    order.sort_by_key(|&i| (std::cmp::Reverse(regions[i].bytes), regions[i].start, i));
+    let mut offsets = vec![0; regions.len()];
+    let mut placed: Vec<usize> = Vec::with_capacity(regions.len());
+    let mut total = 0;
+    for i in order {
+        let (r, bytes) = (regions[i], round_up(regions[i].bytes));
+        // `placed` is sorted by offset, so one sweep finds the lowest gap.
+        let mut offset = 0;
+        for &j in &placed {
+            let o = regions[j];
+            if bytes == 0 || o.end < r.start || r.end < o.start {
+                continue;
+            }
+            if offsets[j] >= offset + bytes {
+                break;
+            }
+            offset = offset.max(offsets[j] + round_up(o.bytes));
+        }
+        offsets[i] = offset;
+        total = total.max(offset + bytes);
+        let at = placed.partition_point(|&j| offsets[j] <= offset);
+        placed.insert(at, i);
+    }
+    (offsets, total)
+}
+
+fn round_up(bytes: usize) -> usize {
+    bytes.div_ceil(ALIGN) * ALIGN
+}
+
+/// Zeroed, aligned bytes of the host.
+pub struct Memory {
+    addr: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: the bytes are owned by this value alone; access goes through views bound to borrows of the net.
+unsafe impl Send for Memory {}
+// SAFETY: a shared `Memory` only gives out its address.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    /// Allocates `bytes` zeroed bytes.
+    pub fn new(bytes: usize) -> Self {
+        let size = round_up(bytes).max(ALIGN);
+        let layout = match Layout::from_size_align(size, ALIGN) {
+            Ok(layout) => layout,
+            Err(_) => handle_alloc_error(Layout::new::<u8>()),
+        };
+        // SAFETY: the layout's size is not zero.
+        let addr = unsafe { alloc_zeroed(layout) };
+        match NonNull::new(addr) {
+            Some(addr) => Memory { addr, layout },
+            None => handle_alloc_error(layout),
+        }
+    }
+
+    /// The length in bytes.
+    pub fn len(&self) -> usize {
+        self.layout.size()
+    }
+
+    /// The address of the byte at `offset`, which must not lie beyond the end.
+    pub(crate) fn addr(&self, offset: usize) -> *mut u8 {
+        assert!(offset <= self.len(), "an offset beyond the arena");
+        // SAFETY: within the allocation or one past it.
+        unsafe { self.addr.as_ptr().add(offset) }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout.
+        unsafe { dealloc(self.addr.as_ptr(), self.layout) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regions_in_use_together_never_overlap_and_others_share() {
+        let mut seed = 1u64;
+        let mut next = |n: usize| {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (seed >> 33) as usize % n
+        };
+        for _ in 0..200 {
+            let regions: Vec<Region> = (0..1 + next(30))
+                .map(|_| {
+                    let start = next(20);
+                    Region { bytes: next(1000), start, end: start + next(6) }
+                })
+                .collect();
+            let (offsets, total) = pack(&regions);
+            for (i, a) in regions.iter().enumerate() {
+                assert!(offsets[i] % ALIGN == 0 && offsets[i] + a.bytes <= total);
+                for (j, b) in regions.iter().enumerate().skip(i + 1) {
+                    let together = a.start <= b.end && b.start <= a.end;
+                    let overlap = offsets[i] < offsets[j] + b.bytes && offsets[j] < offsets[i] + a.bytes;
+                    assert!(!(together && overlap), "{a:?} at {} and {b:?} at {}", offsets[i], offsets[j]);
+                }
+            }
+        }
+        let chain: Vec<Region> = (0..10).map(|i| Region { bytes: 640, start: i, end: i + 1 }).collect();
+        assert_eq!(pack(&chain).1, 1280);
+    }
+}

@@ -1,0 +1,396 @@
+//! A net ready to run: graph, memory and the passes over them.
+
+use std::collections::BTreeMap;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+
+use lgm_core::rng::{Philox, stream_id};
+use lgm_core::{
+    BlobSpec, BuildCx, DType, Error, HostQueue, Node, Phase, Registry, Result, Shape, State, Step, with_float,
+};
+use lgm_proto::{NetParameter, NetState, Positions};
+use tracing::info;
+
+use crate::bind::Bound;
+use crate::graph::Graph;
+use crate::plan::{Keep, plan};
+use crate::{backward, filter};
+
+/// What a net is built for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Phase, level and stages, which choose layers.
+    pub state: NetState,
+    /// Whether backward will run; without it no memory is given to gradients.
+    pub backward: bool,
+    /// Element type of every blob.
+    pub dtype: DType,
+    /// Seed of every random choice.
+    pub seed: u64,
+    /// Blobs that stay readable after a pass.
+    pub keep: Keep,
+}
+
+impl Options {
+    /// Single precision, outputs kept only; backward in the TRAIN phase.
+    pub fn new(phase: Phase, seed: u64) -> Self {
+        let state = NetState { phase: Some(phase as i32), ..Default::default() };
+        Options { state, backward: phase == Phase::Train, dtype: DType::F32, seed, keep: Keep::Outputs }
+    }
+}
+
+/// A seed for runs that name none.
+pub fn fresh_seed() -> u64 {
+    // The standard library keys each RandomState from the system's entropy.
+    RandomState::new().build_hasher().finish()
+}
+
+/// A net in host memory.
+pub struct Net {
+    name: String,
+    debug_info: bool,
+    pub(crate) graph: Graph,
+    pub(crate) bound: Bound,
+    queue: HostQueue,
+}
+
+impl Net {
+    /// Builds a net: filters layers by `options.state` (merged over the prototxt's own `state`), inserts splits, plans
+    /// shapes and memory, fills parameters. `positions` says where each of `param`'s layers stands, for errors.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the prototxt or the data it names, with the layer and its place.
+    pub fn new(param: &NetParameter, positions: &Positions, registry: &Registry, options: &Options) -> Result<Net> {
+        let phase = options.state.phase();
+        let layers = filter::filter(param, positions, &options.state)?;
+        let filtered = NetParameter {
+            state: Some(options.state.clone()),
+            layer: layers.iter().map(|(l, _)| l.clone()).collect(),
+            ..param.clone()
+        };
+        info!("Initializing net from parameters: \n{}", lgm_proto::to_text(&filtered));
+        let layers = filter::insert_splits(layers)?;
+        let cx = BuildCx { phase, dtype: options.dtype, seed: options.seed };
+        let mut graph = Graph::build(layers, registry, cx)?;
+        if options.backward {
+            backward::mark(&mut graph, param.force_backward())?;
+        }
+        let keep = if param.debug_info() { &Keep::All } else { &options.keep };
+        let memory = plan(&graph, keep);
+        let bound = Bound::new(&graph, memory, options.backward)?;
+        let name = param.name().to_string();
+        let mut net = Net { name, debug_info: param.debug_info(), graph, bound, queue: HostQueue };
+        net.fill(options.seed)?;
+        for value in net.graph.outputs() {
+            info!("This network produces output {}", net.graph.values[value].name);
+        }
+        info!("Network initialization done.");
+        Ok(net)
+    }
+
+    fn fill(&mut self, seed: u64) -> Result<()> {
+        for learnable in 0..self.graph.learnables.len() {
+            let p = self.graph.learnables[learnable].owner;
+            let param = &self.graph.params[p];
+            let layer = &self.graph.layers[param.layer];
+            let stream = stream_id(layer.name(), &format!("fill {}", param.index));
+            let mut rng = Philox::new(seed, stream).from(0);
+            let values = lgm_core::filler::fill(&self.graph.learnables[learnable].filler, &param.spec.shape, &mut rng)
+                .map_err(|e| layer.blame(e))?;
+            self.bound.param_mut(&self.graph, p).0.write_f64(&values)?;
+        }
+        Ok(())
+    }
+
+    /// The net's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Layers in order, splits included: name and type.
+    pub fn layers(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
+        self.graph.layers.iter().map(|l| (l.name(), l.kind()))
+    }
+
+    /// Runs every layer forward and returns the loss.
+    ///
+    /// # Errors
+    /// What a layer or its data refuses, with the layer's name.
+    pub fn forward(&mut self, step: &Step) -> Result<f64> {
+        let mut loss = 0.0;
+        for i in 0..self.graph.layers.len() {
+            loss += self.forward_layer(i, step)?;
+        }
+        Ok(loss)
+    }
+
+    /// Runs every layer that needs it backward, last to first, adding to the parameters' gradients.
+    ///
+    /// # Errors
+    /// What a layer refuses, with the layer's name.
+    pub fn backward(&mut self, step: &Step) -> Result<()> {
+        for i in (0..self.graph.layers.len()).rev() {
+            self.backward_layer(i, step)?;
+        }
+        if self.debug_info {
+            self.log_params();
+        }
+        Ok(())
+    }
+
+    /// Runs layer `i` forward and returns its part of the loss.
+    ///
+    /// # Errors
+    /// See [`Net::forward`].
+    pub fn forward_layer(&mut self, i: usize, step: &Step) -> Result<f64> {
+        let Graph { layers, values, .. } = &mut self.graph;
+        let layer = &mut layers[i];
+        let outside = match &mut layer.node {
+            Node::Source(source) => Some(source.load(step, &mut self.bound.tops(values, &layer.tops))),
+            Node::Sink(sink) => Some(sink.store(&self.bound.bottoms(values, &layer.bottoms))),
+            Node::Compute(_) => None,
+        };
+        if let Some(result) = outside {
+            result.map_err(|e| layer.blame(e))?;
+        }
+        let layer = &self.graph.layers[i];
+        if let Some(compute) = layer.compute() {
+            let io = self.bound.forward(&self.graph, i, step);
+            compute.forward(&self.queue, io).map_err(|e| layer.blame(e))?;
+        }
+        let mut loss = 0.0;
+        for &top in &layer.tops {
+            let weight = self.graph.values[top].loss_weight as f64;
+            if weight != 0.0 {
+                loss += weight * self.bound.value(&self.graph, top).to_f64().iter().sum::<f64>();
+            }
+        }
+        if self.debug_info {
+            self.log_forward(i);
+        }
+        Ok(loss)
+    }
+
+    /// Runs layer `i` backward, if it has one to run; says whether it did.
+    ///
+    /// # Errors
+    /// See [`Net::backward`].
+    pub fn backward_layer(&mut self, i: usize, step: &Step) -> Result<bool> {
+        if !self.graph.layers[i].backward {
+            return Ok(false);
+        }
+        for &top in &self.graph.layers[i].tops {
+            let weight = self.graph.values[top].loss_weight;
+            let written = self.graph.diff_written(top);
+            if written && weight == 0.0 {
+                continue;
+            }
+            if let Some(mut diff) = self.bound.diff_mut(&self.graph, top) {
+                with_float!(diff.dtype(), T => for d in diff.slice_mut::<T>()? {
+                    *d = weight as T + if written { *d } else { 0.0 };
+                });
+            }
+        }
+        let layer = &self.graph.layers[i];
+        if let Some(compute) = layer.compute() {
+            let io = self.bound.backward(&self.graph, i, step);
+            compute.backward(&self.queue, io).map_err(|e| layer.blame(e))?;
+        }
+        if self.debug_info {
+            self.log_backward(i);
+        }
+        Ok(true)
+    }
+
+    /// Lets every layer's schedules advance; call once before each training iteration. What layers have to say of it is
+    /// logged.
+    pub fn begin_iteration(&mut self, iter: u64) {
+        for layer in &mut self.graph.layers {
+            if let Node::Compute(compute) = &mut layer.node {
+                compute.begin_iteration(iter).into_iter().for_each(|line| info!("{line}"));
+            }
+        }
+    }
+
+    /// Sets every parameter's gradient to zero.
+    pub fn clear_param_diffs(&mut self) -> Result<()> {
+        for l in 0..self.graph.learnables.len() {
+            let p = self.graph.learnables[l].owner;
+            if let (_, Some(mut diff)) = self.bound.param_mut(&self.graph, p) {
+                with_float!(diff.dtype(), T => diff.slice_mut::<T>()?.fill(0.0));
+            }
+        }
+        Ok(())
+    }
+
+    /// Names of the blobs no layer reads, in alphabetical order.
+    pub fn outputs(&self) -> Vec<&str> {
+        self.graph.outputs().into_iter().map(|v| self.graph.values[v].name.as_str()).collect()
+    }
+
+    /// A blob's weight in the loss.
+    pub fn loss_weight(&self, blob: &str) -> f32 {
+        self.graph.by_name.get(blob).map_or(0.0, |&v| self.graph.values[v].loss_weight)
+    }
+
+    /// A blob's shape and data. Only outputs and blobs that [`Options::keep`] names are sure to hold what the last pass
+    /// made.
+    pub fn blob(&self, name: &str) -> Option<(Shape, Vec<f64>)> {
+        let &v = self.graph.by_name.get(name)?;
+        Some((self.graph.values[v].spec.shape.clone(), self.bound.value(&self.graph, v).to_f64()))
+    }
+
+    /// A blob's gradient after a backward pass, if one is computed.
+    pub fn blob_diff(&self, name: &str) -> Option<Vec<f64>> {
+        let &v = self.graph.by_name.get(name)?;
+        self.bound.diff(&self.graph, v).map(|d| d.to_f64())
+    }
+
+    /// Sets a blob's data: for the tops of Input layers.
+    ///
+    /// # Errors
+    /// When there is no such blob or the count differs.
+    pub fn set_blob(&mut self, name: &str, data: &[f64]) -> Result<()> {
+        let Some(&v) = self.graph.by_name.get(name) else {
+            let hint = lgm_core::nearest(name, self.graph.by_name.keys().map(String::as_str));
+            let hint = hint.map(|n| format!("; did you mean '{n}'?")).unwrap_or_default();
+            return Err(Error::config(format!("the net has no blob '{name}'{hint}")));
+        };
+        self.bound.value_mut(&self.graph, v).write_f64(data)
+    }
+
+    /// A layer's parameters: shape and values of each.
+    pub fn layer_params(&self, layer: &str) -> Option<Vec<(Shape, Vec<f64>)>> {
+        let layer = self.graph.layers.iter().find(|l| l.name() == layer)?;
+        let each = |&p: &usize| (self.graph.params[p].spec.shape.clone(), self.bound.param(&self.graph, p).to_f64());
+        Some(layer.params.iter().map(each).collect())
+    }
+
+    /// What the solver updates: one entry for each parameter's memory.
+    pub fn learnables(&self) -> impl ExactSizeIterator<Item = LearnableInfo<'_>> {
+        self.graph.learnables.iter().map(|l| {
+            let param = &self.graph.params[l.owner];
+            LearnableInfo {
+                layer: self.graph.layers[param.layer].name(),
+                index: param.index,
+                spec: &param.spec,
+                lr_mult: l.lr_mult.0,
+                decay_mult: l.decay_mult.0,
+            }
+        })
+    }
+
+    /// Values and gradient of learnable parameter `i`.
+    ///
+    /// # Errors
+    /// When the net runs no backward or holds another element type.
+    pub fn learnable<T: lgm_core::Float>(&mut self, i: usize) -> Result<(&mut [T], &mut [T])> {
+        let owner = self.graph.learnables[i].owner;
+        let (data, diff) = self.bound.param_mut(&self.graph, owner);
+        let diff = diff.ok_or_else(|| Error::internal("a net without backward has no gradients"))?;
+        Ok((data.into_slice()?, diff.into_slice()?))
+    }
+
+    /// What a snapshot must keep besides parameters: by layer name, for those with any.
+    pub fn state(&self) -> BTreeMap<String, State> {
+        let each = |l: &crate::graph::LayerNode| match &l.node {
+            Node::Compute(layer) => layer.state(),
+            Node::Source(source) => source.state(),
+            Node::Sink(_) => State::new(),
+        };
+        let all = self.graph.layers.iter().map(|l| (l.name().to_string(), each(l)));
+        all.filter(|(_, state)| !state.is_empty()).collect()
+    }
+
+    /// Takes up a state written by [`Net::state`]; layers it does not mention stay as they are.
+    ///
+    /// # Errors
+    /// When a layer cannot take its part.
+    pub fn restore(&mut self, state: &BTreeMap<String, State>) -> Result<()> {
+        for layer in &mut self.graph.layers {
+            let Some(state) = state.get(layer.name()) else { continue };
+            let result = match &mut layer.node {
+                Node::Compute(compute) => compute.restore(state),
+                Node::Source(source) => source.restore(state),
+                Node::Sink(_) => Ok(()),
+            };
+            result.map_err(|e| layer.blame(e))?;
+        }
+        Ok(())
+    }
+
+    /// Runs `body` with this net's parameters lent to `other`, layer by layer of the same name, as Caffe shares them
+    /// with its test nets. Nothing is copied.
+    ///
+    /// # Errors
+    /// When layers of one name disagree in their parameters, or from `body`.
+    pub fn lend_params<R>(&mut self, other: &mut Net, body: impl FnOnce(&mut Net) -> Result<R>) -> Result<R> {
+        let pairs = self.matching_params(other)?;
+        let mut swap = |other: &mut Net| {
+            for &(mine, theirs) in &pairs {
+                std::mem::swap(&mut self.bound.params[mine].data, &mut other.bound.params[theirs].data);
+            }
+        };
+        swap(other);
+        let result = body(other);
+        swap(other);
+        result
+    }
+
+    fn matching_params(&self, other: &Net) -> Result<Vec<(usize, usize)>> {
+        let mut pairs: Vec<(usize, usize)> = Vec::new();
+        for layer in &other.graph.layers {
+            let Some(mine) = self.graph.layers.iter().find(|l| l.name() == layer.name()) else { continue };
+            if mine.params.len() != layer.params.len() {
+                return Err(layer.blame(Error::config(format!(
+                    "the training net's layer of this name has {} parameters, this one {}",
+                    mine.params.len(),
+                    layer.params.len()
+                ))));
+            }
+            for (&a, &b) in mine.params.iter().zip(&layer.params) {
+                let (a, b) = (&self.graph.params[a], &other.graph.params[b]);
+                if a.spec.shape != b.spec.shape {
+                    let what = format!("parameter {} differs from the training net's", b.index);
+                    let (expected, found) = (a.spec.shape.clone(), b.spec.shape.clone());
+                    return Err(layer.blame(Error::Shape { what, expected, found }));
+                }
+                let taken = pairs.iter().any(|p| p.0 == a.learnable || p.1 == b.learnable);
+                if !taken {
+                    pairs.push((a.learnable, b.learnable));
+                }
+            }
+        }
+        Ok(pairs)
+    }
+
+    /// Bytes of blobs, gradients, saved values and scratch, all in one arena.
+    pub fn arena_bytes(&self) -> usize {
+        self.bound.arena_bytes()
+    }
+
+    /// Multiply-adds times two of each layer's forward, where the layer counts them.
+    pub fn layer_flops(&self, i: usize) -> u64 {
+        self.graph.layers[i].plan.flops
+    }
+
+    /// Whether the net logs every blob (`debug_info`).
+    pub fn debug_info(&self) -> bool {
+        self.debug_info
+    }
+}
+
+/// What the solver must know of one learnable parameter.
+#[derive(Clone, Copy, Debug)]
+pub struct LearnableInfo<'a> {
+    /// Its layer's name.
+    pub layer: &'a str,
+    /// Its index within the layer.
+    pub index: usize,
+    /// Its shape and element type.
+    pub spec: &'a BlobSpec,
+    /// Factor on the solver's learning rate.
+    pub lr_mult: f32,
+    /// Factor on the solver's weight decay.
+    pub decay_mult: f32,
+}

@@ -1,0 +1,195 @@
+//! A net's parameters in Caffe's files: binaryproto `.caffemodel` and HDF5 `.caffemodel.h5`, both ways.
+
+use std::path::Path;
+
+use hdf5_metno as hdf5;
+use lgm_core::{Error, Result, Shape};
+use lgm_proto::{BlobProto, NetParameter};
+use tracing::info;
+
+use crate::net::Net;
+
+/// The first bytes of every HDF5 file.
+const HDF5_MAGIC: [u8; 8] = *b"\x89HDF\r\n\x1a\n";
+
+/// Whether a file is HDF5, by its first bytes.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn is_hdf5(path: &Path) -> Result<bool> {
+    use std::io::Read;
+    let mut head = Vec::new();
+    let file = std::fs::File::open(path).map_err(Error::io(path, "open"))?;
+    file.take(8).read_to_end(&mut head).map_err(Error::io(path, "read"))?;
+    Ok(head == HDF5_MAGIC)
+}
+
+/// Turns the HDF5 library's errors into ours: `group.dataset("x").map_err(hdf5_error(path, "…"))`.
+pub fn hdf5_error(path: &Path, doing: impl Into<String>) -> impl FnOnce(hdf5::Error) -> Error {
+    let (path, doing) = (path.to_path_buf(), doing.into());
+    move |e| Error::data(path, format!("cannot {doing}: {e}"))
+}
+
+/// Writes an f32 dataset of any shape, scalars included.
+///
+/// # Errors
+/// When the library refuses.
+pub fn write_dataset(group: &hdf5::Group, name: &str, shape: &Shape, values: &[f32]) -> hdf5::Result<()> {
+    let dataset = group.new_dataset::<f32>().shape(shape.to_vec()).create(name)?;
+    dataset.write_raw(values)
+}
+
+/// Shape and values of a dataset, whatever its float or integer type.
+///
+/// # Errors
+/// When there is no such dataset or it holds no numbers.
+pub fn read_dataset(group: &hdf5::Group, name: &str) -> hdf5::Result<(Shape, Vec<f64>)> {
+    let dataset = group.dataset(name)?;
+    Ok((Shape::from(dataset.shape().as_slice()), dataset.read_raw::<f64>()?))
+}
+
+impl Net {
+    /// Copies parameters from a `.caffemodel` or `.caffemodel.h5` by layer name; layers the net does not have are
+    /// passed over with a log line.
+    ///
+    /// # Errors
+    /// When the file is damaged, or a layer's parameters disagree in number or shape; nothing is copied then.
+    pub fn load_weights(&mut self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let found = if is_hdf5(path)? { self.read_hdf5(path)? } else { self.read_binary(path)? };
+        for (p, values) in found {
+            self.bound.param_mut(&self.graph, p).0.write_f64(&values)?;
+        }
+        Ok(())
+    }
+
+    fn target(&self, layer: &str) -> Option<&crate::graph::LayerNode> {
+        let target = self.graph.layers.iter().find(|l| l.name() == layer);
+        if target.is_none() {
+            info!("Ignoring source layer {layer}");
+        }
+        target
+    }
+
+    fn read_binary(&self, path: &Path) -> Result<Vec<(usize, Vec<f64>)>> {
+        let weights = lgm_proto::read_weights(path)?;
+        let mut found = Vec::new();
+        for source in &weights.layers {
+            let Some(layer) = self.target(&source.name) else { continue };
+            let blame = |e: Error| layer.blame(Error::data(path, e.to_string()));
+            if source.blobs.len() != layer.params.len() {
+                return Err(blame(counts(layer.params.len(), source.blobs.len())));
+            }
+            for (&p, blob) in layer.params.iter().zip(&source.blobs) {
+                let param = &self.graph.params[p];
+                if !blob.fits(&param.spec.shape) {
+                    let shape = blob.extents().map_err(|e| blame(e.into()))?;
+                    return Err(blame(disagree(param.index, &param.spec.shape, &Shape::from(shape.as_slice()))));
+                }
+                found.push((p, blob.values_f64().map_err(|e| blame(e.into()))?.into_owned()));
+            }
+        }
+        Ok(found)
+    }
+
+    fn read_hdf5(&self, path: &Path) -> Result<Vec<(usize, Vec<f64>)>> {
+        let file = hdf5::File::open(path).map_err(hdf5_error(path, "open it as HDF5"))?;
+        let data = file.group("data").map_err(hdf5_error(path, "find the group 'data' that holds weights"))?;
+        let mut found = Vec::new();
+        for name in data.member_names().map_err(hdf5_error(path, "list the group 'data'"))? {
+            let Some(layer) = self.target(&name) else { continue };
+            let blame = |e: Error| layer.blame(e);
+            let group = data.group(&name).map_err(hdf5_error(path, format!("open the group 'data/{name}'")))?;
+            let members = group.member_names().map_err(hdf5_error(path, format!("list the group 'data/{name}'")))?;
+            if members.len() > layer.params.len() {
+                return Err(blame(Error::data(path, counts(layer.params.len(), members.len()).to_string())));
+            }
+            for &p in &layer.params {
+                let param = &self.graph.params[p];
+                let index = param.index.to_string();
+                if !members.contains(&index) {
+                    if param.owner.is_some() {
+                        continue;
+                    }
+                    return Err(blame(Error::data(path, counts(layer.params.len(), members.len()).to_string())));
+                }
+                let (shape, values) =
+                    read_dataset(&group, &index).map_err(hdf5_error(path, format!("read 'data/{name}/{index}'")))?;
+                if shape != param.spec.shape {
+                    let e = disagree(param.index, &param.spec.shape, &shape);
+                    return Err(blame(Error::data(path, e.to_string())));
+                }
+                found.push((p, values));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The net with its parameters as a message, as Caffe saves it; with gradients if `diff`.
+    pub fn to_proto(&self, diff: bool) -> NetParameter {
+        let layer = self.graph.layers.iter().map(|layer| {
+            let mut param = layer.param.clone();
+            let blob = |&p: &usize| {
+                let grad = self.bound.param_diff(&self.graph, p).filter(|_| diff).map(|d| d.to_f64());
+                let data = self.bound.param(&self.graph, p).to_f64();
+                let narrow = |v: Vec<f64>| v.into_iter().map(|x| x as f32).collect();
+                BlobProto::from_f32(&self.graph.params[p].spec.shape, narrow(data), grad.map(narrow))
+            };
+            param.blobs = layer.params.iter().map(blob).collect();
+            param
+        });
+        NetParameter { name: Some(self.name().into()), layer: layer.collect(), ..Default::default() }
+    }
+
+    /// Writes the parameters to a `.caffemodel`, with gradients if `diff`.
+    ///
+    /// # Errors
+    /// When the file cannot be written; a file of that name is then as it was.
+    pub fn save_weights(&self, path: &Path, diff: bool) -> Result<()> {
+        let bytes = lgm_proto::encode(&self.to_proto(diff));
+        lgm_core::fs::write_atomic(path, |tmp| std::fs::write(tmp, &bytes).map_err(Error::io(path, "write")))
+    }
+
+    /// Writes the parameters to a `.caffemodel.h5`, with gradients if `diff`.
+    ///
+    /// # Errors
+    /// When the file cannot be written; a file of that name is then as it was.
+    pub fn save_weights_hdf5(&self, path: &Path, diff: bool) -> Result<()> {
+        lgm_core::fs::write_atomic(path, |tmp| self.write_hdf5(tmp, diff).map_err(hdf5_error(path, "write weights")))
+    }
+
+    fn write_hdf5(&self, path: &Path, diff: bool) -> hdf5::Result<()> {
+        let file = hdf5::File::create(path)?;
+        let data = file.create_group("data")?;
+        let diffs = diff.then(|| file.create_group("diff")).transpose()?;
+        let narrow = |v: Vec<f64>| v.into_iter().map(|x| x as f32).collect::<Vec<f32>>();
+        for layer in &self.graph.layers {
+            let group = data.create_group(layer.name())?;
+            let diff_group = diffs.as_ref().map(|d| d.create_group(layer.name())).transpose()?;
+            for &p in &layer.params {
+                let param = &self.graph.params[p];
+                let (name, shape) = (param.index.to_string(), &param.spec.shape);
+                if param.owner.is_none() {
+                    write_dataset(&group, &name, shape, &narrow(self.bound.param(&self.graph, p).to_f64()))?;
+                }
+                if let (Some(group), Some(grad)) = (&diff_group, self.bound.param_diff(&self.graph, p)) {
+                    write_dataset(group, &name, shape, &narrow(grad.to_f64()))?;
+                }
+            }
+        }
+        file.close()
+    }
+}
+
+fn counts(wanted: usize, found: usize) -> Error {
+    Error::config(format!(
+        "the layer has {wanted} parameters, the file {found}; to learn this layer from scratch, rename it"
+    ))
+}
+
+fn disagree(index: usize, wanted: &Shape, found: &Shape) -> Error {
+    Error::config(format!(
+        "cannot copy parameter {index}: the net's shape is {wanted}, the file's {found}; to learn this layer from scratch, \
+         rename it"
+    ))
+}
