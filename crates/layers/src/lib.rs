@@ -2,6 +2,10 @@
 
 use lgm_core::Registry;
 
+mod labels;
+pub mod margin_schedule;
+mod pointwise;
+
 /// Declares the layer modules and the types each registers: `file { "Type" => Struct, … }`. Every struct has
 /// `pub(crate) fn build(&LayerParameter, &BuildCx) -> Result<Node>`.
 macro_rules! layers {
@@ -16,4 +20,32 @@ macro_rules! layers {
 }
 
 layers! {
+    split { "Split" => Split }
+    slice { "Slice" => Slice }
+    reshape { "Reshape" => Reshape }
+    flatten { "Flatten" => Flatten }
+    concat { "Concat" => Concat }
+    relu { "ReLU" => ReLU }
+    prelu { "PReLU" => PReLU }
+    sigmoid { "Sigmoid" => Sigmoid }
+    tanh { "TanH" => TanH }
+    power { "Power" => Power }
+    softmax { "Softmax" => Softmax }
+    softmax_loss { "SoftmaxWithLoss" => SoftmaxWithLoss }
+    euclidean_loss { "EuclideanLoss" => EuclideanLoss }
+    accuracy { "Accuracy" => Accuracy }
+    reduction { "Reduction" => Reduction }
+    class_distance { "ClassDistance" => ClassDistance }
+}
+
+#[cfg(test)]
+mod tests {
+    use lgm_core::Registry;
+
+    /// A registry with every layer of this crate.
+    pub(crate) fn registry() -> Registry {
+        let mut registry = Registry::default();
+        super::register(&mut registry);
+        registry
+    }
 }

@@ -1,0 +1,143 @@
+//! Slice: the bottom cut along one axis into one part for each top.
+//!
+//! Shapes: one bottom; tops like it but for their extent at `axis` (or `slice_dim`, its older name, which counts from the
+//! outermost axis only): the distances between `slice_point`s, or equal parts when there are none. A single top shares
+//! the bottom's memory. Gradient: the tops' laid end to end.
+//!
+//! Source: Caffe's layer of this name. Caffe checks the last part only by the total; we refuse a point past the end.
+
+use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, ensure};
+use lgm_proto::{LayerParameter, SliceParameter};
+
+use crate::concat::{gather, scatter};
+use crate::reshape::{backward_view, forward_view, plan_view};
+
+/// The layer; see the module.
+pub struct Slice {
+    param: SliceParameter,
+    /// Elements that one index of the axes before `axis` gives to each top.
+    parts: Vec<usize>,
+}
+
+impl Slice {
+    pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
+        let param = param.slice_param.clone().unwrap_or_default();
+        ensure!(
+            param.axis.is_none() || param.slice_dim.is_none(),
+            "both axis and slice_dim are given; they mean the same: keep axis"
+        );
+        Node::compute(Slice { param, parts: Vec::new() })
+    }
+
+    /// The tops' extents at the sliced axis, which has `extent`.
+    fn extents(&self, extent: usize, tops: usize) -> Result<Vec<usize>> {
+        let points = &self.param.slice_point;
+        if points.is_empty() {
+            ensure!(
+                extent.is_multiple_of(tops),
+                "an axis of extent {extent} does not divide into {tops} equal tops; give slice_point"
+            );
+            return Ok(vec![extent / tops; tops]);
+        }
+        ensure!(
+            points.len() == tops - 1,
+            "{tops} tops need {} slice_point values, found {}: {points:?}",
+            tops - 1,
+            points.len()
+        );
+        let mut bounds = vec![0];
+        bounds.extend(points.iter().map(|&p| p as usize));
+        bounds.push(extent);
+        ensure!(
+            bounds.is_sorted_by(|a, b| a < b),
+            "slice_point {points:?} must rise, from above 0 to below the axis's extent {extent}"
+        );
+        Ok(bounds.windows(2).map(|w| w[1] - w[0]).collect())
+    }
+}
+
+impl Layer for Slice {
+    fn arity(&self) -> Arity {
+        Arity::range(1..=1, 1..=usize::MAX)
+    }
+
+    fn plan(&mut self, bottoms: &[BlobSpec], tops: usize) -> Result<Plan> {
+        let shape = &bottoms[0].shape;
+        let axis = match self.param.slice_dim {
+            Some(dim) => {
+                ensure!((dim as usize) < shape.len(), "slice_dim {dim} is out of range for the shape {shape}");
+                dim as usize
+            }
+            None => shape.axis(self.param.axis())?,
+        };
+        let extents = self.extents(shape[axis], tops)?;
+        if tops == 1 {
+            return Ok(plan_view(&bottoms[0], shape.clone()));
+        }
+        let inner = shape.count_from(axis + 1);
+        self.parts = extents.iter().map(|e| e * inner).collect();
+        Ok(Plan::new(extents.iter().map(|&e| bottoms[0].with_shape(shape.splice(axis..axis + 1, [e]))).collect()))
+    }
+}
+
+impl HostRun for Slice {
+    fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
+        if self.parts.is_empty() {
+            return forward_view::<T>(io);
+        }
+        let x = io.bottom::<T>(0)?;
+        let mut start = 0;
+        for (t, &len) in self.parts.iter().enumerate() {
+            scatter(io.top::<T>(t)?, x, &self.parts, start);
+            start += len;
+        }
+        Ok(())
+    }
+
+    fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
+        if self.parts.is_empty() {
+            return backward_view::<T>(io);
+        }
+        let dys = (0..self.parts.len()).map(|t| io.top_diff::<T>(t)).collect::<Result<Vec<_>>>()?;
+        if let Some(dx) = io.bottom_diff::<T>(0)? {
+            gather(dx, &dys, &self.parts);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::tests::registry;
+    use lgm_testkit::{Case, check, config_error};
+
+    fn layer(param: &str, tops: &str) -> String {
+        format!("layer {{ name: 's' type: 'Slice' bottom: 'x' {tops} slice_param {{ {param} }} }}")
+    }
+
+    #[test]
+    fn cases() {
+        check(
+            &registry(),
+            &[
+                Case::golden("layers/slice"),
+                Case::new(layer("axis: -1", "top: 'a' top: 'b'")).bottom([3, 4]),
+                Case::new(layer("slice_dim: 0 slice_point: 2", "top: 'a' top: 'b'")).bottom([3, 2]),
+                Case::new(layer("", "top: 'a'")).bottom([2, 3]),
+            ],
+        );
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let two = |param| layer(param, "top: 'a' top: 'b'");
+        let bottom = [[2, 5].into()];
+        config_error(&registry(), &two(""), &bottom, &["extent 5", "2 equal tops"]);
+        config_error(&registry(), &two("slice_point: 1 slice_point: 2"), &bottom, &["2 tops need 1 slice_point"]);
+        config_error(&registry(), &two("slice_point: 5"), &bottom, &["[5]", "extent 5"]);
+        config_error(&registry(), &two("slice_point: 0"), &bottom, &["[0]", "must rise"]);
+        config_error(&registry(), &two("axis: 2"), &bottom, &["axis 2", "out of range"]);
+        config_error(&registry(), &two("axis: 1 slice_dim: 1"), &bottom, &["axis and slice_dim"]);
+        config_error(&registry(), &two("slice_dim: 2"), &bottom, &["slice_dim 2"]);
+    }
+}

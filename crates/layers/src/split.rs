@@ -1,0 +1,77 @@
+//! Split: the bottom, once for each top. Nets insert it wherever several layers read one blob.
+//!
+//! Shapes: one bottom; any number of tops of its shape, all in its memory. Gradient: Σ over the tops, in their order;
+//! the first top's diff may live in the bottom's.
+//!
+//! Source: Caffe's layer of this name.
+
+use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, Sharing};
+use lgm_cpu::{BLOCK, for_each_row};
+use lgm_proto::LayerParameter;
+
+/// The layer; see the module.
+pub struct Split {
+    tops: usize,
+}
+
+impl Split {
+    pub(crate) fn build(_param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
+        Node::compute(Split { tops: 0 })
+    }
+}
+
+impl Layer for Split {
+    fn arity(&self) -> Arity {
+        Arity::range(1..=1, 1..=usize::MAX)
+    }
+
+    fn plan(&mut self, bottoms: &[BlobSpec], tops: usize) -> Result<Plan> {
+        self.tops = tops;
+        Ok(Plan {
+            share_data: (0..tops).map(|t| (t, 0, Sharing::View)).collect(),
+            share_diff: vec![(0, 0)],
+            ..Plan::new(vec![bottoms[0].clone(); tops])
+        })
+    }
+}
+
+impl HostRun for Split {
+    fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
+        if let Some(x) = io.bottom_unless_shared::<T>(0)? {
+            for t in 0..self.tops {
+                io.top::<T>(t)?.copy_from_slice(x);
+            }
+        }
+        Ok(())
+    }
+
+    fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
+        let Some(dx) = io.bottom_diff::<T>(0)? else { return Ok(()) };
+        if let Some(dy) = io.top_diff_unless_shared::<T>(0)? {
+            dx.copy_from_slice(dy);
+        }
+        for t in 1..self.tops {
+            let dy = io.top_diff::<T>(t)?;
+            for_each_row(dx, BLOCK, |i, dx| dx.iter_mut().zip(&dy[i * BLOCK..]).for_each(|(dx, &dy)| *dx += dy));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::tests::registry;
+    use lgm_testkit::{Case, check};
+
+    #[test]
+    fn cases() {
+        check(
+            &registry(),
+            &[
+                Case::golden("layers/split"),
+                Case::new("layer { name: 's' type: 'Split' bottom: 'x' top: 'a' }").bottom([2, 3]),
+                Case::new("layer { name: 's' type: 'Split' bottom: 'x' top: 'a' top: 'b' }").bottom([3, 2]),
+            ],
+        );
+    }
+}
