@@ -20,6 +20,10 @@ macro_rules! layers {
 }
 
 layers! {
+    silence { "Silence" => Silence }
+    input { "Input" => Input }
+    dummy_data { "DummyData" => DummyData }
+    dropout { "Dropout" => Dropout }
     split { "Split" => Split }
     slice { "Slice" => Slice }
     reshape { "Reshape" => Reshape }

@@ -57,11 +57,12 @@ fn draw(rig: &Rig, case: &Case) -> Result<Inputs> {
     let mut rng = stream("diffs");
     let mut noise = |n: usize| round((0..n).map(|_| rng.uniform(0.25, 1.0) * [-1.0, 1.0][rng.below(2)]).collect());
     let recorded = |name: String| case.recorded.as_ref().and_then(|r| r.array(&name).map(|(_, v)| v.to_vec()));
+    let weights = parse_layer(&case.layer)?.loss_weight;
     let is_loss = |t: usize| rig.plan.losses.contains(&t) && case.recorded.is_some();
     let top_diffs = rig.plan.tops.iter().enumerate().map(|(t, spec)| match recorded(format!("top_diff_{t}")) {
         _ if case.flat_tops.contains(&t) => vec![0.0; spec.shape.count()],
         Some(values) => values,
-        None if is_loss(t) => vec![1.0],
+        None if is_loss(t) => vec![weights.get(t).copied().unwrap_or(1.0) as f64],
         None => noise(spec.shape.count()),
     });
     let top_diffs: Vec<Vec<f64>> = top_diffs.collect();

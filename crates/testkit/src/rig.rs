@@ -25,7 +25,8 @@ pub struct Inputs {
     pub bottoms: Vec<Vec<f64>>,
     /// Each parameter.
     pub params: Vec<Vec<f64>>,
-    /// Gradient by each top; empty for a forward pass alone, in which no memory is saved for backward.
+    /// Gradient by each top; empty for a forward pass alone, in which no memory is saved for backward. (A layer with no
+    /// tops runs both.)
     pub top_diffs: Vec<Vec<f64>>,
     /// What the parameters' diffs hold before backward adds to them.
     pub param_diffs: Vec<Vec<f64>>,
@@ -162,7 +163,7 @@ impl Rig {
     /// What the layer refuses.
     pub fn run(&self, inputs: &Inputs) -> Result<Outputs> {
         let (plan, dtype) = (&self.plan, self.dtype);
-        let backward = !inputs.top_diffs.is_empty();
+        let backward = !inputs.top_diffs.is_empty() || (plan.tops.is_empty() && !plan.no_backward);
         let mut bottoms: Vec<Memory> = inputs.bottoms.iter().map(|v| Memory::of(dtype, v)).collect();
         let mut tops: Vec<Memory> = plan.tops.iter().map(Memory::poisoned).collect();
         let mut params: Vec<Memory> = inputs.params.iter().map(|v| Memory::of(dtype, v)).collect();

@@ -1,0 +1,154 @@
+//! DummyData: blobs filled anew in every forward pass, each by a filler; zeros when none is given.
+//!
+//! Shapes: no bottoms; tops of the given `shape`s, or of `num` × `channels` × `height` × `width`; shapes and fillers one
+//! for each top or one for all. Forward pass b draws top t from counter b · 2³² of that top's own random stream.
+//!
+//! Source: Caffe's layer of this name. Caffe writes constants only once; here a top's memory may be used for something
+//! else between passes, so they are written each time.
+
+use lgm_core::rng::{Philox, stream_id};
+use lgm_core::{
+    Arity, BlobSpec, BuildCx, DType, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, Shape, ensure, filler,
+};
+use lgm_proto::{BlobShape, DummyDataParameter, FillerParameter, LayerParameter};
+
+use crate::input::top_shapes;
+
+/// The layer; see the module.
+pub struct DummyData {
+    param: DummyDataParameter,
+    name: String,
+    dtype: DType,
+    tops: Vec<Top>,
+}
+
+struct Top {
+    shape: Shape,
+    filler: FillerParameter,
+    stream: u64,
+}
+
+impl DummyData {
+    pub(crate) fn build(param: &LayerParameter, cx: &BuildCx) -> Result<Node> {
+        let name = param.name().to_string();
+        let param = param.dummy_data_param.clone().unwrap_or_default();
+        Node::compute(DummyData { param, name, dtype: cx.dtype, tops: Vec::new() })
+    }
+
+    fn shapes(&self, tops: usize) -> Result<Vec<Shape>> {
+        let p = &self.param;
+        let legacy = [("num", &p.num), ("channels", &p.channels), ("height", &p.height), ("width", &p.width)];
+        if legacy.iter().all(|(_, values)| values.is_empty()) {
+            return top_shapes(&p.shape, tops);
+        }
+        ensure!(p.shape.is_empty(), "both shape and num, channels, height, width are given; keep one");
+        for (name, values) in legacy {
+            ensure!(
+                values.len() == 1 || values.len() == tops,
+                "{name} must be given once, or once for each of the {tops} tops; found {} times",
+                values.len()
+            );
+        }
+        let extent = |values: &[u32], t: usize| values[if values.len() == 1 { 0 } else { t }] as i64;
+        let shapes: Vec<BlobShape> =
+            (0..tops).map(|t| BlobShape { dim: legacy.map(|(_, values)| extent(values, t)).to_vec() }).collect();
+        top_shapes(&shapes, tops)
+    }
+}
+
+impl Layer for DummyData {
+    fn arity(&self) -> Arity {
+        Arity::range(0..=0, 1..=usize::MAX)
+    }
+
+    fn plan(&mut self, _bottoms: &[BlobSpec], tops: usize) -> Result<Plan> {
+        let fillers = &self.param.data_filler;
+        ensure!(
+            fillers.len() <= 1 || fillers.len() == tops,
+            "data_filler must be given once, or once for each of the {tops} tops; found {} times",
+            fillers.len()
+        );
+        let top = |(t, shape): (usize, Shape)| {
+            let filler = fillers.get(if fillers.len() > 1 { t } else { 0 }).cloned().unwrap_or_default();
+            let stream = stream_id(&self.name, &format!("top {t}"));
+            // A setting that does not suit the shape shows now, not in the first pass.
+            filler::fill(&filler, &shape, &mut Philox::new(0, stream).from(0))?;
+            Ok(Top { shape, filler, stream })
+        };
+        self.tops = self.shapes(tops)?.into_iter().enumerate().map(top).collect::<Result<_>>()?;
+        let specs = self.tops.iter().map(|t| BlobSpec::new(t.shape.clone(), self.dtype)).collect();
+        Ok(Plan { no_backward: true, ..Plan::new(specs) })
+    }
+}
+
+impl HostRun for DummyData {
+    fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
+        for (t, Top { shape, filler, stream }) in self.tops.iter().enumerate() {
+            let y = io.top::<T>(t)?;
+            if filler.r#type() == "constant" {
+                y.fill(T::of(filler.value() as f64));
+                continue;
+            }
+            let mut rng = Philox::new(io.step.seed, *stream).from(io.step.batch << 32);
+            let values = filler::fill(filler, shape, &mut rng)?;
+            y.iter_mut().zip(values).for_each(|(y, v)| *y = T::of(v));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::registry;
+    use lgm_core::{Phase, Step};
+    use lgm_testkit::{Inputs, Rig, config_error};
+
+    fn layer(tops: &str, param: &str) -> String {
+        format!("layer {{ name: 'd' type: 'DummyData' {tops} dummy_data_param {{ {param} }} }}")
+    }
+
+    fn run(tops: &str, param: &str, batch: u64) -> (Vec<Shape>, Vec<Vec<f64>>) {
+        let rig = Rig::new(&registry(), &layer(tops, param), Phase::Train, DType::F32, &[]).unwrap();
+        let inputs = rig.forward_inputs(&[]).unwrap();
+        let step = Step { batch, ..inputs.step };
+        let tops = rig.run(&Inputs { step, ..inputs }).unwrap().tops;
+        (rig.plan.tops.into_iter().map(|s| s.shape).collect(), tops)
+    }
+
+    const TWO: &str = "top: 'a' top: 'b'";
+
+    #[test]
+    fn fillers_and_shapes_go_to_their_tops() {
+        let value = "data_filler { value: 2 } data_filler { type: 'uniform' min: 5 max: 6 }";
+        let (shapes, tops) = run(TWO, &format!("shape {{ dim: 3 }} shape {{ dim: 2 dim: 2 }} {value}"), 0);
+        assert_eq!(shapes, [Shape::from([3]), Shape::from([2, 2])]);
+        assert_eq!(tops[0], [2.0; 3]);
+        assert!(tops[1].iter().all(|v| (5.0..6.0).contains(v)));
+        let (shapes, tops) = run(TWO, "num: 1 num: 2 channels: 3 height: 1 width: 2", 0);
+        assert_eq!(shapes, [Shape::from([1, 3, 1, 2]), Shape::from([2, 3, 1, 2])]);
+        assert_eq!((&tops[0], &tops[1]), (&vec![0.0; 6], &vec![0.0; 12]));
+    }
+
+    #[test]
+    fn random_tops_change_with_the_pass_and_differ_from_each_other() {
+        let gaussian = "shape { dim: 50 } data_filler { type: 'gaussian' }";
+        let (_, first) = run(TWO, gaussian, 0);
+        assert_eq!(first, run(TWO, gaussian, 0).1);
+        assert_ne!(first[0], first[1]);
+        assert_ne!(first, run(TWO, gaussian, 1).1);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (param, needles) in [
+            ("", &["shape must be given once", "2 tops", "found 0"][..]),
+            ("num: 1 channels: 1 height: 1", &["width must be given once"]),
+            ("num: 1 channels: 1 height: 1 width: 1 shape { dim: 1 }", &["both shape and num"]),
+            ("shape { dim: 1 } data_filler { } data_filler { } data_filler { }", &["data_filler", "found 3"]),
+            ("shape { dim: 1 } data_filler { type: 'gausian' }", &["unknown filler", "'gaussian'"]),
+        ] {
+            config_error(&registry(), &layer(TWO, param), &[], needles);
+        }
+    }
+}
