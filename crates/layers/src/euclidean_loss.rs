@@ -1,0 +1,85 @@
+//! EuclideanLoss: 1/(2N) · Σ (a − b)², N being the first extent of the bottoms.
+//!
+//! Gradient: da = dL/N · (a − b), db = −da. Shapes: bottoms a and b of the same first extent and as many elements; top
+//! the loss. Source: Caffe's layer of this name.
+
+use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, ensure};
+use lgm_proto::LayerParameter;
+
+use crate::pointwise::{map2, total};
+
+/// The layer; see the module.
+pub struct EuclideanLoss {
+    items: usize,
+}
+
+impl EuclideanLoss {
+    pub(crate) fn build(_param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
+        Node::compute(EuclideanLoss { items: 1 })
+    }
+}
+
+impl Layer for EuclideanLoss {
+    fn arity(&self) -> Arity {
+        Arity::range(2..=2, 1..=1).with_auto_tops()
+    }
+
+    fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
+        let (a, b) = (&bottoms[0].shape, &bottoms[1].shape);
+        ensure!(
+            a.first() == b.first() && a.count() == b.count(),
+            "the bottoms must have the same first extent and as many elements, found shapes {a} and {b}"
+        );
+        self.items = a.first().copied().unwrap_or(1).max(1);
+        Ok(Plan {
+            backward_bottoms: vec![0, 1],
+            no_gradient: vec![],
+            flops: 3 * a.count() as u64,
+            ..Plan::loss(bottoms[0].dtype)
+        })
+    }
+}
+
+impl HostRun for EuclideanLoss {
+    fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
+        let squares = total(io.bottom::<T>(0)?, io.bottom::<T>(1)?, |a, b| (a - b) * (a - b));
+        io.top::<T>(0)?[0] = T::of(squares / (2 * self.items) as f64);
+        Ok(())
+    }
+
+    fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
+        let (a, b) = (io.bottom::<T>(0)?, io.bottom::<T>(1)?);
+        let scale = io.top_diff::<T>(0)?[0] / T::of(self.items as f64);
+        for (i, scale) in [scale, -scale].into_iter().enumerate() {
+            if let Some(d) = io.bottom_diff::<T>(i)? {
+                map2(a, Some(b), d, |a, b| scale * (a - b));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lgm_testkit::{Case, check, config_error};
+
+    const LAYER: &str = r#"layer { name: "l" type: "EuclideanLoss" bottom: "a" bottom: "b" top: "l" }"#;
+
+    #[test]
+    fn cases() {
+        check(
+            &crate::tests::registry(),
+            &[
+                Case::golden("layers/euclidean_0"),
+                Case::new(LAYER).bottom([4, 3, 2]).bottom([4, 6]),
+                Case::new(LAYER).bottom([5]).bottom([5]),
+            ],
+        );
+    }
+
+    #[test]
+    fn the_bottoms_must_match() {
+        config_error(&crate::tests::registry(), LAYER, &[[4, 3].into(), [4, 2].into()], &["(4, 3)", "(4, 2)"]);
+        config_error(&crate::tests::registry(), LAYER, &[[4, 3].into(), [3, 4].into()], &["(4, 3)", "(3, 4)"]);
+    }
+}

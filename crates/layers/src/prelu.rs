@@ -1,0 +1,132 @@
+//! PReLU: y = max(x, 0) + a · min(x, 0), with learned slopes a, one for each channel (axis 1) or, with
+//! `channel_shared`, one for all.
+//!
+//! Gradient: dx = dy for positive x, a · dy elsewhere; da = Σ dy · x over the elements of the channel that are not
+//! positive. Shapes: bottom [N, C, …]; one top like it; parameter [C], or a scalar when shared, filled by `filler` (0.25
+//! when absent). Backward reads the bottom, so the layer does not run in place.
+//!
+//! Source: He et al., "Delving Deep into Rectifiers" (2015), and Caffe's layer of this name.
+
+use lgm_core::{
+    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Plan, Result, Shape, ensure,
+};
+use lgm_proto::{LayerParameter, PReLuParameter};
+
+use crate::pointwise::{for_rows, total};
+
+/// The layer; see the module.
+pub struct PReLU {
+    param: PReLuParameter,
+    channels: usize,
+    inner: usize,
+}
+
+impl PReLU {
+    pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
+        Node::compute(PReLU { param: param.prelu_param.clone().unwrap_or_default(), channels: 0, inner: 0 })
+    }
+
+    fn slope<T: Float>(&self, slopes: &[T], row: usize) -> T {
+        slopes[if self.param.channel_shared() { 0 } else { row % self.channels }]
+    }
+}
+
+impl Layer for PReLU {
+    fn arity(&self) -> Arity {
+        Arity::exactly(1, 1)
+    }
+
+    fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
+        let shape = &bottoms[0].shape;
+        ensure!(shape.len() >= 2, "the bottom must have at least 2 axes, batch and channels, found shape {shape}");
+        (self.channels, self.inner) = (shape[1], shape.count_from(2));
+        let slopes = if self.param.channel_shared() { Shape::scalar() } else { Shape::from([self.channels]) };
+        let slopes = match &self.param.filler {
+            Some(filler) => ParamSpec::new(slopes, Some(filler)),
+            None => ParamSpec::constant(slopes, 0.25),
+        };
+        let mut plan = Plan {
+            params: vec![slopes],
+            scratch: vec![bottoms[0].with_shape([self.channels])],
+            backward_bottoms: vec![0],
+            flops: 2 * shape.count() as u64,
+            ..Plan::elementwise(&bottoms[0])
+        };
+        plan.share_data.clear();
+        Ok(plan)
+    }
+}
+
+impl HostRun for PReLU {
+    fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
+        let (x, slopes, y) = (io.bottom::<T>(0)?, io.param::<T>(0)?, io.top::<T>(0)?);
+        for_rows(y, self.inner, self.inner, |row, y| {
+            let a = self.slope(slopes, row);
+            y.iter_mut().zip(&x[row * self.inner..]).for_each(|(y, &x)| *y = if x > T::zero() { x } else { a * x });
+        });
+        Ok(())
+    }
+
+    fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
+        let (x, slopes, dy) = (io.bottom::<T>(0)?, io.param::<T>(0)?, io.top_diff_unless_shared::<T>(0)?);
+        let mut dx = io.bottom_diff::<T>(0)?;
+        let (inner, channels) = (self.inner, self.channels);
+        if let (Some(da), Some(dy)) = (io.param_diff::<T>(0)?, dy.or(dx.as_deref())) {
+            // Before dx is written, which may be where dy lies.
+            let sums = io.scratch::<T>(0)?;
+            for_rows(sums, 1, x.len() / channels.max(1), |c, sum| {
+                let rows = (c..x.len() / inner.max(1)).step_by(channels.max(1)).map(|row| row * inner..(row + 1) * inner);
+                let below = |x: T, dy: T| if x > T::zero() { T::zero() } else { dy * x };
+                sum[0] = T::of(rows.map(|r| total(&x[r.clone()], &dy[r], below)).sum());
+            });
+            if self.param.channel_shared() {
+                da[0] += T::of(sums.iter().map(|s| s.f64()).sum());
+            } else {
+                da.iter_mut().zip(&*sums).for_each(|(da, &s)| *da += s);
+            }
+        }
+        if let Some(dx) = dx.as_deref_mut() {
+            for_rows(dx, inner, inner, |row, dx| {
+                let a = self.slope(slopes, row);
+                let at = row * inner;
+                if let Some(dy) = dy {
+                    dx.copy_from_slice(&dy[at..at + inner]);
+                }
+                let scale = |x: T| if x > T::zero() { T::one() } else { a };
+                dx.iter_mut().zip(&x[at..]).for_each(|(d, &x)| *d *= scale(x));
+            });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lgm_testkit::{Case, check, config_error};
+
+    fn prelu(fields: &str) -> Case {
+        Case::new(format!(r#"layer {{ name: "p" type: "PReLU" bottom: "x" top: "y" prelu_param {{ {fields} }} }}"#))
+            .kink(0, 0.0, 1e-3)
+    }
+
+    #[test]
+    fn cases() {
+        check(
+            &crate::tests::registry(),
+            &[
+                Case::golden("layers/prelu_0").kink(0, 0.0, 1e-3),
+                Case::golden("layers/prelu_1").kink(0, 0.0, 1e-3),
+                prelu("").bottom([2, 3]),
+                prelu("").bottom([2, 3, 2, 5]),
+                prelu("channel_shared: true").bottom([3, 2, 7]),
+                prelu(r#"filler { type: "constant" value: -0.5 }"#).bottom([2, 3, 4]),
+            ],
+        );
+    }
+
+    #[test]
+    fn channels_are_needed() {
+        let text = r#"layer { name: "p" type: "PReLU" bottom: "x" top: "y" }"#;
+        config_error(&crate::tests::registry(), text, &[[4].into()], &["at least 2 axes", "(4)"]);
+    }
+}

@@ -1,0 +1,63 @@
+//! Sigmoid: y = 1 / (1 + e⁻ˣ).
+//!
+//! Gradient: dx = dy · y · (1 − y). Shapes: one top like the bottom; runs in place. Source: Caffe's layer of this name.
+
+use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result};
+use lgm_proto::LayerParameter;
+
+use crate::pointwise::{map, map2};
+
+/// The layer; see the module.
+pub struct Sigmoid;
+
+impl Sigmoid {
+    pub(crate) fn build(_param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
+        Node::compute(Sigmoid)
+    }
+}
+
+impl Layer for Sigmoid {
+    fn arity(&self) -> Arity {
+        Arity::exactly(1, 1)
+    }
+
+    fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
+        let flops = 4 * bottoms[0].shape.count() as u64;
+        Ok(Plan { backward_tops: vec![0], flops, ..Plan::elementwise(&bottoms[0]) })
+    }
+}
+
+impl HostRun for Sigmoid {
+    fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
+        // e⁻ˣ overflows to infinity for large negative x, whose reciprocal is the right 0.
+        map(io.bottom_unless_shared::<T>(0)?, io.top::<T>(0)?, |x| T::one() / (T::one() + (-x).exp()));
+        Ok(())
+    }
+
+    fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
+        let (y, dy) = (io.top::<T>(0)?, io.top_diff_unless_shared::<T>(0)?);
+        if let Some(dx) = io.bottom_diff::<T>(0)? {
+            map2(y, dy, dx, |y, dy| dy * y * (T::one() - y));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lgm_testkit::{Case, Draw, check};
+
+    #[test]
+    fn cases() {
+        let layer = r#"layer { name: "s" type: "Sigmoid" bottom: "x" top: "y" }"#;
+        let extremes = Draw::Given(vec![-1e4, -100.0, -1.0, 0.0, 1.0, 30.0, 1e4]);
+        check(
+            &crate::tests::registry(),
+            &[
+                Case::golden("layers/sigmoid_0"),
+                Case::new(layer).bottom_of([4, 5], Draw::Normal(0.0, 3.0)),
+                Case::new(layer).bottom_of([7], extremes),
+            ],
+        );
+    }
+}

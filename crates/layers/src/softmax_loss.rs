@@ -1,0 +1,264 @@
+//! SoftmaxWithLoss: the cross-entropy of a softmax, −1/Z · Σ ln p(label), over the positions that count.
+//!
+//! Bottoms: scores, with classes along `softmax_param.axis` (1), and labels, one for each other position. Tops: the loss,
+//! optionally the probabilities, shaped like the scores.
+//!
+//! A position does not count when its label is `ignore_label`, or lies outside `label_start` … `label_end` where either
+//! is given (they number the classes; the other end then defaults to 0 or the last class). `normalization` chooses Z:
+//!
+//! | mode | Z, but at least 1 |
+//! | --- | --- |
+//! | `FULL` | all positions |
+//! | `VALID` (default) | the positions that count |
+//! | `BATCH_SIZE` | positions before the class axis |
+//! | `NONE` | 1 |
+//!
+//! Where it is absent, the older `normalize` means VALID if true, BATCH_SIZE if false. As in Caffe, a probability below
+//! the least normal single-precision number counts as that number, which bounds a position's loss by 87.34.
+//!
+//! Gradient: dx = dL/Z · (p − [class = label]) where the position counts, else 0; plus, through the second top, that of
+//! the softmax (Caffe passes none). Source: Caffe's layer of this name, and the L-GM fork's label range. Where we differ:
+//! another label outside the classes is an error that names it (Caffe reads memory beyond the scores, the fork ignores it).
+
+use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, ensure};
+use lgm_proto::loss_parameter::NormalizationMode;
+use lgm_proto::{LayerParameter, LossParameter};
+
+use crate::labels::{check_count, class_at};
+use crate::softmax::Along;
+
+/// The layer; see the module.
+pub struct SoftmaxWithLoss {
+    loss: LossParameter,
+    axis: i32,
+    along: Along,
+    /// The labels of the first and the last class, where labels outside do not count.
+    range: Option<(i32, i32)>,
+    with_probabilities: bool,
+}
+
+impl SoftmaxWithLoss {
+    pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
+        Node::compute(SoftmaxWithLoss {
+            loss: param.loss_param.unwrap_or_default(),
+            axis: param.softmax_param.unwrap_or_default().axis(),
+            along: Along::default(),
+            range: None,
+            with_probabilities: false,
+        })
+    }
+
+    /// The class at position `i`, or none where it does not count.
+    fn class<T: Float>(&self, labels: &[T], i: usize) -> Result<Option<usize>> {
+        let label = labels[i].trunc().f64();
+        if self.loss.ignore_label.is_some_and(|ignored| label == f64::from(ignored)) {
+            return Ok(None);
+        }
+        match self.range {
+            Some((start, end)) => {
+                let within = (f64::from(start)..=f64::from(end)).contains(&label);
+                Ok(within.then(|| (label - f64::from(start)) as usize))
+            }
+            None => class_at(labels, i, self.along.channels).map(Some),
+        }
+    }
+
+    fn normalizer(&self, counted: usize) -> f64 {
+        let mode = match (self.loss.normalization, self.loss.normalize) {
+            (None, Some(false)) => NormalizationMode::BatchSize,
+            (None, Some(true)) => NormalizationMode::Valid,
+            _ => self.loss.normalization(),
+        };
+        let n = match mode {
+            NormalizationMode::Full => self.along.outer * self.along.inner,
+            NormalizationMode::Valid => counted,
+            NormalizationMode::BatchSize => self.along.outer,
+            NormalizationMode::None => 1,
+        };
+        n.max(1) as f64
+    }
+}
+
+impl Layer for SoftmaxWithLoss {
+    fn arity(&self) -> Arity {
+        Arity::range(2..=2, 1..=2).with_auto_tops()
+    }
+
+    fn plan(&mut self, bottoms: &[BlobSpec], tops: usize) -> Result<Plan> {
+        let scores = &bottoms[0];
+        self.along = Along::new(scores, self.axis)?;
+        check_count(&bottoms[1], self.along.outer * self.along.inner, scores)?;
+        let classes = self.along.channels;
+        if self.loss.label_start.is_some() || self.loss.label_end.is_some() {
+            let start = self.loss.label_start.unwrap_or(0);
+            let end = self.loss.label_end.unwrap_or(classes as i32 - 1);
+            let labels = i64::from(end) - i64::from(start) + 1;
+            ensure!(
+                labels == classes as i64,
+                "label_start {start} to label_end {end} are {labels} labels, but the scores of shape {} have {classes} \
+                 classes; they must be as many",
+                scores.shape
+            );
+            self.range = Some((start, end));
+        }
+        self.with_probabilities = tops == 2;
+        let mut plan = Plan {
+            backward_bottoms: vec![1],
+            flops: 6 * scores.shape.count() as u64,
+            ..Plan::loss(scores.dtype)
+        };
+        if self.with_probabilities {
+            plan.tops.push(scores.clone());
+            plan.backward_tops = vec![1];
+        } else {
+            plan.saved = vec![scores.clone()];
+            plan.scratch = vec![scores.clone()];
+        }
+        Ok(plan)
+    }
+}
+
+impl HostRun for SoftmaxWithLoss {
+    fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
+        let (scores, labels) = (io.bottom::<T>(0)?, io.bottom::<T>(1)?);
+        let p = if self.with_probabilities {
+            io.top::<T>(1)?
+        } else {
+            match io.saved::<T>(0)? {
+                Some(p) => p,
+                None => io.scratch::<T>(0)?,
+            }
+        };
+        self.along.softmax(Some(scores), p);
+        let Along { channels, inner, .. } = self.along;
+        let (mut loss, mut counted) = (0.0, 0);
+        for i in 0..labels.len() {
+            if let Some(class) = self.class(labels, i)? {
+                let p = p[(i / inner * channels + class) * inner + i % inner].f64();
+                loss -= p.max(f32::MIN_POSITIVE.into()).ln();
+                counted += 1;
+            }
+        }
+        io.top::<T>(0)?[0] = T::of(loss / self.normalizer(counted));
+        Ok(())
+    }
+
+    fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
+        let labels = io.bottom::<T>(1)?;
+        let Some(dx) = io.bottom_diff::<T>(0)? else { return Ok(()) };
+        let p = if self.with_probabilities { io.top::<T>(1)? } else { io.saved::<T>(0)? };
+        if self.with_probabilities {
+            self.along.gradient(p, Some(io.top_diff::<T>(1)?), dx);
+        } else {
+            dx.fill(T::zero());
+        }
+        let mut counted = 0;
+        for i in 0..labels.len() {
+            counted += usize::from(self.class(labels, i)?.is_some());
+        }
+        let scale = T::of(io.top_diff::<T>(0)?[0].f64() / self.normalizer(counted));
+        let Along { channels, inner, .. } = self.along;
+        for i in 0..labels.len() {
+            if let Some(label) = self.class(labels, i)? {
+                let at = |class: usize| (i / inner * channels + class) * inner + i % inner;
+                (0..channels).for_each(|c| dx[at(c)] += scale * p[at(c)]);
+                dx[at(label)] -= scale;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lgm_core::{DType, Phase};
+    use lgm_testkit::{Case, Draw, Recorded, Rig, assert_close, check, config_error};
+
+    fn text(fields: &str, tops: usize) -> String {
+        let second = if tops == 2 { r#"top: "p""# } else { "" };
+        format!(r#"layer {{ name: "l" type: "SoftmaxWithLoss" bottom: "x" bottom: "y" top: "l" {second} {fields} }}"#)
+    }
+
+    fn loss(fields: &str, tops: usize) -> Case {
+        Case::new(text(fields, tops))
+    }
+
+    #[test]
+    fn cases() {
+        let golden = [0, 1, 3, 4].map(|i| Case::golden(&format!("layers/softmaxloss_{i}")));
+        let with_ignored = || Draw::Given(vec![0.0, 2.0, 2.0, 255.0, 1.0, 0.0]);
+        let mut cases = golden.to_vec();
+        cases.push(Case::golden("layers/fork_labelrange_0"));
+        for mode in ["FULL", "VALID", "BATCH_SIZE", "NONE"] {
+            let fields = format!("loss_param {{ normalization: {mode} ignore_label: 255 }}");
+            cases.push(loss(&fields, 1).bottom([2, 3, 3]).bottom_of([2, 3], with_ignored()));
+            cases.push(loss(&fields, 2).bottom([2, 3, 3]).bottom_of([2, 1, 3], with_ignored()));
+        }
+        cases.extend([
+            loss("", 1).bottom([5, 7]).bottom_of([5], Draw::Labels(7)),
+            loss("softmax_param { axis: -1 }", 1).bottom([2, 3, 4]).bottom_of([6], Draw::Labels(4)),
+            loss("loss_param { normalize: false }", 1).bottom([2, 3, 4]).bottom_of([2, 4], Draw::Labels(3)),
+            // Nothing counts.
+            loss("loss_param { ignore_label: 0 }", 1).bottom([3, 2]).bottom_of([3], Draw::Given(vec![0.0; 3])),
+            loss("loss_param { label_start: -1 label_end: 1 ignore_label: 1 }", 1)
+                .bottom([4, 3])
+                .bottom_of([4], Draw::Given(vec![-1.0, 0.0, 1.0, 7.0])),
+        ]);
+        check(&crate::tests::registry(), &cases);
+    }
+
+    #[test]
+    fn a_loss_weight_scales_the_gradient() {
+        // Recorded with weight 0.3, which reaches the layer as its top's gradient.
+        let Some(recorded) = Recorded::find("layers/softmaxloss_2") else { return };
+        let array = |name| recorded.array(name).unwrap();
+        let ((x_shape, x), (y_shape, y)) = (array("in_0"), array("label_0"));
+        let shapes = [x_shape.clone(), y_shape.clone()];
+        let rig = Rig::new(&crate::tests::registry(), recorded.text("layer").unwrap(), Phase::Train, DType::F32, &shapes);
+        let rig = rig.unwrap();
+        let mut inputs = rig.forward_inputs(&[x, y]).unwrap();
+        inputs.top_diffs = vec![vec![0.3]];
+        let out = rig.run(&inputs).unwrap();
+        assert_close("loss", &out.tops[0], array("out_0").1, 1e-5);
+        assert_close("gradient", out.bottom_diffs[0].as_ref().unwrap(), array("bottom_diff_0").1, 1e-5);
+    }
+
+    #[test]
+    fn normalizers() {
+        // Uniform scores: ln 3 at each of the 4 positions that count, of 6.
+        let run = |fields: &str| {
+            let rig = Rig::new(&crate::tests::registry(), &text(fields, 1), Phase::Test, DType::F64, &[[2, 3, 3].into(), [6].into()]);
+            let rig = rig.unwrap();
+            let inputs = rig.forward_inputs(&[&[0.5; 18], &[0.0, 1.0, 9.0, 2.0, 9.0, 0.0]]).unwrap();
+            rig.run(&inputs).unwrap().tops[0][0] / 3f64.ln()
+        };
+        let got = ["normalization: FULL", "normalization: VALID", "normalization: BATCH_SIZE", "normalization: NONE"]
+            .into_iter()
+            .chain(["normalize: true", "normalize: false", "normalize: false normalization: FULL", ""])
+            .map(|f| run(&format!("loss_param {{ ignore_label: 9 {f} }}")));
+        let got: Vec<f64> = got.collect();
+        assert_close("normalizers", &got, &[4.0 / 6.0, 1.0, 2.0, 4.0, 1.0, 2.0, 4.0 / 6.0, 1.0], 1e-12);
+    }
+
+    #[test]
+    fn a_lost_label_is_bounded_as_in_caffe() {
+        let rig = Rig::new(&crate::tests::registry(), &text("", 1), Phase::Train, DType::F32, &[[1, 2].into(), [1].into()]).unwrap();
+        let out = rig.run(&rig.forward_inputs(&[&[0.0, 1e4], &[0.0]]).unwrap()).unwrap();
+        assert_close("loss", &out.tops[0], &[87.33655], 1e-6);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let registry = crate::tests::registry();
+        let shapes = [[2, 3].into(), [2].into()];
+        for bad in [3.0, -1.0, f64::NAN] {
+            let rig = Rig::new(&registry, &text("", 1), Phase::Train, DType::F32, &shapes).unwrap();
+            let err = rig.run(&rig.forward_inputs(&[&[0.0; 6], &[1.0, bad]]).unwrap()).unwrap_err().to_string();
+            assert!(err.contains(&format!("label {bad} of item 1")) && err.contains("3 classes"), "{err}");
+        }
+        config_error(&registry, &text("", 1), &[[2, 3].into(), [3].into()], &["expected 2", "found 3"]);
+        config_error(&registry, &text("softmax_param { axis: 5 }", 1), &shapes, &["axis 5"]);
+        let fields = "loss_param { label_start: 2 label_end: 5 }";
+        config_error(&registry, &text(fields, 1), &shapes, &["label_start 2 to label_end 5 are 4 labels", "3 classes"]);
+    }
+}
