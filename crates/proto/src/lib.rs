@@ -20,7 +20,7 @@ pub use error::{Error, Position, Result};
 pub use nearest::nearest;
 pub use prost;
 pub use prost_reflect;
-pub use text::{Parsed, Positions, parse, parse_net, parse_solver, read_net, read_solver, to_text};
+pub use text::{Parsed, Positions, general, parse, parse_net, parse_solver, read_net, read_solver, to_text};
 pub use upgrade::{upgrade_net, upgrade_solver, v1_layer_type};
 
 mod schema {

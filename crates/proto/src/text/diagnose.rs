@@ -9,7 +9,7 @@ use super::token::{self, Tokens};
 use crate::{Error, Position, nearest};
 
 /// At most so many names are listed when none is near.
-const MAX_LISTED: usize = 12;
+const MAX_LISTED: usize = 20;
 
 /// Describes why a text was refused. `at` turns an offset into a position.
 pub(super) fn diagnose(
@@ -31,14 +31,23 @@ pub(super) fn diagnose(
     let offset = label.offset();
     let by_name = scan.entries.iter().find(|entry| entry.at == offset && entry.value != offset);
     let by_value = scan.entries.iter().find(|entry| entry.value == offset);
-    let what = by_name
-        .and_then(|entry| unknown_field(entry, root))
+    let what = stray_character(text, offset)
+        .or_else(|| by_name.and_then(|entry| unknown_field(entry, root)))
         .or_else(|| by_value.and_then(|entry| bad_value(entry, error, text, scan, root, &at)))
         .unwrap_or_else(|| match error.help() {
             Some(help) => format!("{error}; {help}"),
             None => error.to_string(),
         });
     Error::Text { at: at(offset), what }
+}
+
+/// The message for a character that no token begins with.
+fn stray_character(text: &str, offset: usize) -> Option<String> {
+    match text.get(offset..)?.chars().next()? {
+        '\n' => Some("expected the closing quote of a string before the end of the line".into()),
+        c if c.is_ascii_alphanumeric() || "_-.{}[]<>,:;/'\"\\".contains(c) => None,
+        c => Some(format!("expected a field name or a value, but found the character '{}'", c.escape_debug())),
+    }
 }
 
 /// The message for a field that its message does not have, if that is the entry's fault.

@@ -18,7 +18,7 @@ use std::path::Path;
 use prost_reflect::{DynamicMessage, ReflectMessage};
 
 pub use positions::Positions;
-pub use write::to_text;
+pub use write::{general, to_text};
 
 use crate::upgrade::{upgrade_net, upgrade_solver};
 use crate::{Error, NetParameter, Position, Result, SolverParameter};

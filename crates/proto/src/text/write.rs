@@ -75,8 +75,8 @@ fn double_text(value: f64) -> String {
     if value.is_nan() || short.parse() == Ok(value) { short } else { general(value, 17) }
 }
 
-/// C's `%.{digits}g`.
-fn general(value: f64, digits: usize) -> String {
+/// A number as C's `%.{digits}g` prints it; with 6 digits, as a C++ stream does.
+pub fn general(value: f64, digits: usize) -> String {
     if value.is_nan() {
         return "nan".into();
     }

@@ -1,0 +1,233 @@
+//! What the text format accepts, and how each refusal reads.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::path::Path;
+
+use lgm_proto::{NetParameter, Parsed, SolverParameter, parse, pooling_parameter::PoolMethod};
+
+fn net(text: &str) -> Result<Parsed<NetParameter>, String> {
+    parse(text.as_bytes(), Path::new("net.prototxt")).map_err(|error| error.to_string())
+}
+
+fn accepted(text: &str) -> NetParameter {
+    net(text).unwrap_or_else(|error| panic!("{text}\n{error}")).message
+}
+
+/// The values of one filler, for spellings of numbers.
+fn filler(fields: &str) -> lgm_proto::FillerParameter {
+    let net = accepted(&format!("layer {{ inner_product_param {{ weight_filler {{ {fields} }} }} }}"));
+    net.layer[0].inner_product_param.clone().unwrap().weight_filler.unwrap()
+}
+
+#[test]
+fn separators_braces_and_lists() {
+    let spellings = [
+        "name: 'n' layer { name: 'a' bottom: 'x' bottom: 'y' } layer { }",
+        "name: 'n'; layer: { name: 'a', bottom: ['x', 'y']; }, layer: {}",
+        "name:'n'layer<name:'a'bottom:['x']bottom:'y'>layer<>",
+        "# a comment\nname: # here too\n'n'\r\n\tlayer: [{ name: 'a' bottom: ['x', 'y'] bottom: [] }, {}]",
+    ];
+    for text in spellings {
+        let net = accepted(text);
+        assert_eq!(net.name(), "n", "{text}");
+        assert_eq!(net.layer.len(), 2, "{text}");
+        assert_eq!(net.layer[0].bottom, ["x", "y"], "{text}");
+        assert_eq!(net.layer[0].r#type, None, "{text}");
+    }
+}
+
+#[test]
+fn strings() {
+    let cases = [
+        (r#""double" " and " 'single'"#, "double and single"),
+        (r#"'it\'s "quoted"'"#, "it's \"quoted\""),
+        (r#""\a\b\f\n\r\t\v\?\\\"""#, "\x07\x08\x0c\n\r\t\x0b?\\\""),
+        (r#""\101\x42\u0043""#, "ABC"),
+        ("'é'", "é"),
+        ("''", ""),
+    ];
+    for (text, value) in cases {
+        assert_eq!(accepted(&format!("name: {text}")).name(), value, "{text}");
+    }
+    let latin1 = b"# caf\xe9\nname: 'a'";
+    let parsed: Parsed<NetParameter> = parse(latin1, Path::new("net.prototxt")).unwrap();
+    assert_eq!(parsed.message.name(), "a");
+}
+
+#[test]
+fn numbers() {
+    for (text, value) in [
+        ("1.5", 1.5),
+        ("1.5f", 1.5),
+        (".5", 0.5),
+        ("5.", 5.0),
+        ("1F", 1.0),
+        ("-2e-3", -2e-3),
+        ("- 2E+3f", -2e3),
+        ("7", 7.0),
+        ("inf", f32::INFINITY),
+        ("-Infinity", f32::NEG_INFINITY),
+        ("1e60", f32::INFINITY),
+    ] {
+        assert_eq!(filler(&format!("value: {text}")).value(), value, "{text}");
+    }
+    assert!(filler("value: nan").value().is_nan());
+    for (text, value) in [("0x1F", 31), ("010", 8), ("-0x10", -16), ("0", 0), ("-2147483648", i32::MIN)] {
+        assert_eq!(filler(&format!("sparse: {text}")).sparse(), value, "{text}");
+    }
+}
+
+#[test]
+fn enums_and_booleans() {
+    for text in ["AVE", "1", "0x1"] {
+        let net = accepted(&format!("layer {{ pooling_param {{ pool: {text} }} }}"));
+        assert_eq!(net.layer[0].pooling_param.as_ref().unwrap().pool(), PoolMethod::Ave, "{text}");
+    }
+    for (text, value) in
+        [("true", true), ("True", true), ("t", true), ("1", true), ("false", false), ("False", false), ("f", false)]
+    {
+        assert_eq!(accepted(&format!("debug_info: {text}")).debug_info, Some(value), "{text}");
+    }
+}
+
+#[test]
+fn presence_survives() {
+    let net = accepted("layer { batch_norm_param { eps: 1e-5 } }");
+    let param = net.layer[0].batch_norm_param.as_ref().unwrap();
+    assert_eq!((param.eps, param.use_global_stats), (Some(1e-5), None));
+    assert_eq!(param.moving_average_fraction(), 0.999);
+}
+
+#[test]
+fn both_schemas_collisions_are_fields_of_their_own() {
+    let text = "layer { swish_param { beta: 2 } clip_param { min: 0 max: 6 } st_param { output_H: 3 }
+        center_loss_param { num_output: 10 } class_distance_param { margin_add { value: 4 } }
+        lgm_loss_param { margin_mul { value: 0.3 policy: ADDUP } } }";
+    let net = accepted(text);
+    let layer = &net.layer[0];
+    assert_eq!(layer.swish_param.unwrap().beta(), 2.0);
+    assert_eq!(layer.clip_param.unwrap().max, 6.0);
+    assert_eq!(layer.st_param.as_ref().unwrap().output_h(), 3);
+    assert_eq!(layer.center_loss_param.as_ref().unwrap().num_output(), 10);
+    assert_eq!(layer.class_distance_param.as_ref().unwrap().margin_add.unwrap().value(), 4.0);
+    assert_eq!(layer.lgm_loss_param.as_ref().unwrap().sigma_floor(), 1e-4);
+}
+
+#[test]
+fn every_refusal_names_its_place_and_what_to_try() {
+    let cases = [
+        (
+            "layer {\n  convolution_param { kernal_size: 3 }\n}",
+            "2:23: unknown field 'kernal_size' in ConvolutionParameter; did you mean 'kernel_size'?",
+        ),
+        ("layr { }", "1:1: unknown field 'layr' in NetParameter; did you mean 'layer'?"),
+        (
+            "layer { blobs { shape { dims: 1 extent: 2 } } }",
+            "1:25: unknown field 'dims' in BlobShape; did you mean 'dim'?",
+        ),
+        ("state { stages: 'a' who: 1 }", "1:9: unknown field 'stages' in NetState; did you mean 'stage'?"),
+        ("state { who: 1 }", "1:9: unknown field 'who' in NetState; expected one of phase, level, stage"),
+        ("layer { pooling_param { pool: AVG } }", "1:31: unknown value 'AVG' for pool; did you mean 'AVE'?"),
+        (
+            "layer { pooling_param { pool: mean } }",
+            "1:31: unknown value 'mean' for pool; expected one of MAX, AVE, STOCHASTIC",
+        ),
+        (
+            "layer {\n pooling_param { pool: 7 } }",
+            "2:18: unknown value '7' for pool; expected one of MAX, AVE, STOCHASTIC",
+        ),
+        ("name: 'a'\nname: 'b'", "2:7: 'name' is given twice, first at line 1; remove one"),
+        (
+            "layer {\n relu_param { }\n relu_param { } }",
+            "3:13: 'relu_param' is given twice, first at line 2; remove one",
+        ),
+        ("layer { clip_param { min: 1 } }", "1:9: clip_param needs a field 'max', which is missing"),
+        (
+            "layer { name: 'a' } layer { clip_param { max: 1 } }",
+            "1:29: clip_param needs a field 'min', which is missing",
+        ),
+        (
+            "layer {\n  name: 'a'\n",
+            "2:12: expected '}' or a field name, but reached end of input; \
+             the bracket opened at line 1, column 7 is not closed",
+        ),
+        (
+            "layer { bottom: ['a' ",
+            "1:21: expected ',' or ']', but reached end of input; \
+             the bracket opened at line 1, column 17 is not closed",
+        ),
+        (
+            "layer { inner_product_param { num_output: \"10\" } }",
+            "1:43: num_output: expected an integer, but found '\"10\"'",
+        ),
+        (
+            "layer { inner_product_param { num_output: -1 } }",
+            "1:43: num_output: expected value to be an unsigned 32-bit integer, but the value -1 is out of range; \
+             the value must be between 0 and 4294967295 inclusive",
+        ),
+        ("debug_info: yes", "1:13: debug_info: expected 'true' or 'false', but found 'yes'"),
+        ("debug_info: 2", "1:13: debug_info: expected 0 or 1, but found '2'"),
+        ("name: net", "1:7: name: expected a string, but found 'net'"),
+        ("name 'net'", "1:6: name: expected ':' or a message value, but found '\"net\"'"),
+        ("layer: 3", "1:8: layer: expected '{' or '<', but found '3'"),
+        ("name: 'a'}", "1:10: expected a field name, but found '}'"),
+        ("é: 1", "1:1: expected a field name or a value, but found the character 'é'"),
+        ("name: 'é\nb'", "1:9: expected the closing quote of a string before the end of the line"),
+        ("name: '\\q'", "1:8: invalid string escape"),
+        (
+            "input_dim: 10name: 'a'",
+            "1:12: input_dim: whitespace is required between an integer literal and an identifier",
+        ),
+        ("layer { loss_weight: 1.5name: 'a' }", "1:22: expected a space between a number and the name that follows it"),
+        (
+            "layer { loss_weight: 01.5 }",
+            "1:22: a number that starts with 0 is octal and must be an integer; remove the leading zero",
+        ),
+        ("input_dim: 08", "1:13: expected a field name, but found '8'"),
+        ("layer { loss_weight: 010 }", "1:22: loss_weight: expected a number, but found '10'"),
+        ("[some.extension]: 1", "1:1: extension 'some.extension' not found for message 'caffe.NetParameter'"),
+    ];
+    for (text, expected) in cases {
+        match net(text) {
+            Ok(_) => panic!("accepted: {text}"),
+            Err(found) => assert_eq!(found, format!("net.prototxt:{expected}"), "{text}"),
+        }
+    }
+}
+
+#[test]
+fn columns_count_characters() {
+    let error = net("name: 'é' nane: 'b'").unwrap_err();
+    assert!(error.starts_with("net.prototxt:1:11: unknown field 'nane'"), "{error}");
+}
+
+#[test]
+fn fields_can_be_found_in_the_text() {
+    let text = "name: 'n'\nlayer { name: 'a' }\nlayer {\n  convolution_param {\n    kernel_size: 3 kernel_size: 5\n    \
+        pad: [1,\n      2]\n  }\n}\n";
+    let positions = net(text).unwrap().positions;
+    let place = |path: &str| positions.get(path).map(|at| at.to_string());
+    assert_eq!(place("name").as_deref(), Some("net.prototxt:1:1"));
+    assert_eq!(place("layer[1]").as_deref(), Some("net.prototxt:3:1"));
+    assert_eq!(place("layer[1].convolution_param.kernel_size[0]").as_deref(), Some("net.prototxt:5:5"));
+    assert_eq!(place("layer[1].convolution_param.kernel_size[1]").as_deref(), Some("net.prototxt:5:20"));
+    assert_eq!(place("layer[1].convolution_param.pad[1]").as_deref(), Some("net.prototxt:7:7"));
+    assert_eq!(place("layer[0].convolution_param"), None);
+    assert_eq!(positions.layer(1), positions.get("layer[1]"));
+    assert_eq!(positions.layer(2), None);
+    assert_eq!(positions.nearest("layer[0].convolution_param.pad").unwrap().line, 2);
+    assert_eq!(positions.nearest("state.phase"), None);
+}
+
+#[test]
+fn nets_inside_a_solver_keep_their_positions() {
+    let text = "base_lr: 0.1\nnet_param {\n  layer { name: 'a' }\n  layer { name: 'b' }\n}\n\
+        test_net_param { layer { } }\ntest_net_param {\n layer { name: 'c' } }";
+    let solver: Parsed<SolverParameter> = parse(text.as_bytes(), Path::new("s.prototxt")).unwrap();
+    let net = solver.positions.within("net_param");
+    assert_eq!(net.layer(1).unwrap().to_string(), "s.prototxt:4:3");
+    assert_eq!(net.get("layer[1].name").unwrap().to_string(), "s.prototxt:4:11");
+    assert_eq!(solver.positions.within("test_net_param[1]").layer(0).unwrap().line, 8);
+    assert_eq!(solver.positions.within("train_net_param").layer(0), None);
+}
