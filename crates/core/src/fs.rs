@@ -6,6 +6,40 @@ use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
+/// A file written and synced under a temporary name, not yet in its place. Dropped unpublished, it is removed.
+#[must_use = "a staged file is removed unless it is published"]
+pub struct Staged {
+    tmp: PathBuf,
+    path: PathBuf,
+}
+
+impl Staged {
+    /// Fills a temporary file beside `path` with `write` and syncs it.
+    ///
+    /// # Errors
+    /// When the folder does not exist or cannot be written, or `write` fails; nothing is left behind.
+    pub fn write<E: From<Error>>(path: &Path, write: impl FnOnce(&Path) -> Result<(), E>) -> Result<Staged, E> {
+        let staged = Staged { tmp: temporary_name(path), path: path.into() };
+        write(&staged.tmp)?;
+        sync(&staged.tmp)?;
+        Ok(staged)
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.tmp);
+    }
+}
+
+/// Renames staged files to their places, in order.
+///
+/// # Errors
+/// When the system refuses a rename; files before it are in place, it and those after are not.
+pub fn publish_all(files: impl IntoIterator<Item = Staged>) -> Result<()> {
+    files.into_iter().try_for_each(|f| publish(&f.tmp, &f.path))
+}
+
 /// Writes a file through a temporary name in the same folder: `write` fills the temporary file, which is then synced
 /// and renamed to `path`. On any failure the temporary file is removed and `path` is as it was.
 ///
@@ -15,13 +49,8 @@ pub fn write_atomic<E: From<Error>>(
     path: impl AsRef<Path>,
     write: impl FnOnce(&Path) -> Result<(), E>,
 ) -> Result<(), E> {
-    let path = path.as_ref();
-    let tmp = temporary_name(path);
-    let result = write(&tmp).and_then(|()| publish(&tmp, path).map_err(E::from));
-    if result.is_err() {
-        let _ = fs::remove_file(&tmp);
-    }
-    result
+    let staged = Staged::write(path.as_ref(), write)?;
+    publish_all([staged]).map_err(E::from)
 }
 
 /// Builds a folder through a temporary name beside it, syncs its files and renames it to `path`, which must not exist.
@@ -39,6 +68,7 @@ pub fn create_dir_atomic(path: impl AsRef<Path>, write: impl FnOnce(&Path) -> Re
         for entry in fs::read_dir(&tmp).map_err(Error::io(&tmp, "list"))? {
             sync(&entry.map_err(Error::io(&tmp, "list"))?.path())?;
         }
+        sync(&tmp)?;
         publish(&tmp, path)
     });
     if result.is_err() {
@@ -57,7 +87,6 @@ fn sync(path: &Path) -> Result<()> {
 }
 
 fn publish(tmp: &Path, path: &Path) -> Result<()> {
-    sync(tmp)?;
     fs::rename(tmp, path).map_err(Error::io(path, "write"))?;
     let parent = match path.parent() {
         Some(p) if !p.as_os_str().is_empty() => p,

@@ -75,8 +75,7 @@ impl Net {
         if options.backward {
             backward::mark(&mut graph, param.force_backward())?;
         }
-        let keep = if param.debug_info() { &Keep::All } else { &options.keep };
-        let memory = plan(&graph, keep);
+        let memory = plan(&graph, &options.keep);
         let bound = Bound::new(&graph, memory, options.backward)?;
         let name = param.name().to_string();
         let mut net = Net { name, debug_info: param.debug_info(), graph, bound, queue: HostQueue };
@@ -374,9 +373,14 @@ impl Net {
         self.graph.layers[i].plan.flops
     }
 
-    /// Whether the net logs every blob (`debug_info`).
+    /// Whether the net logs every blob as it is computed (`debug_info`).
     pub fn debug_info(&self) -> bool {
         self.debug_info
+    }
+
+    /// Turns the logging of every blob on or off.
+    pub fn set_debug_info(&mut self, on: bool) {
+        self.debug_info = on;
     }
 }
 

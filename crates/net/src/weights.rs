@@ -141,21 +141,20 @@ impl Net {
         NetParameter { name: Some(self.name().into()), layer: layer.collect(), ..Default::default() }
     }
 
-    /// Writes the parameters to a `.caffemodel`, with gradients if `diff`.
+    /// Writes the parameters to a binaryproto file, with gradients if `diff`. Not atomic: give a temporary name.
     ///
     /// # Errors
-    /// When the file cannot be written; a file of that name is then as it was.
-    pub fn save_weights(&self, path: &Path, diff: bool) -> Result<()> {
-        let bytes = lgm_proto::encode(&self.to_proto(diff));
-        lgm_core::fs::write_atomic(path, |tmp| std::fs::write(tmp, &bytes).map_err(Error::io(path, "write")))
+    /// When the file cannot be written.
+    pub fn write_weights(&self, path: &Path, diff: bool) -> Result<()> {
+        std::fs::write(path, lgm_proto::encode(&self.to_proto(diff))).map_err(Error::io(path, "write"))
     }
 
-    /// Writes the parameters to a `.caffemodel.h5`, with gradients if `diff`.
+    /// Writes the parameters to an HDF5 file, with gradients if `diff`. Not atomic: give a temporary name.
     ///
     /// # Errors
-    /// When the file cannot be written; a file of that name is then as it was.
-    pub fn save_weights_hdf5(&self, path: &Path, diff: bool) -> Result<()> {
-        lgm_core::fs::write_atomic(path, |tmp| self.write_hdf5(tmp, diff).map_err(hdf5_error(path, "write weights")))
+    /// When the file cannot be written.
+    pub fn write_weights_hdf5(&self, path: &Path, diff: bool) -> Result<()> {
+        self.write_hdf5(path, diff).map_err(hdf5_error(path, "write weights"))
     }
 
     fn write_hdf5(&self, path: &Path, diff: bool) -> hdf5::Result<()> {

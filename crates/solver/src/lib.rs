@@ -1,1 +1,13 @@
-//! lgm-solver
+//! Training: learning rates, update rules, the loop of iterations and tests, snapshots and exact resume.
+
+mod config;
+mod rate;
+mod rule;
+mod snapshot;
+mod solver;
+mod test;
+
+pub use rate::{LR_POLICIES, learning_rate};
+pub use rule::{RULES, Update, apply, histories};
+pub use solver::{Action, Outcome, Solver, Watch};
+pub use test::{Scores, score_lines};

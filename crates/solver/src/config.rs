@@ -1,0 +1,173 @@
+//! What a solver's prototxt asks for, checked before anything is built.
+
+use lgm_core::{Error, Result, nearest};
+use lgm_proto::{NetParameter, NetState, Parsed, Positions, SolverParameter};
+use tracing::warn;
+
+use crate::rate::LR_POLICIES;
+use crate::rule::RULES;
+
+/// An error about one field of the solver, with its place in the prototxt.
+pub(crate) fn field_error(positions: &Positions, field: &str, text: impl Into<String>) -> Error {
+    let at = positions.nearest(field).map(|p| format!("{p}: ")).unwrap_or_default();
+    Error::config(format!("{at}solver field '{field}': {}", text.into()))
+}
+
+/// Refuses settings that cannot work.
+pub(crate) fn check(parsed: &Parsed<SolverParameter>) -> Result<()> {
+    let (p, at) = (&parsed.message, &parsed.positions);
+    let fail = |field: &str, text: String| Err(field_error(at, field, text));
+    let unknown = |found: &str, known: &[&'static str]| {
+        let hint = nearest(found, known.iter().copied()).map(|n| format!("; did you mean '{n}'?")).unwrap_or_default();
+        format!("unknown value '{found}'{hint} (known: {})", known.join(", "))
+    };
+    if !RULES.contains(&p.r#type()) {
+        return fail("type", unknown(p.r#type(), &RULES));
+    }
+    if !LR_POLICIES.contains(&p.lr_policy()) {
+        let text = if p.lr_policy.is_none() {
+            "is missing; for a constant rate say \"fixed\"".into()
+        } else {
+            unknown(p.lr_policy(), &LR_POLICIES)
+        };
+        return fail("lr_policy", text);
+    }
+    if !["L1", "L2"].contains(&p.regularization_type()) {
+        return fail("regularization_type", unknown(p.regularization_type(), &["L1", "L2"]));
+    }
+    let positive = [("average_loss", p.average_loss()), ("iter_size", p.iter_size())];
+    for (field, value) in positive {
+        if value < 1 {
+            return fail(field, format!("must be at least 1, found {value}"));
+        }
+    }
+    let not_negative = [
+        ("max_iter", p.max_iter()),
+        ("display", p.display()),
+        ("snapshot", p.snapshot()),
+        ("test_interval", p.test_interval()),
+    ];
+    for (field, value) in not_negative {
+        if value < 0 {
+            return fail(field, format!("must not be negative, found {value}"));
+        }
+    }
+    if ["step", "sigmoid"].contains(&p.lr_policy()) && p.stepsize() <= 0 {
+        return fail(
+            "stepsize",
+            format!("lr_policy \"{}\" needs a positive stepsize, found {}", p.lr_policy(), p.stepsize()),
+        );
+    }
+    if ["step", "exp", "inv", "multistep", "sigmoid"].contains(&p.lr_policy()) && p.gamma() < 0.0 {
+        return fail("gamma", format!("must not be negative, found {}", p.gamma()));
+    }
+    if p.lr_policy() == "poly" && p.max_iter() == 0 {
+        return fail("max_iter", "lr_policy \"poly\" needs a positive max_iter".into());
+    }
+    if ["AdaGrad", "RMSProp"].contains(&p.r#type()) && p.momentum() != 0.0 {
+        return fail("momentum", format!("momentum cannot be used with {}, found {}", p.r#type(), p.momentum()));
+    }
+    if p.r#type() == "RMSProp" && !(0.0..1.0).contains(&p.rms_decay()) {
+        return fail("rms_decay", format!("must be at least 0 and below 1, found {}", p.rms_decay()));
+    }
+    if p.snapshot() > 0 && p.snapshot_prefix.is_none() {
+        return fail("snapshot", "is given but snapshot_prefix is not".into());
+    }
+    if p.base_lr.is_none() {
+        warn!("solver: base_lr is not given, so the learning rate is 0 and nothing will be learned");
+    }
+    Ok(())
+}
+
+/// A net that a solver names, and what to say of where it came from.
+pub(crate) struct NetSource {
+    pub net: Parsed<NetParameter>,
+    pub said: String,
+}
+
+fn read(path: &str) -> Result<Parsed<NetParameter>> {
+    let net = lgm_proto::read_net(path)?;
+    net.notices.iter().for_each(|n| tracing::info!("{n}"));
+    Ok(net)
+}
+
+fn inline(param: &NetParameter, positions: &Positions, field: &str) -> Result<Parsed<NetParameter>> {
+    let mut net = Parsed { message: param.clone(), positions: positions.within(field), notices: Vec::new() };
+    net.notices = lgm_proto::upgrade_net(&mut net.message, &mut net.positions)?;
+    Ok(net)
+}
+
+/// The training net: exactly one of `net`, `net_param`, `train_net`, `train_net_param`.
+pub(crate) fn train_net(parsed: &Parsed<SolverParameter>) -> Result<NetSource> {
+    let (p, at) = (&parsed.message, &parsed.positions);
+    let given = [p.net.is_some(), p.net_param.is_some(), p.train_net.is_some(), p.train_net_param.is_some()];
+    if given.iter().filter(|g| **g).count() != 1 {
+        return Err(field_error(
+            at,
+            "net",
+            "give the training net with exactly one of net, net_param, train_net, train_net_param",
+        ));
+    }
+    let (net, said) = if let Some(path) = &p.net {
+        (read(path)?, format!("net file: {path}"))
+    } else if let Some(param) = &p.net_param {
+        (inline(param, at, "net_param")?, "net_param.".into())
+    } else if let Some(path) = &p.train_net {
+        (read(path)?, format!("train_net file: {path}"))
+    } else {
+        (
+            inline(p.train_net_param.as_ref().unwrap_or(&Default::default()), at, "train_net_param")?,
+            "train_net_param.".into(),
+        )
+    };
+    Ok(NetSource { net, said })
+}
+
+/// The test nets in Caffe's order: `test_net_param`, `test_net`, then the generic net for each `test_iter` left.
+pub(crate) fn test_nets(parsed: &Parsed<SolverParameter>) -> Result<Vec<NetSource>> {
+    let (p, at) = (&parsed.message, &parsed.positions);
+    let mut nets = Vec::new();
+    for (i, param) in p.test_net_param.iter().enumerate() {
+        nets.push(NetSource {
+            net: inline(param, at, &format!("test_net_param[{i}]"))?,
+            said: "test_net_param".into(),
+        });
+    }
+    for path in &p.test_net {
+        nets.push(NetSource { net: read(path)?, said: format!("test_net file: {path}") });
+    }
+    let generic = p.net.is_some() || p.net_param.is_some();
+    if p.test_iter.len() < nets.len() || (!generic && p.test_iter.len() != nets.len()) {
+        let text =
+            format!("must be given once for each test net: expected {}, found {}", nets.len(), p.test_iter.len());
+        return Err(field_error(at, "test_iter", text));
+    }
+    while nets.len() < p.test_iter.len() {
+        nets.push(match (&p.net, &p.net_param) {
+            (Some(path), _) => NetSource { net: read(path)?, said: format!("net file: {path}") },
+            (None, Some(param)) => NetSource { net: inline(param, at, "net_param")?, said: "net_param".into() },
+            (None, None) => break,
+        });
+    }
+    if !p.test_state.is_empty() && p.test_state.len() != nets.len() {
+        let text =
+            format!("give it never or once for each test net: expected {}, found {}", nets.len(), p.test_state.len());
+        return Err(field_error(at, "test_state", text));
+    }
+    if !nets.is_empty() && p.test_interval() == 0 {
+        return Err(field_error(at, "test_interval", "test_iter asks for tests, so test_interval must be positive"));
+    }
+    if let Some(bad) = p.test_iter.iter().find(|&&n| n <= 0) {
+        return Err(field_error(at, "test_iter", format!("must be positive, found {bad}")));
+    }
+    Ok(nets)
+}
+
+/// `over` laid on `state`, as protobuf merges messages: given fields replace, stages add up.
+pub(crate) fn merge_state(state: &mut NetState, over: Option<&NetState>) {
+    if let Some(over) = over {
+        state.phase = over.phase.or(state.phase);
+        state.level = over.level.or(state.level);
+        state.stage.extend(over.stage.iter().cloned());
+    }
+}

@@ -1,0 +1,332 @@
+//! Snapshots and resuming from them.
+//!
+//! A snapshot is Caffe's two files, the weights (`.caffemodel`, `.caffemodel.h5`) and the solver's state
+//! (`.solverstate`, `.solverstate.h5`), and a third beside the state, with `.lgm` added to its name: JSON with what
+//! Caffe's file has no place for (the random seed, data positions, margin schedules, the loss average). Caffe reads the
+//! first two; we resume from them alone too, only then data starts from its beginning, as in Caffe.
+//!
+//! All three are written under temporary names, synced and then renamed, weights first and state last, so a state file
+//! never appears before what it needs.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use hdf5_metno as hdf5;
+use hdf5_metno::types::{FixedAscii, FixedUnicode};
+use lgm_core::fs::{Staged, publish_all};
+use lgm_core::{Error, Result, State};
+use lgm_net::{hdf5_error, read_dataset, write_dataset};
+use lgm_proto::solver_parameter::SnapshotFormat;
+use lgm_proto::{BlobProto, Parsed, SolverParameter, SolverState};
+use serde::{Deserialize, Serialize};
+use tracing::{info, warn};
+
+use crate::config::field_error;
+use crate::rule;
+use crate::solver::Solver;
+
+/// What Caffe's solver state cannot hold.
+#[derive(Debug, Serialize, Deserialize)]
+struct Extra {
+    version: u32,
+    iter: i32,
+    seed: u64,
+    losses: Vec<f64>,
+    smoothed_loss: f64,
+    train: BTreeMap<String, State>,
+    test: Vec<TestExtra>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct TestExtra {
+    batches: u64,
+    state: BTreeMap<String, State>,
+}
+
+const EXTRA_VERSION: u32 = 1;
+
+/// What a state file says.
+struct Restored {
+    iter: i32,
+    current_step: i32,
+    learned_net: Option<String>,
+    history: Vec<Vec<f32>>,
+}
+
+/// The prefix of snapshot files; its folder is made when it does not exist, so that a run does not end in vain.
+///
+/// # Errors
+/// When the folder cannot be made or written.
+pub(crate) fn check_writable(parsed: &Parsed<SolverParameter>) -> Result<()> {
+    let p = &parsed.message;
+    if p.snapshot() == 0 && !p.snapshot_after_train() {
+        return Ok(());
+    }
+    let prefix = Path::new(p.snapshot_prefix());
+    let folder = prefix.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let fail = |e: std::io::Error| {
+        let text =
+            format!("cannot write snapshots in the folder '{}': {e}; give another snapshot_prefix", folder.display());
+        field_error(&parsed.positions, "snapshot_prefix", text)
+    };
+    if !folder.exists() {
+        info!("Creating the snapshot folder {}", folder.display());
+        std::fs::create_dir_all(folder).map_err(fail)?;
+    }
+    let probe = folder.join(format!(".lgm-caffe-probe-{}", std::process::id()));
+    std::fs::write(&probe, b"").and_then(|()| std::fs::remove_file(&probe)).map_err(fail)
+}
+
+fn extra_path(state: &Path) -> PathBuf {
+    let mut name = state.as_os_str().to_owned();
+    name.push(".lgm");
+    name.into()
+}
+
+impl Solver {
+    fn path(&self, extension: &str) -> PathBuf {
+        format!("{}_iter_{}{extension}", self.param.snapshot_prefix(), self.iter).into()
+    }
+
+    /// Writes weights and state under `snapshot_prefix`, named after the iteration.
+    ///
+    /// # Errors
+    /// When a file cannot be written; nothing has changed on disk then.
+    pub fn snapshot(&mut self) -> Result<()> {
+        let hdf5 = self.param.snapshot_format() == SnapshotFormat::Hdf5;
+        let (model, state) = match hdf5 {
+            true => (self.path(".caffemodel.h5"), self.path(".solverstate.h5")),
+            false => (self.path(".caffemodel"), self.path(".solverstate")),
+        };
+        let kind = if hdf5 { "HDF5" } else { "binary proto" };
+        info!("Snapshotting to {kind} file {}", model.display());
+        let diff = self.param.snapshot_diff();
+        let weights = Staged::write(&model, |tmp| match hdf5 {
+            true => self.net.write_weights_hdf5(tmp, diff),
+            false => self.net.write_weights(tmp, diff),
+        })?;
+        let extra = Staged::write(&extra_path(&state), |tmp| self.write_extra(tmp))?;
+        info!("Snapshotting solver state to {kind} file {}", state.display());
+        let model = model.to_string_lossy().into_owned();
+        let state = Staged::write(&state, |tmp| match hdf5 {
+            true => self.write_state_hdf5(tmp, &model).map_err(hdf5_error(tmp, "write the solver state")),
+            false => self.write_state(tmp, &model),
+        })?;
+        publish_all([weights, extra, state])
+    }
+
+    /// Histories in Caffe's order: the first of every parameter, then the second.
+    fn histories(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let (n, kinds) = (self.history.len(), rule::histories(self.param.r#type()));
+        (0..kinds).flat_map(move |k| (0..n).map(move |i| (i, k)))
+    }
+
+    fn shapes(&self) -> Vec<lgm_core::Shape> {
+        self.net.learnables().map(|l| l.spec.shape.clone()).collect()
+    }
+
+    fn write_state(&self, path: &Path, model: &str) -> Result<()> {
+        let shapes = self.shapes();
+        let blob = |(i, k): (usize, usize)| BlobProto::from_f32(&shapes[i], self.history[i][k].clone(), None);
+        let state = SolverState {
+            iter: Some(self.iter),
+            learned_net: Some(model.into()),
+            history: self.histories().map(blob).collect(),
+            current_step: Some(self.current_step),
+        };
+        std::fs::write(path, lgm_proto::encode(&state)).map_err(Error::io(path, "write"))
+    }
+
+    fn write_state_hdf5(&self, path: &Path, model: &str) -> hdf5::Result<()> {
+        let file = hdf5::File::create(path)?;
+        let int = |name: &str, value: i32| file.new_dataset::<i32>().shape([1]).create(name)?.write_raw(&[value]);
+        int("iter", self.iter)?;
+        int("current_step", self.current_step)?;
+        write_string(&file, "learned_net", model)?;
+        let history = file.create_group("history")?;
+        let shapes = self.shapes();
+        for (n, (i, k)) in self.histories().enumerate() {
+            write_dataset(&history, &n.to_string(), &shapes[i], &self.history[i][k])?;
+        }
+        drop(history);
+        file.close()
+    }
+
+    fn write_extra(&self, path: &Path) -> Result<()> {
+        let extra = Extra {
+            version: EXTRA_VERSION,
+            iter: self.iter,
+            seed: self.seed,
+            losses: self.losses.clone(),
+            smoothed_loss: self.smoothed_loss,
+            train: self.net.state(),
+            test: self.test_nets.iter().map(|t| TestExtra { batches: t.batches, state: t.net.state() }).collect(),
+        };
+        let text = serde_json::to_string_pretty(&extra).map_err(|e| Error::internal(e.to_string()))?;
+        std::fs::write(path, text).map_err(Error::io(path, "write"))
+    }
+
+    /// Takes up a snapshot by its state file (`.solverstate` or `.solverstate.h5`), ours or Caffe's.
+    ///
+    /// # Errors
+    /// When a file is missing or damaged, or belongs to another net or solver type.
+    pub fn restore(&mut self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let state = match lgm_net::is_hdf5(path)? {
+            true => read_state_hdf5(path)?,
+            false => read_state(path)?,
+        };
+        if let Some(model) = &state.learned_net {
+            self.net.load_weights(find_model(model, path)?)?;
+        }
+        let wanted: Vec<(usize, usize)> = self.histories().collect();
+        if state.history.len() != wanted.len() {
+            let what = format!(
+                "holds {} history arrays, but a {} solver on this net keeps {}: was it written for another net or type?",
+                state.history.len(),
+                self.param.r#type(),
+                wanted.len()
+            );
+            return Err(Error::data(path, what));
+        }
+        info!("SGDSolver: restoring history");
+        for ((i, k), found) in wanted.into_iter().zip(state.history) {
+            let mine = &mut self.history[i][k];
+            if mine.len() != found.len() {
+                let l = self.net.learnables().nth(i).map(|l| format!("parameter {} of layer '{}'", l.index, l.layer));
+                let what = format!(
+                    "history of {}: expected {} values, found {}",
+                    l.unwrap_or_default(),
+                    mine.len(),
+                    found.len()
+                );
+                return Err(Error::data(path, what));
+            }
+            *mine = found;
+        }
+        (self.iter, self.current_step) = (state.iter, state.current_step);
+        self.restore_extra(path)
+    }
+
+    fn restore_extra(&mut self, state: &Path) -> Result<()> {
+        let path = extra_path(state);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                info!("There is no {}: data starts from its beginning, as in Caffe", path.display());
+                return Ok(());
+            }
+            Err(e) => return Err(Error::io(&path, "read")(e)),
+        };
+        let extra: Extra = serde_json::from_str(&text).map_err(|e| {
+            Error::data(&path, format!("is damaged: {e}; remove it to resume from {} alone", state.display()))
+        })?;
+        if extra.version != EXTRA_VERSION || extra.iter != self.iter {
+            let what = format!(
+                "is version {} of iteration {}, expected version {EXTRA_VERSION} of iteration {}; remove it to resume from {} \
+                 alone",
+                extra.version,
+                extra.iter,
+                self.iter,
+                state.display()
+            );
+            return Err(Error::data(&path, what));
+        }
+        self.net.restore(&extra.train)?;
+        if extra.test.len() != self.test_nets.len() {
+            warn!(
+                "The snapshot has {} test nets, this solver {}: their data start anew",
+                extra.test.len(),
+                self.test_nets.len()
+            );
+        } else {
+            for (test, extra) in self.test_nets.iter_mut().zip(&extra.test) {
+                test.batches = extra.batches;
+                test.net.restore(&extra.state)?;
+            }
+        }
+        if self.param.random_seed() < 0 {
+            self.seed = extra.seed;
+        }
+        if extra.losses.len() <= self.param.average_loss() as usize {
+            (self.losses, self.smoothed_loss) = (extra.losses, extra.smoothed_loss);
+        }
+        Ok(())
+    }
+}
+
+/// The weights a state names: as named (from the current folder), else beside the state file.
+fn find_model(model: &str, state: &Path) -> Result<PathBuf> {
+    let named = PathBuf::from(model);
+    let beside = state.with_file_name(named.file_name().unwrap_or_default());
+    match (named.exists(), beside.exists()) {
+        (true, _) => Ok(named),
+        (false, true) => {
+            info!("{model} is not there; taking {} beside the state", beside.display());
+            Ok(beside)
+        }
+        (false, false) => Err(Error::data(
+            state,
+            format!("names the weights {model}, which are neither there nor at {}", beside.display()),
+        )),
+    }
+}
+
+fn read_state(path: &Path) -> Result<Restored> {
+    let state: SolverState = lgm_proto::read_binary(path)?;
+    let values = |b: &BlobProto| b.values_f32().map(|v| v.into_owned());
+    let history = state.history.iter().map(values).collect::<lgm_proto::Result<_>>();
+    Ok(Restored {
+        iter: state.iter(),
+        current_step: state.current_step(),
+        learned_net: state.learned_net.clone(),
+        history: history.map_err(|e| Error::data(path, e.to_string()))?,
+    })
+}
+
+fn read_state_hdf5(path: &Path) -> Result<Restored> {
+    let file = hdf5::File::open(path).map_err(hdf5_error(path, "open it as HDF5"))?;
+    let int = |name: &str| -> Result<i32> {
+        let read = || file.dataset(name)?.read_raw::<i32>();
+        let found = read().map_err(hdf5_error(path, format!("read '{name}'")))?;
+        found.first().copied().ok_or_else(|| Error::data(path, format!("'{name}' is empty")))
+    };
+    let group = file.group("history").map_err(hdf5_error(path, "find the group 'history'"))?;
+    let count = group.len();
+    let history = (0..count).map(|i| {
+        let (_, values) =
+            read_dataset(&group, &i.to_string()).map_err(hdf5_error(path, format!("read 'history/{i}'")))?;
+        Ok(values.into_iter().map(|x| x as f32).collect())
+    });
+    let learned_net = match file.link_exists("learned_net") {
+        true => Some(read_string(&file, "learned_net").map_err(hdf5_error(path, "read 'learned_net'"))?),
+        false => None,
+    };
+    Ok(Restored {
+        iter: int("iter")?,
+        current_step: int("current_step")?,
+        learned_net,
+        history: history.collect::<Result<_>>()?,
+    })
+}
+
+/// Longest string kept, a path's limit on Linux. Caffe writes strings of just their length and reads any length.
+const STRING: usize = 4096;
+
+fn write_string(file: &hdf5::File, name: &str, value: &str) -> hdf5::Result<()> {
+    match FixedAscii::<STRING>::from_ascii(value.as_bytes()) {
+        Ok(text) => file.new_dataset::<FixedAscii<STRING>>().create(name)?.write_scalar(&text),
+        Err(_) => {
+            let text = value.parse::<FixedUnicode<STRING>>().map_err(|e| e.to_string())?;
+            file.new_dataset::<FixedUnicode<STRING>>().create(name)?.write_scalar(&text)
+        }
+    }
+}
+
+fn read_string(file: &hdf5::File, name: &str) -> hdf5::Result<String> {
+    let dataset = file.dataset(name)?;
+    match dataset.read_scalar::<FixedAscii<STRING>>() {
+        Ok(text) => Ok(text.as_str().into()),
+        Err(_) => Ok(dataset.read_scalar::<FixedUnicode<STRING>>()?.as_str().into()),
+    }
+}

@@ -1,0 +1,339 @@
+//! The training loop.
+
+use std::time::Instant;
+
+use lgm_core::{Phase, Registry, Result, Step};
+use lgm_net::{Net, Options, fresh_seed, six_digits};
+use lgm_proto::{Parsed, SolverParameter};
+use tracing::info;
+
+use crate::config::{self, NetSource};
+use crate::rate::learning_rate;
+use crate::rule::{self, Update};
+use crate::test::{score_lines, scores_of};
+
+/// What somebody outside asks of a running solver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Go on.
+    None,
+    /// Stop after this iteration, with a snapshot.
+    Stop,
+    /// Write a snapshot and go on.
+    Snapshot,
+}
+
+/// Whoever watches a solver run: signals, a progress bar.
+pub trait Watch {
+    /// Asked between iterations and between test batches.
+    fn action(&mut self) -> Action {
+        Action::None
+    }
+
+    /// Told after each iteration: how many are done, and the smoothed loss.
+    fn progress(&mut self, _iter: i32, _loss: f64) {}
+}
+
+/// A watcher that never interferes.
+impl Watch for () {}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All iterations are done.
+    Done,
+    /// Stopped early on request.
+    Stopped,
+}
+
+/// A net being trained.
+pub struct Solver {
+    pub(crate) param: SolverParameter,
+    pub(crate) net: Net,
+    pub(crate) test_nets: Vec<TestNet>,
+    pub(crate) seed: u64,
+    pub(crate) iter: i32,
+    pub(crate) current_step: i32,
+    /// By learnable parameter: the rule's first and second history.
+    pub(crate) history: Vec<[Vec<f32>; 2]>,
+    pub(crate) losses: Vec<f64>,
+    pub(crate) smoothed_loss: f64,
+    stop: bool,
+}
+
+/// A test net and the number of forward passes it has made.
+pub(crate) struct TestNet {
+    pub net: Net,
+    pub batches: u64,
+}
+
+impl Solver {
+    /// Builds the training net and the test nets of a solver's prototxt and loads its `weights`.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the solver, the nets or the data they name, with its place.
+    pub fn new(parsed: &Parsed<SolverParameter>, registry: &Registry) -> Result<Solver> {
+        parsed.notices.iter().for_each(|n| info!("{n}"));
+        let param = parsed.message.clone();
+        info!("Initializing solver from parameters: \n{}", lgm_proto::to_text(&param));
+        config::check(parsed)?;
+        crate::snapshot::check_writable(parsed)?;
+        let seed = match param.random_seed() {
+            seed if seed >= 0 => seed as u64,
+            _ => {
+                // Below 2^53, so that it can be given as random_seed and kept in any number format.
+                let seed = fresh_seed() >> 11;
+                info!("Random seed: {seed} (random_seed: {seed} repeats this run)");
+                seed
+            }
+        };
+        let build = |source: &NetSource, phase: Phase, over: Option<&lgm_proto::NetState>| -> Result<Net> {
+            let mut options = Options::new(phase, seed);
+            config::merge_state(&mut options.state, source.net.message.state.as_ref());
+            config::merge_state(&mut options.state, over);
+            let mut net = Net::new(&source.net.message, &source.net.positions, registry, &options)?;
+            for path in param.weights.iter().flat_map(|w| w.split(',')).map(str::trim) {
+                info!("Finetuning from {path}");
+                net.load_weights(path)?;
+            }
+            Ok(net)
+        };
+        let train = config::train_net(parsed)?;
+        info!("Creating training net from {}", train.said);
+        let net = build(&train, Phase::Train, param.train_state.as_ref())?;
+        let mut test_nets = Vec::new();
+        for (i, source) in config::test_nets(parsed)?.iter().enumerate() {
+            info!("Creating test net (#{i}) specified by {}", source.said);
+            test_nets.push(TestNet { net: build(source, Phase::Test, param.test_state.get(i))?, batches: 0 });
+        }
+        info!("Solver scaffolding done.");
+        let two = rule::histories(param.r#type()) == 2;
+        let zeros = |n: usize| vec![0.0; n];
+        let history = net.learnables().map(|l| {
+            let n = l.spec.shape.count();
+            [zeros(n), zeros(if two { n } else { 0 })]
+        });
+        let history = history.collect();
+        Ok(Solver {
+            param,
+            net,
+            test_nets,
+            seed,
+            iter: 0,
+            current_step: 0,
+            history,
+            losses: Vec::new(),
+            smoothed_loss: 0.0,
+            stop: false,
+        })
+    }
+
+    /// The training net.
+    pub fn net(&self) -> &Net {
+        &self.net
+    }
+
+    /// The solver's settings.
+    pub fn param(&self) -> &SolverParameter {
+        &self.param
+    }
+
+    /// Iterations done.
+    pub fn iter(&self) -> i32 {
+        self.iter
+    }
+
+    /// Trains to `max_iter`, with tests and snapshots on the way.
+    ///
+    /// # Errors
+    /// When data cannot be read, a layer refuses its input or a snapshot cannot be written.
+    pub fn solve(&mut self, watch: &mut dyn Watch) -> Result<Outcome> {
+        info!("Solving {}", self.net.name());
+        info!("Learning Rate Policy: {}", self.param.lr_policy());
+        self.stop = false;
+        self.run_to(self.param.max_iter(), watch)?;
+        let just_saved = self.param.snapshot() > 0 && self.iter % self.param.snapshot() == 0;
+        if self.param.snapshot_after_train() && !just_saved {
+            self.snapshot()?;
+        }
+        if self.stop {
+            info!("Optimization stopped early.");
+            return Ok(Outcome::Stopped);
+        }
+        if self.due(self.param.display()) {
+            let loss = self.net.forward(&self.step(0))?;
+            self.smooth(loss);
+            info!("Iteration {}, loss = {}", self.iter, six_digits(self.smoothed_loss));
+        }
+        if self.due(self.param.test_interval()) {
+            self.test_all(watch)?;
+        }
+        info!("Optimization Done.");
+        Ok(Outcome::Done)
+    }
+
+    fn due(&self, every: i32) -> bool {
+        every > 0 && self.iter % every == 0
+    }
+
+    fn step(&self, sub_batch: i32) -> Step {
+        let batch = self.iter as u64 * self.param.iter_size() as u64 + sub_batch as u64;
+        Step { seed: self.seed, iter: self.iter as u64, batch }
+    }
+
+    fn run_to(&mut self, last: i32, watch: &mut dyn Watch) -> Result<()> {
+        let (mut lap, mut lap_iter) = (Instant::now(), self.iter);
+        while self.iter < last {
+            if self.due(self.param.test_interval()) && (self.iter > 0 || self.param.test_initialization()) {
+                self.test_all(watch)?;
+                if self.stop {
+                    return Ok(());
+                }
+            }
+            let display = self.due(self.param.display());
+            self.net.set_debug_info(display && self.param.debug_info());
+            self.net.clear_param_diffs()?;
+            self.net.begin_iteration(self.iter as u64);
+            let mut loss = 0.0;
+            for sub_batch in 0..self.param.iter_size() {
+                let step = self.step(sub_batch);
+                loss += self.net.forward(&step)?;
+                self.net.backward(&step)?;
+            }
+            self.smooth(loss / self.param.iter_size() as f64);
+            if display {
+                let seconds = lap.elapsed().as_secs_f64();
+                let rate = if seconds > 0.0 { (self.iter - lap_iter) as f64 / seconds } else { 0.0 };
+                info!(
+                    "Iteration {} ({} iter/s, {}s/{} iters), loss = {}",
+                    self.iter,
+                    six_digits(rate),
+                    six_digits(seconds),
+                    self.param.display(),
+                    six_digits(self.smoothed_loss)
+                );
+                (lap, lap_iter) = (Instant::now(), self.iter);
+                score_lines(&self.net, &scores_of(&self.net), 1.0, |line| info!("    Train net output {line}"));
+            }
+            self.update(display)?;
+            watch.progress(self.iter, self.smoothed_loss);
+            let action = watch.action();
+            if self.due(self.param.snapshot()) || action == Action::Snapshot {
+                self.snapshot()?;
+            }
+            if action == Action::Stop {
+                self.stop = true;
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Updates every parameter from its gradient and counts the iteration.
+    fn update(&mut self, display: bool) -> Result<()> {
+        let rate = learning_rate(&self.param, self.iter, &mut self.current_step);
+        if display {
+            info!("Iteration {}, lr = {}", self.iter, six_digits(rate as f64));
+        }
+        let scale = self.clip()? / self.param.iter_size() as f32;
+        if self.net.debug_info() {
+            self.net.log_update();
+        }
+        let mults: Vec<(f32, f32)> = self.net.learnables().map(|l| (l.lr_mult, l.decay_mult)).collect();
+        for (i, (lr_mult, decay_mult)) in mults.into_iter().enumerate() {
+            let update = Update {
+                scale,
+                rate: rate * lr_mult,
+                decay: self.param.weight_decay() * decay_mult,
+                l1: self.param.regularization_type() == "L1",
+                iter: self.iter,
+            };
+            let (data, diff) = self.net.learnable::<f32>(i)?;
+            let [first, second] = &mut self.history[i];
+            rule::apply(&self.param, update, data, diff, first, second);
+        }
+        self.iter += 1;
+        Ok(())
+    }
+
+    /// The factor that brings the gradients' common norm down to `clip_gradients`.
+    fn clip(&mut self) -> Result<f32> {
+        let limit = self.param.clip_gradients();
+        if limit < 0.0 {
+            return Ok(1.0);
+        }
+        let mut sumsq = 0.0f64;
+        for i in 0..self.history.len() {
+            sumsq += lgm_cpu::elementwise::sumsq(self.net.learnable::<f32>(i)?.1) as f64;
+        }
+        let norm = sumsq.sqrt() as f32;
+        if norm <= limit {
+            return Ok(1.0);
+        }
+        let factor = limit / norm;
+        info!(
+            "Gradient clipping: scaling down gradients (L2 norm {} > {}) by scale factor {}",
+            six_digits(norm as f64),
+            six_digits(limit as f64),
+            six_digits(factor as f64)
+        );
+        Ok(factor)
+    }
+
+    /// The mean of the last `average_loss` losses, as Caffe keeps it.
+    fn smooth(&mut self, loss: f64) {
+        let window = self.param.average_loss() as usize;
+        if self.losses.len() < window {
+            self.losses.push(loss);
+            let n = self.losses.len() as f64;
+            self.smoothed_loss = (self.smoothed_loss * (n - 1.0) + loss) / n;
+        } else {
+            // Indexed by iteration, so that a resumed run replaces the same entries.
+            let oldest = self.iter as usize % window;
+            self.smoothed_loss += (loss - self.losses[oldest]) / window as f64;
+            self.losses[oldest] = loss;
+        }
+    }
+
+    fn test_all(&mut self, watch: &mut dyn Watch) -> Result<()> {
+        for id in 0..self.test_nets.len() {
+            if self.stop {
+                break;
+            }
+            self.test(id, watch)?;
+        }
+        Ok(())
+    }
+
+    fn test(&mut self, id: usize, watch: &mut dyn Watch) -> Result<()> {
+        info!("Iteration {}, Testing net (#{id})", self.iter);
+        let passes = self.param.test_iter[id];
+        let (mut loss, mut scores) = (0.0, Vec::new());
+        for pass in 0..passes {
+            match watch.action() {
+                Action::Snapshot => self.snapshot()?,
+                Action::Stop => {
+                    self.stop = true;
+                    info!("Test interrupted.");
+                    return Ok(());
+                }
+                Action::None => {}
+            }
+            let test = &mut self.test_nets[id];
+            let step = Step { seed: self.seed, iter: self.iter as u64, batch: test.batches };
+            loss += self.net.lend_params(&mut test.net, |net| net.forward(&step))?;
+            test.batches += 1;
+            let found = scores_of(&test.net);
+            if pass == 0 {
+                scores = found;
+            } else {
+                scores.iter_mut().zip(found).for_each(|(sum, s)| sum.value += s.value);
+            }
+        }
+        if self.param.test_compute_loss() {
+            info!("Test loss: {}", six_digits(loss / passes as f64));
+        }
+        score_lines(&self.test_nets[id].net, &scores, 1.0 / passes as f64, |line| info!("    Test net output {line}"));
+        Ok(())
+    }
+}
