@@ -1,3 +1,1 @@
-#[path = "../../core/src/dtype.rs"]
-mod dtype;
-pub use dtype::*;
+pub use lgm_core::Float;

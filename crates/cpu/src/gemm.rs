@@ -7,7 +7,7 @@
 
 use crate::Float;
 use crate::kernel::{Kernel, Micro, TileArgs, micro};
-use crate::pack::{Panels, Strides, pack_panel};
+use crate::pack::{Panels, Strides, pack_panel, pack_wide};
 use crate::parallel::{Shared, tasks};
 use crate::scratch::Scratch;
 
@@ -207,6 +207,9 @@ fn pack_columns<T: Float>(
         let (from, to) = (t * TASK_COLS, ((t + 1) * TASK_COLS).min(cols));
         // SAFETY: tasks own whole panels, TASK_COLS being a multiple of every kernel's nr.
         let part = unsafe { shared.part(from * depth..to.next_multiple_of(nr) * depth) };
+        if b.strides.across == 1 {
+            return pack_wide(b.from(j0 + from, p0), b.strides.along, (to - from, depth), part, nr);
+        }
         for (q, panel) in part.chunks_mut(nr * depth).enumerate() {
             let j = from + q * nr;
             pack_panel(micro, b.from(j0 + j, p0), b.strides, (nr.min(to - j), depth), panel, nr);

@@ -6,6 +6,8 @@
 //! whatever the number of rayon threads.
 
 mod base;
+pub mod conv;
+pub mod elementwise;
 mod gemm;
 mod gemv;
 mod kernel;
@@ -16,7 +18,8 @@ mod scratch;
 mod testing;
 
 pub use base::Float;
+pub use conv::{ConvGeometry, col2im_nd, im2col_nd};
 pub use gemm::{Trans, gemm, gemm_with};
 pub use gemv::{gemv, ger};
 pub use kernel::Kernel;
-pub use parallel::{BLOCK, for_blocks, for_each_row};
+pub use parallel::{BLOCK, for_blocks, for_each_block, for_each_row};

@@ -69,3 +69,32 @@ pub(crate) fn pack_panel<T: Float>(
         unsafe { (micro.transpose)(width, k, src.as_ptr(), strides.across, dst.as_mut_ptr(), ld) }
     }
 }
+
+/// Packs `cols` columns of a B that is contiguous across them into panels of `nr`, row by row, so that the source is
+/// read front to back.
+pub(crate) fn pack_wide<T: Float>(src: &[T], ld_src: usize, (cols, k): (usize, usize), dst: &mut [T], nr: usize) {
+    for p in 0..k {
+        let row = &src[p * ld_src..][..cols];
+        copy_to_panels(row, &mut dst[p * nr..], nr, nr * k);
+    }
+}
+
+/// Deals a row into pieces of `nr`, `step` apart in `dst`.
+#[inline]
+pub(crate) fn copy_to_panels<T: Float>(row: &[T], dst: &mut [T], nr: usize, step: usize) {
+    let pieces = row.chunks_exact(nr);
+    let tail = pieces.remainder();
+    let mut at = 0;
+    for piece in pieces {
+        match nr {
+            32 => dst[at..][..32].copy_from_slice(&piece[..32]),
+            16 => dst[at..][..16].copy_from_slice(&piece[..16]),
+            8 => dst[at..][..8].copy_from_slice(&piece[..8]),
+            _ => dst[at..][..nr].copy_from_slice(piece),
+        }
+        at += step;
+    }
+    if !tail.is_empty() {
+        dst[at..][..tail.len()].copy_from_slice(tail);
+    }
+}

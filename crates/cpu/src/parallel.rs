@@ -38,6 +38,15 @@ pub fn for_each_row<T: Send>(dst: &mut [T], row_len: usize, task: impl Fn(usize,
     }
 }
 
+/// Calls `task(offset, part)` for consecutive parts of [`BLOCK`] elements of `dst`, in parallel.
+pub fn for_each_block<T: Send>(dst: &mut [T], task: impl Fn(usize, &mut [T]) + Sync) {
+    if dst.len() <= BLOCK || rayon::current_num_threads() == 1 {
+        dst.chunks_mut(BLOCK).enumerate().for_each(|(b, part)| task(b * BLOCK, part));
+    } else {
+        dst.par_chunks_mut(BLOCK).enumerate().for_each(|(b, part)| task(b * BLOCK, part));
+    }
+}
+
 /// A mutable slice that tasks write disjoint parts of.
 pub(crate) struct Shared<'a, T> {
     ptr: *mut T,

@@ -32,40 +32,73 @@ pub(super) unsafe fn tile<T: Float, const R: usize, const N: usize, const FMA: b
 ) {
     let mut acc = [[T::zero(); N]; R];
     let (mut a, mut b) = (t.a, t.b);
-    let full = rows == R && cols == N;
-    for _ in 0..t.k {
-        let (mut av, mut bv) = ([T::zero(); R], [T::zero(); N]);
-        if full {
+    if rows == R && cols == N {
+        for _ in 0..t.k {
             // SAFETY: a full tile reads R elements of A and N of B at each step, as the caller promises.
-            unsafe {
-                av = a.cast::<[T; R]>().read();
-                bv = b.cast::<[T; N]>().read();
-            }
-        } else {
+            let (av, bv) = unsafe { (a.cast::<[T; R]>().read(), b.cast::<[T; N]>().read()) };
+            step::<T, R, N, FMA>(&mut acc, &av, &bv);
+            (a, b) = (a.wrapping_add(R), b.wrapping_add(t.ldb));
+        }
+    } else {
+        let (mut av, mut bv) = ([T::zero(); R], [T::zero(); N]);
+        for _ in 0..t.k {
             // SAFETY: rows and cols elements are there.
             unsafe {
                 av.iter_mut().take(rows).enumerate().for_each(|(i, v)| *v = *a.add(i));
                 bv.iter_mut().take(cols).enumerate().for_each(|(j, v)| *v = *b.add(j));
             }
-        }
-        for i in 0..R {
-            for j in 0..N {
-                acc[i][j] = if FMA { av[i].mul_add(bv[j], acc[i][j]) } else { acc[i][j] + av[i] * bv[j] };
-            }
-        }
-        // SAFETY: at most one past the panels' ends.
-        unsafe {
-            a = a.add(rows);
-            b = b.wrapping_add(t.ldb);
+            step::<T, R, N, FMA>(&mut acc, &av, &bv);
+            (a, b) = (a.wrapping_add(rows), b.wrapping_add(t.ldb));
         }
     }
-    for (i, row) in acc.iter().enumerate().take(rows) {
+    if rows == R && cols == N {
+        // SAFETY: the whole tile of C is there.
+        unsafe { store::<T, R, N>(&acc, t.c, t.ldc, t.alpha, t.accumulate) };
+        return;
+    }
+    // A partial tile goes through a whole one: indices that vary would keep the accumulators in memory.
+    let mut whole = [[T::zero(); N]; R];
+    // SAFETY: `whole` has R rows of N.
+    unsafe { store::<T, R, N>(&acc, whole.as_mut_ptr().cast(), N, t.alpha, false) };
+    for (i, row) in whole.iter().enumerate().take(rows) {
         for (j, &v) in row.iter().enumerate().take(cols) {
             // SAFETY: (i, j) lies in the tile of C.
             unsafe {
                 let c = t.c.add(i * t.ldc + j);
-                *c = if t.accumulate { *c + t.alpha * v } else { t.alpha * v };
+                *c = if t.accumulate { *c + v } else { v };
             }
+        }
+    }
+}
+
+/// Writes a whole tile.
+///
+/// # Safety
+/// `c` must have R rows of N elements, `ldc` apart.
+#[inline(always)]
+unsafe fn store<T: Float, const R: usize, const N: usize>(
+    acc: &[[T; N]; R],
+    c: *mut T,
+    ldc: usize,
+    alpha: T,
+    accumulate: bool,
+) {
+    for (i, row) in acc.iter().enumerate() {
+        // SAFETY: row i of the tile.
+        unsafe {
+            let c = c.add(i * ldc).cast::<[T; N]>();
+            let old = if accumulate { c.read() } else { [T::zero(); N] };
+            c.write(std::array::from_fn(|j| if accumulate { old[j] + alpha * row[j] } else { alpha * row[j] }));
+        }
+    }
+}
+
+/// One outer product added to the accumulators.
+#[inline(always)]
+fn step<T: Float, const R: usize, const N: usize, const FMA: bool>(acc: &mut [[T; N]; R], a: &[T; R], b: &[T; N]) {
+    for i in 0..R {
+        for j in 0..N {
+            acc[i][j] = if FMA { a[i].mul_add(b[j], acc[i][j]) } else { acc[i][j] + a[i] * b[j] };
         }
     }
 }

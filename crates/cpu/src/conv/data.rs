@@ -1,0 +1,150 @@
+//! The input gradient of a strided convolution: blocks of Wᵀ·dY scattered into dx.
+
+use super::patches::Plane;
+use crate::Float;
+use crate::gemm::{KC, even_block};
+use crate::kernel::{Micro, TileArgs};
+use crate::pack::{Panels, copy_to_panels};
+use crate::parallel::{Shared, tasks};
+use crate::scratch::Scratch;
+
+/// Output positions computed at once.
+const POSITIONS: usize = 512;
+/// Rows of Wᵀ that one task takes, about.
+const ROWS: usize = 160;
+
+/// dx from dy, overwriting dx. A task is some input channels of one image; their blocks of columns follow in order.
+#[allow(clippy::too_many_arguments)]
+pub(super) fn backward_data<T: Float>(
+    micro: &Micro<T>,
+    plane: &Plane,
+    groups: usize,
+    out_channels: usize,
+    batch: usize,
+    w: &[T],
+    dy: &[T],
+    dx: &mut [T],
+) {
+    let (inner, patch, taps) = (out_channels / groups, plane.patch_len(), plane.taps());
+    let share = even_block(plane.channels, ROWS.div_ceil(taps));
+    let shares = plane.channels.div_ceil(share);
+    let area = plane.out_area();
+    let parallel = batch * out_channels * area * patch >= 1 << 19;
+
+    // A = Wᵀ, one block for each group and share of the channels; within it, blocks of the inner extent, then panels.
+    let mut packed = Scratch::<T>::new(groups * patch * inner);
+    let block = even_block(inner, KC);
+    let shared = Shared::new(&mut packed);
+    let rows_of = |q: usize| q * share * taps..((q + 1) * share).min(plane.channels) * taps;
+    tasks(groups * shares, parallel, |t| {
+        let (group, rows) = (t / shares, rows_of(t % shares));
+        let panels = Panels::new(rows.len(), micro.mr);
+        // SAFETY: each task packs rows of its own.
+        let dst = unsafe { shared.part((group * patch + rows.start) * inner..(group * patch + rows.end) * inner) };
+        let mut at = 0;
+        for from in (0..inner).step_by(block) {
+            for i in 0..panels.count {
+                let (start, height) = (rows.start + panels.start(i), panels.height(i));
+                for o in from..(from + block).min(inner) {
+                    dst[at..at + height].copy_from_slice(&w[(group * inner + o) * patch + start..][..height]);
+                    at += height;
+                }
+            }
+        }
+    });
+
+    let packed = &packed;
+    let dx = Shared::new(dx);
+    tasks(batch * groups * shares, parallel, |t| {
+        let (image, group, q) = (t / shares / groups, t / shares % groups, t % shares);
+        let rows = rows_of(q);
+        let channels = rows.start / taps..rows.end / taps;
+        let base = (image * groups + group) * plane.channels;
+        // SAFETY: the channels of an image belong to one task.
+        let dx = unsafe { dx.part((base + channels.start) * plane.area()..(base + channels.end) * plane.area()) };
+        dx.fill(T::zero());
+        let dy = &dy[(image * groups + group) * inner * area..][..inner * area];
+        let a = &packed[(group * patch + rows.start) * inner..(group * patch + rows.end) * inner];
+        let most = POSITIONS.min(area);
+        let mut b = Scratch::<T>::new(block * most.next_multiple_of(micro.nr));
+        let mut col = Scratch::<T>::new(rows.len() * most);
+        for s in (0..area).step_by(most) {
+            let cols = most.min(area - s);
+            product(micro, a, rows.len(), inner, block, &dy[s..], area, cols, &mut b, &mut col);
+            scatter(plane, s, cols, &col, dx);
+        }
+    });
+}
+
+/// col = A·dY over `cols` columns.
+#[allow(clippy::too_many_arguments)]
+fn product<T: Float>(
+    micro: &Micro<T>,
+    a: &[T],
+    rows: usize,
+    inner: usize,
+    block: usize,
+    dy: &[T],
+    ld: usize,
+    cols: usize,
+    b: &mut [T],
+    col: &mut [T],
+) {
+    let (panels, nr) = (Panels::new(rows, micro.mr), micro.nr);
+    for from in (0..inner).step_by(block) {
+        let depth = block.min(inner - from);
+        for p in 0..depth {
+            copy_to_panels(&dy[(from + p) * ld..][..cols], &mut b[p * nr..], nr, nr * depth);
+        }
+        for i in 0..panels.count {
+            let (start, height) = (panels.start(i), panels.height(i));
+            let a = &a[from * rows + start * depth..][..height * depth];
+            for j in (0..cols).step_by(nr) {
+                let width = nr.min(cols - j);
+                let b = &b[j * depth..][..(depth - 1) * nr + width];
+                let c = &mut col[start * cols + j..][..(height - 1) * cols + width];
+                let args = TileArgs {
+                    k: depth,
+                    a: a.as_ptr(),
+                    b: b.as_ptr(),
+                    ldb: nr,
+                    c: c.as_mut_ptr(),
+                    ldc: cols,
+                    alpha: T::one(),
+                    accumulate: from > 0,
+                };
+                // SAFETY: the panels hold `depth` steps, and the tile of `col` was sliced to size.
+                unsafe { (micro.run)(height, width, &args) }
+            }
+        }
+    }
+}
+
+/// Adds the columns of positions `s..s + cols` to the channels of dx that they were taken from.
+fn scatter<T: Float>(plane: &Plane, s: usize, cols: usize, col: &[T], dx: &mut [T]) {
+    let taps = plane.taps();
+    for (row, col) in col.chunks_exact(cols).take(dx.len() / plane.area() * taps).enumerate() {
+        let (i, j) = (row % taps / plane.kw, row % plane.kw);
+        let channel = &mut dx[row / taps * plane.area()..][..plane.area()];
+        let mut at = 0;
+        while at < cols {
+            let (oh, ow) = ((s + at) / plane.ow, (s + at) % plane.ow);
+            let len = (plane.ow - ow).min(cols - at);
+            let ih = (oh * plane.sh + i * plane.dh) as isize - plane.ph;
+            if (0..plane.h as isize).contains(&ih) {
+                let line = &mut channel[ih as usize * plane.w..][..plane.w];
+                let shift = (j * plane.dw) as isize - plane.pw;
+                let first = (-shift).max(0).unsigned_abs().div_ceil(plane.sw).max(ow);
+                let end = ((plane.w as isize - shift).max(0).unsigned_abs().div_ceil(plane.sw)).min(ow + len);
+                if first < end {
+                    let from = ((first * plane.sw) as isize + shift) as usize;
+                    let src = &col[at + first - ow..at + end - ow];
+                    for (d, &v) in line[from..].iter_mut().step_by(plane.sw).zip(src) {
+                        *d += v;
+                    }
+                }
+            }
+            at += len;
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Any number of spatial axes, by a matrix of patches for each image; also the patches by themselves.
+
+use super::{Algorithm, ConvGeometry};
+use crate::parallel::for_each_row;
+use crate::scratch::Scratch;
+use crate::{Float, Trans, gemm_with};
+
+/// Steps a multi-index through `extents`, innermost fastest; false once it has wrapped.
+fn advance(index: &mut [usize], extents: &[usize]) -> bool {
+    for (i, &n) in index.iter_mut().zip(extents).rev() {
+        *i += 1;
+        if *i < n {
+            return true;
+        }
+        *i = 0;
+    }
+    false
+}
+
+impl ConvGeometry {
+    /// Calls `visit(position, offset)` for every output position, with the offset in a channel of the input under the
+    /// kernel element `tap`, or `None` where that is padding.
+    fn visit(&self, tap: usize, mut visit: impl FnMut(usize, Option<usize>)) {
+        let axes = self.input.len();
+        let mut tap_index = smallvec::SmallVec::<[usize; 6]>::from_elem(0, axes);
+        let mut rest = tap;
+        for d in (0..axes).rev() {
+            tap_index[d] = rest % self.kernel[d];
+            rest /= self.kernel[d];
+        }
+        let mut at = smallvec::SmallVec::<[usize; 6]>::from_elem(0, axes);
+        let mut position = 0;
+        if self.output_area() == 0 {
+            return;
+        }
+        loop {
+            let mut offset = Some(0usize);
+            for d in 0..axes {
+                let i = (at[d] * self.stride[d] + tap_index[d] * self.dilation[d]).wrapping_sub(self.pad[d]);
+                offset = offset.filter(|_| i < self.input[d]).map(|o| o * self.input[d] + i);
+            }
+            visit(position, offset);
+            position += 1;
+            if !advance(&mut at, &self.output) {
+                return;
+            }
+        }
+    }
+
+    fn taps(&self) -> usize {
+        self.kernel.iter().product()
+    }
+
+    fn input_area(&self) -> usize {
+        self.input.iter().product()
+    }
+}
+
+/// The patches of one image: `col[(c·taps + tap)·positions + position]`, over all channels of x, zero in the padding.
+///
+/// # Panics
+/// When `x` or `col` is too short.
+pub fn im2col_nd<T: Float>(geometry: &ConvGeometry, x: &[T], col: &mut [T]) {
+    let (taps, area, positions) = (geometry.taps(), geometry.input_area(), geometry.output_area());
+    let col = &mut col[..geometry.in_channels * taps * positions];
+    for_each_row(col, positions, |row, col| {
+        let channel = &x[row / taps * area..][..area];
+        geometry.visit(row % taps, |p, offset| col[p] = offset.map_or(T::zero(), |o| channel[o]));
+    });
+}
+
+/// The adjoint of [`im2col_nd`]: sums the patches into `x`, overwriting it.
+///
+/// # Panics
+/// When `x` or `col` is too short.
+pub fn col2im_nd<T: Float>(geometry: &ConvGeometry, col: &[T], x: &mut [T]) {
+    let (taps, area, positions) = (geometry.taps(), geometry.input_area(), geometry.output_area());
+    for_each_row(&mut x[..geometry.in_channels * area], area, |c, channel| {
+        channel.fill(T::zero());
+        for tap in 0..taps {
+            let col = &col[(c * taps + tap) * positions..][..positions];
+            geometry.visit(tap, |p, offset| {
+                if let Some(o) = offset {
+                    channel[o] += col[p];
+                }
+            });
+        }
+    });
+}
+
+pub(super) fn forward<T: Float>(
+    geometry: &ConvGeometry,
+    algorithm: Algorithm,
+    batch: usize,
+    x: &[T],
+    w: &[T],
+    bias: Option<&[T]>,
+    y: &mut [T],
+) {
+    let (k, s, rows) = (geometry.patch_len(), geometry.output_area(), geometry.out_channels / geometry.group);
+    let mut col = Scratch::<T>::new(geometry.group * k * s);
+    for image in 0..batch {
+        im2col_nd(geometry, &x[image * geometry.input_len()..], &mut col);
+        let y = &mut y[image * geometry.output_len()..][..geometry.output_len()];
+        let beta = match bias {
+            Some(bias) => {
+                y.chunks_exact_mut(s).zip(bias).for_each(|(row, &b)| row.fill(b));
+                T::one()
+            }
+            None => T::zero(),
+        };
+        for g in 0..geometry.group {
+            let (w, col, y) = (&w[g * rows * k..], &col[g * k * s..], &mut y[g * rows * s..]);
+            gemm_with(algorithm.kernel, Trans::No, Trans::No, rows, s, k, T::one(), w, k, col, s, beta, y, s);
+        }
+    }
+}
+
+pub(super) fn backward_data<T: Float>(
+    geometry: &ConvGeometry,
+    algorithm: Algorithm,
+    batch: usize,
+    w: &[T],
+    dy: &[T],
+    dx: &mut [T],
+) {
+    let (k, s, rows) = (geometry.patch_len(), geometry.output_area(), geometry.out_channels / geometry.group);
+    let mut col = Scratch::<T>::new(geometry.group * k * s);
+    for image in 0..batch {
+        let dy = &dy[image * geometry.output_len()..];
+        for g in 0..geometry.group {
+            let (w, dy, col) = (&w[g * rows * k..], &dy[g * rows * s..], &mut col[g * k * s..]);
+            let (one, zero) = (T::one(), T::zero());
+            gemm_with(algorithm.kernel, Trans::Yes, Trans::No, k, s, rows, one, w, k, dy, s, zero, col, s);
+        }
+        col2im_nd(geometry, &col, &mut dx[image * geometry.input_len()..]);
+    }
+}
+
+pub(super) fn backward_weights<T: Float>(
+    geometry: &ConvGeometry,
+    algorithm: Algorithm,
+    batch: usize,
+    x: &[T],
+    dy: &[T],
+    dw: &mut [T],
+) {
+    let (k, s, rows) = (geometry.patch_len(), geometry.output_area(), geometry.out_channels / geometry.group);
+    let mut col = Scratch::<T>::new(geometry.group * k * s);
+    for image in 0..batch {
+        im2col_nd(geometry, &x[image * geometry.input_len()..], &mut col);
+        let dy = &dy[image * geometry.output_len()..];
+        for g in 0..geometry.group {
+            let (dy, col, dw) = (&dy[g * rows * s..], &col[g * k * s..], &mut dw[g * rows * k..]);
+            let one = T::one();
+            gemm_with(algorithm.kernel, Trans::No, Trans::Yes, rows, k, s, one, dy, s, col, s, one, dw, k);
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Patches of a two-dimensional input, laid out as a matrix product wants them.
+
+use smallvec::SmallVec;
+
+use crate::Float;
+use crate::kernel::vectorized;
+
+/// A two-dimensional convolution within one group. Padding may be negative: the input is then cropped.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plane {
+    pub channels: usize,
+    pub h: usize,
+    pub w: usize,
+    pub oh: usize,
+    pub ow: usize,
+    pub kh: usize,
+    pub kw: usize,
+    pub sh: usize,
+    pub sw: usize,
+    pub ph: isize,
+    pub pw: isize,
+    pub dh: usize,
+    pub dw: usize,
+}
+
+impl Plane {
+    /// Elements of one input channel.
+    pub fn area(&self) -> usize {
+        self.h * self.w
+    }
+
+    /// Output positions.
+    pub fn out_area(&self) -> usize {
+        self.oh * self.ow
+    }
+
+    /// Kernel elements.
+    pub fn taps(&self) -> usize {
+        self.kh * self.kw
+    }
+
+    /// Inner extent of the product.
+    pub fn patch_len(&self) -> usize {
+        self.channels * self.taps()
+    }
+
+    /// Length of the blocks that the inner extent is cut into: whole channels where they fit `most`.
+    pub fn depth_block(&self, most: usize) -> usize {
+        let taps = self.taps();
+        if taps <= most {
+            crate::gemm::even_block(self.channels, most / taps) * taps
+        } else {
+            crate::gemm::even_block(self.patch_len(), most)
+        }
+    }
+
+    /// Input columns that one output row reaches over.
+    fn reach_w(&self) -> usize {
+        (self.ow - 1) * self.sw + (self.kw - 1) * self.dw + 1
+    }
+
+    fn needs_padding(&self) -> bool {
+        let reach_h = (self.oh - 1) * self.sh + (self.kh - 1) * self.dh + 1;
+        (self.ph, self.pw) != (0, 0) || reach_h > self.h || self.reach_w() > self.w
+    }
+
+    /// Most elements of scratch that [`window`](Self::window) uses, for `positions` outputs of an image and blocks of
+    /// `depth` along the inner extent.
+    pub fn window_len(&self, positions: usize, depth: usize) -> usize {
+        if !self.needs_padding() {
+            return 0;
+        }
+        let rows = self.oh.min(positions.div_ceil(self.ow) + 1);
+        let channels = self.channels.min(depth.div_ceil(self.taps()) + 1);
+        channels * ((rows - 1) * self.sh + (self.kh - 1) * self.dh + 1) * self.reach_w()
+    }
+
+    /// The part of an image (`channels` × h × w) that `positions` and inner indices `depth` need, padded with zeros into
+    /// `scratch` unless the image has it all.
+    pub fn window<'a, T: Float>(
+        &self,
+        image: &'a [T],
+        positions: &std::ops::Range<usize>,
+        depth: &std::ops::Range<usize>,
+        scratch: &'a mut [T],
+    ) -> Window<'a, T> {
+        let taps = self.taps();
+        let (c0, c1) = (depth.start / taps, depth.end.div_ceil(taps));
+        let (oh0, oh1) = (positions.start / self.ow, (positions.end - 1) / self.ow);
+        if !self.needs_padding() {
+            let from = c0 * self.area() + oh0 * self.sh * self.w;
+            return Window { data: &image[from..], pitch: self.w, channel_pitch: self.area(), c0, oh0 };
+        }
+        let (rows, width) = ((oh1 - oh0) * self.sh + (self.kh - 1) * self.dh + 1, self.reach_w());
+        let top = (oh0 * self.sh) as isize - self.ph;
+        let left = self.pw.clamp(0, width as isize) as usize;
+        let from = (-self.pw).max(0) as usize;
+        let len = self.w.saturating_sub(from).min(width - left);
+        for c in c0..c1 {
+            for r in 0..rows {
+                let dst = &mut scratch[((c - c0) * rows + r) * width..][..width];
+                let ih = top + r as isize;
+                if ih < 0 || ih >= self.h as isize || len == 0 {
+                    dst.fill(T::zero());
+                } else {
+                    let src = &image[c * self.area() + ih as usize * self.w + from..][..len];
+                    dst[..left].fill(T::zero());
+                    dst[left..left + len].copy_from_slice(src);
+                    dst[left + len..].fill(T::zero());
+                }
+            }
+        }
+        Window { data: &*scratch, pitch: width, channel_pitch: rows * width, c0, oh0 }
+    }
+
+    /// Cuts `positions` into runs along output rows, none crossing a multiple of `cut` columns; the first has column
+    /// `column`. `place` maps a column to where it begins in the destination.
+    pub fn runs(
+        &self,
+        positions: std::ops::Range<usize>,
+        column: usize,
+        cut: usize,
+        pitch: usize,
+        place: impl Fn(usize) -> usize,
+    ) -> Runs {
+        let oh0 = positions.start / self.ow;
+        let mut runs = Runs::new();
+        let mut s = positions.start;
+        while s < positions.end {
+            let (oh, ow) = (s / self.ow, s % self.ow);
+            let at = column + (s - positions.start);
+            let len = (self.ow - ow).min(positions.end - s).min(cut - at % cut);
+            runs.push(Run { src: (oh - oh0) * self.sh * pitch + ow * self.sw, dst: place(at), len });
+            s += len;
+        }
+        runs
+    }
+}
+
+/// Input elements of some rows and channels, all that a run reads being there.
+pub(super) struct Window<'a, T> {
+    data: &'a [T],
+    /// Distance between rows.
+    pub pitch: usize,
+    channel_pitch: usize,
+    c0: usize,
+    oh0: usize,
+}
+
+/// Consecutive outputs of a row, and where they go.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Run {
+    src: usize,
+    dst: usize,
+    len: usize,
+}
+
+/// The runs of a task, on the stack for the usual counts.
+pub(super) type Runs = SmallVec<[Run; 64]>;
+
+impl<T: Float> Window<'_, T> {
+    /// Copies the patches' elements: for each inner index k of `depth` and each run, `len` elements to
+    /// `dst[run.dst + (k - depth.start) * step..]`.
+    pub fn fill(&self, plane: &Plane, depth: std::ops::Range<usize>, runs: &[Run], step: usize, dst: &mut [T]) {
+        debug_assert!(self.oh0 < plane.oh);
+        let taps = plane.taps();
+        for k in depth.clone() {
+            let (c, i, j) = (k / taps, k % taps / plane.kw, k % plane.kw);
+            let src = &self.data[(c - self.c0) * self.channel_pitch + i * plane.dh * self.pitch + j * plane.dw..];
+            let dst = &mut dst[(k - depth.start) * step..];
+            match plane.sw {
+                1 => copy_runs(src, runs, dst),
+                2 => every_second(src, runs, dst),
+                s => {
+                    for run in runs {
+                        for (t, d) in dst[run.dst..][..run.len].iter_mut().enumerate() {
+                            *d = src[run.src + t * s];
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+vectorized! {
+    fn copy_runs[T: Float](src: &[T], runs: &[Run], dst: &mut [T]) {
+        for run in runs {
+            let (s, d) = (&src[run.src..][..run.len], &mut dst[run.dst..][..run.len]);
+            // The usual lengths as constants become a move or two rather than a call.
+            match run.len {
+                32 => d[..32].copy_from_slice(&s[..32]),
+                16 => d[..16].copy_from_slice(&s[..16]),
+                8 => d[..8].copy_from_slice(&s[..8]),
+                _ => {
+                    for (d, &s) in d.iter_mut().zip(s) {
+                        *d = s;
+                    }
+                }
+            }
+        }
+    }
+}
+
+vectorized! {
+    fn every_second[T: Float](src: &[T], runs: &[Run], dst: &mut [T]) {
+        for run in runs {
+            let s = &src[run.src..][..2 * run.len - 1];
+            let d = &mut dst[run.dst..][..run.len];
+            for (d, s) in d.iter_mut().zip(s.chunks(2)) {
+                *d = s[0];
+            }
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! Element-wise loops and reductions over slices, in blocks of [`BLOCK`] elements.
+//!
+//! Reductions sum each block in interleaved lanes and the blocks' sums by halves, always in the same order.
+
+use std::ops::Range;
+
+use crate::gemv::{axpy_block, dot_block};
+use crate::kernel::vectorized;
+use crate::parallel::{Shared, tasks};
+use crate::{BLOCK, Float, for_each_block};
+
+/// Sets every element.
+pub fn set<T: Float>(value: T, dst: &mut [T]) {
+    for_each_block(dst, |_, part| part.fill(value));
+}
+
+/// Copies; the slices must be of one length.
+pub fn copy<T: Float>(src: &[T], dst: &mut [T]) {
+    assert_eq!(src.len(), dst.len());
+    for_each_block(dst, |at, part| part.copy_from_slice(&src[at..at + part.len()]));
+}
+
+/// `dst[i] = f(src[i])`, or `dst[i] = f(dst[i])` when `src` is `None`.
+///
+/// # Panics
+/// When `src` is of another length than `dst`.
+pub fn map_into<T: Float>(src: Option<&[T]>, dst: &mut [T], f: impl Fn(T) -> T + Sync) {
+    match src {
+        Some(src) => {
+            assert_eq!(src.len(), dst.len());
+            for_each_block(dst, |at, part| map_block(&src[at..at + part.len()], part, &f));
+        }
+        None => for_each_block(dst, |_, part| map_block_in_place(part, &f)),
+    }
+}
+
+/// `dst[i] = f(dst[i], a[i])`.
+///
+/// # Panics
+/// When the lengths differ.
+pub fn zip_into<T: Float>(a: &[T], dst: &mut [T], f: impl Fn(T, T) -> T + Sync) {
+    assert_eq!(a.len(), dst.len());
+    for_each_block(dst, |at, part| zip_block(&a[at..at + part.len()], part, &f));
+}
+
+/// `dst[i] = f(a[i], b[i])`.
+///
+/// # Panics
+/// When the lengths differ.
+pub fn zip2_into<T: Float>(a: &[T], b: &[T], dst: &mut [T], f: impl Fn(T, T) -> T + Sync) {
+    assert!(a.len() == dst.len() && b.len() == dst.len());
+    for_each_block(dst, |at, part| {
+        let range = at..at + part.len();
+        zip2_block(&a[range.clone()], &b[range], part, &f);
+    });
+}
+
+/// `dst[i] = f(a[i], b[i], c[i])`.
+///
+/// # Panics
+/// When the lengths differ.
+pub fn zip3_into<T: Float>(a: &[T], b: &[T], c: &[T], dst: &mut [T], f: impl Fn(T, T, T) -> T + Sync) {
+    assert!(a.len() == dst.len() && b.len() == dst.len() && c.len() == dst.len());
+    for_each_block(dst, |at, part| {
+        let range = at..at + part.len();
+        zip3_block(&a[range.clone()], &b[range.clone()], &c[range], part, &f);
+    });
+}
+
+/// y += α·x.
+pub fn axpy<T: Float>(alpha: T, x: &[T], y: &mut [T]) {
+    assert_eq!(x.len(), y.len());
+    for_each_block(y, |at, y| axpy_block(alpha, &x[at..at + y.len()], y));
+}
+
+/// y = α·x + β·y; with β = 0, y is overwritten unread.
+pub fn axpby<T: Float>(alpha: T, x: &[T], beta: T, y: &mut [T]) {
+    if beta == T::zero() {
+        map_into(Some(x), y, |x| alpha * x);
+    } else {
+        zip_into(x, y, |y, x| alpha * x + beta * y);
+    }
+}
+
+/// x = α·x; with α = 0, zero whatever x held.
+pub fn scal<T: Float>(alpha: T, x: &mut [T]) {
+    if alpha == T::zero() {
+        set(alpha, x);
+    } else {
+        map_into(None, x, |x| alpha * x);
+    }
+}
+
+/// y += x.
+pub fn add<T: Float>(x: &[T], y: &mut [T]) {
+    zip_into(x, y, |y, x| y + x);
+}
+
+/// Σ x·y.
+pub fn dot<T: Float>(x: &[T], y: &[T]) -> T {
+    assert_eq!(x.len(), y.len());
+    reduce(x.len(), |r| dot_block(&x[r.clone()], &y[r]))
+}
+
+/// Σ x².
+pub fn sumsq<T: Float>(x: &[T]) -> T {
+    dot(x, x)
+}
+
+/// Σ |x|.
+pub fn asum<T: Float>(x: &[T]) -> T {
+    reduce(x.len(), |r| fold_block(&x[r], |v| v.abs()))
+}
+
+/// Σ x.
+pub fn sum<T: Float>(x: &[T]) -> T {
+    reduce(x.len(), |r| fold_block(&x[r], |v| v))
+}
+
+/// Σ f(x).
+pub fn sum_of<T: Float>(x: &[T], f: impl Fn(T) -> T + Sync) -> T {
+    reduce(x.len(), |r| fold_block(&x[r], &f))
+}
+
+/// Sums what `block` returns for consecutive ranges of [`BLOCK`] items of `0..len`, by halves.
+pub fn reduce<T: Float>(len: usize, block: impl Fn(Range<usize>) -> T + Sync) -> T {
+    fn halves<T: Float>(sums: &[T]) -> T {
+        match sums {
+            [] => T::zero(),
+            [one] => *one,
+            _ => {
+                let (low, high) = sums.split_at(sums.len() / 2);
+                halves(low) + halves(high)
+            }
+        }
+    }
+    let count = len.div_ceil(BLOCK);
+    if count <= 1 {
+        return if len == 0 { T::zero() } else { block(0..len) };
+    }
+    let mut sums = crate::scratch::Scratch::<T>::new(count);
+    let shared = Shared::new(&mut sums);
+    tasks(count, true, |i| {
+        // SAFETY: one element for each task.
+        let sum = unsafe { shared.part(i..i + 1) };
+        sum[0] = block(i * BLOCK..((i + 1) * BLOCK).min(len));
+    });
+    halves(&sums)
+}
+
+/// Adds to `out[c]` the sum of x over images and positions, x being n × `channels` × `spatial`.
+///
+/// # Panics
+/// When a slice is too short.
+pub fn sum_per_channel<T: Float>(x: &[T], n: usize, channels: usize, spatial: usize, out: &mut [T]) {
+    let x = &x[..n * channels * spatial];
+    channel_reduce(n, channels, spatial, &mut out[..channels], |r| fold_block(&x[r], |v| v));
+}
+
+/// Adds to `out[c]` the sum of x·y over images and positions, both being n × `channels` × `spatial`.
+///
+/// # Panics
+/// When a slice is too short.
+pub fn dot_per_channel<T: Float>(x: &[T], y: &[T], n: usize, channels: usize, spatial: usize, out: &mut [T]) {
+    let (x, y) = (&x[..n * channels * spatial], &y[..n * channels * spatial]);
+    channel_reduce(n, channels, spatial, &mut out[..channels], |r| dot_block(&x[r.clone()], &y[r]));
+}
+
+/// Adds to `out[c]`, images in order, what `rows` gives for each image's run of the channel.
+fn channel_reduce<T: Float>(
+    n: usize,
+    channels: usize,
+    spatial: usize,
+    out: &mut [T],
+    row: impl Fn(Range<usize>) -> T + Sync,
+) {
+    let at_once = (BLOCK / (n * spatial).max(1)).clamp(1, channels.max(1));
+    let shared = Shared::new(out);
+    tasks(channels.div_ceil(at_once), n * channels * spatial >= 2 * BLOCK, |t| {
+        let first = t * at_once;
+        // SAFETY: tasks take consecutive, disjoint channels.
+        let part = unsafe { shared.part(first..(first + at_once).min(channels)) };
+        for (c, out) in part.iter_mut().enumerate() {
+            let mut sum = T::zero();
+            for image in 0..n {
+                let at = (image * channels + first + c) * spatial;
+                sum += row(at..at + spatial);
+            }
+            *out += sum;
+        }
+    });
+}
+
+vectorized! {
+    fn map_block[T: Float, F: Fn(T) -> T](src: &[T], dst: &mut [T], f: &F) {
+        for (d, &s) in dst.iter_mut().zip(src) {
+            *d = f(s);
+        }
+    }
+}
+
+vectorized! {
+    fn map_block_in_place[T: Float, F: Fn(T) -> T](dst: &mut [T], f: &F) {
+        for d in dst {
+            *d = f(*d);
+        }
+    }
+}
+
+vectorized! {
+    fn zip_block[T: Float, F: Fn(T, T) -> T](a: &[T], dst: &mut [T], f: &F) {
+        for (d, &a) in dst.iter_mut().zip(a) {
+            *d = f(*d, a);
+        }
+    }
+}
+
+vectorized! {
+    fn zip2_block[T: Float, F: Fn(T, T) -> T](a: &[T], b: &[T], dst: &mut [T], f: &F) {
+        for ((d, &a), &b) in dst.iter_mut().zip(a).zip(b) {
+            *d = f(a, b);
+        }
+    }
+}
+
+vectorized! {
+    fn zip3_block[T: Float, F: Fn(T, T, T) -> T](a: &[T], b: &[T], c: &[T], dst: &mut [T], f: &F) {
+        for (((d, &a), &b), &c) in dst.iter_mut().zip(a).zip(b).zip(c) {
+            *d = f(a, b, c);
+        }
+    }
+}
+
+vectorized! {
+    /// Σ f(x) over a short slice, in 64 interleaved partial sums.
+    pub(crate) fn fold_block[T: Float, F: Fn(T) -> T](x: &[T], f: F) -> T {
+        const L: usize = 64;
+        let mut acc = [T::zero(); L];
+        let chunks = x.chunks_exact(L);
+        let tail = chunks.remainder();
+        for x in chunks {
+            for l in 0..L {
+                acc[l] += f(x[l]);
+            }
+        }
+        let mut width = L;
+        while width > 1 {
+            width /= 2;
+            for l in 0..width {
+                let high = acc[l + width];
+                acc[l] += high;
+            }
+        }
+        acc[0] + tail.iter().fold(T::zero(), |s, &x| s + f(x))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{noise, same_bits_on_any_threads};
+
+    #[test]
+    fn reductions_agree_with_f64() {
+        for len in [0, 1, 63, 64, 65, 1000, BLOCK, BLOCK + 1, 5 * BLOCK + 77] {
+            let (x, y): (Vec<f32>, Vec<f32>) = (noise(len, 1), noise(len, 2));
+            let close = |found: f32, want: f64| {
+                assert!((found as f64 - want).abs() <= 2e-6 * len as f64 + 1e-12, "{len}: {found} for {want}");
+            };
+            close(dot(&x, &y), x.iter().zip(&y).map(|(&a, &b)| a as f64 * b as f64).sum());
+            close(sumsq(&x), x.iter().map(|&a| a as f64 * a as f64).sum());
+            close(asum(&x), x.iter().map(|&a| a.abs() as f64).sum());
+            close(sum(&x), x.iter().map(|&a| a as f64).sum());
+        }
+    }
+
+    #[test]
+    fn maps_apply_to_every_element() {
+        let len = 3 * BLOCK + 5;
+        let (x, y): (Vec<f32>, Vec<f32>) = (noise(len, 1), noise(len, 2));
+        let mut d = x.clone();
+        map_into(None, &mut d, |v| v * 2.0);
+        let mut e = vec![0.0; len];
+        map_into(Some(&x), &mut e, |v| v * 2.0);
+        assert_eq!(d, e);
+        axpby(2.0, &x, 0.0, &mut d);
+        assert_eq!(d, e);
+        axpy(-1.0, &e, &mut d);
+        assert!(d.iter().all(|&v| v == 0.0));
+        zip2_into(&x, &y, &mut d, |a, b| a * b);
+        zip3_into(&x, &y, &d.clone(), &mut e, |a, b, c| a * b - c);
+        assert!(e.iter().all(|&v| v == 0.0));
+        let mut nan = vec![f32::NAN; len];
+        scal(0.0, &mut nan);
+        assert!(nan.iter().all(|&v| v == 0.0));
+        add(&x, &mut nan);
+        assert_eq!(nan, x);
+    }
+
+    #[test]
+    fn channels_are_summed_apart() {
+        let (n, c, s) = (3, 5, 7);
+        let x: Vec<f64> = noise(n * c * s, 1);
+        let mut out = vec![1.0; c];
+        sum_per_channel(&x, n, c, s, &mut out);
+        for ch in 0..c {
+            let want: f64 = 1.0 + (0..n).map(|i| x[(i * c + ch) * s..][..s].iter().sum::<f64>()).sum::<f64>();
+            assert!((out[ch] - want).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn threads_do_not_change_the_bits() {
+        let x: Vec<f32> = noise(9 * BLOCK + 3, 1);
+        same_bits_on_any_threads(|| {
+            let mut per = vec![0.0f32; 9];
+            sum_per_channel(&x, 4, 9, 4000, &mut per);
+            per.extend([dot(&x, &x), sum(&x), asum(&x)]);
+            per
+        });
+    }
+}
