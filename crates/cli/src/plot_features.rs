@@ -1,0 +1,142 @@
+//! `plot-features`: what a trained net makes of its test data, as a picture: the features of each item coloured by
+//! class, with the class centers, as in the figures of the L-GM paper.
+
+mod figure;
+mod projection;
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail, ensure};
+use lgm_core::{Phase, Registry, Shape, Step, nearest};
+use lgm_net::{Keep, Net, Options};
+use lgm_proto::NetParameter;
+
+use crate::args::PlotFeaturesArgs;
+use figure::Figure;
+use projection::Projection;
+
+/// What the net made of its data.
+struct Collected {
+    dim: usize,
+    features: Vec<f64>,
+    labels: Vec<usize>,
+    /// By output, the mean over batches.
+    accuracies: BTreeMap<String, f64>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When the net cannot be built or run, or the figure cannot be drawn.
+pub fn run(args: &PlotFeaturesArgs) -> Result<ExitCode> {
+    let parsed = lgm_proto::read_net(&args.model)?;
+    let mut registry = Registry::default();
+    lgm_layers::register(&mut registry);
+    lgm_data::register(&mut registry);
+    let mut options = Options::new(Phase::Test, 0);
+    options.keep = Keep::Named(vec![args.blob.clone(), args.label.clone()]);
+    let mut net = Net::new(&parsed.message, &parsed.positions, &registry, &options)?;
+    for weights in &args.weights {
+        net.load_weights(weights)?;
+    }
+
+    let classifier = classifier(args, &net)?;
+    let (shape, centers) = centers(&net, &classifier)?;
+    let collected = collect(args, &mut net, &parsed.message)?;
+    ensure!(
+        shape[1] == collected.dim,
+        "the centers of layer '{classifier}' have {} values, the features of blob '{}' have {}; \
+         -blob must be the classifier's first bottom",
+        shape[1],
+        args.blob,
+        collected.dim
+    );
+
+    let projection = Projection::fit(&collected.features, collected.dim)?;
+    let axes = match projection.shares {
+        None => ["feature 1".to_string(), "feature 2".to_string()],
+        Some(shares) => {
+            let name = |i: usize| format!("principal component {} ({:.0}% of the variance)", i + 1, 100.0 * shares[i]);
+            [name(0), name(1)]
+        }
+    };
+    let title = format!("{} of {}: {} items", args.blob, net.name(), collected.labels.len());
+    let figure = Figure {
+        title: &title,
+        axes: [&axes[0], &axes[1]],
+        points: &projection.apply(&collected.features),
+        labels: &collected.labels,
+        centers: &projection.apply(&centers),
+    };
+    figure::draw(&args.out, &figure)?;
+    println!("{} items of {} classes: {}", collected.labels.len(), shape[0], args.out.display());
+    for (name, mean) in &collected.accuracies {
+        println!("{name} = {mean}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The layer with the centers.
+fn classifier(args: &PlotFeaturesArgs, net: &Net) -> Result<String> {
+    if let Some(name) = &args.classifier {
+        return Ok(name.clone());
+    }
+    let heads: Vec<&str> =
+        net.layers().filter(|(_, kind)| matches!(*kind, "ClassDistance" | "LGMLoss")).map(|(name, _)| name).collect();
+    match heads[..] {
+        [only] => Ok(only.to_string()),
+        [] => bail!("the net has no ClassDistance or LGMLoss layer; name the layer with the centers with -classifier"),
+        _ => bail!("the net has several layers with centers ({}); choose one with -classifier", heads.join(", ")),
+    }
+}
+
+/// A layer's centers: classes by features.
+fn centers(net: &Net, layer: &str) -> Result<(Shape, Vec<f64>)> {
+    let Some(params) = net.layer_params(layer) else {
+        let hint = nearest(layer, net.layers().map(|(name, _)| name));
+        let hint = hint.map(|n| format!("; did you mean '{n}'?")).unwrap_or_default();
+        bail!("the net has no layer '{layer}'{hint}");
+    };
+    let first = params.into_iter().next();
+    let (shape, values) = first.with_context(|| format!("layer '{layer}' has no parameters, so no centers"))?;
+    ensure!(shape.len() == 2, "layer '{layer}': centers have the shape classes × features, found {shape}");
+    Ok((shape, values))
+}
+
+fn collect(args: &PlotFeaturesArgs, net: &mut Net, param: &NetParameter) -> Result<Collected> {
+    let measured: Vec<String> = {
+        let outputs = net.outputs();
+        let tops = param.layer.iter().filter(|l| l.r#type() == "Accuracy").filter_map(|l| l.top.first());
+        tops.filter(|top| outputs.contains(&top.as_str())).cloned().collect()
+    };
+    let mut out = Collected { dim: 0, features: Vec::new(), labels: Vec::new(), accuracies: BTreeMap::new() };
+    for batch in 0..u64::from(args.iterations) {
+        net.forward(&Step { seed: 0, iter: 0, batch })?;
+        let (shape, features) = blob(net, &args.blob)?;
+        let (_, labels) = blob(net, &args.label)?;
+        ensure!(
+            !shape.is_empty() && shape[0] == labels.len(),
+            "blob '{}' of shape {shape} needs one label an item; blob '{}' holds {}",
+            args.blob,
+            args.label,
+            labels.len()
+        );
+        out.dim = shape.count_from(1);
+        out.features.extend(features);
+        for label in labels {
+            ensure!(label >= 0.0 && label.fract() == 0.0, "{label} in blob '{}' is not a class number", args.label);
+            out.labels.push(label as usize);
+        }
+        for top in &measured {
+            let (_, value) = blob(net, top)?;
+            *out.accuracies.entry(top.clone()).or_default() += value.first().copied().unwrap_or(0.0);
+        }
+    }
+    out.accuracies.values_mut().for_each(|sum| *sum /= f64::from(args.iterations));
+    Ok(out)
+}
+
+fn blob(net: &Net, name: &str) -> Result<(Shape, Vec<f64>)> {
+    net.blob(name).with_context(|| format!("the net has no blob '{name}' in the TEST phase"))
+}
