@@ -67,7 +67,7 @@ impl Files {
     /// Reads the list file `source` and the outlines of the HDF5 files it names, one dataset for each of `names`.
     pub fn open(source: &Path, names: &[String], shuffle: Option<Draws>, window_bytes: usize) -> Result<Self> {
         let list = std::fs::read_to_string(source).map_err(Error::io(source, "open the list of HDF5 files"))?;
-        let paths: Vec<PathBuf> = list.split_whitespace().map(PathBuf::from).collect();
+        let paths = listed(&list);
         if paths.is_empty() {
             return Err(Error::data(source, "must list at least one HDF5 file, but is empty"));
         }
@@ -131,6 +131,18 @@ impl Files {
         }
         Ok(())
     }
+}
+
+/// The file names of a list: one a line, or several set apart by blanks, as Caffe reads them.
+fn listed(list: &str) -> Vec<PathBuf> {
+    let mut paths = Vec::new();
+    for line in list.lines() {
+        match Path::new(line.trim()) {
+            whole if whole.is_file() => paths.push(whole.into()),
+            _ => paths.extend(line.split_whitespace().map(PathBuf::from)),
+        }
+    }
+    paths
 }
 
 fn first(files: &[File]) -> String {

@@ -2,16 +2,23 @@
 //! behind them, and converters of datasets.
 
 mod batch;
+pub mod convert;
+mod datum;
+pub mod glyphs;
 pub mod hdf5;
 mod hdf5_data;
 mod hdf5_output;
 mod hdf5_reader;
+pub mod lmdb;
+mod lmdb_data;
 mod order;
 mod pixels;
 mod prefetch;
+mod transform;
 
 pub use hdf5_data::Hdf5Data;
 pub use hdf5_output::Hdf5Output;
+pub use lmdb_data::LmdbData;
 pub use prefetch::Prefetch;
 
 use lgm_core::Registry;
@@ -19,5 +26,6 @@ use lgm_core::Registry;
 /// Makes the data layers known to a registry.
 pub fn register(registry: &mut Registry) {
     registry.add("HDF5Data", hdf5_data::build);
+    registry.add("Data", lmdb_data::build);
     registry.add("HDF5Output", hdf5_output::build);
 }

@@ -1,0 +1,249 @@
+//! CIFAR-10 and CIFAR-100 in their binary and Python forms, and folders of images of one size.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use lgm_core::fs::write_atomic;
+use lgm_core::{Error, Result, Shape, ensure};
+
+use super::{BLOCK, Progress, folder, pickle};
+use crate::datum::{Color, Pixels, decode_image};
+use crate::hdf5::H5Writer;
+use crate::pixels::Extent;
+
+/// How to convert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CifarOptions {
+    /// Zeros put around the training images, in pixels; the paper trains on random crops of images padded by 4.
+    pub pad: usize,
+    /// CIFAR-100: label with the 20 coarse classes instead of the 100 fine ones.
+    pub coarse: bool,
+}
+
+/// A file that a conversion wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CifarSplit {
+    /// The HDF5 file.
+    pub file: PathBuf,
+    /// The list that names it, for `hdf5_data_param`.
+    pub list: PathBuf,
+    /// Number of images.
+    pub images: usize,
+    /// Number of classes: one more than the largest label.
+    pub classes: usize,
+}
+
+/// Converts a folder `input` to `train.h5` and `test.h5` in the folder `out`, with lists `train.txt` and `test.txt` that
+/// name them by absolute path. Returns the two.
+///
+/// `input` holds the files of CIFAR-10's or CIFAR-100's binary or Python version (or the folder that their archive
+/// unpacks to), or folders `train` and `test` (or `val`) with one folder of images for each class, numbered in
+/// alphabetical order.
+///
+/// Each file has `data`, images × 3 × height × width, 8-bit, red, green and blue planes, as CIFAR is published (image
+/// files too), and `label`, images, in single precision. Images of all the forms are in their published or alphabetical
+/// order: train with `shuffle: true`.
+///
+/// # Errors
+/// When `input` is none of these forms, a file is missing or damaged, images differ in size, or `out` cannot be
+/// written.
+pub fn convert_cifar(
+    input: impl AsRef<Path>,
+    out: impl AsRef<Path>,
+    options: CifarOptions,
+    progress: Progress<'_>,
+) -> Result<[CifarSplit; 2]> {
+    let (input, out) = (input.as_ref(), out.as_ref());
+    fs::read_dir(input).map_err(Error::io(input, "list"))?;
+    let (form, folder) = detect(input)?;
+    ensure!(
+        !options.coarse || matches!(form, Form::Binary100 | Form::Python100),
+        "{}: only CIFAR-100 has coarse labels",
+        input.display()
+    );
+    fs::create_dir_all(out).map_err(Error::io(out, "create"))?;
+    let out = out.canonicalize().map_err(Error::io(out, "open"))?;
+    let convert = |train: bool, pad: usize, progress: Progress<'_>| {
+        let images = read(form, &folder, train, options.coarse)?;
+        write(&images, pad, &out, if train { "train" } else { "test" }, progress)
+    };
+    Ok([convert(true, options.pad, progress)?, convert(false, 0, progress)?])
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Binary10,
+    Binary100,
+    Python10,
+    Python100,
+    Folders,
+}
+
+/// Finds out what a folder holds: the form, and the folder its files are in.
+fn detect(input: &Path) -> Result<(Form, PathBuf)> {
+    let unpacked = ["cifar-10-batches-bin", "cifar-100-binary", "cifar-10-batches-py", "cifar-100-python"];
+    for folder in std::iter::once(input.to_path_buf()).chain(unpacked.iter().map(|n| input.join(n))) {
+        let file = |name: &str| folder.join(name).is_file();
+        let form = if file("data_batch_1.bin") {
+            Form::Binary10
+        } else if file("train.bin") {
+            Form::Binary100
+        } else if file("data_batch_1") {
+            Form::Python10
+        } else if file("train") {
+            Form::Python100
+        } else if folder.join("train").is_dir() {
+            Form::Folders
+        } else {
+            continue;
+        };
+        return Ok((form, folder));
+    }
+    let what = "holds no dataset: expected CIFAR-10 or CIFAR-100 in binary form (data_batch_1.bin or train.bin) or \
+                Python form (data_batch_1 or train), or a folder train/ with a folder of images for each class";
+    Err(Error::data(input, what))
+}
+
+/// The images of a split and their labels.
+struct Images {
+    extent: Extent,
+    labels: Vec<usize>,
+    pixels: Source,
+}
+
+enum Source {
+    Memory(Vec<u8>),
+    Files(Vec<PathBuf>),
+}
+
+const CIFAR: Extent = Extent { channels: 3, height: 32, width: 32 };
+
+fn read(form: Form, folder: &Path, train: bool, coarse: bool) -> Result<Images> {
+    let batches = |suffix: &str| -> Vec<PathBuf> {
+        if train {
+            (1..=5).map(|i| folder.join(format!("data_batch_{i}{suffix}"))).collect()
+        } else {
+            vec![folder.join(format!("test_batch{suffix}"))]
+        }
+    };
+    let whole = |suffix: &str| vec![folder.join(format!("{}{suffix}", if train { "train" } else { "test" }))];
+    let (mut labels, mut pixels) = (Vec::new(), Vec::new());
+    match form {
+        Form::Binary10 => {
+            batches(".bin").iter().try_for_each(|f| read_binary(f, 1, 0, &mut labels, &mut pixels))?;
+        }
+        Form::Binary100 => {
+            let which = usize::from(!coarse);
+            whole(".bin").iter().try_for_each(|f| read_binary(f, 2, which, &mut labels, &mut pixels))?;
+        }
+        Form::Python10 | Form::Python100 => {
+            let (files, key) = match (form, coarse) {
+                (Form::Python10, _) => (batches(""), "labels"),
+                (_, true) => (whole(""), "coarse_labels"),
+                (_, false) => (whole(""), "fine_labels"),
+            };
+            for file in files {
+                let (mut p, mut l) = pickle::read_batch(&file, key, CIFAR.count())?;
+                pixels.append(&mut p);
+                labels.append(&mut l);
+            }
+        }
+        Form::Folders => return read_folders(folder, train),
+    }
+    Ok(Images { extent: CIFAR, labels, pixels: Source::Memory(pixels) })
+}
+
+/// Reads a binary file: records of `heads` label bytes, of which number `which` is used, and an image.
+fn read_binary(path: &Path, heads: usize, which: usize, labels: &mut Vec<usize>, pixels: &mut Vec<u8>) -> Result<()> {
+    let bytes = fs::read(path).map_err(Error::io(path, "read"))?;
+    let record = heads + CIFAR.count();
+    if bytes.is_empty() || bytes.len() % record != 0 {
+        let what = format!("is damaged: {} bytes are not a number of records of {record} bytes", bytes.len());
+        return Err(Error::data(path, what));
+    }
+    for record in bytes.chunks_exact(record) {
+        labels.push(usize::from(record[which]));
+        pixels.extend_from_slice(&record[heads..]);
+    }
+    Ok(())
+}
+
+fn read_folders(input: &Path, train: bool) -> Result<Images> {
+    let train_folder = input.join("train");
+    let trained = folder::list(&train_folder)?;
+    let listing = if train {
+        trained
+    } else {
+        let folder = ["test", "val"].iter().map(|n| input.join(n)).find(|p| p.is_dir());
+        let folder = folder.ok_or_else(|| Error::data(input, "holds train/ but neither test/ nor val/"))?;
+        let listing = folder::list(&folder)?;
+        // Class numbers come from the names: they must be the same names.
+        if listing.classes != trained.classes {
+            let what = format!("has the classes {:?}, but train/ has {:?}", listing.classes, trained.classes);
+            return Err(Error::data(&folder, what));
+        }
+        listing
+    };
+    let extent = decode_file(&listing.files[0])?.0;
+    Ok(Images { extent, labels: listing.labels, pixels: Source::Files(listing.files) })
+}
+
+/// Decodes an image file to red, green and blue planes.
+fn decode_file(path: &Path) -> Result<(Extent, Vec<u8>)> {
+    let bytes = fs::read(path).map_err(Error::io(path, "read"))?;
+    let image = decode_image(&bytes, Color::Force).map_err(|e| Error::data(path, e))?;
+    let Pixels::U8(bgr) = image.pixels else {
+        return Err(Error::internal("an image file decoded to floating-point pixels"));
+    };
+    let plane = image.extent.height * image.extent.width;
+    Ok((image.extent, [&bgr[2 * plane..], &bgr[plane..2 * plane], &bgr[..plane]].concat()))
+}
+
+fn write(images: &Images, pad: usize, out: &Path, name: &str, progress: Progress<'_>) -> Result<CifarSplit> {
+    let (file, list) = (out.join(format!("{name}.h5")), out.join(format!("{name}.txt")));
+    let (of, count) = (images.extent, images.labels.len());
+    let padded = Extent { height: of.height + 2 * pad, width: of.width + 2 * pad, ..of };
+    let shape = Shape::from([count, padded.channels, padded.height, padded.width]);
+    write_atomic(&file, |tmp| {
+        let h5 = H5Writer::create(&file, tmp)?;
+        let mut data = h5.dataset::<u8>("data", &shape, Some(BLOCK))?;
+        for start in (0..count).step_by(BLOCK) {
+            let end = (start + BLOCK).min(count);
+            let mut block = vec![0u8; (end - start) * padded.count()];
+            for (i, image) in (start..end).zip(block.chunks_exact_mut(padded.count())) {
+                match &images.pixels {
+                    Source::Memory(pixels) => put(&pixels[i * of.count()..(i + 1) * of.count()], of, pad, image),
+                    Source::Files(files) => {
+                        let (extent, pixels) = decode_file(&files[i])?;
+                        if extent != of {
+                            let what = format!(
+                                "is {} x {} pixels, but the first image is {} x {}; all must have one size",
+                                extent.height, extent.width, of.height, of.width
+                            );
+                            return Err(Error::data(&files[i], what));
+                        }
+                        put(&pixels, of, pad, image);
+                    }
+                }
+            }
+            data.append(&block)?;
+            progress(end, count);
+        }
+        let labels: Vec<f32> = images.labels.iter().map(|&l| l as f32).collect();
+        h5.dataset::<f32>("label", &Shape::from([count]), None)?.write(&labels)?;
+        h5.close()
+    })?;
+    write_atomic(&list, |tmp| fs::write(tmp, format!("{}\n", file.display())).map_err(Error::io(&list, "write")))?;
+    let classes = images.labels.iter().max().map_or(0, |&l| l + 1);
+    Ok(CifarSplit { file, list, images: count, classes })
+}
+
+/// Copies an image to the middle of a zeroed one that is `pad` pixels larger on every side.
+fn put(image: &[u8], of: Extent, pad: usize, out: &mut [u8]) {
+    let (height, width) = (of.height + 2 * pad, of.width + 2 * pad);
+    for (i, row) in image.chunks_exact(of.width).enumerate() {
+        let (channel, y) = (i / of.height, i % of.height);
+        let start = (channel * height + y + pad) * width + pad;
+        out[start..start + of.width].copy_from_slice(row);
+    }
+}

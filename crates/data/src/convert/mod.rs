@@ -1,0 +1,16 @@
+//! Converters of published datasets to the formats nets read. Everything is written under temporary names and renamed
+//! when it is whole.
+
+mod cifar;
+mod folder;
+mod mnist;
+mod pickle;
+
+pub use cifar::{CifarOptions, CifarSplit, convert_cifar};
+pub use mnist::{Format, convert_mnist};
+
+/// Called while a conversion goes on, with the number of images done and their total.
+pub type Progress<'a> = &'a mut dyn FnMut(usize, usize);
+
+/// Images between two calls of [`Progress`], and in one storage chunk of an HDF5 file.
+const BLOCK: usize = 256;

@@ -1,0 +1,197 @@
+//! Records of databases: Caffe's `Datum`, and the images in them.
+
+use image::{DynamicImage, ImageReader};
+use lgm_core::{Error, Result};
+use lgm_proto::Datum;
+use prost::Message;
+
+use crate::pixels::Extent;
+
+/// An image as a net sees it: channel-major, colour in the order blue, green, red.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Image {
+    pub extent: Extent,
+    pub pixels: Pixels,
+}
+
+/// An image's values.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Pixels {
+    U8(Vec<u8>),
+    F32(Vec<f32>),
+}
+
+/// How encoded images are to be decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Color {
+    /// As many channels as the file has.
+    Native,
+    /// Three channels.
+    Force,
+    /// One channel.
+    Gray,
+}
+
+/// A decoded record.
+#[derive(Debug)]
+pub(crate) struct Decoded {
+    pub image: Image,
+    pub label: Option<i32>,
+    /// The record held an image file.
+    pub encoded: bool,
+}
+
+/// Decodes a record. The error completes the sentence "the record …".
+pub(crate) fn decode(record: &[u8], color: Color) -> Result<Decoded, String> {
+    let datum = Datum::decode(record).map_err(|e| format!("is not a Datum: {e}"))?;
+    let label = datum.label;
+    if datum.encoded() {
+        return Ok(Decoded { image: decode_image(datum.data(), color)?, label, encoded: true });
+    }
+    let extent = Extent {
+        channels: positive("channels", datum.channels())?,
+        height: positive("height", datum.height())?,
+        width: positive("width", datum.width())?,
+    };
+    let (pixels, found) = match datum.data {
+        Some(data) if !data.is_empty() => {
+            let found = data.len();
+            (Pixels::U8(data), found)
+        }
+        _ => {
+            let found = datum.float_data.len();
+            (Pixels::F32(datum.float_data), found)
+        }
+    };
+    if found != extent.count() {
+        let Extent { channels, height, width } = extent;
+        return Err(format!("has {channels} x {height} x {width} = {} pixels but {found} values", extent.count()));
+    }
+    Ok(Decoded { image: Image { extent, pixels }, label, encoded: false })
+}
+
+fn positive(what: &str, value: i32) -> Result<usize, String> {
+    usize::try_from(value)
+        .ok()
+        .filter(|&v| v > 0)
+        .ok_or_else(|| format!("has {what} {value}, expected a positive number"))
+}
+
+/// Decodes a JPEG or PNG file in memory.
+pub(crate) fn decode_image(bytes: &[u8], color: Color) -> Result<Image, String> {
+    let reader = ImageReader::new(std::io::Cursor::new(bytes)).with_guessed_format();
+    let image = reader
+        .map_err(|e| e.to_string())
+        .and_then(|r| r.decode().map_err(|e| e.to_string()))
+        .map_err(|e| format!("its image cannot be decoded (JPEG and PNG can be): {e}"))?;
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    let planar = |channels, interleaved: &[u8], order: &[usize]| {
+        let mut planes = Vec::with_capacity(channels * height * width);
+        for &c in order {
+            planes.extend(interleaved.iter().skip(c).step_by(channels));
+        }
+        Image { extent: Extent { channels, height, width }, pixels: Pixels::U8(planes) }
+    };
+    Ok(match (color, image) {
+        (Color::Native | Color::Gray, DynamicImage::ImageLuma8(gray)) => planar(1, gray.as_raw(), &[0]),
+        (Color::Gray, image) => {
+            let rgb = image.to_rgb8();
+            let gray: Vec<u8> = rgb.as_raw().chunks_exact(3).map(|p| luma(p[0], p[1], p[2])).collect();
+            planar(1, &gray, &[0])
+        }
+        (Color::Native, DynamicImage::ImageRgba8(rgba)) => planar(4, rgba.as_raw(), &[2, 1, 0, 3]),
+        (Color::Native, image @ DynamicImage::ImageLumaA8(_)) => planar(4, image.to_rgba8().as_raw(), &[2, 1, 0, 3]),
+        (Color::Native, image) if !matches!(image, DynamicImage::ImageRgb8(_)) => {
+            return Err(format!(
+                "its image has pixels of type {:?}, expected 8 bits a channel (set force_color or force_gray)",
+                image.color()
+            ));
+        }
+        (_, image) => planar(3, image.to_rgb8().as_raw(), &[2, 1, 0]),
+    })
+}
+
+/// Luminance by ITU-R BT.601, as JPEG and OpenCV weigh it.
+fn luma(r: u8, g: u8, b: u8) -> u8 {
+    ((u32::from(r) * 299 + u32::from(g) * 587 + u32::from(b) * 114 + 500) / 1000) as u8
+}
+
+/// Encodes a record of 8-bit pixels, as Caffe's converters write it.
+pub(crate) fn encode(extent: Extent, pixels: &[u8], label: u8) -> Result<Vec<u8>> {
+    let number =
+        |v| i32::try_from(v).map(Some).map_err(|_| Error::config(format!("an image extent of {v} is too large")));
+    let datum = Datum {
+        channels: number(extent.channels)?,
+        height: number(extent.height)?,
+        width: number(extent.width)?,
+        data: Some(pixels.to_vec()),
+        label: Some(i32::from(label)),
+        ..Default::default()
+    };
+    Ok(datum.encode_to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAIR: Extent = Extent { channels: 1, height: 1, width: 2 };
+
+    fn encoded(image: &DynamicImage) -> Vec<u8> {
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        image.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+        let datum = Datum { data: Some(bytes.into_inner()), label: Some(3), encoded: Some(true), ..Default::default() };
+        datum.encode_to_vec()
+    }
+
+    fn pixels(image: &DynamicImage, color: Color) -> (usize, Vec<u8>) {
+        let Decoded { image, label, encoded } = decode(&encoded(image), color).unwrap();
+        assert_eq!((label, encoded), (Some(3), true));
+        match image.pixels {
+            Pixels::U8(p) => (image.extent.channels, p),
+            Pixels::F32(_) => panic!("floats"),
+        }
+    }
+
+    #[test]
+    fn bytes_and_floats() {
+        let bytes = decode(&encode(PAIR, &[7, 200], 9).unwrap(), Color::Native).unwrap();
+        assert_eq!(bytes.image, Image { extent: PAIR, pixels: Pixels::U8(vec![7, 200]) });
+        assert_eq!((bytes.label, bytes.encoded), (Some(9), false));
+        let datum = Datum {
+            channels: Some(1),
+            height: Some(1),
+            width: Some(2),
+            float_data: vec![0.5, -1.0],
+            ..Default::default()
+        };
+        let floats = decode(&datum.encode_to_vec(), Color::Native).unwrap();
+        assert_eq!((floats.image.pixels, floats.label), (Pixels::F32(vec![0.5, -1.0]), None));
+    }
+
+    #[test]
+    fn encoded_images_become_blue_green_red_planes() {
+        let rgb = DynamicImage::ImageRgb8(image::RgbImage::from_raw(2, 1, vec![10, 20, 30, 40, 50, 60]).unwrap());
+        assert_eq!(pixels(&rgb, Color::Native), (3, vec![30, 60, 20, 50, 10, 40]));
+        assert_eq!(pixels(&rgb, Color::Gray), (1, vec![18, 48]));
+        let gray = DynamicImage::ImageLuma8(image::GrayImage::from_raw(2, 1, vec![5, 6]).unwrap());
+        assert_eq!(pixels(&gray, Color::Native), (1, vec![5, 6]));
+        assert_eq!(pixels(&gray, Color::Force), (3, vec![5, 6, 5, 6, 5, 6]));
+        let rgba = DynamicImage::ImageRgba8(image::RgbaImage::from_raw(1, 1, vec![1, 2, 3, 4]).unwrap());
+        assert_eq!(pixels(&rgba, Color::Native), (4, vec![3, 2, 1, 4]));
+        let deep = DynamicImage::ImageLuma16(image::ImageBuffer::from_raw(1, 1, vec![65535]).unwrap());
+        assert!(decode(&encoded(&deep), Color::Native).unwrap_err().contains("expected 8 bits"));
+        assert_eq!(pixels(&deep, Color::Force), (3, vec![255; 3]));
+    }
+
+    #[test]
+    fn damaged_records_are_described() {
+        assert!(decode(&[0xff], Color::Native).unwrap_err().contains("is not a Datum"));
+        let short = encode(PAIR, &[1], 0).unwrap();
+        assert!(decode(&short, Color::Native).unwrap_err().contains("1 x 1 x 2 = 2 pixels but 1 values"));
+        let empty = Datum::default().encode_to_vec();
+        assert!(decode(&empty, Color::Native).unwrap_err().contains("channels 0"));
+        let junk = Datum { data: Some(vec![1, 2, 3]), encoded: Some(true), ..Default::default() };
+        assert!(decode(&junk.encode_to_vec(), Color::Native).unwrap_err().contains("cannot be decoded"));
+    }
+}

@@ -1,0 +1,240 @@
+//! `transform_param`: crop, take off the mean, mirror, scale; Caffe's data transformation.
+//!
+//! The window of `crop_size` is at random in TRAIN and centred in TEST. The mean is an image (`mean_file`, which must
+//! have the size of the uncropped images), one value, or one a channel (`mean_value`). `mirror` flips one time in two,
+//! in both phases, as in Caffe. Draws are made for each image from the run's seed.
+
+use std::path::Path;
+
+use lgm_core::{Error, Phase, Result, ensure};
+use lgm_proto::{BlobProto, TransformationParameter};
+use prost::Message;
+
+use crate::datum::{Color, Image, Pixels};
+use crate::order::ImageDraw;
+use crate::pixels::{Extent, Mean, Window, cut};
+
+/// The transformation of a layer, for images of a given number of channels.
+#[derive(Debug)]
+pub(crate) struct Transformer {
+    first: Extent,
+    crop: Option<usize>,
+    random_crop: bool,
+    mirror: bool,
+    mean: Mean,
+    scale: f32,
+}
+
+/// How the parameters ask for encoded images to be decoded.
+pub(crate) fn color(param: &TransformationParameter) -> Result<Color> {
+    Ok(match (param.force_color(), param.force_gray()) {
+        (true, true) => return Err(Error::config("force_color and force_gray exclude each other")),
+        (true, false) => Color::Force,
+        (false, true) => Color::Gray,
+        (false, false) => Color::Native,
+    })
+}
+
+impl Transformer {
+    /// The transformation of images that are like the first one, of extents `first`.
+    pub fn new(param: &TransformationParameter, phase: Phase, first: Extent) -> Result<Self> {
+        ensure!(
+            param.mean_file.is_none() || param.mean_value.is_empty(),
+            "mean_file and mean_value exclude each other"
+        );
+        let mean = match (&param.mean_file, &param.mean_value[..]) {
+            (Some(file), _) => Mean::Image(read_mean(file.as_ref(), first)?),
+            (None, []) => Mean::None,
+            (None, &[m]) => Mean::Channels(vec![m; first.channels]),
+            (None, m) => {
+                ensure!(
+                    m.len() == first.channels,
+                    "mean_value must be given once or once for each of the {} channels, found {} times",
+                    first.channels,
+                    m.len()
+                );
+                Mean::Channels(m.to_vec())
+            }
+        };
+        Ok(Transformer {
+            first,
+            crop: Some(param.crop_size() as usize).filter(|&c| c > 0),
+            random_crop: phase == Phase::Train,
+            mirror: param.mirror(),
+            mean,
+            scale: param.scale(),
+        })
+    }
+
+    /// Extents of every transformed image.
+    pub fn output(&self) -> Extent {
+        let (height, width) = self.crop.map_or((self.first.height, self.first.width), |c| (c, c));
+        Extent { height, width, ..self.first }
+    }
+
+    /// Checks that an image can be transformed to [`Transformer::output`].
+    pub fn check(&self, image: Extent) -> Result<(), String> {
+        let Extent { channels, height, width } = image;
+        let found = format!("is {channels} x {height} x {width}");
+        if channels != self.first.channels {
+            return Err(format!("{found}, but the first image has {} channels", self.first.channels));
+        }
+        if let Mean::Image(_) = self.mean
+            && image != self.first
+        {
+            return Err(format!("{found}, unlike the mean image"));
+        }
+        match self.crop {
+            Some(side) if side > height || side > width => Err(format!("{found}, smaller than crop_size {side}")),
+            None if image != self.first => Err(format!(
+                "{found}, but the first image is {} x {} x {}; images of several sizes need crop_size",
+                self.first.channels, self.first.height, self.first.width
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes a transformed image to `out`. The image must pass [`Transformer::check`].
+    pub fn apply(&self, image: &Image, draw: ImageDraw, out: &mut [f32]) {
+        let Extent { height, width, .. } = image.extent;
+        let mirror = self.mirror && draw.mirror();
+        let window = match self.crop {
+            Some(side) if self.random_crop => Window::square(draw.corner(side, height, width), side, mirror),
+            Some(side) => Window::square(((height - side) / 2, (width - side) / 2), side, mirror),
+            None => Window::whole(image.extent, mirror),
+        };
+        match &image.pixels {
+            Pixels::U8(p) => cut(p, image.extent, window, &self.mean, self.scale, out),
+            Pixels::F32(p) => cut(p, image.extent, window, &self.mean, self.scale, out),
+        }
+    }
+}
+
+/// Reads a mean image: a BlobProto of 1 × channels × height × width, or without the 1.
+fn read_mean(path: &Path, expected: Extent) -> Result<Vec<f32>> {
+    let bytes = std::fs::read(path).map_err(Error::io(path, "read the mean file"))?;
+    let blob = BlobProto::decode(&bytes[..]).map_err(|e| Error::data(path, format!("is not a BlobProto: {e}")))?;
+    let dims: Vec<i64> = match &blob.shape {
+        Some(shape) => shape.dim.clone(),
+        None => [blob.num(), blob.channels(), blob.height(), blob.width()].map(i64::from).to_vec(),
+    };
+    let want = [expected.channels, expected.height, expected.width].map(|v| v as i64);
+    if dims.strip_prefix(&[1]).unwrap_or(&dims) != want && dims != want {
+        let what = format!("the mean image has shape {dims:?}, expected [1, {}, {}, {}]", want[0], want[1], want[2]);
+        return Err(Error::data(path, what + " like the data"));
+    }
+    let mean = if blob.data.is_empty() { blob.double_data.iter().map(|&v| v as f32).collect() } else { blob.data };
+    if mean.len() != expected.count() {
+        return Err(Error::data(path, format!("holds {} values, expected {}", mean.len(), expected.count())));
+    }
+    Ok(mean)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::order::Draws;
+
+    const OF: Extent = Extent { channels: 2, height: 2, width: 3 };
+
+    fn image() -> Image {
+        Image { extent: OF, pixels: Pixels::U8((0..12).collect()) }
+    }
+
+    fn draw() -> ImageDraw {
+        Draws::new(1, "data", Phase::Train).image(0)
+    }
+
+    fn apply(param: &TransformationParameter, phase: Phase) -> Vec<f32> {
+        let t = Transformer::new(param, phase, OF).unwrap();
+        t.check(OF).unwrap();
+        let mut out = vec![0.0; t.output().count()];
+        t.apply(&image(), draw(), &mut out);
+        out
+    }
+
+    #[test]
+    fn test_crops_are_centred_and_means_come_off_before_scaling() {
+        let param = TransformationParameter {
+            crop_size: Some(1),
+            mean_value: vec![1.0, 2.0],
+            scale: Some(2.0),
+            ..Default::default()
+        };
+        assert_eq!(apply(&param, Phase::Test), [0.0, 10.0]);
+        assert_eq!(
+            apply(&TransformationParameter::default(), Phase::Test),
+            (0..12).map(|v| v as f32).collect::<Vec<_>>()
+        );
+    }
+
+    #[test]
+    fn train_crops_and_mirrors_cover_every_possibility() {
+        let param = TransformationParameter { crop_size: Some(2), mirror: Some(true), ..Default::default() };
+        let t = Transformer::new(&param, Phase::Train, OF).unwrap();
+        let draws = Draws::new(1, "data", Phase::Train);
+        let mut seen = std::collections::BTreeMap::new();
+        for n in 0..400 {
+            let mut out = [0.0; 8];
+            t.apply(&image(), draws.image(n), &mut out);
+            *seen.entry([out[0] as i32, out[1] as i32]).or_insert(0) += 1;
+        }
+        assert_eq!(seen.keys().copied().collect::<Vec<_>>(), [[0, 1], [1, 0], [1, 2], [2, 1]]);
+        assert!(seen.values().all(|&n| n > 60), "{seen:?}");
+    }
+
+    #[test]
+    fn mean_files_old_and_new() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mean.binaryproto");
+        let param = TransformationParameter { mean_file: Some(path.to_str().unwrap().into()), ..Default::default() };
+        let old = BlobProto {
+            num: Some(1),
+            channels: Some(2),
+            height: Some(2),
+            width: Some(3),
+            data: (0..12).map(|v| v as f32 - 1.0).collect(),
+            ..Default::default()
+        };
+        std::fs::write(&path, old.encode_to_vec()).unwrap();
+        assert_eq!(apply(&param, Phase::Test), [1.0; 12]);
+        let new = BlobProto {
+            shape: Some(lgm_proto::BlobShape { dim: vec![2, 2, 3] }),
+            double_data: (0..12).map(f64::from).collect(),
+            ..Default::default()
+        };
+        std::fs::write(&path, new.encode_to_vec()).unwrap();
+        assert_eq!(apply(&param, Phase::Test), [0.0; 12]);
+
+        let fails = |what: &str| {
+            let e = Transformer::new(&param, Phase::Test, OF).unwrap_err().to_string();
+            assert!(e.contains(what), "{e}");
+        };
+        std::fs::write(&path, BlobProto { double_data: vec![1.0], ..new }.encode_to_vec()).unwrap();
+        fails("holds 1 values, expected 12");
+        std::fs::write(&path, BlobProto { height: Some(9), ..old }.encode_to_vec()).unwrap();
+        fails("shape [1, 2, 9, 3], expected [1, 2, 2, 3]");
+        std::fs::write(&path, [0xff]).unwrap();
+        fails("is not a BlobProto");
+        std::fs::remove_file(&path).unwrap();
+        fails("cannot read the mean file");
+    }
+
+    #[test]
+    fn contradictions_and_misfits_are_errors() {
+        let both = TransformationParameter { mean_value: vec![1.0], mean_file: Some("m".into()), ..Default::default() };
+        assert!(Transformer::new(&both, Phase::Test, OF).unwrap_err().to_string().contains("exclude each other"));
+        let means = TransformationParameter { mean_value: vec![1.0; 3], ..Default::default() };
+        let e = Transformer::new(&means, Phase::Test, OF).unwrap_err().to_string();
+        assert!(e.contains("each of the 2 channels, found 3"), "{e}");
+        let colors = TransformationParameter { force_color: Some(true), force_gray: Some(true), ..Default::default() };
+        assert!(color(&colors).is_err());
+        let crop = TransformationParameter { crop_size: Some(3), ..Default::default() };
+        let t = Transformer::new(&crop, Phase::Test, OF).unwrap();
+        assert!(t.check(OF).unwrap_err().contains("is 2 x 2 x 3, smaller than crop_size 3"));
+        assert!(t.check(Extent { channels: 1, ..OF }).unwrap_err().contains("the first image has 2 channels"));
+        assert!(t.check(Extent { height: 9, ..OF }).is_ok());
+        let whole = Transformer::new(&TransformationParameter::default(), Phase::Test, OF).unwrap();
+        assert!(whole.check(Extent { height: 9, ..OF }).unwrap_err().contains("need crop_size"));
+    }
+}
