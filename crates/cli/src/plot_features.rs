@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
-use lgm_core::{Phase, Registry, Shape, Step, nearest};
-use lgm_net::{Keep, Net, Options};
-use lgm_proto::NetParameter;
+use lgm_core::{Phase, Shape, Step, nearest};
+use lgm_net::{Keep, Net};
 
 use crate::args::PlotFeaturesArgs;
+use crate::models;
 use figure::Figure;
 use projection::Projection;
 
@@ -21,8 +21,8 @@ struct Collected {
     dim: usize,
     features: Vec<f64>,
     labels: Vec<usize>,
-    /// By output, the mean over batches.
-    accuracies: BTreeMap<String, f64>,
+    /// Outputs of one value, the accuracy and the loss mostly: the mean over batches.
+    measures: BTreeMap<String, f64>,
 }
 
 /// Runs the command.
@@ -30,20 +30,13 @@ struct Collected {
 /// # Errors
 /// When the net cannot be built or run, or the figure cannot be drawn.
 pub fn run(args: &PlotFeaturesArgs) -> Result<ExitCode> {
-    let parsed = lgm_proto::read_net(&args.model)?;
-    let mut registry = Registry::default();
-    lgm_layers::register(&mut registry);
-    lgm_data::register(&mut registry);
-    let mut options = Options::new(Phase::Test, 0);
-    options.keep = Keep::Named(vec![args.blob.clone(), args.label.clone()]);
-    let mut net = Net::new(&parsed.message, &parsed.positions, &registry, &options)?;
-    for weights in &args.weights {
-        net.load_weights(weights)?;
-    }
+    let keep = Keep::Named(vec![args.blob.clone(), args.label.clone()]);
+    let mut net = models::net(&args.model, Phase::Test, &args.state, false, keep)?;
+    models::load_weights(&mut net, &args.weights)?;
 
     let classifier = classifier(args, &net)?;
     let (shape, centers) = centers(&net, &classifier)?;
-    let collected = collect(args, &mut net, &parsed.message)?;
+    let collected = collect(args, &mut net)?;
     ensure!(
         shape[1] == collected.dim,
         "the centers of layer '{classifier}' have {} values, the features of blob '{}' have {}; \
@@ -71,7 +64,7 @@ pub fn run(args: &PlotFeaturesArgs) -> Result<ExitCode> {
     };
     figure::draw(&args.out, &figure)?;
     println!("{} items of {} classes: {}", collected.labels.len(), shape[0], args.out.display());
-    for (name, mean) in &collected.accuracies {
+    for (name, mean) in &collected.measures {
         println!("{name} = {mean}");
     }
     Ok(ExitCode::SUCCESS)
@@ -104,13 +97,10 @@ fn centers(net: &Net, layer: &str) -> Result<(Shape, Vec<f64>)> {
     Ok((shape, values))
 }
 
-fn collect(args: &PlotFeaturesArgs, net: &mut Net, param: &NetParameter) -> Result<Collected> {
-    let measured: Vec<String> = {
-        let outputs = net.outputs();
-        let tops = param.layer.iter().filter(|l| l.r#type() == "Accuracy").filter_map(|l| l.top.first());
-        tops.filter(|top| outputs.contains(&top.as_str())).cloned().collect()
-    };
-    let mut out = Collected { dim: 0, features: Vec::new(), labels: Vec::new(), accuracies: BTreeMap::new() };
+fn collect(args: &PlotFeaturesArgs, net: &mut Net) -> Result<Collected> {
+    let single = |name: &&str| net.blob(name).is_some_and(|(shape, _)| shape.count() == 1);
+    let measures: Vec<String> = net.outputs().into_iter().filter(single).map(String::from).collect();
+    let mut out = Collected { dim: 0, features: Vec::new(), labels: Vec::new(), measures: BTreeMap::new() };
     for batch in 0..u64::from(args.iterations) {
         net.forward(&Step { seed: 0, iter: 0, batch })?;
         let (shape, features) = blob(net, &args.blob)?;
@@ -128,12 +118,12 @@ fn collect(args: &PlotFeaturesArgs, net: &mut Net, param: &NetParameter) -> Resu
             ensure!(label >= 0.0 && label.fract() == 0.0, "{label} in blob '{}' is not a class number", args.label);
             out.labels.push(label as usize);
         }
-        for top in &measured {
-            let (_, value) = blob(net, top)?;
-            *out.accuracies.entry(top.clone()).or_default() += value.first().copied().unwrap_or(0.0);
+        for name in &measures {
+            let (_, value) = blob(net, name)?;
+            *out.measures.entry(name.clone()).or_default() += value[0];
         }
     }
-    out.accuracies.values_mut().for_each(|sum| *sum /= f64::from(args.iterations));
+    out.measures.values_mut().for_each(|sum| *sum /= f64::from(args.iterations));
     Ok(out)
 }
 

@@ -10,4 +10,4 @@ mod test;
 pub use rate::{LR_POLICIES, learning_rate};
 pub use rule::{RULES, Update, apply, histories};
 pub use solver::{Action, Outcome, Solver, Watch};
-pub use test::{Scores, score_lines};
+pub use test::{Score, scores_of};

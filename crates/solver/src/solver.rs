@@ -10,7 +10,7 @@ use tracing::info;
 use crate::config::{self, NetSource};
 use crate::rate::learning_rate;
 use crate::rule::{self, Update};
-use crate::test::{score_lines, scores_of};
+use crate::test::{lines, scores_of};
 
 /// What somebody outside asks of a running solver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,7 +213,7 @@ impl Solver {
                     six_digits(self.smoothed_loss)
                 );
                 (lap, lap_iter) = (Instant::now(), self.iter);
-                score_lines(&self.net, &scores_of(&self.net), 1.0, |line| info!("    Train net output {line}"));
+                lines(&self.net, &scores_of(&self.net)).iter().for_each(|line| info!("    Train net output {line}"));
             }
             self.update(display)?;
             watch.progress(self.iter, self.smoothed_loss);
@@ -333,7 +333,8 @@ impl Solver {
         if self.param.test_compute_loss() {
             info!("Test loss: {}", six_digits(loss / passes as f64));
         }
-        score_lines(&self.test_nets[id].net, &scores, 1.0 / passes as f64, |line| info!("    Test net output {line}"));
+        scores.iter_mut().for_each(|s| s.value /= passes as f64);
+        lines(&self.test_nets[id].net, &scores).iter().for_each(|line| info!("    Test net output {line}"));
         Ok(())
     }
 }

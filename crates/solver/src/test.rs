@@ -1,4 +1,4 @@
-//! What a net puts out, number by number, and Caffe's lines about it.
+//! What a net puts out, number by number, in Caffe's words.
 
 use lgm_net::{Net, six_digits};
 
@@ -7,32 +7,32 @@ use lgm_net::{Net, six_digits};
 pub struct Score {
     /// The blob's name.
     pub blob: String,
-    /// The number, or a sum of it over passes.
+    /// The number, or a sum or mean of it over passes.
     pub value: f64,
 }
 
-/// Every number of every output, in the order Caffe lists them.
-pub type Scores = Vec<Score>;
-
-/// The net's outputs after a forward pass.
-pub fn scores_of(net: &Net) -> Scores {
-    let blobs = net.outputs();
-    let numbers = |blob: &&str| net.blob(blob).map(|(_, values)| values).unwrap_or_default();
-    let each = |blob: &str, values: Vec<f64>| {
-        let blob = blob.to_string();
-        values.into_iter().map(move |value| Score { blob: blob.clone(), value }).collect::<Vec<_>>()
-    };
-    blobs.iter().flat_map(|blob| each(blob, numbers(blob))).collect()
+impl Score {
+    /// What the number adds to the loss, ` (* 1 = 2.3 loss)`; empty for a blob that is no loss.
+    pub fn as_loss(&self, net: &Net) -> String {
+        match net.loss_weight(&self.blob) as f64 {
+            0.0 => String::new(),
+            w => format!(" (* {} = {} loss)", six_digits(w), six_digits(w * self.value)),
+        }
+    }
 }
 
-/// Gives `say` a line for each score times `factor`: `#0: loss = 2.3 (* 1 = 2.3 loss)`.
-pub fn score_lines(net: &Net, scores: &[Score], factor: f64, mut say: impl FnMut(String)) {
-    for (i, score) in scores.iter().enumerate() {
-        let (value, weight) = (score.value * factor, net.loss_weight(&score.blob) as f64);
-        let loss = match weight {
-            0.0 => String::new(),
-            w => format!(" (* {} = {} loss)", six_digits(w), six_digits(w * value)),
-        };
-        say(format!("#{i}: {} = {}{loss}", score.blob, six_digits(value)));
-    }
+/// Every number of every output after a forward pass, in the order Caffe lists them.
+pub fn scores_of(net: &Net) -> Vec<Score> {
+    let each = |blob: &str| {
+        let values = net.blob(blob).map(|(_, values)| values).unwrap_or_default();
+        let blob = blob.to_string();
+        values.into_iter().map(move |value| Score { blob: blob.clone(), value })
+    };
+    net.outputs().into_iter().flat_map(each).collect()
+}
+
+/// Caffe's line for each score: `#0: loss = 2.3 (* 1 = 2.3 loss)`.
+pub(crate) fn lines(net: &Net, scores: &[Score]) -> Vec<String> {
+    let line = |(i, s): (usize, &Score)| format!("#{i}: {} = {}{}", s.blob, six_digits(s.value), s.as_loss(net));
+    scores.iter().enumerate().map(line).collect()
 }

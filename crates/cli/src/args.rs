@@ -1,0 +1,372 @@
+//! The commands and their flags. One definition serves the parsing, the help and [`crate::argv`]'s rewriting.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::signals::Action;
+
+const EXAMPLES: &str = "\
+Flags take one dash or two, '=' or a space, and may stand before the command, as Caffe's do:
+  lgm-caffe train -solver solver.prototxt
+  lgm-caffe train --solver=solver.prototxt --weights=a.caffemodel,b.caffemodel
+  lgm-caffe test -model net.prototxt -weights net.caffemodel -iterations 100
+'lgm-caffe COMMAND --help' tells a command's flags.";
+
+/// Caffe in Rust, with the large-margin Gaussian Mixture loss.
+#[derive(Debug, Parser)]
+#[command(name = "lgm-caffe", bin_name = "lgm-caffe", version, about, after_help = EXAMPLES, max_term_width = 100)]
+pub struct Cli {
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogFlags,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train or fine-tune a model
+    Train(TrainArgs),
+    /// Score a model
+    Test(TestArgs),
+    /// Measure a model's execution time, layer by layer
+    Time(TimeArgs),
+    /// Show the GPUs and NVIDIA's libraries, or where they were looked for
+    #[command(name = "device_query", alias = "device-query")]
+    DeviceQuery(DeviceQueryArgs),
+    /// Convert MNIST's idx files to LMDB or HDF5
+    #[command(alias = "convert_mnist", alias = "convert_mnist_data")]
+    ConvertMnist(ConvertMnistArgs),
+    /// Convert CIFAR-10/100 or folders of images to HDF5
+    #[command(alias = "convert_cifar")]
+    ConvertCifar(ConvertCifarArgs),
+    /// Draw a dataset of digit glyphs into HDF5 files
+    #[command(alias = "make_glyphs")]
+    MakeGlyphs(MakeGlyphsArgs),
+    /// Draw the features a net gives its test data, coloured by class, with the class centers
+    #[command(alias = "plot_features")]
+    PlotFeatures(PlotFeaturesArgs),
+}
+
+/// Where the log goes and what is in it: glog's flags. Each can also be set by an environment variable, GLOG_log_dir
+/// and so on.
+#[derive(Args, Debug, Default)]
+#[command(next_help_heading = "Log")]
+pub struct LogFlags {
+    /// Also write the log to a file in this folder
+    #[arg(long = "log_dir", value_name = "DIR", global = true)]
+    pub log_dir: Option<PathBuf>,
+    /// Leave out messages below this severity: 0 info, 1 warning, 2 error, 3 fatal
+    #[arg(long = "minloglevel", value_name = "N", global = true)]
+    pub minloglevel: Option<u8>,
+    /// Also log details: 1 some, 2 all
+    #[arg(long = "v", value_name = "N", global = true)]
+    pub v: Option<u8>,
+    /// Log to stderr alone, whatever log_dir says
+    #[arg(long = "logtostderr", global = true)]
+    pub logtostderr: bool,
+    /// Accepted for Caffe's sake: the log always goes to stderr
+    #[arg(long = "alsologtostderr", global = true, hide = true)]
+    pub alsologtostderr: bool,
+    /// Accepted for Caffe's sake: the log always goes to stderr
+    #[arg(long = "stderrthreshold", value_name = "N", global = true, hide = true)]
+    pub stderrthreshold: Option<u8>,
+}
+
+/// Flags of every command that runs on a device.
+#[derive(Args, Debug)]
+pub struct DeviceFlags {
+    /// GPUs to run on: one number, several separated by commas, or 'all'
+    #[arg(long = "gpu", value_name = "IDS")]
+    pub gpu: Option<Gpus>,
+}
+
+/// Flags that choose the layers of a net.
+#[derive(Args, Debug)]
+pub struct StateFlags {
+    /// Level of the net's state, for include and exclude rules
+    #[arg(long = "level", value_name = "N", default_value_t = 0)]
+    pub level: i32,
+    /// Stages of the net's state, for include and exclude rules, separated by commas
+    #[arg(long = "stage", value_name = "NAMES", value_delimiter = ',')]
+    pub stages: Vec<String>,
+}
+
+/// Flags of `train`.
+#[derive(Args, Debug)]
+pub struct TrainArgs {
+    /// The solver's prototxt
+    #[arg(long = "solver", value_name = "FILE")]
+    pub solver: PathBuf,
+    /// Solver state to resume from
+    #[arg(long = "snapshot", value_name = "FILE", conflicts_with = "weights")]
+    pub snapshot: Option<PathBuf>,
+    /// Trained weights to start from, several files separated by commas
+    #[arg(long = "weights", value_name = "FILES", value_delimiter = ',')]
+    pub weights: Vec<PathBuf>,
+    /// The device.
+    #[command(flatten)]
+    pub device: DeviceFlags,
+    /// The net's state.
+    #[command(flatten)]
+    pub state: StateFlags,
+    /// What Ctrl-C (SIGINT) does: snapshot and stop, snapshot and go on, or nothing; a second Ctrl-C during a stop
+    /// ends the process at once
+    #[arg(long = "sigint_effect", value_name = "EFFECT", value_enum, default_value_t = Action::Stop)]
+    pub sigint_effect: Action,
+    /// What SIGHUP does
+    #[arg(long = "sighup_effect", value_name = "EFFECT", value_enum, default_value_t = Action::Snapshot)]
+    pub sighup_effect: Action,
+}
+
+/// Flags of `test`.
+#[derive(Args, Debug)]
+pub struct TestArgs {
+    /// The net's prototxt
+    #[arg(long = "model", value_name = "FILE")]
+    pub model: PathBuf,
+    /// Trained weights, several files separated by commas
+    #[arg(long = "weights", value_name = "FILES", value_delimiter = ',', required = true)]
+    pub weights: Vec<PathBuf>,
+    /// Batches to score
+    #[arg(long = "iterations", value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    pub iterations: u32,
+    /// The device.
+    #[command(flatten)]
+    pub device: DeviceFlags,
+    /// The net's state.
+    #[command(flatten)]
+    pub state: StateFlags,
+}
+
+/// Flags of `time`.
+#[derive(Args, Debug)]
+pub struct TimeArgs {
+    /// The net's prototxt
+    #[arg(long = "model", value_name = "FILE")]
+    pub model: PathBuf,
+    /// Passes to time
+    #[arg(long = "iterations", value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    pub iterations: u32,
+    /// The net's phase; TRAIN unless given
+    #[arg(long = "phase", value_name = "PHASE", value_enum)]
+    pub phase: Option<PhaseFlag>,
+    /// The device.
+    #[command(flatten)]
+    pub device: DeviceFlags,
+    /// The net's state.
+    #[command(flatten)]
+    pub state: StateFlags,
+}
+
+/// Flags of `device_query`.
+#[derive(Args, Debug)]
+pub struct DeviceQueryArgs {
+    /// The device.
+    #[command(flatten)]
+    pub device: DeviceFlags,
+}
+
+/// Flags of `convert-mnist`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  lgm-caffe convert-mnist train-images-idx3-ubyte.gz train-labels-idx1-ubyte.gz mnist_train_lmdb")]
+pub struct ConvertMnistArgs {
+    /// The images' idx file, gzipped or not
+    pub images: PathBuf,
+    /// The labels' idx file, gzipped or not
+    pub labels: PathBuf,
+    /// The LMDB folder or HDF5 file to make
+    pub output: PathBuf,
+    /// The form of the output
+    #[arg(long = "backend", value_name = "FORM", value_enum, default_value_t = Backend::Lmdb)]
+    pub backend: Backend,
+}
+
+/// Flags of `convert-cifar`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example, with the padding of the L-GM paper:
+  lgm-caffe convert-cifar cifar-100-binary data/cifar100 -pad 4")]
+pub struct ConvertCifarArgs {
+    /// The folder of CIFAR's binary or Python files, or one with folders train and test of a folder of images per class
+    pub input: PathBuf,
+    /// The folder to write train.h5, test.h5 and the lists train.txt and test.txt to
+    pub output: PathBuf,
+    /// Zero pixels to add around the training images
+    #[arg(long = "pad", value_name = "N", default_value_t = 0)]
+    pub pad: usize,
+    /// CIFAR-100: label with the 20 coarse classes
+    #[arg(long = "coarse")]
+    pub coarse: bool,
+}
+
+/// Flags of `make-glyphs`.
+#[derive(Args, Debug)]
+pub struct MakeGlyphsArgs {
+    /// The folder to write train.h5, test.h5 and their lists train.txt and test.txt to; made if absent
+    #[arg(long = "out", value_name = "DIR")]
+    pub out: PathBuf,
+    /// Number of training images
+    #[arg(long = "train", value_name = "N", default_value_t = 10_000)]
+    pub train: usize,
+    /// Number of test images
+    #[arg(long = "test", value_name = "N", default_value_t = 2_000)]
+    pub test: usize,
+    /// Another seed draws other images
+    #[arg(long = "seed", value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// Also draw samples of every digit to this PNG file
+    #[arg(long = "sheet", value_name = "FILE")]
+    pub sheet: Option<PathBuf>,
+}
+
+/// Flags of `plot-features`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  lgm-caffe plot-features -model net.prototxt -weights net_iter_1000.caffemodel -blob ip1 -out features.png")]
+pub struct PlotFeaturesArgs {
+    /// The net's prototxt
+    #[arg(long = "model", value_name = "FILE")]
+    pub model: PathBuf,
+    /// Trained weights, several files separated by commas
+    #[arg(long = "weights", value_name = "FILES", value_delimiter = ',', required = true)]
+    pub weights: Vec<PathBuf>,
+    /// The blob with the features; of more than two, the first two principal components are drawn
+    #[arg(long = "blob", value_name = "NAME")]
+    pub blob: String,
+    /// The blob with the labels
+    #[arg(long = "label", value_name = "NAME", default_value = "label")]
+    pub label: String,
+    /// The layer whose first parameter holds the centers; the net's only ClassDistance or LGMLoss layer unless given
+    #[arg(long = "classifier", value_name = "LAYER")]
+    pub classifier: Option<String>,
+    /// The PNG file to draw
+    #[arg(long = "out", value_name = "FILE")]
+    pub out: PathBuf,
+    /// Batches to run
+    #[arg(long = "iterations", value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    pub iterations: u32,
+    /// The net's state.
+    #[command(flatten)]
+    pub state: StateFlags,
+}
+
+/// The form of a converted data set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Backend {
+    /// An LMDB folder of Datum messages, for Data layers.
+    Lmdb,
+    /// An HDF5 file, for HDF5Data layers.
+    Hdf5,
+}
+
+/// A phase by Caffe's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PhaseFlag {
+    /// The phase of training.
+    #[value(name = "TRAIN")]
+    Train,
+    /// The phase of testing.
+    #[value(name = "TEST")]
+    Test,
+}
+
+impl From<Backend> for lgm_data::convert::Format {
+    fn from(backend: Backend) -> Self {
+        match backend {
+            Backend::Lmdb => lgm_data::convert::Format::Lmdb,
+            Backend::Hdf5 => lgm_data::convert::Format::Hdf5,
+        }
+    }
+}
+
+impl From<PhaseFlag> for lgm_core::Phase {
+    fn from(flag: PhaseFlag) -> Self {
+        match flag {
+            PhaseFlag::Train => lgm_core::Phase::Train,
+            PhaseFlag::Test => lgm_core::Phase::Test,
+        }
+    }
+}
+
+/// The GPUs that `-gpu` names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Gpus {
+    /// Every one the driver sees.
+    All,
+    /// Those of these numbers.
+    List(Vec<u32>),
+}
+
+impl FromStr for Gpus {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "all" {
+            return Ok(Gpus::All);
+        }
+        let mut list = Vec::new();
+        for part in text.split(',') {
+            let expected = || format!("expected GPU numbers like '0' or '0,1', or 'all', found '{text}'");
+            let id = part.trim().parse().map_err(|_| expected())?;
+            if list.contains(&id) {
+                return Err(format!("GPU {id} is named twice"));
+            }
+            list.push(id);
+        }
+        Ok(Gpus::List(list))
+    }
+}
+
+impl fmt::Display for Gpus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Gpus::All => f.write_str("all"),
+            Gpus::List(ids) => f.write_str(&ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",")),
+        }
+    }
+}
+
+/// A command line that makes no sense; ends the process with code 2.
+#[derive(Debug)]
+pub struct UsageError(pub String);
+
+impl fmt::Display for UsageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for UsageError {}
+
+impl From<clap::Error> for UsageError {
+    fn from(error: clap::Error) -> Self {
+        let text = error.render().to_string();
+        let lines = text.lines().filter(|line| !line.trim().is_empty()).collect::<Vec<_>>().join("\n");
+        UsageError(lines.strip_prefix("error: ").unwrap_or(&lines).to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gpu_lists() {
+        assert_eq!("all".parse(), Ok(Gpus::All));
+        assert_eq!("0".parse(), Ok(Gpus::List(vec![0])));
+        assert_eq!("2, 0".parse(), Ok(Gpus::List(vec![2, 0])));
+        for wrong in ["", "0,", "x", "-1", "ALL"] {
+            assert!(wrong.parse::<Gpus>().unwrap_err().contains("expected GPU numbers"), "{wrong}");
+        }
+        assert_eq!("1,1".parse::<Gpus>().unwrap_err(), "GPU 1 is named twice");
+    }
+}

@@ -1,0 +1,23 @@
+//! `lgm-caffe convert-mnist`: idx files to LMDB or HDF5.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use lgm_data::convert::convert_mnist;
+use tracing::info;
+
+use crate::args::ConvertMnistArgs;
+use crate::progress;
+
+/// Converts the files.
+///
+/// # Errors
+/// When an input is missing or damaged, or the output cannot be written.
+pub fn run(args: &ConvertMnistArgs) -> Result<ExitCode> {
+    info!("Converting {} and {}", args.images.display(), args.labels.display());
+    let mut shown = progress::counter("images");
+    let count = convert_mnist(&args.images, &args.labels, &args.output, args.backend.into(), &mut shown)?;
+    drop(shown);
+    info!("Wrote {count} images to {}", args.output.display());
+    Ok(ExitCode::SUCCESS)
+}

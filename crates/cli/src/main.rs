@@ -1,0 +1,83 @@
+//! `lgm-caffe`: Caffe's command line over the lgm crates. One file per subcommand; the rest is what they share: the
+//! flags, the log, the progress bar and the signals.
+
+mod args;
+mod argv;
+mod convert_cifar;
+mod convert_mnist;
+mod device_query;
+mod gpu;
+mod logging;
+mod models;
+mod make_glyphs;
+mod plot_features;
+mod progress;
+mod signals;
+mod test;
+mod time;
+mod train;
+
+use std::process::ExitCode;
+
+use args::{Cli, Command, UsageError};
+use clap::{CommandFactory, FromArgMatches};
+
+/// The exit code of a run that failed.
+const FAILED: u8 = 1;
+/// The exit code of a command line that makes no sense.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    run().unwrap_or_else(|error| {
+        // A command line that could not be read has set up no log yet; then the environment's settings hold.
+        let _ = logging::init(&args::LogFlags::default());
+        report(&error);
+        ExitCode::from(if error.is::<UsageError>() { USAGE } else { FAILED })
+    })
+}
+
+fn run() -> anyhow::Result<ExitCode> {
+    let mut command = Cli::command();
+    command.build();
+    let rewritten = argv::rewrite(std::env::args_os(), &command)?;
+    let matches = match command.try_get_matches_from(rewritten.args) {
+        Ok(matches) => matches,
+        Err(error) if !error.use_stderr() => {
+            error.print()?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Err(error) => return Err(UsageError::from(error).into()),
+    };
+    let cli = Cli::from_arg_matches(&matches).map_err(UsageError::from)?;
+    logging::init(&cli.log)?;
+    for warning in &rewritten.warnings {
+        tracing::warn!("{warning}");
+    }
+    match &cli.command {
+        Command::Train(args) => train::run(args),
+        Command::Test(args) => test::run(args),
+        Command::Time(args) => time::run(args),
+        Command::DeviceQuery(args) => device_query::run(args),
+        Command::ConvertMnist(args) => convert_mnist::run(args),
+        Command::ConvertCifar(args) => convert_cifar::run(args),
+        Command::MakeGlyphs(args) => make_glyphs::run(args),
+        Command::PlotFeatures(args) => plot_features::run(args),
+    }
+}
+
+/// Logs an error and its causes, a line each, the outermost first.
+fn report(error: &anyhow::Error) {
+    let mut said = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        // Many errors quote their cause in their own text already.
+        if said.contains(&text) {
+            continue;
+        }
+        match said.is_empty() {
+            true => tracing::error!(fatal = true, "lgm-caffe: error: {text}"),
+            false => tracing::error!(fatal = true, "lgm-caffe: caused by: {text}"),
+        }
+        said = text;
+    }
+}

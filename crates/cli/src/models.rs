@@ -1,0 +1,45 @@
+//! What `train`, `test` and `time` share: the layers known, nets read from prototxt, and errors that say where.
+
+use std::path::{Path, PathBuf};
+
+use lgm_core::{Phase, Registry, Result};
+use lgm_net::{Keep, Net, Options, fresh_seed};
+use lgm_proto::NetState;
+
+use crate::args::StateFlags;
+
+/// Every layer type of this binary.
+pub fn registry() -> Registry {
+    let mut registry = Registry::default();
+    lgm_layers::register(&mut registry);
+    lgm_data::register(&mut registry);
+    registry
+}
+
+/// The part of a net's state that flags give; an empty `-stage` is none.
+pub fn state(flags: &StateFlags) -> NetState {
+    let stage = flags.stages.iter().filter(|s| !s.is_empty()).cloned().collect();
+    NetState { phase: None, level: Some(flags.level), stage }
+}
+
+/// Builds the net of a prototxt in a phase, for passes that the command itself makes.
+///
+/// # Errors
+/// Whatever is wrong with the prototxt or the data it names.
+pub fn net(model: &Path, phase: Phase, flags: &StateFlags, backward: bool, keep: Keep) -> Result<Net> {
+    let parsed = lgm_proto::read_net(model)?;
+    parsed.notices.iter().for_each(|n| tracing::info!("{n}"));
+    let mut options = Options::new(phase, fresh_seed() >> 11);
+    options.state = NetState { phase: Some(phase as i32), ..state(flags) };
+    options.backward = backward;
+    options.keep = keep;
+    Net::new(&parsed.message, &parsed.positions, &registry(), &options)
+}
+
+/// Loads several files of weights into a net, in order.
+///
+/// # Errors
+/// When one is missing, damaged or of another net.
+pub fn load_weights(net: &mut Net, files: &[PathBuf]) -> Result<()> {
+    files.iter().try_for_each(|file| net.load_weights(file))
+}

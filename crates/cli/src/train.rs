@@ -1,0 +1,66 @@
+//! `lgm-caffe train`.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use lgm_proto::solver_parameter::SolverMode;
+use lgm_solver::{Action, Solver, Watch};
+use tracing::info;
+
+use crate::args::TrainArgs;
+use crate::progress::Progress;
+use crate::signals::{self, Signals};
+use crate::{gpu, models};
+
+struct Watcher {
+    signals: Signals,
+    progress: Progress,
+}
+
+impl Watch for Watcher {
+    fn action(&mut self) -> Action {
+        match self.signals.poll() {
+            signals::Action::Stop => Action::Stop,
+            signals::Action::Snapshot => Action::Snapshot,
+            signals::Action::None => Action::None,
+        }
+    }
+
+    fn progress(&mut self, iter: i32, loss: f64) {
+        self.progress.update(iter as u64, loss);
+    }
+}
+
+/// Trains a solver's net, from scratch, from weights or from a snapshot.
+///
+/// # Errors
+/// Whatever is wrong with the solver, its nets and data, or the files named by flags.
+pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
+    let mut solver = lgm_proto::read_solver(&args.solver)?;
+    let param = &mut solver.message;
+    let state = models::state(&args.state);
+    let train_state = param.train_state.get_or_insert_default();
+    train_state.level = state.level;
+    train_state.stage.extend(state.stage);
+    let file_asks = param.solver_mode.is_some() && param.solver_mode() == SolverMode::Gpu;
+    gpu::use_cpu(args.device.gpu.as_ref(), file_asks)?;
+    if args.snapshot.is_some() {
+        param.weights.clear();
+    } else if !args.weights.is_empty() {
+        param.weights = args.weights.iter().map(|w| w.to_string_lossy().into_owned()).collect();
+    }
+    let signals = signals::install(args.sigint_effect, args.sighup_effect)?;
+    let mut solver = Solver::new(&solver, &models::registry())?;
+    if let Some(snapshot) = &args.snapshot {
+        info!("Resuming from {}", snapshot.display());
+        solver.restore(snapshot).with_context(|| format!("cannot resume from {}", snapshot.display()))?;
+    }
+    info!("Starting Optimization");
+    let total = solver.param().max_iter().max(0) as u64;
+    let progress = Progress::new(total, solver.iter() as u64);
+    let mut watcher = Watcher { signals, progress };
+    solver.solve(&mut watcher)?;
+    watcher.progress.finish();
+    info!("Optimization Done.");
+    Ok(ExitCode::SUCCESS)
+}
