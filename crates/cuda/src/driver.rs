@@ -87,6 +87,16 @@ pub enum NoDevice {
     },
 }
 
+impl NoDevice {
+    /// The error in one line, without the places that were looked at.
+    pub fn summary(&self) -> String {
+        match self {
+            NoDevice::NoDriver(missing) => missing.summary(),
+            other => other.to_string(),
+        }
+    }
+}
+
 fn visible_devices() -> Option<String> {
     env::var_os("CUDA_VISIBLE_DEVICES").map(|list| list.to_string_lossy().into_owned())
 }

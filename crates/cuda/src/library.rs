@@ -78,13 +78,18 @@ impl fmt::Display for Looked {
     }
 }
 
-impl fmt::Display for Missing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = self.component.name();
-        let file = self.component.file_names()[0];
+impl Missing {
+    /// The error in one line, without the places: `NVRTC (libnvrtc.so.13) was not found`.
+    pub fn summary(&self) -> String {
         let unusable = self.looked.iter().any(|looked| matches!(looked.outcome, Outcome::Unusable { .. }));
         let what = if unusable { "cannot be used" } else { "was not found" };
-        write!(f, "{name} ({file}) {what}; looked in:")?;
+        format!("{} ({}) {what}", self.component.name(), self.component.file_names()[0])
+    }
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; looked in:", self.summary())?;
         for looked in &self.looked {
             write!(f, "\n  {looked}")?;
         }
