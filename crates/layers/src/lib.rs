@@ -20,6 +20,11 @@ macro_rules! layers {
 }
 
 layers! {
+    lrn { "LRN" => Lrn }
+    inner_product { "InnerProduct" => InnerProduct }
+    scale { "Scale" => Scale }
+    bias { "Bias" => Bias }
+    eltwise { "Eltwise" => Eltwise }
     silence { "Silence" => Silence }
     input { "Input" => Input }
     dummy_data { "DummyData" => DummyData }
@@ -40,6 +45,7 @@ layers! {
     accuracy { "Accuracy" => Accuracy }
     reduction { "Reduction" => Reduction }
     class_distance { "ClassDistance" => ClassDistance }
+    lgm_loss { "LGMLoss" => LgmLoss }
 }
 
 #[cfg(test)]

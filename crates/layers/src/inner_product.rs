@@ -1,0 +1,134 @@
+//! InnerProduct: y = x · Wᵀ + b, a matrix product of all that follows `axis`.
+//!
+//! Shapes: with M the elements before `axis` and K those from it on, bottom [M…, K…], top [M…, N] with N = `num_output`;
+//! parameters W [N, K] ([K, N] with `transpose`) and, unless `bias_term` is false, b [N].
+//! Gradient: dx = dy · W; dW = dyᵀ · x; db = Σₘ dy.
+//!
+//! Source: Caffe's layer of this name.
+
+use lgm_core::{
+    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Plan, Result, ensure,
+};
+use lgm_cpu::{Trans, gemm};
+use lgm_proto::{InnerProductParameter, LayerParameter};
+
+/// The layer; see the module.
+pub struct InnerProduct {
+    param: InnerProductParameter,
+    rows: usize,
+    inputs: usize,
+    outputs: usize,
+}
+
+impl InnerProduct {
+    pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
+        let param = param.inner_product_param.clone().unwrap_or_default();
+        let outputs = param.num_output() as usize;
+        ensure!(outputs > 0, "inner_product_param needs a num_output of at least 1");
+        Node::compute(InnerProduct { param, rows: 0, inputs: 0, outputs })
+    }
+}
+
+impl Layer for InnerProduct {
+    fn arity(&self) -> Arity {
+        Arity::exactly(1, 1)
+    }
+
+    fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
+        let bottom = &bottoms[0];
+        let axis = bottom.shape.axis(self.param.axis())?;
+        let (m, k, n) = (bottom.shape.span(0..axis), bottom.shape.count_from(axis), self.outputs);
+        (self.rows, self.inputs) = (m, k);
+        let weight = if self.param.transpose() { [k, n] } else { [n, k] };
+        let mut plan = Plan::new(vec![bottom.with_shape(bottom.shape.splice(axis..bottom.shape.len(), [n]))]);
+        plan.params = vec![ParamSpec::new(weight, self.param.weight_filler.as_ref())];
+        if self.param.bias_term() {
+            plan.params.push(ParamSpec::new([n], self.param.bias_filler.as_ref()));
+        }
+        plan.backward_bottoms = vec![0];
+        plan.flops = 2 * m as u64 * n as u64 * k as u64;
+        Ok(plan)
+    }
+}
+
+impl HostRun for InnerProduct {
+    fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
+        let (m, n, k) = (self.rows, self.outputs, self.inputs);
+        let (x, w, y) = (io.bottom::<T>(0)?, io.param::<T>(0)?, io.top::<T>(0)?);
+        let mut beta = T::zero();
+        if self.param.bias_term() {
+            let b = io.param::<T>(1)?;
+            y.chunks_mut(n).for_each(|row| row.copy_from_slice(b));
+            beta = T::one();
+        }
+        let (trans, ldw) = if self.param.transpose() { (Trans::No, n) } else { (Trans::Yes, k) };
+        gemm(Trans::No, trans, m, n, k, T::one(), x, k, w, ldw, beta, y, n);
+        Ok(())
+    }
+
+    fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
+        let (m, n, k) = (self.rows, self.outputs, self.inputs);
+        let (zero, one) = (T::zero(), T::one());
+        let transpose = self.param.transpose();
+        let dy = io.top_diff::<T>(0)?;
+        if let Some(dw) = io.param_diff::<T>(0)? {
+            let x = io.bottom::<T>(0)?;
+            if transpose {
+                gemm(Trans::Yes, Trans::No, k, n, m, one, x, k, dy, n, one, dw, n);
+            } else {
+                gemm(Trans::Yes, Trans::No, n, k, m, one, dy, n, x, k, one, dw, k);
+            }
+        }
+        if self.param.bias_term() {
+            if let Some(db) = io.param_diff::<T>(1)? {
+                dy.chunks(n).for_each(|row| db.iter_mut().zip(row).for_each(|(b, &d)| *b += d));
+            }
+        }
+        if let Some(dx) = io.bottom_diff::<T>(0)? {
+            let (trans, ldw) = if transpose { (Trans::Yes, n) } else { (Trans::No, k) };
+            gemm(Trans::No, trans, m, k, n, one, dy, n, io.param::<T>(0)?, ldw, zero, dx, k);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::tests::registry;
+    use lgm_core::{DType, Phase, Shape};
+    use lgm_testkit::{Case, Rig, check, config_error};
+
+    fn layer(param: &str) -> String {
+        format!("layer {{ name: 'ip' type: 'InnerProduct' bottom: 'x' top: 'y' inner_product_param {{ {param} }} }}")
+    }
+
+    #[test]
+    fn cases() {
+        check(
+            &registry(),
+            &[
+                Case::golden("layers/ip_0"),
+                Case::golden("layers/ip_1"),
+                Case::golden("layers/ip_2"),
+                Case::new(layer("num_output: 2 axis: -1 transpose: true bias_term: false")).bottom([2, 3, 4]),
+                Case::new(layer("num_output: 3 axis: 0")).bottom([2, 3]),
+            ],
+        );
+    }
+
+    #[test]
+    fn plan() {
+        let text = layer("num_output: 5 axis: 2 transpose: true bias_filler { value: 2 }");
+        let rig = Rig::new(&registry(), &text, Phase::Train, DType::F32, &[[2, 3, 4, 6].into()]).unwrap();
+        assert_eq!(rig.plan.tops[0].shape, Shape::from([2, 3, 5]));
+        assert_eq!(rig.params[0].shape, Shape::from([24, 5]));
+        assert_eq!(rig.filled().unwrap(), [vec![0.0; 120], vec![2.0; 5]]);
+        assert_eq!(rig.plan.flops, 2 * 6 * 24 * 5);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        config_error(&registry(), &layer(""), &[[2, 3].into()], &["num_output"]);
+        config_error(&registry(), &layer("num_output: 2 axis: 2"), &[[2, 3].into()], &["axis 2", "(2, 3)"]);
+    }
+}
