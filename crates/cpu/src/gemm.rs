@@ -257,7 +257,7 @@ impl<T: Float> Block<'_, T> {
     /// Multiplies the panels `rows` by the columns `cols` into C.
     fn run(&self, rows: std::ops::Range<usize>, cols: std::ops::Range<usize>, c: &Shared<'_, T>) {
         let nr = self.micro.nr;
-        debug_assert!(cols.start % nr == 0 && cols.end <= self.cols);
+        debug_assert!(cols.start.is_multiple_of(nr) && cols.end <= self.cols);
         for i in rows {
             let (start, height) = (self.panels.start(i), self.panels.height(i));
             let a = &self.a[start * self.depth..(start + height) * self.depth];

@@ -5,15 +5,23 @@
 //! blocks whose sizes depend on the shapes alone and sums are taken in a fixed order, so a result has the same bits
 //! whatever the number of rayon threads.
 
+// Loops over constant bounds by index are what the compiler unrolls and vectorises best.
+#![allow(clippy::needless_range_loop)]
+
 mod base;
+pub mod batchnorm;
 pub mod conv;
 pub mod elementwise;
 mod gemm;
 mod gemv;
 mod kernel;
+pub mod lrn;
+pub mod math;
 mod pack;
 mod parallel;
+pub mod pool;
 mod scratch;
+pub mod softmax;
 #[cfg(test)]
 mod testing;
 

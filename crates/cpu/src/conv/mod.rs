@@ -98,7 +98,7 @@ impl ConvGeometry {
         }
         ensure!(group > 0, "group must be positive");
         ensure!(
-            in_channels % group == 0 && out_channels % group == 0,
+            in_channels.is_multiple_of(group) && out_channels.is_multiple_of(group),
             "group ({group}) must divide the input channels ({in_channels}) and the outputs ({out_channels})"
         );
         let mut output = Vec::with_capacity(axes);

@@ -1,0 +1,311 @@
+//! Per-channel statistics, normalisation and its gradient, for x of n × channels × spatial.
+//!
+//! With μ and σ² the mean and (biased) variance of a channel, x̂ = (x − μ)/√(σ² + ε) and m = n·spatial values:
+//! y = γ·x̂ + β and dx = γ/√(σ² + ε) · (dy − Σdy/m − x̂·Σ(dy·x̂)/m). Ioffe and Szegedy, "Batch Normalization" (2015).
+//!
+//! Sums are accumulated in double precision, block by block in a fixed order.
+
+mod rectified;
+
+use crate::kernel::vectorized;
+use crate::parallel::{Shared, tasks};
+use crate::scratch::Scratch;
+use crate::{BLOCK, Float};
+pub use rectified::Rectified;
+
+/// The extents of a blob as these functions see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extents {
+    /// Images.
+    pub n: usize,
+    /// Channels.
+    pub channels: usize,
+    /// Positions of one channel of one image.
+    pub spatial: usize,
+}
+
+impl Extents {
+    /// Elements in all.
+    pub fn len(&self) -> usize {
+        self.n * self.channels * self.spatial
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Calls `row(channel, range)` for every run of a channel, in parallel over blocks of runs.
+    fn rows(&self, row: impl Fn(usize, std::ops::Range<usize>) + Sync) {
+        let (count, at_once) = (self.n * self.channels, (BLOCK / self.spatial.max(1)).max(1));
+        tasks(count.div_ceil(at_once), self.len() > BLOCK, |t| {
+            for r in t * at_once..((t + 1) * at_once).min(count) {
+                row(r % self.channels, r * self.spatial..(r + 1) * self.spatial);
+            }
+        });
+    }
+
+    /// Two sums over each channel: `row(channel, range)` gives those of one run, `done(channel, a, b)` takes the totals.
+    fn sums(
+        &self,
+        row: impl Fn(usize, std::ops::Range<usize>) -> (f64, f64) + Sync,
+        mut done: impl FnMut(usize, f64, f64),
+    ) {
+        let (count, at_once) = (self.n * self.channels, (BLOCK / self.spatial.max(1)).max(1));
+        let mut runs = Scratch::<f64>::new(2 * count);
+        let shared = Shared::new(&mut runs);
+        tasks(count.div_ceil(at_once), self.len() > BLOCK, |t| {
+            let rows = t * at_once..((t + 1) * at_once).min(count);
+            // SAFETY: tasks take consecutive, disjoint runs.
+            let out = unsafe { shared.part(2 * rows.start..2 * rows.end) };
+            for (r, out) in rows.zip(out.chunks_exact_mut(2)) {
+                let (a, b) = row(r % self.channels, r * self.spatial..(r + 1) * self.spatial);
+                (out[0], out[1]) = (a, b);
+            }
+        });
+        for c in 0..self.channels {
+            let images = (0..self.n).map(|i| 2 * (i * self.channels + c));
+            let (a, b) = images.fold((0.0, 0.0), |(a, b), at| (a + runs[at], b + runs[at + 1]));
+            done(c, a, b);
+        }
+    }
+}
+
+/// Mean and biased variance of each channel, in one pass.
+///
+/// # Panics
+/// When a slice is too short.
+pub fn mean_variance<T: Float>(x: &[T], extents: Extents, mean: &mut [T], variance: &mut [T]) {
+    let m = (extents.n * extents.spatial).max(1) as f64;
+    // Sums of differences from a value of the channel lose nothing when the mean is large against the deviation.
+    let pivot = |c: usize| x[c * extents.spatial].f64();
+    if extents.is_empty() {
+        mean[..extents.channels].fill(T::zero());
+        variance[..extents.channels].fill(T::zero());
+        return;
+    }
+    extents.sums(
+        |c, range| moments(&x[range], pivot(c)),
+        |c, sum, square| {
+            mean[c] = T::of(pivot(c) + sum / m);
+            variance[c] = T::of(((square - sum * sum / m) / m).max(0.0));
+        },
+    );
+}
+
+/// What [`normalize`] does after normalising.
+#[derive(Clone, Copy, Debug)]
+pub struct Affine<'a, T> {
+    /// γ of each channel.
+    pub scale: &'a [T],
+    /// β of each channel.
+    pub shift: Option<&'a [T]>,
+}
+
+/// y = (x − μ)·`inv_std`, then γ·y + β, then max(y, 0) if `relu`; on `y` itself when `x` is `None`.
+///
+/// # Panics
+/// When a slice is too short.
+pub fn normalize<T: Float>(
+    x: Option<&[T]>,
+    extents: Extents,
+    mean: &[T],
+    inv_std: &[T],
+    affine: Option<Affine<'_, T>>,
+    relu: bool,
+    y: &mut [T],
+) {
+    let y = Shared::new(&mut y[..extents.len()]);
+    let floor = if relu { T::zero() } else { T::neg_infinity() };
+    extents.rows(|c, range| {
+        // SAFETY: every run is visited once.
+        let y = unsafe { y.part(range.clone()) };
+        let scale = affine.map_or(inv_std[c], |a| inv_std[c] * a.scale[c]);
+        let shift = affine.and_then(|a| a.shift).map_or(T::zero(), |s| s[c]);
+        match x {
+            Some(x) => normalize_row(&x[range], mean[c], scale, shift, floor, y),
+            None => normalize_in_place(y, mean[c], scale, shift, floor),
+        }
+    });
+}
+
+/// y = x·`scale` + `shift` for each channel; on `y` itself when `x` is `None`.
+///
+/// # Panics
+/// When a slice is too short.
+pub fn scale_shift<T: Float>(x: Option<&[T]>, extents: Extents, scale: &[T], shift: Option<&[T]>, y: &mut [T]) {
+    let y = Shared::new(&mut y[..extents.len()]);
+    extents.rows(|c, range| {
+        // SAFETY: every run is visited once.
+        let y = unsafe { y.part(range.clone()) };
+        let shift = shift.map_or(T::zero(), |s| s[c]);
+        match x {
+            Some(x) => normalize_row(&x[range], T::zero(), scale[c], shift, T::neg_infinity(), y),
+            None => normalize_in_place(y, T::zero(), scale[c], shift, T::neg_infinity()),
+        }
+    });
+}
+
+/// What a channel's x̂ is computed from.
+#[derive(Clone, Copy, Debug)]
+pub enum Normalized<'a, T> {
+    /// x̂ itself.
+    Ready(&'a [T]),
+    /// x, with μ and 1/√(σ² + ε) of each channel.
+    From {
+        /// The input.
+        x: &'a [T],
+        /// μ.
+        mean: &'a [T],
+        /// 1/√(σ² + ε).
+        inv_std: &'a [T],
+    },
+}
+
+impl<'a, T: Float> Normalized<'a, T> {
+    fn of(&self, c: usize, range: std::ops::Range<usize>) -> (&'a [T], T, T) {
+        match *self {
+            Normalized::Ready(v) => (&v[range], T::zero(), T::one()),
+            Normalized::From { x, mean, inv_std } => (&x[range], mean[c], inv_std[c]),
+        }
+    }
+}
+
+/// Σ dy and Σ dy·x̂ of each channel, overwriting both.
+///
+/// # Panics
+/// When a slice is too short.
+pub fn backward_sums<T: Float>(
+    xhat: Normalized<'_, T>,
+    dy: &[T],
+    extents: Extents,
+    sum_dy: &mut [T],
+    sum_dy_xhat: &mut [T],
+) {
+    extents.sums(
+        |c, range| {
+            let (x, mean, inv_std) = xhat.of(c, range.clone());
+            let (sum, product) = products(x, &dy[range], mean);
+            (sum, product * inv_std.f64())
+        },
+        |c, a, b| (sum_dy[c], sum_dy_xhat[c]) = (T::of(a), T::of(b)),
+    );
+}
+
+/// dx = `scale`·(dy − Σdy/m − x̂·Σ(dy·x̂)/m) with the sums of [`backward_sums`]; `scale` is γ/√(σ² + ε). On `dx` itself
+/// when `dy` is `None`.
+///
+/// # Panics
+/// When a slice is too short.
+pub fn backward_data<T: Float>(
+    xhat: Normalized<'_, T>,
+    dy: Option<&[T]>,
+    extents: Extents,
+    scale: &[T],
+    sum_dy: &[T],
+    sum_dy_xhat: &[T],
+    dx: &mut [T],
+) {
+    let m = T::of((extents.n * extents.spatial) as f64);
+    let dx = Shared::new(&mut dx[..extents.len()]);
+    extents.rows(|c, range| {
+        // SAFETY: every run is visited once.
+        let dx = unsafe { dx.part(range.clone()) };
+        let (x, mean, inv_std) = xhat.of(c, range.clone());
+        let (a, b) = (sum_dy[c] / m, sum_dy_xhat[c] / m * inv_std);
+        match dy {
+            Some(dy) => gradient_row(x, &dy[range], mean, scale[c], a, b, dx),
+            None => gradient_in_place(x, mean, scale[c], a, b, dx),
+        }
+    });
+}
+
+const LANES: usize = 32;
+
+fn total(mut lanes: [f64; LANES]) -> f64 {
+    let mut width = LANES;
+    while width > 1 {
+        width /= 2;
+        for l in 0..width {
+            lanes[l] += lanes[l + width];
+        }
+    }
+    lanes[0]
+}
+
+vectorized! {
+    /// Σ (x − pivot) and Σ (x − pivot)².
+    fn moments[T: Float](x: &[T], pivot: f64) -> (f64, f64) {
+        let (mut sum, mut square) = ([0.0f64; LANES], [0.0f64; LANES]);
+        let chunks = x.chunks_exact(LANES);
+        for (l, v) in chunks.remainder().iter().enumerate() {
+            let d = v.f64() - pivot;
+            sum[l] += d;
+            square[l] += d * d;
+        }
+        for x in chunks {
+            for l in 0..LANES {
+                let d = x[l].f64() - pivot;
+                sum[l] += d;
+                square[l] += d * d;
+            }
+        }
+        (total(sum), total(square))
+    }
+}
+
+vectorized! {
+    /// Σ dy and Σ dy·(x − mean).
+    fn products[T: Float](x: &[T], dy: &[T], mean: T) -> (f64, f64) {
+        let (mut sum, mut product) = ([0.0f64; LANES], [0.0f64; LANES]);
+        let (xs, ys) = (x.chunks_exact(LANES), dy.chunks_exact(LANES));
+        for (l, (x, dy)) in xs.remainder().iter().zip(ys.remainder()).enumerate() {
+            sum[l] += dy.f64();
+            product[l] += dy.f64() * (*x - mean).f64();
+        }
+        for (x, dy) in xs.zip(ys) {
+            for l in 0..LANES {
+                sum[l] += dy[l].f64();
+                product[l] += dy[l].f64() * (x[l] - mean).f64();
+            }
+        }
+        (total(sum), total(product))
+    }
+}
+
+vectorized! {
+    fn normalize_row[T: Float](x: &[T], mean: T, scale: T, shift: T, floor: T, y: &mut [T]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            let v = (x - mean) * scale + shift;
+            *y = if v < floor { floor } else { v };
+        }
+    }
+}
+
+vectorized! {
+    fn normalize_in_place[T: Float](y: &mut [T], mean: T, scale: T, shift: T, floor: T) {
+        for y in y {
+            let v = (*y - mean) * scale + shift;
+            *y = if v < floor { floor } else { v };
+        }
+    }
+}
+
+vectorized! {
+    fn gradient_row[T: Float](x: &[T], dy: &[T], mean: T, scale: T, a: T, b: T, dx: &mut [T]) {
+        for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
+            *dx = scale * (dy - a - (x - mean) * b);
+        }
+    }
+}
+
+vectorized! {
+    fn gradient_in_place[T: Float](x: &[T], mean: T, scale: T, a: T, b: T, dx: &mut [T]) {
+        for (dx, &x) in dx.iter_mut().zip(x) {
+            *dx = scale * (*dx - a - (x - mean) * b);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,337 @@
+//! Local response normalisation: y = x·s^−β, with s from the squares of x nearby.
+//!
+//! Across channels, s = k + α/size · Σ x² over `size` channels around each; within a channel, s = 1 + α/size² · Σ x² over a
+//! `size` × `size` window around each position. Krizhevsky, Sutskever and Hinton, "ImageNet Classification with Deep
+//! Convolutional Neural Networks" (2012); the forms are Caffe's.
+
+use crate::kernel::vectorized;
+use crate::parallel::{Shared, tasks};
+use crate::pool::PoolGeometry;
+use crate::scratch::Scratch;
+use crate::{BLOCK, Float, elementwise, for_each_block, math};
+
+/// Positions of one task.
+const POSITIONS: usize = 256;
+
+/// The constants of a normalisation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Lrn {
+    /// Channels, or rows and columns, of a window; odd.
+    pub size: usize,
+    /// α.
+    pub alpha: f64,
+    /// β.
+    pub beta: f64,
+    /// k; 1 is understood within channels.
+    pub k: f64,
+}
+
+impl Lrn {
+    /// Across channels: fills `scale` with s and `y` with x·s^−β, for n × `channels` × `spatial`.
+    ///
+    /// # Panics
+    /// When a slice is too short.
+    pub fn across_forward<T: Float>(
+        &self,
+        x: &[T],
+        (n, channels, spatial): (usize, usize, usize),
+        scale: &mut [T],
+        y: &mut [T],
+    ) {
+        let len = n * channels * spatial;
+        let x = &x[..len];
+        let (scale, y) = (Shared::new(&mut scale[..len]), Shared::new(&mut y[..len]));
+        let factor = T::of(self.alpha / self.size as f64);
+        self.positions(n, channels, spatial, |base, width| {
+            let row = |c: usize| base + c * spatial..base + c * spatial + width;
+            for c in 0..channels {
+                // SAFETY: tasks take disjoint positions.
+                let (s, y) = unsafe { (scale.part(row(c)), y.part(row(c))) };
+                s.fill(T::zero());
+                for near in self.window(c, channels) {
+                    add_squares(&x[row(near)], s);
+                }
+                for v in s.iter_mut() {
+                    *v = T::of(self.k) + factor * *v;
+                }
+                power(s, -self.beta, y);
+                times(&x[row(c)], y);
+            }
+        });
+    }
+
+    /// Across channels: dx = dy·s^−β − 2αβ/size · x·Σ dy·y/s, overwriting dx.
+    ///
+    /// # Panics
+    /// When a slice is too short.
+    pub fn across_backward<T: Float>(
+        &self,
+        x: &[T],
+        y: &[T],
+        scale: &[T],
+        dy: &[T],
+        (n, channels, spatial): (usize, usize, usize),
+        dx: &mut [T],
+    ) {
+        let dx = Shared::new(&mut dx[..n * channels * spatial]);
+        let factor = T::of(-2.0 * self.alpha * self.beta / self.size as f64);
+        self.positions(n, channels, spatial, |base, width| {
+            let row = |c: usize| base + c * spatial..base + c * spatial + width;
+            let mut ratio = Scratch::<T>::new(channels * width);
+            for (c, ratio) in ratio.chunks_exact_mut(width).enumerate() {
+                product_over(&dy[row(c)], &y[row(c)], &scale[row(c)], ratio);
+            }
+            let mut sum = Scratch::<T>::new(width);
+            for c in 0..channels {
+                // SAFETY: tasks take disjoint positions.
+                let dx = unsafe { dx.part(row(c)) };
+                power(&scale[row(c)], -self.beta, dx);
+                times(&dy[row(c)], dx);
+                sum.fill(T::zero());
+                for near in self.window(c, channels) {
+                    crate::gemv::axpy_block(T::one(), &ratio[near * width..][..width], &mut sum);
+                }
+                add_scaled_product(factor, &x[row(c)], &sum, dx);
+            }
+        });
+    }
+
+    /// The channels around `c`.
+    fn window(&self, c: usize, channels: usize) -> std::ops::Range<usize> {
+        let before = (self.size - 1) / 2;
+        c.saturating_sub(before)..(c + self.size - before).min(channels)
+    }
+
+    /// Calls `task(offset, width)` for blocks of positions of each image.
+    fn positions(&self, n: usize, channels: usize, spatial: usize, task: impl Fn(usize, usize) + Sync) {
+        let blocks = spatial.div_ceil(POSITIONS);
+        tasks(n * blocks, n * channels * spatial >= BLOCK, |t| {
+            let from = t % blocks * POSITIONS;
+            task(t / blocks * channels * spatial + from, POSITIONS.min(spatial - from));
+        });
+    }
+
+    /// Within channels: fills `scale` with s and `y` with x·s^−β, for planes of `height` × `width`.
+    ///
+    /// # Panics
+    /// When the slices differ in length.
+    pub fn within_forward<T: Float>(&self, x: &[T], (height, width): (usize, usize), scale: &mut [T], y: &mut [T]) {
+        elementwise::map_into(Some(x), y, |v| v * v);
+        self.boxes(height, width).average_forward(y, scale);
+        let alpha = T::of(self.alpha);
+        elementwise::map_into(None, scale, |v| T::one() + alpha * v);
+        for_each_block(y, |at, y| {
+            power(&scale[at..at + y.len()], -self.beta, y);
+            times(&x[at..at + y.len()], y);
+        });
+    }
+
+    /// Within channels: dx from dy, overwriting dx.
+    ///
+    /// # Panics
+    /// When the slices differ in length.
+    pub fn within_backward<T: Float>(
+        &self,
+        x: &[T],
+        y: &[T],
+        scale: &[T],
+        dy: &[T],
+        (height, width): (usize, usize),
+        dx: &mut [T],
+    ) {
+        let mut ratio = Scratch::<T>::new(x.len());
+        for_each_block(&mut ratio, |at, r| {
+            let range = at..at + r.len();
+            product_over(&dy[range.clone()], &y[range.clone()], &scale[range], r);
+        });
+        self.boxes(height, width).average_backward(&ratio, dx);
+        let factor = T::of(-2.0 * self.alpha * self.beta);
+        for_each_block(dx, |at, dx| {
+            let range = at..at + dx.len();
+            let mut direct = Scratch::<T>::new(dx.len());
+            power(&scale[range.clone()], -self.beta, &mut direct);
+            times(&dy[range.clone()], &mut direct);
+            for ((d, &direct), &x) in dx.iter_mut().zip(direct.iter()).zip(&x[range]) {
+                *d = direct + factor * x * *d;
+            }
+        });
+    }
+
+    /// The windows within a channel, as an average pooling that keeps the size.
+    fn boxes(&self, height: usize, width: usize) -> PoolGeometry {
+        let extents = [height, width];
+        PoolGeometry {
+            input: extents,
+            output: extents,
+            kernel: [self.size; 2],
+            stride: [1; 2],
+            pad: [(self.size - 1) / 2; 2],
+        }
+    }
+}
+
+/// y = s^exponent for positive s; β = ¾ and ½ by square roots.
+fn power<T: Float>(s: &[T], exponent: f64, y: &mut [T]) {
+    if exponent == -0.75 {
+        inverse_three_quarters(s, y);
+    } else if exponent == -0.5 {
+        inverse_root(s, y);
+    } else {
+        any_power(s, T::of(exponent), y);
+    }
+}
+
+vectorized! {
+    fn inverse_three_quarters[T: Float](s: &[T], y: &mut [T]) {
+        for (y, &s) in y.iter_mut().zip(s) {
+            let root = s.sqrt();
+            *y = T::one() / (root * root.sqrt());
+        }
+    }
+}
+
+vectorized! {
+    fn inverse_root[T: Float](s: &[T], y: &mut [T]) {
+        for (y, &s) in y.iter_mut().zip(s) {
+            *y = T::one() / s.sqrt();
+        }
+    }
+}
+
+vectorized! {
+    fn any_power[T: Float](s: &[T], exponent: T, y: &mut [T]) {
+        for (y, &s) in y.iter_mut().zip(s) {
+            *y = math::exp(exponent * math::ln(s));
+        }
+    }
+}
+
+vectorized! {
+    fn add_squares[T: Float](x: &[T], s: &mut [T]) {
+        for (s, &x) in s.iter_mut().zip(x) {
+            *s += x * x;
+        }
+    }
+}
+
+vectorized! {
+    fn times[T: Float](x: &[T], y: &mut [T]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            *y *= x;
+        }
+    }
+}
+
+vectorized! {
+    fn product_over[T: Float](a: &[T], b: &[T], s: &[T], out: &mut [T]) {
+        for (((o, &a), &b), &s) in out.iter_mut().zip(a).zip(b).zip(s) {
+            *o = a * b / s;
+        }
+    }
+}
+
+vectorized! {
+    fn add_scaled_product[T: Float](factor: T, a: &[T], b: &[T], out: &mut [T]) {
+        for ((o, &a), &b) in out.iter_mut().zip(a).zip(b) {
+            *o += factor * a * b;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{noise, relative_error, same_bits_on_any_threads};
+
+    fn kinds() -> [Lrn; 3] {
+        [
+            Lrn { size: 5, alpha: 0.8, beta: 0.75, k: 2.0 },
+            Lrn { size: 3, alpha: 0.5, beta: 0.5, k: 1.0 },
+            Lrn { size: 3, alpha: 0.7, beta: 0.6, k: 1.0 },
+        ]
+    }
+
+    /// Σ y·dy by differences along every element.
+    fn differences(x: &[f64], dy: &[f64], forward: impl Fn(&[f64]) -> Vec<f64>) -> Vec<f64> {
+        let value = |x: &[f64]| forward(x).iter().zip(dy).map(|(a, b)| a * b).sum::<f64>();
+        (0..x.len())
+            .map(|i| {
+                let (mut up, mut down) = (x.to_vec(), x.to_vec());
+                (up[i], down[i]) = (x[i] + 1e-5, x[i] - 1e-5);
+                (value(&up) - value(&down)) / 2e-5
+            })
+            .collect()
+    }
+
+    #[test]
+    fn across_channels() {
+        let extents @ (n, c, s) = (2, 7, 9);
+        for l in kinds() {
+            let (x, dy): (Vec<f64>, Vec<f64>) = (noise(n * c * s, 1), noise(n * c * s, 2));
+            let run = |x: &[f64]| {
+                let (mut scale, mut y) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+                l.across_forward(x, extents, &mut scale, &mut y);
+                (scale, y)
+            };
+            let (scale, y) = run(&x);
+            for i in 0..x.len() {
+                let (image, ch, at) = (i / s / c, (i / s % c) as isize, i % s);
+                let half = (l.size / 2) as isize;
+                let squares: f64 = (ch - half..=ch + half)
+                    .filter(|&k| k >= 0 && k < c as isize)
+                    .map(|k| x[(image * c + k as usize) * s + at].powi(2))
+                    .sum();
+                let want = x[i] * (l.k + l.alpha / l.size as f64 * squares).powf(-l.beta);
+                assert!((y[i] - want).abs() < 1e-12);
+            }
+            let mut dx = vec![f64::NAN; x.len()];
+            l.across_backward(&x, &y, &scale, &dy, extents, &mut dx);
+            assert!(relative_error(&dx, &differences(&x, &dy, |x| run(x).1)) < 1e-8);
+        }
+    }
+
+    #[test]
+    fn within_channels() {
+        let (h, w) = (5, 6);
+        for l in kinds() {
+            let (x, dy): (Vec<f64>, Vec<f64>) = (noise(3 * h * w, 1), noise(3 * h * w, 2));
+            let run = |x: &[f64]| {
+                let (mut scale, mut y) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+                l.within_forward(x, (h, w), &mut scale, &mut y);
+                (scale, y)
+            };
+            let (scale, y) = run(&x);
+            let half = (l.size / 2) as isize;
+            for i in 0..x.len() {
+                let (plane, r, c) = (i / (h * w), (i / w % h) as isize, (i % w) as isize);
+                let near = |a: isize, n: usize| (a - half..=a + half).filter(move |&v| v >= 0 && v < n as isize);
+                let cells = near(r, h).flat_map(|r| near(c, w).map(move |c| (r as usize) * w + c as usize));
+                let squares: f64 = cells.map(|at| x[plane * h * w + at].powi(2)).sum();
+                let want = x[i] * (1.0 + l.alpha / (l.size * l.size) as f64 * squares).powf(-l.beta);
+                assert!((y[i] - want).abs() < 1e-12);
+            }
+            let mut dx = vec![f64::NAN; x.len()];
+            l.within_backward(&x, &y, &scale, &dy, (h, w), &mut dx);
+            assert!(relative_error(&dx, &differences(&x, &dy, |x| run(x).1)) < 1e-8);
+        }
+    }
+
+    #[test]
+    fn single_precision_is_near_and_threads_do_not_change_the_bits() {
+        let extents = (3, 20, 500);
+        let x: Vec<f32> = noise(30_000, 1);
+        let wide: Vec<f64> = x.iter().map(|&v| v as f64).collect();
+        for l in kinds() {
+            let (mut s64, mut y64) = (vec![0.0; 30_000], vec![0.0; 30_000]);
+            l.across_forward(&wide, extents, &mut s64, &mut y64);
+            same_bits_on_any_threads(|| {
+                let (mut s, mut y) = (vec![0.0f32; 30_000], vec![0.0f32; 30_000]);
+                l.across_forward(&x, extents, &mut s, &mut y);
+                assert!(relative_error(&y, &y64) < 2e-6);
+                let mut dx = vec![0.0; 30_000];
+                l.across_backward(&x, &y, &s, &x, extents, &mut dx);
+                [y, s, dx].concat()
+            });
+        }
+    }
+}
