@@ -247,3 +247,46 @@ fn put(image: &[u8], of: Extent, pad: usize, out: &mut [u8]) {
         out[start..start + of.width].copy_from_slice(row);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::pickle::tests::python2_batch;
+    use super::*;
+    use crate::hdf5::H5File;
+
+    #[test]
+    fn the_python_forms() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = |n: u8| (0..3072).map(|p| (p / 9) as u8 ^ n).collect::<Vec<u8>>();
+        let batch = |key: &str, images: &[u8]| {
+            let pixels: Vec<u8> = images.iter().flat_map(|&n| image(n)).collect();
+            python2_batch(key, &pixels, 3072, images, false)
+        };
+        let check = |input: &Path, coarse: bool, train: &[u8], test: &[u8]| {
+            let out = input.join("out");
+            let splits = convert_cifar(input, &out, CifarOptions { pad: 0, coarse }, &mut |_, _| ()).unwrap();
+            for (split, want) in splits.iter().zip([train, test]) {
+                let file = H5File::open(&split.file).unwrap();
+                let data = file.dataset("data").unwrap().read().unwrap();
+                assert_eq!(data, crate::hdf5::Values::U8(want.iter().flat_map(|&n| image(n)).collect()));
+                let labels = file.dataset("label").unwrap().read().unwrap().into_f32();
+                assert_eq!(labels, want.iter().map(|&n| f32::from(n)).collect::<Vec<_>>());
+            }
+        };
+        let ten = dir.path().join("cifar-10-batches-py");
+        fs::create_dir(&ten).unwrap();
+        for b in 1..=5 {
+            fs::write(ten.join(format!("data_batch_{b}")), batch("labels", &[b, 2 * b])).unwrap();
+        }
+        fs::write(ten.join("test_batch"), batch("labels", &[3])).unwrap();
+        check(&ten, false, &[1, 2, 2, 4, 3, 6, 4, 8, 5, 10], &[3]);
+
+        for (coarse, key) in [(false, "fine_labels"), (true, "coarse_labels")] {
+            let hundred = dir.path().join(key);
+            fs::create_dir(&hundred).unwrap();
+            fs::write(hundred.join("train"), batch(key, &[7, 9])).unwrap();
+            fs::write(hundred.join("test"), batch(key, &[11])).unwrap();
+            check(&hundred, coarse, &[7, 9], &[11]);
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! What the tests of the sources share: running one, and comparing runs.
+
+#![allow(dead_code)]
+
+use std::path::{Path, PathBuf};
+
+use lgm_core::{BlobSpec, BuildCx, DType, Node, Phase, Registry, Result, Shape, Source, State, Step, ViewMut};
+use lgm_proto::LayerParameter;
+
+/// An opened source and its tops' shapes.
+pub struct Running {
+    pub source: Box<dyn Source>,
+    pub shapes: Vec<Shape>,
+}
+
+pub fn cx(phase: Phase, seed: u64) -> BuildCx {
+    BuildCx { phase, dtype: DType::F32, seed }
+}
+
+/// Builds a layer by its type, as a net does, and opens it.
+pub fn open(layer: &LayerParameter, cx: &BuildCx) -> Result<Running> {
+    let mut registry = Registry::default();
+    lgm_data::register(&mut registry);
+    match registry.build(layer, cx)? {
+        Node::Source(source) => start(source, layer.top.len()),
+        _ => panic!("{} is not a source", layer.r#type()),
+    }
+}
+
+pub fn start(mut source: Box<dyn Source>, tops: usize) -> Result<Running> {
+    let shapes = source.open(tops)?;
+    Ok(Running { source, shapes })
+}
+
+/// The text of the error that opening, or loading the first batches, gives.
+pub fn error(layer: &LayerParameter, cx: &BuildCx) -> String {
+    let result = open(layer, cx).and_then(|mut run| (0..8).try_for_each(|_| run.try_next().map(drop)));
+    result.expect_err("expected an error").to_string()
+}
+
+impl Running {
+    pub fn try_next(&mut self) -> Result<Vec<Vec<f32>>> {
+        let specs: Vec<BlobSpec> = self.shapes.iter().map(|s| BlobSpec::new(s.clone(), DType::F32)).collect();
+        let mut tops: Vec<Vec<f32>> = specs.iter().map(|s| vec![f32::NAN; s.shape.count()]).collect();
+        let mut views: Vec<ViewMut<'_, _>> =
+            tops.iter_mut().zip(&specs).map(|(t, s)| ViewMut::of_slice(t, s).unwrap()).collect();
+        self.source.load(&Step { seed: 0, iter: 0, batch: 0 }, &mut views)?;
+        Ok(tops)
+    }
+
+    pub fn next(&mut self) -> Vec<Vec<f32>> {
+        self.try_next().unwrap()
+    }
+
+    /// One top of the next batches, joined.
+    pub fn collect(&mut self, top: usize, batches: usize) -> Vec<f32> {
+        (0..batches).flat_map(|_| self.next().swap_remove(top)).collect()
+    }
+}
+
+/// Runs to each of several batches, saves the state there, and checks that a fresh source restored from it goes on with
+/// the same bits.
+pub fn resumes_exactly(make: &dyn Fn() -> Running, batches: usize) {
+    let mut whole = make();
+    let states: Vec<State> = (0..batches)
+        .map(|_| {
+            let state = whole.source.state();
+            whole.next();
+            state
+        })
+        .collect();
+    let mut again = make();
+    let expected: Vec<_> = (0..batches).map(|_| again.next()).collect();
+    for at in [0, 1, batches / 2, batches - 2] {
+        let mut resumed = make();
+        if at % 2 == 1 {
+            // Also from a source that has run and read ahead already.
+            resumed.next();
+        }
+        resumed.source.restore(&states[at]).unwrap();
+        assert_eq!(resumed.source.state(), states[at]);
+        for (i, want) in expected.iter().enumerate().skip(at) {
+            assert_eq!(&resumed.next(), want, "batch {i} of a run resumed at {at}");
+        }
+    }
+}
+
+/// A folder of the shared test data, or `None`, said aloud, where it is absent.
+pub fn shared(path: &str) -> Option<PathBuf> {
+    let full = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared").join(path);
+    if full.exists() {
+        return Some(full);
+    }
+    eprintln!("skipped: {} absent", full.display());
+    None
+}

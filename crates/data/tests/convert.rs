@@ -1,0 +1,250 @@
+//! Converters: what they write, and what they refuse.
+
+mod common;
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use flate2::{Compression, write::GzEncoder};
+use lgm_core::Shape;
+use lgm_data::convert::{CifarOptions, Format, convert_cifar, convert_mnist};
+use lgm_data::hdf5::{H5File, Values};
+use lgm_data::lmdb::{Lmdb, Records};
+use lgm_proto::Datum;
+use prost::Message;
+
+/// An idx file: magic number, extents, values.
+fn idx(magic: u32, extents: &[u32], values: &[u8]) -> Vec<u8> {
+    let mut bytes = magic.to_be_bytes().to_vec();
+    extents.iter().for_each(|e| bytes.extend(e.to_be_bytes()));
+    bytes.extend(values);
+    bytes
+}
+
+fn put(dir: &Path, name: &str, bytes: &[u8]) -> PathBuf {
+    let path = dir.join(name);
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn idx_files_become_lmdb_and_hdf5_compressed_or_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let pixels: Vec<u8> = (0..600 * 6).map(|i| (i % 251) as u8).collect();
+    let labels: Vec<u8> = (0..600).map(|i| (i % 10) as u8).collect();
+    let images = put(dir.path(), "images.gz", &gzip(&idx(2051, &[600, 2, 3], &pixels)));
+    let labels_file = put(dir.path(), "labels", &idx(2049, &[600], &labels));
+
+    let mut calls = Vec::new();
+    let db = dir.path().join("db");
+    let n = convert_mnist(&images, &labels_file, &db, Format::Lmdb, &mut |done, all| calls.push((done, all)));
+    assert_eq!(n.unwrap(), 600);
+    assert_eq!(calls, [(256, 600), (512, 600), (600, 600)]);
+    let lmdb = Lmdb::open(&db).unwrap();
+    assert_eq!(lmdb.records(), 600);
+    let mut records = Records::from(lmdb, 0).unwrap();
+    let check = |r: &[(u64, &[u8])]| {
+        for (i, &(index, value)) in r.iter().enumerate() {
+            assert_eq!(index, i as u64);
+            let want = Datum {
+                channels: Some(1),
+                height: Some(2),
+                width: Some(3),
+                data: Some(pixels[6 * i..6 * i + 6].to_vec()),
+                label: Some(i32::from(labels[i])),
+                ..Default::default()
+            };
+            assert_eq!(value, want.encode_to_vec());
+        }
+        Ok(())
+    };
+    records.next(600, check).unwrap();
+
+    let h5 = dir.path().join("out.h5");
+    assert_eq!(convert_mnist(&images, &labels_file, &h5, Format::Hdf5, &mut |_, _| ()).unwrap(), 600);
+    let file = H5File::open(&h5).unwrap();
+    let data = file.dataset("data").unwrap();
+    assert_eq!(data.shape(), &Shape::from([600, 1, 2, 3]));
+    assert_eq!(data.read().unwrap(), Values::F32(pixels.iter().map(|&v| f32::from(v)).collect()));
+    let label = file.dataset("label").unwrap();
+    assert_eq!(label.shape(), &Shape::from([600]));
+    assert_eq!(label.read().unwrap(), Values::F32(labels.iter().map(|&v| f32::from(v)).collect()));
+}
+
+#[test]
+fn damaged_idx_files_are_described_and_leave_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = |n: u32| idx(2051, &[n, 1, 2], &vec![1; 2 * n as usize]);
+    let fails = |images: &[u8], labels: &[u8], what: &str| {
+        let (i, l) = (put(dir.path(), "i", images), put(dir.path(), "l", labels));
+        for format in [Format::Lmdb, Format::Hdf5] {
+            let e = convert_mnist(&i, &l, dir.path().join("out"), format, &mut |_, _| ()).unwrap_err().to_string();
+            assert!(e.contains(what), "expected '{what}' in: {e}");
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    };
+    let labels = idx(2049, &[2], &[0, 1]);
+    fails(
+        &idx(2050, &[2, 1, 2], &[0; 4]),
+        &labels,
+        "not an idx file of images: expected the magic number 2051, found 2050",
+    );
+    fails(&good(2), &good(2), "not an idx file of labels: expected the magic number 2049, found 2051");
+    fails(&idx(2051, &[2, 1, 2], &[0; 3]), &labels, "is cut short: its header [2, 1, 2] needs 4 bytes, found 3");
+    fails(&idx(2051, &[2], &[]), &labels, "the header is not whole");
+    fails(&[1, 2], &labels, "holds only 2 bytes");
+    fails(&idx(2051, &[u32::MAX; 3], &[]), &labels, "is cut short");
+    fails(&good(3), &labels, "holds 2 labels for the 3 images");
+    fails(&good(0), &idx(2049, &[0], &[]), "holds 0 images");
+    fails(&gzip(&good(2))[..20], &labels, "cannot decompress");
+
+    let (i, l) = (put(dir.path(), "i", &good(2)), put(dir.path(), "l", &labels));
+    fs::create_dir(dir.path().join("db")).unwrap();
+    let e = convert_mnist(&i, &l, dir.path().join("db"), Format::Lmdb, &mut |_, _| ()).unwrap_err().to_string();
+    assert!(e.contains("already exists"), "{e}");
+    let e = convert_mnist(dir.path().join("x"), &l, "out", Format::Hdf5, &mut |_, _| ()).unwrap_err().to_string();
+    assert!(e.contains("cannot open"), "{e}");
+}
+
+#[test]
+fn mnist_to_lmdb_holds_what_caffe_s_converter_wrote() {
+    let (Some(golden), Some(images), Some(labels)) = (
+        common::shared("conformance/golden/db/mnist_200_lmdb"),
+        common::shared("data/mnist/t10k-images-idx3-ubyte.gz"),
+        common::shared("data/mnist/t10k-labels-idx1-ubyte.gz"),
+    ) else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    convert_mnist(images, labels, dir.path().join("db"), Format::Lmdb, &mut |_, _| ()).unwrap();
+    let records = |path: &Path| {
+        let mut records = Records::from(Lmdb::open(path).unwrap(), 0).unwrap();
+        records.next(200, |r| Ok(r.iter().map(|&(_, v)| v.to_vec()).collect::<Vec<_>>())).unwrap()
+    };
+    let (ours, theirs) = (records(&dir.path().join("db")), records(&golden));
+    let differ: Vec<usize> = (0..200).filter(|&i| ours[i] != theirs[i]).collect();
+    assert!(differ.is_empty(), "records {differ:?} differ");
+}
+
+/// Pixel values that differ by image, channel, row and column.
+fn cifar_image(n: usize) -> Vec<u8> {
+    (0..3072).map(|p| (p / 7 + n * 31) as u8).collect()
+}
+
+const OPTIONS: CifarOptions = CifarOptions { pad: 2, coarse: false };
+
+fn check_cifar(out: &Path, train_labels: &[f32], test_labels: &[f32]) {
+    for (name, pad, labels, first) in [("train", 2, train_labels, 0), ("test", 0, test_labels, 100)] {
+        let listed = fs::read_to_string(out.join(format!("{name}.txt"))).unwrap();
+        assert_eq!(Path::new(listed.trim()), out.canonicalize().unwrap().join(format!("{name}.h5")));
+        let file = H5File::open(listed.trim()).unwrap();
+        let side = 32 + 2 * pad;
+        let data = file.dataset("data").unwrap();
+        assert_eq!(data.shape(), &Shape::from([labels.len(), 3, side, side]));
+        let Values::U8(data) = data.read().unwrap() else { panic!("not 8-bit") };
+        for (n, image) in data.chunks(3 * side * side).enumerate() {
+            let raw = cifar_image(first + n);
+            for (i, &v) in image.iter().enumerate() {
+                let (c, y, x) = (i / side / side, i / side % side, i % side);
+                let inside = (pad..pad + 32).contains(&y) && (pad..pad + 32).contains(&x);
+                let want = if inside { raw[(c * 32 + y - pad) * 32 + x - pad] } else { 0 };
+                assert_eq!(v, want, "{name} image {n} channel {c} at {y}, {x}");
+            }
+        }
+        assert_eq!(file.dataset("label").unwrap().read().unwrap().into_f32(), labels);
+    }
+}
+
+#[test]
+fn cifar_in_binary_form() {
+    let dir = tempfile::tempdir().unwrap();
+    let ten = dir.path().join("ten/cifar-10-batches-bin");
+    fs::create_dir_all(&ten).unwrap();
+    let record = |heads: &[u8], n| [heads, &cifar_image(n)].concat();
+    for b in 0..5 {
+        put(&ten, &format!("data_batch_{}.bin", b + 1), &record(&[b as u8], b));
+    }
+    put(&ten, "test_batch.bin", &[record(&[7], 100), record(&[9], 101)].concat());
+    let out = dir.path().join("out10");
+    let mut calls = Vec::new();
+    let splits = convert_cifar(dir.path().join("ten"), &out, OPTIONS, &mut |d, n| calls.push((d, n))).unwrap();
+    assert_eq!(splits.map(|s| (s.images, s.classes)), [(5, 5), (2, 10)]);
+    assert_eq!(calls, [(5, 5), (2, 2)]);
+    check_cifar(&out, &[0.0, 1.0, 2.0, 3.0, 4.0], &[7.0, 9.0]);
+
+    let hundred = dir.path().join("hundred");
+    fs::create_dir_all(&hundred).unwrap();
+    put(&hundred, "train.bin", &record(&[3, 99], 0));
+    put(&hundred, "test.bin", &record(&[4, 42], 100));
+    for (coarse, train, test) in [(false, 99.0, 42.0), (true, 3.0, 4.0)] {
+        let out = dir.path().join(format!("out100{coarse}"));
+        convert_cifar(&hundred, &out, CifarOptions { coarse, ..OPTIONS }, &mut |_, _| ()).unwrap();
+        check_cifar(&out, &[train], &[test]);
+    }
+}
+
+#[test]
+fn folders_of_images() {
+    let dir = tempfile::tempdir().unwrap();
+    let save = |path: &str, n: usize| {
+        let planes = cifar_image(n);
+        let rgb: Vec<u8> = (0..1024).flat_map(|p| [planes[p], planes[1024 + p], planes[2048 + p]]).collect();
+        let path = dir.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        image::RgbImage::from_raw(32, 32, rgb).unwrap().save(path).unwrap();
+    };
+    save("in/train/ant/a.png", 0);
+    save("in/train/ant/b.PNG", 1);
+    save("in/train/bee/a.png", 2);
+    save("in/val/ant/a.png", 100);
+    save("in/val/bee/a.png", 101);
+    put(&dir.path().join("in/train/bee"), "notes.txt", b"not an image");
+    let out = dir.path().join("out");
+    let convert = || convert_cifar(dir.path().join("in"), &out, OPTIONS, &mut |_, _| ());
+    convert().unwrap();
+    check_cifar(&out, &[0.0, 0.0, 1.0], &[0.0, 1.0]);
+
+    let fails = |what: &str| {
+        let e = convert().unwrap_err().to_string();
+        assert!(e.contains(what), "expected '{what}' in: {e}");
+    };
+    save("in/val/cow/a.png", 5);
+    fails("has the classes [\"ant\", \"bee\", \"cow\"], but train/ has [\"ant\", \"bee\"]");
+    fs::remove_dir_all(dir.path().join("in/val")).unwrap();
+    fails("neither test/ nor val/");
+    image::RgbImage::new(8, 9).save(dir.path().join("in/train/bee/z.png")).unwrap();
+    fails("z.png: is 9 x 8 pixels, but the first image is 32 x 32");
+    put(&dir.path().join("in/train/bee"), "z.png", b"junk");
+    fails("z.png: its image cannot be decoded");
+    // The failures left the earlier, whole files.
+    check_cifar(&out, &[0.0, 0.0, 1.0], &[0.0, 1.0]);
+}
+
+#[test]
+fn what_is_no_dataset_is_said_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = dir.path().join("in");
+    let convert = |options| convert_cifar(&input, dir.path().join("out"), options, &mut |_, _| ());
+    let fails = |what: &str| {
+        let e = convert(OPTIONS).unwrap_err().to_string();
+        assert!(e.contains(what), "expected '{what}' in: {e}");
+    };
+    fails("in: cannot list");
+    fs::create_dir(&input).unwrap();
+    fails("holds no dataset: expected CIFAR-10 or CIFAR-100");
+    fs::create_dir(input.join("train")).unwrap();
+    fails("holds no images: expected a folder for each class");
+    put(&input, "train.bin", &[0; 100]);
+    fails("100 bytes are not a number of records of 3074 bytes");
+    put(&input, "data_batch_1.bin", &vec![0; 3073]);
+    fails("data_batch_2.bin: cannot read");
+    let e = convert(CifarOptions { coarse: true, ..OPTIONS }).unwrap_err().to_string();
+    assert!(e.contains("only CIFAR-100 has coarse labels"), "{e}");
+}

@@ -1,0 +1,249 @@
+//! Data: records in order, transformation, sharing, resumption, recorded databases, errors.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::{cx, error, open, resumes_exactly, shared};
+use heed::types::Bytes;
+use heed::{CommitOrAbort, EnvOpenOptions};
+use lgm_core::{Phase, Shape};
+use lgm_proto::{DataParameter, Datum, LayerParameter, TransformationParameter, data_parameter::Db};
+use prost::Message;
+
+/// A database of the given values under the keys `00000000`, `00000001`, …
+fn write_db(path: &Path, records: &[Vec<u8>]) -> String {
+    fs::create_dir_all(path).unwrap();
+    let env = unsafe { EnvOpenOptions::new().map_size(1 << 24).open(path) }.unwrap();
+    env.create_databases_and_commit(env.write_txn().unwrap(), |opener, txn| -> heed::Result<_> {
+        let db = opener.create_database::<Bytes, Bytes>(txn, None)?;
+        for (i, r) in records.iter().enumerate() {
+            db.put(txn, format!("{i:08}").as_bytes(), r)?;
+        }
+        Ok(CommitOrAbort::<_, ()>::Commit(()))
+    })
+    .unwrap();
+    path.to_str().unwrap().into()
+}
+
+/// Image n of 1 x 3 x 4 has pixels n, n+1, …; its label is n.
+fn datum(n: usize) -> Datum {
+    Datum {
+        channels: Some(1),
+        height: Some(3),
+        width: Some(4),
+        data: Some((n..n + 12).map(|v| v as u8).collect()),
+        label: Some(n as i32),
+        ..Default::default()
+    }
+}
+
+fn numbered(path: &Path, n: usize) -> String {
+    write_db(path, &(0..n).map(|i| datum(i).encode_to_vec()).collect::<Vec<_>>())
+}
+
+fn layer(source: &str, batch: u32) -> LayerParameter {
+    LayerParameter {
+        name: Some("data".into()),
+        r#type: Some("Data".into()),
+        top: vec!["data".into(), "label".into()],
+        data_param: Some(DataParameter {
+            source: Some(source.into()),
+            batch_size: Some(batch),
+            backend: Some(Db::Lmdb as i32),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn transformed(source: &str, batch: u32, transform: TransformationParameter) -> LayerParameter {
+    LayerParameter { transform_param: Some(transform), ..layer(source, batch) }
+}
+
+#[test]
+fn records_come_in_order_and_round_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = numbered(dir.path(), 7);
+    let mut run = open(&layer(&db, 5), &cx(Phase::Train, 1)).unwrap();
+    assert_eq!(run.shapes, [Shape::from([5, 1, 3, 4]), Shape::from([5])]);
+    let mut labels = Vec::new();
+    for _ in 0..6 {
+        let batch = run.next();
+        for (image, &n) in batch[0].chunks(12).zip(&batch[1]) {
+            assert_eq!(image, (0..12).map(|p| n + p as f32).collect::<Vec<_>>());
+        }
+        labels.extend(batch[1].clone());
+    }
+    assert_eq!(labels, (0..30).map(|i| (i % 7) as f32).collect::<Vec<_>>());
+    // A batch larger than the database, and no label top.
+    let one = LayerParameter { top: vec!["data".into()], ..layer(&db, 17) };
+    let first: Vec<f32> = open(&one, &cx(Phase::Train, 1)).unwrap().next()[0].chunks(12).map(|i| i[0]).collect();
+    assert_eq!(first, (0..17).map(|i| (i % 7) as f32).collect::<Vec<_>>());
+}
+
+#[test]
+fn train_and_test_read_one_database_at_once_and_it_can_be_opened_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = numbered(dir.path(), 4);
+    for _ in 0..3 {
+        let mut train = open(&layer(&db, 3), &cx(Phase::Train, 1)).unwrap();
+        let mut test = open(&layer(&db, 2), &cx(Phase::Test, 1)).unwrap();
+        assert_eq!(train.collect(1, 2), [0.0, 1.0, 2.0, 3.0, 0.0, 1.0]);
+        assert_eq!(test.collect(1, 2), [0.0, 1.0, 2.0, 3.0]);
+        drop(train);
+        assert_eq!(test.collect(1, 1), [0.0, 1.0]);
+    }
+    let threads: Vec<_> = (0..4)
+        .map(|_| {
+            let db = db.clone();
+            std::thread::spawn(move || {
+                for _ in 0..20 {
+                    assert_eq!(open(&layer(&db, 2), &cx(Phase::Train, 1)).unwrap().collect(1, 1), [0.0, 1.0]);
+                }
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|t| t.join().unwrap());
+}
+
+#[test]
+fn a_database_that_cannot_be_written_is_read_and_left_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = numbered(&dir.path().join("db"), 3);
+    fs::remove_file(Path::new(&db).join("lock.mdb")).unwrap();
+    let mut readonly = fs::metadata(&db).unwrap().permissions();
+    let writable = readonly.clone();
+    readonly.set_readonly(true);
+    fs::set_permissions(&db, readonly).unwrap();
+    let labels = open(&layer(&db, 3), &cx(Phase::Train, 1)).unwrap().collect(1, 1);
+    fs::set_permissions(&db, writable).unwrap();
+    assert_eq!(labels, [0.0, 1.0, 2.0]);
+    assert_eq!(fs::read_dir(&db).unwrap().count(), 1, "reading made a file");
+}
+
+#[test]
+fn images_are_transformed() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = numbered(dir.path(), 40);
+    let t =
+        TransformationParameter { crop_size: Some(2), mean_value: vec![1.0], scale: Some(0.5), ..Default::default() };
+    let mut run = open(&transformed(&db, 2, t.clone()), &cx(Phase::Test, 1)).unwrap();
+    assert_eq!(run.shapes[0], Shape::from([2, 1, 2, 2]));
+    assert_eq!(run.next()[0], [0.0, 0.5, 2.0, 2.5, 0.5, 1.0, 2.5, 3.0]);
+    // In TRAIN, the window is drawn for each image.
+    let mut run = open(&transformed(&db, 40, t), &cx(Phase::Train, 1)).unwrap();
+    let batch = run.next();
+    let corners: std::collections::BTreeSet<i32> =
+        batch[0].chunks(4).zip(&batch[1]).map(|(i, n)| (i[0] / 0.5 + 1.0 - n) as i32).collect();
+    assert_eq!(corners.into_iter().collect::<Vec<_>>(), [0, 1, 2, 4, 5, 6]);
+}
+
+#[test]
+fn encoded_and_floating_records() {
+    let dir = tempfile::tempdir().unwrap();
+    let png = |n: u8| {
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        let rgb = image::RgbImage::from_fn(3, 2, |x, y| image::Rgb([n, 10 + x as u8, 20 + y as u8]));
+        rgb.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+        let d =
+            Datum { data: Some(bytes.into_inner()), label: Some(n.into()), encoded: Some(true), ..Default::default() };
+        d.encode_to_vec()
+    };
+    // More than one thread's share of images.
+    let db = write_db(&dir.path().join("png"), &(0..100).map(png).collect::<Vec<_>>());
+    let mut run = open(&layer(&db, 100), &cx(Phase::Train, 1)).unwrap();
+    assert_eq!(run.shapes[0], Shape::from([100, 3, 2, 3]));
+    let batch = run.next();
+    for (image, &n) in batch[0].chunks(18).zip(&batch[1]) {
+        let (bg, red) = image.split_at(12);
+        assert_eq!(bg, [20.0, 20.0, 20.0, 21.0, 21.0, 21.0, 10.0, 11.0, 12.0, 10.0, 11.0, 12.0]);
+        assert_eq!(red, [n; 6]);
+    }
+    let gray = TransformationParameter { force_gray: Some(true), ..Default::default() };
+    let gray = open(&transformed(&db, 2, gray), &cx(Phase::Train, 1)).unwrap();
+    assert_eq!(gray.shapes[0], Shape::from([2, 1, 2, 3]));
+
+    let floats = Datum { data: None, float_data: (0..12).map(|v| v as f32 / 4.0).collect(), ..datum(3) };
+    let db = write_db(&dir.path().join("float"), &[floats.encode_to_vec()]);
+    let batch = open(&layer(&db, 1), &cx(Phase::Train, 1)).unwrap().next();
+    assert_eq!(batch[0], (0..12).map(|v| v as f32 / 4.0).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_resumed_run_equals_one_that_never_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = numbered(dir.path(), 23);
+    let t = TransformationParameter { crop_size: Some(2), mirror: Some(true), ..Default::default() };
+    let mut l = transformed(&db, 5, t);
+    l.data_param.as_mut().unwrap().rand_skip = Some(10);
+    resumes_exactly(&|| open(&l, &cx(Phase::Train, 3)).unwrap(), 12);
+}
+
+#[test]
+fn rand_skip_starts_among_the_first_records() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = numbered(dir.path(), 30);
+    let mut l = layer(&db, 1);
+    l.data_param.as_mut().unwrap().rand_skip = Some(4);
+    let starts: std::collections::BTreeSet<i32> =
+        (0..40).map(|seed| open(&l, &cx(Phase::Train, seed)).unwrap().collect(1, 1)[0] as i32).collect();
+    assert_eq!(starts.into_iter().collect::<Vec<_>>(), [0, 1, 2, 3]);
+}
+
+#[test]
+fn a_database_that_caffe_wrote() {
+    let Some(path) = shared("conformance/golden/db/mnist_200_lmdb") else { return };
+    let mut run = open(&layer(path.to_str().unwrap(), 200), &cx(Phase::Test, 1)).unwrap();
+    assert_eq!(run.shapes[0], Shape::from([200, 1, 28, 28]));
+    let batch = run.next();
+    assert_eq!(&batch[1][..10], [7.0, 2.0, 1.0, 0.0, 4.0, 1.0, 4.0, 9.0, 5.0, 9.0]);
+    assert!(batch[0].iter().all(|v| (0.0..=255.0).contains(v)) && batch[0].iter().any(|&v| v == 255.0));
+    assert!(run.next() == batch, "200 records, then the first again");
+}
+
+#[test]
+fn a_leveldb_database_is_recognised() {
+    let Some(path) = shared("conformance/golden/db/mnist_200_leveldb") else { return };
+    let e = error(&layer(path.to_str().unwrap(), 2), &cx(Phase::Train, 1));
+    assert!(e.contains("is a LevelDB database, which cannot be read; convert it to LMDB"), "{e}");
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let train = cx(Phase::Train, 1);
+    let fails = |l: &LayerParameter, what: &str| {
+        let e = error(l, &train);
+        assert!(e.contains(what), "expected '{what}' in: {e}");
+    };
+    let sub = |name: &str| dir.path().join(name);
+    fails(&layer("", 2), "needs a source");
+    fails(&layer("x", 0), "positive batch_size");
+    fails(&layer("/nonexistent/db", 2), "/nonexistent/db: cannot open the database");
+    fails(&layer(dir.path().to_str().unwrap(), 2), "expected a file data.mdb in the folder");
+    fs::write(sub("file"), "x").unwrap();
+    fails(&layer(sub("file").to_str().unwrap(), 2), "expected the folder of an LMDB database, found a file");
+    fs::create_dir(sub("junk")).unwrap();
+    fs::write(sub("junk").join("data.mdb"), vec![7u8; 9000]).unwrap();
+    fails(&layer(sub("junk").to_str().unwrap(), 2), "cannot be read as an LMDB database");
+    fails(&layer(&write_db(&sub("empty"), &[]), 2), "the database holds no records");
+    fails(&layer(&write_db(&sub("damaged"), &[datum(0).encode_to_vec(), vec![0xff]]), 2), "record 1 is not a Datum");
+    let other = Datum { height: Some(4), width: Some(3), ..datum(1) };
+    let mixed = write_db(&sub("mixed"), &[datum(0).encode_to_vec(), other.encode_to_vec()]);
+    fails(
+        &layer(&mixed, 2),
+        "record 1 is 1 x 4 x 3, but the first image is 1 x 3 x 4; images of several sizes need crop_size",
+    );
+
+    let db = numbered(&sub("good"), 3);
+    let crop = TransformationParameter { crop_size: Some(4), ..Default::default() };
+    fails(&transformed(&db, 2, crop), "record 0 is 1 x 3 x 4, smaller than crop_size 4");
+    let three = LayerParameter { top: vec!["a".into(), "b".into(), "c".into()], ..layer(&db, 1) };
+    fails(&three, "Data takes one top, the images, or two");
+    let mut run = open(&layer(&db, 2), &train).unwrap();
+    let mut state = run.source.state();
+    state.insert("record".into(), 3.0);
+    assert!(run.source.restore(&state).unwrap_err().to_string().contains("record 3 of 3"));
+}
