@@ -20,6 +20,9 @@ macro_rules! layers {
 }
 
 layers! {
+    batch_norm { "BatchNorm" => BatchNorm }
+    pooling { "Pooling" => Pooling }
+    convolution { "Convolution" => Convolution }
     lrn { "LRN" => Lrn }
     inner_product { "InnerProduct" => InnerProduct }
     scale { "Scale" => Scale }
@@ -46,6 +49,15 @@ layers! {
     reduction { "Reduction" => Reduction }
     class_distance { "ClassDistance" => ClassDistance }
     lgm_loss { "LGMLoss" => LgmLoss }
+}
+
+/// One layer that computes what the first of `run`'s layers compute one after another in fewer passes over memory, and
+/// how many of them; `None` when there is none.
+///
+/// # Errors
+/// When a layer's parameters are wrong.
+pub fn fuse(_run: &[&lgm_proto::LayerParameter], _cx: &lgm_core::BuildCx) -> lgm_core::Result<Option<(lgm_core::Node, usize)>> {
+    Ok(None)
 }
 
 #[cfg(test)]

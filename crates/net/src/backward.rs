@@ -20,7 +20,7 @@ pub fn mark(graph: &mut Graph, force: bool) -> Result<()> {
         for (j, &bottom) in layer.bottoms.iter().enumerate() {
             layer.bottom_backward[j] = layer.param.propagate_down.get(j).copied().unwrap_or(learned[bottom]);
         }
-        let params = layer.params.iter().any(|&p| graph.params[p].backward);
+        let params = layer.exec_params.iter().any(|&p| graph.params[p].backward);
         layer.backward = params || layer.bottoms.iter().any(|&b| learned[b]);
         for &top in &layer.tops {
             learned[top] = layer.backward;
@@ -48,14 +48,17 @@ pub fn mark(graph: &mut Graph, force: bool) -> Result<()> {
     for i in 0..graph.layers.len() {
         let layer = &mut graph.layers[i];
         let can = matches!(layer.node, Node::Compute(_)) && !layer.plan.no_backward;
-        if force && can {
+        if force && can && !layer.absorbed {
             layer.backward = true;
             for j in 0..layer.bottoms.len() {
                 layer.bottom_backward[j] |= !layer.plan.no_gradient.contains(&j);
             }
-            for &p in &layer.params {
+            for &p in &layer.exec_params {
                 graph.params[p].backward = true;
             }
+        }
+        if graph.layers[i].absorbed {
+            continue;
         }
         check(&graph.layers[i], can).map_err(|e| graph.layers[i].blame(e))?;
         let needs = if graph.layers[i].backward { "needs" } else { "does not need" };

@@ -94,9 +94,9 @@ impl Bound {
         }
         ranges.extend(local(&self.plan.saved[i], &layer.plan.saved, false));
         ranges.extend(local(&self.plan.backward_scratch[i], &layer.plan.scratch, true));
-        for (k, &p) in layer.params.iter().enumerate() {
+        for (k, &p) in layer.exec_params.iter().enumerate() {
             let learnable = graph.params[p].learnable;
-            if layer.params[..k].iter().any(|&q| graph.params[q].learnable == learnable) {
+            if layer.exec_params[..k].iter().any(|&q| graph.params[q].learnable == learnable) {
                 return Err(Error::config(format!(
                     "two parameters of one layer share the name '{}': give each its own",
                     graph.params[p].display
@@ -210,7 +210,7 @@ impl Bound {
             tops: data(&layer.tops, &layer.plan.backward_tops),
             top_diffs: top_diffs.collect(),
             bottom_diffs: bottom_diffs.collect(),
-            params: layer.params.iter().map(|&p| Some(self.param(graph, p))).collect(),
+            params: layer.exec_params.iter().map(|&p| Some(self.param(graph, p))).collect(),
             param_diffs: layer
                 .params
                 .iter()
@@ -229,7 +229,7 @@ impl Bound {
             let param = &graph.params[p];
             Some(memory_view_mut(&self.params[param.learnable].data, &param.spec))
         };
-        layer.params.iter().map(each).collect()
+        layer.exec_params.iter().map(each).collect()
     }
 
     fn local<'a>(&'a self, offsets: &[usize], specs: &'a [BlobSpec]) -> Views<'a, Host> {

@@ -47,6 +47,10 @@ pub struct LayerNode {
     pub tops: Vec<ValueId>,
     /// Its parameters, as indices into [`Graph::params`].
     pub params: Vec<usize>,
+    /// The parameters it computes with: its own, and those of the layers it was fused with.
+    pub exec_params: Vec<usize>,
+    /// Another layer computes this one too.
+    pub absorbed: bool,
     /// Whether its backward runs.
     pub backward: bool,
     /// Whether its backward gives the gradient by each bottom.
@@ -72,7 +76,7 @@ impl LayerNode {
     /// The layer as one that computes, if it does.
     pub fn compute(&self) -> Option<&dyn Run<Host>> {
         match &self.node {
-            Node::Compute(layer) => Some(layer.as_ref()),
+            Node::Compute(layer) if !self.absorbed => Some(layer.as_ref()),
             _ => None,
         }
     }
@@ -239,7 +243,9 @@ impl Graph {
             plan,
             bottoms,
             tops: top_ids,
+            exec_params: params.clone(),
             params,
+            absorbed: false,
             backward: false,
             bottom_backward,
         });

@@ -4,6 +4,7 @@ mod backward;
 mod bind;
 mod debug;
 mod filter;
+mod fuse;
 mod graph;
 mod memory;
 mod net;

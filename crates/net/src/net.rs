@@ -14,7 +14,7 @@ use tracing::info;
 use crate::bind::Bound;
 use crate::graph::Graph;
 use crate::plan::{Keep, plan};
-use crate::{backward, filter};
+use crate::{backward, filter, fuse};
 
 /// What a net is built for.
 #[derive(Clone, Debug)]
@@ -29,13 +29,23 @@ pub struct Options {
     pub seed: u64,
     /// Blobs that stay readable after a pass.
     pub keep: Keep,
+    /// Whether layers may be computed together where nobody can see it.
+    pub fuse: bool,
 }
 
 impl Options {
-    /// Single precision, outputs kept only; backward in the TRAIN phase.
+    /// Single precision, outputs kept only; backward in the TRAIN phase; fusion unless the environment says
+    /// `LGM_FUSE=0`.
     pub fn new(phase: Phase, seed: u64) -> Self {
         let state = NetState { phase: Some(phase as i32), ..Default::default() };
-        Options { state, backward: phase == Phase::Train, dtype: DType::F32, seed, keep: Keep::Outputs }
+        Options {
+            state,
+            backward: phase == Phase::Train,
+            dtype: DType::F32,
+            seed,
+            keep: Keep::Outputs,
+            fuse: std::env::var_os("LGM_FUSE").is_none_or(|v| v != "0"),
+        }
     }
 }
 
@@ -72,6 +82,9 @@ impl Net {
         let layers = filter::insert_splits(layers)?;
         let cx = BuildCx { phase, dtype: options.dtype, seed: options.seed };
         let mut graph = Graph::build(layers, registry, cx)?;
+        if options.fuse && !param.debug_info() {
+            fuse::fuse(&mut graph, cx, &options.keep)?;
+        }
         if options.backward {
             backward::mark(&mut graph, param.force_backward())?;
         }

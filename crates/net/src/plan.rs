@@ -18,7 +18,7 @@ pub enum Keep {
 }
 
 impl Keep {
-    fn holds(&self, name: &str) -> bool {
+    pub(crate) fn holds(&self, name: &str) -> bool {
         match self {
             Keep::Outputs => false,
             Keep::Named(names) => names.iter().any(|n| n == name),
@@ -30,7 +30,7 @@ impl Keep {
 /// Offsets into the arena, in bytes.
 #[derive(Debug, Default)]
 pub struct MemoryPlan {
-    /// Of each value's data.
+    /// Of each value's data; nowhere (the greatest number) for a value between fused layers.
     pub data: Vec<usize>,
     /// Of each value's diff, for those that have one.
     pub diff: Vec<Option<usize>>,
@@ -194,7 +194,7 @@ pub fn plan(graph: &Graph, keep: &Keep) -> MemoryPlan {
     out.saved = at(saved);
     out.forward_scratch = at(forward);
     out.backward_scratch = at(backward);
-    out.data = storage.iter().map(|&s| offsets[storage_region[s]]).collect();
+    out.data = storage.iter().map(|&s| storage_region.get(s).map_or(usize::MAX, |&r| offsets[r])).collect();
     out.diff = diff_region.iter().map(|r| r.map(|r| offsets[r])).collect();
     out.bytes = bytes;
     out
