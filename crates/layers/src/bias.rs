@@ -10,12 +10,12 @@ use lgm_core::{
     Arity, BlobSpec, BuildCx, Bwd, Error, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Plan, Result, Shape,
     ensure,
 };
-use lgm_cpu::for_each_row;
+use lgm_cpu::batchnorm::{self, Extents};
+use lgm_cpu::{elementwise, for_each_row};
 use lgm_proto::{BiasParameter, LayerParameter};
 use rayon::prelude::*;
 
 use crate::eltwise::diff_source;
-use crate::pointwise;
 
 /// The layer; see the module.
 pub struct Bias {
@@ -54,7 +54,7 @@ impl Layer for Bias {
 impl HostRun for Bias {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let b = if self.learned { io.param::<T>(0)? } else { io.bottom::<T>(1)? };
-        self.along.map(io.top::<T>(0)?, io.bottom_unless_shared::<T>(0)?, |d, x| x + b[d]);
+        self.along.add(io.bottom_unless_shared::<T>(0)?, b, io.top::<T>(0)?);
         Ok(())
     }
 
@@ -64,7 +64,10 @@ impl HostRun for Bias {
         let db = if self.learned { io.param_diff::<T>(0)? } else { io.bottom_diff::<T>(1)? };
         if let Some(db) = db {
             let dy = diff_source(own, dx.as_deref())?;
-            self.along.sum(db, self.learned, dy, dy, |dy, _| dy);
+            if !self.learned {
+                db.fill(T::zero());
+            }
+            self.along.add_sums(dy, None, db);
         }
         if let (Some(dy), Some(dx)) = (own, dx) {
             dx.copy_from_slice(dy);
@@ -108,42 +111,68 @@ impl Broadcast {
         Ok(Broadcast { outer: bottom.span(0..start), dim: by.count(), inner: bottom.count_from(end) })
     }
 
-    /// Writes `f(d, x)` for each element x of `src` (of `dst` itself if absent) that element d of the repeated blob meets.
-    pub fn map<T: Float>(&self, dst: &mut [T], src: Option<&[T]>, f: impl Fn(usize, T) -> T + Sync) {
-        let len = if self.inner == 1 { self.dim } else { self.inner };
-        for_each_row(dst, len, |r, row| {
-            if let Some(src) = src {
-                row.copy_from_slice(&src[r * len..][..row.len()]);
-            }
+    /// y = x + b; on `y` itself when `x` is absent.
+    fn add<T: Float>(&self, x: Option<&[T]>, b: &[T], y: &mut [T]) {
+        self.rows(x, y, |d, row| {
             if self.inner == 1 {
-                row.iter_mut().enumerate().for_each(|(d, x)| *x = f(d, *x));
+                row.iter_mut().zip(b).for_each(|(y, &b)| *y += b);
             } else {
-                let d = r % self.dim;
-                row.iter_mut().for_each(|x| *x = f(d, *x));
+                row.iter_mut().for_each(|y| *y += b[d]);
             }
         });
     }
 
-    /// Sums `f(a, b)` over the elements that each element of the repeated blob meets; into `out`, or on top of it.
-    pub fn sum<T: Float>(&self, out: &mut [T], add: bool, a: &[T], b: &[T], f: impl Fn(T, T) -> T + Sync) {
+    /// y = x · s, and + b if there is one; on `y` itself when `x` is absent.
+    pub fn scale_shift<T: Float>(&self, x: Option<&[T]>, s: &[T], b: Option<&[T]>, y: &mut [T]) {
+        if self.inner > 1 {
+            return batchnorm::scale_shift(x, self.extents(), s, b, y);
+        }
+        self.rows(x, y, |_, row| {
+            row.iter_mut().zip(s).for_each(|(y, &s)| *y *= s);
+            if let Some(b) = b {
+                row.iter_mut().zip(b).for_each(|(y, &b)| *y += b);
+            }
+        });
+    }
+
+    /// Calls `row` with runs of `y`, copied from `x` if there is one: the elements that meet element d of the repeated
+    /// blob or, when nothing stands after it, all of it.
+    fn rows<T: Float>(&self, x: Option<&[T]>, y: &mut [T], row: impl Fn(usize, &mut [T]) + Sync) {
+        let len = if self.inner == 1 { self.dim } else { self.inner };
+        for_each_row(y, len, |r, y| {
+            if let Some(x) = x {
+                y.copy_from_slice(&x[r * len..][..y.len()]);
+            }
+            row(r % self.dim, y);
+        });
+    }
+
+    /// Adds to `out` the sums of dy · x (of dy, without x) over the elements that each of the repeated blob meets.
+    pub fn add_sums<T: Float>(&self, dy: &[T], x: Option<&[T]>, out: &mut [T]) {
+        let (n, dim, inner) = (self.outer, self.dim, self.inner);
+        match x {
+            _ if inner == 1 => self.add_rows(dy, x, out),
+            Some(x) => elementwise::dot_per_channel(dy, x, n, dim, inner, out),
+            None => elementwise::sum_per_channel(dy, n, dim, inner, out),
+        }
+    }
+
+    /// The same where nothing stands after the repeated blob: whole rows, in blocks of columns.
+    fn add_rows<T: Float>(&self, dy: &[T], x: Option<&[T]>, out: &mut [T]) {
         const COLUMNS: usize = 64;
-        if !add {
-            out.fill(T::zero());
-        }
-        if self.inner == 1 {
-            out.par_chunks_mut(COLUMNS).enumerate().for_each(|(c, out)| {
-                for start in (0..self.outer).map(|o| o * self.dim + c * COLUMNS) {
-                    let pairs = a[start..].iter().zip(&b[start..]);
-                    out.iter_mut().zip(pairs).for_each(|(out, (&a, &b))| *out += f(a, b));
+        out.par_chunks_mut(COLUMNS).enumerate().for_each(|(c, out)| {
+            for start in (0..self.outer).map(|o| o * self.dim + c * COLUMNS) {
+                let sums = out.iter_mut().zip(&dy[start..]);
+                match x {
+                    Some(x) => sums.zip(&x[start..]).for_each(|((out, &dy), &x)| *out += dy * x),
+                    None => sums.for_each(|(out, &dy)| *out += dy),
                 }
-            });
-        } else {
-            out.par_iter_mut().enumerate().for_each(|(d, out)| {
-                let start = |o: usize| (o * self.dim + d) * self.inner;
-                let row = |o: usize| pointwise::sum(&a[start(o)..][..self.inner], &b[start(o)..], &f);
-                *out += (0..self.outer).map(row).sum();
-            });
-        }
+            }
+        });
+    }
+
+    fn extents(&self) -> Extents {
+        Extents { n: self.outer, channels: self.dim, spatial: self.inner }
     }
 }
 

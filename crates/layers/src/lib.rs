@@ -56,7 +56,10 @@ layers! {
 ///
 /// # Errors
 /// When a layer's parameters are wrong.
-pub fn fuse(_run: &[&lgm_proto::LayerParameter], _cx: &lgm_core::BuildCx) -> lgm_core::Result<Option<(lgm_core::Node, usize)>> {
+pub fn fuse(
+    _run: &[&lgm_proto::LayerParameter],
+    _cx: &lgm_core::BuildCx,
+) -> lgm_core::Result<Option<(lgm_core::Node, usize)>> {
     Ok(None)
 }
 

@@ -65,13 +65,8 @@ impl HostRun for Scale {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let s = if self.learned { io.param::<T>(0)? } else { io.bottom::<T>(1)? };
         let (x, y) = (io.bottom_unless_shared::<T>(0)?, io.top::<T>(0)?);
-        match self.bias_index() {
-            Some(i) => {
-                let b = io.param::<T>(i)?;
-                self.along.map(y, x, |d, x| x * s[d] + b[d]);
-            }
-            None => self.along.map(y, x, |d, x| x * s[d]),
-        }
+        let b = self.bias_index().map(|i| io.param::<T>(i)).transpose()?;
+        self.along.scale_shift(x, s, b, y);
         Ok(())
     }
 
@@ -82,17 +77,20 @@ impl HostRun for Scale {
         let ds = if self.learned { io.param_diff::<T>(0)? } else { io.bottom_diff::<T>(1)? };
         if let Some(ds) = ds {
             let x = io.bottom::<T>(0)?;
-            self.along.sum(ds, self.learned, dy, x, |dy, x| dy * x);
+            if !self.learned {
+                ds.fill(T::zero());
+            }
+            self.along.add_sums(dy, Some(x), ds);
         }
         if let Some(i) = self.bias_index() {
             if let Some(db) = io.param_diff::<T>(i)? {
-                self.along.sum(db, true, dy, dy, |dy, _| dy);
+                self.along.add_sums(dy, None, db);
             }
         }
         // Last, because dx may hold dy until then.
         if let Some(dx) = dx {
             let s = if self.learned { io.param::<T>(0)? } else { io.bottom::<T>(1)? };
-            self.along.map(dx, own, |d, dy| dy * s[d]);
+            self.along.scale_shift(own, s, None, dx);
         }
         Ok(())
     }

@@ -6,7 +6,7 @@
 //! Source: Caffe's layer of this name.
 
 use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, Sharing};
-use lgm_cpu::{BLOCK, for_each_row};
+use lgm_cpu::elementwise;
 use lgm_proto::LayerParameter;
 
 /// The layer; see the module.
@@ -51,8 +51,7 @@ impl HostRun for Split {
             dx.copy_from_slice(dy);
         }
         for t in 1..self.tops {
-            let dy = io.top_diff::<T>(t)?;
-            for_each_row(dx, BLOCK, |i, dx| dx.iter_mut().zip(&dy[i * BLOCK..]).for_each(|(dx, &dy)| *dx += dy));
+            elementwise::add(io.top_diff::<T>(t)?, dx);
         }
         Ok(())
     }

@@ -1,0 +1,188 @@
+//! BatchNorm: each channel less its mean, over its standard deviation; no learned factor (Scale, after it, has that).
+//!
+//! y = (x − μ) / √(σ² + ε) with `eps` ε. With `use_global_stats` false (the default in TRAIN), μ and σ² are the mean and
+//! biased variance of the channel in this batch, over its m values; forward then also moves the running sums
+//!
+//! M ← f · M + μ, V ← f · V + m/(m−1) · σ² (σ² if m is 1), w ← f · w + 1, f being `moving_average_fraction`.
+//!
+//! With `use_global_stats` true (the default in TEST), μ = M/w and σ² = V/w (0 if w is 0), and forward leaves them alone.
+//!
+//! Shapes: bottom [N, C, …], top like it, in its memory if the net wants; a bottom of one axis is one channel. Parameters:
+//! M [C], V [C], w [1], all zero at the start and never learned: a `param` entry with a rate for them is refused.
+//! Gradient: dx = (dy − Σdy/m − y · Σ(dy·y)/m) / √(σ² + ε), sums over the channel; dy / √(σ² + ε) with global statistics.
+//! Backward reads the top and the kept 1/√(σ² + ε), so the bottom's memory is free.
+//!
+//! Source: Ioffe and Szegedy, "Batch Normalization" (2015); Caffe's layer of this name, which keeps its own copy of y.
+
+use lgm_core::{
+    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Phase, Plan, Result, ensure,
+};
+use lgm_cpu::batchnorm::{self, Extents, Normalized};
+use lgm_proto::{BatchNormParameter, LayerParameter};
+
+/// The layer; see the module.
+pub struct BatchNorm {
+    param: BatchNormParameter,
+    global: bool,
+    extents: Extents,
+}
+
+impl BatchNorm {
+    pub(crate) fn build(param: &LayerParameter, cx: &BuildCx) -> Result<Node> {
+        for (i, entry) in param.param.iter().take(3).enumerate() {
+            ensure!(
+                entry.lr_mult() == 0.0,
+                "param entry {i} has lr_mult {}; BatchNorm's statistics are not learned: give lr_mult: 0, or no entry",
+                entry.lr_mult()
+            );
+        }
+        let param = param.batch_norm_param.unwrap_or_default();
+        let global = param.use_global_stats.unwrap_or(cx.phase == Phase::Test);
+        Node::compute(BatchNorm { param, global, extents: Extents { n: 0, channels: 0, spatial: 0 } })
+    }
+
+    fn inverse_std<T: Float>(&self, variance: T) -> T {
+        (variance + T::of(self.param.eps() as f64)).sqrt().recip()
+    }
+
+    /// What a running sum is multiplied by to give the statistic.
+    fn unit<T: Float>(weight: &[T]) -> T {
+        if weight[0] == T::zero() { T::zero() } else { weight[0].recip() }
+    }
+}
+
+impl Layer for BatchNorm {
+    fn arity(&self) -> Arity {
+        Arity::exactly(1, 1)
+    }
+
+    fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
+        let shape = &bottoms[0].shape;
+        ensure!(!shape.is_empty(), "the bottom must have at least one axis, found shape {shape}");
+        let channels = if shape.len() == 1 { 1 } else { shape[1] };
+        self.extents = Extents { n: shape[0], channels, spatial: shape.count_from(2) };
+        let state = |n: usize| ParamSpec { state: true, ..ParamSpec::new([n], None) };
+        let per_channel = bottoms[0].with_shape([channels]);
+        let mut plan = Plan {
+            params: vec![state(channels), state(channels), state(1)],
+            scratch: vec![per_channel.clone(); 2],
+            ..Plan::elementwise(&bottoms[0])
+        };
+        if !self.global {
+            plan.saved = vec![per_channel];
+            plan.backward_tops = vec![0];
+        }
+        Ok(plan)
+    }
+}
+
+impl HostRun for BatchNorm {
+    fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
+        let (x, y) = (io.bottom_unless_shared::<T>(0)?, io.top::<T>(0)?);
+        let (mean, spread) = (io.scratch::<T>(0)?, io.scratch::<T>(1)?);
+        let sums = (io.param_mut::<T>(0)?, io.param_mut::<T>(1)?, io.param_mut::<T>(2)?);
+        if self.global {
+            let unit = Self::unit(sums.2);
+            mean.iter_mut().zip(&*sums.0).for_each(|(mean, &sum)| *mean = unit * sum);
+            spread.iter_mut().zip(&*sums.1).for_each(|(s, &sum)| *s = self.inverse_std(unit * sum));
+        } else {
+            batchnorm::mean_variance(x.unwrap_or(y), self.extents, mean, spread);
+            let keep = T::of(self.param.moving_average_fraction() as f64);
+            let m = self.extents.n * self.extents.spatial;
+            let unbias = if m > 1 { T::of(m as f64 / (m - 1) as f64) } else { T::one() };
+            sums.0.iter_mut().zip(&*mean).for_each(|(sum, &mean)| *sum = mean + keep * *sum);
+            sums.1.iter_mut().zip(&*spread).for_each(|(sum, &variance)| *sum = unbias * variance + keep * *sum);
+            sums.2[0] = T::one() + keep * sums.2[0];
+            spread.iter_mut().for_each(|s| *s = self.inverse_std(*s));
+            if let Some(kept) = io.saved::<T>(0)? {
+                kept.copy_from_slice(spread);
+            }
+        }
+        batchnorm::normalize(x, self.extents, mean, spread, None, false, y);
+        Ok(())
+    }
+
+    fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
+        let dy = io.top_diff_unless_shared::<T>(0)?;
+        let Some(dx) = io.bottom_diff::<T>(0)? else { return Ok(()) };
+        let (a, b) = (io.scratch::<T>(0)?, io.scratch::<T>(1)?);
+        if self.global {
+            let unit = Self::unit(io.param::<T>(2)?);
+            a.iter_mut().zip(io.param::<T>(1)?).for_each(|(a, &sum)| *a = self.inverse_std(unit * sum));
+            batchnorm::scale_shift(dy, self.extents, a, None, dx);
+        } else {
+            let y = Normalized::Ready(io.top::<T>(0)?);
+            batchnorm::backward_sums(y, dy.unwrap_or(dx), self.extents, a, b);
+            batchnorm::backward_data(y, dy, self.extents, io.saved::<T>(0)?, a, b, dx);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::tests::registry;
+    use lgm_core::{DType, Phase};
+    use lgm_testkit::{Case, Draw, Rig, assert_close, check, config_error};
+
+    fn layer(param: &str) -> String {
+        format!("layer {{ name: 'bn' type: 'BatchNorm' bottom: 'x' top: 'y' {param} }}")
+    }
+
+    #[test]
+    fn cases() {
+        let statistics = |case: Case| {
+            case.param(0, Draw::Normal(0.0, 1.0)).param(1, Draw::Uniform(0.5, 2.0)).param(2, Draw::Given(vec![1.7]))
+        };
+        check(
+            &registry(),
+            &[
+                Case::golden("layers/bn_train_0"),
+                Case::golden("layers/bn_global_0"),
+                Case::golden("layers/bn_test_0"),
+                Case::new(layer("")).bottom_of([3, 2, 2, 2], Draw::Normal(3.0, 0.5)),
+                Case::new(layer("batch_norm_param { eps: 0.1 }")).bottom([5, 3]),
+                Case::new(layer("")).bottom([6]),
+                statistics(Case::new(layer("")).test_phase()).bottom([3, 2, 2]),
+                statistics(Case::new(layer("batch_norm_param { use_global_stats: true }"))).bottom([3, 2]),
+                Case::new(layer("batch_norm_param { use_global_stats: true }")).bottom([2, 2]),
+                Case::new(layer("batch_norm_param { use_global_stats: false }")).test_phase().bottom([4, 2, 3]),
+            ],
+        );
+    }
+
+    #[test]
+    fn running_sums_follow_the_batches() {
+        let text = layer("batch_norm_param { moving_average_fraction: 0.5 }");
+        let rig = Rig::new(&registry(), &text, Phase::Train, DType::F64, &[[2, 1, 2].into()]).unwrap();
+        assert_eq!(rig.filled().unwrap(), [[0.0], [0.0], [0.0]]);
+        let mut inputs = rig.forward_inputs(&[&[1.0, 3.0, 5.0, 7.0]]).unwrap();
+        // A batch of mean 4 and unbiased variance 20/3, twice.
+        for (mean, variance, weight) in [(4.0, 20.0 / 3.0, 1.0), (6.0, 10.0, 1.5)] {
+            inputs.params = rig.run(&inputs).unwrap().params;
+            assert_close("sums", &inputs.params.concat(), &[mean, variance, weight], 1e-12);
+        }
+        let test = Rig::new(&registry(), &text, Phase::Test, DType::F64, &[[2, 1, 2].into()]).unwrap();
+        let out = test.run(&inputs).unwrap();
+        let want = [1.0, 3.0, 5.0, 7.0].map(|x: f64| (x - 4.0) / (20.0f64 / 3.0 + 1e-5).sqrt());
+        assert_close("test", &out.tops[0], &want, 1e-9);
+        assert_eq!(out.params, inputs.params);
+    }
+
+    #[test]
+    fn one_value_a_channel_is_its_own_mean() {
+        let rig = Rig::new(&registry(), &layer(""), Phase::Train, DType::F64, &[[1, 2].into()]).unwrap();
+        let out = rig.run(&rig.forward_inputs(&[&[3.0, -8.0]]).unwrap()).unwrap();
+        assert_eq!(out.tops[0], [0.0, 0.0]);
+        assert_eq!(out.params, [vec![3.0, -8.0], vec![0.0, 0.0], vec![1.0]]);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let rate = layer("param { lr_mult: 0 } param { lr_mult: 1 }");
+        config_error(&registry(), &rate, &[[2, 2].into()], &["param entry 1", "lr_mult 1", "lr_mult: 0"]);
+        config_error(&registry(), &layer(""), &[[0; 0].into()], &["at least one axis"]);
+        let fine = layer("param { lr_mult: 0 } param { lr_mult: 0 } param { lr_mult: 0 decay_mult: 0 }");
+        assert!(Rig::new(&registry(), &fine, Phase::Train, DType::F32, &[[2, 2].into()]).is_ok());
+    }
+}

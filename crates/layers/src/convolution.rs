@@ -1,0 +1,247 @@
+//! Convolution (cross-correlation, as all of deep learning says): y = W ∗ x + b over any number of spatial axes.
+//!
+//! y[n, o, p] = b[o] + Σ over c of o's group, and kernel positions q, of W[o, c, q] · x[n, c, p · stride + q · dilation − pad].
+//!
+//! Shapes: bottoms [N…, C, spatial…], the channels at `axis`, all of one shape; a top for each,
+//! [N…, O, ⌊(spatial + 2 · pad − dilation · (kernel − 1) − 1) / stride⌋ + 1 …] with O = `num_output`. Parameters, shared by
+//! all bottoms: W [O, C / `group`, kernel…] and, unless `bias_term` is false, b [O].
+//! Gradient: dx is dy spread back through W; dW[o, c, q] = Σ dy[n, o, p] · x[n, c, …]; db[o] = Σ dy[n, o, p].
+//!
+//! `kernel_size`, `stride`, `pad` and `dilation` are given once for all spatial axes or once for each; with two axes, the
+//! first three also as `kernel_h` and `kernel_w`, and so on. `engine` and `force_nd_im2col` choose nothing here.
+//!
+//! Source: Caffe's layer of this name.
+
+use lgm_core::{
+    Arity, BlobSpec, BuildCx, Bwd, Error, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Plan, Result, Shape,
+    ensure,
+};
+use lgm_cpu::ConvGeometry;
+use lgm_proto::{ConvolutionParameter, LayerParameter};
+
+/// The layer; see the module.
+pub struct Convolution {
+    param: ConvolutionParameter,
+    geometry: Option<ConvGeometry>,
+    batch: usize,
+    bottoms: usize,
+}
+
+impl Convolution {
+    pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
+        let param = param.convolution_param.clone().unwrap_or_default();
+        ensure!(param.num_output() > 0, "convolution_param needs a num_output of at least 1");
+        Node::compute(Convolution { param, geometry: None, batch: 0, bottoms: 0 })
+    }
+
+    fn geometry(&self) -> Result<&ConvGeometry> {
+        self.geometry.as_ref().ok_or_else(|| Error::internal("a convolution ran before it was planned"))
+    }
+}
+
+/// The values of one setting along the spatial axes.
+pub(crate) struct Window {
+    /// Kernel extents.
+    pub kernel: Vec<usize>,
+    /// Strides.
+    pub stride: Vec<usize>,
+    /// Zeros at each side.
+    pub pad: Vec<usize>,
+    /// Distances between kernel elements.
+    pub dilation: Vec<usize>,
+}
+
+impl Window {
+    /// Reads the settings for so many spatial axes.
+    pub fn new(p: &ConvolutionParameter, axes: usize) -> Result<Window> {
+        Ok(Window {
+            kernel: per_axis(
+                "kernel_size",
+                &p.kernel_size,
+                ("kernel_h", p.kernel_h),
+                ("kernel_w", p.kernel_w),
+                axes,
+                None,
+            )?,
+            stride: per_axis("stride", &p.stride, ("stride_h", p.stride_h), ("stride_w", p.stride_w), axes, Some(1))?,
+            pad: per_axis("pad", &p.pad, ("pad_h", p.pad_h), ("pad_w", p.pad_w), axes, Some(0))?,
+            dilation: per_axis("dilation", &p.dilation, ("", None), ("", None), axes, Some(1))?,
+        })
+    }
+}
+
+type Named = (&'static str, Option<u32>);
+
+/// One value for each of `axes` axes, from a repeated field `name` or, with two axes, from the fields `h` and `w`.
+fn per_axis(name: &str, list: &[u32], h: Named, w: Named, axes: usize, default: Option<u32>) -> Result<Vec<usize>> {
+    if h.1.is_some() || w.1.is_some() {
+        ensure!(axes == 2, "{} and {} are for two spatial axes; the bottom has {axes}: use {name}", h.0, w.0);
+        ensure!(list.is_empty(), "both {name} and {} or {} are given; keep one way", h.0, w.0);
+        let value = |(field, value): Named| {
+            let given = value.or(default.filter(|&d| d == 0));
+            given
+                .map(|v| v as usize)
+                .ok_or_else(|| Error::config(format!("{} and {} go together; {field} is missing", h.0, w.0)))
+        };
+        return Ok(vec![value(h)?, value(w)?]);
+    }
+    match (list, default) {
+        ([], None) if axes > 0 => Err(Error::config(format!("{name} is missing"))),
+        ([], default) => Ok(vec![default.unwrap_or_default() as usize; axes]),
+        ([one], _) => Ok(vec![*one as usize; axes]),
+        _ => {
+            ensure!(
+                list.len() == axes,
+                "{name} must be given once, or once for each of the {axes} spatial axes; found {} times",
+                list.len()
+            );
+            Ok(list.iter().map(|&v| v as usize).collect())
+        }
+    }
+}
+
+impl Layer for Convolution {
+    fn arity(&self) -> Arity {
+        Arity::pairs()
+    }
+
+    fn plan(&mut self, bottoms: &[BlobSpec], tops: usize) -> Result<Plan> {
+        let (p, shape) = (&self.param, &bottoms[0].shape);
+        for (i, bottom) in bottoms.iter().enumerate() {
+            if bottom.shape != *shape {
+                let what = format!("bottom {i} shares the weights of bottom 0 and must have its shape");
+                return Err(Error::Shape { what, expected: shape.clone(), found: bottom.shape.clone() });
+            }
+        }
+        let axis = shape.axis(p.axis())?;
+        let (channels, input) = (shape[axis], &shape[axis + 1..]);
+        let (outputs, group) = (p.num_output() as usize, p.group() as usize);
+        let Window { kernel, stride, pad, dilation } = Window::new(p, input.len())?;
+        let geometry = ConvGeometry::new(channels, outputs, group, input, &kernel, &stride, &pad, &dilation)?;
+
+        let top = shape.splice(axis..shape.len(), [outputs].into_iter().chain(geometry.output.iter().copied()));
+        let mut plan = Plan::new(vec![bottoms[0].with_shape(top); tops]);
+        let weight = Shape::new([outputs, channels / group].into_iter().chain(kernel));
+        plan.params = vec![ParamSpec::new(weight, p.weight_filler.as_ref())];
+        if p.bias_term() {
+            plan.params.push(ParamSpec::new([outputs], p.bias_filler.as_ref()));
+        }
+        (self.batch, self.bottoms) = (shape.span(0..axis), bottoms.len());
+        plan.flops = 2 * (geometry.multiply_adds(self.batch) * self.bottoms) as u64;
+        plan.backward_bottoms = (0..self.bottoms).collect();
+        self.geometry = Some(geometry);
+        Ok(plan)
+    }
+}
+
+impl HostRun for Convolution {
+    fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
+        let geometry = self.geometry()?;
+        let w = io.param::<T>(0)?;
+        let b = if self.param.bias_term() { Some(io.param::<T>(1)?) } else { None };
+        for i in 0..self.bottoms {
+            geometry.forward(self.batch, io.bottom::<T>(i)?, w, b, io.top::<T>(i)?);
+        }
+        Ok(())
+    }
+
+    fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
+        let geometry = self.geometry()?;
+        let mut dw = io.param_diff::<T>(0)?;
+        let mut db = if self.param.bias_term() { io.param_diff::<T>(1)? } else { None };
+        for i in 0..self.bottoms {
+            let dy = io.top_diff::<T>(i)?;
+            if let Some(dw) = &mut dw {
+                geometry.backward_weights(self.batch, io.bottom::<T>(i)?, dy, dw);
+            }
+            if let Some(db) = &mut db {
+                geometry.backward_bias(self.batch, dy, db);
+            }
+            if let Some(dx) = io.bottom_diff::<T>(i)? {
+                geometry.backward_data(self.batch, io.param::<T>(0)?, dy, dx);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::tests::registry;
+    use lgm_core::{DType, Phase, Shape};
+    use lgm_testkit::{Case, Rig, check, config_error};
+
+    fn layer(param: &str) -> String {
+        format!("layer {{ name: 'c' type: 'Convolution' bottom: 'x' top: 'y' convolution_param {{ {param} }} }}")
+    }
+
+    #[test]
+    fn cases() {
+        let golden = |i: usize| Case::golden(&format!("layers/conv_{i}"));
+        check(
+            &registry(),
+            &[
+                golden(0),
+                golden(1),
+                golden(2),
+                golden(3),
+                golden(4),
+                golden(5),
+                Case::golden("layers/conv_two_bottoms"),
+                Case::new(layer("num_output: 4 kernel_size: 3 pad: 1 group: 4 stride: 2")).bottom([2, 4, 5, 4]),
+                Case::new(layer("num_output: 2 kernel_size: 3 kernel_size: 2 dilation: 1 dilation: 2"))
+                    .bottom([1, 3, 4, 5]),
+                Case::new(layer("num_output: 3 kernel_size: 3 axis: 2 force_nd_im2col: true")).bottom([2, 2, 3, 4, 4]),
+                Case::new(layer("num_output: 2 kernel_size: 3 pad: 1 engine: CUDNN")).bottom([2, 3, 6]),
+                Case::new(layer("num_output: 2 bias_term: false")).bottom([3, 4]),
+                Case::new(layer("num_output: 2 kernel_size: 2 stride: 2 pad: 1 dilation: 2 group: 2"))
+                    .bottom([1, 4, 3, 3, 4]),
+            ],
+        );
+    }
+
+    #[test]
+    fn plan() {
+        let text = layer("num_output: 4 group: 2 kernel_h: 3 kernel_w: 5 pad_w: 2 stride_h: 2 stride_w: 1");
+        let rig = Rig::new(&registry(), &text, Phase::Train, DType::F32, &[[2, 6, 9, 8].into()]).unwrap();
+        assert_eq!(rig.plan.tops[0].shape, Shape::from([2, 4, 4, 8]));
+        assert_eq!(rig.params[0].shape, Shape::from([4, 3, 3, 5]));
+        assert_eq!(rig.plan.flops, 2 * (2 * 4 * 4 * 8) * (3 * 3 * 5));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let x = [Shape::from([1, 4, 6, 6])];
+        for (param, needles) in [
+            ("kernel_size: 3", &["num_output"][..]),
+            ("num_output: 2", &["kernel_size is missing"]),
+            ("num_output: 2 kernel_size: 0", &["kernel size", "positive"]),
+            ("num_output: 2 kernel_size: 3 stride: 0", &["stride", "positive"]),
+            ("num_output: 2 kernel_size: 7", &["7", "6"]),
+            ("num_output: 2 kernel_size: 3 dilation: 3", &["7", "6"]),
+            ("num_output: 3 kernel_size: 1 group: 2", &["group (2)", "(3)"]),
+            ("num_output: 3 kernel_size: 1 group: 3", &["group (3)", "(4)"]),
+            ("num_output: 2 kernel_size: 3 group: 0", &["group must be positive"]),
+            ("num_output: 2 kernel_h: 3", &["kernel_w is missing"]),
+            ("num_output: 2 kernel_size: 3 stride_w: 3", &["stride_h is missing"]),
+            ("num_output: 2 kernel_h: 3 kernel_w: 3 kernel_size: 3", &["both kernel_size and kernel_h"]),
+            (
+                "num_output: 2 kernel_size: 3 pad: 1 pad: 1 pad: 1",
+                &["pad must be given once", "2 spatial axes", "3 times"],
+            ),
+            ("num_output: 2 kernel_size: 3 axis: 4", &["axis 4", "out of range"]),
+        ] {
+            config_error(&registry(), &layer(param), &x, needles);
+        }
+        let three = [Shape::from([1, 2, 3, 3, 3])];
+        config_error(
+            &registry(),
+            &layer("num_output: 2 kernel_h: 1 kernel_w: 1"),
+            &three,
+            &["two spatial axes", "has 3"],
+        );
+        let two = "layer { name: 'c' type: 'Convolution' bottom: 'a' bottom: 'b' top: 'c' top: 'd' \
+                   convolution_param { num_output: 1 kernel_size: 1 } }";
+        config_error(&registry(), two, &[[1, 2, 3].into(), [1, 2, 4].into()], &["bottom 1", "(1, 2, 3)", "(1, 2, 4)"]);
+    }
+}
