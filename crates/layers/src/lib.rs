@@ -1,7 +1,9 @@
 //! The layers of lgm-caffe, one file each: what it computes, its shapes, its host run and its tests.
 
-use lgm_core::Registry;
+use lgm_core::{BuildCx, Node, Registry, Result};
+use lgm_proto::LayerParameter;
 
+mod fused_batch_norm;
 mod labels;
 pub mod margin_schedule;
 mod pointwise;
@@ -56,11 +58,8 @@ layers! {
 ///
 /// # Errors
 /// When a layer's parameters are wrong.
-pub fn fuse(
-    _run: &[&lgm_proto::LayerParameter],
-    _cx: &lgm_core::BuildCx,
-) -> lgm_core::Result<Option<(lgm_core::Node, usize)>> {
-    Ok(None)
+pub fn fuse(run: &[&LayerParameter], cx: &BuildCx) -> Result<Option<(Node, usize)>> {
+    fused_batch_norm::FusedBatchNorm::of(run, cx)
 }
 
 #[cfg(test)]

@@ -1,0 +1,216 @@
+//! BatchNorm, Scale and ReLU in as few passes over memory as the mathematics needs.
+//!
+//! Computes what the three layers compute one after another (see [`crate::batch_norm`], [`crate::scale`],
+//! [`crate::relu`]; the ReLU may be missing): with x̂ = (x − μ)/√(σ² + ε), y = max(γ·x̂ + β, 0). Forward reads x twice
+//! (statistics, then y) and backward reads x and dy twice, where the layers alone would take three times that; y is not
+//! read again, as the sign of γ·x̂ + β tells what passed the ReLU.
+//!
+//! Gradient: with g = dy where y > 0, dβ = Σg, dγ = Σ g·x̂, dx = γ/√(σ² + ε) · (g − Σg/m − x̂·Σ(g·x̂)/m); with global
+//! statistics dx = γ/√(σ² + ε) · g.
+//!
+//! Shapes: bottom [M, C, …], top alike. Parameters: those of BatchNorm (mean, variance, factor), then Scale's γ [C] and,
+//! with `bias_term`, β [C]. Never named in a prototxt: nets put it in the place of the three layers.
+
+use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Plan, Result};
+use lgm_cpu::batchnorm::{Affine, Extents, Rectified, normalize};
+use lgm_proto::LayerParameter;
+
+use crate::batch_norm::{Statistics, extents};
+
+/// The layer; see the module.
+pub struct FusedBatchNorm {
+    statistics: Statistics,
+    bias: bool,
+    relu: bool,
+    extents: Extents,
+}
+
+/// Index of γ among the parameters.
+const SCALE: usize = 3;
+/// Index of β among the parameters.
+const SHIFT: usize = 4;
+
+impl FusedBatchNorm {
+    /// The layer that stands for a BatchNorm and what follows it, and how many layers it stands for; `None` when it
+    /// cannot.
+    pub(crate) fn of(run: &[&LayerParameter], cx: &BuildCx) -> Result<Option<(Node, usize)>> {
+        let [norm, scale, rest @ ..] = run else { return Ok(None) };
+        let affine = scale.scale_param.clone().unwrap_or_default();
+        let per_channel = affine.axis() == 1 && affine.num_axes() == 1;
+        if norm.r#type() != "BatchNorm" || scale.r#type() != "Scale" || !per_channel {
+            return Ok(None);
+        }
+        let relu = rest.first().is_some_and(|next| {
+            next.r#type() == "ReLU" && next.relu_param.clone().unwrap_or_default().negative_slope() == 0.0
+        });
+        let phase = norm.phase.map_or(cx.phase, |_| norm.phase());
+        let statistics = Statistics::new(norm, &BuildCx { phase, ..*cx })?;
+        let extents = Extents { n: 0, channels: 0, spatial: 0 };
+        let layer = FusedBatchNorm { statistics, bias: affine.bias_term(), relu, extents };
+        Ok(Some((Node::compute(layer)?, 2 + relu as usize)))
+    }
+
+    /// γ/√(σ² + ε), as `normalize` rounds it.
+    fn scales<T: Float>(inv_std: &[T], gamma: &[T], out: &mut [T]) {
+        for ((out, &i), &g) in out.iter_mut().zip(inv_std).zip(gamma) {
+            *out = i * g;
+        }
+    }
+}
+
+impl Layer for FusedBatchNorm {
+    fn arity(&self) -> Arity {
+        Arity::exactly(1, 1)
+    }
+
+    fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
+        let bottom = &bottoms[0];
+        self.extents = extents(&bottom.shape)?;
+        let channel = bottom.with_shape([self.extents.channels]);
+        let learned = 1 + self.bias as usize;
+        let mut params = self.statistics.params(self.extents.channels);
+        params.extend(vec![ParamSpec::constant([self.extents.channels], 0.0); learned]);
+        Ok(Plan {
+            tops: vec![bottom.clone()],
+            params,
+            saved: vec![channel.clone(); 2],
+            scratch: vec![channel; 3],
+            share_diff: vec![(0, 0)],
+            backward_bottoms: vec![0],
+            ..Default::default()
+        })
+    }
+}
+
+impl HostRun for FusedBatchNorm {
+    fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
+        let (x, y) = (io.bottom::<T>(0)?, io.top::<T>(0)?);
+        let (mean, inv_std) = (io.scratch::<T>(0)?, io.scratch::<T>(1)?);
+        self.statistics.forward(x, self.extents, &mut io, mean, inv_std)?;
+        let scale = io.param::<T>(SCALE)?;
+        let shift = if self.bias { Some(io.param::<T>(SHIFT)?) } else { None };
+        normalize(Some(x), self.extents, mean, inv_std, Some(Affine { scale, shift }), self.relu, y);
+        if let (Some(kept_mean), Some(kept_inv_std)) = (io.saved::<T>(0)?, io.saved::<T>(1)?) {
+            kept_mean.copy_from_slice(mean);
+            kept_inv_std.copy_from_slice(inv_std);
+        }
+        Ok(())
+    }
+
+    fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
+        let (mean, inv_std) = (io.saved::<T>(0)?, io.saved::<T>(1)?);
+        let (scale, sum_g, sum_g_xhat) = (io.scratch::<T>(0)?, io.scratch::<T>(1)?, io.scratch::<T>(2)?);
+        Self::scales(inv_std, io.param::<T>(SCALE)?, scale);
+        let shift = if self.bias { Some(io.param::<T>(SHIFT)?) } else { None };
+        let forward = Rectified { x: io.bottom::<T>(0)?, mean, scale, shift, relu: self.relu };
+        let own = io.top_diff_unless_shared::<T>(0)?;
+        let dx = io.bottom_diff::<T>(0)?;
+        let dy = crate::eltwise::diff_source(own, dx.as_deref())?;
+        forward.sums(dy, self.extents, inv_std, sum_g, sum_g_xhat);
+        let learned = [(SCALE, &*sum_g_xhat), (SHIFT, &*sum_g)];
+        for (param, sums) in learned.into_iter().take(1 + self.bias as usize) {
+            if let Some(diff) = io.param_diff::<T>(param)? {
+                diff.iter_mut().zip(sums).for_each(|(d, &s)| *d += s);
+            }
+        }
+        if let Some(dx) = dx {
+            if self.statistics.global() {
+                sum_g.fill(T::zero());
+                sum_g_xhat.fill(T::zero());
+            }
+            forward.data(own, self.extents, inv_std, sum_g, sum_g_xhat, dx);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lgm_core::{DType, Phase, Registry};
+    use lgm_testkit::{Case, Draw, Rig, assert_close, check};
+
+    /// One layer entry that holds the settings of all three.
+    fn run_of(param: &LayerParameter) -> [LayerParameter; 3] {
+        ["BatchNorm", "Scale", if param.relu_param.is_some() { "ReLU" } else { "Power" }]
+            .map(|kind| LayerParameter { r#type: Some(kind.into()), ..param.clone() })
+    }
+
+    fn registry() -> Registry {
+        let mut registry = crate::tests::registry();
+        registry.add("Fused", |param, cx| {
+            let run = run_of(param);
+            Ok(FusedBatchNorm::of(&run.each_ref(), cx)?.unwrap().0)
+        });
+        registry
+    }
+
+    fn layer(kind: &str, param: &str) -> String {
+        format!("layer {{ name: 'l' type: '{kind}' bottom: 'x' top: 'y' {param} }}")
+    }
+
+    const BIAS: &str = "batch_norm_param { eps: 0.01 } scale_param { bias_term: true }";
+    const PLAIN: &str = "batch_norm_param {} scale_param {}";
+    const GLOBAL: &str = "batch_norm_param { use_global_stats: true } scale_param { bias_term: true }";
+
+    fn drawn(case: Case) -> Case {
+        let case = case.param(0, Draw::Normal(0.0, 1.0)).param(1, Draw::Uniform(0.5, 2.0));
+        case.param(2, Draw::Given(vec![1.7])).param(3, Draw::Uniform(-1.5, 1.5))
+    }
+
+    #[test]
+    fn gradients() {
+        let case = |param: &str, relu: &str| drawn(Case::new(layer("Fused", &format!("{param} {relu}"))));
+        let mut cases = Vec::new();
+        for relu in ["", "relu_param {}"] {
+            cases.push(case(BIAS, relu).param(4, Draw::Normal(0.0, 0.5)).bottom([3, 2, 2, 2]));
+            cases.push(case(PLAIN, relu).bottom([5, 3]));
+            cases.push(case(GLOBAL, relu).param(4, Draw::Normal(0.0, 0.5)).bottom([3, 2, 3]));
+            cases.push(case(BIAS, relu).param(4, Draw::Normal(0.0, 0.5)).test_phase().bottom([2, 3, 2]));
+        }
+        check(&registry(), &cases);
+    }
+
+    #[test]
+    fn equals_the_three_layers() {
+        let n = 4 * 3 * 50;
+        let x: Vec<f64> = (0..n).map(|i| ((i * 37 % 101) as f64 - 40.0) / 17.0).collect();
+        let (gamma, beta) = (vec![0.7, -1.2, 2.0], vec![0.1, 0.4, -0.3]);
+        for phase in [Phase::Train, Phase::Test] {
+            let rig = |kind: &str, param: &str| {
+                Rig::new(&registry(), &layer(kind, param), phase, DType::F64, &[[4, 3, 50].into()]).unwrap()
+            };
+            let forward = |kind: &str, param: &str, x: &[f64], params: Vec<Vec<f64>>| {
+                let rig = rig(kind, param);
+                let mut inputs = rig.forward_inputs(&[x]).unwrap();
+                inputs.params = params;
+                rig.run(&inputs).unwrap()
+            };
+            let statistics = vec![vec![0.3, 0.1, -0.2], vec![1.5, 2.5, 0.5], vec![1.3]];
+            let norm = forward("BatchNorm", BIAS, &x, statistics.clone());
+            let scaled = forward("Scale", BIAS, &norm.tops[0], vec![gamma.clone(), beta.clone()]);
+            let rectified = forward("ReLU", "", &scaled.tops[0], vec![]);
+            let all = statistics.into_iter().chain([gamma.clone(), beta.clone()]).collect();
+            let fused = forward("Fused", &format!("{BIAS} relu_param {{}}"), &x, all);
+            assert_close("top", &fused.tops[0], &rectified.tops[0], 1e-12);
+            assert_close("statistics", &fused.params[..3].concat(), &norm.params.concat(), 1e-12);
+        }
+    }
+
+    #[test]
+    fn other_runs_are_left_alone() {
+        let cx = BuildCx { phase: Phase::Train, dtype: DType::F32, seed: 0 };
+        let of = |kinds: &[&str], scale: &str| {
+            let param = lgm_testkit::parse_layer(&layer("Scale", scale)).unwrap();
+            let run: Vec<_> =
+                kinds.iter().map(|k| LayerParameter { r#type: Some(k.to_string()), ..param.clone() }).collect();
+            FusedBatchNorm::of(&run.iter().collect::<Vec<_>>(), &cx).unwrap().map(|(_, len)| len)
+        };
+        assert_eq!(of(&["BatchNorm", "Scale", "ReLU"], ""), Some(3));
+        assert_eq!(of(&["BatchNorm", "Scale", "ReLU"], "relu_param { negative_slope: 0.1 }"), Some(2));
+        assert_eq!(of(&["BatchNorm", "Scale"], ""), Some(2));
+        assert_eq!(of(&["BatchNorm", "ReLU", "Scale"], ""), None);
+        assert_eq!(of(&["BatchNorm", "Scale"], "scale_param { axis: 0 }"), None);
+        assert_eq!(of(&["BatchNorm"], ""), None);
+    }
+}
