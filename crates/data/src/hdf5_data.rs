@@ -92,8 +92,9 @@ impl Hdf5Data {
         })
     }
 
-    /// Bounds the memory that rows take to twice `bytes` (1 GiB unless told), or one row if that is more. A shuffled
-    /// order depends on the bound when a file is larger than it.
+    /// Bounds the rows in memory to two windows of `bytes` each (1 GiB unless told), a window being one row at least.
+    /// Reading a compressed chunk that is larger takes the chunk's size besides. A shuffled order depends on the bound
+    /// when a file is larger than it.
     pub fn with_window_bytes(self, bytes: usize) -> Self {
         Hdf5Data { window_bytes: bytes, ..self }
     }
@@ -128,7 +129,7 @@ impl Source for Hdf5Data {
                 none.insert(Prefetch::spawn("HDF5Data batches", buffers, move |batch| assembler.fill(batch))?)
             }
         };
-        let batch = ahead.next()?;
+        let batch = ahead.receive()?;
         copy_out(&batch.tops, tops)?;
         let next = batch.next;
         ahead.recycle(batch);
@@ -290,7 +291,7 @@ impl Assembler {
                 Some(window) => self.window.insert(window),
                 None => {
                     self.used = 0;
-                    self.window.insert(self.windows.next()?)
+                    self.window.insert(self.windows.receive()?)
                 }
             };
             let row = window.order[self.used] as usize;

@@ -219,6 +219,11 @@ pub(crate) fn write(
     let fail = |e: heed::Error| Error::data(folder, format!("the LMDB database cannot be written: {e}"));
     // A record takes at most a page more than its bytes, and never less than half of its page is used.
     let size = (bytes.saturating_mul(3) + (64 << 20)).next_multiple_of(1 << 16);
+    // Made here because LMDB's binding would make them unreadable for others.
+    for name in ["data.mdb", "lock.mdb"] {
+        let file = folder.join(name);
+        std::fs::File::create(&file).map_err(Error::io(&file, "create"))?;
+    }
     let mut options = EnvOpenOptions::new().read_txn_without_tls();
     options.map_size(size);
     // SAFETY: the folder was made for this database and has a name that nobody else uses.

@@ -11,7 +11,7 @@
 //! | second, optional | `batch_size`: the labels |
 //!
 //! Differences: Caffe takes the shape anew from the first record of each batch; here all records must suit the first.
-//! LevelDB databases must be converted. Caffe starts over after a resume; here the position is saved.
+//! LevelDB databases must be converted; what the folder holds decides, not `backend`. Caffe starts over after a resume; here the position is saved.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -131,7 +131,7 @@ impl Source for LmdbData {
                 none.insert(Prefetch::spawn("Data batches", buffers, move |batch| assembler.fill(batch))?)
             }
         };
-        let batch = ahead.next()?;
+        let batch = ahead.receive()?;
         copy_out(&batch.tops, tops)?;
         self.cursor = Some(batch.next);
         ahead.recycle(batch);

@@ -51,7 +51,7 @@ impl<B: Send + 'static> Prefetch<B> {
     ///
     /// # Errors
     /// What `fill` returned; once only, later calls report that the thread has ended.
-    pub fn next(&mut self) -> Result<B> {
+    pub fn receive(&mut self) -> Result<B> {
         match self.filled.as_ref().map(Receiver::recv) {
             Some(Ok(result)) => result,
             _ => Err(Error::config(format!("the thread '{}' has ended after an earlier error", self.name))),
@@ -61,7 +61,7 @@ impl<B: Send + 'static> Prefetch<B> {
     /// Gives a buffer back to be filled again.
     pub fn recycle(&self, buffer: B) {
         if let Some(empty) = &self.empty {
-            // The thread may have ended after an error; the next call of `next` says so.
+            // The thread may have ended after an error; the next call of `receive` says so.
             let _ = empty.send(buffer);
         }
     }
@@ -94,7 +94,7 @@ mod tests {
         })
         .unwrap();
         for want in 0..20 {
-            let b = p.next().unwrap();
+            let b = p.receive().unwrap();
             assert_eq!(b, want);
             p.recycle(b);
         }
@@ -109,8 +109,8 @@ mod tests {
             Ok(())
         })
         .unwrap();
-        p.next().unwrap();
-        p.next().unwrap();
+        p.receive().unwrap();
+        p.receive().unwrap();
         thread::sleep(std::time::Duration::from_millis(20));
         assert_eq!(fills.load(Ordering::SeqCst), 2);
     }
@@ -125,18 +125,18 @@ mod tests {
         })
         .unwrap();
         for want in 1..=2 {
-            let b = p.next().unwrap();
+            let b = p.receive().unwrap();
             assert_eq!(b, want);
             p.recycle(b);
         }
-        assert!(p.next().unwrap_err().to_string().contains("record 3 is damaged"));
-        assert!(p.next().unwrap_err().to_string().contains("'fails' has ended"));
+        assert!(p.receive().unwrap_err().to_string().contains("record 3 is damaged"));
+        assert!(p.receive().unwrap_err().to_string().contains("'fails' has ended"));
     }
 
     #[test]
     fn a_panic_in_the_thread_is_an_error_not_a_hang() {
         let mut p = Prefetch::spawn("panics", vec![()], |_| panic!("deliberate")).unwrap();
-        assert!(p.next().is_err());
+        assert!(p.receive().is_err());
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Converters: what they write, and what they refuse.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod common;
 
 use std::fs;
@@ -47,6 +49,8 @@ fn idx_files_become_lmdb_and_hdf5_compressed_or_not() {
     let n = convert_mnist(&images, &labels_file, &db, Format::Lmdb, &mut |done, all| calls.push((done, all)));
     assert_eq!(n.unwrap(), 600);
     assert_eq!(calls, [(256, 600), (512, 600), (600, 600)]);
+    let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions();
+    assert_eq!(mode(db.join("data.mdb")), mode(labels_file.clone()), "a database that others cannot read");
     let lmdb = Lmdb::open(&db).unwrap();
     assert_eq!(lmdb.records(), 600);
     let mut records = Records::from(lmdb, 0).unwrap();

@@ -1,5 +1,7 @@
 //! HDF5Data: order, transformation, resumption, bounded memory, errors.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod common;
 
 use std::fs;

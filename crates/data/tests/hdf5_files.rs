@@ -1,5 +1,7 @@
 //! HDF5 files: every numeric type, ranges of rows of chunked and contiguous datasets, nested names.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::fs;
 
 use hdf5_metno::{File, H5Type};
