@@ -267,6 +267,8 @@ impl<T: Float> Block<'_, T> {
                 let args = TileArgs {
                     k: self.depth,
                     a: a.as_ptr(),
+                    a_row: 1,
+                    a_step: height,
                     b: b.as_ptr(),
                     ldb: nr,
                     c: c.at(start * self.ldc + j, (height - 1) * self.ldc + width),

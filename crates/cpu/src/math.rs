@@ -7,7 +7,7 @@ use crate::Float;
 
 /// 2⁰…: `1.5 · 2²³`; adding it rounds to an integer, which then lies in the low bits.
 const ROUND: f32 = 12_582_912.0;
-const LN2_HIGH: f32 = 0.693_359_375;
+const LN2_HIGH: f32 = 355.0 / 512.0;
 const LN2_LOW: f32 = -2.121_944_4e-4;
 
 /// Runs the single-precision form of a function where T is `f32`. The widenings cancel out in compilation.

@@ -48,15 +48,7 @@ impl<T: Float> Rectified<'_, T> {
     ///
     /// # Panics
     /// When a slice is too short.
-    pub fn data(
-        &self,
-        dy: Option<&[T]>,
-        extents: Extents,
-        inv_std: &[T],
-        sum_g: &[T],
-        sum_g_xhat: &[T],
-        dx: &mut [T],
-    ) {
+    pub fn data(&self, dy: Option<&[T]>, extents: Extents, inv_std: &[T], sum_g: &[T], sum_g_xhat: &[T], dx: &mut [T]) {
         let m = T::of((extents.n * extents.spatial) as f64);
         let dx = Shared::new(&mut dx[..extents.len()]);
         extents.rows(|c, range| {

@@ -106,6 +106,8 @@ fn product<T: Float>(
                 let args = TileArgs {
                     k: depth,
                     a: a.as_ptr(),
+                    a_row: 1,
+                    a_step: height,
                     b: b.as_ptr(),
                     ldb: nr,
                     c: c.as_mut_ptr(),

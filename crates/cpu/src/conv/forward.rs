@@ -258,6 +258,8 @@ impl<T: Float> Task<'_, T> {
             let mut args = TileArgs {
                 k: inner.len(),
                 a: a.as_ptr(),
+                a_row: 1,
+                a_step: height,
                 b: b.as_ptr(),
                 ldb: nr,
                 c: std::ptr::null_mut(),

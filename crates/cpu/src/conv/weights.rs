@@ -121,6 +121,8 @@ impl<T: Float> Pass<'_, T> {
                     let args = TileArgs {
                         k: cols,
                         a: a.as_ptr(),
+                        a_row: 1,
+                        a_step: height,
                         b: b.as_ptr(),
                         ldb: nr,
                         c: out.at(at, (height - 1) * depth + width),

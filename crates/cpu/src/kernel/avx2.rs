@@ -12,9 +12,9 @@ pub(super) static F64: Micro<f64> = Micro { mr: 4, nr: 8, run: run_f64, transpos
 type Tile = unsafe fn(usize, &TileArgs<f32>);
 
 macro_rules! tiles {
-    ($v:literal: $($r:literal)*) => { [$(tile::<$r, $v> as Tile),*] };
+    ($v:literal: $($r:literal)*) => { [$([tile::<$r, $v, false> as Tile, tile::<$r, $v, true>]),*] };
 }
-static TILES: [[Tile; 6]; 2] = [tiles!(1: 1 2 3 4 5 6), tiles!(2: 1 2 3 4 5 6)];
+static TILES: [[[Tile; 2]; 6]; 2] = [tiles!(1: 1 2 3 4 5 6), tiles!(2: 1 2 3 4 5 6)];
 
 /// Eight words of ones and eight of zeros: a window starting at `8 - n` masks `n` lanes.
 static MASKS: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -23,17 +23,18 @@ static MASKS: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 
 /// As for [`Micro::run`].
 unsafe fn run_f32(rows: usize, cols: usize, t: &TileArgs<f32>) {
     // SAFETY: passed on from the caller.
-    unsafe { TILES[(cols - 1) / 8][rows - 1](cols, t) }
+    unsafe { TILES[(cols - 1) / 8][rows - 1][usize::from(t.a_row != 1)](cols, t) }
 }
 
-/// The product of an R-row panel of A and V vectors of B, the last of them possibly partial.
+/// The product of an R-row panel of A, its rows side by side or apart, and V vectors of B, the last possibly partial.
 ///
 /// # Safety
 /// As for [`Micro::run`].
 #[target_feature(enable = "avx2,fma")]
-unsafe fn tile<const R: usize, const V: usize>(cols: usize, t: &TileArgs<f32>) {
+unsafe fn tile<const R: usize, const V: usize, const STRIDED: bool>(cols: usize, t: &TileArgs<f32>) {
     let mut acc = [[_mm256_setzero_ps(); V]; R];
     let (mut a, mut b) = (t.a, t.b);
+    let (a_row, a_step) = (if STRIDED { t.a_row } else { 1 }, t.a_step);
     let whole = cols == V * 8;
     // SAFETY: the panels hold k steps of R and of `cols` elements; lanes past `cols` are masked away, in B as in C.
     unsafe {
@@ -48,12 +49,12 @@ unsafe fn tile<const R: usize, const V: usize>(cols: usize, t: &TileArgs<f32>) {
                 };
             }
             for i in 0..R {
-                let ai = _mm256_broadcast_ss(&*a.add(i));
+                let ai = _mm256_broadcast_ss(&*a.add(i * a_row));
                 for v in 0..V {
                     acc[i][v] = _mm256_fmadd_ps(ai, bv[v], acc[i][v]);
                 }
             }
-            a = a.add(R);
+            a = a.wrapping_add(a_step);
             b = b.wrapping_add(t.ldb);
         }
         let alpha = _mm256_set1_ps(t.alpha);

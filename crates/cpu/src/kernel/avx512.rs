@@ -12,27 +12,28 @@ pub(super) static F64: Micro<f64> = Micro { mr: 8, nr: 16, run: run_f64, transpo
 type Tile = unsafe fn(usize, &TileArgs<f32>);
 
 macro_rules! tiles {
-    ($v:literal: $($r:literal)*) => { [$(tile::<$r, $v> as Tile),*] };
+    ($v:literal: $($r:literal)*) => { [$([tile::<$r, $v, false> as Tile, tile::<$r, $v, true>]),*] };
 }
-static TILES: [[Tile; 14]; 2] =
+static TILES: [[[Tile; 2]; 14]; 2] =
     [tiles!(1: 1 2 3 4 5 6 7 8 9 10 11 12 13 14), tiles!(2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14)];
 
 /// # Safety
 /// As for [`Micro::run`].
 unsafe fn run_f32(rows: usize, cols: usize, t: &TileArgs<f32>) {
     // SAFETY: passed on from the caller.
-    unsafe { TILES[(cols - 1) / 16][rows - 1](cols, t) }
+    unsafe { TILES[(cols - 1) / 16][rows - 1][usize::from(t.a_row != 1)](cols, t) }
 }
 
-/// The product of an R-row panel of A and V vectors of B, the last of them possibly partial.
+/// The product of an R-row panel of A, its rows side by side or apart, and V vectors of B, the last possibly partial.
 ///
 /// # Safety
 /// As for [`Micro::run`].
 #[target_feature(enable = "avx512f")]
-unsafe fn tile<const R: usize, const V: usize>(cols: usize, t: &TileArgs<f32>) {
+unsafe fn tile<const R: usize, const V: usize, const STRIDED: bool>(cols: usize, t: &TileArgs<f32>) {
     let tail: __mmask16 = 0xffff >> (V * 16 - cols);
     let mut acc = [[_mm512_setzero_ps(); V]; R];
     let (mut a, mut b) = (t.a, t.b);
+    let (a_row, a_step) = (if STRIDED { t.a_row } else { 1 }, t.a_step);
     // SAFETY: the panels hold k steps of R and of `cols` elements; lanes past `cols` are masked away, in B as in C.
     unsafe {
         for i in 0..R {
@@ -46,12 +47,12 @@ unsafe fn tile<const R: usize, const V: usize>(cols: usize, t: &TileArgs<f32>) {
                     if v + 1 < V { _mm512_loadu_ps(b.add(16 * v)) } else { _mm512_maskz_loadu_ps(tail, b.add(16 * v)) };
             }
             for i in 0..R {
-                let ai = _mm512_set1_ps(*a.add(i));
+                let ai = _mm512_set1_ps(*a.add(i * a_row));
                 for v in 0..V {
                     acc[i][v] = _mm512_fmadd_ps(ai, bv[v], acc[i][v]);
                 }
             }
-            a = a.add(R);
+            a = a.wrapping_add(a_step);
             b = b.wrapping_add(t.ldb);
         }
         let alpha = _mm512_set1_ps(t.alpha);

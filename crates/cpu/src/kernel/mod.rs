@@ -1,7 +1,7 @@
 //! Micro-kernels of the matrix product, and the choice among them.
 //!
-//! A micro-kernel multiplies a packed panel of A (`rows` × k, stored k-major) by a panel of B (k × `cols`) and adds the
-//! product to a tile of C whose rows are `ldc` apart. Everything larger (blocking, packing, threads) is built on it.
+//! A micro-kernel multiplies a panel of A (`rows` × k, packed k-major or with strides) by a panel of B (k × `cols`) and
+//! adds the product to a tile of C whose rows are `ldc` apart. Everything larger (blocking, packing, threads) is built on it.
 
 use std::any::Any;
 use std::sync::OnceLock;
@@ -77,8 +77,10 @@ impl Kernel {
 pub(crate) struct TileArgs<T> {
     /// Inner extent.
     pub k: usize,
-    /// `k` groups of `rows` elements.
+    /// Element (i, p) of A is at `i * a_row + p * a_step`.
     pub a: *const T,
+    pub a_row: usize,
+    pub a_step: usize,
     /// `k` rows of `cols` elements, `ldb` apart.
     pub b: *const T,
     pub ldb: usize,

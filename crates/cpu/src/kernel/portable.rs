@@ -35,20 +35,20 @@ pub(super) unsafe fn tile<T: Float, const R: usize, const N: usize, const FMA: b
     if rows == R && cols == N {
         for _ in 0..t.k {
             // SAFETY: a full tile reads R elements of A and N of B at each step, as the caller promises.
-            let (av, bv) = unsafe { (a.cast::<[T; R]>().read(), b.cast::<[T; N]>().read()) };
+            let (av, bv) = unsafe { (std::array::from_fn(|i| *a.add(i * t.a_row)), b.cast::<[T; N]>().read()) };
             step::<T, R, N, FMA>(&mut acc, &av, &bv);
-            (a, b) = (a.wrapping_add(R), b.wrapping_add(t.ldb));
+            (a, b) = (a.wrapping_add(t.a_step), b.wrapping_add(t.ldb));
         }
     } else {
         let (mut av, mut bv) = ([T::zero(); R], [T::zero(); N]);
         for _ in 0..t.k {
             // SAFETY: rows and cols elements are there.
             unsafe {
-                av.iter_mut().take(rows).enumerate().for_each(|(i, v)| *v = *a.add(i));
+                av.iter_mut().take(rows).enumerate().for_each(|(i, v)| *v = *a.add(i * t.a_row));
                 bv.iter_mut().take(cols).enumerate().for_each(|(j, v)| *v = *b.add(j));
             }
             step::<T, R, N, FMA>(&mut acc, &av, &bv);
-            (a, b) = (a.wrapping_add(rows), b.wrapping_add(t.ldb));
+            (a, b) = (a.wrapping_add(t.a_step), b.wrapping_add(t.ldb));
         }
     }
     if rows == R && cols == N {
