@@ -27,14 +27,14 @@ pub struct Progress {
 impl Progress {
     /// A training run of `total` iterations that begins at `start` (not 0 for a resumed one).
     pub fn new(total: u64, start: u64) -> Self {
-        Self::with("{wide_bar} {pos}/{len} {rate} it/s, {eta} left{msg}", total, start)
+        Self::with("{wide_bar} {pos}/{len} {rate} it/s, {eta_precise} left{msg}", total, start)
     }
 
     /// A conversion of `total` items, `what` in the plural.
     pub fn items(what: &str, total: u64) -> Self {
         // Braces would be read as a template's.
         let what = what.replace(['{', '}'], "");
-        Self::with(&format!("{{wide_bar}} {{pos}}/{{len}} {what}, {{eta}} left"), total, 0)
+        Self::with(&format!("{{wide_bar}} {{pos}}/{{len}} {what}, {{eta_precise}} left"), total, 0)
     }
 
     fn with(template: &str, total: u64, start: u64) -> Self {
@@ -56,7 +56,7 @@ impl Progress {
 
     /// `iter` iterations are done, and the last one's loss was `loss`.
     pub fn update(&self, iter: u64, loss: f64) {
-        self.draw(iter, |bar| bar.set_message(format!(", loss {loss:.6}")));
+        self.draw(iter, |bar| bar.set_message(format!(", loss {}", short(loss))));
     }
 
     /// `done` items are done.
@@ -100,6 +100,11 @@ pub fn counter(what: &'static str) -> impl FnMut(usize, usize) {
     }
 }
 
+/// A loss that stays readable when it is small.
+fn short(loss: f64) -> String {
+    if loss != 0.0 && loss.abs() < 1e-3 { format!("{loss:.3e}") } else { format!("{loss:.5}") }
+}
+
 /// A rate with about three digits: `0.123`, `12.3`, `1234`.
 struct Significant(f64);
 
@@ -118,6 +123,13 @@ mod tests {
     fn rates_keep_three_digits() {
         for (rate, text) in [(0.0, "0.000"), (0.1234, "0.123"), (1.234, "1.23"), (12.34, "12.3"), (1234.5, "1234")] {
             assert_eq!(format!("{:.3}", Significant(rate)), text);
+        }
+    }
+
+    #[test]
+    fn small_losses_stay_readable() {
+        for (loss, text) in [(0.0, "0.00000"), (2.3025851, "2.30259"), (1.234e-5, "1.234e-5"), (f64::NAN, "NaN")] {
+            assert_eq!(short(loss), text);
         }
     }
 

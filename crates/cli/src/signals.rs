@@ -65,7 +65,32 @@ impl Signals {
 
 #[cfg(test)]
 mod tests {
+    use std::env;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
     use super::*;
+
+    const CHILD: &str = "LGM_TEST_SIGNALS_CHILD";
+
+    #[test]
+    fn a_second_signal_during_a_stop_ends_the_process() {
+        if env::var_os(CHILD).is_some() {
+            let signals = install(Action::Stop, Action::Snapshot).unwrap();
+            signal_hook::low_level::raise(SIGINT).unwrap();
+            println!("asked to {:?}", signals.poll());
+            signal_hook::low_level::raise(SIGINT).unwrap();
+            println!("still here");
+            return;
+        }
+        // The process that dies is this test run by itself.
+        let test = "signals::tests::a_second_signal_during_a_stop_ends_the_process";
+        let run =
+            Command::new(env::current_exe().unwrap()).args([test, "--exact", "--nocapture"]).env(CHILD, "1").output();
+        let (status, text) = run.map(|run| (run.status, String::from_utf8_lossy(&run.stdout).into_owned())).unwrap();
+        assert!(text.contains("asked to Stop") && !text.contains("still here"), "{text}");
+        assert_eq!(status.signal(), Some(SIGINT), "{text}");
+    }
 
     #[test]
     fn each_signal_is_told_once_and_sighup_first() {

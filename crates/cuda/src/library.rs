@@ -69,7 +69,7 @@ impl fmt::Display for Looked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.origin)?;
         match (&self.outcome, &self.folder) {
-            (Outcome::Unset, _) => f.write_str("none"),
+            (Outcome::Unset, _) => f.write_str("not set"),
             (Outcome::Unusable { file, reason }, _) => write!(f, "{} cannot be used: {reason}", file.display()),
             (Outcome::NoFolder, Some(folder)) => write!(f, "{}: no such folder", folder.display()),
             (_, Some(folder)) => write!(f, "{}: not there", folder.display()),

@@ -48,6 +48,7 @@ pub struct SearchPath {
 }
 
 const SITES: &str = "Python packages";
+const NO_SITES: &str = "VIRTUAL_ENV or a Python with packages on PATH";
 const SYSTEM: &str = "usual folder";
 
 impl SearchPath {
@@ -81,7 +82,7 @@ impl SearchPath {
         }
         let sites = site_packages(var, root);
         if sites.is_empty() {
-            path.add(SITES, Spot::Unset);
+            path.add(NO_SITES, Spot::Unset);
         }
         sites.into_iter().for_each(|site| path.add(SITES, Spot::SitePackages(site)));
         path.add("system loader", Spot::Loader);
@@ -190,7 +191,7 @@ mod tests {
                 ("LD_LIBRARY_PATH", &Spot::Unset),
                 ("CUDA_PATH", &Spot::Unset),
                 ("CUDA_HOME", &Spot::Unset),
-                (SITES, &Spot::Unset),
+                (NO_SITES, &Spot::Unset),
                 ("system loader", &Spot::Loader),
                 (SYSTEM, &usual("usr/local/cuda/lib64")),
                 (SYSTEM, &usual("usr/local/nvidia/lib64")),
