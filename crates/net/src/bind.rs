@@ -57,6 +57,15 @@ impl Bound {
 
     fn verify(&self, graph: &Graph, i: usize) -> Result<()> {
         let layer = &graph.layers[i];
+        for (k, &p) in layer.exec_params.iter().enumerate() {
+            let learnable = graph.params[p].learnable;
+            if layer.exec_params[..k].iter().any(|&q| graph.params[q].learnable == learnable) {
+                return Err(Error::config(format!(
+                    "two parameters of one layer share the name '{}': give each its own",
+                    graph.params[p].display
+                )));
+            }
+        }
         let bytes = |v: ValueId| graph.values[v].spec.bytes();
         let written = layer.tops.iter().zip(&self.plan.top_is_view[i]).filter(|(_, view)| !**view);
         let mut ranges: Vec<Range> = written.map(|(&t, _)| (self.plan.data[t], bytes(t), true)).collect();
@@ -94,15 +103,6 @@ impl Bound {
         }
         ranges.extend(local(&self.plan.saved[i], &layer.plan.saved, false));
         ranges.extend(local(&self.plan.backward_scratch[i], &layer.plan.scratch, true));
-        for (k, &p) in layer.exec_params.iter().enumerate() {
-            let learnable = graph.params[p].learnable;
-            if layer.exec_params[..k].iter().any(|&q| graph.params[q].learnable == learnable) {
-                return Err(Error::config(format!(
-                    "two parameters of one layer share the name '{}': give each its own",
-                    graph.params[p].display
-                )));
-            }
-        }
         disjoint(&ranges, self.arena.len())
     }
 

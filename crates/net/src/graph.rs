@@ -1,7 +1,7 @@
 //! From a list of layers to a graph of values: every layer built and planned, every blob version a value with one
 //! producer and at most one consumer, every parameter with its owner.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use lgm_core::{
     Arity, BlobSpec, BuildCx, DType, Error, Host, Node, ParamSpec as PlannedParam, Phase, Plan, Position, Registry,
@@ -33,6 +33,8 @@ pub struct Value {
 
 /// A layer in its place in the graph.
 pub struct LayerNode {
+    /// What tells this layer from every other of the net; see [`keys`].
+    pub key: String,
     /// The prototxt, without weights.
     pub param: LayerParameter,
     /// Where it stands in the prototxt.
@@ -138,13 +140,16 @@ impl Graph {
         let mut graph = Graph::default();
         let mut names = HashMap::new();
         let mut data_bytes = 0;
-        for (param, at) in layers {
+        let keys = keys(layers.iter().map(|(l, _)| (l.name(), l.r#type())));
+        for ((param, at), key) in layers.into_iter().zip(keys) {
             let (name, kind) = (param.name().to_string(), param.r#type().to_string());
             let blame = |e: Error| e.in_layer(&name, &kind, at.as_ref());
             let phase = param.phase.map_or(cx.phase, |_| param.phase());
             info!("Creating Layer {name}");
-            let node = registry.build(&param, &BuildCx { phase, ..cx }).map_err(blame)?;
-            graph.add(param, at.clone(), node, cx.dtype, &mut names).map_err(blame)?;
+            // Layers name their random draws after themselves, so no two may go by one name.
+            let keyed = LayerParameter { name: Some(key.clone()), ..param.clone() };
+            let node = registry.build(&keyed, &BuildCx { phase, ..cx }).map_err(blame)?;
+            graph.add(key, param, at.clone(), node, cx.dtype, &mut names).map_err(blame)?;
             let Some(layer) = graph.layers.last() else { continue };
             info!("Setting up {name}");
             for &top in &layer.tops {
@@ -162,6 +167,7 @@ impl Graph {
 
     fn add(
         &mut self,
+        key: String,
         mut param: LayerParameter,
         at: Option<Position>,
         mut node: Node,
@@ -237,6 +243,7 @@ impl Graph {
         param.blobs.clear();
         let bottom_backward = vec![false; bottoms.len()];
         self.layers.push(LayerNode {
+            key,
             param,
             at,
             node,
@@ -352,6 +359,24 @@ impl Graph {
     pub fn diff_written(&self, value: ValueId) -> bool {
         self.values[value].consumer.is_some_and(|(l, b)| self.layers[l].backward && self.layers[l].bottom_backward[b])
     }
+}
+
+/// What tells each layer from the others, given their names and types in order: its name, or for a layer without a name
+/// or with that of an earlier one, the name, type and number of such layers before it, as in `conv#ReLU0`. The same
+/// layers have the same keys in the training net, a test net and a file of weights.
+pub fn keys<'a>(layers: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<String> {
+    let mut taken = HashSet::new();
+    let mut count: HashMap<(&str, &str), usize> = HashMap::new();
+    let each = |(name, kind): (&'a str, &'a str)| {
+        let mut key = name.to_string();
+        while key.is_empty() || !taken.insert(key.clone()) {
+            let n = count.entry((name, kind)).or_default();
+            key = format!("{name}#{kind}{n}");
+            *n += 1;
+        }
+        key
+    };
+    layers.map(each).collect()
 }
 
 fn merge(target: &mut (f32, bool), given: Option<f32>, name: &str, field: &str) -> Result<()> {

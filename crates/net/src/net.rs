@@ -105,7 +105,7 @@ impl Net {
             let p = self.graph.learnables[learnable].owner;
             let param = &self.graph.params[p];
             let layer = &self.graph.layers[param.layer];
-            let stream = stream_id(layer.name(), &format!("fill {}", param.index));
+            let stream = stream_id(&layer.key, &format!("fill {}", param.index));
             let mut rng = Philox::new(seed, stream).from(0);
             let values = lgm_core::filler::fill(&self.graph.learnables[learnable].filler, &param.spec.shape, &mut rng)
                 .map_err(|e| layer.blame(e))?;
@@ -310,7 +310,7 @@ impl Net {
             Node::Source(source) => source.state(),
             Node::Sink(_) => State::new(),
         };
-        let all = self.graph.layers.iter().map(|l| (l.name().to_string(), each(l)));
+        let all = self.graph.layers.iter().map(|l| (l.key.clone(), each(l)));
         all.filter(|(_, state)| !state.is_empty()).collect()
     }
 
@@ -320,7 +320,7 @@ impl Net {
     /// When a layer cannot take its part.
     pub fn restore(&mut self, state: &BTreeMap<String, State>) -> Result<()> {
         for layer in &mut self.graph.layers {
-            let Some(state) = state.get(layer.name()) else { continue };
+            let Some(state) = state.get(&layer.key) else { continue };
             let result = match &mut layer.node {
                 Node::Compute(compute) => compute.restore(state),
                 Node::Source(source) => source.restore(state),
@@ -352,7 +352,7 @@ impl Net {
     fn matching_params(&self, other: &Net) -> Result<Vec<(usize, usize)>> {
         let mut pairs: Vec<(usize, usize)> = Vec::new();
         for layer in &other.graph.layers {
-            let Some(mine) = self.graph.layers.iter().find(|l| l.name() == layer.name()) else { continue };
+            let Some(mine) = self.graph.layers.iter().find(|l| l.key == layer.key) else { continue };
             if mine.params.len() != layer.params.len() {
                 return Err(layer.blame(Error::config(format!(
                     "the training net's layer of this name has {} parameters, this one {}",

@@ -7,6 +7,7 @@ use lgm_core::{Error, Result, Shape};
 use lgm_proto::{BlobProto, NetParameter};
 use tracing::info;
 
+use crate::graph::{LayerNode, keys};
 use crate::net::Net;
 
 /// The first bytes of every HDF5 file.
@@ -63,10 +64,12 @@ impl Net {
         Ok(())
     }
 
-    fn target(&self, layer: &str) -> Option<&crate::graph::LayerNode> {
-        let target = self.graph.layers.iter().find(|l| l.name() == layer);
+    /// The layer that a file's layer is for: the one of its key, else, as in Caffe, the first of its name.
+    fn target(&self, key: &str, name: &str) -> Option<&LayerNode> {
+        let find = |is: &dyn Fn(&LayerNode) -> bool| self.graph.layers.iter().find(|l| is(l));
+        let target = find(&|l| l.key == key).or_else(|| find(&|l| l.name() == name));
         if target.is_none() {
-            info!("Ignoring source layer {layer}");
+            info!("Ignoring source layer {name}");
         }
         target
     }
@@ -74,8 +77,9 @@ impl Net {
     fn read_binary(&self, path: &Path) -> Result<Vec<(usize, Vec<f64>)>> {
         let weights = lgm_proto::read_weights(path)?;
         let mut found = Vec::new();
-        for source in &weights.layers {
-            let Some(layer) = self.target(&source.name) else { continue };
+        let keys = keys(weights.layers.iter().map(|l| (l.name.as_str(), l.kind.as_str())));
+        for (source, key) in weights.layers.iter().zip(keys) {
+            let Some(layer) = self.target(&key, &source.name) else { continue };
             let blame = |e: Error| layer.blame(Error::data(path, e.to_string()));
             if source.blobs.len() != layer.params.len() {
                 return Err(blame(counts(layer.params.len(), source.blobs.len())));
@@ -96,11 +100,9 @@ impl Net {
         let file = hdf5::File::open(path).map_err(hdf5_error(path, "open it as HDF5"))?;
         let data = file.group("data").map_err(hdf5_error(path, "find the group 'data' that holds weights"))?;
         let mut found = Vec::new();
-        for name in data.member_names().map_err(hdf5_error(path, "list the group 'data'"))? {
-            let Some(layer) = self.target(&name) else { continue };
+        for (name, group, members) in layer_groups(&data).map_err(hdf5_error(path, "list the group 'data'"))? {
+            let Some(layer) = self.target(&name, &name) else { continue };
             let blame = |e: Error| layer.blame(e);
-            let group = data.group(&name).map_err(hdf5_error(path, format!("open the group 'data/{name}'")))?;
-            let members = group.member_names().map_err(hdf5_error(path, format!("list the group 'data/{name}'")))?;
             if members.len() > layer.params.len() {
                 return Err(blame(Error::data(path, counts(layer.params.len(), members.len()).to_string())));
             }
@@ -163,8 +165,8 @@ impl Net {
         let diffs = diff.then(|| file.create_group("diff")).transpose()?;
         let narrow = |v: Vec<f64>| v.into_iter().map(|x| x as f32).collect::<Vec<f32>>();
         for layer in &self.graph.layers {
-            let group = data.create_group(layer.name())?;
-            let diff_group = diffs.as_ref().map(|d| d.create_group(layer.name())).transpose()?;
+            let group = subgroup(&data, &layer.key)?;
+            let diff_group = diffs.as_ref().map(|d| subgroup(d, &layer.key)).transpose()?;
             for &p in &layer.params {
                 let param = &self.graph.params[p];
                 let (name, shape) = (param.index.to_string(), &param.spec.shape);
@@ -177,6 +179,35 @@ impl Net {
             }
         }
         file.close()
+    }
+}
+
+/// The groups of a file that stand for layers, with the layers' names and the names of their datasets. A name with
+/// slashes is a path of groups, of which only the innermost is a layer's, unless others hold datasets too.
+fn layer_groups(data: &hdf5::Group) -> hdf5::Result<Vec<(String, hdf5::Group, Vec<String>)>> {
+    let mut found = Vec::new();
+    let mut left: Vec<(String, hdf5::Group)> = vec![(String::new(), data.clone())];
+    while let Some((name, group)) = left.pop() {
+        let (mut datasets, mut inner) = (Vec::new(), Vec::new());
+        for member in group.member_names()? {
+            match group.group(&member) {
+                Ok(below) => inner.push((if name.is_empty() { member } else { format!("{name}/{member}") }, below)),
+                Err(_) => datasets.push(member),
+            }
+        }
+        if !name.is_empty() && (inner.is_empty() || !datasets.is_empty()) {
+            found.push((name, group, datasets));
+        }
+        left.extend(inner.into_iter().rev());
+    }
+    Ok(found)
+}
+
+/// A group by a name that may be a path, made where it is not there yet.
+fn subgroup(of: &hdf5::Group, name: &str) -> hdf5::Result<hdf5::Group> {
+    match of.link_exists(name) {
+        true => of.group(name),
+        false => of.create_group(name),
     }
 }
 

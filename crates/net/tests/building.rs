@@ -1,0 +1,194 @@
+//! Which layers a net has, how blobs become values, and what counts towards the loss.
+
+mod common;
+
+use common::*;
+use lgm_core::Phase;
+use lgm_net::{Keep, Options};
+
+fn with_rules(rules: &[(&str, &str)]) -> String {
+    let layer = |(name, rule): &(&str, &str)| {
+        format!("layer {{ name: '{name}' type: 'Input' top: '{name}' {rule} input_param {{ shape {{ dim: 1 }} }} }}\n")
+    };
+    rules.iter().map(layer).collect()
+}
+
+#[test]
+fn rules_choose_layers_by_phase_level_and_stage() {
+    let text = with_rules(&[
+        ("always", ""),
+        ("train", "include { phase: TRAIN }"),
+        ("not_test", "exclude { phase: TEST }"),
+        ("test", "include { phase: TEST }"),
+        ("either", "include { phase: TEST stage: 'a' } include { min_level: 2 }"),
+        ("low", "include { max_level: 1 }"),
+        ("middle", "include { min_level: 1 max_level: 3 }"),
+        ("a", "include { stage: 'a' }"),
+        ("a_without_b", "include { stage: 'a' not_stage: 'b' }"),
+        ("neither", "exclude { stage: 'a' } exclude { stage: 'b' }"),
+    ]);
+    let common = ["always", "train", "not_test"];
+    let with = |more: &[&str]| common.iter().chain(more).map(|s| s.to_string()).collect::<Vec<_>>();
+    assert_eq!(names(&text, Phase::Train, 0, &[]), with(&["low", "neither"]));
+    assert_eq!(names(&text, Phase::Train, 2, &["a"]), with(&["either", "middle", "a", "a_without_b"]));
+    assert_eq!(names(&text, Phase::Train, 1, &["b", "a"]), with(&["low", "middle", "a"]));
+    assert_eq!(names(&text, Phase::Test, 4, &[]), ["always", "test", "either", "neither"]);
+    assert_eq!(names(&text, Phase::Test, 0, &["a"]), ["always", "test", "either", "low", "a", "a_without_b"]);
+}
+
+/// A layer's own `phase` rules what it does, not whether it is there.
+#[test]
+fn a_layers_phase_rules_what_it_does() {
+    let dropout = |phase: &str| {
+        let text = format!("{}layer {{ name: 'd' type: 'Dropout' bottom: 'x' top: 'y' {phase} }}", input("x", &[64]));
+        let mut net = net(&text);
+        net.set_blob("x", &[1.0; 64]).unwrap();
+        net.forward(&step(0)).unwrap();
+        data(&net, "y")
+    };
+    assert_eq!(dropout("phase: TEST"), [1.0; 64]);
+    assert!(dropout("").contains(&0.0) && dropout("phase: TRAIN").contains(&0.0));
+}
+
+#[test]
+fn inputs_may_be_fields_of_the_net() {
+    let tail = "layer { name: 'sum' type: 'Eltwise' bottom: 'a' bottom: 'b' top: 'c' }";
+    for head in [
+        "input: 'a' input: 'b' input_dim: [1, 2, 1, 1, 1, 2, 1, 1]",
+        "input: 'a' input: 'b' input_shape { dim: [1, 2, 1, 1] } input_shape { dim: [1, 2, 1, 1] }",
+    ] {
+        let mut net = net(&format!("{head} {tail}"));
+        net.set_blob("a", &[1.0, 2.0]).unwrap();
+        net.set_blob("b", &[10.0, 20.0]).unwrap();
+        net.forward(&step(0)).unwrap();
+        let (shape, values) = net.blob("c").unwrap();
+        assert_eq!((shape.to_vec(), values), (vec![1, 2, 1, 1], vec![11.0, 22.0]), "{head}");
+    }
+    let mut net = net(&input("data", &[2]));
+    says(&net.set_blob("dta", &[0.0]).unwrap_err().to_string(), &["no blob 'dta'", "did you mean 'data'?"]);
+    assert!(net.set_blob("data", &[0.0]).is_err(), "a wrong count is refused");
+}
+
+#[test]
+fn a_blob_read_twice_is_split_and_its_gradients_add_up() {
+    let text = format!(
+        "force_backward: true {} \
+         layer {{ name: 'twice' type: 'Power' bottom: 'x' top: 'a' power_param {{ scale: 2 }} loss_weight: 1 }} \
+         layer {{ name: 'square' type: 'Power' bottom: 'x' top: 'b' power_param {{ power: 2 }} loss_weight: 1 }} \
+         layer {{ name: 'out' type: 'Power' bottom: 'x' top: 'c' }}",
+        input("x", &[3])
+    );
+    let mut net = net(&text);
+    let names: Vec<_> = net.layers().map(|(name, kind)| format!("{name} {kind}")).collect();
+    assert_eq!(names, ["x_in Input", "x_x_in_0_split Split", "twice Power", "square Power", "out Power"]);
+    assert_eq!(net.outputs(), ["a", "b", "c"]);
+    net.set_blob("x", &[1.0, -2.0, 5.0]).unwrap();
+    let loss = pass(&mut net, 0);
+    assert_eq!(loss, (2.0 + 1.0) + (-4.0 + 4.0) + (10.0 + 25.0));
+    assert_eq!(diff(&net, "x"), [4.0, -2.0, 12.0], "2 + 2x");
+}
+
+/// Layers of one name have the same weights and random draws, so a net in place and one not must agree to the bit.
+#[test]
+fn in_place_chains_compute_what_separate_blobs_do() {
+    let chain = |in_place: bool| {
+        let mut text = gaussian("x", &[4, 6]) + &gaussian("t", &[4, 3]) + &product("ip1", "x", "h", 8, "");
+        let mut last = "h".to_string();
+        for (name, kind) in [("relu", "ReLU"), ("drop", "Dropout"), ("power", "Power"), ("tanh", "TanH")] {
+            let top = if in_place { last.clone() } else { name.to_string() };
+            text += &format!("layer {{ name: '{name}' type: '{kind}' bottom: '{last}' top: '{top}' ");
+            text += if kind == "Power" { "power_param { scale: 0.7 shift: 0.1 } }\n" } else { "}\n" };
+            last = top;
+        }
+        text += &product("ip2", &last, "y", 3, "");
+        text + "layer { name: 'loss' type: 'EuclideanLoss' bottom: 'y' bottom: 't' top: 'loss' }"
+    };
+    for keep in [Keep::All, Keep::Outputs] {
+        let results = [true, false].map(|in_place| {
+            let mut net = try_net(&chain(in_place), &Options { keep: keep.clone(), ..options() }).unwrap();
+            let passes = (0..3).map(|batch| (pass(&mut net, batch).to_bits(), gradients(&mut net)));
+            passes.collect::<Vec<_>>()
+        });
+        assert!(results[0].iter().all(|(_, g)| g.iter().any(|g| *g != 0.0)));
+        assert_eq!(results[0], results[1], "{keep:?}");
+    }
+}
+
+/// Layers that may overwrite their bottom must not where somebody else reads it still.
+#[test]
+fn layers_that_could_run_in_place_leave_their_siblings_alone() {
+    let power = |name: &str, bottom: &str, top: &str, scale: f32| {
+        format!(
+            "layer {{ name: '{name}' type: 'Power' bottom: '{bottom}' top: '{top}' power_param {{ scale: {scale} }} }}\n"
+        )
+    };
+    let text = "force_backward: true ".to_string()
+        + &input("x", &[2])
+        + &power("first", "x", "x", 3.0)
+        + &power("left", "x", "l", 5.0)
+        + &power("left2", "l", "l", 7.0)
+        + "layer { name: 'flat' type: 'Flatten' bottom: 'x' top: 'f' flatten_param { axis: 0 } }\n"
+        + &power("right", "f", "f", 11.0)
+        + &power("last", "x", "k", 13.0)
+        + "layer { name: 'sum' type: 'Eltwise' bottom: 'l' bottom: 'f' bottom: 'k' top: 's' loss_weight: 1 }";
+    for keep in [Keep::All, Keep::Outputs] {
+        let mut net = try_net(&text, &Options { keep: keep.clone(), ..options() }).unwrap();
+        net.set_blob("x", &[1.0, 2.0]).unwrap();
+        net.forward(&step(0)).unwrap();
+        assert_eq!(data(&net, "s"), [177.0, 354.0], "3 · (5 · 7 + 11 + 13), {keep:?}");
+        if keep == Keep::All {
+            net.backward(&step(0)).unwrap();
+            for (blob, want) in [("l", [105.0, 210.0]), ("f", [33.0, 66.0]), ("k", [39.0, 78.0]), ("x", [3.0, 6.0])] {
+                assert_eq!(data(&net, blob), want, "{blob}");
+            }
+            assert_eq!(diff(&net, "x"), [59.0, 59.0], "of the last version: 5 · 7 + 11 + 13");
+        }
+    }
+}
+
+#[test]
+fn losses_weigh_one_unless_told_and_other_tops_nothing() {
+    let tail = |more: &str| {
+        "force_backward: true ".to_string()
+            + &input("x", &[1, 2])
+            + &input("t", &[1, 2])
+            + &format!("layer {{ name: 'l' type: 'EuclideanLoss' bottom: 'x' bottom: 't' top: 'l' {more} }}\n")
+    };
+    let run = |text: &str| {
+        let mut net = net(text);
+        net.set_blob("x", &[3.0, 1.0]).unwrap();
+        net.set_blob("t", &[1.0, 1.0]).unwrap();
+        let loss = pass(&mut net, 0);
+        (loss, net.blob_diff("x"), net.loss_weight("l"))
+    };
+    // The loss is ½(2² + 0²) = 2, its gradient (2, 0).
+    assert_eq!(run(&tail("")), (2.0, Some(vec![2.0, 0.0]), 1.0));
+    assert_eq!(run(&tail("loss_weight: 0.5")), (1.0, Some(vec![1.0, 0.0]), 0.5));
+    assert_eq!(run(&tail("loss_weight: -2")), (-4.0, Some(vec![-4.0, 0.0]), -2.0));
+    assert_eq!(run(&tail("loss_weight: 0")).0, 0.0);
+    let power = "layer { name: 'p' type: 'Power' bottom: 'l' top: 'p' power_param { scale: 10 } ";
+    // Consumed by a layer that is no loss, the loss keeps its own weight and that layer adds nothing.
+    assert_eq!(run(&(tail("") + power + "}")), (2.0, Some(vec![2.0, 0.0]), 1.0));
+    // Both count: 2 + 3 · 20, gradient (1 + 30) · (2, 0); whether the weight is the default or given.
+    let both = (62.0, Some(vec![62.0, 0.0]));
+    for given in ["", "loss_weight: 1"] {
+        let (loss, diff, _) = run(&(tail(given) + power + "loss_weight: 3 }"));
+        assert_eq!((loss, diff), both, "{given}");
+    }
+    // Only the second counts.
+    let (loss, diff, _) = run(&(tail("loss_weight: 0") + power + "loss_weight: 3 }"));
+    assert_eq!((loss, diff), (60.0, Some(vec![60.0, 0.0])));
+}
+
+#[test]
+fn every_element_of_a_weighted_top_counts() {
+    let text = "force_backward: true ".to_string()
+        + &input("x", &[4])
+        + "layer { name: 's' type: 'Slice' bottom: 'x' top: 'a' top: 'b' slice_param { axis: 0 slice_point: 1 } \
+           loss_weight: 2 loss_weight: 0 }\n\
+           layer { name: 'p' type: 'Power' bottom: 'b' top: 'p' power_param { power: 2 } loss_weight: 0.5 }";
+    let mut net = net(&text);
+    net.set_blob("x", &[7.0, 1.0, 2.0, 3.0]).unwrap();
+    assert_eq!(pass(&mut net, 0), 14.0 + 0.5 * 14.0);
+    assert_eq!(diff(&net, "x"), [2.0, 1.0, 2.0, 3.0]);
+}

@@ -1,0 +1,141 @@
+//! A net's parameters in files: what is written is read back, and what does not fit is named.
+
+mod common;
+
+use common::*;
+use lgm_net::Net;
+use std::path::{Path, PathBuf};
+
+const KINDS: [&str; 2] = ["w.caffemodel", "w.caffemodel.h5"];
+
+fn save(net: &Net, dir: &Path, name: &str) -> PathBuf {
+    let path = dir.join(name);
+    match name.ends_with("h5") {
+        true => net.write_weights_hdf5(&path, false).unwrap(),
+        false => net.write_weights(&path, false).unwrap(),
+    }
+    path
+}
+
+/// Two products, `first` and `second` wide, under names that the test chooses; the data's seed tells two apart.
+fn towers(names: [&str; 2], widths: [usize; 2]) -> String {
+    gaussian("x", &[1, 3])
+        + &product(names[0], "x", "h", widths[0], "")
+        + "layer { name: 'r' type: 'ReLU' bottom: 'h' top: 'h' }\n"
+        + &product(names[1], "h", "y", widths[1], "")
+}
+
+#[test]
+fn what_is_written_is_read_back() {
+    let dir = tempfile::tempdir().unwrap();
+    for names in [["a", "b"], ["inception/a/1x1", "inception/a/3x3"], ["a b", "ä"]] {
+        for kind in KINDS {
+            let source = net(&towers(names, [4, 2]));
+            let file = save(&source, dir.path(), kind);
+            let mut target = net(&towers(names, [4, 2]).replace("0.5", "5"));
+            assert_ne!(target.layer_params(names[0]), source.layer_params(names[0]));
+            target.load_weights(&file).unwrap();
+            for name in names {
+                assert_eq!(target.layer_params(name), source.layer_params(name), "{name} through {kind}");
+            }
+        }
+    }
+}
+
+#[test]
+fn layers_the_net_lacks_are_passed_over_and_those_the_file_lacks_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    for kind in KINDS {
+        let file = save(&net(&towers(["a", "b"], [4, 2])), dir.path(), kind);
+        let mut target = net(&towers(["a", "renamed"], [4, 7]).replace("0.5", "5"));
+        let before = target.layer_params("renamed");
+        target.load_weights(&file).unwrap();
+        assert_eq!(target.layer_params("a"), net(&towers(["a", "b"], [4, 2])).layer_params("a"), "{kind}");
+        assert_eq!(target.layer_params("renamed"), before, "{kind}");
+    }
+}
+
+#[test]
+fn shapes_that_disagree_are_named_and_nothing_is_copied() {
+    let dir = tempfile::tempdir().unwrap();
+    for kind in KINDS {
+        let file = save(&net(&towers(["a", "b"], [4, 2])), dir.path(), kind);
+        let mut target = net(&towers(["a", "b"], [4, 5]).replace("0.5", "5"));
+        let before = target.layer_params("a");
+        let error = target.load_weights(&file).unwrap_err().to_string();
+        let parts =
+            ["net.prototxt:4:1: layer 'b' (InnerProduct)", kind, "parameter 0", "(5, 4)", "(2, 4)", "rename it"];
+        says(&error, &parts);
+        assert_eq!(target.layer_params("a"), before, "{kind}: a was read before b failed");
+        let without_bias =
+            towers(["a", "b"], [4, 2]).replace("inner_product_param {", "inner_product_param { bias_term: false");
+        let error = net(&without_bias).load_weights(&file).unwrap_err().to_string();
+        says(&error, &["layer 'a' (InnerProduct)", kind, "the layer has 1 parameters, the file 2", "rename it"]);
+    }
+}
+
+#[test]
+fn files_that_are_missing_or_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = towers(["a", "b"], [4, 2]);
+    let error = net(&text).load_weights(dir.path().join("no.caffemodel")).unwrap_err().to_string();
+    says(&error, &["no.caffemodel: cannot open"]);
+    for kind in KINDS {
+        let file = save(&net(&text), dir.path(), kind);
+        let bytes = std::fs::read(&file).unwrap();
+        for cut in [bytes.len() / 2, bytes.len() - 1] {
+            std::fs::write(&file, &bytes[..cut]).unwrap();
+            let error = net(&text).load_weights(&file).unwrap_err().to_string();
+            says(&error, &[kind]);
+        }
+        std::fs::write(&file, b"").unwrap();
+        says(&net(&text).load_weights(&file).unwrap_err().to_string(), &[kind, "empty"]);
+    }
+}
+
+/// Layers may go without a name, or share one, as in Caffe: each draws weights of its own, and takes its own back from
+/// a file.
+#[test]
+fn layers_without_a_name_of_their_own_keep_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["", "same"] {
+        let text = gaussian("x", &[1, 3])
+            + &product(name, "x", "y", 4, "")
+            + "layer { type: 'ReLU' bottom: 'y' top: 'y' }\n"
+            + &product(name, "y", "z", 4, "")
+            + &product(name, "z", "z2", 4, "")
+            + "layer { type: 'Dropout' bottom: 'z2' top: 'z2' } layer { type: 'ReLU' bottom: 'z' top: 'v' }";
+        let weights = |net: &mut Net| -> Vec<_> { [0, 2, 4].map(|i| learnable(net, i).0).into() };
+        let mut source = net(&text);
+        let drawn = weights(&mut source);
+        assert_ne!(drawn[1], drawn[2], "two layers drew the same weights");
+        for kind in KINDS {
+            let file = save(&source, dir.path(), kind);
+            let mut target = net(&text.replace("0.5", "5"));
+            target.load_weights(&file).unwrap();
+            assert_eq!(weights(&mut target), drawn, "'{name}' through {kind}");
+            // A file's one layer of the name goes to the first, as in Caffe.
+            let one = net(&(gaussian("x", &[1, 3]) + &product("same", "x", "y", 4, "").replace("0.5", "3")));
+            if name == "same" {
+                target.load_weights(save(&one, dir.path(), kind)).unwrap();
+                assert_eq!(target.layer_params("same"), one.layer_params("same"));
+                assert_eq!(weights(&mut target)[1..], drawn[1..]);
+            }
+        }
+    }
+}
+
+/// A name may be the beginning of another's path, in any order.
+#[test]
+fn names_with_slashes_may_lie_within_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    for names in [["a", "a/b"], ["a/b", "a"]] {
+        let source = net(&towers(names, [4, 2]));
+        let file = save(&source, dir.path(), "w.caffemodel.h5");
+        let mut target = net(&towers(names, [4, 2]).replace("0.5", "5"));
+        target.load_weights(&file).unwrap();
+        for name in names {
+            assert_eq!(target.layer_params(name), source.layer_params(name), "{name}");
+        }
+    }
+}
