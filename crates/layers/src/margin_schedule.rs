@@ -235,7 +235,8 @@ pub(crate) fn general(x: f32) -> String {
     let scientific = format!("{x:.5e}");
     let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
-    let trim = |s: &str| if s.contains('.') { s.trim_end_matches('0').trim_end_matches('.').into() } else { s.to_string() };
+    let trim =
+        |s: &str| if s.contains('.') { s.trim_end_matches('0').trim_end_matches('.').into() } else { s.to_string() };
     if (-4..6).contains(&exponent) {
         trim(&format!("{x:.*}", (5 - exponent) as usize))
     } else {
@@ -338,7 +339,8 @@ mod tests {
 
     #[test]
     fn mistakes_are_named() {
-        let fails = |p: ParamParameter| MarginSchedule::new("margin_add", "add_margin", Some(&p)).unwrap_err().to_string();
+        let fails =
+            |p: ParamParameter| MarginSchedule::new("margin_add", "add_margin", Some(&p)).unwrap_err().to_string();
         let err = fails(param(Policy::Addup, 0.0, 0.1, 0, 1.0));
         assert_eq!(err, "margin_add: step must be positive for policy ADDUP, found 0");
         assert!(fails(param(Policy::Stepup, 0.0, 0.1, -5, 1.0)).contains("found -5"));

@@ -1,26 +1,14 @@
 //! Loops over the elements of blobs, for layers that may share memory between bottom and top, and sums in a fixed order.
 
 use lgm_core::Float;
-use lgm_cpu::BLOCK;
+use lgm_cpu::elementwise::{zip_into, zip2_into};
 use rayon::prelude::*;
-
-/// dst = f(src), or f(dst) in place when `src` is absent.
-pub(crate) fn map<T: Float>(src: Option<&[T]>, dst: &mut [T], f: impl Fn(T) -> T + Sync) {
-    match src {
-        Some(src) => blocks(dst, |at, dst| {
-            dst.iter_mut().zip(&src[at..]).for_each(|(d, &s)| *d = f(s));
-        }),
-        None => blocks(dst, |_, dst| dst.iter_mut().for_each(|d| *d = f(*d))),
-    }
-}
 
 /// dst = f(a, b), or f(a, dst) in place when `b` is absent.
 pub(crate) fn map2<T: Float>(a: &[T], b: Option<&[T]>, dst: &mut [T], f: impl Fn(T, T) -> T + Sync) {
     match b {
-        Some(b) => blocks(dst, |at, dst| {
-            dst.iter_mut().zip(&a[at..]).zip(&b[at..]).for_each(|((d, &a), &b)| *d = f(a, b));
-        }),
-        None => blocks(dst, |at, dst| dst.iter_mut().zip(&a[at..]).for_each(|(d, &a)| *d = f(a, *d))),
+        Some(b) => zip2_into(a, b, dst, f),
+        None => zip_into(a, dst, |d, a| f(a, d)),
     }
 }
 
@@ -82,13 +70,4 @@ pub(crate) fn sum_weighted<T: Float>(a: &[T], b: &[T], v: &[T], f: impl Fn(T, T)
 /// Σ f(a, b) over long slices, which single precision alone would round away.
 pub(crate) fn total<T: Float>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> f64 {
     a.chunks(RUN).zip(b.chunks(RUN)).map(|(a, b)| sum(a, b, &f).f64()).sum()
-}
-
-/// Calls `task(offset, part)` for parts of fixed size.
-fn blocks<T: Float>(dst: &mut [T], task: impl Fn(usize, &mut [T]) + Sync) {
-    if dst.len() <= BLOCK {
-        task(0, dst);
-    } else {
-        dst.par_chunks_mut(BLOCK).enumerate().for_each(|(i, part)| task(i * BLOCK, part));
-    }
 }

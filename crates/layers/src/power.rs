@@ -8,9 +8,10 @@
 //! which is 0/0 where that is zero, and in place computes with a bottom already overwritten; ours does neither.
 
 use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, ensure};
+use lgm_cpu::elementwise::map_into;
 use lgm_proto::LayerParameter;
 
-use crate::pointwise::{map, map2};
+use crate::pointwise::map2;
 
 /// The layer; see the module.
 pub struct Power {
@@ -56,11 +57,11 @@ impl HostRun for Power {
         if self.is_constant() {
             dst.fill(if self.power == 0.0 { T::one() } else { b.powf(p) });
         } else if self.power == 1.0 {
-            map(src, dst, |x| a * x + b);
+            map_into(src, dst, |x| a * x + b);
         } else if self.power == 2.0 {
-            map(src, dst, |x| (a * x + b) * (a * x + b));
+            map_into(src, dst, |x| (a * x + b) * (a * x + b));
         } else {
-            map(src, dst, |x| (a * x + b).powf(p));
+            map_into(src, dst, |x| (a * x + b).powf(p));
         }
         Ok(())
     }
@@ -73,7 +74,7 @@ impl HostRun for Power {
         if self.is_constant() {
             dx.fill(T::zero());
         } else if self.power == 1.0 {
-            map(dy, dx, |dy| dy * slope);
+            map_into(dy, dx, |dy| dy * slope);
         } else if self.power == 2.0 {
             map2(io.bottom::<T>(0)?, dy, dx, |x, dy| dy * slope * (a * x + b));
         } else {

@@ -8,9 +8,10 @@
 //! run in place then.
 
 use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, ensure};
+use lgm_cpu::elementwise::map_into;
 use lgm_proto::LayerParameter;
 
-use crate::pointwise::{map, map2};
+use crate::pointwise::map2;
 
 /// The layer; see the module.
 pub struct ReLU {
@@ -51,10 +52,10 @@ impl HostRun for ReLU {
         let zero = T::zero();
         let (src, dst) = (io.bottom_unless_shared::<T>(0)?, io.top::<T>(0)?);
         if self.slope == 0.0 {
-            map(src, dst, |x| if x < zero { zero } else { x });
+            map_into(src, dst, |x| if x < zero { zero } else { x });
         } else {
             let slope = T::of(self.slope.into());
-            map(src, dst, |x| if x < zero { slope * x } else { x });
+            map_into(src, dst, |x| if x < zero { slope * x } else { x });
         }
         Ok(())
     }

@@ -3,9 +3,11 @@
 //! Gradient: dx = dy · y · (1 − y). Shapes: one top like the bottom; runs in place. Source: Caffe's layer of this name.
 
 use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result};
+use lgm_cpu::elementwise::map_into;
+use lgm_cpu::math;
 use lgm_proto::LayerParameter;
 
-use crate::pointwise::{map, map2};
+use crate::pointwise::map2;
 
 /// The layer; see the module.
 pub struct Sigmoid;
@@ -29,8 +31,7 @@ impl Layer for Sigmoid {
 
 impl HostRun for Sigmoid {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
-        // e⁻ˣ overflows to infinity for large negative x, whose reciprocal is the right 0.
-        map(io.bottom_unless_shared::<T>(0)?, io.top::<T>(0)?, |x| T::one() / (T::one() + (-x).exp()));
+        map_into(io.bottom_unless_shared::<T>(0)?, io.top::<T>(0)?, math::sigmoid);
         Ok(())
     }
 

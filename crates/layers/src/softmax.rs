@@ -4,9 +4,8 @@
 //! the others; runs in place. Source: Caffe's layer of this name.
 
 use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result};
+use lgm_cpu::softmax::{softmax, softmax_backward};
 use lgm_proto::LayerParameter;
-
-use crate::pointwise::{for_rows, sum};
 
 /// The layer; see the module.
 pub struct Softmax {
@@ -25,9 +24,6 @@ pub(crate) struct Along {
     pub inner: usize,
 }
 
-/// Positions after the axis that are worked on at once.
-const TILE: usize = 64;
-
 impl Along {
     /// Finds `axis` in the shape of `blob`.
     ///
@@ -38,75 +34,15 @@ impl Along {
         Ok(Along { outer: shape.span(0..axis), channels: shape[axis], inner: shape.count_from(axis + 1) })
     }
 
-    fn block(&self) -> usize {
-        self.channels * self.inner
-    }
-
     /// dst = softmax(src), or of dst itself when `src` is absent.
     pub fn softmax<T: Float>(&self, src: Option<&[T]>, dst: &mut [T]) {
-        let block = self.block();
-        for_rows(dst, block, 16 * block, |o, y| {
-            if let Some(src) = src {
-                y.copy_from_slice(&src[o * block..(o + 1) * block]);
-            }
-            if self.inner == 1 {
-                row(y);
-            } else {
-                (0..self.inner).step_by(TILE).for_each(|s| self.columns(y, s, TILE.min(self.inner - s)));
-            }
-        });
-    }
-
-    fn columns<T: Float>(&self, y: &mut [T], from: usize, n: usize) {
-        let (mut max, mut total) = ([T::neg_infinity(); TILE], [T::zero(); TILE]);
-        for y in y.chunks(self.inner) {
-            max.iter_mut().zip(&y[from..from + n]).for_each(|(m, &y)| *m = m.max(y));
-        }
-        for y in y.chunks_mut(self.inner) {
-            for ((y, &m), t) in y[from..from + n].iter_mut().zip(&max).zip(&mut total) {
-                *y = (*y - m).exp();
-                *t += *y;
-            }
-        }
-        for y in y.chunks_mut(self.inner) {
-            y[from..from + n].iter_mut().zip(&total).for_each(|(y, &t)| *y /= t);
-        }
+        softmax(src, dst, self.outer, self.channels, self.inner);
     }
 
     /// dx = y · (dy − Σ dy·y); `dy` absent means that dx holds it.
     pub fn gradient<T: Float>(&self, y: &[T], dy: Option<&[T]>, dx: &mut [T]) {
-        let block = self.block();
-        for_rows(dx, block, 4 * block, |o, dx| {
-            let y = &y[o * block..(o + 1) * block];
-            if let Some(dy) = dy {
-                dx.copy_from_slice(&dy[o * block..(o + 1) * block]);
-            }
-            if self.inner == 1 {
-                let dot = sum(y, dx, |y, d| y * d);
-                dx.iter_mut().zip(y).for_each(|(d, &y)| *d = y * (*d - dot));
-                return;
-            }
-            for from in (0..self.inner).step_by(TILE) {
-                let n = TILE.min(self.inner - from);
-                let mut dot = [T::zero(); TILE];
-                for (y, d) in y.chunks(self.inner).zip(dx.chunks(self.inner)) {
-                    let products = y[from..from + n].iter().zip(&d[from..from + n]);
-                    dot.iter_mut().zip(products).for_each(|(t, (&y, &d))| *t += y * d);
-                }
-                for (y, d) in y.chunks(self.inner).zip(dx.chunks_mut(self.inner)) {
-                    let both = d[from..from + n].iter_mut().zip(&y[from..from + n]);
-                    both.zip(&dot).for_each(|((d, &y), &t)| *d = y * (*d - t));
-                }
-            }
-        });
+        softmax_backward(y, dy, dx, self.outer, self.channels, self.inner);
     }
-}
-
-fn row<T: Float>(y: &mut [T]) {
-    let max = y.iter().fold(T::neg_infinity(), |m, &y| m.max(y));
-    y.iter_mut().for_each(|y| *y = (*y - max).exp());
-    let total = sum(y, y, |y, _| y);
-    y.iter_mut().for_each(|y| *y /= total);
 }
 
 impl Softmax {

@@ -3,9 +3,11 @@
 //! Gradient: dx = dy · (1 − y²). Shapes: one top like the bottom; runs in place. Source: Caffe's layer of this name.
 
 use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result};
+use lgm_cpu::elementwise::map_into;
+use lgm_cpu::math;
 use lgm_proto::LayerParameter;
 
-use crate::pointwise::{map, map2};
+use crate::pointwise::map2;
 
 /// The layer; see the module.
 pub struct TanH;
@@ -29,7 +31,7 @@ impl Layer for TanH {
 
 impl HostRun for TanH {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
-        map(io.bottom_unless_shared::<T>(0)?, io.top::<T>(0)?, |x| x.tanh());
+        map_into(io.bottom_unless_shared::<T>(0)?, io.top::<T>(0)?, math::tanh);
         Ok(())
     }
 

@@ -130,6 +130,38 @@ impl<T: Float> Pairs<'_, T> {
         });
     }
 
+    /// The gradient by variances [N] that one number a class stands for: ½·v·Σᵢ (dh·n − dd·v·Σₖ (w − x)²), given the
+    /// gradients `dd` of ½·v·Σₖ (w − x)² and `dh` of n·½·ln(1/v), [M, N], n being how many features are not left out.
+    pub fn variance_gradient(&self, dd: &[T], dh: &[T], v: &[T], out: &mut [T]) {
+        let (e, half) = (self.difference(), T::of(0.5));
+        for_rows(out, 1, self.items() * self.width, |j, out| {
+            let (w, v) = (self.class(self.w, j), v[j]);
+            let of_item = |i: usize| {
+                let (at, x) = (i * self.classes + j, self.x_row(i));
+                let n = T::of(self.observed_count(i) as f64);
+                dh[at] * n - dd[at] * v * sum(x, w, |x, w| e(x, w) * e(x, w))
+            };
+            out[0] = half * v * (0..self.items()).map(of_item).sum();
+        });
+    }
+
+    /// The gradient by variances [N, K]: ½·v·Σᵢ (dh − dd·v·(w − x)²) over the features that are not left out.
+    pub fn diagonal_variance_gradient(&self, dd: &[T], dh: &[T], v: &[T], out: &mut [T]) {
+        let (e, half, skip) = (self.difference(), T::of(0.5), self.skip_zero);
+        for_rows(out, self.width, self.items() * self.width, |j, out| {
+            let (w, v) = (self.class(self.w, j), self.class(v, j));
+            out.fill(T::zero());
+            for i in 0..self.items() {
+                let (dd, dh) = (dd[i * self.classes + j], dh[i * self.classes + j]);
+                for (((out, &x), &w), &v) in out.iter_mut().zip(self.x_row(i)).zip(w).zip(v) {
+                    let dh = if skip & (x == T::zero()) { T::zero() } else { dh };
+                    *out += dh - dd * v * e(x, w) * e(x, w);
+                }
+            }
+            out.iter_mut().zip(v).for_each(|(out, &v)| *out *= half * v);
+        });
+    }
+
     /// Adds a pull of strength `coef` between each item and its own class's center: dx += coef·(x − w_y),
     /// dw_y −= coef·(x − w_y).
     pub fn pull(&self, coef: T, class_of: impl Fn(usize) -> usize, dx: Option<&mut [T]>, dw: Option<&mut [T]>) {
