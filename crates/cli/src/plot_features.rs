@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 use lgm_core::{Phase, Shape, Step, nearest};
-use lgm_net::{Keep, Net};
+use lgm_net::{Keep, Net, six_digits};
 
 use crate::args::PlotFeaturesArgs;
 use crate::models;
@@ -65,7 +65,7 @@ pub fn run(args: &PlotFeaturesArgs) -> Result<ExitCode> {
     figure::draw(&args.out, &figure)?;
     println!("{} items of {} classes: {}", collected.labels.len(), shape[0], args.out.display());
     for (name, mean) in &collected.measures {
-        println!("{name} = {mean}");
+        println!("{name} = {}", six_digits(*mean));
     }
     Ok(ExitCode::SUCCESS)
 }
