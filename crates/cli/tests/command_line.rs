@@ -1,6 +1,6 @@
 //! The binary as a user meets it: usage, mistakes, the log and what reads it, signals.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fs;
 use std::io::{BufRead, BufReader};
