@@ -36,6 +36,8 @@ pub enum Command {
     Test(TestArgs),
     /// Measure a model's execution time, layer by layer
     Time(TimeArgs),
+    /// Tell a net's layers, shapes, parameters, operations and memory
+    Summary(SummaryArgs),
     /// Show the GPUs and NVIDIA's libraries, or where they were looked for
     #[command(name = "device_query", alias = "device-query")]
     DeviceQuery(DeviceQueryArgs),
@@ -148,8 +150,11 @@ pub struct TestArgs {
 #[derive(Args, Debug)]
 pub struct TimeArgs {
     /// The net's prototxt
-    #[arg(long = "model", value_name = "FILE")]
-    pub model: PathBuf,
+    #[arg(long = "model", value_name = "FILE", required_unless_present = "solver")]
+    pub model: Option<PathBuf>,
+    /// A solver's prototxt: whole iterations are timed, update included
+    #[arg(long = "solver", value_name = "FILE", conflicts_with = "model")]
+    pub solver: Option<PathBuf>,
     /// Passes to time
     #[arg(long = "iterations", value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     pub iterations: u32,
@@ -159,6 +164,20 @@ pub struct TimeArgs {
     /// The device.
     #[command(flatten)]
     pub device: DeviceFlags,
+    /// The net's state.
+    #[command(flatten)]
+    pub state: StateFlags,
+}
+
+/// Flags of `summary`.
+#[derive(Args, Debug)]
+pub struct SummaryArgs {
+    /// The net's prototxt
+    #[arg(long = "model", value_name = "FILE")]
+    pub model: PathBuf,
+    /// The net's phase; TRAIN unless given
+    #[arg(long = "phase", value_name = "PHASE", value_enum)]
+    pub phase: Option<PhaseFlag>,
     /// The net's state.
     #[command(flatten)]
     pub state: StateFlags,

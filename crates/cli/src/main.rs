@@ -10,9 +10,11 @@ mod gpu;
 mod logging;
 mod make_glyphs;
 mod models;
+mod peaks;
 mod plot_features;
 mod progress;
 mod signals;
+mod summary;
 mod test;
 mod time;
 mod train;
@@ -57,6 +59,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::Train(args) => train::run(args),
         Command::Test(args) => test::run(args),
         Command::Time(args) => time::run(args),
+        Command::Summary(args) => summary::run(args),
         Command::DeviceQuery(args) => device_query::run(args),
         Command::ConvertMnist(args) => convert_mnist::run(args),
         Command::ConvertCifar(args) => convert_cifar::run(args),

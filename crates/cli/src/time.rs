@@ -1,18 +1,17 @@
 //! `lgm-caffe time`.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use lgm_core::{Phase, Step};
 use lgm_net::{Keep, Net, six_digits};
+use lgm_solver::Solver;
 use tracing::info;
 
 use crate::args::TimeArgs;
+use crate::peaks::{self, Peaks};
 use crate::{gpu, models};
-
-fn ms(since: Instant) -> f64 {
-    since.elapsed().as_secs_f64() * 1e3
-}
 
 /// Milliseconds of each layer's forward and backward, summed over iterations.
 struct Times {
@@ -20,7 +19,63 @@ struct Times {
     backward: Vec<f64>,
 }
 
-fn iteration(net: &mut Net, step: &Step, times: &mut Times) -> lgm_core::Result<()> {
+fn ms(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1e3
+}
+
+/// Measures a net's passes layer by layer, or a solver's whole iterations.
+///
+/// # Errors
+/// Whatever is wrong with the net, the solver or the data.
+pub fn run(args: &TimeArgs) -> anyhow::Result<ExitCode> {
+    gpu::use_cpu(args.device.gpu.as_ref(), false)?;
+    match (&args.model, &args.solver) {
+        (Some(model), _) => layers(args, model)?,
+        (None, Some(solver)) => iterations(args, solver)?,
+        (None, None) => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whole training iterations: data, forward, backward and update, nothing else.
+fn iterations(args: &TimeArgs, solver: &Path) -> anyhow::Result<()> {
+    let mut parsed = lgm_proto::read_solver(solver)?;
+    let param = &mut parsed.message;
+    // Tests and snapshots are not timed, so nothing is asked of them.
+    (param.test_iter, param.test_net, param.test_net_param, param.test_state) = Default::default();
+    (param.snapshot, param.snapshot_after_train) = (None, Some(false));
+    let train_state = param.train_state.get_or_insert_default();
+    let state = models::state(&args.state);
+    train_state.level = state.level;
+    train_state.stage.extend(state.stage);
+    let mut solver = Solver::new(&parsed, &models::registry())?;
+    for _ in 0..2 {
+        solver.iterate()?;
+    }
+    info!("*** Benchmark begins ***");
+    info!("Testing for {} iterations.", args.iterations);
+    let mut times = Vec::new();
+    let mut loss = 0.0;
+    for _ in 0..args.iterations {
+        let lap = Instant::now();
+        loss = solver.iterate()?;
+        times.push(ms(lap));
+    }
+    times.sort_by(f64::total_cmp);
+    let n = times.len();
+    info!("Last loss: {}", six_digits(loss));
+    info!("Average iteration: {} ms.", six_digits(times.iter().sum::<f64>() / n as f64));
+    info!(
+        "Median iteration: {} ms (fastest {}, slowest {}).",
+        six_digits(times[n / 2]),
+        six_digits(times[0]),
+        six_digits(times[n - 1])
+    );
+    info!("*** Benchmark ends ***");
+    Ok(())
+}
+
+fn pass(net: &mut Net, step: &Step, times: &mut Times) -> lgm_core::Result<()> {
     let layers = net.layers().len();
     for i in 0..layers {
         let start = Instant::now();
@@ -35,15 +90,10 @@ fn iteration(net: &mut Net, step: &Step, times: &mut Times) -> lgm_core::Result<
     Ok(())
 }
 
-/// Measures the forward and backward time of a net, layer by layer, with Caffe's lines; GFLOP/s besides for the layers
-/// that count their operations.
-///
-/// # Errors
-/// Whatever is wrong with the net or its data.
-pub fn run(args: &TimeArgs) -> anyhow::Result<ExitCode> {
-    gpu::use_cpu(args.device.gpu.as_ref(), false)?;
+/// Forward and backward of each layer, with Caffe's lines, and how near each comes to what the machine can do.
+fn layers(args: &TimeArgs, model: &Path) -> anyhow::Result<()> {
     let phase = args.phase.map_or(Phase::Train, Phase::from);
-    let mut net = models::net(&args.model, phase, &args.state, true, Keep::Outputs)?;
+    let mut net = models::net(model, phase, &args.state, true, Keep::Outputs)?;
     let mut step = Step { seed: 0, iter: 0, batch: 0 };
     info!("Performing Forward");
     let loss = net.forward(&step)?;
@@ -51,6 +101,8 @@ pub fn run(args: &TimeArgs) -> anyhow::Result<ExitCode> {
     info!("Performing Backward");
     net.backward(&step)?;
     info!("Blobs, gradients and scratch take {} bytes in one arena.", net.arena_bytes());
+    let peaks = peaks::measure();
+    info!("This machine: {:.0} GFLOP/s in a matrix product, {:.1} GB/s in a copy.", peaks.gflops, peaks.gbytes);
     info!("*** Benchmark begins ***");
     info!("Testing for {} iterations.", args.iterations);
     let layers = net.layers().len();
@@ -59,21 +111,23 @@ pub fn run(args: &TimeArgs) -> anyhow::Result<ExitCode> {
     for j in 0..args.iterations {
         let lap = Instant::now();
         step.batch += 1;
-        iteration(&mut net, &step, &mut times)?;
+        pass(&mut net, &step, &mut times)?;
         info!("Iteration: {} forward-backward time: {} ms.", j + 1, six_digits(ms(lap)));
     }
     let total = ms(start);
     let n = args.iterations as f64;
     info!("Average time per layer: ");
-    for (i, (name, _)) in net.layers().enumerate() {
+    for i in 0..layers {
+        let layer = net.layer_report(i);
+        let (forward, backward) = (times.forward[i] / n, times.backward[i] / n);
+        let (name, flops) = (layer.name, layer.flops as f64);
         // Backward of a layer with weights makes two products of forward's size.
-        let rate = |time: f64, passes: f64| match net.layer_flops(i) {
-            0 => String::new(),
-            flops => format!(" {} GFLOP/s", six_digits(flops as f64 * passes * n / time / 1e6)),
-        };
-        let (forward, backward) = (times.forward[i], times.backward[i]);
-        info!("{name:>10}\tforward: {} ms.{}", six_digits(forward / n), rate(forward, 1.0));
-        info!("{name:>10}\tbackward: {} ms.{}", six_digits(backward / n), rate(backward, 2.0));
+        let (f, b) = (
+            rates(&peaks, forward, flops, layer.forward_bytes),
+            rates(&peaks, backward, 2.0 * flops, layer.backward_bytes),
+        );
+        info!("{name:>10}\tforward: {} ms.{f}", six_digits(forward));
+        info!("{name:>10}\tbackward: {} ms.{b}", six_digits(backward));
     }
     let sum = |times: &[f64]| six_digits(times.iter().sum::<f64>() / n);
     info!("Average Forward pass: {} ms.", sum(&times.forward));
@@ -81,5 +135,17 @@ pub fn run(args: &TimeArgs) -> anyhow::Result<ExitCode> {
     info!("Average Forward-Backward: {} ms.", six_digits(total / n));
     info!("Total Time: {} ms.", six_digits(total));
     info!("*** Benchmark ends ***");
-    Ok(ExitCode::SUCCESS)
+    Ok(())
+}
+
+/// Operations and bytes a second, each with its share of the machine's ceiling; nothing for a call too short to tell.
+fn rates(peaks: &Peaks, ms: f64, flops: f64, bytes: usize) -> String {
+    if ms < 0.01 || bytes == 0 {
+        return String::new();
+    }
+    let share = |rate: f64, peak: f64| format!("{:.0}%", 100.0 * rate / peak);
+    let (gflops, gbytes) = (flops / ms / 1e6, bytes as f64 / ms / 1e6);
+    let operations =
+        if flops == 0.0 { String::new() } else { format!("{gflops:.1} GFLOP/s ({}), ", share(gflops, peaks.gflops)) };
+    format!(" {operations}{gbytes:.1} GB/s ({})", share(gbytes, peaks.gbytes))
 }

@@ -55,6 +55,11 @@ impl Bound {
         self.plan.bytes
     }
 
+    /// Whether top `t` of layer `i` is a view of a bottom.
+    pub fn is_view(&self, i: usize, t: usize) -> bool {
+        self.plan.top_is_view[i][t]
+    }
+
     fn verify(&self, graph: &Graph, i: usize) -> Result<()> {
         let layer = &graph.layers[i];
         for (k, &p) in layer.exec_params.iter().enumerate() {

@@ -376,16 +376,6 @@ impl Net {
         Ok(pairs)
     }
 
-    /// Bytes of blobs, gradients, saved values and scratch, all in one arena.
-    pub fn arena_bytes(&self) -> usize {
-        self.bound.arena_bytes()
-    }
-
-    /// Multiply-adds times two of each layer's forward, where the layer counts them.
-    pub fn layer_flops(&self, i: usize) -> u64 {
-        self.graph.layers[i].plan.flops
-    }
-
     /// Whether the net logs every blob as it is computed (`debug_info`).
     pub fn debug_info(&self) -> bool {
         self.debug_info

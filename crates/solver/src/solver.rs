@@ -192,15 +192,8 @@ impl Solver {
             }
             let display = self.due(self.param.display());
             self.net.set_debug_info(display && self.param.debug_info());
-            self.net.clear_param_diffs()?;
-            self.net.begin_iteration(self.iter as u64);
-            let mut loss = 0.0;
-            for sub_batch in 0..self.param.iter_size() {
-                let step = self.step(sub_batch);
-                loss += self.net.forward(&step)?;
-                self.net.backward(&step)?;
-            }
-            self.smooth(loss / self.param.iter_size() as f64);
+            let loss = self.passes()?;
+            self.smooth(loss);
             if display {
                 let seconds = lap.elapsed().as_secs_f64();
                 let rate = if seconds > 0.0 { (self.iter - lap_iter) as f64 / seconds } else { 0.0 };
@@ -227,6 +220,29 @@ impl Solver {
             }
         }
         Ok(())
+    }
+
+    /// Forward and backward over every sub-batch of an iteration; returns the mean loss.
+    fn passes(&mut self) -> Result<f64> {
+        self.net.clear_param_diffs()?;
+        self.net.begin_iteration(self.iter as u64);
+        let mut loss = 0.0;
+        for sub_batch in 0..self.param.iter_size() {
+            let step = self.step(sub_batch);
+            loss += self.net.forward(&step)?;
+            self.net.backward(&step)?;
+        }
+        Ok(loss / self.param.iter_size() as f64)
+    }
+
+    /// One iteration and nothing besides, no display, test or snapshot: forward, backward and update. Returns the loss.
+    ///
+    /// # Errors
+    /// When data cannot be read or a layer refuses its input.
+    pub fn iterate(&mut self) -> Result<f64> {
+        let loss = self.passes()?;
+        self.update(false)?;
+        Ok(loss)
     }
 
     /// Updates every parameter from its gradient and counts the iteration.

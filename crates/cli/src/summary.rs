@@ -1,0 +1,53 @@
+//! `lgm-caffe summary`.
+
+use std::process::ExitCode;
+
+use lgm_core::Phase;
+use lgm_net::{Keep, LayerReport, Net};
+
+use crate::args::SummaryArgs;
+use crate::models;
+
+/// Prints a table of a net's layers and what the net takes in parameters, operations and memory.
+///
+/// # Errors
+/// Whatever is wrong with the net or its data.
+pub fn run(args: &SummaryArgs) -> anyhow::Result<ExitCode> {
+    let phase = args.phase.map_or(Phase::Train, Phase::from);
+    let net = models::net(&args.model, phase, &args.state, phase == Phase::Train, Keep::Outputs)?;
+    print!("{}", table(&net));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn shapes(layer: &LayerReport<'_>) -> String {
+    match (layer.absorbed, layer.tops.is_empty()) {
+        (true, _) => "(with a later layer)".into(),
+        (false, true) => "-".into(),
+        _ => layer.tops.iter().map(|s| s.to_string()).collect::<Vec<_>>().join(" "),
+    }
+}
+
+fn mib(bytes: usize) -> String {
+    format!("{:.1} MiB", bytes as f64 / (1 << 20) as f64)
+}
+
+fn table(net: &Net) -> String {
+    let layers: Vec<LayerReport<'_>> = (0..net.layers().len()).map(|i| net.layer_report(i)).collect();
+    let name = layers.iter().map(|l| l.name.len()).max().unwrap_or(0).max(5);
+    let kind = layers.iter().map(|l| l.kind.len()).max().unwrap_or(0).max(4);
+    let shape = layers.iter().map(|l| shapes(l).len()).max().unwrap_or(0).max(12);
+    let row =
+        |a: &str, b: &str, c: &str, d: &str, e: &str| format!("{a:name$}  {b:kind$}  {c:shape$}  {d:>12}  {e:>13}\n");
+    let mut out = row("layer", "type", "output shape", "parameters", "forward GFLOP");
+    for l in &layers {
+        let flops = if l.flops == 0 { String::new() } else { format!("{:.4}", l.flops as f64 / 1e9) };
+        let params = if l.params == 0 { String::new() } else { l.params.to_string() };
+        out += &row(l.name, l.kind, &shapes(l), &params, &flops);
+    }
+    let params: usize = layers.iter().map(|l| l.params).sum();
+    let flops: u64 = layers.iter().map(|l| l.flops).sum();
+    let (arena, weights) = (net.arena_bytes(), net.param_bytes());
+    out += &format!("\nparameters: {params}\nforward: {:.3} GFLOP a batch\n", flops as f64 / 1e9);
+    out += &format!("memory: {} for blobs, gradients and scratch in one arena, ", mib(arena));
+    out + &format!("{} for parameters and their gradients, {} in all\n", mib(weights), mib(arena + weights))
+}

@@ -1,0 +1,67 @@
+//! What a net says about itself: sizes, operations and bytes, layer by layer.
+
+use lgm_core::Shape;
+
+use crate::graph::ValueId;
+use crate::net::Net;
+
+/// One layer's sizes.
+#[derive(Clone, Debug)]
+pub struct LayerReport<'a> {
+    /// Name in the prototxt.
+    pub name: &'a str,
+    /// Type in the prototxt.
+    pub kind: &'a str,
+    /// Shapes of the tops; none for a layer that another computes.
+    pub tops: Vec<&'a Shape>,
+    /// Elements of the parameters it owns.
+    pub params: usize,
+    /// Operations of one forward call, a multiply-add counting as two; 0 where the layer does not count them.
+    pub flops: u64,
+    /// Bytes that forward must read and write.
+    pub forward_bytes: usize,
+    /// Bytes that backward must read and write; 0 when it does not run.
+    pub backward_bytes: usize,
+    /// It is computed together with a later layer.
+    pub absorbed: bool,
+}
+
+impl Net {
+    /// The sizes of layer `i`.
+    pub fn layer_report(&self, i: usize) -> LayerReport<'_> {
+        let graph = &self.graph;
+        let layer = &graph.layers[i];
+        let bytes = |values: &[ValueId], which: &dyn Fn(usize) -> bool| -> usize {
+            let wanted = values.iter().enumerate().filter(|(k, _)| which(*k));
+            wanted.map(|(_, &v)| graph.values[v].spec.bytes()).sum()
+        };
+        let params: usize = layer.exec_params.iter().map(|&p| graph.params[p].spec.bytes()).sum();
+        let forward = bytes(&layer.bottoms, &|_| true) + bytes(&layer.tops, &|t| !self.bound.is_view(i, t)) + params;
+        let backward = bytes(&layer.tops, &|_| true)
+            + bytes(&layer.bottoms, &|b| layer.bottom_backward[b])
+            + bytes(&layer.bottoms, &|b| layer.plan.backward_bottoms.contains(&b))
+            + bytes(&layer.tops, &|t| layer.plan.backward_tops.contains(&t))
+            + 2 * params;
+        let owned = layer.params.iter().filter(|&&p| graph.params[p].owner.is_none());
+        LayerReport {
+            name: layer.name(),
+            kind: layer.kind(),
+            tops: layer.tops.iter().map(|&t| &graph.values[t].spec.shape).collect(),
+            params: owned.map(|&p| graph.params[p].spec.shape.count()).sum(),
+            flops: layer.plan.flops,
+            forward_bytes: forward,
+            backward_bytes: if layer.backward { backward } else { 0 },
+            absorbed: layer.absorbed,
+        }
+    }
+
+    /// Bytes of blobs, gradients, saved values and scratch, all in one arena: the net's peak besides its parameters.
+    pub fn arena_bytes(&self) -> usize {
+        self.bound.arena_bytes()
+    }
+
+    /// Bytes of parameters and, where backward runs, their gradients.
+    pub fn param_bytes(&self) -> usize {
+        self.bound.params.iter().map(|p| p.data.len() + p.diff.as_ref().map_or(0, |d| d.len())).sum()
+    }
+}
