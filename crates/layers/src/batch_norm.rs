@@ -7,8 +7,8 @@
 //!
 //! With `use_global_stats` true (the default in TEST), μ = M/w and σ² = V/w (0 if w is 0), and forward leaves them alone.
 //!
-//! Shapes: bottom [N, C, …], top like it, in its memory if the net wants; a bottom of one axis is one channel. Parameters:
-//! M [C], V [C], w [1], all zero at the start and never learned: a `param` entry with a rate for them is refused.
+//! Shapes: bottom `[N, C, …]`, top like it, in its memory if the net wants; a bottom of one axis is one channel. Parameters:
+//! M `[C]`, V `[C]`, w `[1]`, all zero at the start and never learned: a `param` entry with a rate for them is refused.
 //! Gradient: dx = (dy − Σdy/m − y · Σ(dy·y)/m) / √(σ² + ε), sums over the channel; dy / √(σ² + ε) with global statistics.
 //! Backward reads the top and the kept 1/√(σ² + ε), so the bottom's memory is free.
 //!

@@ -221,14 +221,14 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         let x = Shape::from([2, 3, 4]);
-        config_error(&registry(), &layer(ONE, "axis: 3"), &[x.clone()], &["axis 3", "out of range"]);
+        config_error(&registry(), &layer(ONE, "axis: 3"), std::slice::from_ref(&x), &["axis 3", "out of range"]);
         config_error(
             &registry(),
             &layer(ONE, "axis: 2 num_axes: 2"),
-            &[x.clone()],
+            std::slice::from_ref(&x),
             &["num_axes 2", "past", "(2, 3, 4)"],
         );
-        config_error(&registry(), &layer(ONE, "num_axes: -2"), &[x.clone()], &["num_axes is -2"]);
+        config_error(&registry(), &layer(ONE, "num_axes: -2"), std::slice::from_ref(&x), &["num_axes is -2"]);
         let b = Shape::from([4, 3]);
         config_error(&registry(), &layer(TWO, ""), &[x.clone(), b], &["bottom 1", "(2, 3, 4)", "(3, 4)", "(4, 3)"]);
         config_error(&registry(), &layer(TWO, "axis: 2"), &[x, [4, 1].into()], &["bottom 1", "(4, 1)"]);

@@ -1,11 +1,12 @@
 //! Convolution (cross-correlation, as all of deep learning says): y = W ∗ x + b over any number of spatial axes.
 //!
-//! y[n, o, p] = b[o] + Σ over c of o's group, and kernel positions q, of W[o, c, q] · x[n, c, p · stride + q · dilation − pad].
+//! `y[n, o, p] = b[o] + Σ W[o, c, q] · x[n, c, p · stride + q · dilation − pad]`, over the channels c of o's group and the
+//! kernel positions q.
 //!
-//! Shapes: bottoms [N…, C, spatial…], the channels at `axis`, all of one shape; a top for each,
-//! [N…, O, ⌊(spatial + 2 · pad − dilation · (kernel − 1) − 1) / stride⌋ + 1 …] with O = `num_output`. Parameters, shared by
-//! all bottoms: W [O, C / `group`, kernel…] and, unless `bias_term` is false, b [O].
-//! Gradient: dx is dy spread back through W; dW[o, c, q] = Σ dy[n, o, p] · x[n, c, …]; db[o] = Σ dy[n, o, p].
+//! Shapes: bottoms `[N…, C, spatial…]`, the channels at `axis`, all of one shape; a top for each,
+//! `[N…, O, ⌊(spatial + 2 · pad − dilation · (kernel − 1) − 1) / stride⌋ + 1 …]` with O = `num_output`. Parameters, shared by
+//! all bottoms: W `[O, C / group, kernel…]` and, unless `bias_term` is false, b `[O]`.
+//! Gradient: dx is dy spread back through W; `dW[o, c, q] = Σ dy[n, o, p] · x[n, c, …]`; `db[o] = Σ dy[n, o, p]`.
 //!
 //! `kernel_size`, `stride`, `pad` and `dilation` are given once for all spatial axes or once for each; with two axes, the
 //! first three also as `kernel_h` and `kernel_w`, and so on. `engine` and `force_nd_im2col` choose nothing here.

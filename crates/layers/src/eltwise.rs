@@ -13,9 +13,9 @@
 //!
 //! Source: Caffe's layer of this name. As there, `coeff` is refused by `PROD` and means nothing to `MAX`.
 
-use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Error, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, ensure,
-};
+use std::cmp::Ordering;
+
+use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Error, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, ensure};
 use lgm_cpu::{BLOCK, for_each_row};
 use lgm_proto::eltwise_parameter::EltwiseOp;
 use lgm_proto::{EltwiseParameter, LayerParameter};
@@ -104,16 +104,14 @@ impl HostRun for Eltwise {
         let others = (1..self.coeffs.len()).map(|i| io.bottom::<T>(i)).collect::<Result<Vec<_>>>()?;
         let y = io.top::<T>(0)?;
         let operation = self.param.operation();
-        if operation == EltwiseOp::Max {
-            if let Some(chosen) = io.saved::<T>(0)? {
-                for_each_row(chosen, BLOCK, |b, chosen| {
-                    let start = b * BLOCK;
-                    let first = first.unwrap_or(&*y);
-                    for (i, from) in chosen.iter_mut().enumerate() {
-                        *from = T::of(winner(first[start + i], &others, start + i) as f64);
-                    }
-                });
-            }
+        let chosen = if operation == EltwiseOp::Max { io.saved::<T>(0)? } else { None };
+        if let Some(chosen) = chosen {
+            let first = first.unwrap_or(y);
+            for_each_row(chosen, BLOCK, |b, chosen| {
+                for (at, from) in (b * BLOCK..).zip(chosen) {
+                    *from = T::of(winner(first[at], &others, at) as f64);
+                }
+            });
         }
         for_each_row(y, BLOCK, |b, y| {
             let start = b * BLOCK;
@@ -124,12 +122,13 @@ impl HostRun for Eltwise {
                 let c = T::of(self.coeffs[0]);
                 y.iter_mut().for_each(|y| *y *= c);
             }
-            for (x, &c) in others.iter().zip(&self.coeffs[1..]) {
-                let (pairs, c) = (y.iter_mut().zip(&x[start..]), T::of(c));
+            for (i, x) in others.iter().enumerate() {
+                let (pairs, c) = (y.iter_mut().zip(&x[start..]), T::of(self.coeffs[i + 1]));
                 match operation {
                     EltwiseOp::Sum => pairs.for_each(|(y, &x)| *y += c * x),
                     EltwiseOp::Prod => pairs.for_each(|(y, &x)| *y *= x),
-                    EltwiseOp::Max => pairs.for_each(|(y, &x)| *y = if *y > x { *y } else { x }),
+                    EltwiseOp::Max if i == 0 => pairs.for_each(|(y, &x)| *y = if *y > x { *y } else { x }),
+                    EltwiseOp::Max => pairs.for_each(|(y, &x)| *y = if x > *y { x } else { *y }),
                 }
             }
         });
@@ -148,7 +147,7 @@ impl HostRun for Eltwise {
             chosen: if operation == EltwiseOp::Max { io.saved::<T>(0)? } else { &[] },
         };
         let own = io.top_diff_unless_shared::<T>(0)?;
-        let mut first = io.bottom_diff::<T>(0)?;
+        let first = io.bottom_diff::<T>(0)?;
         for i in 1..n {
             let Some(dx) = io.bottom_diff::<T>(i)? else { continue };
             let dy = diff_source(own, first.as_deref())?;
@@ -158,7 +157,7 @@ impl HostRun for Eltwise {
             });
         }
         // The first bottom comes last: its diff may hold the top's until then.
-        if let Some(dx) = first.as_deref_mut() {
+        if let Some(dx) = first {
             for_each_row(dx, BLOCK, |b, dx| {
                 if let Some(dy) = own {
                     dx.copy_from_slice(&dy[b * BLOCK..][..dx.len()]);
@@ -174,7 +173,7 @@ impl HostRun for Eltwise {
 fn winner<T: Float>(first: T, others: &[&[T]], at: usize) -> usize {
     let (mut best, mut value) = (0, first);
     for (i, x) in others.iter().enumerate() {
-        let wins = if i == 0 { !(value > x[at]) } else { x[at] > value };
+        let wins = if i == 0 { value.partial_cmp(&x[at]) != Some(Ordering::Greater) } else { x[at] > value };
         if wins {
             (best, value) = (i + 1, x[at]);
         }

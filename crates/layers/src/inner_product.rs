@@ -1,7 +1,7 @@
 //! InnerProduct: y = x · Wᵀ + b, a matrix product of all that follows `axis`.
 //!
-//! Shapes: with M the elements before `axis` and K those from it on, bottom [M…, K…], top [M…, N] with N = `num_output`;
-//! parameters W [N, K] ([K, N] with `transpose`) and, unless `bias_term` is false, b [N].
+//! Shapes: with M the elements before `axis` and K those from it on, bottom `[M…, K…]`, top `[M…, N]` with N = `num_output`;
+//! parameters W `[N, K]` ([K, N] with `transpose`) and, unless `bias_term` is false, b `[N]`.
 //! Gradient: dx = dy · W; dW = dyᵀ · x; db = Σₘ dy.
 //!
 //! Source: Caffe's layer of this name.
@@ -79,10 +79,9 @@ impl HostRun for InnerProduct {
                 gemm(Trans::Yes, Trans::No, n, k, m, one, dy, n, x, k, one, dw, k);
             }
         }
-        if self.param.bias_term() {
-            if let Some(db) = io.param_diff::<T>(1)? {
-                dy.chunks(n).for_each(|row| db.iter_mut().zip(row).for_each(|(b, &d)| *b += d));
-            }
+        let db = if self.param.bias_term() { io.param_diff::<T>(1)? } else { None };
+        if let Some(db) = db {
+            dy.chunks(n).for_each(|row| db.iter_mut().zip(row).for_each(|(b, &d)| *b += d));
         }
         if let Some(dx) = io.bottom_diff::<T>(0)? {
             let (trans, ldw) = if transpose { (Trans::Yes, n) } else { (Trans::No, k) };

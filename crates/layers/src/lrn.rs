@@ -4,7 +4,7 @@
 //! s = 1 + α/n · Σ x² over the `local_size` × `local_size` window of its own channel (`WITHIN_CHANNEL`,
 //! n = `local_size`²); what lies outside the blob counts as 0.
 //!
-//! Shapes: bottom [N, C, H, W], top like it. Gradient: dx = dy · s^−β − 2αβ/n · x · Σ dy · y / s, the sum over the same
+//! Shapes: bottom `[N, C, H, W]`, top like it. Gradient: dx = dy · s^−β − 2αβ/n · x · Σ dy · y / s, the sum over the same
 //! neighbourhood; s is kept from forward.
 //!
 //! Source: Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural Networks" (2012); Caffe's layer of

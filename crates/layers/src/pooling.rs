@@ -7,7 +7,7 @@
 //! | `STOCHASTIC`, TRAIN | one of them, each drawn with probability x / Σx | dy to the one drawn |
 //! | `STOCHASTIC`, TEST | Σx² / Σx, the mean of such draws; 0 unless Σx > 0 | dy · (2x − y) / Σx |
 //!
-//! Shapes: bottom [N, C, H, W]; top [N, C, ⌈(H + 2 · pad − kernel) / stride⌉ + 1, …], rounded down with
+//! Shapes: bottom `[N, C, H, W]`; top `[N, C, ⌈(H + 2 · pad − kernel) / stride⌉ + 1, …]`, rounded down with
 //! `round_mode: FLOOR`, and without a last window that would begin beyond the bottom; with MAX, a second top if asked
 //! for: the index within its plane of each maximum. `global_pooling` makes a plane one window.
 //!
@@ -99,7 +99,7 @@ impl Pooling {
     }
 
     /// Draws from each window; see the module.
-    fn draw<T: Float>(&self, step: &Step, x: &[T], y: &mut [T], mut index: Option<&mut [T]>) {
+    fn draw<T: Float>(&self, step: &Step, x: &[T], y: &mut [T], index: Option<&mut [T]>) {
         let g = &self.geometry;
         let philox = Philox::new(step.seed, self.stream);
         let pick = |plane: usize, at: usize| {
@@ -115,7 +115,7 @@ impl Pooling {
             };
             self.window(at).find(reaches).or(self.window(at).next()).unwrap_or(0)
         };
-        if let Some(index) = index.as_deref_mut() {
+        if let Some(index) = index {
             for_each_row(index, g.output_area(), |p, index| {
                 index.iter_mut().enumerate().for_each(|(at, index)| *index = T::of(pick(p, at) as f64));
             });

@@ -82,10 +82,9 @@ impl HostRun for Scale {
             }
             self.along.add_sums(dy, Some(x), ds);
         }
-        if let Some(i) = self.bias_index() {
-            if let Some(db) = io.param_diff::<T>(i)? {
-                self.along.add_sums(dy, None, db);
-            }
+        let db = self.bias_index().map(|i| io.param_diff::<T>(i)).transpose()?.flatten();
+        if let Some(db) = db {
+            self.along.add_sums(dy, None, db);
         }
         // Last, because dx may hold dy until then.
         if let Some(dx) = dx {
@@ -142,8 +141,13 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         let x = Shape::from([2, 3, 4]);
-        config_error(&registry(), &layer(ONE, "axis: -4"), &[x.clone()], &["axis -4", "out of range"]);
-        config_error(&registry(), &layer(ONE, "num_axes: 3"), &[x.clone()], &["num_axes 3", "past", "(2, 3, 4)"]);
+        config_error(&registry(), &layer(ONE, "axis: -4"), std::slice::from_ref(&x), &["axis -4", "out of range"]);
+        config_error(
+            &registry(),
+            &layer(ONE, "num_axes: 3"),
+            std::slice::from_ref(&x),
+            &["num_axes 3", "past", "(2, 3, 4)"],
+        );
         config_error(&registry(), &layer(TWO, ""), &[x, [4].into()], &["bottom 1", "(2, 3, 4)", "(3)", "(4)"]);
     }
 }

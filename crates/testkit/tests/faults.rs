@@ -82,7 +82,7 @@ impl HostRun for Triple {
         if let (None, None) = (own, &dx) {
             return Ok(());
         }
-        let dy: Vec<T> = own.unwrap_or_else(|| dx.as_deref().unwrap()).to_vec();
+        let dy: Vec<T> = own.unwrap_or_else(|| dx.as_deref().unwrap_or_default()).to_vec();
         let alone = dx.is_none();
         if let Some(dx) = dx {
             let slope = T::of(if self.has("wrong bottom gradient") { 3.001 } else { 3.0 });
