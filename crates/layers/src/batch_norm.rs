@@ -15,7 +15,8 @@
 //! Source: Ioffe and Szegedy, "Batch Normalization" (2015); Caffe's layer of this name, which keeps its own copy of y.
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Phase, Plan, Result, Shape, ensure,
+    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Phase, Plan, Result, Shape,
+    ensure,
 };
 use lgm_cpu::batchnorm::{self, Extents, Normalized};
 use lgm_proto::{BatchNormParameter, LayerParameter};
