@@ -29,9 +29,9 @@
 //! - the loss computes with max(v, f), so it is finite, and h bounded below, whatever the solver did to v;
 //! - the gradient of a v below 10·f is multiplied by (max(v, f)/10f)². Its zero stays where it was, but near it v moves by a
 //!   share of its distance from the spread of its cluster (a natural gradient's step), so it settles instead of jumping;
-//! - at or below f, a gradient that would push v further down is left out, and v − f, that of a spring back to f, is added
-//!   (times the gradient of the loss). Momentum or decay may take v below f; it always comes back, even when its cluster
-//!   has shrunk to a point.
+//! - at or below f, a gradient that would push v further down is left out, and −p/(1 + p/(f − v)), p = 100·f, is added (times
+//!   the gradient of the loss): a spring back to f that pulls no harder than p. Momentum or decay may take v below f; it
+//!   always comes back, even when its cluster has shrunk to a point.
 //!
 //! The gradient of features and centers goes as 1/v, so f bounds it too: a lower floor wants a lower learning rate. Give
 //! variances a `decay_mult` of 0; decay shrinks them for no reason.

@@ -4,27 +4,39 @@ use lgm_core::Float;
 
 /// Multiples of the floor below which the gradient of a variance is damped.
 const DAMPED_BELOW: f64 = 10.0;
+/// Multiples of the floor that the spring's pull stays below, so that it does not throw a variance far above the floor.
+const STRONGEST_PULL: f64 = 100.0;
 
 /// Turns the gradient of the loss by a variance into the one given to the solver.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Remedy<T> {
     floor: T,
     damped_below: T,
-    spring: T,
+    strongest_pull: T,
+    d_loss: T,
 }
 
 impl<T: Float> Remedy<T> {
     /// With the smallest variance the loss computes with, and the gradient of the loss.
     pub fn new(floor: f32, d_loss: T) -> Self {
         let floor = f64::from(floor);
-        Remedy { floor: T::of(floor), damped_below: T::of(DAMPED_BELOW * floor), spring: d_loss.abs() }
+        Remedy {
+            floor: T::of(floor),
+            damped_below: T::of(DAMPED_BELOW * floor),
+            strongest_pull: T::of(STRONGEST_PULL * floor),
+            d_loss: d_loss.abs(),
+        }
     }
 
     /// The gradient for a variance `s` that the loss has the gradient `g` by, computed with max(s, floor).
     pub fn apply(&self, s: T, g: T) -> T {
         let share = (s.max(self.floor) / self.damped_below).min(T::one());
         let damped = g * share * share;
-        if s > self.floor { damped } else { damped.min(T::zero()) + self.spring * (s - self.floor) }
+        if s > self.floor {
+            return damped;
+        }
+        let pull = self.strongest_pull / (T::one() + self.strongest_pull / (self.floor - s));
+        damped.min(T::zero()) - self.d_loss * pull
     }
 }
 
@@ -50,8 +62,8 @@ mod tests {
         close(remedy.apply(f64::from(0.01f32), 7.0), 0.0);
         close(remedy.apply(f64::from(0.01f32), -7.0), -0.07);
         // Below it, the spring pulls up whatever the loss says.
-        close(remedy.apply(-2.0, 1e6), -2.01);
-        close(remedy.apply(-2.0, -100.0), -3.01);
-        assert!(remedy.apply(f64::MIN / 2.0, 0.0) < 0.0);
+        close(remedy.apply(-2.0, 1e6), -2.01 / 3.01);
+        close(remedy.apply(-2.0, -100.0), -1.0 - 2.01 / 3.01);
+        close(remedy.apply(-1e300, 0.0), -1.0);
     }
 }
