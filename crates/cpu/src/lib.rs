@@ -26,7 +26,7 @@ pub mod softmax;
 mod testing;
 
 pub use base::Float;
-pub use conv::{ConvGeometry, col2im_nd, im2col_nd};
+pub use conv::{Algorithm, ConvGeometry, col2im_nd, im2col_nd, set_winograd};
 pub use gemm::{Trans, gemm, gemm_with};
 pub use gemv::{gemv, ger};
 pub use kernel::Kernel;

@@ -9,6 +9,8 @@
 //!
 //! Every task is a block whose bounds follow from the shapes, and each sum is taken in a fixed order.
 
+use std::sync::atomic::{AtomicU8, Ordering};
+
 use lgm_core::{Result, ensure};
 
 use crate::kernel::{Kernel, micro};
@@ -22,6 +24,7 @@ mod patches;
 #[cfg(test)]
 mod tests;
 mod weights;
+mod winograd;
 
 pub use nd::{col2im_nd, im2col_nd};
 use patches::Plane;
@@ -57,12 +60,36 @@ pub struct ConvGeometry {
 pub struct Algorithm {
     /// The micro-kernels.
     pub kernel: Kernel,
+    /// Winograd's algorithm where it suits; see [`set_winograd`].
+    pub winograd: bool,
 }
 
 impl Algorithm {
     /// What runs unless asked otherwise.
     pub fn active() -> Self {
-        Algorithm { kernel: Kernel::active() }
+        Algorithm { kernel: Kernel::active(), winograd: winograd_enabled() }
+    }
+}
+
+/// Whether Winograd's algorithm is allowed: 0 not asked yet, 1 yes, 2 no.
+static WINOGRAD: AtomicU8 = AtomicU8::new(0);
+
+/// Allows or forbids Winograd's algorithm for 3 × 3 kernels at stride 1 in `f32`, from the next convolution on.
+///
+/// It is allowed unless the environment has `LGM_WINOGRAD=0`. Its results differ from those of direct convolution by
+/// rounding, some 10⁻⁶ of their root mean square.
+pub fn set_winograd(allowed: bool) {
+    WINOGRAD.store(if allowed { 1 } else { 2 }, Ordering::Relaxed);
+}
+
+fn winograd_enabled() -> bool {
+    match WINOGRAD.load(Ordering::Relaxed) {
+        0 => {
+            let allowed = std::env::var("LGM_WINOGRAD").map_or(true, |v| v != "0");
+            set_winograd(allowed);
+            allowed
+        }
+        state => state == 1,
     }
 }
 
@@ -159,6 +186,10 @@ impl ConvGeometry {
         self.group > 1 && self.group == self.in_channels && self.group == self.out_channels
     }
 
+    fn takes_winograd<T: Float>(&self, algorithm: Algorithm, plane: &Plane, batch: usize) -> bool {
+        algorithm.winograd && winograd::suits::<T>(plane, self.out_channels / self.group, batch)
+    }
+
     /// The two-dimensional form of one group, if there are at most two axes.
     fn plane(&self) -> Option<Plane> {
         let at = |list: &[usize], axis: usize, none: usize| match list.len() {
@@ -218,6 +249,9 @@ impl ConvGeometry {
         let micro = micro(algorithm.kernel);
         match self.plane() {
             Some(plane) if self.is_depthwise() => depthwise::forward(&plane, self.group, batch, x, w, bias, y),
+            Some(plane) if self.takes_winograd::<T>(algorithm, &plane, batch) => {
+                winograd::forward(micro, &plane, self.group, self.out_channels, batch, x, w, bias, y);
+            }
             Some(plane) => forward::forward(micro, &plane, self.group, self.out_channels, batch, x, w, bias, y),
             None => nd::forward(self, algorithm, batch, x, w, bias, y),
         }
@@ -242,6 +276,9 @@ impl ConvGeometry {
         let micro = micro(algorithm.kernel);
         match self.plane() {
             Some(plane) if self.is_depthwise() => depthwise::backward_data(&plane, self.group, batch, w, dy, dx),
+            Some(plane) if self.takes_winograd::<T>(algorithm, &plane, batch) => {
+                winograd::backward_data(micro, &plane, self.group, self.out_channels, batch, w, dy, dx);
+            }
             Some(plane) if plane.sh == 1 && plane.sw == 1 => {
                 forward::backward_data(micro, &plane, self.group, self.out_channels, batch, w, dy, dx);
             }
@@ -269,6 +306,9 @@ impl ConvGeometry {
         let micro = micro(algorithm.kernel);
         match self.plane() {
             Some(plane) if self.is_depthwise() => depthwise::backward_weights(&plane, self.group, batch, x, dy, dw),
+            Some(plane) if self.takes_winograd::<T>(algorithm, &plane, batch) => {
+                winograd::backward_weights(micro, &plane, self.group, self.out_channels, batch, x, dy, dw);
+            }
             Some(plane) => weights::backward_weights(micro, &plane, self.group, self.out_channels, batch, x, dy, dw),
             None => nd::backward_weights(self, algorithm, batch, x, dy, dw),
         }

@@ -1,0 +1,239 @@
+//! Winograd's minimal filtering for 3 × 3 kernels at stride 1: 4 × 4 outputs from 6 × 6 inputs by 36 products, not 144.
+//!
+//! Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016). With d a tile of the input, g a kernel and
+//! e a tile of the output's gradient,
+//!
+//! y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A and dg = Ãᵀ[(G̃ e G̃ᵀ) ⊙ (Bᵀ d B)]Ã,
+//!
+//! the products summed over channels and over tiles respectively, so that each of the 36 frequencies is one matrix
+//! product. The interpolation points are 0, ±√½, ±√2 and ∞ rather than the customary 0, ±1, ±2 and ∞: the transforms'
+//! entries are more even, and the rounding error is about four times smaller.
+//!
+//! Data is transformed [`LANES`] channels at a time, the channels innermost.
+
+use smallvec::SmallVec;
+
+use super::patches::Plane;
+use crate::Float;
+use crate::gemm::even_block;
+use crate::kernel::Micro;
+use crate::parallel::Shared;
+use crate::scratch::Scratch;
+
+mod forward;
+#[cfg(test)]
+mod tests;
+mod tile;
+mod weights;
+
+pub(super) use forward::{backward_data, forward};
+use tile::LANES;
+pub(super) use weights::backward_weights;
+
+/// Products of a tile.
+const FREQUENCIES: usize = 36;
+/// Outputs of a tile along an axis.
+const OUT: usize = 4;
+/// Inputs of a tile along an axis.
+const IN: usize = 6;
+
+/// Whether a convolution of these extents can be computed so, and gains by it.
+pub(super) fn suits<T: Float>(plane: &Plane, out_channels: usize, batch: usize) -> bool {
+    let dense = (plane.kh, plane.kw, plane.sh, plane.sw, plane.dh, plane.dw) == (3, 3, 1, 1, 1, 1);
+    let tiles = plane.oh.div_ceil(OUT) * plane.ow.div_ceil(OUT);
+    // Few channels leave lanes empty, few tiles do not repay transforming the weights, and outputs that fill less than
+    // half of their tiles (as 5 × 5 does) leave little to gain.
+    size_of::<T>() == 4
+        && dense
+        && plane.channels >= LANES
+        && out_channels >= LANES
+        && batch * tiles >= 16
+        && 2 * plane.out_area() >= tiles * OUT * OUT
+}
+
+/// The channels of one group within a blob.
+#[derive(Clone, Copy, Debug)]
+struct Channels {
+    /// Channels of the group.
+    count: usize,
+    /// First of them.
+    first: usize,
+    /// Channels of the blob.
+    total: usize,
+}
+
+impl Channels {
+    /// Group `g`, of `count` channels, of `groups`.
+    fn of_group(g: usize, groups: usize, count: usize) -> Self {
+        Channels { count, first: g * count, total: groups * count }
+    }
+
+    /// Vectors of lanes that the channels fill.
+    fn vectors(&self) -> usize {
+        self.count.div_ceil(LANES)
+    }
+
+    /// The first element of vector `v` in an image of `area` positions, and the channels in it.
+    fn vector(&self, image: usize, v: usize, area: usize) -> (usize, usize) {
+        let channel = image * self.total + self.first + v * LANES;
+        (channel * area, LANES.min(self.count - v * LANES))
+    }
+}
+
+/// Rows of tiles of one image.
+#[derive(Clone, Debug)]
+struct TileRows {
+    image: usize,
+    rows: std::ops::Range<usize>,
+}
+
+/// The tiles of a batch, dealt into blocks: some rows of tiles of an image, or several images.
+struct Blocks {
+    batch: usize,
+    /// Tiles down an image.
+    high: usize,
+    /// Tiles across an image.
+    wide: usize,
+    images: usize,
+    rows: usize,
+    /// Number of blocks.
+    count: usize,
+    /// Most tiles of a block.
+    most: usize,
+}
+
+impl Blocks {
+    /// Blocks of about `most` tiles over outputs of `oh` × `ow`.
+    fn new(batch: usize, oh: usize, ow: usize, most: usize) -> Self {
+        let (high, wide) = (oh.div_ceil(OUT), ow.div_ceil(OUT));
+        if high * wide <= most {
+            let images = even_block(batch, most / (high * wide));
+            let count = batch.div_ceil(images);
+            Blocks { batch, high, wide, images, rows: high, count, most: images * high * wide }
+        } else {
+            let rows = even_block(high, (most / wide).max(1));
+            let count = batch * high.div_ceil(rows);
+            Blocks { batch, high, wide, images: 1, rows, count, most: rows * wide }
+        }
+    }
+
+    fn segments(&self, block: usize) -> SmallVec<[TileRows; 8]> {
+        if self.rows == self.high {
+            let images = block * self.images..((block + 1) * self.images).min(self.batch);
+            return images.map(|image| TileRows { image, rows: 0..self.high }).collect();
+        }
+        let per_image = self.high.div_ceil(self.rows);
+        let from = block % per_image * self.rows;
+        let rows = from..(from + self.rows).min(self.high);
+        SmallVec::from_iter([TileRows { image: block / per_image, rows }])
+    }
+
+    /// Tiles of a block.
+    fn tiles(&self, block: usize) -> usize {
+        self.segments(block).iter().map(|s| s.rows.len() * self.wide).sum()
+    }
+}
+
+/// How tiles of N × N positions, one every four, lie on an image.
+#[derive(Clone, Copy)]
+struct Tiling<const N: usize> {
+    h: usize,
+    w: usize,
+    /// Rows and columns by which the first tile begins before the image.
+    top: isize,
+    left: isize,
+    wide: usize,
+}
+
+impl<const N: usize> Tiling<N> {
+    /// The rows of the image that a segment's tiles touch.
+    fn rows(&self, segment: &TileRows) -> std::ops::Range<usize> {
+        let clip = |r: isize| r.clamp(0, self.h as isize) as usize;
+        let first = (segment.rows.start * OUT) as isize - self.top;
+        let last = ((segment.rows.end - 1) * OUT + N) as isize - self.top;
+        clip(first)..clip(last)
+    }
+
+    /// Most positions that `rows` rows of tiles touch.
+    fn most_positions(&self, rows: usize) -> usize {
+        ((rows - 1) * OUT + N).min(self.h) * self.w
+    }
+
+    /// Where each tile's positions lie among those of [`rows`](Self::rows), tile by tile, times [`LANES`]; `outside` for
+    /// those beyond the image.
+    fn places(&self, segment: &TileRows, outside: usize, places: &mut SmallVec<[u32; 2048]>) {
+        let first = self.rows(segment).start;
+        places.clear();
+        for ty in segment.rows.clone() {
+            for tx in 0..self.wide {
+                for a in 0..N {
+                    for b in 0..N {
+                        let row = (ty * OUT + a) as isize - self.top;
+                        let col = (tx * OUT + b) as isize - self.left;
+                        let inside = (0..self.h as isize).contains(&row) && (0..self.w as isize).contains(&col);
+                        let at = if inside { (row as usize - first) * self.w + col as usize } else { outside };
+                        places.push((at * LANES) as u32);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The tiles of a blob with their frequencies to be laid out as `out[frequency·stride + tile·pitch + channel]`.
+struct Spread<'a, T, const N: usize> {
+    micro: &'a Micro<T>,
+    tiling: Tiling<N>,
+    blocks: &'a Blocks,
+    channels: Channels,
+    data: &'a [T],
+    stride: usize,
+    pitch: usize,
+}
+
+impl<T: Float, const N: usize> Spread<'_, T, N> {
+    /// Transforms some vectors of lanes of a block; `first` is where its first tile goes.
+    fn run(&self, block: usize, vectors: std::ops::Range<usize>, out: &Shared<'_, T>, first: usize) {
+        let area = self.tiling.h * self.tiling.w;
+        // One position more than the image has holds the zeros of the padding.
+        let zero = self.tiling.most_positions(self.blocks.rows);
+        let mut region = Scratch::<T>::new((zero + 1) * LANES);
+        let mut places = SmallVec::new();
+        let mut base = first;
+        for segment in self.blocks.segments(block) {
+            self.tiling.places(&segment, zero, &mut places);
+            let rows = self.tiling.rows(&segment);
+            let (from, positions) = (rows.start * self.tiling.w, rows.len() * self.tiling.w);
+            for v in vectors.clone() {
+                let (at, channels) = self.channels.vector(segment.image, v, area);
+                let clear = if channels < LANES { 0 } else { zero * LANES };
+                region[clear..].fill(T::zero());
+                self.gather(&self.data[at + from..], area, channels, positions, &mut region);
+                for (t, places) in places.as_chunks::<N>().0.chunks_exact(N).enumerate() {
+                    let to = base + t * self.pitch + v * LANES;
+                    tile::spread(&region, places, |f, lanes| {
+                        // SAFETY: a tile's lanes at each frequency belong to one task.
+                        let dst = unsafe { out.part(to + f * self.stride..to + f * self.stride + LANES) };
+                        dst.copy_from_slice(lanes);
+                    });
+                }
+            }
+            base += segment.rows.len() * self.blocks.wide * self.pitch;
+        }
+    }
+
+    /// Channels innermost: `region[position·LANES + channel]`.
+    fn gather(&self, src: &[T], area: usize, channels: usize, positions: usize, region: &mut [T]) {
+        if positions > 0 {
+            assert!((channels - 1) * area + positions <= src.len() && positions * LANES <= region.len());
+            // SAFETY: both spans were just checked; the table is that of an available instruction set.
+            unsafe { (self.micro.transpose)(channels, positions, src.as_ptr(), area, region.as_mut_ptr(), LANES) }
+        }
+    }
+}
+
+/// `len` rounded up to an odd number of cache lines of `f32`, so that rows that far apart use all sets of a cache.
+fn spaced(len: usize) -> usize {
+    let lines = len.div_ceil(LANES);
+    (lines + usize::from(lines.is_multiple_of(2))) * LANES
+}

@@ -1,0 +1,97 @@
+use super::*;
+use crate::conv::{Algorithm, ConvGeometry};
+use crate::kernel::{Kernel, micro};
+use crate::testing::{noise, relative_error, same_bits_on_any_threads};
+
+fn geometry(c: usize, o: usize, group: usize, input: [usize; 2], pad: [usize; 2]) -> ConvGeometry {
+    ConvGeometry::new(c, o, group, &input, &[3, 3], &[1, 1], &pad, &[1, 1]).unwrap()
+}
+
+fn cases() -> Vec<(usize, ConvGeometry)> {
+    vec![
+        (2, geometry(16, 16, 1, [8, 8], [1, 1])),
+        (5, geometry(20, 35, 1, [7, 9], [1, 1])),
+        (1, geometry(33, 16, 1, [13, 30], [0, 2])),
+        (3, geometry(32, 48, 2, [14, 14], [1, 0])),
+        (2, geometry(17, 18, 1, [33, 5], [2, 1])),
+        (9, geometry(40, 70, 1, [4, 4], [1, 1])),
+        (1, geometry(600, 16, 1, [12, 16], [1, 1])),
+        (1, geometry(16, 24, 1, [40, 80], [1, 1])),
+        (2, geometry(16, 16, 1, [6, 6], [3, 4])),
+        (40, geometry(150, 170, 1, [8, 8], [1, 1])),
+    ]
+}
+
+fn operands<T: Float>(batch: usize, g: &ConvGeometry) -> [Vec<T>; 4] {
+    let (x, y, w) = (batch * g.input_len(), batch * g.output_len(), g.weights_len());
+    [noise(x, 1), noise(w, 2), noise(g.out_channels, 3), noise(y, 4)]
+}
+
+/// y, dx and dw by Winograd's algorithm.
+fn winograd<T: Float>(kernel: Kernel, batch: usize, g: &ConvGeometry) -> [Vec<T>; 3] {
+    let [x, w, b, dy] = operands::<T>(batch, g);
+    let (mut y, mut dx) = (vec![T::nan(); dy.len()], vec![T::nan(); x.len()]);
+    let mut dw: Vec<T> = noise(w.len(), 5);
+    let (plane, micro) = (g.plane().unwrap(), micro(kernel));
+    forward(micro, &plane, g.group, g.out_channels, batch, &x, &w, Some(&b), &mut y);
+    backward_data(micro, &plane, g.group, g.out_channels, batch, &w, &dy, &mut dx);
+    backward_weights(micro, &plane, g.group, g.out_channels, batch, &x, &dy, &mut dw);
+    [y, dx, dw]
+}
+
+#[test]
+fn agrees_with_the_direct_algorithm() {
+    for (batch, g) in cases() {
+        let [x, w, b, dy] = operands::<f64>(batch, &g);
+        let (mut y, mut dx) = (vec![0.0; dy.len()], vec![0.0; x.len()]);
+        let mut dw: Vec<f64> = noise(w.len(), 5);
+        let direct = Algorithm { winograd: false, ..Algorithm::active() };
+        g.forward_with(direct, batch, &x, &w, Some(&b), &mut y);
+        g.backward_data_with(direct, batch, &w, &dy, &mut dx);
+        g.backward_weights_with(direct, batch, &x, &dy, &mut dw);
+        for kernel in Kernel::ALL.into_iter().filter(|k| k.is_available()) {
+            let found = winograd::<f64>(kernel, batch, &g);
+            for (found, want) in found.iter().zip([&y, &dx, &dw]) {
+                let e = relative_error(found, want);
+                assert!(e < 1e-12, "{kernel:?} f64, batch {batch} of {g:?}: off by {e:e}");
+            }
+            let found = winograd::<f32>(kernel, batch, &g);
+            for (found, want) in found.iter().zip([&y, &dx, &dw]) {
+                let e = relative_error(found, want);
+                assert!(e < 2e-5, "{kernel:?} f32, batch {batch} of {g:?}: off by {e:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn threads_do_not_change_the_bits() {
+    for (batch, g) in [(4, geometry(48, 64, 1, [32, 32], [1, 1])), (16, geometry(96, 96, 1, [8, 8], [1, 1]))] {
+        same_bits_on_any_threads(|| winograd::<f32>(Kernel::active(), batch, &g).concat());
+    }
+}
+
+#[test]
+fn it_is_used_where_it_suits_and_can_be_turned_off() {
+    let suited = |c, o, input, batch| suits::<f32>(&geometry(c, o, 1, input, [1, 1]).plane().unwrap(), o, batch);
+    assert!(suited(96, 96, [32, 32], 1) && suited(384, 384, [8, 8], 16) && suited(64, 64, [7, 7], 8));
+    assert!(!suited(3, 96, [32, 32], 16) && !suited(96, 96, [8, 8], 1) && !suited(96, 96, [1, 1], 128));
+    let strided = ConvGeometry::new(64, 64, 1, &[16, 16], &[3, 3], &[2, 2], &[1, 1], &[1, 1]).unwrap();
+    assert!(!suits::<f32>(&strided.plane().unwrap(), 64, 16));
+    let g = geometry(32, 32, 1, [16, 16], [1, 1]);
+    assert!(!suits::<f64>(&g.plane().unwrap(), 32, 16));
+    let [x, w, _, dy] = operands::<f32>(4, &g);
+    let run = |winograd| {
+        let algorithm = Algorithm { winograd, kernel: Kernel::active() };
+        let (mut y, mut dx, mut dw) = (dy.clone(), x.clone(), w.clone());
+        g.forward_with(algorithm, 4, &x, &w, None, &mut y);
+        g.backward_data_with(algorithm, 4, &w, &dy, &mut dx);
+        g.backward_weights_with(algorithm, 4, &x, &dy, &mut dw);
+        [y, dx, dw]
+    };
+    for (fast, direct) in run(true).iter().zip(&run(false)) {
+        assert!(fast != direct, "the algorithms round alike");
+        let direct: Vec<f64> = direct.iter().map(|v| v.f64()).collect();
+        assert!(relative_error(fast, &direct) < 2e-5);
+    }
+}

@@ -1,0 +1,148 @@
+//! The transforms of one tile, [`LANES`] channels side by side.
+
+use crate::Float;
+use crate::kernel::vectorized;
+
+/// Channels transformed at once: a 512-bit vector of `f32`.
+pub(super) const LANES: usize = 16;
+
+pub(super) type Lanes<T> = [T; LANES];
+
+/// √½, the smaller of the interpolation points; the larger is √2, so their squares are ½ and 2.
+const P: f64 = std::f64::consts::FRAC_1_SQRT_2;
+const Q: f64 = std::f64::consts::SQRT_2;
+
+#[inline(always)]
+fn input<T: Float>(d: [T; 6]) -> [T; 6] {
+    let (half, two, middle) = (T::of(0.5), T::of(2.0), T::of(2.5));
+    let (p, q) = (T::of(P), T::of(Q));
+    let (s, t) = (d[4] - two * d[2], p * (d[3] - two * d[1]));
+    let (u, v) = (d[4] - half * d[2], q * (d[3] - half * d[1]));
+    [d[0] - middle * d[2] + d[4], s + t, s - t, u + v, u - v, d[1] - middle * d[3] + d[5]]
+}
+
+#[inline(always)]
+fn weights<T: Float>(g: [T; 3]) -> [T; 6] {
+    let (near, far) = (T::of(-1.0 / 1.5), T::of(1.0 / 6.0));
+    let (s, t) = (near * (g[0] + T::of(0.5) * g[2]), T::of(-P / 1.5) * g[1]);
+    let (u, v) = (far * (g[0] + T::of(2.0) * g[2]), T::of(Q / 6.0) * g[1]);
+    [g[0], s + t, s - t, u + v, u - v, g[2]]
+}
+
+#[inline(always)]
+fn gradient<T: Float>(e: [T; 4]) -> [T; 6] {
+    let (half, two) = (T::of(0.5), T::of(2.0));
+    let (s, t) = (T::of(-1.0 / 1.5) * (e[0] + half * e[2]), T::of(-P / 1.5) * (e[1] + half * e[3]));
+    let (u, v) = (T::of(1.0 / 6.0) * (e[0] + two * e[2]), T::of(Q / 6.0) * (e[1] + two * e[3]));
+    [e[0], s + t, s - t, u + v, u - v, e[3]]
+}
+
+#[inline(always)]
+fn outputs<T: Float>(m: [T; 6]) -> [T; 4] {
+    let (half, two) = (T::of(0.5), T::of(2.0));
+    let (s, t) = (m[1] + m[2], T::of(P) * (m[1] - m[2]));
+    let (u, v) = (m[3] + m[4], T::of(Q) * (m[3] - m[4]));
+    [m[0] + s + u, t + v, half * s + two * u, half * t + two * v + m[5]]
+}
+
+#[inline(always)]
+fn kernels<T: Float>(m: [T; 6]) -> [T; 3] {
+    let (s, t) = (m[1] + m[2], T::of(P) * (m[1] - m[2]));
+    let (u, v) = (m[3] + m[4], T::of(Q) * (m[3] - m[4]));
+    [m[0] + s + u, t + v, T::of(0.5) * s + T::of(2.0) * u + m[5]]
+}
+
+/// Applies a one-dimensional transform to every lane.
+#[inline(always)]
+fn lanes<T: Float, const I: usize, const O: usize>(
+    src: [&Lanes<T>; I],
+    dst: &mut [Lanes<T>; O],
+    f: impl Fn([T; I]) -> [T; O],
+) {
+    for l in 0..LANES {
+        let out = f(std::array::from_fn(|i| src[i][l]));
+        for o in 0..O {
+            dst[o][l] = out[o];
+        }
+    }
+}
+
+/// Applies a transform down the columns and then along the rows of an I × I tile.
+#[inline(always)]
+fn both<'a, T: Float, const I: usize, const O: usize>(
+    at: impl Fn(usize, usize) -> &'a Lanes<T>,
+    mut put: impl FnMut(usize, usize, &Lanes<T>),
+    f: impl Fn([T; I]) -> [T; O] + Copy,
+) {
+    let mut columns = [[[T::zero(); LANES]; O]; I];
+    for (b, column) in columns.iter_mut().enumerate() {
+        lanes(std::array::from_fn(|a| at(a, b)), column, f);
+    }
+    for a in 0..O {
+        let mut row = [[T::zero(); LANES]; O];
+        lanes(std::array::from_fn(|b| &columns[b][a]), &mut row, f);
+        for (b, v) in row.iter().enumerate() {
+            put(a, b, v);
+        }
+    }
+}
+
+/// The lanes at an element of a slice.
+#[inline(always)]
+fn lanes_at<T: Float>(data: &[T], at: usize) -> &Lanes<T> {
+    match data[at..].first_chunk() {
+        Some(lanes) => lanes,
+        None => unreachable!("a tile outside its region"),
+    }
+}
+
+vectorized! {
+    /// The 36 frequencies of an N × N tile whose positions lie at `places` of `region`, each handed to
+    /// `put(frequency, lanes)`. Six inputs are transformed by Bᵀ, three weights by G and four gradients by G̃.
+    pub(super) fn spread[T: Float, const N: usize](region: &[T], places: &[[u32; N]], put: impl FnMut(usize, &Lanes<T>)) {
+        let mut put = put;
+        let places = &places[..N];
+        let at = |a: usize, b: usize| lanes_at(region, places[a][b] as usize);
+        match N {
+            6 => both(|a, b| at(a, b), |a, b, v| put(a * 6 + b, v), input),
+            4 => both(|a, b| at(a, b), |a, b, v| put(a * 6 + b, v), gradient),
+            3 => both(|a, b| at(a, b), |a, b, v| put(a * 6 + b, v), weights),
+            _ => unreachable!("tiles of {N}"),
+        }
+    }
+}
+
+vectorized! {
+    /// The 16 outputs of a tile whose frequencies lie `stride` apart from `first` on, plus `bias`.
+    pub(super) fn gather_outputs[T: Float](
+        products: &[T],
+        first: usize,
+        stride: usize,
+        bias: &Lanes<T>,
+        put: impl FnMut(usize, &Lanes<T>),
+    ) {
+        let mut put = put;
+        both(
+            |a, b| lanes_at(products, first + (a * 6 + b) * stride),
+            |a, b, v: &Lanes<T>| put(a * 4 + b, &std::array::from_fn::<T, LANES, _>(|l| v[l] + bias[l])),
+            outputs,
+        );
+    }
+}
+
+vectorized! {
+    /// The 9 weights whose frequencies lie `stride` apart from `first` on.
+    pub(super) fn gather_kernels[T: Float](
+        products: &[T],
+        first: usize,
+        stride: usize,
+        put: impl FnMut(usize, &Lanes<T>),
+    ) {
+        let mut put = put;
+        both(
+            |a, b| lanes_at(products, first + (a * 6 + b) * stride),
+            |a, b, v: &Lanes<T>| put(a * 3 + b, v),
+            kernels,
+        );
+    }
+}
