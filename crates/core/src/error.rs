@@ -101,8 +101,10 @@ impl Error {
 #[macro_export]
 macro_rules! ensure {
     ($cond:expr, $($text:tt)+) => {
-        if !$cond {
-            return Err($crate::Error::config(format!($($text)+)));
+        // A match, so that a condition on floats need not be negated.
+        match $cond {
+            true => {}
+            false => return Err($crate::Error::config(format!($($text)+))),
         }
     };
 }

@@ -1,0 +1,111 @@
+"""One training iteration of a benchmark net in PyTorch, timed: what a user would otherwise run.
+
+    torch_net.py {simple|lenet|alexnet|resnet18} BATCH [--iterations N] [--channels-last] [--threads N]
+
+Prints the median time in milliseconds of a whole iteration (zero gradients, forward, backward, update), on data that is
+in memory already. Single precision, eager.
+"""
+import argparse
+import time
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from nets import CLASSES, SHAPES
+
+
+class GaussianHead(nn.Module):
+    """L-GM logits with the likelihood term, unit variance; margin 0.1, weight 0.1."""
+
+    def __init__(self, classes, width):
+        super().__init__()
+        self.centers = nn.Parameter(torch.randn(classes, width) * (2 / width) ** 0.5)
+
+    def forward(self, x, label):
+        distance = 0.5 * ((x * x).sum(1, keepdim=True) - 2 * x @ self.centers.t() + (self.centers * self.centers).sum(1)[None])
+        margin = torch.ones_like(distance).scatter(1, label[:, None], 1.1)
+        likelihood = 0.5 * ((x - self.centers[label]) ** 2).sum() / x.shape[0]
+        return F.cross_entropy(-distance * margin, label) + 0.1 * likelihood
+
+
+def conv_norm(i, o, kernel, stride=1, pad=0, relu=True):
+    layers = [nn.Conv2d(i, o, kernel, stride, pad, bias=False), nn.BatchNorm2d(o)]
+    return nn.Sequential(*layers, nn.ReLU(inplace=True)) if relu else nn.Sequential(*layers)
+
+
+class Block(nn.Module):
+    def __init__(self, i, o, stride):
+        super().__init__()
+        self.inner = nn.Sequential(conv_norm(i, o, 3, stride, 1), conv_norm(o, o, 3, 1, 1, relu=False))
+        self.project = conv_norm(i, o, 1, stride, relu=False) if stride != 1 or i != o else nn.Identity()
+
+    def forward(self, x):
+        return F.relu(self.inner(x) + self.project(x), inplace=True)
+
+
+def build(name):
+    if name == 'simple':
+        layers, i = [], 3
+        for stage, (width, depth) in enumerate(((96, 5), (192, 4), (384, 4))):
+            for _ in range(depth):
+                layers.append(conv_norm(i, width, 3, pad=1))
+                i = width
+            layers.append(nn.MaxPool2d(2) if stage < 2 else nn.AdaptiveAvgPool2d(1))
+        return nn.Sequential(*layers, nn.Flatten())
+    if name == 'lenet':
+        return nn.Sequential(nn.Conv2d(1, 20, 5), nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), nn.MaxPool2d(2), nn.Flatten(),
+                             nn.Linear(800, 500), nn.ReLU(inplace=True), nn.Linear(500, 10))
+    if name == 'alexnet':
+        conv = lambda i, o, k, **more: [nn.Conv2d(i, o, k, **more), nn.ReLU(inplace=True)]
+        pool, lrn = nn.MaxPool2d(3, 2, ceil_mode=True), nn.LocalResponseNorm(5, 1e-4, 0.75, 1.0)
+        full = lambda i: [nn.Linear(i, 4096), nn.ReLU(inplace=True), nn.Dropout(0.5)]
+        return nn.Sequential(*conv(3, 96, 11, stride=4), pool, lrn, *conv(96, 256, 5, padding=2, groups=2), pool, lrn,
+                             *conv(256, 384, 3, padding=1), *conv(384, 384, 3, padding=1, groups=2),
+                             *conv(384, 256, 3, padding=1, groups=2), pool, nn.Flatten(), *full(9216), *full(4096),
+                             nn.Linear(4096, 1000))
+    blocks, i = [], 64
+    for stage, o in enumerate((64, 128, 256, 512)):
+        blocks += [Block(i, o, 2 if stage else 1), Block(o, o, 1)]
+        i = o
+    return nn.Sequential(conv_norm(3, 64, 7, 2, 3), nn.MaxPool2d(3, 2, 1), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(512, 1000))
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument('net', choices=sorted(SHAPES))
+    parser.add_argument('batch', type=int)
+    parser.add_argument('--iterations', type=int, default=10)
+    parser.add_argument('--channels-last', action='store_true')
+    parser.add_argument('--threads', type=int)
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    net, head = build(args.net), GaussianHead(100, 384) if args.net == 'simple' else None
+    x = torch.randn(args.batch, *SHAPES[args.net])
+    label = torch.randint(0, CLASSES[args.net], (args.batch,))
+    if args.channels_last:
+        net, x = net.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+    params = list(net.parameters()) + (list(head.parameters()) if head else [])
+    optimizer = torch.optim.SGD(params, lr=0.001, momentum=0.9, nesterov=head is not None, weight_decay=5e-4, fused=True)
+
+    def iteration():
+        optimizer.zero_grad(set_to_none=True)
+        features = net(x)
+        loss = head(features, label) if head else F.cross_entropy(features, label)
+        loss.backward()
+        optimizer.step()
+
+    for _ in range(2):
+        iteration()
+    times = []
+    for _ in range(args.iterations):
+        start = time.perf_counter()
+        iteration()
+        times.append(time.perf_counter() - start)
+    print(f'{sorted(times)[len(times) // 2] * 1e3:.3f}')
+
+
+main()
