@@ -41,7 +41,7 @@ impl FusedBatchNorm {
             return Ok(None);
         }
         let relu = rest.first().is_some_and(|next| {
-            next.r#type() == "ReLU" && next.relu_param.clone().unwrap_or_default().negative_slope() == 0.0
+            next.r#type() == "ReLU" && next.relu_param.unwrap_or_default().negative_slope() == 0.0
         });
         let phase = norm.phase.map_or(cx.phase, |_| norm.phase());
         let statistics = Statistics::new(norm, &BuildCx { phase, ..*cx })?;
