@@ -1,7 +1,7 @@
 //! Accuracy: the share of positions whose label is among the `top_k` best scores.
 //!
 //! Bottoms: scores, with classes along `axis` (1), and labels, one for each other position. Tops: the accuracy, optionally
-//! the accuracy of each class [classes] (0 for a class that no label names). Positions labelled `ignore_label` do not
+//! the accuracy of each class \[classes\] (0 for a class that no label names). Positions labelled `ignore_label` do not
 //! count; with none left the accuracy is 0.
 //!
 //! A label is right when fewer than `top_k` other classes score at least as high, so a tie counts against it. With
@@ -62,7 +62,11 @@ impl Layer for Accuracy {
         let Along { outer, channels, inner } = self.along;
         let (top_k, crops) = (self.param.top_k(), self.crops);
         ensure!(top_k as usize <= channels, "top_k is {top_k}, but there are only {channels} classes");
-        ensure!(outer.is_multiple_of(crops), "crop_num {crops} does not divide the {outer} items of shape {}", scores.shape);
+        ensure!(
+            outer.is_multiple_of(crops),
+            "crop_num {crops} does not divide the {outer} items of shape {}",
+            scores.shape
+        );
         check_count(&bottoms[1], outer / crops * inner, scores)?;
         self.by_class = tops == 2;
         let mut plan = Plan::new(vec![scores.with_shape(Shape::scalar())]);
@@ -141,8 +145,11 @@ mod tests {
     #[test]
     fn counting() {
         let scores = [3.0, 1.0, 2.0, 0.0, 5.0, 1.0, 1.0, 2.0, 3.0];
-        assert_eq!(run("", [3, 3], &scores, &[0.0, 0.0, 2.0]).unwrap(), [vec![2.0f32 as f64 / 3.0], vec![0.5, 0.0, 1.0]]
-            .map(|v| v.into_iter().map(|x| f64::from(x as f32)).collect::<Vec<_>>()));
+        assert_eq!(
+            run("", [3, 3], &scores, &[0.0, 0.0, 2.0]).unwrap(),
+            [vec![2.0f32 as f64 / 3.0], vec![0.5, 0.0, 1.0]]
+                .map(|v| v.into_iter().map(|x| f64::from(x as f32)).collect::<Vec<_>>())
+        );
         // A tie counts against the label, unless there is room for both.
         assert_eq!(run("", [1, 3], &[1.0, 1.0, 0.0], &[1.0]).unwrap()[0], [0.0]);
         assert_eq!(run("top_k: 2", [1, 3], &[1.0, 1.0, 0.0], &[1.0]).unwrap()[0], [1.0]);

@@ -1,6 +1,6 @@
 //! ClassDistance: how near features are to each class's center, as logits, with a margin on the label's.
 //!
-//! With features x [M, K], centers w [N, K], variances s ([N] when isotropic, else [N, K]) and s⁺ = max(s, 0):
+//! With features x [M, K], centers w [N, K], variances s (\[N\] when isotropic, else [N, K]) and s⁺ = max(s, 0):
 //!
 //! | metric | logit of item i for class j |
 //! | --- | --- |
@@ -37,8 +37,8 @@ mod tests;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Phase, Plan, Result, Shape, State,
-    ensure,
+    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Phase, Plan, Result, Shape,
+    State, ensure,
 };
 use lgm_cpu::{Trans, gemm};
 use lgm_proto::class_distance_parameter::Metric;
@@ -131,7 +131,11 @@ pub(crate) fn warn_unused(bias_term: bool, dropout_ratio: f32) {
 }
 
 /// The number of classes, and the shapes of centers and variances for `features`.
-pub(crate) fn mixture_shapes(num_output: u32, isotropic: bool, features: &BlobSpec) -> Result<(usize, usize, [Shape; 2])> {
+pub(crate) fn mixture_shapes(
+    num_output: u32,
+    isotropic: bool,
+    features: &BlobSpec,
+) -> Result<(usize, usize, [Shape; 2])> {
     ensure!(num_output > 0, "num_output, the number of classes, must be given and positive");
     let shape = &features.shape;
     ensure!(!shape.is_empty(), "the features must have a batch axis, found a scalar");
@@ -206,7 +210,21 @@ impl HostRun for ClassDistance {
                 }
             }
             Metric::Ip => {
-                gemm(Trans::No, Trans::Yes, items, classes, width, T::one(), x, width, w, width, T::zero(), top, classes);
+                gemm(
+                    Trans::No,
+                    Trans::Yes,
+                    items,
+                    classes,
+                    width,
+                    T::one(),
+                    x,
+                    width,
+                    w,
+                    width,
+                    T::zero(),
+                    top,
+                    classes,
+                );
             }
             Metric::L1 => {
                 pairs.absolutes(top);
@@ -254,19 +272,19 @@ impl HostRun for ClassDistance {
                 for row in c.chunks_mut(classes) {
                     row.iter_mut().zip(sigma).for_each(|(c, &s)| *c *= self.inverse(s).0);
                 }
-                each(dx.as_deref_mut(), |dx| pairs.to_features(c, None, |e| e, dx));
-                each(dw.as_deref_mut(), |dw| pairs.to_centers(c, None, |e| -e, dw));
+                each(dx.as_deref_mut(), |dx| pairs.sum_over_classes(c, None, |e| e, dx));
+                each(dw.as_deref_mut(), |dw| pairs.sum_over_items(c, None, |e| -e, dw));
             }
             Metric::L2 => {
                 if let Some(ds) = ds.filter(|_| self.param.update_sigma()) {
                     let v = io.scratch::<T>(2)?;
                     v.iter_mut().zip(sigma).for_each(|(v, &s)| *v = curvature(self.inverse(s)));
-                    pairs.to_centers(c, Some(v), |e| e * e, ds);
+                    pairs.sum_over_items(c, Some(v), |e| e * e, ds);
                 }
                 let v = io.scratch::<T>(1)?;
                 v.iter_mut().zip(sigma).for_each(|(v, &s)| *v = self.inverse(s).0);
-                each(dx.as_deref_mut(), |dx| pairs.to_features(c, Some(v), |e| e, dx));
-                each(dw.as_deref_mut(), |dw| pairs.to_centers(c, Some(v), |e| -e, dw));
+                each(dx.as_deref_mut(), |dx| pairs.sum_over_classes(c, Some(v), |e| e, dx));
+                each(dw.as_deref_mut(), |dw| pairs.sum_over_items(c, Some(v), |e| -e, dw));
             }
             Metric::Ip => {
                 let (one, zero) = (T::one(), T::zero());
@@ -278,8 +296,8 @@ impl HostRun for ClassDistance {
                 });
             }
             Metric::L1 => {
-                each(dx.as_deref_mut(), |dx| pairs.to_features(c, None, sign, dx));
-                each(dw.as_deref_mut(), |dw| pairs.to_centers(c, None, |e| -sign(e), dw));
+                each(dx.as_deref_mut(), |dx| pairs.sum_over_classes(c, None, sign, dx));
+                each(dw.as_deref_mut(), |dw| pairs.sum_over_items(c, None, |e| -sign(e), dw));
             }
         }
 

@@ -13,7 +13,7 @@
 //!
 //! Shapes: bottoms features [M, …] (K elements an item) and labels (M elements); tops loss (a scalar, weight 1),
 //! optionally l [M, N], optionally likelihood (a scalar, weight 0 unless given one). Parameters: centers [N, K]
-//! (`weight_filler`), then variances σ² [N] or, not `isotropic`, [N, K] (`bias_filler`; 1 when absent, where ClassDistance
+//! (`weight_filler`), then variances σ² \[N\] or, not `isotropic`, [N, K] (`bias_filler`; 1 when absent, where ClassDistance
 //! starts at 0).
 //!
 //! Gradient: the true one, through all three tops, to features, centers and, with `update_sigma`, variances, with these
@@ -49,8 +49,8 @@ mod training_tests;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Phase, Plan, Result, Shape, State,
-    ensure,
+    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Phase, Plan, Result, Shape,
+    State, ensure,
 };
 use lgm_proto::lgm_loss_parameter::Metric;
 use lgm_proto::{LayerParameter, LgmLossParameter};
@@ -305,10 +305,10 @@ impl HostRun for LgmLoss {
         }
         let weights = if isotropic { None } else { Some(&*inverse) };
         if let Some(dx) = io.bottom_diff::<T>(0)? {
-            pairs.to_features(dd, weights, |e| -e, dx);
+            pairs.sum_over_classes(dd, weights, |e| -e, dx);
         }
         if let Some(dw) = io.param_diff::<T>(0)? {
-            pairs.to_centers(dd, weights, |e| e, dw);
+            pairs.sum_over_items(dd, weights, |e| e, dw);
         }
         Ok(())
     }

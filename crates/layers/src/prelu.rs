@@ -2,7 +2,7 @@
 //! `channel_shared`, one for all.
 //!
 //! Gradient: dx = dy for positive x, a · dy elsewhere; da = Σ dy · x over the elements of the channel that are not
-//! positive. Shapes: bottom [N, C, …]; one top like it; parameter [C], or a scalar when shared, filled by `filler` (0.25
+//! positive. Shapes: bottom [N, C, …]; one top like it; parameter \[C\], or a scalar when shared, filled by `filler` (0.25
 //! when absent). Backward reads the bottom, so the layer does not run in place.
 //!
 //! Source: He et al., "Delving Deep into Rectifiers" (2015), and Caffe's layer of this name.
@@ -69,13 +69,14 @@ impl HostRun for PReLU {
 
     fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
         let (x, slopes, dy) = (io.bottom::<T>(0)?, io.param::<T>(0)?, io.top_diff_unless_shared::<T>(0)?);
-        let mut dx = io.bottom_diff::<T>(0)?;
+        let dx = io.bottom_diff::<T>(0)?;
         let (inner, channels) = (self.inner, self.channels);
         if let (Some(da), Some(dy)) = (io.param_diff::<T>(0)?, dy.or(dx.as_deref())) {
             // Before dx is written, which may be where dy lies.
             let sums = io.scratch::<T>(0)?;
             for_rows(sums, 1, x.len() / channels.max(1), |c, sum| {
-                let rows = (c..x.len() / inner.max(1)).step_by(channels.max(1)).map(|row| row * inner..(row + 1) * inner);
+                let rows =
+                    (c..x.len() / inner.max(1)).step_by(channels.max(1)).map(|row| row * inner..(row + 1) * inner);
                 let below = |x: T, dy: T| if x > T::zero() { T::zero() } else { dy * x };
                 sum[0] = T::of(rows.map(|r| total(&x[r.clone()], &dy[r], below)).sum());
             });
@@ -85,7 +86,7 @@ impl HostRun for PReLU {
                 da.iter_mut().zip(&*sums).for_each(|(da, &s)| *da += s);
             }
         }
-        if let Some(dx) = dx.as_deref_mut() {
+        if let Some(dx) = dx {
             for_rows(dx, inner, inner, |row, dx| {
                 let a = self.slope(slopes, row);
                 let at = row * inner;

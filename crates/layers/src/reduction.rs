@@ -94,7 +94,9 @@ impl HostRun for Reduction {
             let (x, d) = (&x[i * self.width..(i + 1) * self.width], coeff * dy[i]);
             let both = dx.iter_mut().zip(x);
             match op {
-                ReductionOp::Asum => both.for_each(|(dx, &x)| *dx = if x == T::zero() { T::zero() } else { d * x.signum() }),
+                ReductionOp::Asum => {
+                    both.for_each(|(dx, &x)| *dx = if x == T::zero() { T::zero() } else { d * x.signum() })
+                }
                 ReductionOp::Sumsq => both.for_each(|(dx, &x)| *dx = (d + d) * x),
                 _ => {
                     dx.fill(T::zero());
@@ -124,7 +126,11 @@ mod tests {
                 let fields = format!("operation: {op} axis: {axis} coeff: -1.5");
                 cases.push(Case::new(text(&fields)).bottom([3, 2, 4]).kink(0, 0.0, 1e-3));
             }
-            cases.push(Case::new(text(&format!("operation: {op}"))).bottom_of([5001], Draw::Normal(1.0, 0.5)).without_gradients());
+            cases.push(
+                Case::new(text(&format!("operation: {op}")))
+                    .bottom_of([5001], Draw::Normal(1.0, 0.5))
+                    .without_gradients(),
+            );
         }
         check(&crate::tests::registry(), &cases);
     }

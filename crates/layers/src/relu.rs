@@ -20,7 +20,7 @@ pub struct ReLU {
 
 impl ReLU {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
-        let slope = param.relu_param.clone().unwrap_or_default().negative_slope();
+        let slope = param.relu_param.unwrap_or_default().negative_slope();
         ensure!(slope.is_finite(), "negative_slope must be a finite number, found {slope}");
         Node::compute(ReLU { slope })
     }
@@ -76,7 +76,9 @@ mod tests {
     use lgm_testkit::{Case, check, config_error};
 
     fn leaky(slope: f32) -> Case {
-        let text = format!(r#"layer {{ name: "r" type: "ReLU" bottom: "x" top: "y" relu_param {{ negative_slope: {slope} }} }}"#);
+        let text = format!(
+            r#"layer {{ name: "r" type: "ReLU" bottom: "x" top: "y" relu_param {{ negative_slope: {slope} }} }}"#
+        );
         Case::new(text).bottom([3, 4, 5]).kink(0, 0.0, 1e-3)
     }
 

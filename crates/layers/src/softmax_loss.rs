@@ -102,11 +102,8 @@ impl Layer for SoftmaxWithLoss {
             self.range = Some((start, end));
         }
         self.with_probabilities = tops == 2;
-        let mut plan = Plan {
-            backward_bottoms: vec![1],
-            flops: 6 * scores.shape.count() as u64,
-            ..Plan::loss(scores.dtype)
-        };
+        let mut plan =
+            Plan { backward_bottoms: vec![1], flops: 6 * scores.shape.count() as u64, ..Plan::loss(scores.dtype) };
         if self.with_probabilities {
             plan.tops.push(scores.clone());
             plan.backward_tops = vec![1];
@@ -214,7 +211,8 @@ mod tests {
         let array = |name| recorded.array(name).unwrap();
         let ((x_shape, x), (y_shape, y)) = (array("in_0"), array("label_0"));
         let shapes = [x_shape.clone(), y_shape.clone()];
-        let rig = Rig::new(&crate::tests::registry(), recorded.text("layer").unwrap(), Phase::Train, DType::F32, &shapes);
+        let rig =
+            Rig::new(&crate::tests::registry(), recorded.text("layer").unwrap(), Phase::Train, DType::F32, &shapes);
         let rig = rig.unwrap();
         let mut inputs = rig.forward_inputs(&[x, y]).unwrap();
         inputs.top_diffs = vec![vec![0.3]];
@@ -227,7 +225,13 @@ mod tests {
     fn normalizers() {
         // Uniform scores: ln 3 at each of the 4 positions that count, of 6.
         let run = |fields: &str| {
-            let rig = Rig::new(&crate::tests::registry(), &text(fields, 1), Phase::Test, DType::F64, &[[2, 3, 3].into(), [6].into()]);
+            let rig = Rig::new(
+                &crate::tests::registry(),
+                &text(fields, 1),
+                Phase::Test,
+                DType::F64,
+                &[[2, 3, 3].into(), [6].into()],
+            );
             let rig = rig.unwrap();
             let inputs = rig.forward_inputs(&[&[0.5; 18], &[0.0, 1.0, 9.0, 2.0, 9.0, 0.0]]).unwrap();
             rig.run(&inputs).unwrap().tops[0][0] / 3f64.ln()
@@ -242,7 +246,9 @@ mod tests {
 
     #[test]
     fn a_lost_label_is_bounded_as_in_caffe() {
-        let rig = Rig::new(&crate::tests::registry(), &text("", 1), Phase::Train, DType::F32, &[[1, 2].into(), [1].into()]).unwrap();
+        let rig =
+            Rig::new(&crate::tests::registry(), &text("", 1), Phase::Train, DType::F32, &[[1, 2].into(), [1].into()])
+                .unwrap();
         let out = rig.run(&rig.forward_inputs(&[&[0.0, 1e4], &[0.0]]).unwrap()).unwrap();
         assert_close("loss", &out.tops[0], &[87.33655], 1e-6);
     }

@@ -96,7 +96,7 @@ impl<T: Float> Pairs<'_, T> {
     }
 
     /// dx = Σⱼ c·v·f(w − x), [M, K], with coefficients `c` [M, N] and weights `v` [N, K] (1 when absent).
-    pub fn to_features(&self, c: &[T], v: Option<&[T]>, f: impl Fn(T) -> T + Sync + Copy, dx: &mut [T]) {
+    pub fn sum_over_classes(&self, c: &[T], v: Option<&[T]>, f: impl Fn(T) -> T + Sync + Copy, dx: &mut [T]) {
         let e = self.difference();
         for_rows(dx, self.width, self.classes * self.width, |i, dx| {
             dx.fill(T::zero());
@@ -107,8 +107,8 @@ impl<T: Float> Pairs<'_, T> {
         });
     }
 
-    /// dw += Σᵢ c·v·f(w − x), [N, K], with coefficients and weights as for [`Pairs::to_features`].
-    pub fn to_centers(&self, c: &[T], v: Option<&[T]>, f: impl Fn(T) -> T + Sync + Copy, dw: &mut [T]) {
+    /// dw += Σᵢ c·v·f(w − x), [N, K], with coefficients and weights as for [`Pairs::sum_over_classes`].
+    pub fn sum_over_items(&self, c: &[T], v: Option<&[T]>, f: impl Fn(T) -> T + Sync + Copy, dw: &mut [T]) {
         let e = self.difference();
         for_rows(dw, self.width, self.items() * self.width, |j, dw| {
             let (w, v) = (self.class(self.w, j), v.map(|v| self.class(v, j)));

@@ -27,7 +27,7 @@ fn rig(fields: &str, labels: bool, phase: Phase, dtype: DType) -> (Rig, Inputs) 
     let mut draw = |n: usize, lo: f64, hi: f64| (0..n).map(|_| random.uniform(lo, hi)).collect::<Vec<f64>>();
     let mut x = draw(ITEMS * WIDTH, -1.5, 1.5);
     [0, 7, 8, 19].iter().for_each(|&i| x[i] = 0.0);
-    let y = vec![2.0, 0.0, 1.0, 2.0];
+    let y = [2.0, 0.0, 1.0, 2.0];
     let bottoms: Vec<&[f64]> = [&x[..], &y[..]][..shapes.len()].to_vec();
     let mut inputs = rig.forward_inputs(&bottoms).unwrap();
     inputs.params = rig.params.iter().map(|p| draw(p.shape.count(), -1.5, 1.5)).collect();
@@ -173,7 +173,8 @@ fn recorded_values() {
             inputs.params = vec![array("centers").1.to_vec(), array("sigma").1.to_vec()];
             inputs.top_diffs = vec![array("top_diff").1.to_vec()];
             let out = rig.run(&inputs).unwrap();
-            let close = |what: &str, found: &[f64]| assert_close(&format!("{name} {what}"), found, array(what).1, tolerance);
+            let close =
+                |what: &str, found: &[f64]| assert_close(&format!("{name} {what}"), found, array(what).1, tolerance);
             close("logits", &out.tops[0]);
             close("dx", out.bottom_diffs[0].as_ref().unwrap());
             close("dcenters", out.param_diffs[0].as_ref().unwrap());

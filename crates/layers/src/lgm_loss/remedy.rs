@@ -55,7 +55,8 @@ mod tests {
     #[test]
     fn small_ones_are_damped_and_lost_ones_called_back() {
         let remedy = Remedy::new(0.01, 1.0f64);
-        let close = |found: f64, want: f64| assert!((found - want).abs() < 1e-6 * want.abs().max(1.0), "{found} {want}");
+        let close =
+            |found: f64, want: f64| assert!((found - want).abs() < 1e-6 * want.abs().max(1.0), "{found} {want}");
         close(remedy.apply(0.05, 8.0), 2.0);
         close(remedy.apply(0.02, -100.0), -4.0);
         // At the floor: down is refused, up is damped.

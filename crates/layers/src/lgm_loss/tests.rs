@@ -94,7 +94,8 @@ fn slope(f: &dyn Fn(&Inputs) -> f64, inputs: &Inputs, pick: &dyn Fn(&mut Inputs)
 fn every_branch_is_the_formula_and_has_its_gradient() {
     let mut branches = 0;
     for bits in 0..64 {
-        let [isotropic, train, ignore_zero, update_sigma, block, margin] = [0, 1, 2, 3, 4, 5].map(|b| bits >> b & 1 == 1);
+        let [isotropic, train, ignore_zero, update_sigma, block, margin] =
+            [0, 1, 2, 3, 4, 5].map(|b| bits >> b & 1 == 1);
         for tops in 1..=3 {
             let (mul, add) = if margin { (0.5, 0.25) } else { (0.0, 0.0) };
             let fields = format!(
@@ -104,8 +105,7 @@ fn every_branch_is_the_formula_and_has_its_gradient() {
             let (rig, inputs) = rig(&fields, tops, if train { Phase::Train } else { Phase::Test }, DType::F64);
             let name = format!("{fields}, train {train}, {tops} tops");
             let (mul, add) = if train { (mul, add) } else { (0.0, 0.0) };
-            let mut formula =
-                Formula { mul, add, lambda: 0.5, skip_zero: ignore_zero && train, ..Formula::default() };
+            let mut formula = Formula { mul, add, lambda: 0.5, skip_zero: ignore_zero && train, ..Formula::default() };
             let (want, own) = formula.tops(&inputs);
             let out = rig.run(&inputs).unwrap();
             for (t, values) in out.tops.iter().enumerate() {
@@ -158,7 +158,8 @@ fn recorded_values() {
             inputs.params = vec![array("centers").1.to_vec(), array("sigma").1.to_vec()];
             inputs.top_diffs = vec![vec![1.0], vec![0.0; array("logits").1.len()], vec![0.0]];
             let out = rig.run(&inputs).unwrap();
-            let close = |what: &str, found: &[f64]| assert_close(&format!("{name} {what}"), found, array(what).1, tolerance);
+            let close =
+                |what: &str, found: &[f64]| assert_close(&format!("{name} {what}"), found, array(what).1, tolerance);
             close("loss", &out.tops[0]);
             close("logits", &out.tops[1]);
             close("likelihood_loss", &out.tops[2]);

@@ -52,7 +52,8 @@ impl Training {
         for iteration in 0..iterations {
             let out = self.rig.run(&self.inputs).unwrap();
             self.losses.push(out.tops[0][0]);
-            let [dx, dw, ds] = [&out.bottom_diffs[0], &out.param_diffs[0], &out.param_diffs[1]].map(|d| d.as_ref().unwrap());
+            let [dx, dw, ds] =
+                [&out.bottom_diffs[0], &out.param_diffs[0], &out.param_diffs[1]].map(|d| d.as_ref().unwrap());
             assert!(out.tops[0][0].is_finite(), "the loss of iteration {iteration} is {}", out.tops[0][0]);
             let [centers, sigma] = &mut self.inputs.params[..] else { panic!("two parameters") };
             let mut blobs = vec![(centers, dw, 1), (sigma, ds, 2)];
@@ -91,7 +92,8 @@ fn clusters_that_shrink_to_points_leave_training_finite() {
     for isotropic in [true, false] {
         for (rate, momentum, decay) in [(0.01, 0.9, 5e-4), (0.1, 0.9, 0.0), (0.1, 0.9, 5e-4), (0.5, 0.0, 0.0)] {
             for (free_features, spread) in [(false, 0.0), (true, 0.0), (true, 0.5)] {
-                let mut training = Training::new(&format!("isotropic: {isotropic} margin_mul {{ value: 0.3 }}"), spread);
+                let mut training =
+                    Training::new(&format!("isotropic: {isotropic} margin_mul {{ value: 0.3 }}"), spread);
                 (training.rate, training.momentum, training.decay) = (rate, momentum, decay);
                 training.free_features = free_features;
                 training.run(3000);
