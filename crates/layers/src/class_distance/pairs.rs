@@ -119,7 +119,7 @@ impl<T: Float> Pairs<'_, T> {
         });
     }
 
-    /// out = Σᵢ c·Σₖ (w − x)², [N].
+    /// out = Σᵢ c·Σₖ (w − x)², \[N\].
     pub fn squares_by_class(&self, c: &[T], out: &mut [T]) {
         let e = self.difference();
         for_rows(out, 1, self.items() * self.width, |j, out| {
@@ -130,7 +130,7 @@ impl<T: Float> Pairs<'_, T> {
         });
     }
 
-    /// The gradient by variances [N] that one number a class stands for: ½·v·Σᵢ (dh·n − dd·v·Σₖ (w − x)²), given the
+    /// The gradient by variances \[N\] that one number a class stands for: ½·v·Σᵢ (dh·n − dd·v·Σₖ (w − x)²), given the
     /// gradients `dd` of ½·v·Σₖ (w − x)² and `dh` of n·½·ln(1/v), [M, N], n being how many features are not left out.
     pub fn variance_gradient(&self, dd: &[T], dh: &[T], v: &[T], out: &mut [T]) {
         let (e, half) = (self.difference(), T::of(0.5));
