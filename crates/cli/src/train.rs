@@ -50,11 +50,12 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
         param.weights = args.weights.iter().map(|w| w.to_string_lossy().into_owned()).collect();
     }
     let signals = signals::install(args.sigint_effect, args.sighup_effect)?;
-    let mut solver = Solver::new(&solver, &models::registry())?;
-    if let Some(snapshot) = &args.snapshot {
-        info!("Resuming from {}", snapshot.display());
-        solver.restore(snapshot).with_context(|| format!("cannot resume from {}", snapshot.display()))?;
-    }
+    let registry = models::registry();
+    let mut solver = match &args.snapshot {
+        None => Solver::new(&solver, &registry)?,
+        Some(state) => Solver::resume(&solver, &registry, state)
+            .with_context(|| format!("cannot resume from {}", state.display()))?,
+    };
     info!("Starting Optimization");
     let total = solver.param().max_iter().max(0) as u64;
     let progress = Progress::new(total, solver.iter() as u64);

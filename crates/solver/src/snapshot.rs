@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use hdf5_metno as hdf5;
 use hdf5_metno::types::{FixedAscii, FixedUnicode};
 use lgm_core::fs::{Staged, publish_all};
-use lgm_core::{Error, Result, State};
+use lgm_core::{Error, Registry, Result, State};
 use lgm_net::{hdf5_error, read_dataset, write_dataset};
 use lgm_proto::solver_parameter::SnapshotFormat;
 use lgm_proto::{BlobProto, Parsed, SolverParameter, SolverState};
@@ -31,16 +31,48 @@ struct Extra {
     version: u32,
     iter: i32,
     seed: u64,
-    losses: Vec<f64>,
-    smoothed_loss: f64,
-    train: BTreeMap<String, State>,
+    losses: Vec<Exact>,
+    smoothed_loss: Exact,
+    train: NetExtra,
     test: Vec<TestExtra>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct TestExtra {
+/// By layer.
+type NetExtra = BTreeMap<String, BTreeMap<String, Exact>>;
+
+/// Where a test net stands.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct TestExtra {
     batches: u64,
-    state: BTreeMap<String, State>,
+    state: NetExtra,
+}
+
+/// A number written as text that reads back as the same bits; JSON's numbers have no infinity and no NaN.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+struct Exact(f64);
+
+impl From<Exact> for String {
+    fn from(Exact(number): Exact) -> String {
+        number.to_string()
+    }
+}
+
+impl TryFrom<String> for Exact {
+    type Error = std::num::ParseFloatError;
+
+    fn try_from(text: String) -> Result<Exact, Self::Error> {
+        text.parse().map(Exact)
+    }
+}
+
+fn exact(state: BTreeMap<String, State>) -> NetExtra {
+    let layer = |(name, state): (String, State)| (name, state.into_iter().map(|(k, v)| (k, Exact(v))).collect());
+    state.into_iter().map(layer).collect()
+}
+
+fn plain(state: NetExtra) -> BTreeMap<String, State> {
+    state.into_iter().map(|(name, layer)| (name, layer.into_iter().map(|(k, Exact(v))| (k, v)).collect())).collect()
 }
 
 const EXTRA_VERSION: u32 = 1;
@@ -74,7 +106,46 @@ pub(crate) fn check_writable(parsed: &Parsed<SolverParameter>) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(fail)?;
     }
     let probe = folder.join(format!(".lgm-caffe-probe-{}", std::process::id()));
-    std::fs::write(&probe, b"").and_then(|()| std::fs::remove_file(&probe)).map_err(fail)
+    std::fs::write(&probe, b"").and_then(|()| std::fs::remove_file(&probe)).map_err(fail)?;
+    remove_leavings(folder, prefix);
+    Ok(())
+}
+
+/// Removes the temporary files of snapshots under this prefix whose process was killed while it wrote them.
+fn remove_leavings(folder: &Path, prefix: &Path) {
+    let start = format!(".{}_iter_", prefix.file_name().unwrap_or_default().to_string_lossy());
+    let processes = Path::new("/proc");
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let process = name.strip_prefix(&start).and_then(|rest| rest.rsplit_once(".tmp-")).map(|(_, id)| id);
+        let Some(id) = process.filter(|id| !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit())) else { continue };
+        if processes.join("self").exists() && !processes.join(id).exists() {
+            info!("Removing {}, which process {id} left unfinished", entry.path().display());
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// What stands beside a state file, if it is there.
+///
+/// # Errors
+/// When it is there but cannot be read or makes no sense.
+fn read_extra(state: &Path) -> Result<Option<Extra>> {
+    let path = extra_path(state);
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::io(&path, "read")(e)),
+    };
+    let hint = format!("remove it to resume from {} alone", state.display());
+    let extra: Extra =
+        serde_json::from_str(&text).map_err(|e| Error::data(&path, format!("is damaged: {e}; {hint}")))?;
+    if extra.version != EXTRA_VERSION {
+        let what = format!("is of version {}, this program's is {EXTRA_VERSION}; {hint}", extra.version);
+        return Err(Error::data(&path, what));
+    }
+    Ok(Some(extra))
 }
 
 fn extra_path(state: &Path) -> PathBuf {
@@ -94,7 +165,7 @@ impl Solver {
     /// When a file cannot be written; nothing has changed on disk then.
     pub fn snapshot(&mut self) -> Result<()> {
         let hdf5 = self.param.snapshot_format() == SnapshotFormat::Hdf5;
-        let (model, state) = match hdf5 {
+        let (model, state_path) = match hdf5 {
             true => (self.path(".caffemodel.h5"), self.path(".solverstate.h5")),
             false => (self.path(".caffemodel"), self.path(".solverstate")),
         };
@@ -105,13 +176,19 @@ impl Solver {
             true => self.net.write_weights_hdf5(tmp, diff),
             false => self.net.write_weights(tmp, diff),
         })?;
-        let extra = Staged::write(&extra_path(&state), |tmp| self.write_extra(tmp))?;
-        info!("Snapshotting solver state to {kind} file {}", state.display());
+        let extra = Staged::write(&extra_path(&state_path), |tmp| self.write_extra(tmp))?;
+        info!("Snapshotting solver state to {kind} file {}", state_path.display());
         let model = model.to_string_lossy().into_owned();
-        let state = Staged::write(&state, |tmp| match hdf5 {
+        let state = Staged::write(&state_path, |tmp| match hdf5 {
             true => self.write_state_hdf5(tmp, &model).map_err(hdf5_error(tmp, "write the solver state")),
             false => self.write_state(tmp, &model),
         })?;
+        // Files of an earlier run may have these names. Of theirs the state goes first, so that a process killed half-way
+        // leaves no state with another run's weights.
+        match std::fs::remove_file(&state_path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&state_path, "replace")(e)),
+            _ => {}
+        }
         publish_all([weights, extra, state])
     }
 
@@ -157,21 +234,44 @@ impl Solver {
             version: EXTRA_VERSION,
             iter: self.iter,
             seed: self.seed,
-            losses: self.losses.clone(),
-            smoothed_loss: self.smoothed_loss,
-            train: self.net.state(),
-            test: self.test_nets.iter().map(|t| TestExtra { batches: t.batches, state: t.net.state() }).collect(),
+            losses: self.losses.iter().copied().map(Exact).collect(),
+            smoothed_loss: Exact(self.smoothed_loss),
+            train: exact(self.net.state()),
+            test: self.round_start.clone().unwrap_or_else(|| self.test_positions()),
         };
         let text = serde_json::to_string_pretty(&extra).map_err(|e| Error::internal(e.to_string()))?;
         std::fs::write(path, text).map_err(Error::io(path, "write"))
+    }
+
+    pub(crate) fn test_positions(&self) -> Vec<TestExtra> {
+        self.test_nets.iter().map(|t| TestExtra { batches: t.batches, state: exact(t.net.state()) }).collect()
+    }
+
+    /// Builds a solver as [`Solver::new`] does and takes up a snapshot by its state file, ours or Caffe's. Where the
+    /// prototxt gives no `random_seed`, the run goes on with the snapshot's.
+    ///
+    /// # Errors
+    /// As [`Solver::new`]; when a file is missing or damaged, or belongs to another net or solver type.
+    pub fn resume(parsed: &Parsed<SolverParameter>, registry: &Registry, state: impl AsRef<Path>) -> Result<Solver> {
+        let path = state.as_ref();
+        let mut parsed = parsed.clone();
+        // Data layers take the seed when they are built.
+        if parsed.message.random_seed() < 0
+            && let Some(extra) = read_extra(path)?
+        {
+            parsed.message.random_seed = Some(extra.seed as i64);
+        }
+        let mut solver = Solver::new(&parsed, registry)?;
+        info!("Resuming from {}", path.display());
+        solver.restore(path)?;
+        Ok(solver)
     }
 
     /// Takes up a snapshot by its state file (`.solverstate` or `.solverstate.h5`), ours or Caffe's.
     ///
     /// # Errors
     /// When a file is missing or damaged, or belongs to another net or solver type.
-    pub fn restore(&mut self, path: impl AsRef<Path>) -> Result<()> {
-        let path = path.as_ref();
+    fn restore(&mut self, path: &Path) -> Result<()> {
         let state = match lgm_net::is_hdf5(path)? {
             true => read_state_hdf5(path)?,
             false => read_state(path)?,
@@ -210,29 +310,20 @@ impl Solver {
 
     fn restore_extra(&mut self, state: &Path) -> Result<()> {
         let path = extra_path(state);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                info!("There is no {}: data starts from its beginning, as in Caffe", path.display());
-                return Ok(());
-            }
-            Err(e) => return Err(Error::io(&path, "read")(e)),
+        let Some(extra) = read_extra(state)? else {
+            info!("There is no {}: data starts from its beginning, as in Caffe", path.display());
+            return Ok(());
         };
-        let extra: Extra = serde_json::from_str(&text).map_err(|e| {
-            Error::data(&path, format!("is damaged: {e}; remove it to resume from {} alone", state.display()))
-        })?;
-        if extra.version != EXTRA_VERSION || extra.iter != self.iter {
+        if extra.iter != self.iter {
             let what = format!(
-                "is version {} of iteration {}, expected version {EXTRA_VERSION} of iteration {}; remove it to resume from {} \
-                 alone",
-                extra.version,
+                "is of iteration {}, expected {}; remove it to resume from {} alone",
                 extra.iter,
                 self.iter,
                 state.display()
             );
             return Err(Error::data(&path, what));
         }
-        self.net.restore(&extra.train)?;
+        self.net.restore(&plain(extra.train))?;
         if extra.test.len() != self.test_nets.len() {
             warn!(
                 "The snapshot has {} test nets, this solver {}: their data start anew",
@@ -240,16 +331,14 @@ impl Solver {
                 self.test_nets.len()
             );
         } else {
-            for (test, extra) in self.test_nets.iter_mut().zip(&extra.test) {
+            for (test, extra) in self.test_nets.iter_mut().zip(extra.test) {
                 test.batches = extra.batches;
-                test.net.restore(&extra.state)?;
+                test.net.restore(&plain(extra.state))?;
             }
         }
-        if self.param.random_seed() < 0 {
-            self.seed = extra.seed;
-        }
         if extra.losses.len() <= self.param.average_loss() as usize {
-            (self.losses, self.smoothed_loss) = (extra.losses, extra.smoothed_loss);
+            self.losses = extra.losses.iter().map(|l| l.0).collect();
+            self.smoothed_loss = extra.smoothed_loss.0;
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! The training loop.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use lgm_core::{Phase, Registry, Result, Step};
@@ -10,6 +11,7 @@ use tracing::info;
 use crate::config::{self, NetSource};
 use crate::rate::learning_rate;
 use crate::rule::{self, Update};
+use crate::snapshot::TestExtra;
 use crate::test::{lines, scores_of};
 
 /// What somebody outside asks of a running solver.
@@ -56,8 +58,11 @@ pub struct Solver {
     pub(crate) current_step: i32,
     /// By learnable parameter: the rule's first and second history.
     pub(crate) history: Vec<[Vec<f32>; 2]>,
-    pub(crate) losses: Vec<f64>,
+    /// The latest losses, the oldest first.
+    pub(crate) losses: VecDeque<f64>,
     pub(crate) smoothed_loss: f64,
+    /// Where the test nets stood when the round of tests in hand began: a run resumed from within it repeats it.
+    pub(crate) round_start: Option<Vec<TestExtra>>,
     stop: bool,
 }
 
@@ -122,8 +127,9 @@ impl Solver {
             iter: 0,
             current_step: 0,
             history,
-            losses: Vec::new(),
+            losses: VecDeque::new(),
             smoothed_loss: 0.0,
+            round_start: None,
             stop: false,
         })
     }
@@ -150,7 +156,7 @@ impl Solver {
     pub fn solve(&mut self, watch: &mut dyn Watch) -> Result<Outcome> {
         info!("Solving {}", self.net.name());
         info!("Learning Rate Policy: {}", self.param.lr_policy());
-        self.stop = false;
+        (self.stop, self.round_start) = (false, None);
         self.run_to(self.param.max_iter(), watch)?;
         let just_saved = self.param.snapshot() > 0 && self.iter % self.param.snapshot() == 0;
         if self.param.snapshot_after_train() && !just_saved {
@@ -300,24 +306,23 @@ impl Solver {
     fn smooth(&mut self, loss: f64) {
         let window = self.param.average_loss() as usize;
         if self.losses.len() < window {
-            self.losses.push(loss);
-            let n = self.losses.len() as f64;
+            let n = self.losses.len() as f64 + 1.0;
             self.smoothed_loss = (self.smoothed_loss * (n - 1.0) + loss) / n;
-        } else {
-            // Indexed by iteration, so that a resumed run replaces the same entries.
-            let oldest = self.iter as usize % window;
-            self.smoothed_loss += (loss - self.losses[oldest]) / window as f64;
-            self.losses[oldest] = loss;
+        } else if let Some(oldest) = self.losses.pop_front() {
+            self.smoothed_loss += (loss - oldest) / window as f64;
         }
+        self.losses.push_back(loss);
     }
 
     fn test_all(&mut self, watch: &mut dyn Watch) -> Result<()> {
+        self.round_start = Some(self.test_positions());
         for id in 0..self.test_nets.len() {
-            if self.stop {
-                break;
-            }
             self.test(id, watch)?;
+            if self.stop {
+                return Ok(());
+            }
         }
+        self.round_start = None;
         Ok(())
     }
 
