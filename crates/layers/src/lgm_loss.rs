@@ -60,8 +60,6 @@ use crate::labels::{check_count, class_at};
 use crate::margin_schedule::{Margins, general};
 use remedy::Remedy;
 
-/// The floor of variances when none is given: a learning rate of 0.1 is then still stable.
-const DEFAULT_FLOOR: f32 = 0.01;
 /// The least floor whose reciprocal's square still has digits in single precision.
 const LEAST_FLOOR: f32 = 1e-12;
 
@@ -99,7 +97,7 @@ impl LgmLoss {
             "the classes of LGMLoss are Gaussians, whose metric is L2; found metric {}",
             metric.as_str_name()
         );
-        let floor = param.sigma_floor.unwrap_or(DEFAULT_FLOOR);
+        let floor = param.sigma_floor();
         ensure!(
             floor.is_finite() && floor >= LEAST_FLOOR,
             "sigma_floor must be a number of at least {LEAST_FLOOR:e}, found {floor:e}"
