@@ -111,7 +111,7 @@ fn both_schemas_collisions_are_fields_of_their_own() {
     assert_eq!(layer.st_param.as_ref().unwrap().output_h(), 3);
     assert_eq!(layer.center_loss_param.as_ref().unwrap().num_output(), 10);
     assert_eq!(layer.class_distance_param.as_ref().unwrap().margin_add.unwrap().value(), 4.0);
-    assert_eq!(layer.lgm_loss_param.as_ref().unwrap().sigma_floor(), 1e-4);
+    assert_eq!(layer.lgm_loss_param.as_ref().unwrap().sigma_floor(), 0.01);
 }
 
 #[test]
