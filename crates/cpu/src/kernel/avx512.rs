@@ -102,7 +102,10 @@ unsafe fn transpose_f32(width: usize, k: usize, src: *const f32, ld_src: usize, 
             // SAFETY: row i0 + i holds `steps` elements from p0 on; other lanes and rows are not touched.
             unsafe {
                 for (i, v) in r.iter_mut().enumerate().take(rows) {
-                    *v = _mm512_maskz_loadu_ps(step_mask, src.add((i0 + i) * ld_src + p0));
+                    let at = src.wrapping_add((i0 + i) * ld_src + p0);
+                    // Rows far apart are streams that the processor does not foresee.
+                    _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(64) as *const i8);
+                    *v = _mm512_maskz_loadu_ps(step_mask, at);
                 }
                 let c = transpose16(r);
                 for (p, v) in c.iter().enumerate().take(steps) {

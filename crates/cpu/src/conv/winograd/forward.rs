@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use smallvec::SmallVec;
 
+use super::kernels::{Kernels, Source};
 use super::tile::{self, LANES};
 use super::{Blocks, Channels, FREQUENCIES, IN, OUT, Plane, Spread, Tiling, spaced};
 use crate::Float;
@@ -14,6 +15,8 @@ use crate::scratch::Scratch;
 
 /// Longest inner extent of one pass of the products.
 const DEPTH: usize = 512;
+/// Inner indices whose kernels a task transforms at a time where it transforms its own.
+const KERNEL_DEPTH: usize = 128;
 /// Tasks that a pass is cut into where the shapes allow.
 const TASKS: usize = 8;
 
@@ -33,14 +36,9 @@ pub(in crate::conv) fn forward<T: Float>(
     let (c, o) = (plane.channels, out_channels / groups);
     for g in 0..groups {
         let w = &w[g * o * c * 9..(g + 1) * o * c * 9];
-        // Transposed, the nine weights of sixteen output channels stand side by side.
-        let kernels = Kernels::new(micro, c, o, |inner, first, count, lanes| {
-            // SAFETY: `count` rows of 9 weights, c · 9 apart, lie in w, and `lanes` takes 9 vectors.
-            let src = &w[(first * c + inner) * 9..][..(count - 1) * c * 9 + 9];
-            unsafe { (micro.transpose)(count, 9, src.as_ptr(), c * 9, lanes.as_mut_ptr(), LANES) }
-        });
+        let source = Source { micro, w, inner: c, outer: o, rotated: false };
         let (from, to) = (Channels::of_group(g, groups, c), Channels::of_group(g, groups, o));
-        run(micro, plane, batch, &kernels, (x, from), (y, to), bias);
+        run(micro, plane, batch, &source, (x, from), (y, to), bias);
     }
 }
 
@@ -69,66 +67,9 @@ pub(in crate::conv) fn backward_data<T: Float>(
     };
     for g in 0..groups {
         let w = &w[g * o * c * 9..(g + 1) * o * c * 9];
-        let kernels = Kernels::new(micro, o, c, |inner, first, count, lanes| {
-            let src = &w[(inner * c + first) * 9..][..count * 9];
-            // SAFETY: `count` rows of 9 weights lie in w, and `lanes` takes 9 vectors.
-            unsafe { (micro.transpose)(count, 9, src.as_ptr(), 9, lanes.as_mut_ptr(), LANES) }
-            for tap in 0..4 {
-                for l in 0..LANES {
-                    lanes.swap(tap * LANES + l, (8 - tap) * LANES + l);
-                }
-            }
-        });
+        let source = Source { micro, w, inner: o, outer: c, rotated: true };
         let (from, to) = (Channels::of_group(g, groups, o), Channels::of_group(g, groups, c));
-        run(micro, &flipped, batch, &kernels, (dy, from), (dx, to), None);
-    }
-}
-
-/// Transformed kernels in panels of outputs: `[frequency][panel][inner][nr]`.
-struct Kernels<T> {
-    data: Scratch<T>,
-    inner: usize,
-    /// Outputs, rounded up to whole panels and vectors.
-    outer: usize,
-    nr: usize,
-}
-
-impl<T: Float> Kernels<T> {
-    /// Transforms the kernels; `nine(inner, first, count, lanes)` fetches those of `count` outputs from `first` on, as
-    /// nine vectors of lanes.
-    fn new(micro: &Micro<T>, inner: usize, outer: usize, nine: impl Fn(usize, usize, usize, &mut [T]) + Sync) -> Self {
-        const INNER: usize = 32;
-        let nr = micro.nr;
-        let padded = outer.next_multiple_of(nr.max(LANES));
-        let mut kernels = Kernels { data: Scratch::new(FREQUENCIES * inner * padded), inner, outer: padded, nr };
-        let shared = Shared::new(&mut kernels.data);
-        let (vectors, blocks) = (padded / LANES, inner.div_ceil(INNER));
-        let places: [[u32; 3]; 3] = std::array::from_fn(|a| std::array::from_fn(|b| ((a * 3 + b) * LANES) as u32));
-        let piece = nr.min(LANES);
-        tasks(vectors * blocks, inner * padded >= 1 << 12, |t| {
-            let (first, from) = (t % vectors * LANES, t / vectors * INNER);
-            let mut lanes = [T::zero(); 9 * LANES];
-            for p in from..(from + INNER).min(inner) {
-                if first < outer {
-                    nine(p, first, LANES.min(outer - first), &mut lanes);
-                }
-                tile::spread(&lanes, &places, |f, v| {
-                    for (q, v) in v.chunks_exact(piece).enumerate() {
-                        let column = first + q * piece;
-                        let at = f * inner * padded + column / nr * nr * inner + p * nr + column % nr;
-                        // SAFETY: these columns and inner indices belong to one task.
-                        unsafe { shared.part(at..at + piece) }.copy_from_slice(v);
-                    }
-                });
-            }
-        });
-        kernels
-    }
-
-    /// The panel of outputs from `column` on at a frequency, from inner index `p` on.
-    fn panel(&self, frequency: usize, column: usize, p: usize) -> &[T] {
-        let at = frequency * self.inner * self.outer + column * self.inner + p * self.nr;
-        &self.data[at..]
+        run(micro, &flipped, batch, &source, (dy, from), (dx, to), None);
     }
 }
 
@@ -142,7 +83,7 @@ fn run<T: Float>(
     micro: &Micro<T>,
     plane: &Plane,
     batch: usize,
-    kernels: &Kernels<T>,
+    source: &Source<'_, T>,
     (x, from): (&[T], Channels),
     (y, to): (&mut [T], Channels),
     bias: Option<&[T]>,
@@ -153,75 +94,134 @@ fn run<T: Float>(
     let stride = blocks.most * pitch + LANES;
     let spread = Spread::<T, IN> { micro, tiling, blocks: &blocks, channels: from, data: x, stride, pitch };
     let y = Shared::new(y);
-    let pass = Pass { micro, plane, blocks: &blocks, kernels, to, bias, y: &y, stride, pitch };
-    let (step, vectors) = (micro.nr.max(LANES), from.vectors());
+    let pass = Pass { micro, plane, blocks: &blocks, to, bias, y: &y, stride, pitch };
+    let (step, size, vectors) = (micro.nr.max(LANES), FREQUENCIES * stride, from.vectors());
+    let steps = to.count.div_ceil(step);
     if blocks.count >= TASKS {
+        let kernels = Kernels::new(source, steps * step);
         return tasks(blocks.count, true, |block| {
-            let mut v = Scratch::<T>::new(FREQUENCIES * stride);
+            let mut v = Scratch::<T>::new(size);
             spread.run(block, 0..vectors, &Shared::new(&mut v), 0);
-            pass.run(block, 0..kernels.outer, &v);
+            let mut products = Products::new(blocks.tiles(block), 0..to.count);
+            pass.multiply(&kernels, &v, &mut products, 0);
+            pass.outputs(block, &products);
         });
     }
-    // Few blocks: they are transformed once for all, and their outputs dealt out by channels.
-    let size = FREQUENCIES * stride;
+    // Few blocks: they are transformed once for all, and the kernels of some outputs by the task that needs them.
     let mut v = Scratch::<T>::new(blocks.count * size);
     let shared = Shared::new(&mut v);
     tasks(blocks.count * vectors, true, |t| {
         let (block, vector) = (t / vectors, t % vectors);
         spread.run(block, vector..vector + 1, &shared, block * size);
     });
-    let shares = TASKS.div_ceil(blocks.count).min(kernels.outer / step);
-    let share = (kernels.outer / step).div_ceil(shares) * step;
-    let shares = kernels.outer.div_ceil(share);
-    tasks(blocks.count * shares, true, |t| {
-        let (block, first) = (t / shares, t % shares * share);
-        pass.run(block, first..(first + share).min(kernels.outer), &v[block * size..][..size]);
+    let parts = TASKS.div_ceil(steps).min(blocks.count);
+    let part = blocks.count.div_ceil(parts);
+    tasks(steps * parts, true, |t| {
+        let (first, from) = (t % steps * step, t / steps * part);
+        let mine = from..(from + part).min(blocks.count);
+        let columns = first..(first + step).min(to.count);
+        let mut products: SmallVec<[_; TASKS]> =
+            mine.clone().map(|block| Products::new(blocks.tiles(block), columns.clone())).collect();
+        let mut kernels = Kernels::empty(source, step);
+        for p in (0..source.inner).step_by(KERNEL_DEPTH) {
+            kernels.fill(source, first, p..(p + KERNEL_DEPTH).min(source.inner));
+            for (block, products) in mine.clone().zip(&mut products) {
+                pass.multiply(&kernels, &v[block * size..][..size], products, p);
+            }
+        }
+        for (block, products) in mine.zip(&products) {
+            pass.outputs(block, products);
+        }
     });
 }
 
-/// The products of a block's frequencies with the kernels, and their outputs.
+/// A block's products: `data[frequency·stride + tile·pitch + column]`.
+struct Products<T> {
+    data: Scratch<T>,
+    tiles: usize,
+    columns: Range<usize>,
+    pitch: usize,
+    stride: usize,
+}
+
+impl<T: Float> Products<T> {
+    fn new(tiles: usize, columns: Range<usize>) -> Self {
+        let pitch = spaced(columns.len());
+        let stride = tiles * pitch + LANES;
+        Products { data: Scratch::new(FREQUENCIES * stride), tiles, columns, pitch, stride }
+    }
+}
+
+/// What all blocks of a pass have in common.
 struct Pass<'a, T> {
     micro: &'a Micro<T>,
     plane: &'a Plane,
     blocks: &'a Blocks,
-    kernels: &'a Kernels<T>,
     to: Channels,
     bias: Option<&'a [T]>,
     y: &'a Shared<'a, T>,
+    /// The distances between frequencies and between tiles of the transformed input.
     stride: usize,
     pitch: usize,
 }
 
 impl<T: Float> Pass<'_, T> {
-    /// Outputs `columns` (a range of whole vectors) of a block.
-    fn run(&self, block: usize, columns: Range<usize>, v: &[T]) {
-        let tiles = self.blocks.tiles(block);
-        let pitch = spaced(columns.len());
-        let stride = tiles * pitch + LANES;
-        let mut products = Scratch::<T>::new(FREQUENCIES * stride);
+    /// products (+)= v·kernels, the kernels being those of inner indices from `from` on.
+    fn multiply(&self, kernels: &Kernels<T>, v: &[T], products: &mut Products<T>, from: usize) {
+        let (nr, pitch) = (self.micro.nr, products.pitch);
+        let panels = Panels::new(products.tiles, self.micro.mr);
+        let m = Shared::new(&mut products.data);
         for f in 0..FREQUENCIES {
-            let (v, m) = (&v[f * self.stride..][..self.stride], &mut products[f * stride..][..stride]);
-            self.multiply(f, tiles, &columns, v, m, pitch);
+            let v = &v[f * self.stride..][..self.stride];
+            for p in (0..kernels.depth).step_by(DEPTH) {
+                let depth = DEPTH.min(kernels.depth - p);
+                for i in 0..panels.count {
+                    let (start, height) = (panels.start(i), panels.height(i));
+                    let a = &v[start * self.pitch + from + p..][..(height - 1) * self.pitch + depth];
+                    for j in (0..products.columns.len()).step_by(nr) {
+                        let width = nr.min(products.columns.len() - j);
+                        let b = &kernels.panel(f, j, p)[..(depth - 1) * nr + width];
+                        let at = f * products.stride + start * pitch + j;
+                        let args = TileArgs {
+                            k: depth,
+                            a: a.as_ptr(),
+                            a_row: self.pitch,
+                            a_step: 1,
+                            b: b.as_ptr(),
+                            ldb: nr,
+                            c: m.at(at, (height - 1) * pitch + width),
+                            ldc: pitch,
+                            alpha: T::one(),
+                            accumulate: from + p > 0,
+                        };
+                        // SAFETY: the operands hold `depth` steps and the tile of m was checked.
+                        unsafe { (self.micro.run)(height, width, &args) }
+                    }
+                }
+            }
         }
-        let mut positions = SmallVec::<[u32; 2048]>::new();
-        let (oh, ow) = (self.plane.oh, self.plane.ow);
+    }
+
+    /// y from the products of a block.
+    fn outputs(&self, block: usize, products: &Products<T>) {
+        let (oh, ow, columns) = (self.plane.oh, self.plane.ow, &products.columns);
         let area = oh * ow;
+        let tiling = Tiling::<OUT> { h: oh, w: ow, top: 0, left: 0, wide: self.blocks.wide };
         let mut region = Scratch::<T>::new((self.blocks.rows * OUT * ow + 1) * LANES);
+        let mut places = SmallVec::new();
+        let mut work = tile::Work::new();
         let mut first_tile = 0;
         for segment in self.blocks.segments(block) {
             // Outputs beyond the image fall on a position of their own behind the others.
             let (top, bottom) = (segment.rows.start * OUT, (segment.rows.end * OUT).min(oh));
             let len = (bottom - top) * ow;
-            let tiling = Tiling::<OUT> { h: oh, w: ow, top: 0, left: 0, wide: self.blocks.wide };
-            tiling.places(&segment, len, &mut positions);
-            for first in columns.clone().step_by(LANES).take_while(|&c| c < self.to.count) {
+            tiling.places(&segment, len, &mut places);
+            for first in columns.clone().step_by(LANES) {
                 let bias = self.bias(first);
                 let (at, channels) = self.to.vector(segment.image, first / LANES, area);
-                for (t, places) in positions.chunks_exact(OUT * OUT).enumerate() {
-                    let from = (first_tile + t) * pitch + first - columns.start;
-                    tile::gather_outputs(&products, from, stride, &bias, |i, v| {
-                        region[places[i] as usize..][..LANES].copy_from_slice(v);
-                    });
+                for (t, places) in places.as_chunks().0.chunks_exact(OUT).enumerate() {
+                    let from = (first_tile + t) * products.pitch + first - columns.start;
+                    tile::gather_outputs(&mut work, &products.data, from, products.stride, &bias, &mut region, places);
                 }
                 let dst = self.y.at(at + top * ow, (channels - 1) * area + len);
                 // SAFETY: the span in y was checked and its rows belong to this task; the region holds `len` vectors.
@@ -232,40 +232,11 @@ impl<T: Float> Pass<'_, T> {
     }
 
     fn bias(&self, first: usize) -> [T; LANES] {
-        std::array::from_fn(|l| match self.bias {
-            Some(bias) if first + l < self.to.count => bias[self.to.first + first + l],
-            _ => T::zero(),
-        })
-    }
-
-    /// m = v·kernels at one frequency: tiles × inner by inner × columns.
-    fn multiply(&self, f: usize, tiles: usize, columns: &Range<usize>, v: &[T], m: &mut [T], pitch: usize) {
-        let (nr, inner) = (self.micro.nr, self.kernels.inner);
-        let panels = Panels::new(tiles, self.micro.mr);
-        let m = Shared::new(m);
-        for p in (0..inner).step_by(DEPTH) {
-            let depth = DEPTH.min(inner - p);
-            for i in 0..panels.count {
-                let (start, height) = (panels.start(i), panels.height(i));
-                let a = &v[start * self.pitch + p..][..(height - 1) * self.pitch + depth];
-                for j in columns.clone().step_by(nr) {
-                    let b = &self.kernels.panel(f, j, p)[..depth * nr];
-                    let args = TileArgs {
-                        k: depth,
-                        a: a.as_ptr(),
-                        a_row: self.pitch,
-                        a_step: 1,
-                        b: b.as_ptr(),
-                        ldb: nr,
-                        c: m.at(start * pitch + j - columns.start, (height - 1) * pitch + nr),
-                        ldc: pitch,
-                        alpha: T::one(),
-                        accumulate: p > 0,
-                    };
-                    // SAFETY: the operands hold `depth` steps and the tile of m was checked.
-                    unsafe { (self.micro.run)(height, nr, &args) }
-                }
-            }
+        let mut lanes = [T::zero(); LANES];
+        if let Some(bias) = self.bias {
+            let bias = &bias[self.to.first..][..self.to.count];
+            lanes.iter_mut().zip(&bias[first..]).for_each(|(l, &b)| *l = b);
         }
+        lanes
     }
 }

@@ -21,6 +21,7 @@ use crate::parallel::Shared;
 use crate::scratch::Scratch;
 
 mod forward;
+mod kernels;
 #[cfg(test)]
 mod tests;
 mod tile;
@@ -199,6 +200,7 @@ impl<T: Float, const N: usize> Spread<'_, T, N> {
         let zero = self.tiling.most_positions(self.blocks.rows);
         let mut region = Scratch::<T>::new((zero + 1) * LANES);
         let mut places = SmallVec::new();
+        let mut work = tile::Work::new();
         let mut base = first;
         for segment in self.blocks.segments(block) {
             self.tiling.places(&segment, zero, &mut places);
@@ -211,11 +213,7 @@ impl<T: Float, const N: usize> Spread<'_, T, N> {
                 self.gather(&self.data[at + from..], area, channels, positions, &mut region);
                 for (t, places) in places.as_chunks::<N>().0.chunks_exact(N).enumerate() {
                     let to = base + t * self.pitch + v * LANES;
-                    tile::spread(&region, places, |f, lanes| {
-                        // SAFETY: a tile's lanes at each frequency belong to one task.
-                        let dst = unsafe { out.part(to + f * self.stride..to + f * self.stride + LANES) };
-                        dst.copy_from_slice(lanes);
-                    });
+                    tile::spread(&mut work, &region, places, out, to, self.stride);
                 }
             }
             base += segment.rows.len() * self.blocks.wide * self.pitch;

@@ -2,6 +2,7 @@
 
 use crate::Float;
 use crate::kernel::vectorized;
+use crate::parallel::Shared;
 
 /// Channels transformed at once: a 512-bit vector of `f32`.
 pub(super) const LANES: usize = 16;
@@ -52,11 +53,23 @@ fn kernels<T: Float>(m: [T; 6]) -> [T; 3] {
     [m[0] + s + u, t + v, T::of(0.5) * s + T::of(2.0) * u + m[5]]
 }
 
+/// Intermediate values of a tile, kept by the caller so that they are not cleared for each.
+pub(super) struct Work<T> {
+    columns: [[Lanes<T>; 6]; 6],
+    row: [Lanes<T>; 6],
+}
+
+impl<T: Float> Work<T> {
+    pub(super) fn new() -> Self {
+        Work { columns: [[[T::zero(); LANES]; 6]; 6], row: [[T::zero(); LANES]; 6] }
+    }
+}
+
 /// Applies a one-dimensional transform to every lane.
 #[inline(always)]
 fn lanes<T: Float, const I: usize, const O: usize>(
     src: [&Lanes<T>; I],
-    dst: &mut [Lanes<T>; O],
+    dst: &mut [Lanes<T>; 6],
     f: impl Fn([T; I]) -> [T; O],
 ) {
     for l in 0..LANES {
@@ -70,19 +83,18 @@ fn lanes<T: Float, const I: usize, const O: usize>(
 /// Applies a transform down the columns and then along the rows of an I × I tile.
 #[inline(always)]
 fn both<'a, T: Float, const I: usize, const O: usize>(
+    work: &mut Work<T>,
     at: impl Fn(usize, usize) -> &'a Lanes<T>,
     mut put: impl FnMut(usize, usize, &Lanes<T>),
     f: impl Fn([T; I]) -> [T; O] + Copy,
 ) {
-    let mut columns = [[[T::zero(); LANES]; O]; I];
-    for (b, column) in columns.iter_mut().enumerate() {
-        lanes(std::array::from_fn(|a| at(a, b)), column, f);
+    for b in 0..I {
+        lanes(std::array::from_fn(|a| at(a, b)), &mut work.columns[b], f);
     }
     for a in 0..O {
-        let mut row = [[T::zero(); LANES]; O];
-        lanes(std::array::from_fn(|b| &columns[b][a]), &mut row, f);
-        for (b, v) in row.iter().enumerate() {
-            put(a, b, v);
+        lanes(std::array::from_fn(|b| &work.columns[b][a]), &mut work.row, f);
+        for b in 0..O {
+            put(a, b, &work.row[b]);
         }
     }
 }
@@ -97,52 +109,65 @@ fn lanes_at<T: Float>(data: &[T], at: usize) -> &Lanes<T> {
 }
 
 vectorized! {
-    /// The 36 frequencies of an N × N tile whose positions lie at `places` of `region`, each handed to
-    /// `put(frequency, lanes)`. Six inputs are transformed by Bᵀ, three weights by G and four gradients by G̃.
-    pub(super) fn spread[T: Float, const N: usize](region: &[T], places: &[[u32; N]], put: impl FnMut(usize, &Lanes<T>)) {
-        let mut put = put;
+    /// The 36 frequencies of an N × N tile whose positions lie at `places` of `region`, to `out[first + f·stride..]`. Six
+    /// inputs are transformed by Bᵀ, four gradients by G̃ and three weights by G.
+    ///
+    /// Nothing else may use those lanes of `out` meanwhile.
+    pub(super) fn spread[T: Float, const N: usize](
+        work: &mut Work<T>,
+        region: &[T],
+        places: &[[u32; N]],
+        out: &Shared<'_, T>,
+        first: usize,
+        stride: usize,
+    ) {
         let places = &places[..N];
         let at = |a: usize, b: usize| lanes_at(region, places[a][b] as usize);
+        let put = |a: usize, b: usize, v: &Lanes<T>| {
+            let to = first + (a * 6 + b) * stride;
+            // SAFETY: the lanes are the caller's alone.
+            unsafe { out.part(to..to + LANES) }.copy_from_slice(v);
+        };
         match N {
-            6 => both(|a, b| at(a, b), |a, b, v| put(a * 6 + b, v), input),
-            4 => both(|a, b| at(a, b), |a, b, v| put(a * 6 + b, v), gradient),
-            3 => both(|a, b| at(a, b), |a, b, v| put(a * 6 + b, v), weights),
+            6 => both(work, at, put, input),
+            4 => both(work, at, put, gradient),
+            3 => both(work, at, put, weights),
             _ => unreachable!("tiles of {N}"),
         }
     }
 }
 
 vectorized! {
-    /// The 16 outputs of a tile whose frequencies lie `stride` apart from `first` on, plus `bias`.
+    /// The 16 outputs of a tile whose frequencies lie `stride` apart from `first` on, plus `bias`, to `places` of `region`.
     pub(super) fn gather_outputs[T: Float](
+        work: &mut Work<T>,
         products: &[T],
         first: usize,
         stride: usize,
         bias: &Lanes<T>,
-        put: impl FnMut(usize, &Lanes<T>),
+        region: &mut [T],
+        places: &[[u32; 4]],
     ) {
-        let mut put = put;
-        both(
-            |a, b| lanes_at(products, first + (a * 6 + b) * stride),
-            |a, b, v: &Lanes<T>| put(a * 4 + b, &std::array::from_fn::<T, LANES, _>(|l| v[l] + bias[l])),
-            outputs,
-        );
+        let put = |a: usize, b: usize, v: &Lanes<T>| {
+            let dst = &mut region[places[a][b] as usize..][..LANES];
+            for l in 0..LANES {
+                dst[l] = v[l] + bias[l];
+            }
+        };
+        both(work, |a, b| lanes_at(products, first + (a * 6 + b) * stride), put, outputs);
     }
 }
 
 vectorized! {
-    /// The 9 weights whose frequencies lie `stride` apart from `first` on.
+    /// The 9 weights whose frequencies lie `stride` apart from `first` on, one vector behind the other.
     pub(super) fn gather_kernels[T: Float](
+        work: &mut Work<T>,
         products: &[T],
         first: usize,
         stride: usize,
-        put: impl FnMut(usize, &Lanes<T>),
+        taps: &mut [T],
     ) {
-        let mut put = put;
-        both(
-            |a, b| lanes_at(products, first + (a * 6 + b) * stride),
-            |a, b, v: &Lanes<T>| put(a * 3 + b, v),
-            kernels,
-        );
+        let put = |a: usize, b: usize, v: &Lanes<T>| taps[(a * 3 + b) * LANES..][..LANES].copy_from_slice(v);
+        both(work, |a, b| lanes_at(products, first + (a * 6 + b) * stride), put, kernels);
     }
 }

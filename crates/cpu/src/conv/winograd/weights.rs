@@ -1,15 +1,23 @@
 //! The gradient of the weights: at each frequency, the product of the gradient's tiles and the input's.
 
+use std::ops::Range;
+
 use super::tile::{self, LANES};
 use super::{Blocks, Channels, FREQUENCIES, IN, OUT, Plane, Spread, Tiling, spaced};
 use crate::Float;
+use crate::gemm::even_block;
 use crate::kernel::{Micro, TileArgs};
 use crate::pack::Panels;
 use crate::parallel::{Shared, tasks};
 use crate::scratch::Scratch;
 
-/// Elements of transformed input and gradient held at a time.
-const HELD: usize = 4 << 20;
+/// Elements of transformed input and gradient held at a time, about: what stays in the caches.
+const HELD: usize = 1 << 20;
+/// Fewest tiles held at a time: each time, all products are read and written.
+const HELD_TILES: usize = 128;
+/// Channels of y and of x that a task carries through when every tile is held: their products stay in a core's cache.
+const OUTPUTS: usize = 98;
+const INPUTS: usize = 64;
 /// Tiles summed over in one pass of the products.
 const DEPTH: usize = 192;
 
@@ -42,7 +50,7 @@ fn group<T: Float>(
 ) {
     let blocks = Blocks::new(batch, plane.oh, plane.ow, 32);
     let (pitch_x, pitch_y) = (spaced(from.count), spaced(to.count));
-    let held = (HELD / (FREQUENCIES * blocks.most * (pitch_x + pitch_y))).clamp(1, blocks.count);
+    let held = (HELD / (FREQUENCIES * (pitch_x + pitch_y))).max(HELD_TILES).div_ceil(blocks.most).min(blocks.count);
     let room = held * blocks.most;
     let (stride_x, stride_y) = (room * pitch_x + LANES, room * pitch_y + LANES);
     let spread_x = Spread::<T, IN> {
@@ -65,93 +73,158 @@ fn group<T: Float>(
     };
     let mut v = Scratch::<T>::new(FREQUENCIES * stride_x);
     let mut e = Scratch::<T>::new(FREQUENCIES * stride_y);
-    let columns = spaced(from.count);
-    let mut products = Scratch::<T>::new(FREQUENCIES * to.count * columns);
-    for first in (0..blocks.count).step_by(held) {
-        let count = held.min(blocks.count - first);
-        let (shared_v, shared_e) = (Shared::new(&mut v), Shared::new(&mut e));
-        let (vectors_x, vectors_y) = (from.vectors(), to.vectors());
-        // Tiles of every block but the last are as many as the most, so blocks lie one behind the other.
+    let (vectors_x, vectors_y) = (from.vectors(), to.vectors());
+    let hold = |first: usize, count: usize, v: &mut [T], e: &mut [T]| {
+        let (shared_v, shared_e) = (Shared::new(v), Shared::new(e));
         tasks(count * (vectors_x + vectors_y), true, |t| {
             let (block, vector) = (t / (vectors_x + vectors_y), t % (vectors_x + vectors_y));
+            let tile = tiles(&blocks, first..first + block);
             if vector < vectors_x {
-                let at = starts(&blocks, first, block) * pitch_x;
-                spread_x.run(first + block, vector..vector + 1, &shared_v, at);
+                spread_x.run(first + block, vector..vector + 1, &shared_v, tile * pitch_x);
             } else {
-                let at = starts(&blocks, first, block) * pitch_y;
-                spread_y.run(first + block, vector - vectors_x..vector - vectors_x + 1, &shared_e, at);
+                let vector = vector - vectors_x;
+                spread_y.run(first + block, vector..vector + 1, &shared_e, tile * pitch_y);
             }
         });
-        let tiles = starts(&blocks, first, count);
-        let shared = Shared::new(&mut products);
+    };
+    let all = Part { outputs: 0..to.count, inputs: 0..from.count };
+    let dw = Shared::new(dw);
+    if held == blocks.count {
+        // Every tile is at hand: a task carries some of the weights through from their products to their sums.
+        hold(0, held, &mut v, &mut e);
+        let held = Held { micro, v: &v, e: &e, stride_x, stride_y, pitch_x, pitch_y, tiles: tiles(&blocks, 0..held) };
+        let (down, across) = (even_block(to.count, OUTPUTS), even_block(from.count, INPUTS).next_multiple_of(LANES));
+        let (rows, columns) = (to.count.div_ceil(down), from.count.div_ceil(across));
+        tasks(rows * columns, true, |t| {
+            let (o, c) = (t % rows * down, t / rows * across);
+            let part = Part { outputs: o..(o + down).min(to.count), inputs: c..(c + across).min(from.count) };
+            let mut products = Products::new(&part);
+            for f in 0..FREQUENCIES {
+                let (at, stride) = (f * products.stride, products.stride);
+                held.multiply(f, &part, false, &mut products.data[at..at + stride], products.pitch);
+            }
+            for row in part.outputs.clone() {
+                collect(micro, &products, &part, row, from.count, &dw);
+            }
+        });
+        return;
+    }
+    let mut products = Products::new(&all);
+    for first in (0..blocks.count).step_by(held) {
+        let count = held.min(blocks.count - first);
+        hold(first, count, &mut v, &mut e);
+        let tiles = tiles(&blocks, first..first + count);
+        let held = Held { micro, v: &v, e: &e, stride_x, stride_y, pitch_x, pitch_y, tiles };
+        let (stride, pitch) = (products.stride, products.pitch);
+        let shared = Shared::new(&mut products.data);
         tasks(FREQUENCIES, true, |f| {
-            let (v, e) = (&v[f * stride_x..][..stride_x], &e[f * stride_y..][..stride_y]);
             // SAFETY: a frequency belongs to one task.
-            let out = unsafe { shared.part(f * to.count * columns..(f + 1) * to.count * columns) };
-            multiply(micro, (v, pitch_x, from.count), (e, pitch_y, to.count), tiles, first > 0, out, columns);
+            let out = unsafe { shared.part(f * stride..(f + 1) * stride) };
+            held.multiply(f, &all, first > 0, out, pitch);
         });
     }
-    collect(micro, &products, columns, from.count, to.count, dw);
-}
-
-/// Tiles of the blocks from `first` up to `first + block`.
-fn starts(blocks: &Blocks, first: usize, block: usize) -> usize {
-    (first..first + block).map(|b| blocks.tiles(b)).sum()
-}
-
-/// out (+)= eᵀ·v over `tiles` tiles: channels of y by channels of x.
-fn multiply<T: Float>(
-    micro: &Micro<T>,
-    (v, pitch_x, inputs): (&[T], usize, usize),
-    (e, pitch_y, outputs): (&[T], usize, usize),
-    tiles: usize,
-    accumulate: bool,
-    out: &mut [T],
-    ldc: usize,
-) {
-    let panels = Panels::new(outputs, micro.mr);
-    let out = Shared::new(out);
-    for p in (0..tiles).step_by(DEPTH) {
-        let depth = DEPTH.min(tiles - p);
-        for j in (0..inputs).step_by(micro.nr) {
-            let width = micro.nr.min(inputs - j);
-            let b = &v[p * pitch_x + j..][..(depth - 1) * pitch_x + width];
-            for i in 0..panels.count {
-                let (start, height) = (panels.start(i), panels.height(i));
-                let a = &e[p * pitch_y + start..][..(depth - 1) * pitch_y + height];
-                let args = TileArgs {
-                    k: depth,
-                    a: a.as_ptr(),
-                    a_row: 1,
-                    a_step: pitch_y,
-                    b: b.as_ptr(),
-                    ldb: pitch_x,
-                    c: out.at(start * ldc + j, (height - 1) * ldc + width),
-                    ldc,
-                    alpha: T::one(),
-                    accumulate: accumulate || p > 0,
-                };
-                // SAFETY: the operands hold `depth` steps and the tile of `out` was checked.
-                unsafe { (micro.run)(height, width, &args) }
-            }
-        }
-    }
-}
-
-/// dw += the weights whose frequencies are `products`.
-fn collect<T: Float>(micro: &Micro<T>, products: &[T], columns: usize, inputs: usize, outputs: usize, dw: &mut [T]) {
-    crate::for_each_row(&mut dw[..outputs * inputs * 9], inputs * 9, |o, dw| {
-        let (mut lanes, mut taps) = ([T::zero(); 9 * LANES], [T::zero(); 9 * LANES]);
-        for (q, dw) in dw.chunks_mut(9 * LANES).enumerate() {
-            let first = o * columns + q * LANES;
-            tile::gather_kernels(products, first, outputs * columns, |i, v| {
-                lanes[i * LANES..][..LANES].copy_from_slice(v);
-            });
-            // SAFETY: nine vectors of LANES in, LANES times nine out.
-            unsafe { (micro.transpose)(9, LANES, lanes.as_ptr(), LANES, taps.as_mut_ptr(), 9) }
-            for (d, &t) in dw.iter_mut().zip(&taps) {
-                *d += t;
-            }
+    crate::for_blocks(to.count, 4, |rows| {
+        for row in rows {
+            collect(micro, &products, &all, row, from.count, &dw);
         }
     });
+}
+
+/// Tiles of some blocks.
+fn tiles(blocks: &Blocks, range: Range<usize>) -> usize {
+    range.map(|b| blocks.tiles(b)).sum()
+}
+
+/// Some of the weights: channels of y by channels of x.
+struct Part {
+    outputs: Range<usize>,
+    inputs: Range<usize>,
+}
+
+/// The products of a part: `data[frequency·stride + output·pitch + input]`.
+struct Products<T> {
+    data: Scratch<T>,
+    pitch: usize,
+    stride: usize,
+}
+
+impl<T: Float> Products<T> {
+    fn new(part: &Part) -> Self {
+        let pitch = spaced(part.inputs.len());
+        let stride = spaced(part.outputs.len() * pitch);
+        Products { data: Scratch::new(FREQUENCIES * stride), pitch, stride }
+    }
+}
+
+/// Transformed tiles of the input and of the gradient.
+struct Held<'a, T> {
+    micro: &'a Micro<T>,
+    v: &'a [T],
+    e: &'a [T],
+    stride_x: usize,
+    stride_y: usize,
+    pitch_x: usize,
+    pitch_y: usize,
+    tiles: usize,
+}
+
+impl<T: Float> Held<'_, T> {
+    /// out (+)= eᵀ·v at one frequency, over the tiles.
+    fn multiply(&self, f: usize, part: &Part, accumulate: bool, out: &mut [T], ldc: usize) {
+        let (v, e) = (&self.v[f * self.stride_x..], &self.e[f * self.stride_y..]);
+        let (rows, columns) = (part.outputs.len(), part.inputs.len());
+        let panels = Panels::new(rows, self.micro.mr);
+        let out = Shared::new(out);
+        for p in (0..self.tiles).step_by(DEPTH) {
+            let depth = DEPTH.min(self.tiles - p);
+            for j in (0..columns).step_by(self.micro.nr) {
+                let width = self.micro.nr.min(columns - j);
+                let b = &v[p * self.pitch_x + part.inputs.start + j..][..(depth - 1) * self.pitch_x + width];
+                for i in 0..panels.count {
+                    let (start, height) = (panels.start(i), panels.height(i));
+                    let a = &e[p * self.pitch_y + part.outputs.start + start..];
+                    let a = &a[..(depth - 1) * self.pitch_y + height];
+                    let args = TileArgs {
+                        k: depth,
+                        a: a.as_ptr(),
+                        a_row: 1,
+                        a_step: self.pitch_y,
+                        b: b.as_ptr(),
+                        ldb: self.pitch_x,
+                        c: out.at(start * ldc + j, (height - 1) * ldc + width),
+                        ldc,
+                        alpha: T::one(),
+                        accumulate: accumulate || p > 0,
+                    };
+                    // SAFETY: the operands hold `depth` steps and the tile of `out` was checked.
+                    unsafe { (self.micro.run)(height, width, &args) }
+                }
+            }
+        }
+    }
+}
+
+/// dw += the weights of a part that belong to output `row`; dw has `inputs` × 9 for each.
+fn collect<T: Float>(
+    micro: &Micro<T>,
+    products: &Products<T>,
+    part: &Part,
+    row: usize,
+    inputs: usize,
+    dw: &Shared<'_, T>,
+) {
+    let (mut lanes, mut taps) = ([T::zero(); 9 * LANES], [T::zero(); 9 * LANES]);
+    let mut work = tile::Work::new();
+    let at = (row * inputs + part.inputs.start) * 9;
+    // SAFETY: a row of a part belongs to one task.
+    let dw = unsafe { dw.part(at..at + part.inputs.len() * 9) };
+    for (q, dw) in dw.chunks_mut(9 * LANES).enumerate() {
+        let first = (row - part.outputs.start) * products.pitch + q * LANES;
+        tile::gather_kernels(&mut work, &products.data, first, products.stride, &mut lanes);
+        // SAFETY: nine vectors of LANES in, LANES times nine out.
+        unsafe { (micro.transpose)(9, LANES, lanes.as_ptr(), LANES, taps.as_mut_ptr(), 9) }
+        for (d, &t) in dw.iter_mut().zip(&taps) {
+            *d += t;
+        }
+    }
 }

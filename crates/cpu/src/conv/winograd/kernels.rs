@@ -1,0 +1,142 @@
+//! The transformed kernels, in panels as the micro-kernel reads them.
+
+use std::ops::Range;
+
+use super::tile::{self, LANES};
+use super::{FREQUENCIES, spaced};
+use crate::Float;
+use crate::kernel::Micro;
+use crate::parallel::{Shared, tasks};
+use crate::scratch::Scratch;
+
+/// Inner indices fetched at a time.
+const FETCH: usize = 32;
+
+/// Kernels of 3 × 3 as they are stored: o × c × 9.
+pub(super) struct Source<'a, T> {
+    pub micro: &'a Micro<T>,
+    pub w: &'a [T],
+    /// Channels summed over.
+    pub inner: usize,
+    /// Channels that result.
+    pub outer: usize,
+    /// Rotated half a turn, the inner channels being those of y; otherwise the inner channels are those of x.
+    pub rotated: bool,
+}
+
+impl<T: Float> Source<'_, T> {
+    /// Kernels of `inner` and the outer channels from `first` on: `lanes[(p·9 + tap)·LANES + lane]`.
+    fn fetch(&self, first: usize, inner: Range<usize>, lanes: &mut [T]) {
+        let count = LANES.min(self.outer - first);
+        assert!(lanes.len() >= inner.len() * 9 * LANES && self.w.len() == self.inner * self.outer * 9);
+        if self.rotated {
+            for (p, lanes) in inner.zip(lanes.chunks_exact_mut(9 * LANES)) {
+                let src = &self.w[(p * self.outer + first) * 9..][..count * 9];
+                // SAFETY: `count` rows of 9 weights, and 9 vectors to put them in.
+                unsafe { (self.micro.transpose)(count, 9, src.as_ptr(), 9, lanes.as_mut_ptr(), LANES) }
+            }
+        } else {
+            let row = self.inner * 9;
+            let src = &self.w[first * row + inner.start * 9..][..(count - 1) * row + inner.len() * 9];
+            // SAFETY: `count` rows of as many weights, and as many vectors to put them in.
+            unsafe {
+                (self.micro.transpose)(count, inner.len() * 9, src.as_ptr(), row, lanes.as_mut_ptr(), LANES);
+            }
+        }
+    }
+
+    /// Transforms the kernels of one vector of outer channels to `out[first_of(p) + frequency·stride..]`.
+    fn spread(
+        &self,
+        vector: usize,
+        inner: Range<usize>,
+        out: &Shared<'_, T>,
+        stride: usize,
+        place: impl Fn(usize, usize) -> usize,
+    ) {
+        let nr = self.micro.nr;
+        let tap = |i: usize| (if self.rotated { 8 - i } else { i }) * LANES;
+        let mut lanes = Scratch::<T>::new(FETCH * 9 * LANES);
+        lanes.fill(T::zero());
+        let mut aside = [T::zero(); FREQUENCIES * LANES];
+        let mut work = tile::Work::new();
+        for from in inner.clone().step_by(FETCH) {
+            let some = from..(from + FETCH).min(inner.end);
+            self.fetch(vector * LANES, some.clone(), &mut lanes);
+            for p in some {
+                let base = (p - from) * 9 * LANES;
+                let places = [0, 1, 2].map(|a| [0, 1, 2].map(|b| (base + tap(a * 3 + b)) as u32));
+                if nr >= LANES {
+                    tile::spread(&mut work, &lanes, &places, out, place(p, vector * LANES), stride);
+                    continue;
+                }
+                // Panels narrower than a vector: computed aside, then dealt out.
+                tile::spread(&mut work, &lanes, &places, &Shared::new(&mut aside), 0, LANES);
+                for (i, piece) in aside.chunks_exact(nr).enumerate() {
+                    let at = i * nr / LANES * stride + place(p, vector * LANES + i * nr % LANES);
+                    // SAFETY: these columns and inner indices belong to one task.
+                    unsafe { out.part(at..at + nr) }.copy_from_slice(piece);
+                }
+            }
+        }
+    }
+}
+
+/// Transformed kernels in panels of outer channels: `[frequency][panel][inner][nr]`.
+pub(super) struct Kernels<T> {
+    data: Scratch<T>,
+    nr: usize,
+    /// Inner indices that are there.
+    pub depth: usize,
+    columns: usize,
+    stride: usize,
+}
+
+impl<T: Float> Kernels<T> {
+    /// All of the kernels; `columns` is their number of outer channels, rounded up to whole panels and vectors.
+    pub fn new(source: &Source<'_, T>, columns: usize) -> Self {
+        let mut kernels = Self::empty(source, columns);
+        kernels.resize(source.inner);
+        let (nr, depth, stride) = (kernels.nr, kernels.depth, kernels.stride);
+        let (vectors, parts) = (source.outer.div_ceil(LANES), depth.div_ceil(FETCH));
+        let shared = Shared::new(&mut kernels.data);
+        tasks(vectors * parts, depth * columns >= 1 << 12, |t| {
+            let (vector, from) = (t % vectors, t / vectors * FETCH);
+            source.spread(vector, from..(from + FETCH).min(depth), &shared, stride, |p, column| {
+                column / nr * nr * depth + p * nr + column % nr
+            });
+        });
+        kernels
+    }
+
+    /// Room for the kernels of `columns` outer channels.
+    pub fn empty(source: &Source<'_, T>, columns: usize) -> Self {
+        Kernels { data: Scratch::new(0), nr: source.micro.nr, depth: 0, columns, stride: 0 }
+    }
+
+    fn resize(&mut self, depth: usize) {
+        let stride = spaced(depth * self.columns);
+        if stride > self.stride {
+            self.data = Scratch::new(FREQUENCIES * stride);
+            self.stride = stride;
+        }
+        self.depth = depth;
+    }
+
+    /// Replaces the kernels by those of the outer channels from `first` on and some inner ones.
+    pub fn fill(&mut self, source: &Source<'_, T>, first: usize, inner: Range<usize>) {
+        self.resize(inner.len());
+        let (nr, depth, stride) = (self.nr, self.depth, self.stride);
+        let shared = Shared::new(&mut self.data);
+        for vector in first / LANES..(first + self.columns).min(source.outer).div_ceil(LANES) {
+            source.spread(vector, inner.clone(), &shared, stride, |p, column| {
+                (column - first) / nr * nr * depth + (p - inner.start) * nr + column % nr
+            });
+        }
+    }
+
+    /// The panel of outer channels from `column` on at a frequency, from inner index `p` on.
+    pub fn panel(&self, frequency: usize, column: usize, p: usize) -> &[T] {
+        &self.data[frequency * self.stride + column * self.depth + p * self.nr..]
+    }
+}
