@@ -1,5 +1,7 @@
 //! Which layers a net has, how blobs become values, and what counts towards the loss.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod common;
 
 use common::*;

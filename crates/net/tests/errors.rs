@@ -1,5 +1,7 @@
 //! What a net's errors say: where, which layer, what was expected and found, and what to try.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod common;
 
 use common::*;

@@ -1,5 +1,7 @@
 //! The memory plan: what is shared and overwritten never shows in a result.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod common;
 
 use common::*;

@@ -1,5 +1,7 @@
 //! Parameters that several layers share, and which layers run backward.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod common;
 
 use common::*;

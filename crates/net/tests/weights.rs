@@ -1,5 +1,7 @@
 //! A net's parameters in files: what is written is read back, and what does not fit is named.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod common;
 
 use common::*;

@@ -1,5 +1,7 @@
 //! A run resumed from a snapshot equals the run that never stopped, to the bit.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod common;
 
 use std::path::Path;

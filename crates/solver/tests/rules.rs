@@ -1,5 +1,7 @@
 //! The six solver types on a linear regression, against the same arithmetic done plainly here.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod common;
 
 use common::Folder;

@@ -1,5 +1,7 @@
 //! The loop: tests, what is logged, snapshots and the weights a run starts from.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod common;
 
 use common::{Folder, params, says};
