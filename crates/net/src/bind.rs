@@ -217,7 +217,7 @@ impl Bound {
             bottom_diffs: bottom_diffs.collect(),
             params: layer.exec_params.iter().map(|&p| Some(self.param(graph, p))).collect(),
             param_diffs: layer
-                .params
+                .exec_params
                 .iter()
                 .map(|&p| {
                     let memory = self.params[param(p).learnable].diff.as_ref();
