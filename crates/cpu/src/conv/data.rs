@@ -3,7 +3,7 @@
 use super::patches::Plane;
 use crate::Float;
 use crate::gemm::{KC, even_block};
-use crate::kernel::{Micro, TileArgs};
+use crate::kernel::{Micro, TileArgs, vectorized};
 use crate::pack::{Panels, copy_to_panels};
 use crate::parallel::{Shared, tasks};
 use crate::scratch::Scratch;
@@ -126,27 +126,34 @@ fn product<T: Float>(
 fn scatter<T: Float>(plane: &Plane, s: usize, cols: usize, col: &[T], dx: &mut [T]) {
     let taps = plane.taps();
     for (row, col) in col.chunks_exact(cols).take(dx.len() / plane.area() * taps).enumerate() {
-        let (i, j) = (row % taps / plane.kw, row % plane.kw);
         let channel = &mut dx[row / taps * plane.area()..][..plane.area()];
-        let mut at = 0;
-        while at < cols {
-            let (oh, ow) = ((s + at) / plane.ow, (s + at) % plane.ow);
-            let len = (plane.ow - ow).min(cols - at);
+        scatter_tap(plane, row % taps / plane.kw, row % plane.kw, s, col, channel);
+    }
+}
+
+vectorized! {
+    /// Adds the column of tap (i, j), over positions from `s` on, to a channel.
+    fn scatter_tap[T: Float](plane: &Plane, i: usize, j: usize, s: usize, col: &[T], channel: &mut [T]) {
+        let shift = (j * plane.dw) as isize - plane.pw;
+        // Outputs of a row whose tap lies inside the input.
+        let low = (-shift).max(0).unsigned_abs().div_ceil(plane.sw);
+        let high = (plane.w as isize - shift).max(0).unsigned_abs().div_ceil(plane.sw);
+        let (mut at, mut oh, mut ow) = (0, s / plane.ow, s % plane.ow);
+        while at < col.len() {
+            let len = (plane.ow - ow).min(col.len() - at);
             let ih = (oh * plane.sh + i * plane.dh) as isize - plane.ph;
-            if (0..plane.h as isize).contains(&ih) {
-                let line = &mut channel[ih as usize * plane.w..][..plane.w];
-                let shift = (j * plane.dw) as isize - plane.pw;
-                let first = (-shift).max(0).unsigned_abs().div_ceil(plane.sw).max(ow);
-                let end = ((plane.w as isize - shift).max(0).unsigned_abs().div_ceil(plane.sw)).min(ow + len);
-                if first < end {
-                    let from = ((first * plane.sw) as isize + shift) as usize;
-                    let src = &col[at + first - ow..at + end - ow];
-                    for (d, &v) in line[from..].iter_mut().step_by(plane.sw).zip(src) {
-                        *d += v;
-                    }
+            let (first, end) = (low.max(ow), high.min(ow + len));
+            if ih >= 0 && ih < plane.h as isize && first < end {
+                let from = ih as usize * plane.w + ((first * plane.sw) as isize + shift) as usize;
+                let src = &col[at + first - ow..at + end - ow];
+                let dst = &mut channel[from..][..(end - first - 1) * plane.sw + 1];
+                if plane.sw == 1 {
+                    dst.iter_mut().zip(src).for_each(|(d, &v)| *d += v);
+                } else {
+                    dst.iter_mut().step_by(plane.sw).zip(src).for_each(|(d, &v)| *d += v);
                 }
             }
-            at += len;
+            (at, oh, ow) = (at + len, oh + 1, 0);
         }
     }
 }

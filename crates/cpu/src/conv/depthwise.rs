@@ -2,7 +2,8 @@
 
 use super::patches::Plane;
 use crate::Float;
-use crate::gemv::{axpy_block, dot_block};
+use crate::gemv::axpy_block;
+use crate::kernel::vectorized;
 use crate::parallel::{Shared, for_each_block, for_each_row, tasks};
 use crate::scratch::Scratch;
 
@@ -33,8 +34,14 @@ pub(super) fn forward<T: Float>(
     debug_assert_eq!(y.len(), batch * channels * plane.out_area());
     for_each_row(y, plane.out_area(), |nc, y| {
         let (x, c) = (&x[nc * plane.area()..][..plane.area()], nc % channels);
-        let w = &w[c * plane.taps()..][..plane.taps()];
         y.fill(bias.map_or(T::zero(), |b| b[c]));
+        forward_plane(plane, x, &w[c * plane.taps()..][..plane.taps()], y);
+    });
+}
+
+vectorized! {
+    /// y += w ∗ x for one plane.
+    fn forward_plane[T: Float](plane: &Plane, x: &[T], w: &[T], y: &mut [T]) {
         for (oh, y) in y.chunks_exact_mut(plane.ow).enumerate() {
             for i in 0..plane.kh {
                 let Some(ih) = input_row(plane, oh, i) else { continue };
@@ -43,14 +50,14 @@ pub(super) fn forward<T: Float>(
                     let (first, end, from) = span(plane, j);
                     let (w, y) = (w[i * plane.kw + j], &mut y[first..end]);
                     if plane.sw == 1 {
-                        axpy_block(w, &row[from..], y);
+                        y.iter_mut().zip(&row[from..]).for_each(|(y, &x)| *y += w * x);
                     } else {
                         y.iter_mut().zip(row[from..].iter().step_by(plane.sw)).for_each(|(y, &x)| *y += w * x);
                     }
                 }
             }
         }
-    });
+    }
 }
 
 /// dx from dy, overwriting dx.
@@ -58,8 +65,14 @@ pub(super) fn backward_data<T: Float>(plane: &Plane, channels: usize, batch: usi
     debug_assert_eq!(dx.len(), batch * channels * plane.area());
     for_each_row(dx, plane.area(), |nc, dx| {
         let (dy, c) = (&dy[nc * plane.out_area()..][..plane.out_area()], nc % channels);
-        let w = &w[c * plane.taps()..][..plane.taps()];
         dx.fill(T::zero());
+        backward_plane(plane, &w[c * plane.taps()..][..plane.taps()], dy, dx);
+    });
+}
+
+vectorized! {
+    /// dx += the gradient of one plane.
+    fn backward_plane[T: Float](plane: &Plane, w: &[T], dy: &[T], dx: &mut [T]) {
         for (oh, dy) in dy.chunks_exact(plane.ow).enumerate() {
             for i in 0..plane.kh {
                 let Some(ih) = input_row(plane, oh, i) else { continue };
@@ -68,14 +81,50 @@ pub(super) fn backward_data<T: Float>(plane: &Plane, channels: usize, batch: usi
                     let (first, end, from) = span(plane, j);
                     let (w, dy) = (w[i * plane.kw + j], &dy[first..end]);
                     if plane.sw == 1 {
-                        axpy_block(w, dy, &mut row[from..]);
+                        row[from..].iter_mut().zip(dy).for_each(|(x, &y)| *x += w * y);
                     } else {
                         row[from..].iter_mut().step_by(plane.sw).zip(dy).for_each(|(x, &y)| *x += w * y);
                     }
                 }
             }
         }
-    });
+    }
+}
+
+vectorized! {
+    /// Σ x·dy over the outputs of a plane whose tap (i, j) lies inside the input, in interleaved partial sums.
+    fn tap_gradient[T: Float](plane: &Plane, i: usize, j: usize, x: &[T], dy: &[T]) -> T {
+        const L: usize = 32;
+        let mut acc = [T::zero(); L];
+        let (first, end, from) = span(plane, j);
+        for (oh, dy) in dy.chunks_exact(plane.ow).enumerate() {
+            let Some(ih) = input_row(plane, oh, i) else { continue };
+            let (row, dy) = (&x[ih * plane.w + from..(ih + 1) * plane.w], &dy[first..end]);
+            if plane.sw == 1 {
+                let (dy, dy_tail) = dy.as_chunks::<L>();
+                let (x, x_tail) = row.as_chunks::<L>();
+                for (x, dy) in x.iter().zip(dy) {
+                    for l in 0..L {
+                        acc[l] += x[l] * dy[l];
+                    }
+                }
+                // A tail shorter than dy's last piece still has its elements in the next whole piece of the row.
+                let x_tail = if x.len() > dy.len() { &x[dy.len()][..] } else { x_tail };
+                acc.iter_mut().zip(x_tail).zip(dy_tail).for_each(|((a, &x), &y)| *a += x * y);
+            } else {
+                acc[0] += row.iter().step_by(plane.sw).zip(dy).fold(T::zero(), |s, (&x, &y)| s + x * y);
+            }
+        }
+        let mut width = L;
+        while width > 1 {
+            width /= 2;
+            for l in 0..width {
+                let high = acc[l + width];
+                acc[l] += high;
+            }
+        }
+        acc[0]
+    }
 }
 
 /// dw += gradient; each image's share is computed apart and they are added in order.
@@ -93,23 +142,10 @@ pub(super) fn backward_weights<T: Float>(
     tasks(batch * channels, x.len() >= crate::BLOCK, |nc| {
         // SAFETY: each task has the taps of its own channel and image.
         let out = unsafe { shared.part(nc * taps..(nc + 1) * taps) };
-        out.fill(T::zero());
         let x = &x[nc * plane.area()..][..plane.area()];
         let dy = &dy[nc * plane.out_area()..][..plane.out_area()];
-        for (oh, dy) in dy.chunks_exact(plane.ow).enumerate() {
-            for i in 0..plane.kh {
-                let Some(ih) = input_row(plane, oh, i) else { continue };
-                let row = &x[ih * plane.w..][..plane.w];
-                for j in 0..plane.kw {
-                    let (first, end, from) = span(plane, j);
-                    let dy = &dy[first..end];
-                    out[i * plane.kw + j] += if plane.sw == 1 {
-                        dot_block(&row[from..from + dy.len()], dy)
-                    } else {
-                        row[from..].iter().step_by(plane.sw).zip(dy).fold(T::zero(), |s, (&x, &y)| s + x * y)
-                    };
-                }
-            }
+        for (tap, out) in out.iter_mut().enumerate() {
+            *out = tap_gradient(plane, tap / plane.kw, tap % plane.kw, x, dy);
         }
     });
     let (partial, len) = (&partial, channels * taps);

@@ -279,7 +279,8 @@ impl ConvGeometry {
             Some(plane) if self.takes_winograd::<T>(algorithm, &plane, batch) => {
                 winograd::backward_data(micro, &plane, self.group, self.out_channels, batch, w, dy, dx);
             }
-            Some(plane) if plane.sh == 1 && plane.sw == 1 => {
+            // As a convolution of dy there are products for every input position, else for every output position.
+            Some(plane) if plane.sh == 1 && plane.sw == 1 && 4 * plane.area() <= 5 * plane.out_area() => {
                 forward::backward_data(micro, &plane, self.group, self.out_channels, batch, w, dy, dx);
             }
             Some(plane) => data::backward_data(micro, &plane, self.group, self.out_channels, batch, w, dy, dx),

@@ -59,24 +59,35 @@ impl Plane {
         (self.ow - 1) * self.sw + (self.kw - 1) * self.dw + 1
     }
 
-    fn needs_padding(&self) -> bool {
+    /// With a column stride and several taps in a row, a window keeps columns of equal remainder together, so that what
+    /// a tap takes from a row is contiguous; the number of such phases.
+    fn phases(&self) -> usize {
+        if self.kw > 1 { self.sw } else { 1 }
+    }
+
+    fn copies(&self) -> bool {
         let reach_h = (self.oh - 1) * self.sh + (self.kh - 1) * self.dh + 1;
-        (self.ph, self.pw) != (0, 0) || reach_h > self.h || self.reach_w() > self.w
+        (self.ph, self.pw) != (0, 0) || reach_h > self.h || self.reach_w() > self.w || self.phases() > 1
+    }
+
+    /// Columns of one phase in a copied window.
+    fn phase_len(&self) -> usize {
+        self.reach_w().div_ceil(self.phases())
     }
 
     /// Most elements of scratch that [`window`](Self::window) uses, for `positions` outputs of an image and blocks of
     /// `depth` along the inner extent.
     pub fn window_len(&self, positions: usize, depth: usize) -> usize {
-        if !self.needs_padding() {
+        if !self.copies() {
             return 0;
         }
         let rows = self.oh.min(positions.div_ceil(self.ow) + 1);
         let channels = self.channels.min(depth.div_ceil(self.taps()) + 1);
-        channels * ((rows - 1) * self.sh + (self.kh - 1) * self.dh + 1) * self.reach_w()
+        channels * ((rows - 1) * self.sh + (self.kh - 1) * self.dh + 1) * self.phase_len() * self.phases()
     }
 
-    /// The part of an image (`channels` × h × w) that `positions` and inner indices `depth` need, padded with zeros into
-    /// `scratch` unless the image has it all.
+    /// The part of an image (`channels` × h × w) that `positions` and inner indices `depth` need: of the image itself, or
+    /// copied into `scratch` with zeros around it and its columns sorted by phase.
     pub fn window<'a, T: Float>(
         &self,
         image: &'a [T],
@@ -87,30 +98,28 @@ impl Plane {
         let taps = self.taps();
         let (c0, c1) = (depth.start / taps, depth.end.div_ceil(taps));
         let (oh0, oh1) = (positions.start / self.ow, (positions.end - 1) / self.ow);
-        if !self.needs_padding() {
+        if !self.copies() {
             let from = c0 * self.area() + oh0 * self.sh * self.w;
-            return Window { data: &image[from..], pitch: self.w, channel_pitch: self.area(), c0, oh0 };
+            return Window { data: &image[from..], pitch: self.w, channel_pitch: self.area(), phase_len: 0, c0 };
         }
-        let (rows, width) = ((oh1 - oh0) * self.sh + (self.kh - 1) * self.dh + 1, self.reach_w());
+        let (phases, phase_len) = (self.phases(), self.phase_len());
+        let (rows, pitch) = ((oh1 - oh0) * self.sh + (self.kh - 1) * self.dh + 1, phases * phase_len);
         let top = (oh0 * self.sh) as isize - self.ph;
-        let left = self.pw.clamp(0, width as isize) as usize;
-        let from = (-self.pw).max(0) as usize;
-        let len = self.w.saturating_sub(from).min(width - left);
         for c in c0..c1 {
             for r in 0..rows {
-                let dst = &mut scratch[((c - c0) * rows + r) * width..][..width];
+                let dst = &mut scratch[((c - c0) * rows + r) * pitch..][..pitch];
                 let ih = top + r as isize;
-                if ih < 0 || ih >= self.h as isize || len == 0 {
+                if ih < 0 || ih >= self.h as isize {
                     dst.fill(T::zero());
-                } else {
-                    let src = &image[c * self.area() + ih as usize * self.w + from..][..len];
-                    dst[..left].fill(T::zero());
-                    dst[left..left + len].copy_from_slice(src);
-                    dst[left + len..].fill(T::zero());
+                    continue;
+                }
+                let src = &image[c * self.area() + ih as usize * self.w..][..self.w];
+                for (phase, dst) in dst.chunks_exact_mut(phase_len).enumerate() {
+                    copy_phase(src, phase as isize - self.pw, phases, dst);
                 }
             }
         }
-        Window { data: &*scratch, pitch: width, channel_pitch: rows * width, c0, oh0 }
+        Window { data: &*scratch, pitch, channel_pitch: rows * pitch, phase_len, c0 }
     }
 
     /// Cuts `positions` into runs along output rows, none crossing a multiple of `cut` columns; the first has column
@@ -124,13 +133,14 @@ impl Plane {
         place: impl Fn(usize) -> usize,
     ) -> Runs {
         let oh0 = positions.start / self.ow;
+        let step = if self.phases() > 1 { 1 } else { self.sw };
         let mut runs = Runs::new();
         let mut s = positions.start;
         while s < positions.end {
             let (oh, ow) = (s / self.ow, s % self.ow);
             let at = column + (s - positions.start);
             let len = (self.ow - ow).min(positions.end - s).min(cut - at % cut);
-            runs.push(Run { src: (oh - oh0) * self.sh * pitch + ow * self.sw, dst: place(at), len });
+            runs.push(Run { src: (oh - oh0) * self.sh * pitch + ow * step, dst: place(at), len });
             s += len;
         }
         runs
@@ -143,8 +153,9 @@ pub(super) struct Window<'a, T> {
     /// Distance between rows.
     pub pitch: usize,
     channel_pitch: usize,
+    /// Columns of a phase; nought in an image, where columns are in order.
+    phase_len: usize,
     c0: usize,
-    oh0: usize,
 }
 
 /// Consecutive outputs of a row, and where they go.
@@ -162,13 +173,14 @@ impl<T: Float> Window<'_, T> {
     /// Copies the patches' elements: for each inner index k of `depth` and each run, `len` elements to
     /// `dst[run.dst + (k - depth.start) * step..]`.
     pub fn fill(&self, plane: &Plane, depth: std::ops::Range<usize>, runs: &[Run], step: usize, dst: &mut [T]) {
-        debug_assert!(self.oh0 < plane.oh);
-        let taps = plane.taps();
+        let (taps, phases) = (plane.taps(), plane.phases());
         for k in depth.clone() {
             let (c, i, j) = (k / taps, k % taps / plane.kw, k % plane.kw);
-            let src = &self.data[(c - self.c0) * self.channel_pitch + i * plane.dh * self.pitch + j * plane.dw..];
+            let column = j * plane.dw;
+            let column = if phases > 1 { column % phases * self.phase_len + column / phases } else { column };
+            let src = &self.data[(c - self.c0) * self.channel_pitch + i * plane.dh * self.pitch + column..];
             let dst = &mut dst[(k - depth.start) * step..];
-            match plane.sw {
+            match plane.sw / phases {
                 1 => copy_runs(src, runs, dst),
                 2 => every_second(src, runs, dst),
                 s => {
@@ -179,6 +191,27 @@ impl<T: Float> Window<'_, T> {
                     }
                 }
             }
+        }
+    }
+}
+
+vectorized! {
+    /// dst[t] = src[shift + t·step], zero outside of src.
+    fn copy_phase[T: Float](src: &[T], shift: isize, step: usize, dst: &mut [T]) {
+        let first = (-shift).max(0).unsigned_abs().div_ceil(step).min(dst.len());
+        let end = (src.len() as isize - shift).max(0).unsigned_abs().div_ceil(step).clamp(first, dst.len());
+        dst[..first].fill(T::zero());
+        dst[end..].fill(T::zero());
+        let dst = &mut dst[first..end];
+        if dst.is_empty() {
+            return;
+        }
+        let src = &src[((first * step) as isize + shift) as usize..];
+        match step {
+            1 => dst.copy_from_slice(&src[..dst.len()]),
+            2 => dst.iter_mut().zip(src.chunks(2)).for_each(|(d, s)| *d = s[0]),
+            4 => dst.iter_mut().zip(src.chunks(4)).for_each(|(d, s)| *d = s[0]),
+            _ => dst.iter_mut().zip(src.chunks(step)).for_each(|(d, s)| *d = s[0]),
         }
     }
 }
