@@ -96,6 +96,8 @@ impl Solver {
             let mut options = Options::new(phase, seed);
             config::merge_state(&mut options.state, source.net.message.state.as_ref());
             config::merge_state(&mut options.state, over);
+            // Layers computed together have nothing between them to tell of.
+            options.fuse &= !param.debug_info();
             let mut net = Net::new(&source.net.message, &source.net.positions, registry, &options)?;
             for path in param.weights.iter().flat_map(|w| w.split(',')).map(str::trim) {
                 info!("Finetuning from {path}");

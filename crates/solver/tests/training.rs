@@ -351,6 +351,25 @@ fn debug_info_tells_of_every_blob() {
     }
 }
 
+/// Layers that are otherwise computed together are told of one by one.
+#[test]
+fn debug_info_tells_of_layers_that_could_be_fused() {
+    let folder = Folder::new();
+    let layers = "layer { name: 'bn' type: 'BatchNorm' bottom: 'x' top: 'n' }
+        layer { name: 'scale' type: 'Scale' bottom: 'n' top: 's' } layer { name: 'relu' type: 'ReLU' bottom: 's' top: 's' }
+        layer { name: 'ip' type: 'InnerProduct' bottom: 's'";
+    let net = NET.replace("layer { name: 'ip' type: 'InnerProduct' bottom: 'x'", layers);
+    assert_ne!(net, NET);
+    let settings = "display: 1 max_iter: 1 snapshot_after_train: false";
+    let (_, log) = folder.train(&text(settings).replace(NET, &net));
+    assert!(log.iter().any(|l| l.ends_with("is computed together with relu")), "{log:#?}");
+    let (_, log) = folder.train(&text(&format!("{settings} debug_info: true")).replace(NET, &net));
+    for (layer, blob) in [("bn", "n"), ("scale", "s"), ("relu", "s")] {
+        let line = format!("    [Forward] Layer {layer}, top blob {blob} data: ");
+        assert!(log.iter().any(|l| l.starts_with(&line)), "{line} is not among {log:#?}");
+    }
+}
+
 #[test]
 fn settings_that_cannot_work_are_refused() {
     let folder = Folder::new();
