@@ -1,5 +1,7 @@
 //! Fused nets compute what unfused ones do, and fuse only where nobody can see it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod common;
 
 use common::{gaussian, gradients, registry, step};
