@@ -3,7 +3,10 @@
 //! Output (i, j) covers rows i·stride − pad to i·stride − pad + kernel, and columns likewise, cut to the input. A mean is
 //! taken over the part of the window inside the *padded* input, so padding counts as zeros.
 
+use std::ops::Range;
+
 use lgm_core::{Result, ensure};
+use smallvec::SmallVec;
 
 use crate::kernel::vectorized;
 use crate::scratch::Scratch;
@@ -78,16 +81,32 @@ impl PoolGeometry {
         self.output[0] * self.output[1]
     }
 
-    /// The outputs of a row whose tap `j` lies inside the input, and the input column of the first.
-    fn span(&self, j: usize) -> (usize, usize, usize) {
-        let (stride, shift) = (self.stride[1], j as isize - self.pad[1] as isize);
-        let first = (-shift).max(0).unsigned_abs().div_ceil(stride);
-        let end = (self.input[1] as isize - shift).max(0).unsigned_abs().div_ceil(stride).min(self.output[1]);
-        if first >= end { (0, 0, 0) } else { (first, end, ((first * stride) as isize + shift) as usize) }
+    /// The columns of a row by tap.
+    fn taps(&self) -> SmallVec<[Tap; 8]> {
+        let (stride, pitch) = (self.stride[1], self.pitch());
+        let tap = |j: usize| {
+            let shift = j as isize - self.pad[1] as isize;
+            let first = (-shift).max(0).unsigned_abs().div_ceil(stride);
+            let end = (self.input[1] as isize - shift).max(0).unsigned_abs().div_ceil(stride).min(self.output[1]);
+            let column = ((first * stride) as isize + shift).max(0) as usize;
+            let at = column % stride * self.input[0] * pitch + column / stride;
+            (first < end).then_some(Tap { outputs: first..end, column, at })
+        };
+        (0..self.kernel[1]).filter_map(tap).collect()
+    }
+
+    /// Columns of one phase of a plane.
+    fn pitch(&self) -> usize {
+        self.input[1].div_ceil(self.stride[1])
+    }
+
+    /// Elements of a plane that is sorted by phase.
+    fn phases_len(&self) -> usize {
+        self.stride[1] * self.input[0] * self.pitch()
     }
 
     /// The input rows under output row `i`.
-    fn rows(&self, i: usize) -> std::ops::Range<usize> {
+    fn rows(&self, i: usize) -> Range<usize> {
         let start = (i * self.stride[0]) as isize - self.pad[0] as isize;
         start.max(0) as usize..((start + self.kernel[0] as isize).max(0) as usize).min(self.input[0])
     }
@@ -116,33 +135,17 @@ impl PoolGeometry {
             }
         };
         assert_eq!(index.len(), y.len());
-        let index = crate::parallel::Shared::new(index);
+        let stride = self.stride[1];
+        let mut steps = Scratch::<T>::new(self.output[1]);
+        steps.iter_mut().enumerate().for_each(|(t, step)| *step = T::of((t * stride) as f64));
+        let (steps, taps, index) = (&steps, self.taps(), crate::parallel::Shared::new(index));
         for_each_row(y, out, |plane, y| {
             // SAFETY: every plane is visited once.
             let index = unsafe { index.part(plane * out..(plane + 1) * out) };
-            self.max_plane(&x[plane * area..][..area], y, index);
+            let mut phases = Scratch::<T>::new(self.phases_len());
+            sort_by_phase(&x[plane * area..][..area], self.input[1], stride, self.pitch(), &mut phases);
+            max_plane(self, &taps, &phases, steps, y, index);
         });
-    }
-
-    fn max_plane<T: Float>(&self, x: &[T], y: &mut [T], index: &mut [T]) {
-        y.fill(T::of(-f32::MAX as f64));
-        index.fill(-T::one());
-        let (width, ow) = (self.input[1], self.output[1]);
-        for (i, (y, index)) in y.chunks_exact_mut(ow).zip(index.chunks_exact_mut(ow)).enumerate() {
-            for ih in self.rows(i) {
-                for j in 0..self.kernel[1] {
-                    let (first, end, from) = self.span(j);
-                    let (y, index) = (&mut y[first..end], &mut index[first..end]);
-                    let row = &x[ih * width + from..(ih + 1) * width];
-                    let at = T::of((ih * width + from) as f64);
-                    match self.stride[1] {
-                        1 => max_row(row, at, y, index),
-                        2 => max_every_second(row, at, y, index),
-                        stride => max_strided(row, stride, at, y, index),
-                    }
-                }
-            }
-        }
     }
 
     /// dx from dy and the indices of [`max_forward`](Self::max_forward), overwriting dx.
@@ -171,23 +174,17 @@ impl PoolGeometry {
     pub fn average_forward<T: Float>(&self, x: &[T], y: &mut [T]) {
         let (area, out) = (self.input_area(), self.output_area());
         assert_eq!(x.len() / area.max(1), y.len() / out.max(1));
+        let taps = self.taps();
         for_each_row(y, out, |plane, y| {
             let x = &x[plane * area..][..area];
             if out == 1 && self.pad == [0, 0] && self.kernel == self.input {
                 y[0] = crate::elementwise::fold_block(x, |v| v) / T::of(area as f64);
                 return;
             }
-            y.fill(T::zero());
-            for (i, y) in y.chunks_exact_mut(self.output[1]).enumerate() {
-                for ih in self.rows(i) {
-                    for j in 0..self.kernel[1] {
-                        let (first, end, from) = self.span(j);
-                        let row = &x[ih * self.input[1] + from..(ih + 1) * self.input[1]];
-                        add_strided(row, self.stride[1], &mut y[first..end]);
-                    }
-                }
-                self.divide(i, y);
-            }
+            let mut phases = Scratch::<T>::new(self.phases_len());
+            sort_by_phase(x, self.input[1], self.stride[1], self.pitch(), &mut phases);
+            sum_plane(self, &taps, &phases, y);
+            self.divide(y);
         });
     }
 
@@ -198,80 +195,154 @@ impl PoolGeometry {
     pub fn average_backward<T: Float>(&self, dy: &[T], dx: &mut [T]) {
         let (area, out) = (self.input_area(), self.output_area());
         assert_eq!(dx.len() / area.max(1), dy.len() / out.max(1));
+        let taps = self.taps();
         for_each_row(dx, area, |plane, dx| {
             let dy = &dy[plane * out..][..out];
             if out == 1 && self.pad == [0, 0] && self.kernel == self.input {
                 return dx.fill(dy[0] / T::of(area as f64));
             }
-            dx.fill(T::zero());
-            let mut share = Scratch::<T>::new(self.output[1]);
-            for (i, dy) in dy.chunks_exact(self.output[1]).enumerate() {
-                share.copy_from_slice(dy);
-                self.divide(i, &mut share);
-                for ih in self.rows(i) {
-                    for j in 0..self.kernel[1] {
-                        let (first, end, from) = self.span(j);
-                        let row = &mut dx[ih * self.input[1] + from..(ih + 1) * self.input[1]];
-                        for (d, &s) in row.iter_mut().step_by(self.stride[1]).zip(&share[first..end]) {
-                            *d += s;
-                        }
-                    }
-                }
-            }
+            let mut share = Scratch::<T>::new(out);
+            share.copy_from_slice(dy);
+            self.divide(&mut share);
+            let mut phases = Scratch::<T>::new(self.phases_len());
+            phases.fill(T::zero());
+            spread_plane(self, &taps, &share, &mut phases);
+            unsort(&phases, self.input[1], self.stride[1], self.pitch(), dx);
         });
     }
 
-    /// Divides output row `i` by the sizes of its windows.
-    fn divide<T: Float>(&self, i: usize, row: &mut [T]) {
-        let rows = self.padded_len(0, i);
-        for (j, v) in row.iter_mut().enumerate() {
-            *v /= T::of((rows * self.padded_len(1, j)) as f64);
+    /// Divides the outputs of a plane by the sizes of their windows.
+    fn divide<T: Float>(&self, plane: &mut [T]) {
+        let mut columns = Scratch::<T>::new(self.output[1]);
+        columns.iter_mut().enumerate().for_each(|(j, c)| *c = T::of(self.padded_len(1, j) as f64));
+        for (i, row) in plane.chunks_exact_mut(self.output[1]).enumerate() {
+            let rows = T::of(self.padded_len(0, i) as f64);
+            row.iter_mut().zip(columns.iter()).for_each(|(v, &c)| *v /= rows * c);
+        }
+    }
+}
+
+/// One column of the windows.
+struct Tap {
+    /// The outputs of a row for which it lies inside the input.
+    outputs: Range<usize>,
+    /// The input column under the first of them.
+    column: usize,
+    /// Where that column lies in the first row of a plane sorted by phase.
+    at: usize,
+}
+
+/// Columns of equal remainder by the stride put together, so that what a tap takes from a row is contiguous:
+/// `dst[phase·rows·pitch + row·pitch + t] = src[row·width + t·stride + phase]`.
+fn sort_by_phase<T: Float>(src: &[T], width: usize, stride: usize, pitch: usize, dst: &mut [T]) {
+    let rows = src.len() / width;
+    match stride {
+        1 => dst[..src.len()].copy_from_slice(src),
+        2 if width.is_multiple_of(2) => {
+            let (even, odd) = dst.split_at_mut(rows * pitch);
+            split_pairs(src, even, odd);
+        }
+        _ => {
+            for (phase, dst) in dst.chunks_exact_mut(rows * pitch).enumerate() {
+                for (src, dst) in src.chunks_exact(width).zip(dst.chunks_exact_mut(pitch)) {
+                    src.iter().skip(phase).step_by(stride).zip(dst).for_each(|(&s, d)| *d = s);
+                }
+            }
+        }
+    }
+}
+
+/// The reverse of [`sort_by_phase`].
+fn unsort<T: Float>(src: &[T], width: usize, stride: usize, pitch: usize, dst: &mut [T]) {
+    let rows = dst.len() / width;
+    match stride {
+        1 => dst.copy_from_slice(&src[..dst.len()]),
+        2 if width.is_multiple_of(2) => {
+            let (even, odd) = src.split_at(rows * pitch);
+            join_pairs(even, odd, dst);
+        }
+        _ => {
+            for (phase, src) in src.chunks_exact(rows * pitch).enumerate() {
+                for (dst, src) in dst.chunks_exact_mut(width).zip(src.chunks_exact(pitch)) {
+                    dst.iter_mut().skip(phase).step_by(stride).zip(src).for_each(|(d, &s)| *d = s);
+                }
+            }
         }
     }
 }
 
 vectorized! {
-    fn max_row[T: Float](row: &[T], at: T, y: &mut [T], index: &mut [T]) {
-        let mut here = at;
-        for ((y, i), &v) in y.iter_mut().zip(index).zip(row) {
-            let above = v > *y;
-            *y = if above { v } else { *y };
-            *i = if above { here } else { *i };
-            here += T::one();
+    fn split_pairs[T: Float](src: &[T], even: &mut [T], odd: &mut [T]) {
+        for ((pair, e), o) in src.as_chunks::<2>().0.iter().zip(even).zip(odd) {
+            (*e, *o) = (pair[0], pair[1]);
         }
     }
 }
 
 vectorized! {
-    fn max_every_second[T: Float](row: &[T], at: T, y: &mut [T], index: &mut [T]) {
-        let two = T::one() + T::one();
-        let mut here = at;
-        for ((y, i), v) in y.iter_mut().zip(index).zip(row.chunks(2)) {
-            let above = v[0] > *y;
-            *y = if above { v[0] } else { *y };
-            *i = if above { here } else { *i };
-            here += two;
+    fn join_pairs[T: Float](even: &[T], odd: &[T], dst: &mut [T]) {
+        for ((pair, &e), &o) in dst.as_chunks_mut::<2>().0.iter_mut().zip(even).zip(odd) {
+            *pair = [e, o];
         }
-    }
-}
-
-fn max_strided<T: Float>(row: &[T], stride: usize, at: T, y: &mut [T], index: &mut [T]) {
-    let mut here = at;
-    for ((y, i), &v) in y.iter_mut().zip(index).zip(row.iter().step_by(stride)) {
-        if v > *y {
-            (*y, *i) = (v, here);
-        }
-        here += T::of(stride as f64);
     }
 }
 
 vectorized! {
-    /// y += every `stride`-th element of a row.
-    fn add_strided[T: Float](row: &[T], stride: usize, y: &mut [T]) {
-        match stride {
-            1 => y.iter_mut().zip(row).for_each(|(y, &v)| *y += v),
-            2 => y.iter_mut().zip(row.chunks(2)).for_each(|(y, v)| *y += v[0]),
-            _ => y.iter_mut().zip(row.iter().step_by(stride)).for_each(|(y, &v)| *y += v),
+    /// `steps` are the multiples of the column stride.
+    fn max_plane[T: Float](
+        g: &PoolGeometry,
+        taps: &[Tap],
+        phases: &[T],
+        steps: &[T],
+        y: &mut [T],
+        index: &mut [T],
+    ) {
+        y.fill(T::of(-f32::MAX as f64));
+        index.fill(-T::one());
+        let (ow, pitch) = (g.output[1], g.pitch());
+        for (i, (y, index)) in y.chunks_exact_mut(ow).zip(index.chunks_exact_mut(ow)).enumerate() {
+            for ih in g.rows(i) {
+                for tap in taps {
+                    let count = tap.outputs.len();
+                    let at = T::of((ih * g.input[1] + tap.column) as f64);
+                    let row = &phases[ih * pitch + tap.at..][..count];
+                    let (y, index) = (&mut y[tap.outputs.clone()], &mut index[tap.outputs.clone()]);
+                    for (((&v, y), index), &step) in row.iter().zip(y).zip(index).zip(steps) {
+                        let above = v > *y;
+                        *y = if above { v } else { *y };
+                        *index = if above { at + step } else { *index };
+                    }
+                }
+            }
+        }
+    }
+}
+
+vectorized! {
+    /// y = the sum of each window.
+    fn sum_plane[T: Float](g: &PoolGeometry, taps: &[Tap], phases: &[T], y: &mut [T]) {
+        y.fill(T::zero());
+        for (i, y) in y.chunks_exact_mut(g.output[1]).enumerate() {
+            for ih in g.rows(i) {
+                for tap in taps {
+                    let row = &phases[ih * g.pitch() + tap.at..];
+                    y[tap.outputs.clone()].iter_mut().zip(row).for_each(|(y, &v)| *y += v);
+                }
+            }
+        }
+    }
+}
+
+vectorized! {
+    /// Adds to each element the shares of the windows that it is in.
+    fn spread_plane[T: Float](g: &PoolGeometry, taps: &[Tap], share: &[T], phases: &mut [T]) {
+        for (i, share) in share.chunks_exact(g.output[1]).enumerate() {
+            for ih in g.rows(i) {
+                for tap in taps {
+                    let row = &mut phases[ih * g.pitch() + tap.at..];
+                    row.iter_mut().zip(&share[tap.outputs.clone()]).for_each(|(d, &s)| *d += s);
+                }
+            }
         }
     }
 }

@@ -40,9 +40,9 @@ impl FusedBatchNorm {
         if norm.r#type() != "BatchNorm" || scale.r#type() != "Scale" || !per_channel {
             return Ok(None);
         }
-        let relu = rest.first().is_some_and(|next| {
-            next.r#type() == "ReLU" && next.relu_param.unwrap_or_default().negative_slope() == 0.0
-        });
+        let relu = rest
+            .first()
+            .is_some_and(|next| next.r#type() == "ReLU" && next.relu_param.unwrap_or_default().negative_slope() == 0.0);
         let phase = norm.phase.map_or(cx.phase, |_| norm.phase());
         let statistics = Statistics::new(norm, &BuildCx { phase, ..*cx })?;
         let extents = Extents { n: 0, channels: 0, spatial: 0 };
