@@ -25,10 +25,13 @@ pub fn is_hdf5(path: &Path) -> Result<bool> {
     Ok(head == HDF5_MAGIC)
 }
 
-/// Turns the HDF5 library's errors into ours: `group.dataset("x").map_err(hdf5_error(path, "…"))`.
+/// Turns the HDF5 library's errors, whose texts run over several lines, into ours: `group.dataset("x").map_err(hdf5_error(path, "…"))`.
 pub fn hdf5_error(path: &Path, doing: impl Into<String>) -> impl FnOnce(hdf5::Error) -> Error {
     let (path, doing) = (path.to_path_buf(), doing.into());
-    move |e| Error::data(path, format!("cannot {doing}: {e}"))
+    move |e| {
+        let why = e.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        Error::data(path, format!("cannot {doing}: {why}"))
+    }
 }
 
 /// Writes an f32 dataset of any shape, scalars included.

@@ -89,6 +89,7 @@ fn files_that_are_missing_or_damaged() {
             std::fs::write(&file, &bytes[..cut]).unwrap();
             let error = net(&text).load_weights(&file).unwrap_err().to_string();
             says(&error, &[kind]);
+            assert!(!error.contains('\n'), "{error}");
         }
         std::fs::write(&file, b"").unwrap();
         says(&net(&text).load_weights(&file).unwrap_err().to_string(), &[kind, "empty"]);
