@@ -46,9 +46,15 @@ fn fma_avx512(steps: u64) -> f32 {
     let (a, b) = (_mm512_set1_ps(black_box(0.999)), _mm512_set1_ps(black_box(0.001)));
     let mut acc = [_mm512_set1_ps(1.0); 24];
     for _ in 0..steps {
-        acc = acc.map(|v| _mm512_fmadd_ps(v, a, b));
+        for v in &mut acc {
+            *v = _mm512_fmadd_ps(*v, a, b);
+        }
     }
-    acc.iter().map(|&v| _mm512_reduce_add_ps(v)).sum()
+    let mut sum = 0.0;
+    for v in acc {
+        sum += _mm512_reduce_add_ps(v);
+    }
+    sum
 }
 
 fn products(c: &mut Criterion) {
