@@ -282,7 +282,10 @@ mod tests {
     #[test]
     fn the_unknown_is_answered_with_the_nearest() {
         let table: &[(&[&str], &str)] = &[
-            (&["trian"], "unknown command 'trian'; did you mean 'train'? (commands: train, test, time, device_query, "),
+            (
+                &["trian"],
+                "unknown command 'trian'; did you mean 'train'? (commands: train, test, time, summary, device_query, ",
+            ),
             (&["device_querry", "-gpu", "0"], "unknown command 'device_querry'; did you mean 'device_query'?"),
             (&["xyzzy"], "unknown command 'xyzzy' (commands: train, "),
             (

@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn small_losses_stay_readable() {
-        for (loss, text) in [(0.0, "0.00000"), (2.3025851, "2.30259"), (1.234e-5, "1.234e-5"), (f64::NAN, "NaN")] {
+        for (loss, text) in [(0.0, "0.00000"), (2.3456789, "2.34568"), (1.234e-5, "1.234e-5"), (f64::NAN, "NaN")] {
             assert_eq!(short(loss), text);
         }
     }
