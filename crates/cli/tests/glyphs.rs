@@ -1,7 +1,6 @@
 //! From `make-glyphs` through `train` to `plot-features`, and the examples' prototxts.
 
 #![allow(clippy::unwrap_used)]
-#![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
