@@ -27,6 +27,8 @@ fn separators_braces_and_lists() {
         "name: 'n'; layer: { name: 'a', bottom: ['x', 'y']; }, layer: {}",
         "name:'n'layer<name:'a'bottom:['x']bottom:'y'>layer<>",
         "# a comment\nname: # here too\n'n'\r\n\tlayer: [{ name: 'a' bottom: ['x', 'y'] bottom: [] }, {}]",
+        "name: 'n' layer[{ name: 'a' bottom: ['x', 'y'] blobs [] }] layer # more\n[<>]",
+        "name: 'n' layer [] layer\n[{ name: 'a' bottom: ['x', 'y'] blobs[<data: [1, 2]>, {shape{dim:1}}] }, {}]",
     ];
     for text in spellings {
         let net = accepted(text);
@@ -186,6 +188,13 @@ fn every_refusal_names_its_place_and_what_to_try() {
         ),
         ("input_dim: 08", "1:13: expected a field name, but found '8'"),
         ("layer { loss_weight: 010 }", "1:22: loss_weight: expected a number, but found '10'"),
+        ("input_dim [1, 2]", "1:11: expected ':' or a message value, but found '['"),
+        ("input_dim []", "1:11: expected ':' or a message value, but found '['"),
+        ("layer { relu_param [{}] }", "1:20: expected '{' or '<', but found '['"),
+        ("layer { relu_param: [{}] }", "1:21: expected '{' or '<', but found '['"),
+        ("layer[{}] layer [{} {}]", "1:21: layer: expected ',' or ']', but found '{'"),
+        ("layer[{ blobs[{ dta: 1 }] }, {}] layer[{}]", "1:17: unknown field 'dta' in BlobProto; did you mean 'data'?"),
+        ("layer[{}]layer[{ name: 3 }]", "1:24: name: expected a string, but found '3'"),
         ("[some.extension]: 1", "1:1: extension 'some.extension' not found for message 'caffe.NetParameter'"),
     ];
     for (text, expected) in cases {

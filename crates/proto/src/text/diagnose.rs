@@ -11,9 +11,11 @@ use crate::{Error, Position, nearest};
 /// At most so many names are listed when none is near.
 const MAX_LISTED: usize = 20;
 
-/// Describes why a text was refused. `at` turns an offset into a position.
+/// Describes why a text was refused. `offset_in_text` turns the error's offset into one of `text`, `at` an offset of
+/// `text` into a position.
 pub(super) fn diagnose(
     error: &ParseError,
+    offset_in_text: impl Fn(usize) -> usize,
     text: &str,
     scan: &Scan,
     root: &MessageDescriptor,
@@ -28,7 +30,7 @@ pub(super) fn diagnose(
         return Error::Text { at: at(text.trim_end().len()), what };
     };
 
-    let offset = label.offset();
+    let offset = offset_in_text(label.offset());
     let by_name = scan.entries.iter().find(|entry| entry.at == offset && entry.value != offset);
     let by_value = scan.entries.iter().find(|entry| entry.value == offset);
     let what = stray_character(text, offset)
@@ -109,8 +111,8 @@ fn suggestion(name: &str, known: &[String]) -> String {
     }
 }
 
-/// The type of the message at a path.
-fn resolve(root: &MessageDescriptor, path: &str) -> Option<MessageDescriptor> {
+/// The type of the message at a path; `None` where there is no message.
+pub(super) fn resolve(root: &MessageDescriptor, path: &str) -> Option<MessageDescriptor> {
     path.split('.').try_fold(root.clone(), |message, name| {
         match message.get_field_by_name(without_index(name))?.kind() {
             Kind::Message(inner) => Some(inner),

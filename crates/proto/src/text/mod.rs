@@ -2,7 +2,8 @@
 //!
 //! Text is accepted and refused as protobuf's C++ `TextFormat` does. prost-reflect parses; it is more lenient than C++
 //! in four ways, which are checked here: a number that touches the next name, a fraction with a leading zero, the
-//! number of an enum value that does not exist, and required fields that are missing. Bytes that are not UTF-8, as
+//! number of an enum value that does not exist, and required fields that are missing. It is stricter in one: a list of
+//! messages must have a colon before it, which is put there first. Bytes that are not UTF-8, as
 //! found in old comments, are read as U+FFFD.
 
 mod check;
@@ -12,6 +13,7 @@ mod scan;
 mod token;
 mod write;
 
+use std::borrow::Cow;
 use std::fs;
 use std::path::Path;
 
@@ -48,8 +50,15 @@ pub fn parse<M: ReflectMessage + Default>(text: &[u8], file: &Path) -> Result<Pa
         Position { file: file.into(), line, column }
     };
 
-    let message = DynamicMessage::parse_text_format(descriptor.clone(), &text)
-        .map_err(|error| diagnose::diagnose(&error, &text, &scan, &descriptor, at))?;
+    let is_message = |path: &str| diagnose::resolve(&descriptor, path).is_some();
+    let colons: Vec<usize> = scan.bare_lists.iter().filter(|(path, _)| is_message(path)).map(|list| list.1).collect();
+    let whole = with_colons(&text, &colons);
+    let offset_in_text = |offset: usize| {
+        let before = colons.iter().enumerate().take_while(|(inserted, colon)| *colon + inserted < offset);
+        offset - before.count()
+    };
+    let message = DynamicMessage::parse_text_format(descriptor.clone(), &whole)
+        .map_err(|error| diagnose::diagnose(&error, offset_in_text, &text, &scan, &descriptor, at))?;
     if let Some((offset, why)) = scan.fault {
         return Err(Error::Text { at: at(offset), what: why.into() });
     }
@@ -58,6 +67,20 @@ pub fn parse<M: ReflectMessage + Default>(text: &[u8], file: &Path) -> Result<Pa
         .transcode_to()
         .map_err(|error| Error::Text { at: positions.start(), what: format!("cannot be represented: {error}") })?;
     Ok(Parsed { message, positions, notices: Vec::new() })
+}
+
+/// A text with a colon put in at each of the offsets, which ascend.
+fn with_colons<'a>(text: &'a str, offsets: &[usize]) -> Cow<'a, str> {
+    let (mut whole, mut done) = (String::new(), 0);
+    for &offset in offsets {
+        whole.push_str(&text[done..offset]);
+        whole.push(':');
+        done = offset;
+    }
+    match done {
+        0 => Cow::Borrowed(text),
+        _ => Cow::Owned(whole + &text[done..]),
+    }
 }
 
 /// Reads a net from text and brings it up to date.

@@ -24,6 +24,8 @@ pub(super) struct Scan {
     pub unclosed: Option<usize>,
     /// The first number that protobuf refuses: where, and why.
     pub fault: Option<(usize, &'static str)>,
+    /// Lists without a colon before them: the field's path, and where its name ends.
+    pub bare_lists: Vec<(String, usize)>,
 }
 
 /// Nesting beyond this is no prototxt of ours; the parser refuses it by name.
@@ -39,16 +41,16 @@ enum Frame {
 
 /// Reads a text's structure without regard to a schema. Stops quietly where the text is malformed.
 pub(super) fn scan(text: &str) -> Scan {
-    let mut reader = Reader { tokens: Tokens::new(text), peeked: None, seen: HashMap::new(), entries: Vec::new() };
+    let mut reader = Reader { tokens: Tokens::new(text), peeked: None, seen: HashMap::new(), scan: Scan::default() };
     let mut stack = vec![Frame::Fields { path: String::new(), close: None, open: 0 }];
     let finished = reader.run(&mut stack).is_some();
     // Numbers behind a malformed place do not matter: the parser reports that place.
-    let fault = reader.tokens.fault;
-    let unclosed = match stack.last() {
+    reader.scan.fault = reader.tokens.fault;
+    reader.scan.unclosed = match stack.last() {
         Some(Frame::Fields { close: Some(_), open, .. } | Frame::List { open, .. }) if finished => Some(*open),
         _ => None,
     };
-    Scan { entries: reader.entries, unclosed, fault }
+    reader.scan
 }
 
 struct Reader<'a> {
@@ -56,7 +58,7 @@ struct Reader<'a> {
     peeked: Option<Token>,
     /// How often each path, without its last index, was met.
     seen: HashMap<String, usize>,
-    entries: Vec<Entry>,
+    scan: Scan,
 }
 
 impl Reader<'_> {
@@ -112,10 +114,14 @@ impl Reader<'_> {
         let word = std::str::from_utf8(self.tokens.slice(name)).ok()?;
         let path = if parent.is_empty() { word.to_owned() } else { format!("{parent}.{word}") };
         let mut token = self.next()?;
-        if token.kind == Kind::Symbol(b':') {
+        let bare = token.kind != Kind::Symbol(b':');
+        if !bare {
             token = self.next()?;
         }
         if token.kind == Kind::Symbol(b'[') {
+            if bare {
+                self.scan.bare_lists.push((path.clone(), name.end));
+            }
             return Some(Some(Frame::List { path, open: token.start }));
         }
         Some(self.value(token, name.start, path))
@@ -126,7 +132,7 @@ impl Reader<'_> {
         let count = self.seen.entry(path.clone()).or_default();
         let path = if *count == 0 { path } else { format!("{path}[{count}]") };
         *count += 1;
-        self.entries.push(Entry { path: path.clone(), at, value: token.start });
+        self.scan.entries.push(Entry { path: path.clone(), at, value: token.start });
         match token.kind {
             Kind::Symbol(b'{') => Some(Frame::Fields { path, close: Some(b'}'), open: token.start }),
             Kind::Symbol(b'<') => Some(Frame::Fields { path, close: Some(b'>'), open: token.start }),
