@@ -191,7 +191,7 @@ layer { name: "lgm" type: "LGMLoss" bottom: "ip" bottom: "label" top: "loss"
 fn the_number_of_threads_never_shows() {
     let weights = |threads: &str| {
         let folder = job(WIDE, &format!("{SOLVER} momentum: 0.9 weight_decay: 0.01 clip_gradients: 5 display: 1"));
-        let output = command(folder.path(), &TRAIN).env("RAYON_NUM_THREADS", threads).output().unwrap();
+        let output = command(folder.path(), &TRAIN).env("LGM_NUM_THREADS", threads).output().unwrap();
         let log = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.success(), "{log}");
         let told: Vec<_> = log.lines().map(text).filter(|l| l.contains("net output")).collect();

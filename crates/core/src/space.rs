@@ -16,7 +16,7 @@ pub trait Space: Sized + 'static {
     type Queue;
 }
 
-/// The computer's own memory. Work on it runs at once, on the rayon pool of the calling thread.
+/// The computer's own memory. Work on it runs at once, on the computer's cores.
 #[derive(Clone, Copy, Debug)]
 pub struct Host;
 

@@ -2,7 +2,7 @@
 //!
 //! Throughput counts multiply-adds (two operations each) as elements, so `Gelem/s` reads as GFLOP/s; Winograd's is that of
 //! the direct convolution it replaces. `peak/fma` is what one core reaches in registers alone. The rest is in bytes of the
-//! blobs read and written. Set `RAYON_NUM_THREADS=1` to compare with that peak.
+//! blobs read and written. Set `LGM_NUM_THREADS=1` to compare with that peak.
 
 use std::hint::black_box;
 use std::time::Duration;

@@ -33,6 +33,11 @@ const TASK_PANELS: usize = 8;
 /// Multiply-adds below which threads cost more than they bring.
 const PARALLEL_FROM: usize = 1 << 20;
 
+/// Most rows of a product whose B is not worth packing: each of its elements is used no more often than there are rows.
+const FEW_ROWS: usize = 96;
+/// Fewest columns of such a product.
+const FEW_ROWS_FROM: usize = 64;
+
 /// C = α·op(A)·op(B) + β·C, with op(A) m × k, op(B) k × n and C m × n, all row-major.
 ///
 /// `lda`, `ldb`, `ldc` are the distances between rows as stored. With β = 0, C is overwritten unread. The semantics are
@@ -109,7 +114,12 @@ pub fn gemm_with<T: Float>(
             Trans::Yes => Strides { across: ldb, along: 1 },
         },
     };
-    blocked(micro(kernel), (m, n, k), alpha, a, b, beta != T::zero(), c, ldc);
+    let micro = micro(kernel);
+    if m <= FEW_ROWS && n >= FEW_ROWS_FROM && n >= 2 * m {
+        few_rows(micro, (m, n, k), alpha, a, b, beta != T::zero(), c, ldc);
+    } else {
+        blocked(micro, (m, n, k), alpha, a, b, beta != T::zero(), c, ldc);
+    }
 }
 
 /// C = β·C.
@@ -187,6 +197,70 @@ fn blocked<T: Float>(
             }
         }
     }
+}
+
+/// The product as Cᵀ = α·op(B)ᵀ·op(A)ᵀ: B, much the larger operand, is read where it lies, once; A is packed.
+#[allow(clippy::too_many_arguments)]
+fn few_rows<T: Float>(
+    micro: &Micro<T>,
+    (m, n, k): (usize, usize, usize),
+    alpha: T,
+    a: Operand<'_, T>,
+    b: Operand<'_, T>,
+    accumulate: bool,
+    c: &mut [T],
+    ldc: usize,
+) {
+    let (nr, wide) = (micro.nr, m.next_multiple_of(micro.nr));
+    let mut packed = Scratch::<T>::new(wide * k);
+    for (q, panel) in packed.chunks_exact_mut(nr * k).enumerate() {
+        pack_panel(micro, a.from(q * nr, 0), a.strides, (nr.min(m - q * nr), k), panel, nr);
+    }
+    let (packed, c) = (&packed, Shared::new(c));
+    let columns = TASK_PANELS * micro.mr;
+    tasks(n.div_ceil(columns), m * n * k >= PARALLEL_FROM, |t| {
+        let first = t * columns;
+        let count = columns.min(n - first);
+        let panels = Panels::new(count, micro.mr);
+        let mut out = Scratch::<T>::new(count * wide);
+        let out = Shared::new(&mut out);
+        let kc = even_block(k, KC);
+        for p in (0..k).step_by(kc) {
+            let depth = kc.min(k - p);
+            for i in 0..panels.count {
+                let (start, height) = (panels.start(i), panels.height(i));
+                let rows = b.from(first + start, p);
+                assert!((height - 1) * b.strides.across + (depth - 1) * b.strides.along < rows.len());
+                for j in (0..m).step_by(nr) {
+                    let width = nr.min(m - j);
+                    let args = TileArgs {
+                        k: depth,
+                        a: rows.as_ptr(),
+                        a_row: b.strides.across,
+                        a_step: b.strides.along,
+                        b: packed[j * k + p * nr..(j + nr) * k].as_ptr(),
+                        ldb: nr,
+                        c: out.at(start * wide + j, (height - 1) * wide + width),
+                        ldc: wide,
+                        alpha,
+                        accumulate: p > 0,
+                    };
+                    // SAFETY: the operands hold `depth` steps, and the tile of `out` was checked.
+                    unsafe { (micro.run)(height, width, &args) }
+                }
+            }
+        }
+        for i in 0..m {
+            // SAFETY: these columns of C belong to one task.
+            let row = unsafe { c.part(i * ldc + first..i * ldc + first + count) };
+            // SAFETY: nothing writes `out` any more.
+            let column = unsafe { out.part(i..(count - 1) * wide + i + 1) }.iter().step_by(wide);
+            match accumulate {
+                true => row.iter_mut().zip(column).for_each(|(c, &v)| *c += v),
+                false => row.iter_mut().zip(column).for_each(|(c, &v)| *c = v),
+            }
+        }
+    });
 }
 
 /// Packs columns `j0..j0 + cols` of B over inner indices `p0..p0 + depth`.

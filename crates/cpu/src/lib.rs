@@ -3,7 +3,7 @@
 //! Everything here is generic over [`Float`] (`f32`, which is made fast, and `f64`, which is there for gradient checks),
 //! takes row-major slices and allocates nothing once its thread-local scratch has grown to size. Work is split into
 //! blocks whose sizes depend on the shapes alone and sums are taken in a fixed order, so a result has the same bits
-//! whatever the number of rayon threads.
+//! whatever the number of threads.
 
 // Loops over constant bounds by index are what the compiler unrolls and vectorises best.
 #![allow(clippy::needless_range_loop)]
@@ -22,6 +22,7 @@ mod parallel;
 pub mod pool;
 mod scratch;
 pub mod softmax;
+mod team;
 #[cfg(test)]
 mod testing;
 
@@ -30,4 +31,5 @@ pub use conv::{Algorithm, ConvGeometry, col2im_nd, im2col_nd, set_winograd};
 pub use gemm::{Trans, gemm, gemm_with};
 pub use gemv::{gemv, ger};
 pub use kernel::Kernel;
-pub use parallel::{BLOCK, for_blocks, for_each_block, for_each_row};
+pub use parallel::{BLOCK, for_blocks, for_each_block, for_each_part, for_each_part_of, for_each_row};
+pub use team::{num_threads, with_threads};

@@ -3,17 +3,17 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use rayon::prelude::*;
+use crate::team;
 
 /// Elements in a block of an element-wise loop: 64 KiB of `f32`.
 pub const BLOCK: usize = 16 * 1024;
 
 /// Calls `task(i)` for `i` in `0..count`, over the threads when `parallel`.
 pub(crate) fn tasks(count: usize, parallel: bool, task: impl Fn(usize) + Sync) {
-    if count <= 1 || !parallel || rayon::current_num_threads() == 1 {
-        (0..count).for_each(task);
+    if parallel {
+        team::run(count, &task);
     } else {
-        (0..count).into_par_iter().with_max_len(1).for_each(&task);
+        (0..count).for_each(task);
     }
 }
 
@@ -29,22 +29,41 @@ pub fn for_blocks(items: usize, block: usize, task: impl Fn(Range<usize>) + Sync
 pub fn for_each_row<T: Send>(dst: &mut [T], row_len: usize, task: impl Fn(usize, &mut [T]) + Sync) {
     let row_len = row_len.max(1);
     let rows_at_once = (BLOCK / row_len).max(1);
-    if dst.len() <= row_len * rows_at_once || rayon::current_num_threads() == 1 {
-        dst.chunks_mut(row_len).enumerate().for_each(|(i, row)| task(i, row));
-    } else {
-        dst.par_chunks_mut(row_len * rows_at_once).enumerate().for_each(|(b, rows)| {
-            rows.chunks_mut(row_len).enumerate().for_each(|(i, row)| task(b * rows_at_once + i, row));
-        });
-    }
+    for_each_part(dst, row_len * rows_at_once, |b, rows| {
+        rows.chunks_mut(row_len).enumerate().for_each(|(i, row)| task(b * rows_at_once + i, row));
+    });
+}
+
+/// Calls `task(i, part)` for each part of `len` elements of `dst`, in parallel.
+pub fn for_each_part<T: Send>(dst: &mut [T], len: usize, task: impl Fn(usize, &mut [T]) + Sync) {
+    let (len, whole) = (len.max(1), dst.len());
+    let shared = Shared::new(dst);
+    tasks(whole.div_ceil(len), true, |i| {
+        // SAFETY: the parts are disjoint, and each is one task's.
+        task(i, unsafe { shared.part(i * len..((i + 1) * len).min(whole)) });
+    });
+}
+
+/// Calls `task` with matching parts of `len` elements of equally long slices, in parallel.
+///
+/// # Panics
+/// When a slice is shorter than the first.
+pub fn for_each_part_of<T: Send, const N: usize>(
+    slices: [&mut [T]; N],
+    len: usize,
+    task: impl Fn([&mut [T]; N]) + Sync,
+) {
+    let (len, whole) = (len.max(1), slices.first().map_or(0, |s| s.len()));
+    let shared = slices.map(Shared::new);
+    tasks(whole.div_ceil(len), true, |i| {
+        // SAFETY: the parts are disjoint, and each is one task's.
+        task(shared.each_ref().map(|s| unsafe { s.part(i * len..((i + 1) * len).min(whole)) }));
+    });
 }
 
 /// Calls `task(offset, part)` for consecutive parts of [`BLOCK`] elements of `dst`, in parallel.
 pub fn for_each_block<T: Send>(dst: &mut [T], task: impl Fn(usize, &mut [T]) + Sync) {
-    if dst.len() <= BLOCK || rayon::current_num_threads() == 1 {
-        dst.chunks_mut(BLOCK).enumerate().for_each(|(b, part)| task(b * BLOCK, part));
-    } else {
-        dst.par_chunks_mut(BLOCK).enumerate().for_each(|(b, part)| task(b * BLOCK, part));
-    }
+    for_each_part(dst, BLOCK, |b, part| task(b * BLOCK, part));
 }
 
 /// A mutable slice that tasks write disjoint parts of.

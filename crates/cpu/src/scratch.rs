@@ -17,7 +17,7 @@ thread_local! {
 
 /// A buffer on loan from the thread that asked for it. Its contents are unspecified but initialised.
 ///
-/// Buffers form a stack rather than one slot, because a thread waiting in rayon may run another task that needs one.
+/// A task may hold several, and one that starts a loop of its own runs that loop's tasks while it holds them.
 pub(crate) struct Scratch<T> {
     lines: Vec<Line>,
     len: usize,

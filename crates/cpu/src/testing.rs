@@ -15,12 +15,9 @@ pub(crate) fn noise<T: Float>(len: usize, seed: u64) -> Vec<T> {
         .collect()
 }
 
-/// Runs `f` in pools of one, two and three threads and compares what it returns bit by bit.
+/// Runs `f` in teams of one, two and three threads and compares what it returns bit by bit.
 pub(crate) fn same_bits_on_any_threads<T: Float>(f: impl Fn() -> Vec<T> + Sync) {
-    let run = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| f().iter().map(|v| v.f64().to_bits()).collect::<Vec<_>>())
-    };
+    let run = |threads| crate::with_threads(threads, || f().iter().map(|v| v.f64().to_bits()).collect::<Vec<_>>());
     let one = run(1);
     assert!(one == run(2) && one == run(3), "the result depends on the number of threads");
 }

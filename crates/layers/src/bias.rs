@@ -11,9 +11,8 @@ use lgm_core::{
     ensure,
 };
 use lgm_cpu::batchnorm::{self, Extents};
-use lgm_cpu::{elementwise, for_each_row};
+use lgm_cpu::{elementwise, for_each_part, for_each_row};
 use lgm_proto::{BiasParameter, LayerParameter};
-use rayon::prelude::*;
 
 use crate::eltwise::diff_source;
 
@@ -160,7 +159,7 @@ impl Broadcast {
     /// The same where nothing stands after the repeated blob: whole rows, in blocks of columns.
     fn add_rows<T: Float>(&self, dy: &[T], x: Option<&[T]>, out: &mut [T]) {
         const COLUMNS: usize = 64;
-        out.par_chunks_mut(COLUMNS).enumerate().for_each(|(c, out)| {
+        for_each_part(out, COLUMNS, |c, out| {
             for start in (0..self.outer).map(|o| o * self.dim + c * COLUMNS) {
                 let sums = out.iter_mut().zip(&dy[start..]);
                 match x {

@@ -2,7 +2,7 @@
 
 use lgm_core::Float;
 use lgm_cpu::elementwise::{zip_into, zip2_into};
-use rayon::prelude::*;
+use lgm_cpu::for_each_part;
 
 /// dst = f(a, b), or f(a, dst) in place when `b` is absent.
 pub(crate) fn map2<T: Float>(a: &[T], b: Option<&[T]>, dst: &mut [T], f: impl Fn(T, T) -> T + Sync) {
@@ -22,14 +22,9 @@ const RUN: usize = 4096;
 /// Calls `task(i, row)` for each row of `len` elements of `dst`, each worth `work`; in parallel when there is enough.
 pub(crate) fn for_rows<T: Send>(dst: &mut [T], len: usize, work: usize, task: impl Fn(usize, &mut [T]) + Sync) {
     let (len, rows) = (len.max(1), (WORK / work.max(1)).max(1));
-    let run = |block: usize, part: &mut [T]| {
+    for_each_part(dst, rows * len, |block, part| {
         part.chunks_mut(len).enumerate().for_each(|(i, row)| task(block * rows + i, row));
-    };
-    if dst.len() <= rows * len {
-        run(0, dst);
-    } else {
-        dst.par_chunks_mut(rows * len).enumerate().for_each(|(block, part)| run(block, part));
-    }
+    });
 }
 
 /// Σ f(a, b).

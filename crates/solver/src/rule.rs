@@ -14,7 +14,7 @@
 //!
 //! The gradient's memory holds u afterwards, as in Caffe; `snapshot_diff` saves it.
 
-use lgm_cpu::BLOCK;
+use lgm_cpu::{BLOCK, for_each_part_of};
 use lgm_proto::SolverParameter;
 
 /// The rules by name.
@@ -62,7 +62,7 @@ pub fn apply(
     let gradient = |g: f32, w: f32| u.scale * g + u.decay * if u.l1 { sign(w) } else { w };
     macro_rules! each {
         (|$g:ident, $h:ident| $update:block) => {
-            blocks([data, diff, first], |[w, d, h]| {
+            for_each_part_of([data, diff, first], BLOCK, |[w, d, h]| {
                 for ((w, d), $h) in w.iter_mut().zip(d).zip(h) {
                     let $g = gradient(*d, *w);
                     *d = $update;
@@ -71,7 +71,7 @@ pub fn apply(
             })
         };
         (|$g:ident, $h:ident, $s:ident| $update:block) => {
-            blocks([data, diff, first, second], |[w, d, h, s]| {
+            for_each_part_of([data, diff, first, second], BLOCK, |[w, d, h, s]| {
                 for (((w, d), $h), $s) in w.iter_mut().zip(d).zip(h).zip(s) {
                     let $g = gradient(*d, *w);
                     *d = $update;
@@ -118,20 +118,6 @@ pub fn apply(
             *h
         }),
     }
-}
-
-/// Calls `task` on matching parts of equally long arrays, in parallel. Every element is computed on its own, so how they
-/// are parted never shows.
-fn blocks<const N: usize>(arrays: [&mut [f32]; N], task: impl Fn([&mut [f32]; N]) + Sync + Copy + Send) {
-    let len = arrays[0].len();
-    if len <= BLOCK {
-        return task(arrays);
-    }
-    let (mut low, mut high) = ([(); N].map(|()| <&mut [f32]>::default()), [(); N].map(|()| <&mut [f32]>::default()));
-    for (i, array) in arrays.into_iter().enumerate() {
-        (low[i], high[i]) = array.split_at_mut(len / 2);
-    }
-    rayon::join(|| blocks(low, task), || blocks(high, task));
 }
 
 #[cfg(test)]

@@ -122,8 +122,7 @@ fn check_plan(rig: &Rig, case: &Case, inputs: &Inputs) -> Result<()> {
 fn check_threads(registry: &Registry, case: &Case, dtype: DType, inputs: &Inputs) -> Result<()> {
     let plain = rig(registry, case, dtype)?.run(inputs)?;
     for threads in [1, 3] {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a small pool starts");
-        let other = pool.install(|| rig(registry, case, dtype)?.run(inputs))?;
+        let other = lgm_cpu::with_threads(threads, || rig(registry, case, dtype)?.run(inputs))?;
         same(case, &format!("{threads} threads"), &plain, &other);
     }
     Ok(())

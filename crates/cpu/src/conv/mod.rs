@@ -74,7 +74,7 @@ impl Algorithm {
 /// Whether Winograd's algorithm is allowed: 0 not asked yet, 1 yes, 2 no.
 static WINOGRAD: AtomicU8 = AtomicU8::new(0);
 
-/// Allows or forbids Winograd's algorithm for 3 × 3 kernels at stride 1 in `f32`, from the next convolution on.
+/// Allows or forbids Winograd's algorithm for 3 × 3 and 5 × 5 kernels at stride 1 in `f32`, from the next convolution on.
 ///
 /// It is allowed unless the environment has `LGM_WINOGRAD=0`. Its results differ from those of direct convolution by
 /// rounding, some 10⁻⁶ of their root mean square.

@@ -75,6 +75,10 @@ fn agrees_with_the_definition_on_awkward_shapes() {
         }
         check::<f32>(kernel, (17, 1100, 330), 1.0, 1.0, 1, 4e-6);
         check::<f32>(kernel, (300, 40, 3), 1.0, 1.0, 1, 4e-6);
+        for (m, n, k) in [(1, 64, 7), (16, 200, 700), (33, 77, 330), (96, 300, 40)] {
+            check::<f32>(kernel, (m, n, k), 1.5, 1.0, 3, 4e-6);
+            check::<f32>(kernel, (m, n, k), 1.0, 0.0, 0, 4e-6);
+        }
     }
 }
 
@@ -94,14 +98,15 @@ fn empty_extents_and_zero_alpha_only_scale() {
 
 #[test]
 fn threads_do_not_change_the_bits() {
-    let (m, n, k) = (210, 1300, 650);
-    let a: Vec<f32> = noise(m * k, 1);
-    let b: Vec<f32> = noise(k * n, 2);
-    for (ta, tb, lda, ldb) in [(Trans::No, Trans::No, k, n), (Trans::Yes, Trans::Yes, m, k)] {
-        same_bits_on_any_threads(|| {
-            let mut c: Vec<f32> = noise(m * n, 3);
-            gemm(ta, tb, m, n, k, 1.0, &a, lda, &b, ldb, 1.0, &mut c, n);
-            c
-        });
+    for (m, n, k) in [(210, 1300, 650), (64, 500, 800)] {
+        let a: Vec<f32> = noise(m * k, 1);
+        let b: Vec<f32> = noise(k * n, 2);
+        for (ta, tb, lda, ldb) in [(Trans::No, Trans::No, k, n), (Trans::Yes, Trans::Yes, m, k)] {
+            same_bits_on_any_threads(|| {
+                let mut c: Vec<f32> = noise(m * n, 3);
+                gemm(ta, tb, m, n, k, 1.0, &a, lda, &b, ldb, 1.0, &mut c, n);
+                c
+            });
+        }
     }
 }

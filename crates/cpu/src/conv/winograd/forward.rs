@@ -4,9 +4,10 @@ use std::ops::Range;
 
 use smallvec::SmallVec;
 
+use super::adjoint;
 use super::kernels::{Kernels, Source};
 use super::tile::{self, LANES};
-use super::{Blocks, Channels, FREQUENCIES, IN, OUT, Plane, Spread, Tiling, spaced};
+use super::{Blocks, Channels, FREQUENCIES, IN, Plane, Spread, Tiling, sized, spaced};
 use crate::Float;
 use crate::kernel::{Micro, TileArgs};
 use crate::pack::Panels;
@@ -35,10 +36,9 @@ pub(in crate::conv) fn forward<T: Float>(
 ) {
     let (c, o) = (plane.channels, out_channels / groups);
     for g in 0..groups {
-        let w = &w[g * o * c * 9..(g + 1) * o * c * 9];
-        let source = Source { micro, w, inner: c, outer: o, rotated: false };
+        let w = &w[g * o * c * plane.taps()..][..o * c * plane.taps()];
         let (from, to) = (Channels::of_group(g, groups, c), Channels::of_group(g, groups, o));
-        run(micro, plane, batch, &source, (x, from), (y, to), bias);
+        sized!(plane, run, (micro, plane, batch, (w, false), (x, from), (y, to), bias));
     }
 }
 
@@ -54,6 +54,9 @@ pub(in crate::conv) fn backward_data<T: Float>(
     dy: &[T],
     dx: &mut [T],
 ) {
+    if adjoint::suits(plane) {
+        return adjoint::backward_data(micro, plane, groups, out_channels, batch, w, dy, dx);
+    }
     let (c, o) = (plane.channels, out_channels / groups);
     let flipped = Plane {
         channels: o,
@@ -61,15 +64,14 @@ pub(in crate::conv) fn backward_data<T: Float>(
         w: plane.ow,
         oh: plane.h,
         ow: plane.w,
-        ph: 2 - plane.ph,
-        pw: 2 - plane.pw,
+        ph: plane.kh as isize - 1 - plane.ph,
+        pw: plane.kw as isize - 1 - plane.pw,
         ..*plane
     };
     for g in 0..groups {
-        let w = &w[g * o * c * 9..(g + 1) * o * c * 9];
-        let source = Source { micro, w, inner: o, outer: c, rotated: true };
+        let w = &w[g * o * c * plane.taps()..][..o * c * plane.taps()];
         let (from, to) = (Channels::of_group(g, groups, o), Channels::of_group(g, groups, c));
-        run(micro, &flipped, batch, &source, (dy, from), (dx, to), None);
+        sized!(plane, run, (micro, &flipped, batch, (w, true), (dy, from), (dx, to), None));
     }
 }
 
@@ -79,17 +81,19 @@ fn block_tiles(inner: usize, outer: usize) -> usize {
     if inner * outer * FREQUENCIES > 1 << 20 { 64 } else { 32 }
 }
 
-fn run<T: Float>(
+/// y = w ∗ x + b for kernels of K × K and tiles of OUT × OUT outputs; the kernels may be rotated.
+fn run<T: Float, const K: usize, const OUT: usize>(
     micro: &Micro<T>,
     plane: &Plane,
     batch: usize,
-    source: &Source<'_, T>,
+    (w, rotated): (&[T], bool),
     (x, from): (&[T], Channels),
     (y, to): (&mut [T], Channels),
     bias: Option<&[T]>,
 ) {
-    let blocks = Blocks::new(batch, plane.oh, plane.ow, block_tiles(from.count, to.count));
-    let tiling = Tiling { h: plane.h, w: plane.w, top: plane.ph, left: plane.pw, wide: blocks.wide };
+    let source = &Source::<T, K> { micro, w, inner: from.count, outer: to.count, transposed: rotated, rotated };
+    let blocks = Blocks::new(batch, plane.oh, plane.ow, OUT, block_tiles(from.count, to.count));
+    let tiling = Tiling { h: plane.h, w: plane.w, top: plane.ph, left: plane.pw, wide: blocks.wide, step: OUT };
     let pitch = spaced(from.count);
     let stride = blocks.most * pitch + LANES;
     let spread = Spread::<T, IN> { micro, tiling, blocks: &blocks, channels: from, data: x, stride, pitch };
@@ -104,7 +108,7 @@ fn run<T: Float>(
             spread.run(block, 0..vectors, &Shared::new(&mut v), 0);
             let mut products = Products::new(blocks.tiles(block), 0..to.count);
             pass.multiply(&kernels, &v, &mut products, 0);
-            pass.outputs(block, &products);
+            pass.outputs::<OUT>(block, &products);
         });
     }
     // Few blocks: they are transformed once for all, and the kernels of some outputs by the task that needs them.
@@ -130,25 +134,67 @@ fn run<T: Float>(
             }
         }
         for (block, products) in mine.zip(&products) {
-            pass.outputs(block, products);
+            pass.outputs::<OUT>(block, products);
         }
     });
 }
 
 /// A block's products: `data[frequency·stride + tile·pitch + column]`.
-struct Products<T> {
-    data: Scratch<T>,
+pub(super) struct Products<T> {
+    pub data: Scratch<T>,
     tiles: usize,
     columns: Range<usize>,
-    pitch: usize,
-    stride: usize,
+    pub pitch: usize,
+    pub stride: usize,
 }
 
 impl<T: Float> Products<T> {
-    fn new(tiles: usize, columns: Range<usize>) -> Self {
+    pub fn new(tiles: usize, columns: Range<usize>) -> Self {
         let pitch = spaced(columns.len());
         let stride = tiles * pitch + LANES;
         Products { data: Scratch::new(FREQUENCIES * stride), tiles, columns, pitch, stride }
+    }
+}
+
+/// products (+)= v·kernels, the kernels being those of inner indices from `from` on; v lies as [`Spread`] leaves it.
+pub(super) fn multiply<T: Float>(
+    micro: &Micro<T>,
+    kernels: &Kernels<T>,
+    (v, v_stride, v_pitch): (&[T], usize, usize),
+    products: &mut Products<T>,
+    from: usize,
+) {
+    let (nr, pitch) = (micro.nr, products.pitch);
+    let panels = Panels::new(products.tiles, micro.mr);
+    let m = Shared::new(&mut products.data);
+    for f in 0..FREQUENCIES {
+        let v = &v[f * v_stride..][..v_stride];
+        for p in (0..kernels.depth).step_by(DEPTH) {
+            let depth = DEPTH.min(kernels.depth - p);
+            for i in 0..panels.count {
+                let (start, height) = (panels.start(i), panels.height(i));
+                let a = &v[start * v_pitch + from + p..][..(height - 1) * v_pitch + depth];
+                for j in (0..products.columns.len()).step_by(nr) {
+                    let width = nr.min(products.columns.len() - j);
+                    let b = &kernels.panel(f, j, p)[..(depth - 1) * nr + width];
+                    let at = f * products.stride + start * pitch + j;
+                    let args = TileArgs {
+                        k: depth,
+                        a: a.as_ptr(),
+                        a_row: v_pitch,
+                        a_step: 1,
+                        b: b.as_ptr(),
+                        ldb: nr,
+                        c: m.at(at, (height - 1) * pitch + width),
+                        ldc: pitch,
+                        alpha: T::one(),
+                        accumulate: from + p > 0,
+                    };
+                    // SAFETY: the operands hold `depth` steps and the tile of m was checked.
+                    unsafe { (micro.run)(height, width, &args) }
+                }
+            }
+        }
     }
 }
 
@@ -168,45 +214,14 @@ struct Pass<'a, T> {
 impl<T: Float> Pass<'_, T> {
     /// products (+)= v·kernels, the kernels being those of inner indices from `from` on.
     fn multiply(&self, kernels: &Kernels<T>, v: &[T], products: &mut Products<T>, from: usize) {
-        let (nr, pitch) = (self.micro.nr, products.pitch);
-        let panels = Panels::new(products.tiles, self.micro.mr);
-        let m = Shared::new(&mut products.data);
-        for f in 0..FREQUENCIES {
-            let v = &v[f * self.stride..][..self.stride];
-            for p in (0..kernels.depth).step_by(DEPTH) {
-                let depth = DEPTH.min(kernels.depth - p);
-                for i in 0..panels.count {
-                    let (start, height) = (panels.start(i), panels.height(i));
-                    let a = &v[start * self.pitch + from + p..][..(height - 1) * self.pitch + depth];
-                    for j in (0..products.columns.len()).step_by(nr) {
-                        let width = nr.min(products.columns.len() - j);
-                        let b = &kernels.panel(f, j, p)[..(depth - 1) * nr + width];
-                        let at = f * products.stride + start * pitch + j;
-                        let args = TileArgs {
-                            k: depth,
-                            a: a.as_ptr(),
-                            a_row: self.pitch,
-                            a_step: 1,
-                            b: b.as_ptr(),
-                            ldb: nr,
-                            c: m.at(at, (height - 1) * pitch + width),
-                            ldc: pitch,
-                            alpha: T::one(),
-                            accumulate: from + p > 0,
-                        };
-                        // SAFETY: the operands hold `depth` steps and the tile of m was checked.
-                        unsafe { (self.micro.run)(height, width, &args) }
-                    }
-                }
-            }
-        }
+        multiply(self.micro, kernels, (v, self.stride, self.pitch), products, from);
     }
 
     /// y from the products of a block.
-    fn outputs(&self, block: usize, products: &Products<T>) {
+    fn outputs<const OUT: usize>(&self, block: usize, products: &Products<T>) {
         let (oh, ow, columns) = (self.plane.oh, self.plane.ow, &products.columns);
         let area = oh * ow;
-        let tiling = Tiling::<OUT> { h: oh, w: ow, top: 0, left: 0, wide: self.blocks.wide };
+        let tiling = Tiling::<OUT> { h: oh, w: ow, top: 0, left: 0, wide: self.blocks.wide, step: OUT };
         let mut region = Scratch::<T>::new((self.blocks.rows * OUT * ow + 1) * LANES);
         let mut places = SmallVec::new();
         let mut work = tile::Work::new();
@@ -219,7 +234,7 @@ impl<T: Float> Pass<'_, T> {
             for first in columns.clone().step_by(LANES) {
                 let bias = self.bias(first);
                 let (at, channels) = self.to.vector(segment.image, first / LANES, area);
-                for (t, places) in places.as_chunks().0.chunks_exact(OUT).enumerate() {
+                for (t, places) in places.as_chunks::<OUT>().0.chunks_exact(OUT).enumerate() {
                     let from = (first_tile + t) * products.pitch + first - columns.start;
                     tile::gather_outputs(&mut work, &products.data, from, products.stride, &bias, &mut region, places);
                 }

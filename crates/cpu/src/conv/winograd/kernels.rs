@@ -12,35 +12,43 @@ use crate::scratch::Scratch;
 /// Inner indices fetched at a time.
 const FETCH: usize = 32;
 
-/// Kernels of 3 × 3 as they are stored: o × c × 9.
-pub(super) struct Source<'a, T> {
+/// Kernels of K × K as they are stored: o × c × K².
+pub(super) struct Source<'a, T, const K: usize> {
     pub micro: &'a Micro<T>,
     pub w: &'a [T],
     /// Channels summed over.
     pub inner: usize,
     /// Channels that result.
     pub outer: usize,
-    /// Rotated half a turn, the inner channels being those of y; otherwise the inner channels are those of x.
+    /// Whether the inner channels are those of y; otherwise they are those of x.
+    pub transposed: bool,
+    /// Whether the kernels are rotated half a turn.
     pub rotated: bool,
 }
 
-impl<T: Float> Source<'_, T> {
-    /// Kernels of `inner` and the outer channels from `first` on: `lanes[(p·9 + tap)·LANES + lane]`.
+impl<T: Float, const K: usize> Source<'_, T, K> {
+    const AREA: usize = K * K;
+
+    /// Kernels of `inner` and the outer channels from `first` on: `lanes[(p·K² + tap)·LANES + lane]`.
     fn fetch(&self, first: usize, inner: Range<usize>, lanes: &mut [T]) {
         let count = LANES.min(self.outer - first);
-        assert!(lanes.len() >= inner.len() * 9 * LANES && self.w.len() == self.inner * self.outer * 9);
-        if self.rotated {
-            for (p, lanes) in inner.zip(lanes.chunks_exact_mut(9 * LANES)) {
-                let src = &self.w[(p * self.outer + first) * 9..][..count * 9];
-                // SAFETY: `count` rows of 9 weights, and 9 vectors to put them in.
-                unsafe { (self.micro.transpose)(count, 9, src.as_ptr(), 9, lanes.as_mut_ptr(), LANES) }
+        assert!(
+            lanes.len() >= inner.len() * Self::AREA * LANES && self.w.len() == self.inner * self.outer * Self::AREA
+        );
+        if self.transposed {
+            for (p, lanes) in inner.zip(lanes.chunks_exact_mut(Self::AREA * LANES)) {
+                let src = &self.w[(p * self.outer + first) * Self::AREA..][..count * Self::AREA];
+                // SAFETY: `count` rows of weights, and as many vectors as a row has to put them in.
+                unsafe {
+                    (self.micro.transpose)(count, Self::AREA, src.as_ptr(), Self::AREA, lanes.as_mut_ptr(), LANES)
+                }
             }
         } else {
-            let row = self.inner * 9;
-            let src = &self.w[first * row + inner.start * 9..][..(count - 1) * row + inner.len() * 9];
+            let row = self.inner * Self::AREA;
+            let src = &self.w[first * row + inner.start * Self::AREA..][..(count - 1) * row + inner.len() * Self::AREA];
             // SAFETY: `count` rows of as many weights, and as many vectors to put them in.
             unsafe {
-                (self.micro.transpose)(count, inner.len() * 9, src.as_ptr(), row, lanes.as_mut_ptr(), LANES);
+                (self.micro.transpose)(count, inner.len() * Self::AREA, src.as_ptr(), row, lanes.as_mut_ptr(), LANES);
             }
         }
     }
@@ -55,8 +63,8 @@ impl<T: Float> Source<'_, T> {
         place: impl Fn(usize, usize) -> usize,
     ) {
         let nr = self.micro.nr;
-        let tap = |i: usize| (if self.rotated { 8 - i } else { i }) * LANES;
-        let mut lanes = Scratch::<T>::new(FETCH * 9 * LANES);
+        let tap = |i: usize| (if self.rotated { Self::AREA - 1 - i } else { i }) * LANES;
+        let mut lanes = Scratch::<T>::new(FETCH * Self::AREA * LANES);
         lanes.fill(T::zero());
         let mut aside = [T::zero(); FREQUENCIES * LANES];
         let mut work = tile::Work::new();
@@ -64,8 +72,9 @@ impl<T: Float> Source<'_, T> {
             let some = from..(from + FETCH).min(inner.end);
             self.fetch(vector * LANES, some.clone(), &mut lanes);
             for p in some {
-                let base = (p - from) * 9 * LANES;
-                let places = [0, 1, 2].map(|a| [0, 1, 2].map(|b| (base + tap(a * 3 + b)) as u32));
+                let base = (p - from) * Self::AREA * LANES;
+                let place_of = |a, b| (base + tap(a * K + b)) as u32;
+                let places: [[u32; K]; K] = std::array::from_fn(|a| std::array::from_fn(|b| place_of(a, b)));
                 if nr >= LANES {
                     tile::spread(&mut work, &lanes, &places, out, place(p, vector * LANES), stride);
                     continue;
@@ -94,7 +103,7 @@ pub(super) struct Kernels<T> {
 
 impl<T: Float> Kernels<T> {
     /// All of the kernels; `columns` is their number of outer channels, rounded up to whole panels and vectors.
-    pub fn new(source: &Source<'_, T>, columns: usize) -> Self {
+    pub fn new<const K: usize>(source: &Source<'_, T, K>, columns: usize) -> Self {
         let mut kernels = Self::empty(source, columns);
         kernels.resize(source.inner);
         let (nr, depth, stride) = (kernels.nr, kernels.depth, kernels.stride);
@@ -110,7 +119,7 @@ impl<T: Float> Kernels<T> {
     }
 
     /// Room for the kernels of `columns` outer channels.
-    pub fn empty(source: &Source<'_, T>, columns: usize) -> Self {
+    pub fn empty<const K: usize>(source: &Source<'_, T, K>, columns: usize) -> Self {
         Kernels { data: Scratch::new(0), nr: source.micro.nr, depth: 0, columns, stride: 0 }
     }
 
@@ -124,7 +133,7 @@ impl<T: Float> Kernels<T> {
     }
 
     /// Replaces the kernels by those of the outer channels from `first` on and some inner ones.
-    pub fn fill(&mut self, source: &Source<'_, T>, first: usize, inner: Range<usize>) {
+    pub fn fill<const K: usize>(&mut self, source: &Source<'_, T, K>, first: usize, inner: Range<usize>) {
         self.resize(inner.len());
         let (nr, depth, stride) = (self.nr, self.depth, self.stride);
         let shared = Shared::new(&mut self.data);

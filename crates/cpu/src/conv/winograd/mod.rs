@@ -1,4 +1,5 @@
-//! Winograd's minimal filtering for 3 × 3 kernels at stride 1: 4 × 4 outputs from 6 × 6 inputs by 36 products, not 144.
+//! Winograd's minimal filtering at stride 1: from 6 × 6 inputs, by 36 products, the 4 × 4 outputs of a 3 × 3 kernel
+//! (directly 144) or the 2 × 2 outputs of a 5 × 5 kernel (directly 100).
 //!
 //! Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016). With d a tile of the input, g a kernel and
 //! e a tile of the output's gradient,
@@ -8,6 +9,9 @@
 //! the products summed over channels and over tiles respectively, so that each of the 36 frequencies is one matrix
 //! product. The interpolation points are 0, ±√½, ±√2 and ∞ rather than the customary 0, ±1, ±2 and ∞: the transforms'
 //! entries are more even, and the rounding error is about four times smaller.
+//!
+//! The gradient of d is that of y with the kernels rotated, or, where that takes many more tiles, the transpose of all
+//! this: B[(G g Gᵀ) ⊙ (A e Aᵀ)]Bᵀ, added up where tiles overlap.
 //!
 //! Data is transformed [`LANES`] channels at a time, the channels innermost.
 
@@ -20,6 +24,7 @@ use crate::kernel::Micro;
 use crate::parallel::Shared;
 use crate::scratch::Scratch;
 
+mod adjoint;
 mod forward;
 mod kernels;
 #[cfg(test)]
@@ -33,23 +38,36 @@ pub(super) use weights::backward_weights;
 
 /// Products of a tile.
 const FREQUENCIES: usize = 36;
-/// Outputs of a tile along an axis.
-const OUT: usize = 4;
 /// Inputs of a tile along an axis.
 const IN: usize = 6;
 
+/// Calls a function of this module for the kernel's extent and its tiles': `sized!(plane, run, (…))`.
+macro_rules! sized {
+    ($plane:expr, $run:ident, ($($arg:expr),*)) => {
+        match $plane.kh {
+            5 => $run::<T, 5, 2>($($arg),*),
+            _ => $run::<T, 3, 4>($($arg),*),
+        }
+    };
+}
+use sized;
+
 /// Whether a convolution of these extents can be computed so, and gains by it.
 pub(super) fn suits<T: Float>(plane: &Plane, out_channels: usize, batch: usize) -> bool {
-    let dense = (plane.kh, plane.kw, plane.sh, plane.sw, plane.dh, plane.dw) == (3, 3, 1, 1, 1, 1);
-    let tiles = plane.oh.div_ceil(OUT) * plane.ow.div_ceil(OUT);
+    let dense =
+        (plane.sh, plane.sw, plane.dh, plane.dw) == (1, 1, 1, 1) && matches!((plane.kh, plane.kw), (3, 3) | (5, 5));
+    if !dense {
+        return false;
+    }
+    let out = IN + 1 - plane.kh;
+    let tiles = plane.oh.div_ceil(out) * plane.ow.div_ceil(out);
     // Few channels leave lanes empty, few tiles do not repay transforming the weights, and outputs that fill less than
     // half of their tiles (as 5 × 5 does) leave little to gain.
     size_of::<T>() == 4
-        && dense
         && plane.channels >= LANES
         && out_channels >= LANES
         && batch * tiles >= 16
-        && 2 * plane.out_area() >= tiles * OUT * OUT
+        && 2 * plane.out_area() >= tiles * out * out
 }
 
 /// The channels of one group within a blob.
@@ -104,9 +122,9 @@ struct Blocks {
 }
 
 impl Blocks {
-    /// Blocks of about `most` tiles over outputs of `oh` × `ow`.
-    fn new(batch: usize, oh: usize, ow: usize, most: usize) -> Self {
-        let (high, wide) = (oh.div_ceil(OUT), ow.div_ceil(OUT));
+    /// Blocks of about `most` tiles of `out` × `out` over outputs of `oh` × `ow`.
+    fn new(batch: usize, oh: usize, ow: usize, out: usize, most: usize) -> Self {
+        let (high, wide) = (oh.div_ceil(out), ow.div_ceil(out));
         if high * wide <= most {
             let images = even_block(batch, most / (high * wide));
             let count = batch.div_ceil(images);
@@ -135,7 +153,7 @@ impl Blocks {
     }
 }
 
-/// How tiles of N × N positions, one every four, lie on an image.
+/// How tiles of N × N positions, one every `step`, lie on an image.
 #[derive(Clone, Copy)]
 struct Tiling<const N: usize> {
     h: usize,
@@ -144,20 +162,21 @@ struct Tiling<const N: usize> {
     top: isize,
     left: isize,
     wide: usize,
+    step: usize,
 }
 
 impl<const N: usize> Tiling<N> {
     /// The rows of the image that a segment's tiles touch.
     fn rows(&self, segment: &TileRows) -> std::ops::Range<usize> {
         let clip = |r: isize| r.clamp(0, self.h as isize) as usize;
-        let first = (segment.rows.start * OUT) as isize - self.top;
-        let last = ((segment.rows.end - 1) * OUT + N) as isize - self.top;
+        let first = (segment.rows.start * self.step) as isize - self.top;
+        let last = ((segment.rows.end - 1) * self.step + N) as isize - self.top;
         clip(first)..clip(last)
     }
 
     /// Most positions that `rows` rows of tiles touch.
     fn most_positions(&self, rows: usize) -> usize {
-        ((rows - 1) * OUT + N).min(self.h) * self.w
+        ((rows - 1) * self.step + N).min(self.h) * self.w
     }
 
     /// Where each tile's positions lie among those of [`rows`](Self::rows), tile by tile, times [`LANES`]; `outside` for
@@ -169,8 +188,8 @@ impl<const N: usize> Tiling<N> {
             for tx in 0..self.wide {
                 for a in 0..N {
                     for b in 0..N {
-                        let row = (ty * OUT + a) as isize - self.top;
-                        let col = (tx * OUT + b) as isize - self.left;
+                        let row = (ty * self.step + a) as isize - self.top;
+                        let col = (tx * self.step + b) as isize - self.left;
                         let inside = (0..self.h as isize).contains(&row) && (0..self.w as isize).contains(&col);
                         let at = if inside { (row as usize - first) * self.w + col as usize } else { outside };
                         places.push((at * LANES) as u32);
@@ -180,6 +199,9 @@ impl<const N: usize> Tiling<N> {
         }
     }
 }
+
+/// A function like [`tile::spread`].
+type SpreadTile<T, const N: usize> = fn(&mut tile::Work<T>, &[T], &[[u32; N]], &Shared<'_, T>, usize, usize);
 
 /// The tiles of a blob with their frequencies to be laid out as `out[frequency·stride + tile·pitch + channel]`.
 struct Spread<'a, T, const N: usize> {
@@ -195,6 +217,18 @@ struct Spread<'a, T, const N: usize> {
 impl<T: Float, const N: usize> Spread<'_, T, N> {
     /// Transforms some vectors of lanes of a block; `first` is where its first tile goes.
     fn run(&self, block: usize, vectors: std::ops::Range<usize>, out: &Shared<'_, T>, first: usize) {
+        self.run_by(tile::spread::<T, N>, block, vectors, out, first);
+    }
+
+    /// [`run`](Self::run) by another transform.
+    fn run_by(
+        &self,
+        spread: SpreadTile<T, N>,
+        block: usize,
+        vectors: std::ops::Range<usize>,
+        out: &Shared<'_, T>,
+        first: usize,
+    ) {
         let area = self.tiling.h * self.tiling.w;
         // One position more than the image has holds the zeros of the padding.
         let zero = self.tiling.most_positions(self.blocks.rows);
@@ -213,7 +247,7 @@ impl<T: Float, const N: usize> Spread<'_, T, N> {
                 self.gather(&self.data[at + from..], area, channels, positions, &mut region);
                 for (t, places) in places.as_chunks::<N>().0.chunks_exact(N).enumerate() {
                     let to = base + t * self.pitch + v * LANES;
-                    tile::spread(&mut work, &region, places, out, to, self.stride);
+                    spread(&mut work, &region, places, out, to, self.stride);
                 }
             }
             base += segment.rows.len() * self.blocks.wide * self.pitch;

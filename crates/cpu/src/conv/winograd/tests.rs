@@ -4,7 +4,11 @@ use crate::kernel::{Kernel, micro};
 use crate::testing::{noise, relative_error, same_bits_on_any_threads};
 
 fn geometry(c: usize, o: usize, group: usize, input: [usize; 2], pad: [usize; 2]) -> ConvGeometry {
-    ConvGeometry::new(c, o, group, &input, &[3, 3], &[1, 1], &pad, &[1, 1]).unwrap()
+    square(3, c, o, group, input, pad)
+}
+
+fn square(k: usize, c: usize, o: usize, group: usize, input: [usize; 2], pad: [usize; 2]) -> ConvGeometry {
+    ConvGeometry::new(c, o, group, &input, &[k, k], &[1, 1], &pad, &[1, 1]).unwrap()
 }
 
 fn cases() -> Vec<(usize, ConvGeometry)> {
@@ -20,6 +24,12 @@ fn cases() -> Vec<(usize, ConvGeometry)> {
         (2, geometry(16, 16, 1, [6, 6], [3, 4])),
         (3, geometry(180, 176, 1, [8, 8], [1, 1])),
         (4, geometry(20, 16, 1, [64, 68], [1, 1])),
+        (7, square(5, 20, 50, 1, [12, 12], [0, 0])),
+        (2, square(5, 96, 64, 2, [13, 11], [2, 1])),
+        (1, square(5, 33, 16, 1, [31, 70], [4, 5])),
+        (5, square(5, 34, 50, 2, [11, 13], [0, 1])),
+        (2, square(5, 16, 40, 1, [12, 12], [0, 0])),
+        (3, square(5, 160, 180, 1, [9, 8], [2, 2])),
     ]
 }
 
@@ -67,7 +77,11 @@ fn agrees_with_the_direct_algorithm() {
 
 #[test]
 fn threads_do_not_change_the_bits() {
-    for (batch, g) in [(4, geometry(48, 64, 1, [32, 32], [1, 1])), (16, geometry(96, 96, 1, [8, 8], [1, 1]))] {
+    for (batch, g) in [
+        (4, geometry(48, 64, 1, [32, 32], [1, 1])),
+        (16, geometry(96, 96, 1, [8, 8], [1, 1])),
+        (9, square(5, 20, 50, 1, [12, 12], [0, 0])),
+    ] {
         same_bits_on_any_threads(|| winograd::<f32>(Kernel::active(), batch, &g).concat());
     }
 }
@@ -76,6 +90,8 @@ fn threads_do_not_change_the_bits() {
 fn it_is_used_where_it_suits_and_can_be_turned_off() {
     let suited = |c, o, input, batch| suits::<f32>(&geometry(c, o, 1, input, [1, 1]).plane().unwrap(), o, batch);
     assert!(suited(96, 96, [32, 32], 1) && suited(384, 384, [8, 8], 16) && suited(64, 64, [7, 7], 8));
+    let five = |input, pad| suits::<f32>(&square(5, 20, 50, 1, input, pad).plane().unwrap(), 50, 4);
+    assert!(five([12, 12], [0, 0]) && !five([5, 5], [0, 0]));
     assert!(!suited(3, 96, [32, 32], 16) && !suited(96, 96, [8, 8], 1) && !suited(96, 96, [1, 1], 128));
     let strided = ConvGeometry::new(64, 64, 1, &[16, 16], &[3, 3], &[2, 2], &[1, 1], &[1, 1]).unwrap();
     assert!(!suits::<f32>(&strided.plane().unwrap(), 64, 16));

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::tile::{self, LANES};
-use super::{Blocks, Channels, FREQUENCIES, IN, OUT, Plane, Spread, Tiling, spaced};
+use super::{Blocks, Channels, FREQUENCIES, IN, Plane, Spread, Tiling, sized, spaced};
 use crate::Float;
 use crate::gemm::even_block;
 use crate::kernel::{Micro, TileArgs};
@@ -36,11 +36,12 @@ pub(in crate::conv) fn backward_weights<T: Float>(
     let (c, o) = (plane.channels, out_channels / groups);
     for g in 0..groups {
         let (from, to) = (Channels::of_group(g, groups, c), Channels::of_group(g, groups, o));
-        group(micro, plane, batch, (x, from), (dy, to), &mut dw[g * o * c * 9..(g + 1) * o * c * 9]);
+        let dw = &mut dw[g * o * c * plane.taps()..][..o * c * plane.taps()];
+        sized!(plane, group, (micro, plane, batch, (x, from), (dy, to), dw));
     }
 }
 
-fn group<T: Float>(
+fn group<T: Float, const K: usize, const OUT: usize>(
     micro: &Micro<T>,
     plane: &Plane,
     batch: usize,
@@ -48,14 +49,14 @@ fn group<T: Float>(
     (dy, to): (&[T], Channels),
     dw: &mut [T],
 ) {
-    let blocks = Blocks::new(batch, plane.oh, plane.ow, 32);
+    let blocks = Blocks::new(batch, plane.oh, plane.ow, OUT, 32);
     let (pitch_x, pitch_y) = (spaced(from.count), spaced(to.count));
     let held = (HELD / (FREQUENCIES * (pitch_x + pitch_y))).max(HELD_TILES).div_ceil(blocks.most).min(blocks.count);
     let room = held * blocks.most;
     let (stride_x, stride_y) = (room * pitch_x + LANES, room * pitch_y + LANES);
     let spread_x = Spread::<T, IN> {
         micro,
-        tiling: Tiling { h: plane.h, w: plane.w, top: plane.ph, left: plane.pw, wide: blocks.wide },
+        tiling: Tiling { h: plane.h, w: plane.w, top: plane.ph, left: plane.pw, wide: blocks.wide, step: OUT },
         blocks: &blocks,
         channels: from,
         data: x,
@@ -64,7 +65,7 @@ fn group<T: Float>(
     };
     let spread_y = Spread::<T, OUT> {
         micro,
-        tiling: Tiling { h: plane.oh, w: plane.ow, top: 0, left: 0, wide: blocks.wide },
+        tiling: Tiling { h: plane.oh, w: plane.ow, top: 0, left: 0, wide: blocks.wide, step: OUT },
         blocks: &blocks,
         channels: to,
         data: dy,
@@ -104,7 +105,7 @@ fn group<T: Float>(
                 held.multiply(f, &part, false, &mut products.data[at..at + stride], products.pitch);
             }
             for row in part.outputs.clone() {
-                collect(micro, &products, &part, row, from.count, &dw);
+                collect::<T, K>(micro, &products, &part, row, from.count, &dw);
             }
         });
         return;
@@ -125,7 +126,7 @@ fn group<T: Float>(
     }
     crate::for_blocks(to.count, 4, |rows| {
         for row in rows {
-            collect(micro, &products, &all, row, from.count, &dw);
+            collect::<T, K>(micro, &products, &all, row, from.count, &dw);
         }
     });
 }
@@ -204,8 +205,8 @@ impl<T: Float> Held<'_, T> {
     }
 }
 
-/// dw += the weights of a part that belong to output `row`; dw has `inputs` × 9 for each.
-fn collect<T: Float>(
+/// dw += the weights of a part that belong to output `row`; dw has `inputs` × K² for each.
+fn collect<T: Float, const K: usize>(
     micro: &Micro<T>,
     products: &Products<T>,
     part: &Part,
@@ -213,17 +214,19 @@ fn collect<T: Float>(
     inputs: usize,
     dw: &Shared<'_, T>,
 ) {
-    let (mut lanes, mut taps) = ([T::zero(); 9 * LANES], [T::zero(); 9 * LANES]);
+    let area = K * K;
+    let mut lanes = [[[T::zero(); LANES]; K]; K];
+    let mut taps = Scratch::<T>::new(area * LANES);
     let mut work = tile::Work::new();
-    let at = (row * inputs + part.inputs.start) * 9;
+    let at = (row * inputs + part.inputs.start) * area;
     // SAFETY: a row of a part belongs to one task.
-    let dw = unsafe { dw.part(at..at + part.inputs.len() * 9) };
-    for (q, dw) in dw.chunks_mut(9 * LANES).enumerate() {
+    let dw = unsafe { dw.part(at..at + part.inputs.len() * area) };
+    for (q, dw) in dw.chunks_mut(area * LANES).enumerate() {
         let first = (row - part.outputs.start) * products.pitch + q * LANES;
         tile::gather_kernels(&mut work, &products.data, first, products.stride, &mut lanes);
-        // SAFETY: nine vectors of LANES in, LANES times nine out.
-        unsafe { (micro.transpose)(9, LANES, lanes.as_ptr(), LANES, taps.as_mut_ptr(), 9) }
-        for (d, &t) in dw.iter_mut().zip(&taps) {
+        // SAFETY: `area` vectors of LANES in, LANES times `area` out.
+        unsafe { (micro.transpose)(area, LANES, lanes.as_ptr().cast(), LANES, taps.as_mut_ptr(), area) }
+        for (d, &t) in dw.iter_mut().zip(&*taps) {
             *d += t;
         }
     }

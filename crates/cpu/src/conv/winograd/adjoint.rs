@@ -1,0 +1,103 @@
+//! The input gradient as the transpose of the forward pass: as many products as there are tiles of dy, where the rotated
+//! kernels need as many as there are tiles of dx. A 5 × 5 kernel on 12 × 12 inputs has 16 of the one and 36 of the other.
+
+use smallvec::SmallVec;
+
+use super::forward::{Products, multiply};
+use super::kernels::{Kernels, Source};
+use super::tile::{self, LANES};
+use super::{Blocks, Channels, FREQUENCIES, IN, Plane, Spread, Tiling, spaced};
+use crate::Float;
+use crate::kernel::Micro;
+use crate::parallel::{Shared, tasks};
+use crate::scratch::Scratch;
+
+const K: usize = 5;
+const OUT: usize = 2;
+/// Tiles of a block, and the most an image may have: its tiles overlap, so they are one task's.
+const TILES: usize = 32;
+
+/// Whether this takes fewer products than the rotated kernels, for a convolution that suits the algorithm.
+pub(super) fn suits(plane: &Plane) -> bool {
+    let tiles = |h: usize, w: usize| h.div_ceil(OUT) * w.div_ceil(OUT);
+    let ours = tiles(plane.oh, plane.ow);
+    plane.kh == K && ours <= TILES && 4 * ours <= 3 * tiles(plane.h, plane.w)
+}
+
+/// dx from dy, overwriting dx.
+#[allow(clippy::too_many_arguments)]
+pub(super) fn backward_data<T: Float>(
+    micro: &Micro<T>,
+    plane: &Plane,
+    groups: usize,
+    out_channels: usize,
+    batch: usize,
+    w: &[T],
+    dy: &[T],
+    dx: &mut [T],
+) {
+    let (c, o) = (plane.channels, out_channels / groups);
+    let blocks = Blocks::new(batch, plane.oh, plane.ow, OUT, TILES);
+    let dx = Shared::new(dx);
+    for g in 0..groups {
+        let w = &w[g * o * c * K * K..][..o * c * K * K];
+        let (from, to) = (Channels::of_group(g, groups, o), Channels::of_group(g, groups, c));
+        let source = Source::<T, K> { micro, w, inner: o, outer: c, transposed: true, rotated: false };
+        let kernels = Kernels::new(&source, c.next_multiple_of(micro.nr.max(LANES)));
+        let pitch = spaced(o);
+        let stride = blocks.most * pitch + LANES;
+        let spread = Spread::<T, OUT> {
+            micro,
+            tiling: Tiling { h: plane.oh, w: plane.ow, top: 0, left: 0, wide: blocks.wide, step: OUT },
+            blocks: &blocks,
+            channels: from,
+            data: dy,
+            stride,
+            pitch,
+        };
+        tasks(blocks.count, true, |block| {
+            let mut v = Scratch::<T>::new(FREQUENCIES * stride);
+            spread.run_by(tile::spread_values, block, 0..from.vectors(), &Shared::new(&mut v), 0);
+            let mut products = Products::new(blocks.tiles(block), 0..c);
+            multiply(micro, &kernels, (&v, stride, pitch), &mut products, 0);
+            inputs(micro, plane, &blocks, block, to, &products, &dx);
+        });
+    }
+}
+
+/// dx of the images of a block from its products.
+fn inputs<T: Float>(
+    micro: &Micro<T>,
+    plane: &Plane,
+    blocks: &Blocks,
+    block: usize,
+    to: Channels,
+    products: &Products<T>,
+    dx: &Shared<'_, T>,
+) {
+    let area = plane.area();
+    let (top, left, wide) = (plane.ph, plane.pw, blocks.wide);
+    let tiling = Tiling::<IN> { h: plane.h, w: plane.w, top, left, wide, step: OUT };
+    let mut region = Scratch::<T>::new((area + 1) * LANES);
+    let mut places = SmallVec::new();
+    let mut work = tile::Work::new();
+    let mut first_tile = 0;
+    for segment in blocks.segments(block) {
+        // What falls on the padding is added up on a position of its own behind the others.
+        let rows = tiling.rows(&segment);
+        tiling.places(&segment, area - rows.start * plane.w, &mut places);
+        let base = rows.start * plane.w * LANES;
+        for v in 0..to.vectors() {
+            region.fill(T::zero());
+            let (at, channels) = to.vector(segment.image, v, area);
+            for (t, places) in places.as_chunks::<IN>().0.chunks_exact(IN).enumerate() {
+                let from = (first_tile + t) * products.pitch + v * LANES;
+                tile::add_inputs(&mut work, &products.data, from, products.stride, &mut region[base..], places);
+            }
+            let dst = dx.at(at, (channels - 1) * area + area);
+            // SAFETY: the span in dx was checked and the image belongs to this task; the region holds `area` vectors.
+            unsafe { (micro.transpose)(area, channels, region.as_ptr(), LANES, dst, area) }
+        }
+        first_tile += segment.rows.len() * blocks.wide;
+    }
+}
