@@ -105,7 +105,9 @@ fn convolution(c: &mut Criterion) {
         let (x, w) = (noise(batch * geometry.input_len()), noise(geometry.weights_len()));
         let dy = noise(batch * geometry.output_len());
         let (mut y, mut dx, mut dw) = (dy.clone(), x.clone(), w.clone());
-        let dense = geometry.kernel == [3, 3] && geometry.stride == [1, 1] && geometry.group == 1;
+        let dense = [[3, 3], [5, 5]].contains(&[geometry.kernel[0], geometry.kernel[1]])
+            && geometry.stride == [1, 1]
+            && geometry.group == 1;
         for winograd in [true, false] {
             let algorithm = Algorithm { winograd, ..Algorithm::active() };
             if winograd && !(dense && geometry.in_channels >= 16) {

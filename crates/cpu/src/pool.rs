@@ -135,16 +135,26 @@ impl PoolGeometry {
             }
         };
         assert_eq!(index.len(), y.len());
-        let stride = self.stride[1];
-        let mut steps = Scratch::<T>::new(self.output[1]);
-        steps.iter_mut().enumerate().for_each(|(t, step)| *step = T::of((t * stride) as f64));
-        let (steps, taps, index) = (&steps, self.taps(), crate::parallel::Shared::new(index));
+        let (stride, pitch) = (self.stride[1], self.pitch());
+        let taps = self.taps();
+        let inside = (0..2).all(|d| (self.output[d] - 1) * self.stride[d] + self.kernel[d] <= self.input[d]);
+        let whole = inside && self.pad == [0, 0];
+        let rows = if whole { self.input[0] - self.kernel[0] + 1 } else { 1 };
+        // Where windows begin: at every row of a plane, or in a row.
+        let mut places = Scratch::<T>::new((rows - 1) * pitch + self.output[1]);
+        let place = |i: usize| if whole { i / pitch * self.input[1] + i % pitch * stride } else { i * stride };
+        places.iter_mut().enumerate().for_each(|(i, p)| *p = T::of(place(i) as f64));
+        let (places, index) = (&places, crate::parallel::Shared::new(index));
         for_each_row(y, out, |plane, y| {
             // SAFETY: every plane is visited once.
             let index = unsafe { index.part(plane * out..(plane + 1) * out) };
             let mut phases = Scratch::<T>::new(self.phases_len());
-            sort_by_phase(&x[plane * area..][..area], self.input[1], stride, self.pitch(), &mut phases);
-            max_plane(self, &taps, &phases, steps, y, index);
+            sort_by_phase(&x[plane * area..][..area], self.input[1], stride, pitch, &mut phases);
+            if whole {
+                max_whole_plane(self, &taps, &phases, places, y, index);
+            } else {
+                max_plane(self, &taps, &phases, places, y, index);
+            }
         });
     }
 
@@ -303,18 +313,51 @@ vectorized! {
         for (i, (y, index)) in y.chunks_exact_mut(ow).zip(index.chunks_exact_mut(ow)).enumerate() {
             for ih in g.rows(i) {
                 for tap in taps {
-                    let count = tap.outputs.len();
-                    let at = T::of((ih * g.input[1] + tap.column) as f64);
-                    let row = &phases[ih * pitch + tap.at..][..count];
-                    let (y, index) = (&mut y[tap.outputs.clone()], &mut index[tap.outputs.clone()]);
-                    for (((&v, y), index), &step) in row.iter().zip(y).zip(index).zip(steps) {
-                        let above = v > *y;
-                        *y = if above { v } else { *y };
-                        *index = if above { at + step } else { *index };
-                    }
+                    let row = &phases[ih * pitch + tap.at..][..tap.outputs.len()];
+                    let place = T::of((ih * g.input[1] + tap.column) as f64);
+                    larger(row, place, steps, &mut y[tap.outputs.clone()], &mut index[tap.outputs.clone()]);
                 }
             }
         }
+    }
+}
+
+vectorized! {
+    /// [`max_plane`] where every window lies inside the plane, in loops over the whole of it: windows at every row, of
+    /// which those at multiples of the stride are kept. `places` are where in the plane windows begin.
+    fn max_whole_plane[T: Float](
+        g: &PoolGeometry,
+        taps: &[Tap],
+        phases: &[T],
+        places: &[T],
+        y: &mut [T],
+        index: &mut [T],
+    ) {
+        let (ow, pitch) = (g.output[1], g.pitch());
+        let (mut largest, mut at) = (Scratch::<T>::new(places.len()), Scratch::<T>::new(places.len()));
+        largest.fill(T::of(-f32::MAX as f64));
+        at.fill(-T::one());
+        for row in 0..g.kernel[0] {
+            for tap in taps {
+                let values = &phases[row * pitch + tap.at..][..places.len()];
+                larger(values, T::of((row * g.input[1] + tap.column) as f64), places, &mut largest, &mut at);
+            }
+        }
+        for (i, (y, index)) in y.chunks_exact_mut(ow).zip(index.chunks_exact_mut(ow)).enumerate() {
+            let from = i * g.stride[0] * pitch;
+            y.copy_from_slice(&largest[from..from + ow]);
+            index.copy_from_slice(&at[from..from + ow]);
+        }
+    }
+}
+
+/// Takes up the values that are above the largest so far, and where they are: `place` and their steps from there.
+#[inline(always)]
+fn larger<T: Float>(values: &[T], place: T, steps: &[T], largest: &mut [T], at: &mut [T]) {
+    for (((&v, largest), at), &step) in values.iter().zip(largest).zip(at).zip(steps) {
+        let above = v > *largest;
+        *largest = if above { v } else { *largest };
+        *at = if above { place + step } else { *at };
     }
 }
 

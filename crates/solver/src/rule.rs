@@ -14,7 +14,7 @@
 //!
 //! The gradient's memory holds u afterwards, as in Caffe; `snapshot_diff` saves it.
 
-use lgm_cpu::{BLOCK, for_each_part_of};
+use lgm_cpu::{BLOCK, for_each_part_of, vectorized};
 use lgm_proto::SolverParameter;
 
 /// The rules by name.
@@ -63,20 +63,18 @@ pub fn apply(
     macro_rules! each {
         (|$g:ident, $h:ident| $update:block) => {
             for_each_part_of([data, diff, first], BLOCK, |[w, d, h]| {
-                for ((w, d), $h) in w.iter_mut().zip(d).zip(h) {
-                    let $g = gradient(*d, *w);
-                    *d = $update;
-                    *w -= *d;
-                }
+                update(w, d, h, &|$g, w, $h| {
+                    let $g = gradient($g, w);
+                    $update
+                })
             })
         };
         (|$g:ident, $h:ident, $s:ident| $update:block) => {
             for_each_part_of([data, diff, first, second], BLOCK, |[w, d, h, s]| {
-                for (((w, d), $h), $s) in w.iter_mut().zip(d).zip(h).zip(s) {
-                    let $g = gradient(*d, *w);
-                    *d = $update;
-                    *w -= *d;
-                }
+                update_two(w, d, h, s, &|$g, w, $h, $s| {
+                    let $g = gradient($g, w);
+                    $update
+                })
             })
         };
     }
@@ -117,6 +115,32 @@ pub fn apply(
             *h = m * *h + eta * g;
             *h
         }),
+    }
+}
+
+vectorized! {
+    /// d ← f(d, w, h), w ← w − d for each element; f changes h.
+    fn update[F: Fn(f32, f32, &mut f32) -> f32](w: &mut [f32], d: &mut [f32], h: &mut [f32], f: &F) {
+        for ((w, d), h) in w.iter_mut().zip(d).zip(h) {
+            *d = f(*d, *w, h);
+            *w -= *d;
+        }
+    }
+}
+
+vectorized! {
+    /// As [`update`], with two histories.
+    fn update_two[F: Fn(f32, f32, &mut f32, &mut f32) -> f32](
+        w: &mut [f32],
+        d: &mut [f32],
+        h: &mut [f32],
+        s: &mut [f32],
+        f: &F,
+    ) {
+        for (((w, d), h), s) in w.iter_mut().zip(d).zip(h).zip(s) {
+            *d = f(*d, *w, h, s);
+            *w -= *d;
+        }
     }
 }
 

@@ -109,11 +109,27 @@ impl<T: Float> Pass<'_, T> {
         for block in blocks.clone() {
             let segments = self.columns.segments(block);
             let cols: usize = segments.iter().map(|s| s.positions.len()).sum();
-            self.pack_gradient(group, &rows, panels, &segments, cols, &mut a);
+            // Used once or twice, the gradient of one image is not worth packing.
+            let direct = match &segments[..] {
+                [segment] if patch.len() <= 2 * nr => {
+                    let channel = (segment.image * self.groups + group) * self.rows + rows.start;
+                    Some(&self.dy[channel * plane.out_area() + segment.positions.start..])
+                }
+                _ => None,
+            };
+            if direct.is_none() {
+                self.pack_gradient(group, &rows, panels, &segments, cols, &mut a);
+            }
             self.pack_patches(group, &patch, &segments, cols, &mut padded, &mut lines, &mut b);
             for i in 0..panels.count {
                 let (start, height) = (panels.start(i), panels.height(i));
-                let a = &a[start * cols..(start + height) * cols];
+                let (a, a_row, a_step) = match direct {
+                    Some(dy) => {
+                        let area = plane.out_area();
+                        (&dy[start * area..][..(height - 1) * area + cols], area, 1)
+                    }
+                    None => (&a[start * cols..(start + height) * cols], 1, height),
+                };
                 for j in (0..patch.len()).step_by(nr) {
                     let width = nr.min(patch.len() - j);
                     let b = &b[j * cols..][..(cols - 1) * nr + width];
@@ -121,8 +137,8 @@ impl<T: Float> Pass<'_, T> {
                     let args = TileArgs {
                         k: cols,
                         a: a.as_ptr(),
-                        a_row: 1,
-                        a_step: height,
+                        a_row,
+                        a_step,
                         b: b.as_ptr(),
                         ldb: nr,
                         c: out.at(at, (height - 1) * depth + width),

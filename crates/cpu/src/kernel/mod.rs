@@ -130,6 +130,7 @@ pub(crate) fn micro<T: Float>(kernel: Kernel) -> &'static Micro<T> {
 /// Compiles a function once for each instruction set of [`Kernel`] and calls the one in use.
 ///
 /// The body is plain Rust that the compiler vectorises; generic parameters stand in square brackets.
+#[macro_export]
 macro_rules! vectorized {
     ($(#[$meta:meta])* $vis:vis fn $name:ident[$($gen:tt)*]($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*

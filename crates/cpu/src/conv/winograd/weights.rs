@@ -4,12 +4,12 @@ use std::ops::Range;
 
 use super::tile::{self, LANES};
 use super::{Blocks, Channels, FREQUENCIES, IN, Plane, Spread, Tiling, sized, spaced};
-use crate::Float;
 use crate::gemm::even_block;
 use crate::kernel::{Micro, TileArgs};
 use crate::pack::Panels;
 use crate::parallel::{Shared, tasks};
 use crate::scratch::Scratch;
+use crate::{BLOCK, Float, for_blocks, for_each_part};
 
 /// Elements of transformed input and gradient held at a time, about: what stays in the caches.
 const HELD: usize = 1 << 20;
@@ -18,6 +18,10 @@ const HELD_TILES: usize = 128;
 /// Channels of y and of x that a task carries through when every tile is held: their products stay in a core's cache.
 const OUTPUTS: usize = 98;
 const INPUTS: usize = 64;
+/// Elements of the products that a task may have of its own: what stays in a core's cache beside the tiles it holds.
+const OWN_PRODUCTS: usize = 1 << 17;
+/// Tasks with products of their own.
+const PARTS: usize = 8;
 /// Tiles summed over in one pass of the products.
 const DEPTH: usize = 192;
 
@@ -72,8 +76,6 @@ fn group<T: Float, const K: usize, const OUT: usize>(
         stride: stride_y,
         pitch: pitch_y,
     };
-    let mut v = Scratch::<T>::new(FREQUENCIES * stride_x);
-    let mut e = Scratch::<T>::new(FREQUENCIES * stride_y);
     let (vectors_x, vectors_y) = (from.vectors(), to.vectors());
     let hold = |first: usize, count: usize, v: &mut [T], e: &mut [T]| {
         let (shared_v, shared_e) = (Shared::new(v), Shared::new(e));
@@ -90,6 +92,41 @@ fn group<T: Float, const K: usize, const OUT: usize>(
     };
     let all = Part { outputs: 0..to.count, inputs: 0..from.count };
     let dw = Shared::new(dw);
+    let products = Products::new(&all);
+    let (size, stride, pitch) = (products.len(), products.stride, products.pitch);
+    if size <= OWN_PRODUCTS && blocks.count >= 2 * PARTS {
+        // Few weights and many tiles: a task carries some of the tiles from x and dy to products of its own.
+        let mut sums = Scratch::<T>::new(PARTS * size);
+        let shared = Shared::new(&mut sums);
+        let part = blocks.count.div_ceil(PARTS);
+        let (stride_x, stride_y) = (blocks.most * pitch_x + LANES, blocks.most * pitch_y + LANES);
+        let spread_x = Spread { stride: stride_x, ..spread_x };
+        let spread_y = Spread { stride: stride_y, ..spread_y };
+        tasks(PARTS, true, |t| {
+            // SAFETY: the part is this task's alone.
+            let mine = unsafe { shared.part(t * size..(t + 1) * size) };
+            let (mut v, mut e) = (Scratch::new(FREQUENCIES * stride_x), Scratch::new(FREQUENCIES * stride_y));
+            mine.fill(T::zero());
+            for block in t * part..((t + 1) * part).min(blocks.count) {
+                spread_x.run(block, 0..vectors_x, &Shared::new(&mut v), 0);
+                spread_y.run(block, 0..vectors_y, &Shared::new(&mut e), 0);
+                let tiles = blocks.tiles(block);
+                let held = Held { micro, v: &v, e: &e, stride_x, stride_y, pitch_x, pitch_y, tiles };
+                for (f, mine) in mine.chunks_exact_mut(stride).enumerate() {
+                    held.multiply(f, &all, true, mine, pitch);
+                }
+            }
+        });
+        let (first, others) = sums.split_at_mut(size);
+        for_each_part(first, BLOCK, |b, sum| {
+            for other in others.chunks_exact(size) {
+                sum.iter_mut().zip(&other[b * BLOCK..]).for_each(|(s, &o)| *s += o);
+            }
+        });
+        return collect_all::<T, K>(micro, first, &products, &all, from.count, &dw);
+    }
+    let mut v = Scratch::<T>::new(FREQUENCIES * stride_x);
+    let mut e = Scratch::<T>::new(FREQUENCIES * stride_y);
     if held == blocks.count {
         // Every tile is at hand: a task carries some of the weights through from their products to their sums.
         hold(0, held, &mut v, &mut e);
@@ -99,34 +136,45 @@ fn group<T: Float, const K: usize, const OUT: usize>(
         tasks(rows * columns, true, |t| {
             let (o, c) = (t % rows * down, t / rows * across);
             let part = Part { outputs: o..(o + down).min(to.count), inputs: c..(c + across).min(from.count) };
-            let mut products = Products::new(&part);
-            for f in 0..FREQUENCIES {
-                let (at, stride) = (f * products.stride, products.stride);
-                held.multiply(f, &part, false, &mut products.data[at..at + stride], products.pitch);
+            let products = Products::new(&part);
+            let mut data = Scratch::<T>::new(products.len());
+            for (f, data) in data.chunks_exact_mut(products.stride).enumerate() {
+                held.multiply(f, &part, false, data, products.pitch);
             }
             for row in part.outputs.clone() {
-                collect::<T, K>(micro, &products, &part, row, from.count, &dw);
+                collect::<T, K>(micro, &data, &products, &part, row, from.count, &dw);
             }
         });
         return;
     }
-    let mut products = Products::new(&all);
+    let mut sums = Scratch::<T>::new(size);
     for first in (0..blocks.count).step_by(held) {
         let count = held.min(blocks.count - first);
         hold(first, count, &mut v, &mut e);
         let tiles = tiles(&blocks, first..first + count);
         let held = Held { micro, v: &v, e: &e, stride_x, stride_y, pitch_x, pitch_y, tiles };
-        let (stride, pitch) = (products.stride, products.pitch);
-        let shared = Shared::new(&mut products.data);
+        let shared = Shared::new(&mut sums);
         tasks(FREQUENCIES, true, |f| {
             // SAFETY: a frequency belongs to one task.
             let out = unsafe { shared.part(f * stride..(f + 1) * stride) };
             held.multiply(f, &all, first > 0, out, pitch);
         });
     }
-    crate::for_blocks(to.count, 4, |rows| {
+    collect_all::<T, K>(micro, &sums, &products, &all, from.count, &dw);
+}
+
+/// [`collect`] for every output.
+fn collect_all<T: Float, const K: usize>(
+    micro: &Micro<T>,
+    data: &[T],
+    products: &Products,
+    part: &Part,
+    inputs: usize,
+    dw: &Shared<'_, T>,
+) {
+    for_blocks(part.outputs.len(), 4, |rows| {
         for row in rows {
-            collect::<T, K>(micro, &products, &all, row, from.count, &dw);
+            collect::<T, K>(micro, data, products, part, row, inputs, dw);
         }
     });
 }
@@ -142,18 +190,20 @@ struct Part {
     inputs: Range<usize>,
 }
 
-/// The products of a part: `data[frequency·stride + output·pitch + input]`.
-struct Products<T> {
-    data: Scratch<T>,
+/// How the products of a part lie: `[frequency·stride + output·pitch + input]`.
+struct Products {
     pitch: usize,
     stride: usize,
 }
 
-impl<T: Float> Products<T> {
+impl Products {
     fn new(part: &Part) -> Self {
         let pitch = spaced(part.inputs.len());
-        let stride = spaced(part.outputs.len() * pitch);
-        Products { data: Scratch::new(FREQUENCIES * stride), pitch, stride }
+        Products { pitch, stride: spaced(part.outputs.len() * pitch) }
+    }
+
+    fn len(&self) -> usize {
+        FREQUENCIES * self.stride
     }
 }
 
@@ -208,7 +258,8 @@ impl<T: Float> Held<'_, T> {
 /// dw += the weights of a part that belong to output `row`; dw has `inputs` × K² for each.
 fn collect<T: Float, const K: usize>(
     micro: &Micro<T>,
-    products: &Products<T>,
+    data: &[T],
+    products: &Products,
     part: &Part,
     row: usize,
     inputs: usize,
@@ -223,7 +274,7 @@ fn collect<T: Float, const K: usize>(
     let dw = unsafe { dw.part(at..at + part.inputs.len() * area) };
     for (q, dw) in dw.chunks_mut(area * LANES).enumerate() {
         let first = (row - part.outputs.start) * products.pitch + q * LANES;
-        tile::gather_kernels(&mut work, &products.data, first, products.stride, &mut lanes);
+        tile::gather_kernels(&mut work, data, first, products.stride, &mut lanes);
         // SAFETY: `area` vectors of LANES in, LANES times `area` out.
         unsafe { (micro.transpose)(area, LANES, lanes.as_ptr().cast(), LANES, taps.as_mut_ptr(), area) }
         for (d, &t) in dw.iter_mut().zip(&*taps) {
