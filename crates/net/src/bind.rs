@@ -184,6 +184,9 @@ impl Bound {
             params: self.params_mut(graph, layer),
             saved: self.local_mut(&self.plan.saved[i], &layer.plan.saved),
             scratch: self.local_mut(&self.plan.forward_scratch[i], &layer.plan.scratch),
+            clock: None,
+            dynamic: None,
+            fault: None,
         }
     }
 
@@ -226,6 +229,9 @@ impl Bound {
                 .collect(),
             saved: self.local(&self.plan.saved[i], &layer.plan.saved),
             scratch: self.local_mut(&self.plan.backward_scratch[i], &layer.plan.scratch),
+            clock: None,
+            dynamic: None,
+            fault: None,
         }
     }
 

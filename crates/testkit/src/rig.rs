@@ -211,6 +211,9 @@ impl Rig {
                 params: windows_mut(&mut params, &self.params)?,
                 saved: if backward { windows_mut(&mut saved, &plan.saved)? } else { absent(plan.saved.len()) },
                 scratch: windows_mut(&mut scratch, &plan.scratch)?,
+                clock: None,
+                dynamic: None,
+                fault: None,
             };
             self.layer.forward(&HostQueue, io)?;
         }
@@ -252,6 +255,9 @@ impl Rig {
                 param_diffs: windows_mut(&mut param_diffs, &self.params)?,
                 saved: saved.iter().zip(&plan.saved).map(|(m, s)| m.view(s).map(Some)).collect::<Result<_>>()?,
                 scratch: windows_mut(&mut scratch, &plan.scratch)?,
+                clock: None,
+                dynamic: None,
+                fault: None,
             };
             for &b in &plan.backward_bottoms {
                 io.bottoms[b] = Some(bottoms[b].view(&self.bottoms[b])?);
