@@ -4,11 +4,13 @@
 //! looked at and how to get what is missing. [`devices`] needs the driver alone. Neither can fail by panicking: a
 //! missing, damaged or foreign library becomes a value whose text says what was found and what to try.
 
+mod allocator;
 mod component;
 mod driver;
 mod library;
 mod search;
 
+pub use allocator::Allocator;
 pub use component::{Component, Version};
 pub use driver::{Device, NoDevice};
 pub use library::{Found, Library, Looked, Missing, Outcome};
