@@ -7,8 +7,10 @@
 mod allocator;
 mod component;
 mod driver;
+pub mod kernels;
 mod library;
 mod search;
+pub mod sim;
 
 pub use allocator::Allocator;
 pub use component::{Component, Version};
