@@ -7,6 +7,7 @@
 mod allocator;
 mod component;
 mod driver;
+mod gpu;
 pub mod kernels;
 mod library;
 mod search;
@@ -15,6 +16,7 @@ pub mod sim;
 pub use allocator::Allocator;
 pub use component::{Component, Version};
 pub use driver::{Device, NoDevice};
+pub use gpu::{Compiled, Cuda, Event, Feed, Graph, KernelCache, Nvrtc, PinnedBuffer, Precision, Unit, compile_all, ptxas};
 pub use library::{Found, Library, Looked, Missing, Outcome};
 pub use search::{Place, SearchPath, Spot};
 

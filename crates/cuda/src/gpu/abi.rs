@@ -45,12 +45,30 @@ template <class R, class... A> struct Sig<R(A...)> {
 };
 ";
 
+/// Stands in for a header that only the compiler's package brings; nothing that is compared depends on it.
+const HOST_DEFINES: &str = r"
+#pragma once
+#define __host__
+#define __device__
+#define __device_builtin__
+#define __cudart_builtin__
+#define __device_builtin_texture_type__
+#define __device_builtin_surface_type__
+#define __builtin_align__(n) __attribute__((aligned(n)))
+#define __align__(n) __attribute__((aligned(n)))
+#define __forceinline__ inline
+#define CUDARTAPI
+";
+
 fn headers() -> Result<[PathBuf; 2], String> {
     let path = SearchPath::from_env();
     let include = |component: Component, header: &str| {
         let found = library::find(component, &path).found.map_err(|missing| missing.summary())?;
         let folders = found.path.ancestors().skip(2).take(2).map(|f| f.join("include"));
-        folders.into_iter().find(|f| f.join(header).is_file()).ok_or_else(|| format!("no {header} beside {}", found.path.display()))
+        folders
+            .into_iter()
+            .find(|f| f.join(header).is_file())
+            .ok_or_else(|| format!("no {header} beside {}", found.path.display()))
     };
     Ok([include(Component::Cublas, "cublas_v2.h")?, include(Component::Cudnn, "cudnn.h")?])
 }
@@ -75,13 +93,18 @@ fn types_and_numbers_are_those_of_the_headers() {
         Err(reason) => return println!("skipped: NVIDIA's headers are not at hand ({reason})"),
     };
     let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("crt")).unwrap();
+    std::fs::write(folder.path().join("crt/host_defines.h"), HOST_DEFINES).unwrap();
+    // Last, so that the true one is taken where it is.
+    let headers = [&headers[..], &[folder.path().to_path_buf()]].concat();
     let mut source = PRELUDE.replace("``", "\"\"");
     source += "#include <cuda.h>\n#include <nvrtc.h>\n#include <cublas_v2.h>\n#include <cudnn.h>\n";
     for (function, class) in
         [DriverApi::SIGNATURES, NvrtcApi::SIGNATURES, CublasApi::SIGNATURES, CudnnApi::SIGNATURES].concat()
     {
         let class: Vec<String> = class.iter().map(ToString::to_string).collect();
-        writeln!(source, "static_assert(Sig<decltype({function})>::is<{}>(), \"{function}\");", class.join(", ")).unwrap();
+        writeln!(source, "static_assert(Sig<decltype({function})>::is<{}>(), \"{function}\");", class.join(", "))
+            .unwrap();
     }
     for (name, value) in CONSTANTS {
         writeln!(source, "static_assert((int){name} == {value}, \"{name}\");").unwrap();

@@ -66,15 +66,53 @@ impl Blas {
             if batch == 1 {
                 let run = self.api.cublasGemmEx_64;
                 let status = run(
-                    *handle, op_a, op_b, m, n, k, alpha, a.at(), real, a.rows, b.at(), real, b.rows, beta,
-                    c.at().cast_mut(), real, c.rows, compute, any,
+                    *handle,
+                    op_a,
+                    op_b,
+                    m,
+                    n,
+                    k,
+                    alpha,
+                    a.at(),
+                    real,
+                    a.rows,
+                    b.at(),
+                    real,
+                    b.rows,
+                    beta,
+                    c.at().cast_mut(),
+                    real,
+                    c.rows,
+                    compute,
+                    any,
                 );
                 ("cublasGemmEx", status)
             } else {
                 let run = self.api.cublasGemmStridedBatchedEx_64;
                 let status = run(
-                    *handle, op_a, op_b, m, n, k, alpha, a.at(), real, a.rows, a.stride, b.at(), real, b.rows, b.stride,
-                    beta, c.at().cast_mut(), real, c.rows, c.stride, batch, compute, any,
+                    *handle,
+                    op_a,
+                    op_b,
+                    m,
+                    n,
+                    k,
+                    alpha,
+                    a.at(),
+                    real,
+                    a.rows,
+                    a.stride,
+                    b.at(),
+                    real,
+                    b.rows,
+                    b.stride,
+                    beta,
+                    c.at().cast_mut(),
+                    real,
+                    c.rows,
+                    c.stride,
+                    batch,
+                    compute,
+                    any,
                 );
                 ("cublasGemmStridedBatchedEx", status)
             }
@@ -147,7 +185,8 @@ struct ColumnMajor {
 impl ColumnMajor {
     fn of(gemm: &Gemm) -> Result<Self> {
         let long = |value: usize| {
-            i64::try_from(value).map_err(|_| Error::internal(format!("matrix product {gemm:?}: an extent is too large")))
+            i64::try_from(value)
+                .map_err(|_| Error::internal(format!("matrix product {gemm:?}: an extent is too large")))
         };
         let op = |transposed| if transposed { CUBLAS_OP_T } else { CUBLAS_OP_N };
         let (batch, strides) = gemm.batch;
@@ -175,7 +214,8 @@ mod tests {
     /// What cuBLAS computes, by its documentation; addresses are indices into one array.
     fn column_major(p: &ColumnMajor, alpha: f32, beta: f32, memory: &mut [f32]) {
         for i in 0..p.batch {
-            let at = |o: &Operand, row: i64, column: i64| (o.first.0 as i64 + i * o.stride + row + column * o.rows) as usize;
+            let at =
+                |o: &Operand, row: i64, column: i64| (o.first.0 as i64 + i * o.stride + row + column * o.rows) as usize;
             let [op_a, op_b] = p.ops;
             for (row, column) in (0..p.m).flat_map(|r| (0..p.n).map(move |c| (r, c))) {
                 let mut sum = 0.0;
@@ -218,7 +258,14 @@ mod tests {
                 let strides = [rows_a * lda + gap, rows_b * ldb + gap, m * ldc + gap];
                 let (b, c) = (batch * strides[0], batch * (strides[0] + strides[1]));
                 let gemm = Gemm {
-                    trans_a, trans_b, m, n, k, lda, ldb, ldc,
+                    trans_a,
+                    trans_b,
+                    m,
+                    n,
+                    k,
+                    lda,
+                    ldb,
+                    ldc,
                     alpha: 2.0,
                     beta: gap as f32 * 0.5,
                     a: DevicePtr(0),

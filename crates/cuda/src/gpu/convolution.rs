@@ -194,7 +194,8 @@ fn check(api: &CudnnApi, call: &str, status: c_int) -> Result<()> {
     let mut detail = [0u8; 1024];
     // SAFETY: the buffer is longer than the length given, so the text ends whatever cuDNN writes.
     unsafe { (api.cudnnGetLastErrorString)(detail.as_mut_ptr().cast(), detail.len() - 1) };
-    let detail = CStr::from_bytes_until_nul(&detail).map(|d| d.to_string_lossy().trim().to_string()).unwrap_or_default();
+    let detail =
+        CStr::from_bytes_until_nul(&detail).map(|d| d.to_string_lossy().trim().to_string()).unwrap_or_default();
     let detail = if detail.is_empty() { detail } else { format!("; {detail}") };
     let (file, version) = (api.found.path.display(), api.found.version);
     Err(Error::config(format!("cuDNN {version} ({file}): {call} failed: {meaning} ({status}){detail}")))
@@ -306,9 +307,8 @@ impl Descriptors {
             check(api, "cudnnSetFilter4dDescriptor", status)?;
             check(api, "cudnnCreateConvolutionDescriptor", (api.cudnnCreateConvolutionDescriptor)(&mut all.conv))?;
             let ([ph, pw], [sh, sw], [dh, dw]) = (geometry.pad, geometry.stride, geometry.dilation);
-            let status = (api.cudnnSetConvolution2dDescriptor)(
-                all.conv, ph, pw, sh, sw, dh, dw, CUDNN_CROSS_CORRELATION, float,
-            );
+            let status =
+                (api.cudnnSetConvolution2dDescriptor)(all.conv, ph, pw, sh, sw, dh, dw, CUDNN_CROSS_CORRELATION, float);
             check(api, "cudnnSetConvolution2dDescriptor", status)?;
             let status = (api.cudnnSetConvolutionGroupCount)(all.conv, geometry.groups);
             check(api, "cudnnSetConvolutionGroupCount", status)?;
@@ -328,9 +328,7 @@ impl Descriptors {
         let [mut n, mut c, mut h, mut w] = [0; 4];
         // SAFETY: the descriptors are live, the pointers are to live integers.
         let status = unsafe {
-            (self.api.cudnnGetConvolution2dForwardOutputDim)(
-                self.conv, self.x, self.w, &mut n, &mut c, &mut h, &mut w,
-            )
+            (self.api.cudnnGetConvolution2dForwardOutputDim)(self.conv, self.x, self.w, &mut n, &mut c, &mut h, &mut w)
         };
         check(&self.api, "cudnnGetConvolution2dForwardOutputDim", status)?;
         Ok([n, c, h, w])

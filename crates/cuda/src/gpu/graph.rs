@@ -16,10 +16,7 @@ pub struct Graph {
 
 /// Everything put on the compute stream from now on is recorded, not run.
 pub(crate) fn begin(context: &Context) -> Result<()> {
-    driver!(
-        context,
-        cuStreamBeginCapture_v2(context.stream(Stream::Compute), CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
-    )
+    driver!(context, cuStreamBeginCapture_v2(context.stream(Stream::Compute), CU_STREAM_CAPTURE_MODE_THREAD_LOCAL))
 }
 
 /// What was recorded, as the driver's graph.

@@ -275,7 +275,8 @@ impl DeviceQueue for Cuda {
         operands: [DevicePtr; 2],
         workspace: DevicePtr,
     ) -> Result<()> {
-        let all = self.convolutions.as_ref().ok_or_else(|| Error::internal("a convolution by cuDNN, which is absent"))?;
+        let all =
+            self.convolutions.as_ref().ok_or_else(|| Error::internal("a convolution by cuDNN, which is absent"))?;
         all.run(conv, pass, result, operands, workspace)
     }
 

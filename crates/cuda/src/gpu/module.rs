@@ -10,7 +10,7 @@ use lgm_core::{Arg, Error, Grid, Result};
 use smallvec::SmallVec;
 
 use super::api::Handle;
-use super::cache::{Key, KernelCache};
+use super::cache::{KernelCache, Key};
 use super::context::{Context, Stream, driver};
 use super::nvrtc::{Nvrtc, Unit};
 use super::ptxas;
@@ -95,11 +95,10 @@ impl Kernels {
         let ([x, y, z], [tx, ty, tz]) = (grid.blocks, grid.threads);
         let stream = self.context.stream(Stream::Compute);
         let pointers = pointers.as_mut_ptr();
-        driver!(
-            self.context,
-            cuLaunchKernel(function, x, y, z, tx, ty, tz, 0, stream, pointers, std::ptr::null_mut())
-        )
-        .map_err(|error| Error::config(format!("kernel {kernel} with {:?} blocks of {:?}: {error}", grid.blocks, grid.threads)))
+        driver!(self.context, cuLaunchKernel(function, x, y, z, tx, ty, tz, 0, stream, pointers, std::ptr::null_mut()))
+            .map_err(|error| {
+                Error::config(format!("kernel {kernel} with {:?} blocks of {:?}: {error}", grid.blocks, grid.threads))
+            })
     }
 }
 

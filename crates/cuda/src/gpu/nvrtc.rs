@@ -106,9 +106,8 @@ impl Nvrtc {
             unsafe { (self.api.nvrtcCreateProgram)(&mut program.handle, text.as_ptr(), name.as_ptr(), 0, none, none) };
         self.check("nvrtcCreateProgram", status)?;
         // SAFETY: as many pointers as said, each to a text that ends in zero.
-        let status = unsafe {
-            (self.api.nvrtcCompileProgram)(program.handle, pointers.len() as c_int, pointers.as_ptr())
-        };
+        let status =
+            unsafe { (self.api.nvrtcCompileProgram)(program.handle, pointers.len() as c_int, pointers.as_ptr()) };
         let log = self.log(&program)?;
         if status == NVRTC_ERROR_COMPILATION {
             return Err(Error::internal(format!(

@@ -52,9 +52,8 @@ pub fn kernels(log: &str) -> Vec<KernelUse> {
 
 /// The log without the assembler's facts: warnings and remarks, empty when there are none.
 pub fn remarks(log: &str) -> String {
-    let fact = |line: &&str| {
-        line.trim().is_empty() || line.starts_with("ptxas info") || line.starts_with("ptxas         .")
-    };
+    let fact =
+        |line: &&str| line.trim().is_empty() || line.starts_with("ptxas info") || line.starts_with("ptxas         .");
     log.lines().filter(|line| !fact(line)).collect::<Vec<_>>().join("\n")
 }
 
