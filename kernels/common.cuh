@@ -14,12 +14,16 @@ typedef long long i64;
 #define FOR_ELEMENTS(i, n)                                                                                             \
     for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < (n); i += (i64)gridDim.x * blockDim.x)
 
-// Strides over `rows` rows in y, and over positions 0 to n of a row in x. Rows are 64-bit, positions 32-bit: an index
-// within a row is divided cheaply.
+// Strides over rows in y and over positions 0 to `width` of a row in x. Both are 32-bit, so that dividing them is cheap;
+// what they make together is not.
 #define FOR_ROWS(row, rows)                                                                                            \
-    for (i64 row = (i64)blockIdx.y * blockDim.y + threadIdx.y; row < (rows); row += (i64)gridDim.y * blockDim.y)
-#define FOR_POSITIONS(i, n)                                                                                            \
-    for (u32 i = blockIdx.x * blockDim.x + threadIdx.x; i < (u32)(n); i += gridDim.x * blockDim.x)
+    for (u32 row = blockIdx.y * blockDim.y + threadIdx.y; row < (rows); row += gridDim.y * blockDim.y)
+#define FOR_POSITIONS(i, width)                                                                                        \
+    for (u32 i = blockIdx.x * blockDim.x + threadIdx.x; i < (width); i += gridDim.x * blockDim.x)
+
+// The channel of position i of a row: rows of one channel follow one another, or, where `channels` is 0, a row holds one
+// value of each channel.
+#define CHANNEL(row, i, channels) ((channels) ? (row) % (channels) : (i))
 
 #define WARP 32u
 #define ALL_LANES 0xffffffffu
@@ -55,6 +59,81 @@ template <typename Op, typename T> DEVICE T block_reduce(T v, T* exchange) {
     for (u32 w = 1; w < warps; ++w) v = Op::of(v, exchange[w]);
     __syncthreads();
     return v;
+}
+
+// y[i] = f(x[i]) and y[i] = f(a[i], b[i]); y may be an input. Four elements at a time where addresses allow.
+
+DEVICE bool aligned(const void* p) { return ((u64)p & 15) == 0; }
+
+template <typename F> DEVICE void map1(float* y, const float* x, i64 n, F f) {
+    const i64 quads = aligned(y) && aligned(x) ? n / 4 : 0;
+    FOR_ELEMENTS(q, quads) {
+        float4 v = ((const float4*)x)[q];
+        v.x = f(v.x), v.y = f(v.y), v.z = f(v.z), v.w = f(v.w);
+        ((float4*)y)[q] = v;
+    }
+    FOR_ELEMENTS(i, n - 4 * quads) y[4 * quads + i] = f(x[4 * quads + i]);
+}
+
+template <typename F> DEVICE void map2(float* y, const float* a, const float* b, i64 n, F f) {
+    const i64 quads = aligned(y) && aligned(a) && aligned(b) ? n / 4 : 0;
+    FOR_ELEMENTS(q, quads) {
+        float4 v = ((const float4*)a)[q];
+        const float4 w = ((const float4*)b)[q];
+        v.x = f(v.x, w.x), v.y = f(v.y, w.y), v.z = f(v.z, w.z), v.w = f(v.w, w.w);
+        ((float4*)y)[q] = v;
+    }
+    FOR_ELEMENTS(i, n - 4 * quads) y[4 * quads + i] = f(a[4 * quads + i], b[4 * quads + i]);
+}
+
+// Sums over all axes of [outer, channels, inner] but the middle one, in two steps. The first, with 256 threads in a block
+// and chunks in y, has a block in x for each channel or, where inner is 1, for each 32 channels; it leaves K sums of each
+// channel and chunk in partial[k][chunk][channel]. `term(i, c, sums)` adds what element i of channel c gives to K sums.
+// `exchange` is 256 floats of shared memory.
+
+template <int K, typename F>
+DEVICE void channel_partials(float* partial, u32 outer, u32 channels, u32 inner, float* exchange, F term) {
+    const u32 chunks = gridDim.y, chunk = blockIdx.y;
+    const i64 step = (i64)chunks * channels;
+    float sums[K];
+    for (int k = 0; k < K; ++k) sums[k] = 0;
+    if (inner == 1) {
+        const u32 c = blockIdx.x * 32 + threadIdx.x % 32, group = threadIdx.x / 32;
+        const u32 len = (outer + chunks - 1) / chunks;
+        const u32 end = (u64)(chunk + 1) * len < outer ? (chunk + 1) * len : outer;
+        if (c < channels) {
+            for (u32 o = chunk * len + group; o < end; o += 8) term((i64)o * channels + c, c, sums);
+        }
+        for (int k = 0; k < K; ++k) {
+            exchange[threadIdx.x] = sums[k];
+            __syncthreads();
+            if (group == 0 && c < channels) {
+                float sum = 0;
+                for (u32 g = 0; g < 8; ++g) sum += exchange[g * 32 + threadIdx.x];
+                partial[k * step + (i64)chunk * channels + c] = sum;
+            }
+            __syncthreads();
+        }
+        return;
+    }
+    const u32 c = blockIdx.x, total = outer * inner;
+    const u32 len = (total + chunks - 1) / chunks;
+    const u32 end = (u64)(chunk + 1) * len < total ? (chunk + 1) * len : total;
+    for (u32 j = chunk * len + threadIdx.x; j < end; j += blockDim.x) {
+        const u32 o = j / inner;
+        term(((i64)o * channels + c) * inner + (j - o * inner), c, sums);
+    }
+    for (int k = 0; k < K; ++k) {
+        const float sum = block_reduce<Sum>(sums[k], exchange);
+        if (threadIdx.x == 0) partial[k * step + (i64)chunk * channels + c] = sum;
+    }
+}
+
+// The second: what the chunks of a channel give together, for sum k.
+DEVICE float channel_sum(const float* partial, u32 chunks, u32 channels, u32 c, int k) {
+    float sum = 0;
+    for (u32 chunk = 0; chunk < chunks; ++chunk) sum += partial[((i64)k * chunks + chunk) * channels + c];
+    return sum;
 }
 
 // Random numbers: Philox4x32-10 (Salmon et al., 2011). The words are those of `lgm_core::rng::Philox`.

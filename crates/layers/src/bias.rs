@@ -17,6 +17,8 @@ use rayon::prelude::*;
 
 use crate::eltwise::diff_source;
 
+mod device;
+
 /// The layer; see the module.
 pub struct Bias {
     param: BiasParameter,
@@ -32,6 +34,8 @@ impl Bias {
 }
 
 impl Layer for Bias {
+    crate::on_device::on_device!();
+
     fn arity(&self) -> Arity {
         Arity::range(1..=2, 1..=1)
     }
