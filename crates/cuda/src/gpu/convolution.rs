@@ -8,7 +8,7 @@ use lgm_core::{ConvolutionPass, DeviceConvolution, DevicePtr, Error, Result};
 
 use super::api::*;
 use super::context::{Context, Stream};
-use crate::{Precision, Version};
+use crate::{Found, Precision};
 
 /// The most workspace a convolution may want: a sixteenth of the device's memory, and no more than a GiB. It depends on
 /// nothing but the device, so that the choice, and with it the result, is the same each time.
@@ -53,8 +53,9 @@ impl Convolutions {
         Ok(all)
     }
 
-    pub(crate) fn version(&self) -> Version {
-        self.api.found.version
+    /// Where cuDNN is.
+    pub(crate) fn found(&self) -> &Found {
+        &self.api.found
     }
 
     pub(crate) fn workspace(&self, conv: &DeviceConvolution, pass: ConvolutionPass) -> Result<Option<usize>> {

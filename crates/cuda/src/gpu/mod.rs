@@ -39,7 +39,7 @@ pub use nvrtc::{Compiled, Nvrtc, Unit};
 pub use pinned::PinnedBuffer;
 pub use precision::Precision;
 
-use crate::{Allocator, Device, SearchPath, Version, kernels};
+use crate::{Allocator, Component, Device, SearchPath, Version, kernels, library};
 
 /// The oldest GPUs that kernels are compiled for.
 const OLDEST: (u32, u32) = (7, 5);
@@ -96,16 +96,8 @@ impl Cuda {
             code.into_iter().zip(sources).map(|(code, s)| (code, s.name, s.kernels().collect())).collect();
         let kernels = Kernels::load(&context, &code)?;
         let blas = Blas::new(&context, cublas, precision)?;
-        let convolutions = match CudnnApi::load(path) {
-            Ok(api) => {
-                libraries.push(told("cuDNN", api.found.version, &api.found.path));
-                open_cudnn(&context, api, precision)
-            }
-            Err(error) => {
-                tracing::warn!("convolutions run on our own kernels, slower than cuDNN's: {error}");
-                None
-            }
-        };
+        let convolutions = open_cudnn(path, &context, precision);
+        libraries.extend(convolutions.as_ref().map(|all| told("cuDNN", all.found().version, &all.found().path)));
         let staging = Mutex::new(Staging::new(&context)?);
         let recording = AtomicBool::new(false);
         Ok(Cuda { kernels, convolutions, blas, staging, recording, precision, libraries, context })
@@ -312,12 +304,15 @@ impl DeviceQueue for Cuda {
     }
 }
 
-/// cuDNN, or nothing where it does not start, which is warned of.
-fn open_cudnn(context: &Arc<Context>, api: CudnnApi, precision: Precision) -> Option<Convolutions> {
-    Convolutions::new(context, api, precision)
-        .inspect_err(|error| tracing::warn!("convolutions run on our own kernels, slower than cuDNN's: {error}"))
-        .inspect(|all| tracing::debug!("convolutions run on cuDNN {}", all.version()))
-        .ok()
+/// cuDNN, or nothing where it is not there or does not start, which is said.
+fn open_cudnn(path: &SearchPath, context: &Arc<Context>, precision: Precision) -> Option<Convolutions> {
+    let slower = |reason: String| tracing::warn!("convolutions run on our own kernels, slower than cuDNN's: {reason}");
+    if let Err(missing) = library::find(Component::Cudnn, path).found {
+        slower(format!("{}; to get it: {}", missing.summary(), Component::Cudnn.how_to_get()));
+        return None;
+    }
+    let opened = CudnnApi::load(path).and_then(|api| Convolutions::new(context, api, precision));
+    opened.map_err(|error| slower(error.to_string())).ok()
 }
 
 fn told(name: &str, version: Version, file: &std::path::Path) -> String {
@@ -369,7 +364,6 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use super::*;
-    use crate::{Component, library};
 
     /// A GPU of no machine.
     pub(crate) fn gpu(id: u32) -> Device {
