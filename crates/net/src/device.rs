@@ -9,8 +9,8 @@ use lgm_core::{DType, Device, DevicePtr, DeviceQueue, Error, Grid, Host, HostQue
 use tracing::{info, warn};
 
 use crate::bind::{Bound, Extra, ParamMemory, Span, host_bytes, host_bytes_mut};
-use crate::gpu::{Block, Gpu, bytes_of, doubles_of, in_units};
-use crate::graph::{Graph, LayerNode};
+use crate::gpu::{Block, Feeder, Gpu, bytes_of, doubles_of, in_units};
+use crate::graph::{Graph, LayerNode, ValueId};
 use crate::memory::round_up;
 use crate::net::Options;
 use crate::plan::{MemoryPlan, Role, mirror, plan};
@@ -68,6 +68,9 @@ pub(crate) struct OnDevice {
     words: Vec<u32>,
     dynamic: Vec<Range<usize>>,
     faults: Block,
+    /// Two batches on their way, and where each value of a feed lies in one.
+    feeder: Option<(Box<dyn Feeder>, Vec<(ValueId, usize, usize)>)>,
+    turn: usize,
 }
 
 /// Where each layer runs.
@@ -172,6 +175,15 @@ impl OnDevice {
         let here = |i: usize| roles[i] == Role::Here;
         let memory = Span { at: arena.at(), bytes: plan.bytes };
         let bound = Bound::bind(graph, memory, plan, params, extra.collect(), &here)?;
+        let mut room = 0;
+        let feeds = graph.layers.iter().zip(&roles).filter(|(_, role)| **role == Role::Feed);
+        let part = |&v: &ValueId| {
+            let (offset, bytes) = (room, graph.values[v].spec.bytes());
+            room += round_up(bytes);
+            (v, offset, bytes)
+        };
+        let parts: Vec<_> = feeds.flat_map(|(layer, _)| &layer.tops).map(part).collect();
+        let feeder = if room > 0 { gpu.feeder(room)?.map(|feeder| (feeder, parts)) } else { None };
         let mut device = OnDevice {
             gpu,
             bound,
@@ -188,6 +200,8 @@ impl OnDevice {
             words: vec![0; words],
             dynamic,
             faults,
+            feeder,
+            turn: 0,
         };
         device.write_dynamic(graph);
         Ok(device)
@@ -268,8 +282,43 @@ impl OnDevice {
         Ok(())
     }
 
+    /// Fills the tops of every layer that brings data in, on the host, and sends them over beside the computation.
+    pub fn feed_all(&mut self, graph: &mut Graph, mirror: &mut Bound<Host>, step: &Step) -> Result<()> {
+        for i in 0..graph.layers.len() {
+            if self.roles[i] == Role::Feed {
+                self.load(graph, mirror, i, step)?;
+            }
+        }
+        let Some((feeder, parts)) = &mut self.feeder else {
+            let feeds = graph.layers.iter().zip(&self.roles).filter(|(_, role)| **role == Role::Feed);
+            return feeds.map(|(layer, _)| layer).try_for_each(|layer| self.send(graph, mirror, layer));
+        };
+        self.turn = 1 - self.turn;
+        let host = feeder.host(self.turn)?;
+        for &(v, offset, bytes) in parts.iter() {
+            host[offset..offset + bytes].copy_from_slice(host_bytes(mirror.value(graph, v)));
+        }
+        feeder.send(self.turn)?;
+        let to = |&(v, offset, bytes): &(usize, usize, usize)| (offset, self.bound.value(graph, v).addr(), bytes);
+        let parts: Vec<_> = parts.iter().map(to).collect();
+        feeder.deliver(self.turn, &parts)
+    }
+
     /// Fills the tops of layer `i`, which brings data in, on the host, and sends them over.
     pub fn feed(&self, graph: &mut Graph, mirror: &mut Bound<Host>, i: usize, step: &Step) -> Result<()> {
+        self.load(graph, mirror, i, step)?;
+        self.send(graph, mirror, &graph.layers[i])
+    }
+
+    fn send(&self, graph: &Graph, mirror: &Bound<Host>, layer: &LayerNode) -> Result<()> {
+        for &top in &layer.tops {
+            let to = self.bound.value(graph, top).addr();
+            self.gpu.upload(host_bytes(mirror.value(graph, top)), to).map_err(|e| layer.blame(e))?;
+        }
+        Ok(())
+    }
+
+    fn load(&self, graph: &mut Graph, mirror: &mut Bound<Host>, i: usize, step: &Step) -> Result<()> {
         let Graph { layers, values, .. } = graph;
         let layer = &mut layers[i];
         if let Node::Source(source) = &mut layer.node {
@@ -280,10 +329,6 @@ impl OnDevice {
         if let Some(compute) = layer.compute() {
             let ran = Run::forward(compute, &HostQueue, mirror.forward(graph, i, step));
             ran.map_err(|e| layer.blame(e))?;
-        }
-        for &top in &layer.tops {
-            let to = self.bound.value(graph, top).addr();
-            self.gpu.upload(host_bytes(mirror.value(graph, top)), to).map_err(|e| layer.blame(e))?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use lgm_core::{DevicePtr, DeviceQueue, Result};
-use lgm_cuda::Allocator;
+use lgm_cuda::{Allocator, Cuda};
 
 /// A device that nets and solvers run on.
 pub trait Gpu: DeviceQueue + Allocator {
@@ -18,6 +18,35 @@ pub trait Gpu: DeviceQueue + Allocator {
     fn record(&self, _work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Box<dyn Replay>>> {
         Ok(None)
     }
+
+    /// A ring of two batches of so many bytes, copied while the device computes; `None` where it cannot.
+    ///
+    /// # Errors
+    /// When host or device have no room.
+    fn feeder(&self, _bytes: usize) -> Result<Option<Box<dyn Feeder>>> {
+        Ok(None)
+    }
+}
+
+/// Batches on their way to a device, each in one of two slots.
+pub trait Feeder {
+    /// Host memory to put a slot's next batch in, once the one before has left it.
+    ///
+    /// # Errors
+    /// When the device failed.
+    fn host(&mut self, slot: usize) -> Result<&mut [u8]>;
+
+    /// Sends a slot's batch on its way, beside the computation.
+    ///
+    /// # Errors
+    /// When the device refuses.
+    fn send(&mut self, slot: usize) -> Result<()>;
+
+    /// Puts on the queue that parts of a slot's batch, each from an offset and so many bytes, go to their addresses.
+    ///
+    /// # Errors
+    /// When the device refuses.
+    fn deliver(&mut self, slot: usize, parts: &[(usize, DevicePtr, usize)]) -> Result<()>;
 }
 
 /// Recorded work.
@@ -27,6 +56,45 @@ pub trait Replay {
     /// # Errors
     /// When the device refuses.
     fn replay(&self) -> Result<()>;
+}
+
+impl Gpu for Cuda {
+    fn label(&self) -> String {
+        format!("GPU {} ({})", self.gpu().id, self.gpu().name)
+    }
+
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Box<dyn Replay>>> {
+        Ok(Some(Box::new(self.capture(work)?)))
+    }
+
+    fn feeder(&self, bytes: usize) -> Result<Option<Box<dyn Feeder>>> {
+        Ok(Some(Box::new(CudaFeeder { feed: self.feed(bytes, 2)?, bytes })))
+    }
+}
+
+impl Replay for lgm_cuda::Graph {
+    fn replay(&self) -> Result<()> {
+        lgm_cuda::Graph::replay(self)
+    }
+}
+
+struct CudaFeeder {
+    feed: lgm_cuda::Feed,
+    bytes: usize,
+}
+
+impl Feeder for CudaFeeder {
+    fn host(&mut self, slot: usize) -> Result<&mut [u8]> {
+        Ok(self.feed.host(slot)?.bytes_mut())
+    }
+
+    fn send(&mut self, slot: usize) -> Result<()> {
+        self.feed.send(slot, self.bytes)
+    }
+
+    fn deliver(&mut self, slot: usize, parts: &[(usize, DevicePtr, usize)]) -> Result<()> {
+        self.feed.deliver(slot, parts)
+    }
 }
 
 /// A block of device memory, given back when dropped.

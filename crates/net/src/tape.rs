@@ -107,9 +107,7 @@ impl OnDevice {
     pub fn pass(&mut self, net: &mut Net<'_>, pass: Pass, finish: Finish<'_>) -> Result<()> {
         self.write_step(net.graph, net.step)?;
         if pass.forward {
-            for i in (0..self.roles.len()).filter(|&i| self.roles[i] == Role::Feed).collect::<Vec<_>>() {
-                self.feed(net.graph, net.mirror, i, net.step)?;
-            }
+            self.feed_all(net.graph, net.mirror, net.step)?;
         }
         let addresses: Vec<DevicePtr> = self.bound.params.iter().map(|p| p.data.at).collect();
         let tape = self.tapes.remove(&pass).unwrap_or_default();

@@ -90,6 +90,17 @@ impl Net {
         Some((self.graph.values[v].spec.shape.clone(), said(self.value_f64(v))?))
     }
 
+    /// The outputs, by name in the order of [`Net::outputs`].
+    ///
+    /// # Errors
+    /// When they cannot be read from a device, or its kernels found something wrong.
+    pub fn output_values(&self) -> Result<Vec<(String, Vec<f64>)>> {
+        let each = |v: ValueId| Ok((self.graph.values[v].name.clone(), self.value_f64(v)?));
+        let values = self.graph.outputs().into_iter().map(each).collect::<Result<_>>()?;
+        self.check()?;
+        Ok(values)
+    }
+
     /// A blob's gradient after a backward pass, if one is computed.
     pub fn blob_diff(&self, name: &str) -> Option<Vec<f64>> {
         let &v = self.graph.by_name.get(name)?;

@@ -108,6 +108,15 @@ fn from_every_snapshot() {
     resumes("random_seed: 3", 1..=LAST);
 }
 
+/// On a device as on the host; a small window of losses lies on the device between displays.
+#[test]
+fn from_every_snapshot_on_a_device() {
+    common::on_a_device(|| {
+        resumes("random_seed: 3", [1, 2, 7]);
+        resumes("random_seed: 3 type: 'Adam' snapshot_format: HDF5", [3]);
+    });
+}
+
 /// The run draws a seed; the snapshot keeps it.
 #[test]
 fn without_a_seed_in_the_prototxt() {
