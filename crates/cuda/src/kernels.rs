@@ -23,8 +23,7 @@ macro_rules! sources {
 
 /// Every source, in alphabetical order.
 pub fn sources() -> &'static [Source] {
-    sources!["net", "pointwise", "solver"]
-    sources!["batch_norm", "channels", "net", "pointwise"]
+    sources!["batch_norm", "channels", "net", "pointwise", "solver"]
 }
 
 impl Source {
