@@ -1,6 +1,6 @@
 """One training iteration of a benchmark net in PyTorch, timed: what a user would otherwise run.
 
-    torch_net.py {simple|lenet|alexnet|resnet18} BATCH [--iterations N] [--channels-last] [--compile] [--threads N]
+    torch_net.py {simple|lenet|alexnet|resnet18|resnet50} BATCH [--iterations N] [--channels-last] [--compile] [--threads N]
                  [--gpu ID] [--precision fp32|tf32|bf16]
 
 Prints the median time in milliseconds of a whole iteration (zero gradients, forward, backward, update), on data that is
@@ -46,6 +46,16 @@ class Block(nn.Module):
         return F.relu(self.inner(x) + self.project(x), inplace=True)
 
 
+class Bottleneck(nn.Module):
+    def __init__(self, i, width, stride):
+        super().__init__()
+        self.inner = nn.Sequential(conv_norm(i, width, 1), conv_norm(width, width, 3, stride, 1), conv_norm(width, 4 * width, 1, relu=False))
+        self.project = conv_norm(i, 4 * width, 1, stride, relu=False) if i != 4 * width else nn.Identity()
+
+    def forward(self, x):
+        return F.relu(self.inner(x) + self.project(x), inplace=True)
+
+
 def build(name):
     if name == 'simple':
         layers, i = [], 3
@@ -68,10 +78,15 @@ def build(name):
                              nn.Linear(4096, 1000))
     blocks, i = [], 64
     for stage, o in enumerate((64, 128, 256, 512)):
-        blocks += [Block(i, o, 2 if stage else 1), Block(o, o, 1)]
-        i = o
+        stride = 2 if stage else 1
+        if name == 'resnet18':
+            blocks += [Block(i, o, stride), Block(o, o, 1)]
+            i = o
+        else:
+            blocks += [Bottleneck(i, o, stride), *(Bottleneck(4 * o, o, 1) for _ in range((2, 3, 5, 2)[stage]))]
+            i = 4 * o
     return nn.Sequential(conv_norm(3, 64, 7, 2, 3), nn.MaxPool2d(3, 2, 1), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                         nn.Linear(512, 1000))
+                         nn.Linear(i, 1000))
 
 
 def main():

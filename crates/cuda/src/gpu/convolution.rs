@@ -117,12 +117,12 @@ impl Convolutions {
                 return Ok(Some(Choice { descriptors, algorithm: perf.algorithm, workspace }));
             }
         }
-        tracing::debug!("cuDNN has no deterministic way for {pass:?} of {conv:?}: our own is taken");
+        tracing::info!("cuDNN has no deterministic way for {pass:?} of {conv:?}: our own is taken, slower");
         Ok(None)
     }
 
     fn declined(&self, conv: &DeviceConvolution, error: &Error) -> Result<Option<Choice>> {
-        tracing::debug!("{conv:?}: {error}: our own is taken");
+        tracing::info!("{conv:?}: {error}: our own is taken, slower");
         Ok(None)
     }
 

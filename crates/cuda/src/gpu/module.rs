@@ -5,6 +5,7 @@ use std::ffi::{CString, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Instant;
 
 use lgm_core::{Arg, Error, Grid, Result};
 use smallvec::SmallVec;
@@ -21,7 +22,8 @@ use super::ptxas;
 /// When one does not compile. A cache that cannot be written is only warned of.
 pub fn compile_all(nvrtc: &Nvrtc, architecture: u32, units: &[Unit<'_>], cache: &KernelCache) -> Result<Vec<Vec<u8>>> {
     let results: Vec<Mutex<Option<Result<Vec<u8>>>>> = units.iter().map(|_| Mutex::new(None)).collect();
-    let next = AtomicUsize::new(0);
+    let (next, made) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let started = Instant::now();
     let threads = thread::available_parallelism().map_or(1, usize::from).min(units.len());
     thread::scope(|scope| {
         for _ in 0..threads {
@@ -29,17 +31,29 @@ pub fn compile_all(nvrtc: &Nvrtc, architecture: u32, units: &[Unit<'_>], cache: 
                 loop {
                     let i = next.fetch_add(1, Ordering::Relaxed);
                     let Some(unit) = units.get(i) else { break };
-                    let result = compile_one(nvrtc, architecture, unit, cache);
+                    let result = compile_one(nvrtc, architecture, unit, cache, &made);
                     *results[i].lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
                 }
             });
         }
     });
+    let made = made.into_inner();
+    if made > 0 {
+        let seconds = started.elapsed().as_secs_f64();
+        let kept = cache.folder().map(|folder| format!("; kept in {}", folder.display())).unwrap_or_default();
+        tracing::info!("compiled {made} kernel sources for sm_{architecture} in {seconds:.1} s{kept}");
+    }
     let taken = results.into_iter().map(|r| r.into_inner().unwrap_or_else(PoisonError::into_inner));
     taken.map(|r| r.unwrap_or_else(|| Err(Error::internal("a kernel source was not compiled")))).collect()
 }
 
-fn compile_one(nvrtc: &Nvrtc, architecture: u32, unit: &Unit<'_>, cache: &KernelCache) -> Result<Vec<u8>> {
+fn compile_one(
+    nvrtc: &Nvrtc,
+    architecture: u32,
+    unit: &Unit<'_>,
+    cache: &KernelCache,
+    made: &AtomicUsize,
+) -> Result<Vec<u8>> {
     let (target, version) = (format!("sm_{architecture}"), nvrtc.version().to_string());
     let parts = [unit.common, unit.text, &target, &version].into_iter().chain(Nvrtc::OPTIONS.iter().copied());
     let key = Key::of(parts);
@@ -47,6 +61,7 @@ fn compile_one(nvrtc: &Nvrtc, architecture: u32, unit: &Unit<'_>, cache: &Kernel
         return Ok(cubin);
     }
     let compiled = nvrtc.compile(unit, architecture, Nvrtc::OPTIONS)?;
+    made.fetch_add(1, Ordering::Relaxed);
     let remarks = ptxas::remarks(&compiled.log);
     if !remarks.is_empty() {
         tracing::debug!("kernels/{}.cu:\n{remarks}", unit.name);
