@@ -23,7 +23,18 @@ macro_rules! sources {
 
 /// Every source, in alphabetical order.
 pub fn sources() -> &'static [Source] {
-    sources!["batch_norm", "channels", "net", "pointwise", "solver"]
+    sources![
+        "batch_norm",
+        "channels",
+        "convolution",
+        "lrn",
+        "net",
+        "pointwise",
+        "pooling",
+        "reduction",
+        "softmax",
+        "solver"
+    ]
 }
 
 impl Source {

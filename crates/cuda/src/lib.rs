@@ -19,7 +19,9 @@ pub mod sim;
 pub use allocator::Allocator;
 pub use component::{Component, Version};
 pub use driver::{Device, NoDevice};
-pub use gpu::{Compiled, Cuda, Event, Feed, Graph, KernelCache, Nvrtc, PinnedBuffer, Precision, Unit, compile_all, ptxas};
+pub use gpu::{
+    Compiled, Cuda, Event, Feed, Graph, KernelCache, Nvrtc, PinnedBuffer, Precision, Unit, compile_all, ptxas,
+};
 pub use library::{Found, Library, Looked, Missing, Outcome};
 pub use search::{Place, SearchPath, Spot};
 

@@ -1,6 +1,6 @@
 //! What the device halves of layers share: extents and grids of kernels.
 
-use lgm_core::{BlobSpec, DevicePtr, DeviceQueue, Error, Grid, Result, Shape, args};
+use lgm_core::{BlobSpec, DevicePtr, DeviceQueue, Error, Gemm, Grid, Result, Shape, args};
 
 /// Says that a layer has a device half; within `impl Layer`.
 macro_rules! on_device {
@@ -36,6 +36,18 @@ pub(crate) fn row_grid(rows: usize, width: usize) -> Grid {
 /// y[i] = value.
 pub(crate) fn fill(queue: &dyn DeviceQueue, y: DevicePtr, value: f32, n: usize) -> Result<()> {
     queue.launch("pointwise_fill", Grid::elements(n), args![y, value, n as i64])
+}
+
+/// C ← A · B + β · C: one product of matrices given by their address and the distance between their rows.
+pub(crate) fn product(
+    (m, n, k): (usize, usize, usize),
+    (a, lda): (DevicePtr, usize),
+    (b, ldb): (DevicePtr, usize),
+    beta: f32,
+    (c, ldc): (DevicePtr, usize),
+) -> Gemm {
+    let (trans_a, trans_b, alpha, batch, exact) = (false, false, 1.0, (1, [0; 3]), false);
+    Gemm { trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, batch, exact }
 }
 
 /// A blob as images × channels × positions, and how kernels go over it.
