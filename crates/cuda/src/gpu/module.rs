@@ -105,8 +105,9 @@ impl Kernels {
             let hint = hint.map(|n| format!("; did you mean {n}?")).unwrap_or_default();
             return Err(Error::internal(format!("there is no kernel {kernel}{hint}")));
         };
-        let mut values: SmallVec<[[u8; 8]; 24]> = args.iter().map(bytes).collect();
-        let mut pointers: SmallVec<[*mut c_void; 24]> = values.iter_mut().map(|v| v.as_mut_ptr().cast()).collect();
+        let mut values: SmallVec<[u64; 24]> = args.iter().map(word).collect();
+        let mut pointers: SmallVec<[*mut c_void; 24]> =
+            values.iter_mut().map(|v| std::ptr::from_mut(v).cast()).collect();
         let ([x, y, z], [tx, ty, tz]) = (grid.blocks, grid.threads);
         let stream = self.context.stream(Stream::Compute);
         let pointers = pointers.as_mut_ptr();
@@ -125,15 +126,15 @@ impl Drop for Kernels {
     }
 }
 
-/// An argument as a kernel finds it in memory; a shorter one leaves the rest unread.
-fn bytes(arg: &Arg) -> [u8; 8] {
-    let short = |v: [u8; 4]| [v[0], v[1], v[2], v[3], 0, 0, 0, 0];
+/// An argument as a kernel finds it in memory, at the word's own address; of a shorter one the rest is not read.
+fn word(arg: &Arg) -> u64 {
+    let short = |[a, b, c, d]: [u8; 4]| u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0]);
     match *arg {
-        Arg::Ptr(v) => v.0.to_ne_bytes(),
+        Arg::Ptr(v) => v.0,
         Arg::I32(v) => short(v.to_ne_bytes()),
         Arg::U32(v) => short(v.to_ne_bytes()),
-        Arg::I64(v) => v.to_ne_bytes(),
-        Arg::U64(v) => v.to_ne_bytes(),
+        Arg::I64(v) => u64::from_ne_bytes(v.to_ne_bytes()),
+        Arg::U64(v) => v,
         Arg::F32(v) => short(v.to_ne_bytes()),
     }
 }
@@ -148,9 +149,10 @@ mod tests {
 
     #[test]
     fn arguments_lie_as_the_kernel_reads_them() {
-        assert_eq!(u64::from_ne_bytes(bytes(&Arg::Ptr(DevicePtr(0x1234_5678_9abc)))), 0x1234_5678_9abc);
-        assert_eq!(i64::from_ne_bytes(bytes(&Arg::I64(-5))), -5);
-        let first = |arg: Arg| <[u8; 4]>::try_from(&bytes(&arg)[..4]).unwrap();
+        let bytes = |arg: Arg| word(&arg).to_ne_bytes();
+        assert_eq!(u64::from_ne_bytes(bytes(Arg::Ptr(DevicePtr(0x1234_5678_9abc)))), 0x1234_5678_9abc);
+        assert_eq!(i64::from_ne_bytes(bytes(Arg::I64(-5))), -5);
+        let first = |arg: Arg| <[u8; 4]>::try_from(&bytes(arg)[..4]).unwrap();
         assert_eq!(i32::from_ne_bytes(first(Arg::I32(-7))), -7);
         assert_eq!(u32::from_ne_bytes(first(Arg::U32(7))), 7);
         assert_eq!(f32::from_ne_bytes(first(Arg::F32(0.25))), 0.25);

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use lgm_core::{Error, Result};
 
-use super::api::CU_MEMHOSTALLOC_PORTABLE;
-use super::context::{Context, driver};
+use super::api::{CU_MEMHOSTALLOC_PORTABLE, CUDA_ERROR_OUT_OF_MEMORY};
+use super::context::{Context, bytes_text, driver};
 
 /// Page-locked host memory, cached as any other (not write-combined), so that the host may read it too.
 pub struct PinnedBuffer {
@@ -25,7 +25,17 @@ impl PinnedBuffer {
     /// Zeroed memory of so many bytes.
     pub(crate) fn new(context: &Arc<Context>, bytes: usize) -> Result<PinnedBuffer> {
         let mut at: *mut c_void = std::ptr::null_mut();
-        driver!(context, cuMemHostAlloc(&mut at, bytes.max(1), CU_MEMHOSTALLOC_PORTABLE as u32))?;
+        context.make_current()?;
+        // SAFETY: the pointer is to a live pointer.
+        let status = unsafe { (context.api.cuMemHostAlloc)(&mut at, bytes.max(1), CU_MEMHOSTALLOC_PORTABLE as u32) };
+        if status == CUDA_ERROR_OUT_OF_MEMORY {
+            return Err(Error::config(format!(
+                "the CUDA driver cannot pin {} of host memory: lower batch_size, or raise the limit on locked memory \
+                 (ulimit -l)",
+                bytes_text(bytes as u64)
+            )));
+        }
+        context.check("cuMemHostAlloc", status)?;
         let at = NonNull::new(at.cast::<u8>()).ok_or_else(|| Error::internal("cuMemHostAlloc gave no address"))?;
         // SAFETY: the block has at least so many bytes and nobody else knows it yet.
         unsafe { at.as_ptr().write_bytes(0, bytes) };
