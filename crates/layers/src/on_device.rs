@@ -2,6 +2,9 @@
 
 use lgm_core::{BlobSpec, DevicePtr, DeviceQueue, Error, Gemm, Grid, Result, Shape, args};
 
+#[cfg(test)]
+mod tests;
+
 /// Says that a layer has a device half; within `impl Layer`.
 macro_rules! on_device {
     () => {
@@ -142,22 +145,5 @@ impl Channels {
         queue.launch("channels_partials", grid, args![partial, dy, x, outer, channels, inner])?;
         let finish = args![ds, db, partial, self.chunks() as u32, channels, u32::from(add)];
         queue.launch("channels_finish", Grid::elements(self.channels), finish)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn grids_cover_rows_and_chunks_follow_the_shape() {
-        let grid = row_grid(70_000, 49);
-        assert_eq!((grid.threads, grid.blocks), ([64, 4, 1], [1, 17_500, 1]));
-        assert_eq!(row_grid(1, 1000).blocks, [4, 1, 1]);
-        assert_eq!(row_grid(0, 0).blocks, [1, 1, 1]);
-        assert_eq!(row_grid(usize::MAX, usize::MAX).blocks[1], 65535);
-        let of = |outer, channels, inner| Channels { outer, channels, inner }.chunks();
-        assert_eq!([of(2, 3, 4), of(128, 64, 56 * 56), of(256, 1000, 1), of(65536, 10, 1)], [1, 16, 2, 512]);
-        assert!(extent(1 << 32).is_err());
     }
 }
