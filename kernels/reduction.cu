@@ -1,6 +1,7 @@
 // Sums and extremes of rows: Reduction, EuclideanLoss.
 
-const int SUM = 0, ABSOLUTE = 1, SQUARES = 2;
+// What is summed; any other number: squares.
+const int SUM = 0, ABSOLUTE = 1;
 
 // A block for each row (in x) and each of its parts (in y). Sums of (x - b), of its absolute value or of its square; b is 0
 // where null.

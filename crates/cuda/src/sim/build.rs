@@ -98,6 +98,11 @@ fn program(sources: &[Source]) -> String {
     text
 }
 
+/// Whether AddressSanitizer is to watch the kernels; see [the module](super).
+pub(super) fn sanitized() -> bool {
+    std::env::var_os("LGM_SIM_SANITIZE").is_some_and(|v| v == "1")
+}
+
 /// FNV-1a.
 fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ b as u64).wrapping_mul(0x0100_0000_01b3))
@@ -119,7 +124,8 @@ pub(super) fn load(sources: &[Source]) -> Result<Kernels> {
     let text = program(sources);
     let compiler = compiler();
     let folder = folder();
-    let name = format!("{:016x}", hash(&format!("{compiler} {} {text}", OPTIONS.join(" "))));
+    let watched = if sanitized() { "-sanitized" } else { "" };
+    let name = format!("{:016x}{watched}", hash(&format!("{compiler} {} {text}", OPTIONS.join(" "))));
     let library = folder.join(format!("{name}.so"));
     if !library.is_file() {
         std::fs::create_dir_all(&folder).map_err(Error::io(&folder, "make the folder"))?;
@@ -134,7 +140,13 @@ fn compile(compiler: &str, text: &str, folder: &Path, name: &str) -> Result<()> 
     let source = folder.join(format!("{name}.{process}.cpp"));
     let partial = folder.join(format!("{name}.{process}.so"));
     std::fs::write(&source, text).map_err(Error::io(&source, "write"))?;
-    let said = Command::new(compiler).args(OPTIONS).arg("-o").arg(&partial).arg(&source).output();
+    let said = Command::new(compiler)
+        .args(OPTIONS)
+        .args(sanitized().then_some("-fsanitize=address"))
+        .arg("-o")
+        .arg(&partial)
+        .arg(&source)
+        .output();
     let said = said.map_err(|e| {
         Error::config(format!("cannot run the C++ compiler '{compiler}' ({e}); install g++ or name one in CXX"))
     })?;

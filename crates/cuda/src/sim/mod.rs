@@ -3,6 +3,13 @@
 //! For tests. It is slow, but sees what a device would hide: memory never written reads as NaN, writes beside a block,
 //! pointers to nowhere, a launch whose arguments do not have the kernel's types, and barriers that some threads do not
 //! reach are errors; running the threads in reverse order shows what depends on their order.
+//!
+//! Reads beside a block give NaN; AddressSanitizer names the line. With `LGM_SIM_SANITIZE=1` it is compiled in; its library
+//! must be there from the start:
+//!
+//! ```text
+//! LD_PRELOAD=$(g++ -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 LGM_SIM_SANITIZE=1 target/debug/deps/lgm_layers-… on_device
+//! ```
 
 mod build;
 mod memory;
