@@ -81,8 +81,7 @@ fn patches(queue: &dyn DeviceQueue, c: &DeviceConvolution, n: usize, to: DeviceP
     launch(queue, "conv_patches", row_grid(rows, area(c.output)), args![to, x, extent(rows)?], c)
 }
 
-/// The matrices of a group: of its filters, rows, columns and the distance to the next group's; of its patches and of its
-/// outputs, the distances.
+/// Extents of a group's matrices: filters are outputs × taps, patches taps × positions, tops outputs × positions.
 struct Group {
     outputs: usize,
     taps: usize,
