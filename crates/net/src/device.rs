@@ -5,16 +5,17 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
 
-use lgm_core::{DType, Device, DevicePtr, DeviceQueue, Error, Grid, Host, HostQueue, Node, Result, Run, Step, args};
+use lgm_core::{DType, Device, DevicePtr, DeviceQueue, Error, Grid, Host, Node, Result, Step, args};
 use tracing::{info, warn};
 
-use crate::bind::{Bound, Extra, ParamMemory, Span, host_bytes, host_bytes_mut};
+use crate::bind::{Bound, Extra, ParamMemory, Span};
 use crate::gpu::{Block, Feeder, Gpu, bytes_of, doubles_of, in_units};
 use crate::graph::{Graph, LayerNode, ValueId};
 use crate::memory::round_up;
 use crate::net::Options;
 use crate::plan::{MemoryPlan, Role, mirror, plan};
 use crate::tape::Tape;
+use crate::values::NamedValues;
 
 /// The device that a net runs on.
 #[derive(Clone)]
@@ -49,6 +50,9 @@ pub struct DeviceParams {
     pub spans: Vec<Range<usize>>,
 }
 
+/// A value of a feed, and where it lies in a batch: offset and bytes.
+pub(crate) type FeedPart = (ValueId, usize, usize);
+
 /// The device half of a net.
 pub(crate) struct OnDevice {
     pub gpu: Rc<dyn Gpu>,
@@ -69,8 +73,8 @@ pub(crate) struct OnDevice {
     dynamic: Vec<Range<usize>>,
     faults: Block,
     /// Two batches on their way, and where each value of a feed lies in one.
-    feeder: Option<(Box<dyn Feeder>, Vec<(ValueId, usize, usize)>)>,
-    turn: usize,
+    pub(crate) feeder: Option<(Box<dyn Feeder>, Vec<FeedPart>)>,
+    pub(crate) turn: usize,
 }
 
 /// Where each layer runs.
@@ -141,8 +145,17 @@ impl OnDevice {
                 start..start + len
             })
             .collect();
+        let mut room = 0;
+        let feeds = graph.layers.iter().zip(&roles).filter(|(_, role)| **role == Role::Feed);
+        let part = |&v: &ValueId| {
+            let (offset, bytes) = (room, graph.values[v].spec.bytes());
+            room += round_up(bytes);
+            (v, offset, bytes)
+        };
+        let parts: Vec<_> = feeds.flat_map(|(layer, _)| &layer.tops).map(part).collect();
         let copies = 1 + usize::from(options.backward) + at.histories;
-        fits(graph, &roles, gpu.as_ref(), plan.bytes, copies * bytes)?;
+        // Two batches are on their way while one is computed.
+        fits(graph, &roles, gpu.as_ref(), plan.bytes + 2 * room, copies * bytes)?;
         let data = Block::new(&gpu, bytes)?;
         let diff = options.backward.then(|| Block::new(&gpu, bytes)).transpose()?;
         let arena = Block::new(&gpu, plan.bytes)?;
@@ -175,14 +188,6 @@ impl OnDevice {
         let here = |i: usize| roles[i] == Role::Here;
         let memory = Span { at: arena.at(), bytes: plan.bytes };
         let bound = Bound::bind(graph, memory, plan, params, extra.collect(), &here)?;
-        let mut room = 0;
-        let feeds = graph.layers.iter().zip(&roles).filter(|(_, role)| **role == Role::Feed);
-        let part = |&v: &ValueId| {
-            let (offset, bytes) = (room, graph.values[v].spec.bytes());
-            room += round_up(bytes);
-            (v, offset, bytes)
-        };
-        let parts: Vec<_> = feeds.flat_map(|(layer, _)| &layer.tops).map(part).collect();
         let feeder = if room > 0 { gpu.feeder(room)?.map(|feeder| (feeder, parts)) } else { None };
         let mut device = OnDevice {
             gpu,
@@ -240,7 +245,7 @@ impl OnDevice {
     }
 
     /// The loss, and each output value's sums.
-    pub fn read_sums(&self) -> Result<(f64, Vec<(usize, Vec<f64>)>)> {
+    pub fn read_sums(&self) -> Result<(f64, Vec<NamedValues<ValueId>>)> {
         let all = doubles_of(&self.sums.download()?);
         let ends = self.sum_at.iter().skip(1).map(|s| s.1).chain([all.len()]);
         let each = self.sum_at.iter().zip(ends).map(|(&(v, start), end)| (v, all[start..end].to_vec()));
@@ -278,57 +283,6 @@ impl OnDevice {
             if let Some(compute) = layer.compute().filter(|_| fault[0] != 0) {
                 return Err(layer.blame(compute.explain(*fault)));
             }
-        }
-        Ok(())
-    }
-
-    /// Fills the tops of every layer that brings data in, on the host, and sends them over beside the computation.
-    pub fn feed_all(&mut self, graph: &mut Graph, mirror: &mut Bound<Host>, step: &Step) -> Result<()> {
-        for i in 0..graph.layers.len() {
-            if self.roles[i] == Role::Feed {
-                self.load(graph, mirror, i, step)?;
-            }
-        }
-        let Some((feeder, parts)) = &mut self.feeder else {
-            let feeds = graph.layers.iter().zip(&self.roles).filter(|(_, role)| **role == Role::Feed);
-            return feeds.map(|(layer, _)| layer).try_for_each(|layer| self.send(graph, mirror, layer));
-        };
-        self.turn = 1 - self.turn;
-        let host = feeder.host(self.turn)?;
-        for &(v, offset, bytes) in parts.iter() {
-            host[offset..offset + bytes].copy_from_slice(host_bytes(mirror.value(graph, v)));
-        }
-        feeder.send(self.turn)?;
-        let to = |&(v, offset, bytes): &(usize, usize, usize)| (offset, self.bound.value(graph, v).addr(), bytes);
-        let parts: Vec<_> = parts.iter().map(to).collect();
-        feeder.deliver(self.turn, &parts)
-    }
-
-    /// Fills the tops of layer `i`, which brings data in, on the host, and sends them over.
-    pub fn feed(&self, graph: &mut Graph, mirror: &mut Bound<Host>, i: usize, step: &Step) -> Result<()> {
-        self.load(graph, mirror, i, step)?;
-        self.send(graph, mirror, &graph.layers[i])
-    }
-
-    fn send(&self, graph: &Graph, mirror: &Bound<Host>, layer: &LayerNode) -> Result<()> {
-        for &top in &layer.tops {
-            let to = self.bound.value(graph, top).addr();
-            self.gpu.upload(host_bytes(mirror.value(graph, top)), to).map_err(|e| layer.blame(e))?;
-        }
-        Ok(())
-    }
-
-    fn load(&self, graph: &mut Graph, mirror: &mut Bound<Host>, i: usize, step: &Step) -> Result<()> {
-        let Graph { layers, values, .. } = graph;
-        let layer = &mut layers[i];
-        if let Node::Source(source) = &mut layer.node {
-            let loaded = source.load(step, &mut mirror.tops(values, &layer.tops));
-            loaded.map_err(|e| layer.blame(e))?;
-        }
-        let layer = &graph.layers[i];
-        if let Some(compute) = layer.compute() {
-            let ran = Run::forward(compute, &HostQueue, mirror.forward(graph, i, step));
-            ran.map_err(|e| layer.blame(e))?;
         }
         Ok(())
     }
@@ -391,76 +345,6 @@ impl OnDevice {
         let io = self.bound.backward(graph, i, step);
         run.backward(self.gpu.as_ref(), io).map_err(|e| layer.blame(e))
     }
-
-    fn forward_away(&self, graph: &mut Graph, mirror: &mut Bound<Host>, i: usize, step: &Step) -> Result<()> {
-        let layer = &graph.layers[i];
-        let blame = |e: Error| layer.blame(e);
-        for &bottom in &layer.bottoms {
-            let from = self.bound.value(graph, bottom).addr();
-            let to = host_bytes_mut(mirror.value_mut(graph, bottom));
-            self.gpu.download(from, to).map_err(blame)?;
-        }
-        for &p in &layer.exec_params {
-            let from = self.bound.param(graph, p).addr();
-            self.gpu.download(from, host_bytes_mut(mirror.param_mut(graph, p).0)).map_err(blame)?;
-        }
-        let Graph { layers, values, .. } = graph;
-        let layer = &mut layers[i];
-        if let Node::Sink(sink) = &mut layer.node {
-            let stored = sink.store(&mirror.bottoms(values, &layer.bottoms));
-            return stored.map_err(|e| layer.blame(e));
-        }
-        let layer = &graph.layers[i];
-        if let Some(compute) = layer.compute() {
-            let ran = Run::forward(compute, &HostQueue, mirror.forward(graph, i, step));
-            ran.map_err(|e| layer.blame(e))?;
-        }
-        let blame = |e: Error| layer.blame(e);
-        for (t, &top) in layer.tops.iter().enumerate() {
-            if !self.bound.is_view(i, t) {
-                let to = self.bound.value(graph, top).addr();
-                self.gpu.upload(host_bytes(mirror.value(graph, top)), to).map_err(blame)?;
-            }
-        }
-        for (k, &p) in layer.exec_params.iter().enumerate() {
-            if layer.plan.params.get(k).is_none_or(|planned| planned.state) {
-                let to = self.bound.param(graph, p).addr();
-                self.gpu.upload(host_bytes(mirror.param(graph, p)), to).map_err(blame)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn backward_away(&self, graph: &Graph, mirror: &mut Bound<Host>, i: usize, step: &Step) -> Result<()> {
-        let layer = &graph.layers[i];
-        let blame = |e: Error| layer.blame(e);
-        for &top in &layer.tops {
-            if let (Some(from), Some(to)) = (self.bound.diff(graph, top), mirror.diff_mut(graph, top)) {
-                self.gpu.download(from.addr(), host_bytes_mut(to)).map_err(blame)?;
-            }
-        }
-        let learned: Vec<usize> = layer.exec_params.iter().copied().filter(|&p| graph.params[p].backward).collect();
-        for &p in &learned {
-            if let (Some(from), Some(to)) = (self.bound.param_diff(graph, p), mirror.param_mut(graph, p).1) {
-                self.gpu.download(from.addr(), host_bytes_mut(to)).map_err(blame)?;
-            }
-        }
-        if let Some(compute) = layer.compute() {
-            Run::backward(compute, &HostQueue, mirror.backward(graph, i, step)).map_err(blame)?;
-        }
-        for (b, &bottom) in layer.bottoms.iter().enumerate().filter(|(b, _)| layer.bottom_backward[*b]) {
-            let (Some(from), Some(to)) = (mirror.diff(graph, bottom), self.bound.diff(graph, bottom)) else {
-                return Err(Error::internal(format!("the gradient of bottom {b} has no memory")));
-            };
-            self.gpu.upload(host_bytes(from), to.addr()).map_err(blame)?;
-        }
-        for &p in &learned {
-            if let (Some(from), Some(to)) = (mirror.param_diff(graph, p), self.bound.param_diff(graph, p)) {
-                self.gpu.upload(host_bytes(from), to.addr()).map_err(blame)?;
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Drop for OnDevice {
@@ -487,7 +371,7 @@ fn fits(graph: &Graph, roles: &[Role], gpu: &dyn Gpu, arena: usize, params: usiz
         n => format!("a batch of about {n} would fit, where it is {batch} now (iter_size can make up for it)"),
     };
     Err(Error::config(format!(
-        "the net does not fit on {}: it needs {} ({} for blobs, gradients and scratch, {} for parameters, their \
+        "the net does not fit on {}: it needs {} ({} for batches, blobs, gradients and scratch, {} for parameters, their \
          gradients and histories), {} of {} are free; {hint}",
         gpu.label(),
         in_units(needed),

@@ -1,5 +1,6 @@
 //! Nets: from a prototxt to a graph of planned layers, one arena of memory, and the forward and backward passes.
 
+mod away;
 mod backward;
 mod bind;
 mod debug;
@@ -27,4 +28,5 @@ pub use plan::Keep;
 pub use report::LayerReport;
 pub use simulated::Simulated;
 pub use tape::{Finish, Pass};
+pub use values::NamedValues;
 pub use weights::{hdf5_error, is_hdf5, read_dataset, write_dataset};

@@ -9,6 +9,7 @@ use crate::gpu::Gpu;
 use crate::net::Net;
 use crate::plan::Role;
 use crate::tape::{Finish, Pass};
+use crate::values::NamedValues;
 
 fn not_here() -> Error {
     Error::internal("this net lives on the host")
@@ -104,7 +105,7 @@ impl Net {
     ///
     /// # Errors
     /// As for [`Net::loss`].
-    pub fn sums(&self) -> Result<(f64, Vec<(String, Vec<f64>)>)> {
+    pub fn sums(&self) -> Result<(f64, Vec<NamedValues>)> {
         let device = self.on_device()?;
         let (loss, sums) = device.read_sums()?;
         device.check(&self.graph)?;

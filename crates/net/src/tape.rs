@@ -1,6 +1,8 @@
 //! Passes over a net on a device: what they are made of, and recording them, so that a pass costs the host a launch for
 //! each stretch between layers that run on the CPU, and not one for each kernel.
 
+use std::fmt;
+
 use lgm_core::{DevicePtr, DeviceQueue, Host, Result, Step};
 use tracing::{info, warn};
 
@@ -23,6 +25,20 @@ pub struct Pass {
     pub backward: bool,
     /// Calls what the caller adds at the end, an update of the parameters; always the same.
     pub finish: bool,
+}
+
+impl fmt::Display for Pass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = [
+            (self.clear, "clear"),
+            (self.forward, "forward"),
+            (self.accumulate, "scores"),
+            (self.backward, "backward"),
+            (self.finish, "update"),
+        ];
+        let parts: Vec<&str> = parts.into_iter().filter(|p| p.0).map(|p| p.1).collect();
+        f.write_str(&parts.join(", "))
+    }
 }
 
 /// What a caller adds to a pass: work for the queue.
@@ -173,10 +189,8 @@ impl OnDevice {
         }
         let graphs = stretches.iter().filter(|s| matches!(s, Stretch::Recorded(_))).count();
         match aways.is_empty() {
-            true => info!("The pass is recorded as one graph."),
-            false => {
-                info!("The pass is recorded as {graphs} graphs, broken by layers on the CPU: {}", aways.join(", "))
-            }
+            true => info!("Recorded as one graph: {pass}"),
+            false => info!("Recorded as {graphs} graphs, broken by layers on the CPU ({}): {pass}", aways.join(", ")),
         }
         Tape::Recorded(addresses, stretches)
     }

@@ -7,6 +7,9 @@ use crate::graph::ValueId;
 use crate::net::Net;
 use crate::plan::Role;
 
+/// An output by name, and its values.
+pub type NamedValues<Name = String> = (Name, Vec<f64>);
+
 /// The parameters of a net: as they lie on the host, or copied from a device in one go.
 pub(crate) enum ParamValues<'a> {
     Host(&'a Net),
@@ -94,7 +97,7 @@ impl Net {
     ///
     /// # Errors
     /// When they cannot be read from a device, or its kernels found something wrong.
-    pub fn output_values(&self) -> Result<Vec<(String, Vec<f64>)>> {
+    pub fn output_values(&self) -> Result<Vec<NamedValues>> {
         let each = |v: ValueId| Ok((self.graph.values[v].name.clone(), self.value_f64(v)?));
         let values = self.graph.outputs().into_iter().map(each).collect::<Result<_>>()?;
         self.check()?;

@@ -36,7 +36,7 @@ impl HostRun for HostOnly {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let c = io.param::<T>(0)?[0];
         let passes = io.param_mut::<T>(1)?;
-        passes[0] = passes[0] + T::of(1.0);
+        passes[0] += T::of(1.0);
         let (bottom, saved, y) = (io.bottom_unless_shared::<T>(0)?, io.saved::<T>(0)?, io.top::<T>(0)?);
         if let Some(x) = bottom {
             y.copy_from_slice(x);
@@ -44,7 +44,7 @@ impl HostRun for HostOnly {
         if let Some(saved) = saved {
             saved.copy_from_slice(y);
         }
-        y.iter_mut().for_each(|y| *y = *y * c);
+        y.iter_mut().for_each(|y| *y *= c);
         Ok(())
     }
 

@@ -4,10 +4,12 @@
 use std::rc::Rc;
 
 use lgm_core::{DevicePtr, DeviceQueue, Error, Grid, Result, args};
-use lgm_net::{Block, DeviceParams, Gpu, Net, SOLVER_WORDS, doubles_of, float_bytes, floats_of};
+use lgm_net::{Block, DeviceParams, Gpu, Net, Pass, SOLVER_WORDS, doubles_of, float_bytes, floats_of};
 use lgm_proto::SolverParameter;
 
+use crate::rate::learning_rate;
 use crate::rule;
+use crate::solver::{Solver, log_clipping};
 
 /// Numbers that one block of threads updates: enough that a block is worth its start, and few enough that small nets keep
 /// a whole device busy.
@@ -192,5 +194,69 @@ impl OnDevice {
             block.upload(&bytes)?;
         }
         self.gpu.finish()
+    }
+}
+
+impl Solver {
+    /// Forward and backward over every sub-batch on a device, without waiting for it; with `update`, the update too.
+    pub(crate) fn passes_on_device(&mut self, update: bool) -> Result<()> {
+        self.net.begin_iteration(self.iter as u64);
+        let last = self.param.iter_size() - 1;
+        for sub_batch in 0..=last {
+            let step = self.step(sub_batch);
+            let finish = update && sub_batch == last;
+            let pass = Pass { clear: sub_batch == 0, forward: true, accumulate: false, backward: true, finish };
+            let Solver { net, param, device, .. } = self;
+            let Some(device) = device else { return Err(Error::internal("the solver runs on the host")) };
+            let work = |queue: &dyn DeviceQueue| {
+                device.keep_loss(queue, param)?;
+                device.update(queue, param)
+            };
+            net.pass(pass, &step, Some(&work))?;
+        }
+        Ok(())
+    }
+
+    /// A whole iteration on a device, which nobody waits for; its loss is kept there.
+    pub(crate) fn iterate_on_device(&mut self) -> Result<()> {
+        self.tell_device()?;
+        self.passes_on_device(true)?;
+        self.iter += 1;
+        if self.device.as_mut().is_some_and(OnDevice::kept) { self.catch_up() } else { Ok(()) }
+    }
+
+    /// Tells the device the iteration's learning rate and the like; returns the rate.
+    pub(crate) fn tell_device(&mut self) -> Result<f32> {
+        let rate = learning_rate(&self.param, self.iter, &mut self.current_step);
+        if let Some(device) = &self.device {
+            self.net.set_solver_words(device.words(&self.param, rate, self.iter))?;
+        }
+        Ok(rate)
+    }
+
+    /// Waits for the device and takes in what it kept: losses, and what its kernels found wrong.
+    pub(crate) fn catch_up(&mut self) -> Result<()> {
+        let Some(device) = &mut self.device else { return Ok(()) };
+        let losses = device.take_losses()?;
+        self.net.check()?;
+        losses.into_iter().for_each(|loss| self.smooth(loss));
+        Ok(())
+    }
+
+    /// The update on a device by itself, after a pass whose loss was looked at.
+    pub(crate) fn update_on_device(&mut self) -> Result<()> {
+        if self.net.debug_info() {
+            self.net.log_update()?;
+        }
+        let step = self.step(self.param.iter_size() - 1);
+        let Solver { net, param, device, .. } = self;
+        let Some(device) = device else { return Err(Error::internal("the solver runs on the host")) };
+        let work = |queue: &dyn DeviceQueue| device.update(queue, param);
+        net.pass(Pass { finish: true, ..Default::default() }, &step, Some(&work))?;
+        if let Some((factor, norm)) = device.clip()? {
+            log_clipping(factor, norm, param.clip_gradients());
+        }
+        self.iter += 1;
+        Ok(())
     }
 }

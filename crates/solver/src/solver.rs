@@ -4,14 +4,13 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Instant;
 
-use lgm_core::{DeviceQueue, Error, Phase, Registry, Result, Step};
+use lgm_core::{Phase, Registry, Result, Step};
 use lgm_net::{Gpu, LearnableInfo, Net, Options, Pass, Placement, fresh_seed, six_digits};
 use lgm_proto::{Parsed, SolverParameter};
 use tracing::info;
 
 use crate::config::{self, NetSource};
 use crate::device::OnDevice;
-use crate::rate::learning_rate;
 use crate::rule::{self, Update};
 use crate::snapshot::TestExtra;
 use crate::test::{lines, scores_from, scores_of};
@@ -206,7 +205,7 @@ impl Solver {
         every > 0 && self.iter % every == 0
     }
 
-    fn step(&self, sub_batch: i32) -> Step {
+    pub(crate) fn step(&self, sub_batch: i32) -> Step {
         let batch = self.iter as u64 * self.param.iter_size() as u64 + sub_batch as u64;
         Step { seed: self.seed, iter: self.iter as u64, batch }
     }
@@ -278,51 +277,6 @@ impl Solver {
         Ok(loss / self.param.iter_size() as f64)
     }
 
-    /// Forward and backward over every sub-batch on a device, without waiting for it; with `update`, the update too.
-    fn passes_on_device(&mut self, update: bool) -> Result<()> {
-        self.net.begin_iteration(self.iter as u64);
-        let last = self.param.iter_size() - 1;
-        for sub_batch in 0..=last {
-            let step = self.step(sub_batch);
-            let finish = update && sub_batch == last;
-            let pass = Pass { clear: sub_batch == 0, forward: true, accumulate: false, backward: true, finish };
-            let Solver { net, param, device, .. } = self;
-            let Some(device) = device else { return Err(Error::internal("the solver runs on the host")) };
-            let work = |queue: &dyn DeviceQueue| {
-                device.keep_loss(queue, param)?;
-                device.update(queue, param)
-            };
-            net.pass(pass, &step, Some(&work))?;
-        }
-        Ok(())
-    }
-
-    /// A whole iteration on a device, which nobody waits for; its loss is kept there.
-    fn iterate_on_device(&mut self) -> Result<()> {
-        self.tell_device()?;
-        self.passes_on_device(true)?;
-        self.iter += 1;
-        if self.device.as_mut().is_some_and(OnDevice::kept) { self.catch_up() } else { Ok(()) }
-    }
-
-    /// Tells the device the iteration's learning rate and the like; returns the rate.
-    fn tell_device(&mut self) -> Result<f32> {
-        let rate = learning_rate(&self.param, self.iter, &mut self.current_step);
-        if let Some(device) = &self.device {
-            self.net.set_solver_words(device.words(&self.param, rate, self.iter))?;
-        }
-        Ok(rate)
-    }
-
-    /// Waits for the device and takes in what it kept: losses, and what its kernels found wrong.
-    pub(crate) fn catch_up(&mut self) -> Result<()> {
-        let Some(device) = &mut self.device else { return Ok(()) };
-        let losses = device.take_losses()?;
-        self.net.check()?;
-        losses.into_iter().for_each(|loss| self.smooth(loss));
-        Ok(())
-    }
-
     /// One iteration and nothing besides, no display, test or snapshot: forward, backward and update. Returns the loss; on
     /// a device, which is not waited for, 0.
     ///
@@ -367,23 +321,6 @@ impl Solver {
         Ok(())
     }
 
-    /// The update on a device by itself, after a pass whose loss was looked at.
-    fn update_on_device(&mut self) -> Result<()> {
-        if self.net.debug_info() {
-            self.net.log_update()?;
-        }
-        let step = self.step(self.param.iter_size() - 1);
-        let Solver { net, param, device, .. } = self;
-        let Some(device) = device else { return Err(Error::internal("the solver runs on the host")) };
-        let work = |queue: &dyn DeviceQueue| device.update(queue, param);
-        net.pass(Pass { finish: true, ..Default::default() }, &step, Some(&work))?;
-        if let Some((factor, norm)) = device.clip()? {
-            log_clipping(factor, norm, param.clip_gradients());
-        }
-        self.iter += 1;
-        Ok(())
-    }
-
     /// The factor that brings the gradients' common norm down to `clip_gradients`.
     fn clip(&mut self) -> Result<f32> {
         let limit = self.param.clip_gradients();
@@ -401,7 +338,7 @@ impl Solver {
     }
 
     /// The mean of the last `average_loss` losses, as Caffe keeps it.
-    fn smooth(&mut self, loss: f64) {
+    pub(crate) fn smooth(&mut self, loss: f64) {
         let window = self.param.average_loss() as usize;
         if self.losses.len() < window {
             let n = self.losses.len() as f64 + 1.0;
@@ -469,7 +406,7 @@ impl Solver {
     }
 }
 
-fn log_clipping(factor: f32, norm: f32, limit: f32) {
+pub(crate) fn log_clipping(factor: f32, norm: f32, limit: f32) {
     if factor == 1.0 {
         return;
     }
