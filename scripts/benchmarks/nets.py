@@ -5,10 +5,11 @@ simple   the paper's CIFAR-100 net: 3x3 Convolution-BatchNorm-Scale-ReLU, 5 of 9
 lenet    Caffe's LeNet for MNIST
 alexnet  CaffeNet (pooling before normalisation), 227x227, 1000 classes
 resnet18 ResNet-18, 224x224, 1000 classes
+resnet50 ResNet-50 with the stride in a block's 3x3 convolution, 224x224, 1000 classes
 """
 
-SHAPES = {'simple': (3, 32, 32), 'lenet': (1, 28, 28), 'alexnet': (3, 227, 227), 'resnet18': (3, 224, 224)}
-CLASSES = {'simple': 100, 'lenet': 10, 'alexnet': 1000, 'resnet18': 1000}
+SHAPES = {'simple': (3, 32, 32), 'lenet': (1, 28, 28), 'alexnet': (3, 227, 227), 'resnet18': (3, 224, 224), 'resnet50': (3, 224, 224)}
+CLASSES = {'simple': 100, 'lenet': 10, 'alexnet': 1000, 'resnet18': 1000, 'resnet50': 1000}
 
 
 class Net:
@@ -98,10 +99,27 @@ def resnet18(batch):
     return net.loss(net.full('fc', net.pool('average', blob, 'AVE', kernel=0), 1000))
 
 
+def resnet50(batch):
+    net = Net('resnet50', batch)
+    blob = net.norm(net.conv('conv1', 'data', 64, 7, stride=2, pad=3, bias=False))
+    blob = net.pool('pool1', blob, 'MAX', 3, 2, 'pad: 1 round_mode: FLOOR')
+    for stage, (width, depth) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3)), 1):
+        for block in range(1, depth + 1):
+            stride = 2 if stage > 1 and block == 1 else 1
+            at = f'res{stage}_{block}'
+            inner = net.norm(net.conv(f'{at}/a', blob, width, 1, bias=False))
+            inner = net.norm(net.conv(f'{at}/b', inner, width, 3, stride, 1, bias=False))
+            inner = net.norm(net.conv(f'{at}/c', inner, 4 * width, 1, bias=False), relu=False)
+            if block == 1:
+                blob = net.norm(net.conv(f'{at}/project', blob, 4 * width, 1, stride, bias=False), relu=False)
+            blob = net.relu(net.layer(f'{at}/sum', 'Eltwise', [inner, blob], [at]))
+    return net.loss(net.full('fc', net.pool('average', blob, 'AVE', kernel=0), 1000))
+
+
 def solver(name):
     kind = 'type: "Nesterov"' if name == 'simple' else 'type: "SGD"'
     return f'net: "net.prototxt"\n{kind}\nbase_lr: 0.001\nlr_policy: "fixed"\nmomentum: 0.9\nweight_decay: 0.0005\nmax_iter: 1000\nrandom_seed: 1\n'
 
 
 def prototxt(name, batch):
-    return {'simple': simple, 'lenet': lenet, 'alexnet': alexnet, 'resnet18': resnet18}[name](batch)
+    return {'simple': simple, 'lenet': lenet, 'alexnet': alexnet, 'resnet18': resnet18, 'resnet50': resnet50}[name](batch)

@@ -1,9 +1,11 @@
 """One training iteration of a benchmark net in PyTorch, timed: what a user would otherwise run.
 
-    torch_net.py {simple|lenet|alexnet|resnet18} BATCH [--iterations N] [--channels-last] [--threads N]
+    torch_net.py {simple|lenet|alexnet|resnet18|resnet50} BATCH [--iterations N] [--channels-last] [--compile] [--threads N]
+                 [--gpu ID] [--precision fp32|tf32|bf16]
 
 Prints the median time in milliseconds of a whole iteration (zero gradients, forward, backward, update), on data that is
-in memory already. Single precision, eager.
+in memory already, the GPU's with --gpu. Eager, or with --compile torch.compile, which on a GPU replays CUDA graphs.
+cuDNN times its ways to run each convolution and takes the fastest.
 """
 import argparse
 import time
@@ -44,6 +46,16 @@ class Block(nn.Module):
         return F.relu(self.inner(x) + self.project(x), inplace=True)
 
 
+class Bottleneck(nn.Module):
+    def __init__(self, i, width, stride):
+        super().__init__()
+        self.inner = nn.Sequential(conv_norm(i, width, 1), conv_norm(width, width, 3, stride, 1), conv_norm(width, 4 * width, 1, relu=False))
+        self.project = conv_norm(i, 4 * width, 1, stride, relu=False) if i != 4 * width else nn.Identity()
+
+    def forward(self, x):
+        return F.relu(self.inner(x) + self.project(x), inplace=True)
+
+
 def build(name):
     if name == 'simple':
         layers, i = [], 3
@@ -66,10 +78,15 @@ def build(name):
                              nn.Linear(4096, 1000))
     blocks, i = [], 64
     for stage, o in enumerate((64, 128, 256, 512)):
-        blocks += [Block(i, o, 2 if stage else 1), Block(o, o, 1)]
-        i = o
+        stride = 2 if stage else 1
+        if name == 'resnet18':
+            blocks += [Block(i, o, stride), Block(o, o, 1)]
+            i = o
+        else:
+            blocks += [Bottleneck(i, o, stride), *(Bottleneck(4 * o, o, 1) for _ in range((2, 3, 5, 2)[stage]))]
+            i = 4 * o
     return nn.Sequential(conv_norm(3, 64, 7, 2, 3), nn.MaxPool2d(3, 2, 1), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                         nn.Linear(512, 1000))
+                         nn.Linear(i, 1000))
 
 
 def main():
@@ -78,9 +95,16 @@ def main():
     parser.add_argument('batch', type=int)
     parser.add_argument('--iterations', type=int, default=10)
     parser.add_argument('--channels-last', action='store_true')
+    parser.add_argument('--compile', action='store_true')
     parser.add_argument('--threads', type=int)
+    parser.add_argument('--gpu')
+    parser.add_argument('--precision', choices=['fp32', 'tf32', 'bf16'], default='fp32')
     args = parser.parse_args()
     torch.manual_seed(0)
+    device = torch.device('cpu' if args.gpu is None else f'cuda:{args.gpu}')
+    finish = (lambda: None) if args.gpu is None else torch.cuda.synchronize
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.precision == 'tf32'
     if args.threads:
         torch.set_num_threads(args.threads)
     net, head = build(args.net), GaussianHead(100, 384) if args.net == 'simple' else None
@@ -88,22 +112,31 @@ def main():
     label = torch.randint(0, CLASSES[args.net], (args.batch,))
     if args.channels_last:
         net, x = net.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+    net, head, x, label = net.to(device), head and head.to(device), x.to(device), label.to(device)
     params = list(net.parameters()) + (list(head.parameters()) if head else [])
     optimizer = torch.optim.SGD(params, lr=0.001, momentum=0.9, nesterov=head is not None, weight_decay=5e-4, fused=True)
 
+    def objective(x, label):
+        with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == 'bf16'):
+            features = net(x)
+        return head(features.float(), label) if head else F.cross_entropy(features.float(), label)
+
+    if args.compile:
+        objective = torch.compile(objective, mode='default' if args.gpu is None else 'reduce-overhead')
+
     def iteration():
         optimizer.zero_grad(set_to_none=True)
-        features = net(x)
-        loss = head(features, label) if head else F.cross_entropy(features, label)
-        loss.backward()
+        objective(x, label).backward()
         optimizer.step()
 
-    for _ in range(2):
+    for _ in range(2 if args.gpu is None else 10):
         iteration()
+    finish()
     times = []
     for _ in range(args.iterations):
         start = time.perf_counter()
         iteration()
+        finish()
         times.append(time.perf_counter() - start)
     print(f'{sorted(times)[len(times) // 2] * 1e3:.3f}')
 

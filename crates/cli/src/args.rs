@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use lgm_cuda::Precision;
 
 use crate::signals::Action;
 
@@ -114,6 +115,10 @@ pub struct TrainArgs {
     /// The device.
     #[command(flatten)]
     pub device: DeviceFlags,
+    /// On a GPU, the precision of matrix products and convolutions: tf32 (unless given, or the solver gives another) or
+    /// fp32
+    #[arg(long = "precision", value_name = "PRECISION")]
+    pub precision: Option<Precision>,
     /// The net's state.
     #[command(flatten)]
     pub state: StateFlags,
@@ -141,6 +146,10 @@ pub struct TestArgs {
     /// The device.
     #[command(flatten)]
     pub device: DeviceFlags,
+    /// On a GPU, the precision of matrix products and convolutions: tf32 (unless given, or the solver gives another) or
+    /// fp32
+    #[arg(long = "precision", value_name = "PRECISION")]
+    pub precision: Option<Precision>,
     /// The net's state.
     #[command(flatten)]
     pub state: StateFlags,
@@ -164,6 +173,10 @@ pub struct TimeArgs {
     /// The device.
     #[command(flatten)]
     pub device: DeviceFlags,
+    /// On a GPU, the precision of matrix products and convolutions: tf32 (unless given, or the solver gives another) or
+    /// fp32
+    #[arg(long = "precision", value_name = "PRECISION")]
+    pub precision: Option<Precision>,
     /// The net's state.
     #[command(flatten)]
     pub state: StateFlags,

@@ -1,46 +1,98 @@
 //! The choice between CPU and GPU.
 
-use anyhow::{Result, bail};
-use lgm_cuda::{Device, NoDevice};
+use std::rc::Rc;
+
+use anyhow::{Context, Result, bail};
+use lgm_cuda::sim::Order;
+use lgm_cuda::{Cuda, Device, NoDevice, Precision};
+use lgm_net::{Gpu, Simulated};
+use lgm_proto::SolverParameter;
+use lgm_proto::solver_parameter::SolverMode;
 
 use crate::args::Gpus;
 
-/// Settles that a run computes on the CPU, and says so in the log.
-///
-/// `asked` is the `-gpu` flag; `solver_asks` tells whether the solver's file has `solver_mode: GPU`. The flag is an
-/// order and the file a wish: what cannot be done for the flag is an error, for the file a warning.
-///
-/// # Errors
-/// When `-gpu` is given: with no usable GPU, the text says what was looked for and where.
-pub fn use_cpu(asked: Option<&Gpus>, solver_asks: bool) -> Result<()> {
-    if asked.is_some() || solver_asks {
-        settle(asked, lgm_cuda::devices())?;
-    }
-    tracing::info!("Use CPU.");
-    Ok(())
+/// The variable that puts a simulated GPU in the place of real ones when it says `sim`: for tests.
+const SIMULATE: &str = "LGM_GPU";
+
+/// What a command and a solver's file ask for.
+pub struct Asked<'a> {
+    /// The `-gpu` flag.
+    pub gpus: Option<&'a Gpus>,
+    /// The `-precision` flag.
+    pub precision: Option<Precision>,
+    /// The solver's file, if there is one.
+    pub solver: Option<&'a SolverParameter>,
 }
 
-fn settle(asked: Option<&Gpus>, devices: Result<Vec<Device>, NoDevice>) -> Result<()> {
-    let Some(gpus) = asked else {
-        let why = match devices {
-            Ok(devices) => format!("this version computes on the CPU only ({} is not used)", devices[0].name),
-            Err(error) => format!("no GPU can be used: {} ('lgm-caffe device_query' tells more)", error.summary()),
-        };
-        tracing::warn!("the solver asks for solver_mode: GPU, but {why}; running on the CPU instead");
-        return Ok(());
+/// Settles where a run computes, and says so in the log: on the GPU given back, or on the CPU.
+///
+/// The flag is an order and the file's `solver_mode: GPU` a wish: what cannot be done for the flag is an error, for the
+/// file a warning.
+///
+/// # Errors
+/// When `-gpu` is given: with no usable GPU, the text says what was looked for and where. When the solver's precision is
+/// unknown.
+pub fn settle(asked: &Asked<'_>) -> Result<Option<Rc<dyn Gpu>>> {
+    let wish = asked.solver.filter(|p| p.solver_mode.is_some() && p.solver_mode() == SolverMode::Gpu);
+    let wished_precision = asked.solver.and_then(|p| p.precision.as_deref()).map(str::parse::<Precision>).transpose();
+    let wished_precision = wished_precision.context("solver field 'precision'")?;
+    let precision = asked.precision.or(wished_precision).unwrap_or_default();
+    if asked.gpus.is_none() && wish.is_none() {
+        tracing::info!("Use CPU.");
+        return Ok(None);
+    }
+    let open: &dyn Fn(u32) -> lgm_core::Result<Rc<dyn Gpu>> = if std::env::var_os(SIMULATE).is_some_and(|v| v == "sim")
+    {
+        tracing::warn!("{SIMULATE}=sim: computing on a simulated GPU, which is slow and only for tests");
+        let gpu = Rc::new(Simulated::new(Order::Forward, None)?);
+        return Ok(Some(gpu));
+    } else {
+        &|id| open(id, precision)
     };
-    match devices {
-        Err(error) => {
-            bail!("-gpu {gpus} was given, but no GPU can be used: {error}\nto run on the CPU, leave out -gpu")
-        }
-        Ok(devices) => {
-            let chosen = choose(gpus, &devices)?;
-            let names: Vec<_> = chosen.iter().map(|device| format!("GPU {}: {}", device.id, device.name)).collect();
-            bail!(
-                "-gpu {gpus} was given ({}), but this version computes on the CPU only; leave out -gpu",
-                names.join(", ")
-            )
-        }
+    let gpu = choose_one(asked.gpus, wish.map_or(0, SolverParameter::device_id), lgm_cuda::devices(), open)?;
+    if gpu.is_none() {
+        tracing::info!("Use CPU.");
+    }
+    Ok(gpu)
+}
+
+fn open(id: u32, precision: Precision) -> lgm_core::Result<Rc<dyn Gpu>> {
+    let gpu = Cuda::open(id, precision)?;
+    tracing::info!("Use GPU with device ID {id}");
+    gpu.report().iter().for_each(|line| tracing::info!("{line}"));
+    tracing::info!("Matrix products and convolutions in {precision}");
+    Ok(Rc::new(gpu))
+}
+
+/// The GPU that the flag orders, or for a file's wish that of its number if it can be had.
+fn choose_one<G>(
+    gpus: Option<&Gpus>,
+    wished: i32,
+    devices: Result<Vec<Device>, NoDevice>,
+    open: &dyn Fn(u32) -> lgm_core::Result<G>,
+) -> Result<Option<G>> {
+    let Some(gpus) = gpus else {
+        let gpu = match devices {
+            Ok(_) => open(wished.max(0) as u32).map_err(|error| error.to_string()),
+            Err(error) => Err(format!("{} ('lgm-caffe device_query' tells more)", error.summary())),
+        };
+        let warn = |why: &String| {
+            let asks = "the solver asks for solver_mode: GPU";
+            tracing::warn!("{asks}, but no GPU can be used: {why}; running on the CPU instead");
+        };
+        return Ok(gpu.inspect_err(warn).ok());
+    };
+    let unusable = |error: &dyn std::fmt::Display| {
+        anyhow::anyhow!("-gpu {gpus} was given, but no GPU can be used: {error}\nto run on the CPU, leave out -gpu")
+    };
+    let devices = devices.map_err(|error| unusable(&error))?;
+    match choose(gpus, &devices)?[..] {
+        [device] => Ok(Some(open(device.id).map_err(|error| unusable(&error))?)),
+        ref several => bail!(
+            "-gpu {gpus} names {} GPUs, but a run uses one: give its number, as in -gpu {}",
+            several.len(),
+            several.first().map_or(0, |device| device.id)
+        ),
     }
 }
 
@@ -70,16 +122,32 @@ mod tests {
         probe_in(&SearchPath::folders(["/nonexistent/cuda".into()])).devices
     }
 
+    /// Devices, but none that opens.
+    fn closed(_: u32) -> lgm_core::Result<u32> {
+        Err(lgm_core::Error::config("NVRTC was not found"))
+    }
+
     #[test]
     fn the_flag_is_an_order_and_the_file_a_wish() {
-        let error = settle(Some(&Gpus::List(vec![0])), none()).unwrap_err().to_string();
+        let zero = Gpus::List(vec![0]);
+        let error = choose_one(Some(&zero), 0, none(), &closed).unwrap_err().to_string();
         assert!(
             error.starts_with("-gpu 0 was given, but no GPU can be used: CUDA driver (libcuda.so.1) was not"),
             "{error}"
         );
         assert!(error.contains("/nonexistent/cuda: no such folder"), "{error}");
         assert!(error.ends_with("to run on the CPU, leave out -gpu"), "{error}");
-        settle(None, none()).unwrap();
-        use_cpu(None, false).unwrap();
+        assert_eq!(choose_one(None, 0, none(), &closed).unwrap(), None);
+        assert!(settle(&Asked { gpus: None, precision: None, solver: None }).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_precision_nobody_knows_is_named() {
+        let solver = SolverParameter { precision: Some("tf23".into()), ..Default::default() };
+        let Err(error) = settle(&Asked { gpus: None, precision: None, solver: Some(&solver) }) else {
+            panic!("tf23 was accepted")
+        };
+        let text = format!("{error:#}");
+        assert!(text.contains("solver field 'precision'") && text.contains("did you mean tf32"), "{text}");
     }
 }

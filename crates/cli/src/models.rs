@@ -1,9 +1,10 @@
 //! What `train`, `test` and `time` share: the layers known, nets read from prototxt, and errors that say where.
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use lgm_core::{Phase, Registry, Result};
-use lgm_net::{Keep, Net, Options, fresh_seed};
+use lgm_net::{Gpu, Keep, Net, Options, Placement, fresh_seed};
 use lgm_proto::NetState;
 
 use crate::args::StateFlags;
@@ -22,17 +23,25 @@ pub fn state(flags: &StateFlags) -> NetState {
     NetState { phase: None, level: Some(flags.level), stage }
 }
 
-/// Builds the net of a prototxt in a phase, for passes that the command itself makes.
+/// Builds the net of a prototxt in a phase, for passes that the command itself makes, on the CPU or a GPU.
 ///
 /// # Errors
 /// Whatever is wrong with the prototxt or the data it names.
-pub fn net(model: &Path, phase: Phase, flags: &StateFlags, backward: bool, keep: Keep) -> Result<Net> {
+pub fn net(
+    model: &Path,
+    phase: Phase,
+    flags: &StateFlags,
+    backward: bool,
+    keep: Keep,
+    gpu: Option<Rc<dyn Gpu>>,
+) -> Result<Net> {
     let parsed = lgm_proto::read_net(model)?;
     parsed.notices.iter().for_each(|n| tracing::info!("{n}"));
     let mut options = Options::new(phase, fresh_seed() >> 11);
     options.state = NetState { phase: Some(phase as i32), ..state(flags) };
     options.backward = backward;
     options.keep = keep;
+    options.device = gpu.map(|gpu| Placement { gpu, histories: 0 });
     Net::new(&parsed.message, &parsed.positions, &registry(), &options)
 }
 

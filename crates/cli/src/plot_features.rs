@@ -31,7 +31,7 @@ struct Collected {
 /// When the net cannot be built or run, or the figure cannot be drawn.
 pub fn run(args: &PlotFeaturesArgs) -> Result<ExitCode> {
     let keep = Keep::Named(vec![args.blob.clone(), args.label.clone()]);
-    let mut net = models::net(&args.model, Phase::Test, &args.state, false, keep)?;
+    let mut net = models::net(&args.model, Phase::Test, &args.state, false, keep, None)?;
     models::load_weights(&mut net, &args.weights)?;
 
     let classifier = classifier(args, &net)?;

@@ -14,7 +14,7 @@ use crate::models;
 /// Whatever is wrong with the net or its data.
 pub fn run(args: &SummaryArgs) -> anyhow::Result<ExitCode> {
     let phase = args.phase.map_or(Phase::Train, Phase::from);
-    let net = models::net(&args.model, phase, &args.state, phase == Phase::Train, Keep::Outputs)?;
+    let net = models::net(&args.model, phase, &args.state, phase == Phase::Train, Keep::Outputs, None)?;
     print!("{}", table(&net));
     Ok(ExitCode::SUCCESS)
 }

@@ -8,6 +8,7 @@ use lgm_solver::scores_of;
 use tracing::info;
 
 use crate::args::TestArgs;
+use crate::gpu::Asked;
 use crate::{gpu, models};
 
 /// Runs a net in the TEST phase over some batches and logs each output and the means.
@@ -15,15 +16,15 @@ use crate::{gpu, models};
 /// # Errors
 /// Whatever is wrong with the net, its data or the weights.
 pub fn run(args: &TestArgs) -> anyhow::Result<ExitCode> {
-    gpu::use_cpu(args.device.gpu.as_ref(), false)?;
-    let mut net = models::net(&args.model, Phase::Test, &args.state, false, Keep::Outputs)?;
+    let gpu = gpu::settle(&Asked { gpus: args.device.gpu.as_ref(), precision: args.precision, solver: None })?;
+    let mut net = models::net(&args.model, Phase::Test, &args.state, false, Keep::Outputs, gpu)?;
     models::load_weights(&mut net, &args.weights)?;
     let passes = args.iterations;
     info!("Running for {passes} iterations.");
     let (mut loss, mut sums) = (0.0, Vec::new());
     for pass in 0..passes {
         loss += net.forward(&Step { seed: 0, iter: 0, batch: pass as u64 })?;
-        let scores = scores_of(&net);
+        let scores = scores_of(&net)?;
         for score in &scores {
             info!("Batch {pass}, {} = {}", score.blob, six_digits(score.value));
         }

@@ -10,6 +10,7 @@ use lgm_solver::Solver;
 use tracing::info;
 
 use crate::args::TimeArgs;
+use crate::gpu::Asked;
 use crate::peaks::{self, Peaks};
 use crate::{gpu, models};
 
@@ -28,7 +29,6 @@ fn ms(since: Instant) -> f64 {
 /// # Errors
 /// Whatever is wrong with the net, the solver or the data.
 pub fn run(args: &TimeArgs) -> anyhow::Result<ExitCode> {
-    gpu::use_cpu(args.device.gpu.as_ref(), false)?;
     match (&args.model, &args.solver) {
         (Some(model), _) => layers(args, model)?,
         (None, Some(solver)) => iterations(args, solver)?,
@@ -40,6 +40,10 @@ pub fn run(args: &TimeArgs) -> anyhow::Result<ExitCode> {
 /// Whole training iterations: data, forward, backward and update, nothing else.
 fn iterations(args: &TimeArgs, solver: &Path) -> anyhow::Result<()> {
     let mut parsed = lgm_proto::read_solver(solver)?;
+    // A file's wish for a GPU is not one of `time`, which measures what its flags say.
+    parsed.message.solver_mode = None;
+    let asked = Asked { gpus: args.device.gpu.as_ref(), precision: args.precision, solver: Some(&parsed.message) };
+    let gpu = gpu::settle(&asked)?;
     let param = &mut parsed.message;
     // Tests and snapshots are not timed, so nothing is asked of them.
     (param.test_iter, param.test_net, param.test_net_param, param.test_state) = Default::default();
@@ -48,12 +52,18 @@ fn iterations(args: &TimeArgs, solver: &Path) -> anyhow::Result<()> {
     let state = models::state(&args.state);
     train_state.level = state.level;
     train_state.stage.extend(state.stage);
-    let mut solver = Solver::new(&parsed, &models::registry())?;
-    for _ in 0..2 {
+    let mut solver = Solver::new_on(&parsed, &models::registry(), gpu.as_ref())?;
+    // On a GPU the first compiles and chooses, the second records, the third is the first from the record.
+    for _ in 0..3 {
         solver.iterate()?;
     }
+    solver.net().finish()?;
+    info!("{}", memory(solver.net()));
     info!("*** Benchmark begins ***");
     info!("Testing for {} iterations.", args.iterations);
+    if gpu.is_some() {
+        return stream(args, &mut solver);
+    }
     let mut times = Vec::new();
     let mut loss = 0.0;
     for _ in 0..args.iterations {
@@ -75,16 +85,38 @@ fn iterations(args: &TimeArgs, solver: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Iterations on a GPU, one after another without waiting for any but the last, as training runs them.
+fn stream(args: &TimeArgs, solver: &mut Solver) -> anyhow::Result<()> {
+    let start = Instant::now();
+    for _ in 0..args.iterations {
+        solver.iterate()?;
+    }
+    solver.net().finish()?;
+    let total = ms(start);
+    info!("Last loss: {}", six_digits(solver.net().loss()? / solver.param().iter_size() as f64));
+    info!("Average iteration: {} ms.", six_digits(total / args.iterations as f64));
+    info!("Total Time: {} ms.", six_digits(total));
+    info!("*** Benchmark ends ***");
+    Ok(())
+}
+
+fn memory(net: &Net) -> String {
+    let (arena, params) = (net.arena_bytes(), net.param_bytes());
+    format!("Blobs, gradients and scratch take {arena} bytes in one arena, parameters and their gradients {params}.")
+}
+
 fn pass(net: &mut Net, step: &Step, times: &mut Times) -> lgm_core::Result<()> {
     let layers = net.layers().len();
     for i in 0..layers {
         let start = Instant::now();
         net.forward_layer(i, step)?;
+        net.finish()?;
         times.forward[i] += ms(start);
     }
     for i in (0..layers).rev() {
         let start = Instant::now();
         net.backward_layer(i, step)?;
+        net.finish()?;
         times.backward[i] += ms(start);
     }
     Ok(())
@@ -93,16 +125,21 @@ fn pass(net: &mut Net, step: &Step, times: &mut Times) -> lgm_core::Result<()> {
 /// Forward and backward of each layer, with Caffe's lines, and how near each comes to what the machine can do.
 fn layers(args: &TimeArgs, model: &Path) -> anyhow::Result<()> {
     let phase = args.phase.map_or(Phase::Train, Phase::from);
-    let mut net = models::net(model, phase, &args.state, true, Keep::Outputs)?;
+    let gpu = gpu::settle(&Asked { gpus: args.device.gpu.as_ref(), precision: args.precision, solver: None })?;
+    let on_gpu = gpu.is_some();
+    let mut net = models::net(model, phase, &args.state, true, Keep::Outputs, gpu)?;
     let mut step = Step { seed: 0, iter: 0, batch: 0 };
     info!("Performing Forward");
     let loss = net.forward(&step)?;
     info!("Initial loss: {}", six_digits(loss));
     info!("Performing Backward");
     net.backward(&step)?;
-    info!("Blobs, gradients and scratch take {} bytes in one arena.", net.arena_bytes());
-    let peaks = peaks::measure();
-    info!("This machine: {:.0} GFLOP/s in a matrix product, {:.1} GB/s in a copy.", peaks.gflops, peaks.gbytes);
+    info!("{}", memory(&net));
+    // What is measured is the CPU.
+    let peaks = (!on_gpu).then(peaks::measure);
+    if let Some(peaks) = &peaks {
+        info!("This machine: {:.0} GFLOP/s in a matrix product, {:.1} GB/s in a copy.", peaks.gflops, peaks.gbytes);
+    }
     info!("*** Benchmark begins ***");
     info!("Testing for {} iterations.", args.iterations);
     let layers = net.layers().len();
@@ -123,8 +160,8 @@ fn layers(args: &TimeArgs, model: &Path) -> anyhow::Result<()> {
         let (name, flops) = (layer.name, layer.flops as f64);
         // Backward of a layer with weights makes two products of forward's size.
         let (f, b) = (
-            rates(&peaks, forward, flops, layer.forward_bytes),
-            rates(&peaks, backward, 2.0 * flops, layer.backward_bytes),
+            rates(peaks.as_ref(), forward, flops, layer.forward_bytes),
+            rates(peaks.as_ref(), backward, 2.0 * flops, layer.backward_bytes),
         );
         info!("{name:>10}\tforward: {} ms.{f}", six_digits(forward));
         info!("{name:>10}\tbackward: {} ms.{b}", six_digits(backward));
@@ -138,14 +175,16 @@ fn layers(args: &TimeArgs, model: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Operations and bytes a second, each with its share of the machine's ceiling; nothing for a call too short to tell.
-fn rates(peaks: &Peaks, ms: f64, flops: f64, bytes: usize) -> String {
+/// Operations and bytes a second, each with its share of the machine's ceiling where that is known; nothing for a call too short to tell.
+fn rates(peaks: Option<&Peaks>, ms: f64, flops: f64, bytes: usize) -> String {
     if ms < 0.01 || bytes == 0 {
         return String::new();
     }
-    let share = |rate: f64, peak: f64| format!("{:.0}%", 100.0 * rate / peak);
+    let share = |rate: f64, peak: Option<f64>| peak.map_or(String::new(), |p| format!(" ({:.0}%)", 100.0 * rate / p));
     let (gflops, gbytes) = (flops / ms / 1e6, bytes as f64 / ms / 1e6);
-    let operations =
-        if flops == 0.0 { String::new() } else { format!("{gflops:.1} GFLOP/s ({}), ", share(gflops, peaks.gflops)) };
-    format!(" {operations}{gbytes:.1} GB/s ({})", share(gbytes, peaks.gbytes))
+    let operations = match flops {
+        0.0 => String::new(),
+        _ => format!("{gflops:.1} GFLOP/s{}, ", share(gflops, peaks.map(|p| p.gflops))),
+    };
+    format!(" {operations}{gbytes:.1} GB/s{}", share(gbytes, peaks.map(|p| p.gbytes)))
 }

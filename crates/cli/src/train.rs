@@ -3,11 +3,11 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use lgm_proto::solver_parameter::SolverMode;
 use lgm_solver::{Action, Solver, Watch};
 use tracing::info;
 
 use crate::args::TrainArgs;
+use crate::gpu::Asked;
 use crate::progress::Progress;
 use crate::signals::{self, Signals};
 use crate::{gpu, models};
@@ -42,8 +42,8 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     let train_state = param.train_state.get_or_insert_default();
     train_state.level = state.level;
     train_state.stage.extend(state.stage);
-    let file_asks = param.solver_mode.is_some() && param.solver_mode() == SolverMode::Gpu;
-    gpu::use_cpu(args.device.gpu.as_ref(), file_asks)?;
+    let asked = Asked { gpus: args.device.gpu.as_ref(), precision: args.precision, solver: Some(param) };
+    let gpu = gpu::settle(&asked)?;
     if args.snapshot.is_some() {
         param.weights.clear();
     } else if !args.weights.is_empty() {
@@ -52,8 +52,8 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     let signals = signals::install(args.sigint_effect, args.sighup_effect)?;
     let registry = models::registry();
     let mut solver = match &args.snapshot {
-        None => Solver::new(&solver, &registry)?,
-        Some(state) => Solver::resume(&solver, &registry, state)
+        None => Solver::new_on(&solver, &registry, gpu.as_ref())?,
+        Some(state) => Solver::resume_on(&solver, &registry, state, gpu.as_ref())
             .with_context(|| format!("cannot resume from {}", state.display()))?,
     };
     info!("Starting Optimization");

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use crate::space::{Host, HostQueue, Space, View, ViewMut};
-use crate::{BlobSpec, DType, Error, Float, Result, Shape, with_float};
+use crate::{BlobSpec, DType, Device, Error, Fault, Float, Result, Shape, with_float};
 
 /// When a layer runs: everything a computation may depend on besides its blobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,10 +191,40 @@ pub trait Layer: Send {
     fn restore(&mut self, _state: &State) -> Result<()> {
         Ok(())
     }
+
+    /// The layer's device half, if it has one: `Some(self)`. A layer without runs on the host between two copies.
+    fn device(&self) -> Option<&dyn Run<Device>> {
+        None
+    }
+
+    /// As [`Layer::device`], for [`Run::prepare`].
+    fn device_mut(&mut self) -> Option<&mut dyn Run<Device>> {
+        None
+    }
+
+    /// The numbers, always as many, that schedules change from one iteration to the next; a device run finds them at
+    /// [`Fwd::dynamic`]. Asked for after [`Layer::begin_iteration`].
+    fn dynamic(&self) -> Vec<f32> {
+        Vec::new()
+    }
+
+    /// What a device run's fault record means; the first word is not zero.
+    fn explain(&self, fault: Fault) -> Error {
+        Error::internal(format!("a kernel reported the fault {fault:?}"))
+    }
 }
 
 /// The compute half of a layer in one memory space.
 pub trait Run<S: Space>: Layer {
+    /// Called once after [`Layer::plan`] and before memory is laid out, with that plan: changes what this space needs
+    /// otherwise (saved memory, scratch, what backward reads). On the host a plan stands as it is.
+    ///
+    /// # Errors
+    /// When the space cannot run the layer.
+    fn prepare(&mut self, _queue: &S::Queue, _plan: &mut Plan) -> Result<()> {
+        Ok(())
+    }
+
     /// Computes the tops from the bottoms and the parameters.
     ///
     /// # Errors
@@ -259,6 +289,13 @@ pub struct Fwd<'a, S: Space> {
     pub saved: ViewsMut<'a, S>,
     /// Scratch, uninitialised in effect.
     pub scratch: ViewsMut<'a, S>,
+    /// On a device: the address of six 32-bit words that tell when this is, as [`Step`] does: seed, iteration and batch,
+    /// the low word of each first. What a layer draws must be keyed by these, not by `step`, since work may be replayed.
+    pub clock: Option<S::Addr>,
+    /// On a device: the address of the layer's [`Layer::dynamic`] numbers.
+    pub dynamic: Option<S::Addr>,
+    /// On a device: the address of the layer's fault record, four words, to be written when the first is zero.
+    pub fault: Option<S::Addr>,
 }
 
 /// The inputs and outputs of a backward call.
@@ -283,6 +320,13 @@ pub struct Bwd<'a, S: Space> {
     pub saved: Views<'a, S>,
     /// Scratch, uninitialised in effect.
     pub scratch: ViewsMut<'a, S>,
+    /// On a device: the address of six 32-bit words that tell when this is, as [`Step`] does: seed, iteration and batch,
+    /// the low word of each first. What a layer draws must be keyed by these, not by `step`, since work may be replayed.
+    pub clock: Option<S::Addr>,
+    /// On a device: the address of the layer's [`Layer::dynamic`] numbers.
+    pub dynamic: Option<S::Addr>,
+    /// On a device: the address of the layer's fault record, four words, to be written when the first is zero.
+    pub fault: Option<S::Addr>,
 }
 
 fn need<'a, T: Float>(views: &Views<'a, Host>, i: usize, what: &str) -> Result<&'a [T]> {

@@ -1,6 +1,7 @@
 //! The ground that every other crate of lgm-caffe stands on: shapes, element types, memory spaces, the layer traits,
-//! fillers, counter-based random numbers and errors. No device code and no data formats.
+//! fillers, counter-based random numbers and errors. No device's own code and no data formats.
 
+mod device;
 mod dtype;
 mod error;
 pub mod filler;
@@ -10,6 +11,7 @@ pub mod rng;
 mod shape;
 pub mod space;
 
+pub use device::{Arg, ConvolutionPass, Device, DeviceConvolution, DevicePtr, DeviceQueue, Fault, Gemm, Grid};
 pub use dtype::{DType, Float};
 pub use error::{Error, Position, Result, nearest};
 pub use layer::{

@@ -13,7 +13,7 @@ pub trait Space: Sized + 'static {
     /// The address of a byte in this space.
     type Addr: Copy + fmt::Debug;
     /// Where work on this space is queued: a stream on a device, nothing on the host.
-    type Queue;
+    type Queue: ?Sized;
 }
 
 /// The computer's own memory. Work on it runs at once, on the computer's cores.

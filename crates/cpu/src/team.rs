@@ -220,7 +220,7 @@ impl Board {
             } else if !wait.turn() {
                 self.asleep[member].store(true, SeqCst);
                 let turn = self.turn.load(SeqCst);
-                if (turn == seen || turn % 2 == 0) && !self.closing.load(SeqCst) {
+                if (turn == seen || turn.is_multiple_of(2)) && !self.closing.load(SeqCst) {
                     std::thread::park();
                 }
                 self.asleep[member].store(false, SeqCst);

@@ -3,14 +3,25 @@
 //! [`probe`] reports where the driver, NVRTC, cuBLAS, cuDNN and NCCL are and which versions, or every place that was
 //! looked at and how to get what is missing. [`devices`] needs the driver alone. Neither can fail by panicking: a
 //! missing, damaged or foreign library becomes a value whose text says what was found and what to try.
+//!
+//! [`Cuda`] is one GPU to run on: memory, a queue for kernels, products and convolutions, recording as a graph, and
+//! copies ahead of the computation. [`sim`] stands in for it where there is none. Both run the sources of [`kernels`].
 
+mod allocator;
 mod component;
 mod driver;
+mod gpu;
+pub mod kernels;
 mod library;
 mod search;
+pub mod sim;
 
+pub use allocator::Allocator;
 pub use component::{Component, Version};
 pub use driver::{Device, NoDevice};
+pub use gpu::{
+    Compiled, Cuda, Event, Feed, Graph, KernelCache, Nvrtc, PinnedBuffer, Precision, Unit, compile_all, ptxas,
+};
 pub use library::{Found, Library, Looked, Missing, Outcome};
 pub use search::{Place, SearchPath, Spot};
 

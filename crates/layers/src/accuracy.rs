@@ -11,11 +11,13 @@
 //! for ties: of equal scores the higher class wins). Where we differ: scores that are not numbers are wrong, not right;
 //! a label outside the classes is an error.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, Shape, ensure};
+use lgm_core::{Arity, BlobSpec, BuildCx, Error, Fault, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, Shape, ensure};
 use lgm_proto::{AccuracyParameter, LayerParameter};
 
-use crate::labels::{check_count, class_at};
+use crate::labels::{check_count, class_at, explain};
 use crate::softmax::Along;
+
+mod device;
 
 /// The layer; see the module.
 pub struct Accuracy {
@@ -52,6 +54,8 @@ impl Accuracy {
 }
 
 impl Layer for Accuracy {
+    crate::on_device::on_device!();
+
     fn arity(&self) -> Arity {
         Arity::range(2..=2, 1..=2)
     }
@@ -78,6 +82,10 @@ impl Layer for Accuracy {
         plan.no_gradient = vec![0, 1];
         plan.flops = scores.shape.count() as u64;
         Ok(plan)
+    }
+
+    fn explain(&self, fault: Fault) -> Error {
+        explain(fault, self.along.channels)
     }
 }
 

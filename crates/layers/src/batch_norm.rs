@@ -21,6 +21,8 @@ use lgm_core::{
 use lgm_cpu::batchnorm::{self, Extents, Normalized};
 use lgm_proto::{BatchNormParameter, LayerParameter};
 
+pub(crate) mod device;
+
 /// The layer; see the module.
 pub struct BatchNorm {
     statistics: Statistics,
@@ -109,6 +111,8 @@ pub(crate) fn extents(shape: &Shape) -> Result<Extents> {
 }
 
 impl Layer for BatchNorm {
+    crate::on_device::on_device!();
+
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }

@@ -16,6 +16,8 @@ use lgm_proto::{BiasParameter, LayerParameter};
 
 use crate::eltwise::diff_source;
 
+mod device;
+
 /// The layer; see the module.
 pub struct Bias {
     param: BiasParameter,
@@ -31,6 +33,8 @@ impl Bias {
 }
 
 impl Layer for Bias {
+    crate::on_device::on_device!();
+
     fn arity(&self) -> Arity {
         Arity::range(1..=2, 1..=1)
     }

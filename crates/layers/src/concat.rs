@@ -12,11 +12,15 @@ use lgm_proto::{ConcatParameter, LayerParameter};
 
 use crate::reshape::{backward_view, forward_view, plan_view};
 
+pub(crate) mod device;
+
 /// The layer; see the module.
 pub struct Concat {
     param: ConcatParameter,
     /// Elements that each bottom gives to one index of the axes before `axis`.
     parts: Vec<usize>,
+    /// Indices of the axes before `axis`.
+    rows: usize,
 }
 
 impl Concat {
@@ -26,11 +30,13 @@ impl Concat {
             param.axis.is_none() || param.concat_dim.is_none(),
             "both axis and concat_dim are given; they mean the same: keep axis"
         );
-        Node::compute(Concat { param, parts: Vec::new() })
+        Node::compute(Concat { param, parts: Vec::new(), rows: 0 })
     }
 }
 
 impl Layer for Concat {
+    crate::on_device::on_device!();
+
     fn arity(&self) -> Arity {
         Arity::range(1..=usize::MAX, 1..=1)
     }
@@ -55,6 +61,7 @@ impl Layer for Concat {
         if bottoms.len() == 1 {
             return Ok(plan_view(&bottoms[0], first.clone()));
         }
+        self.rows = first.span(0..axis);
         self.parts = bottoms.iter().map(|b| b.shape.count_from(axis)).collect();
         let extent = bottoms.iter().map(|b| b.shape[axis]).sum();
         Ok(Plan::new(vec![bottoms[0].with_shape(with(extent))]))

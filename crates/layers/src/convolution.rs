@@ -14,11 +14,13 @@
 //! Source: Caffe's layer of this name.
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Error, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Plan, Result, Shape,
+    Arity, BlobSpec, BuildCx, Bwd, Device, Error, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Plan, Result, Run, Shape,
     ensure,
 };
 use lgm_cpu::ConvGeometry;
 use lgm_proto::{ConvolutionParameter, LayerParameter};
+
+mod device;
 
 /// The layer; see the module.
 pub struct Convolution {
@@ -26,13 +28,14 @@ pub struct Convolution {
     geometry: Option<ConvGeometry>,
     batch: usize,
     bottoms: usize,
+    device: Option<device::Device2d>,
 }
 
 impl Convolution {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
         let param = param.convolution_param.clone().unwrap_or_default();
         ensure!(param.num_output() > 0, "convolution_param needs a num_output of at least 1");
-        Node::compute(Convolution { param, geometry: None, batch: 0, bottoms: 0 })
+        Node::compute(Convolution { param, geometry: None, batch: 0, bottoms: 0, device: None })
     }
 
     fn geometry(&self) -> Result<&ConvGeometry> {
@@ -102,6 +105,15 @@ fn per_axis(name: &str, list: &[u32], h: Named, w: Named, axes: usize, default: 
 }
 
 impl Layer for Convolution {
+    // More than two spatial axes run on the host.
+    fn device(&self) -> Option<&dyn Run<Device>> {
+        self.planar().map(|_| self as _)
+    }
+
+    fn device_mut(&mut self) -> Option<&mut dyn Run<Device>> {
+        if self.planar().is_some() { Some(self) } else { None }
+    }
+
     fn arity(&self) -> Arity {
         Arity::pairs()
     }

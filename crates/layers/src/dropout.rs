@@ -16,11 +16,14 @@ use lgm_proto::LayerParameter;
 
 use crate::reshape::{backward_view, forward_view, plan_view};
 
+mod device;
+
 /// The layer; see the module.
 pub struct Dropout {
     ratio: f32,
     stream: u64,
     train: bool,
+    count: usize,
 }
 
 impl Dropout {
@@ -28,13 +31,18 @@ impl Dropout {
         let ratio = param.dropout_param.unwrap_or_default().dropout_ratio();
         ensure!((0.0..1.0).contains(&ratio), "dropout_ratio is {ratio}; it must be at least 0 and below 1");
         let stream = stream_id(param.name(), "dropout");
-        Node::compute(Dropout { ratio, stream, train: cx.phase == Phase::Train })
+        Node::compute(Dropout { ratio, stream, train: cx.phase == Phase::Train, count: 0 })
+    }
+
+    /// The least random word that keeps an element.
+    fn least_kept(&self) -> u32 {
+        (self.ratio as f64 * 2f64.powi(32)) as u32
     }
 
     /// Writes `from` (or `to` itself), dropped and scaled, to `to`.
     fn apply<T: Float>(&self, step: &Step, from: Option<&[T]>, to: &mut [T]) {
         let philox = Philox::new(step.seed, self.stream);
-        let least_kept = (self.ratio as f64 * 2f64.powi(32)) as u32;
+        let least_kept = self.least_kept();
         let scale = T::of(1.0 / (1.0 - self.ratio as f64));
         for_each_row(to, BLOCK, |block, to| {
             let start = block * BLOCK;
@@ -52,12 +60,15 @@ impl Dropout {
 }
 
 impl Layer for Dropout {
+    crate::on_device::on_device!();
+
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }
 
     fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
         let bottom = &bottoms[0];
+        self.count = bottom.shape.count();
         Ok(if self.train { Plan::elementwise(bottom) } else { plan_view(bottom, bottom.shape.clone()) })
     }
 }

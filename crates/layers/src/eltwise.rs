@@ -20,10 +20,13 @@ use lgm_cpu::{BLOCK, for_each_row};
 use lgm_proto::eltwise_parameter::EltwiseOp;
 use lgm_proto::{EltwiseParameter, LayerParameter};
 
+mod device;
+
 /// The layer; see the module.
 pub struct Eltwise {
     param: EltwiseParameter,
     coeffs: Vec<f64>,
+    count: usize,
 }
 
 impl Eltwise {
@@ -33,7 +36,7 @@ impl Eltwise {
             param.operation() != EltwiseOp::Prod || param.coeff.is_empty(),
             "coeff is only for operation SUM; PROD takes none"
         );
-        Node::compute(Eltwise { param, coeffs: Vec::new() })
+        Node::compute(Eltwise { param, coeffs: Vec::new(), count: 0 })
     }
 
     /// Turns the top's diff, in `d`, into bottom `i`'s.
@@ -70,6 +73,8 @@ struct Reads<'a, T> {
 }
 
 impl Layer for Eltwise {
+    crate::on_device::on_device!();
+
     fn arity(&self) -> Arity {
         Arity::range(2..=usize::MAX, 1..=1)
     }
@@ -85,6 +90,7 @@ impl Layer for Eltwise {
         let coeffs = &self.param.coeff;
         ensure!(coeffs.is_empty() || coeffs.len() == n, "{n} bottoms need {n} values of coeff, found {}", coeffs.len());
         self.coeffs = if coeffs.is_empty() { vec![1.0; n] } else { coeffs.iter().map(|&c| c as f64).collect() };
+        self.count = bottoms[0].shape.count();
         let mut plan = Plan::elementwise(&bottoms[0]);
         match self.param.operation() {
             EltwiseOp::Sum => {}

@@ -8,18 +8,23 @@ use lgm_proto::LayerParameter;
 
 use crate::pointwise::{map2, total};
 
+mod device;
+
 /// The layer; see the module.
 pub struct EuclideanLoss {
     items: usize,
+    count: usize,
 }
 
 impl EuclideanLoss {
     pub(crate) fn build(_param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
-        Node::compute(EuclideanLoss { items: 1 })
+        Node::compute(EuclideanLoss { items: 1, count: 0 })
     }
 }
 
 impl Layer for EuclideanLoss {
+    crate::on_device::on_device!();
+
     fn arity(&self) -> Arity {
         Arity::range(2..=2, 1..=1).with_auto_tops()
     }
@@ -30,6 +35,7 @@ impl Layer for EuclideanLoss {
             a.first() == b.first() && a.count() == b.count(),
             "the bottoms must have the same first extent and as many elements, found shapes {a} and {b}"
         );
+        self.count = a.count();
         self.items = a.first().copied().unwrap_or(1).max(1);
         Ok(Plan {
             backward_bottoms: vec![0, 1],

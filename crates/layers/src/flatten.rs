@@ -22,6 +22,8 @@ impl Flatten {
 }
 
 impl Layer for Flatten {
+    crate::on_device::on_device!();
+
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }

@@ -17,6 +17,8 @@ use lgm_proto::LayerParameter;
 
 use crate::batch_norm::{Statistics, extents};
 
+mod device;
+
 /// The layer; see the module.
 pub struct FusedBatchNorm {
     statistics: Statistics,
@@ -59,6 +61,8 @@ impl FusedBatchNorm {
 }
 
 impl Layer for FusedBatchNorm {
+    crate::on_device::on_device!();
+
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }

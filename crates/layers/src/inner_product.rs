@@ -12,6 +12,8 @@ use lgm_core::{
 use lgm_cpu::{Trans, gemm};
 use lgm_proto::{InnerProductParameter, LayerParameter};
 
+mod device;
+
 /// The layer; see the module.
 pub struct InnerProduct {
     param: InnerProductParameter,
@@ -30,6 +32,8 @@ impl InnerProduct {
 }
 
 impl Layer for InnerProduct {
+    crate::on_device::on_device!();
+
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }

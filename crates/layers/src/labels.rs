@@ -1,6 +1,6 @@
 //! Class labels, which arrive as floating-point numbers.
 
-use lgm_core::{BlobSpec, Error, Float, Result, ensure};
+use lgm_core::{BlobSpec, Error, Fault, Float, Result, ensure};
 
 /// The class that element `i` of a label blob names, its fraction cut off as in Caffe.
 ///
@@ -9,6 +9,11 @@ use lgm_core::{BlobSpec, Error, Float, Result, ensure};
 pub(crate) fn class_at<T: Float>(labels: &[T], i: usize, classes: usize) -> Result<usize> {
     let label = labels[i].trunc().f64();
     if (0.0..classes as f64).contains(&label) { Ok(label as usize) } else { Err(stranger(labels[i], i, classes)) }
+}
+
+/// What the kernels that read labels report: that the label of an item, in words 1 and 2, names no class.
+pub(crate) fn explain(fault: Fault, classes: usize) -> Error {
+    stranger(f32::from_bits(fault[2]), fault[1] as usize, classes)
 }
 
 #[cold]

@@ -6,6 +6,7 @@ use lgm_proto::LayerParameter;
 mod fused_batch_norm;
 mod labels;
 pub mod margin_schedule;
+mod on_device;
 mod pointwise;
 
 /// Declares the layer modules and the types each registers: `file { "Type" => Struct, … }`. Every struct has

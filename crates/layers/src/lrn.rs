@@ -15,6 +15,8 @@ use lgm_cpu::lrn;
 use lgm_proto::LayerParameter;
 use lgm_proto::lrn_parameter::NormRegion;
 
+mod device;
+
 /// The layer; see the module.
 pub struct Lrn {
     constants: lrn::Lrn,
@@ -35,6 +37,8 @@ impl Lrn {
 }
 
 impl Layer for Lrn {
+    crate::on_device::on_device!();
+
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }

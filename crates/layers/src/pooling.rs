@@ -25,12 +25,15 @@ use lgm_cpu::pool::{PoolGeometry, Round};
 use lgm_proto::pooling_parameter::{PoolMethod, RoundMode};
 use lgm_proto::{LayerParameter, PoolingParameter};
 
+mod device;
+
 /// The layer; see the module.
 pub struct Pooling {
     param: PoolingParameter,
     method: Method,
     stream: u64,
     geometry: PoolGeometry,
+    planes: usize,
     /// Whether the maxima's indices are a top, not kept by the layer.
     index_top: bool,
 }
@@ -55,7 +58,7 @@ impl Pooling {
         };
         let none = [0; 2];
         let geometry = PoolGeometry { input: none, output: none, kernel: none, stride: none, pad: none };
-        Node::compute(Pooling { param, method, stream, geometry, index_top: false })
+        Node::compute(Pooling { param, method, stream, geometry, planes: 0, index_top: false })
     }
 
     fn geometry(&self, input: [usize; 2]) -> Result<PoolGeometry> {
@@ -156,6 +159,8 @@ fn pair(name: &str, both: Option<u32>, h: Named, w: Named) -> Result<Option<[usi
 }
 
 impl Layer for Pooling {
+    crate::on_device::on_device!();
+
     fn arity(&self) -> Arity {
         Arity::range(1..=1, if self.method == Method::Max { 1..=2 } else { 1..=1 })
     }

@@ -13,17 +13,20 @@ use lgm_proto::LayerParameter;
 
 use crate::pointwise::map2;
 
+mod device;
+
 /// The layer; see the module.
 pub struct Power {
     power: f32,
     scale: f32,
     shift: f32,
+    count: usize,
 }
 
 impl Power {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
         let param = param.power_param.unwrap_or_default();
-        let layer = Power { power: param.power(), scale: param.scale(), shift: param.shift() };
+        let layer = Power { power: param.power(), scale: param.scale(), shift: param.shift(), count: 0 };
         for (name, value) in [("power", layer.power), ("scale", layer.scale), ("shift", layer.shift)] {
             ensure!(value.is_finite(), "{name} must be a finite number, found {value}");
         }
@@ -36,11 +39,14 @@ impl Power {
 }
 
 impl Layer for Power {
+    crate::on_device::on_device!();
+
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }
 
     fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
+        self.count = bottoms[0].shape.count();
         let mut plan = Plan { flops: 2 * bottoms[0].shape.count() as u64, ..Plan::elementwise(&bottoms[0]) };
         if !self.is_constant() && self.power != 1.0 {
             plan.backward_bottoms = vec![0];

@@ -14,16 +14,19 @@ use lgm_proto::{LayerParameter, PReLuParameter};
 
 use crate::pointwise::{for_rows, total};
 
+mod device;
+
 /// The layer; see the module.
 pub struct PReLU {
     param: PReLuParameter,
+    batch: usize,
     channels: usize,
     inner: usize,
 }
 
 impl PReLU {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
-        Node::compute(PReLU { param: param.prelu_param.clone().unwrap_or_default(), channels: 0, inner: 0 })
+        Node::compute(PReLU { param: param.prelu_param.clone().unwrap_or_default(), batch: 0, channels: 0, inner: 0 })
     }
 
     fn slope<T: Float>(&self, slopes: &[T], row: usize) -> T {
@@ -32,6 +35,8 @@ impl PReLU {
 }
 
 impl Layer for PReLU {
+    crate::on_device::on_device!();
+
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }
@@ -39,7 +44,7 @@ impl Layer for PReLU {
     fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
         let shape = &bottoms[0].shape;
         ensure!(shape.len() >= 2, "the bottom must have at least 2 axes, batch and channels, found shape {shape}");
-        (self.channels, self.inner) = (shape[1], shape.count_from(2));
+        (self.batch, self.channels, self.inner) = (shape[0], shape[1], shape.count_from(2));
         let slopes = if self.param.channel_shared() { Shape::scalar() } else { Shape::from([self.channels]) };
         let slopes = match &self.param.filler {
             Some(filler) => ParamSpec::new(slopes, Some(filler)),

@@ -17,16 +17,20 @@ use lgm_proto::{LayerParameter, ReductionParameter};
 
 use crate::pointwise::{for_rows, total};
 
+pub(crate) mod device;
+
 /// The layer; see the module.
 pub struct Reduction {
     param: ReductionParameter,
     /// Elements that become one.
     width: usize,
+    /// Numbers that are left.
+    rows: usize,
 }
 
 impl Reduction {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
-        Node::compute(Reduction { param: param.reduction_param.unwrap_or_default(), width: 1 })
+        Node::compute(Reduction { param: param.reduction_param.unwrap_or_default(), width: 1, rows: 1 })
     }
 
     fn coeff(&self) -> f64 {
@@ -47,6 +51,8 @@ impl Reduction {
 }
 
 impl Layer for Reduction {
+    crate::on_device::on_device!();
+
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }

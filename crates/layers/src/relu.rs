@@ -13,16 +13,19 @@ use lgm_proto::LayerParameter;
 
 use crate::pointwise::map2;
 
+mod device;
+
 /// The layer; see the module.
 pub struct ReLU {
     slope: f32,
+    count: usize,
 }
 
 impl ReLU {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
         let slope = param.relu_param.unwrap_or_default().negative_slope();
         ensure!(slope.is_finite(), "negative_slope must be a finite number, found {slope}");
-        Node::compute(ReLU { slope })
+        Node::compute(ReLU { slope, count: 0 })
     }
 
     fn by_top(&self) -> bool {
@@ -31,11 +34,14 @@ impl ReLU {
 }
 
 impl Layer for ReLU {
+    crate::on_device::on_device!();
+
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }
 
     fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
+        self.count = bottoms[0].shape.count();
         let mut plan = Plan { flops: bottoms[0].shape.count() as u64, ..Plan::elementwise(&bottoms[0]) };
         if self.by_top() {
             plan.backward_tops = vec![0];

@@ -14,6 +14,8 @@ use lgm_core::{
 };
 use lgm_proto::{LayerParameter, ReshapeParameter};
 
+pub(crate) mod device;
+
 /// The layer; see the module.
 pub struct Reshape {
     param: ReshapeParameter,
@@ -69,6 +71,8 @@ impl Reshape {
 }
 
 impl Layer for Reshape {
+    crate::on_device::on_device!();
+
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }

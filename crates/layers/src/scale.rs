@@ -13,6 +13,8 @@ use lgm_proto::{LayerParameter, ScaleParameter};
 use crate::bias::{Broadcast, learned_shape};
 use crate::eltwise::diff_source;
 
+mod device;
+
 /// The layer; see the module.
 pub struct Scale {
     param: ScaleParameter,
@@ -32,6 +34,8 @@ impl Scale {
 }
 
 impl Layer for Scale {
+    crate::on_device::on_device!();
+
     fn arity(&self) -> Arity {
         Arity::range(1..=2, 1..=1)
     }

@@ -9,21 +9,28 @@ use lgm_proto::LayerParameter;
 
 use crate::pointwise::map2;
 
+mod device;
+
 /// The layer; see the module.
-pub struct Sigmoid;
+pub struct Sigmoid {
+    count: usize,
+}
 
 impl Sigmoid {
     pub(crate) fn build(_param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
-        Node::compute(Sigmoid)
+        Node::compute(Sigmoid { count: 0 })
     }
 }
 
 impl Layer for Sigmoid {
+    crate::on_device::on_device!();
+
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }
 
     fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
+        self.count = bottoms[0].shape.count();
         let flops = 4 * bottoms[0].shape.count() as u64;
         Ok(Plan { backward_tops: vec![0], flops, ..Plan::elementwise(&bottoms[0]) })
     }

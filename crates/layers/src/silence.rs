@@ -7,6 +7,8 @@
 use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result};
 use lgm_proto::LayerParameter;
 
+mod device;
+
 /// The layer; see the module.
 pub struct Silence;
 
@@ -17,6 +19,8 @@ impl Silence {
 }
 
 impl Layer for Silence {
+    crate::on_device::on_device!();
+
     fn arity(&self) -> Arity {
         Arity::range(1..=usize::MAX, 0..=0)
     }

@@ -12,11 +12,15 @@ use lgm_proto::{LayerParameter, SliceParameter};
 use crate::concat::{gather, scatter};
 use crate::reshape::{backward_view, forward_view, plan_view};
 
+mod device;
+
 /// The layer; see the module.
 pub struct Slice {
     param: SliceParameter,
     /// Elements that one index of the axes before `axis` gives to each top.
     parts: Vec<usize>,
+    /// Indices of the axes before `axis`.
+    rows: usize,
 }
 
 impl Slice {
@@ -26,7 +30,7 @@ impl Slice {
             param.axis.is_none() || param.slice_dim.is_none(),
             "both axis and slice_dim are given; they mean the same: keep axis"
         );
-        Node::compute(Slice { param, parts: Vec::new() })
+        Node::compute(Slice { param, parts: Vec::new(), rows: 0 })
     }
 
     /// The tops' extents at the sliced axis, which has `extent`.
@@ -57,6 +61,8 @@ impl Slice {
 }
 
 impl Layer for Slice {
+    crate::on_device::on_device!();
+
     fn arity(&self) -> Arity {
         Arity::range(1..=1, 1..=usize::MAX)
     }
@@ -75,6 +81,7 @@ impl Layer for Slice {
             return Ok(plan_view(&bottoms[0], shape.clone()));
         }
         let inner = shape.count_from(axis + 1);
+        self.rows = shape.span(0..axis);
         self.parts = extents.iter().map(|e| e * inner).collect();
         Ok(Plan::new(extents.iter().map(|&e| bottoms[0].with_shape(shape.splice(axis..axis + 1, [e]))).collect()))
     }

@@ -7,6 +7,8 @@ use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, 
 use lgm_cpu::softmax::{softmax, softmax_backward};
 use lgm_proto::LayerParameter;
 
+mod device;
+
 /// The layer; see the module.
 pub struct Softmax {
     axis: i32,
@@ -52,6 +54,8 @@ impl Softmax {
 }
 
 impl Layer for Softmax {
+    crate::on_device::on_device!();
+
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }

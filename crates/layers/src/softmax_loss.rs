@@ -20,12 +20,14 @@
 //! the softmax (Caffe passes none). Source: Caffe's layer of this name, and the L-GM fork's label range. Where we differ:
 //! another label outside the classes is an error that names it (Caffe reads memory beyond the scores, the fork ignores it).
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, ensure};
+use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Error, Fault, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, ensure};
 use lgm_proto::loss_parameter::NormalizationMode;
 use lgm_proto::{LayerParameter, LossParameter};
 
-use crate::labels::{check_count, class_at};
+use crate::labels::{check_count, class_at, explain};
 use crate::softmax::Along;
+
+mod device;
 
 /// The layer; see the module.
 pub struct SoftmaxWithLoss {
@@ -64,22 +66,28 @@ impl SoftmaxWithLoss {
     }
 
     fn normalizer(&self, counted: usize) -> f64 {
+        self.fixed_normalizer().unwrap_or(counted).max(1) as f64
+    }
+
+    /// Z, unless it depends on how many positions count.
+    fn fixed_normalizer(&self) -> Option<usize> {
         let mode = match (self.loss.normalization, self.loss.normalize) {
             (None, Some(false)) => NormalizationMode::BatchSize,
             (None, Some(true)) => NormalizationMode::Valid,
             _ => self.loss.normalization(),
         };
-        let n = match mode {
-            NormalizationMode::Full => self.along.outer * self.along.inner,
-            NormalizationMode::Valid => counted,
-            NormalizationMode::BatchSize => self.along.outer,
-            NormalizationMode::None => 1,
-        };
-        n.max(1) as f64
+        match mode {
+            NormalizationMode::Full => Some(self.along.outer * self.along.inner),
+            NormalizationMode::Valid => None,
+            NormalizationMode::BatchSize => Some(self.along.outer),
+            NormalizationMode::None => Some(1),
+        }
     }
 }
 
 impl Layer for SoftmaxWithLoss {
+    crate::on_device::on_device!();
+
     fn arity(&self) -> Arity {
         Arity::range(2..=2, 1..=2).with_auto_tops()
     }
@@ -112,6 +120,10 @@ impl Layer for SoftmaxWithLoss {
             plan.scratch = vec![scores.clone()];
         }
         Ok(plan)
+    }
+
+    fn explain(&self, fault: Fault) -> Error {
+        explain(fault, self.along.channels)
     }
 }
 

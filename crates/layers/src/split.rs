@@ -9,24 +9,29 @@ use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, 
 use lgm_cpu::elementwise;
 use lgm_proto::LayerParameter;
 
+mod device;
+
 /// The layer; see the module.
 pub struct Split {
     tops: usize,
+    count: usize,
 }
 
 impl Split {
     pub(crate) fn build(_param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
-        Node::compute(Split { tops: 0 })
+        Node::compute(Split { tops: 0, count: 0 })
     }
 }
 
 impl Layer for Split {
+    crate::on_device::on_device!();
+
     fn arity(&self) -> Arity {
         Arity::range(1..=1, 1..=usize::MAX)
     }
 
     fn plan(&mut self, bottoms: &[BlobSpec], tops: usize) -> Result<Plan> {
-        self.tops = tops;
+        (self.tops, self.count) = (tops, bottoms[0].shape.count());
         Ok(Plan {
             share_data: (0..tops).map(|t| (t, 0, Sharing::View)).collect(),
             share_diff: vec![(0, 0)],

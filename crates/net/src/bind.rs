@@ -1,50 +1,136 @@
-//! From offsets to views: the one place where a net's arena and parameters become the inputs and outputs of a layer.
+//! From offsets to views: the one place where a net's arena and parameters become the inputs and outputs of a layer, in
+//! whichever memory space they live.
 //!
-//! Safety rests on [`verify`], run once when a net is built: within one call no exclusive range meets any other range,
-//! and every range lies inside its memory. [`Bound`] then hands out views for one call at a time from a net that is
-//! borrowed exclusively for that call.
+//! Safety rests on [`Bound::verify`], run once when a net is built: within one call no exclusive range meets any other
+//! range, and every range lies inside its memory. [`Bound`] then hands out views for one call at a time from a net that
+//! is borrowed exclusively for that call.
 
-use lgm_core::{BlobSpec, Bwd, Error, Fwd, Host, Result, Step, View, ViewMut, Views, ViewsMut};
+use lgm_core::{
+    BlobSpec, Bwd, Device, DevicePtr, Error, Fwd, Host, Result, Space, Step, View, ViewMut, Views, ViewsMut,
+};
 
 use crate::graph::{Graph, LayerNode, ValueId};
 use crate::memory::Memory;
 use crate::plan::MemoryPlan;
 
-/// The memory behind one learnable parameter.
-pub struct ParamMemory {
-    /// Values.
-    pub data: Memory,
-    /// Gradients; absent in a net that runs no backward.
-    pub diff: Option<Memory>,
+/// A space that nets can live in: how its memory is held.
+pub trait Place: Space {
+    /// A run of bytes.
+    type Memory;
+    /// The address of the byte at `offset`, which must not lie beyond the end.
+    fn addr(memory: &Self::Memory, offset: usize) -> Self::Addr;
+    /// The length in bytes.
+    fn len(memory: &Self::Memory) -> usize;
 }
 
-/// A net's memory, bound to its graph.
-pub struct Bound {
+impl Place for Host {
+    type Memory = Memory;
+
+    fn addr(memory: &Memory, offset: usize) -> *mut u8 {
+        memory.addr(offset)
+    }
+
+    fn len(memory: &Memory) -> usize {
+        memory.len()
+    }
+}
+
+/// A run of bytes on a device, within a block that somebody else holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    /// The first byte.
+    pub at: DevicePtr,
+    /// The length.
+    pub bytes: usize,
+}
+
+impl Place for Device {
+    type Memory = Span;
+
+    fn addr(memory: &Span, offset: usize) -> DevicePtr {
+        memory.at.offset(offset)
+    }
+
+    fn len(memory: &Span) -> usize {
+        memory.bytes
+    }
+}
+
+/// The memory behind one learnable parameter.
+pub struct ParamMemory<S: Place> {
+    /// Values.
+    pub data: S::Memory,
+    /// Gradients; absent in a net that runs no backward.
+    pub diff: Option<S::Memory>,
+}
+
+/// What a layer on a device reads and writes besides blobs; see [`Fwd`]. Nothing on the host.
+pub struct Extra<S: Space> {
+    /// The clock.
+    pub clock: Option<S::Addr>,
+    /// The layer's numbers that change from step to step.
+    pub dynamic: Option<S::Addr>,
+    /// The layer's fault record.
+    pub fault: Option<S::Addr>,
+}
+
+impl<S: Space> Default for Extra<S> {
+    fn default() -> Self {
+        Extra { clock: None, dynamic: None, fault: None }
+    }
+}
+
+/// A net's memory in one space, bound to its graph.
+pub struct Bound<S: Place> {
     plan: MemoryPlan,
-    arena: Memory,
+    arena: S::Memory,
     /// By learnable parameter.
-    pub params: Vec<ParamMemory>,
+    pub params: Vec<ParamMemory<S>>,
+    /// By layer.
+    extra: Vec<Extra<S>>,
 }
 
 /// A range of the arena that one call touches: offset, length in bytes, exclusive.
 type Range = (usize, usize, bool);
 
-impl Bound {
-    /// Allocates what a plan asks for and checks it.
+impl Bound<Host> {
+    /// Allocates what a plan asks for, for layers that `here` says run in this memory, and checks it. `params` tells
+    /// which learnable parameters get memory.
+    ///
+    /// # Errors
+    /// See [`Bound::bind`].
+    pub fn host(
+        graph: &Graph,
+        plan: MemoryPlan,
+        backward: bool,
+        here: &dyn Fn(usize) -> bool,
+        params: &dyn Fn(usize) -> bool,
+    ) -> Result<Bound<Host>> {
+        let each = |(l, learnable): (usize, &crate::graph::Learnable)| {
+            let bytes = if params(l) { graph.params[learnable.owner].spec.bytes() } else { 0 };
+            ParamMemory { data: Memory::new(bytes), diff: backward.then(|| Memory::new(bytes)) }
+        };
+        let params = graph.learnables.iter().enumerate().map(each).collect();
+        let extra = graph.layers.iter().map(|_| Extra::default()).collect();
+        Bound::bind(graph, Memory::new(plan.bytes), plan, params, extra, here)
+    }
+}
+
+impl<S: Place> Bound<S> {
+    /// Puts a plan, memory and parameters together and checks them for the layers that `here` says run in this memory.
     ///
     /// # Errors
     /// When the plan would let a layer's outputs overlap anything else it uses: a defect of the planner.
-    pub fn new(graph: &Graph, plan: MemoryPlan, backward: bool) -> Result<Bound> {
-        let params = graph
-            .learnables
-            .iter()
-            .map(|l| {
-                let bytes = graph.params[l.owner].spec.bytes();
-                ParamMemory { data: Memory::new(bytes), diff: backward.then(|| Memory::new(bytes)) }
-            })
-            .collect();
-        let bound = Bound { arena: Memory::new(plan.bytes), plan, params };
-        for (i, layer) in graph.layers.iter().enumerate() {
+    pub fn bind(
+        graph: &Graph,
+        arena: S::Memory,
+        plan: MemoryPlan,
+        params: Vec<ParamMemory<S>>,
+        extra: Vec<Extra<S>>,
+        here: &dyn Fn(usize) -> bool,
+    ) -> Result<Bound<S>> {
+        let bound = Bound { plan, arena, params, extra };
+        for (i, layer) in graph.layers.iter().enumerate().filter(|(i, _)| here(*i)) {
             bound.verify(graph, i).map_err(|e| layer.blame(e))?;
         }
         Ok(bound)
@@ -81,7 +167,7 @@ impl Bound {
         };
         ranges.extend(local(&self.plan.saved[i], &layer.plan.saved, true));
         ranges.extend(local(&self.plan.forward_scratch[i], &layer.plan.scratch, true));
-        disjoint(&ranges, self.arena.len())?;
+        disjoint(&ranges, S::len(&self.arena))?;
         if !layer.backward {
             return Ok(());
         }
@@ -108,7 +194,7 @@ impl Bound {
         }
         ranges.extend(local(&self.plan.saved[i], &layer.plan.saved, false));
         ranges.extend(local(&self.plan.backward_scratch[i], &layer.plan.scratch, true));
-        disjoint(&ranges, self.arena.len())
+        disjoint(&ranges, S::len(&self.arena))
     }
 
     fn diff_offset(&self, v: ValueId) -> Result<usize> {
@@ -116,60 +202,60 @@ impl Bound {
     }
 
     /// Data of a value, for reading.
-    pub fn value<'a>(&'a self, graph: &'a Graph, v: ValueId) -> View<'a, Host> {
+    pub fn value<'a>(&'a self, graph: &'a Graph, v: ValueId) -> View<'a, S> {
         self.view(self.plan.data[v], &graph.values[v].spec)
     }
 
     /// Data of a value, for writing.
-    pub fn value_mut<'a>(&'a mut self, graph: &'a Graph, v: ValueId) -> ViewMut<'a, Host> {
+    pub fn value_mut<'a>(&'a mut self, graph: &'a Graph, v: ValueId) -> ViewMut<'a, S> {
         self.view_mut(self.plan.data[v], &graph.values[v].spec)
     }
 
     /// Diff of a value, if it has one, for reading.
-    pub fn diff<'a>(&'a self, graph: &'a Graph, v: ValueId) -> Option<View<'a, Host>> {
+    pub fn diff<'a>(&'a self, graph: &'a Graph, v: ValueId) -> Option<View<'a, S>> {
         self.plan.diff[v].map(|offset| self.view(offset, &graph.values[v].spec))
     }
 
     /// Diff of a value, if it has one, for writing.
-    pub fn diff_mut<'a>(&'a mut self, graph: &'a Graph, v: ValueId) -> Option<ViewMut<'a, Host>> {
+    pub fn diff_mut<'a>(&'a mut self, graph: &'a Graph, v: ValueId) -> Option<ViewMut<'a, S>> {
         self.plan.diff[v].map(|offset| self.view_mut(offset, &graph.values[v].spec))
     }
 
     /// Values of a parameter in its layer's shape, for reading.
-    pub fn param<'a>(&'a self, graph: &'a Graph, p: usize) -> View<'a, Host> {
+    pub fn param<'a>(&'a self, graph: &'a Graph, p: usize) -> View<'a, S> {
         let param = &graph.params[p];
-        memory_view(&self.params[param.learnable].data, &param.spec)
+        memory_view::<S>(&self.params[param.learnable].data, &param.spec)
     }
 
     /// Gradients of a parameter in its layer's shape, for reading.
-    pub fn param_diff<'a>(&'a self, graph: &'a Graph, p: usize) -> Option<View<'a, Host>> {
+    pub fn param_diff<'a>(&'a self, graph: &'a Graph, p: usize) -> Option<View<'a, S>> {
         let param = &graph.params[p];
-        self.params[param.learnable].diff.as_ref().map(|m| memory_view(m, &param.spec))
+        self.params[param.learnable].diff.as_ref().map(|m| memory_view::<S>(m, &param.spec))
     }
 
     /// Values and gradients of a parameter's memory, for writing.
-    pub fn param_mut<'a>(&'a mut self, graph: &'a Graph, p: usize) -> (ViewMut<'a, Host>, Option<ViewMut<'a, Host>>) {
+    pub fn param_mut<'a>(&'a mut self, graph: &'a Graph, p: usize) -> (ViewMut<'a, S>, Option<ViewMut<'a, S>>) {
         let param = &graph.params[p];
         let memory = &self.params[param.learnable];
-        let diff = memory.diff.as_ref().map(|m| memory_view_mut(m, &param.spec));
-        (memory_view_mut(&memory.data, &param.spec), diff)
+        let diff = memory.diff.as_ref().map(|m| memory_view_mut::<S>(m, &param.spec));
+        (memory_view_mut::<S>(&memory.data, &param.spec), diff)
     }
 
     /// The tops of a layer, for a source to fill.
-    pub fn tops<'a>(&'a mut self, graph_values: &'a [crate::graph::Value], tops: &[ValueId]) -> Vec<ViewMut<'a, Host>> {
+    pub fn tops<'a>(&'a mut self, graph_values: &'a [crate::graph::Value], tops: &[ValueId]) -> Vec<ViewMut<'a, S>> {
         tops.iter().map(|&t| self.view_mut(self.plan.data[t], &graph_values[t].spec)).collect()
     }
 
     /// The bottoms of a layer, for a sink to read.
-    pub fn bottoms<'a>(&'a self, graph_values: &'a [crate::graph::Value], bottoms: &[ValueId]) -> Vec<View<'a, Host>> {
+    pub fn bottoms<'a>(&'a self, graph_values: &'a [crate::graph::Value], bottoms: &[ValueId]) -> Vec<View<'a, S>> {
         bottoms.iter().map(|&b| self.view(self.plan.data[b], &graph_values[b].spec)).collect()
     }
 
     /// The inputs and outputs of layer `i`'s forward.
-    pub fn forward<'a>(&'a mut self, graph: &'a Graph, i: usize, step: &'a Step) -> Fwd<'a, Host> {
+    pub fn forward<'a>(&'a mut self, graph: &'a Graph, i: usize, step: &'a Step) -> Fwd<'a, S> {
         let layer = &graph.layers[i];
         let spec = |v: ValueId| &graph.values[v].spec;
-        let bottoms: Views<'a, Host> = layer
+        let bottoms: Views<'a, S> = layer
             .bottoms
             .iter()
             .zip(&self.plan.bottom_shared[i])
@@ -184,14 +270,17 @@ impl Bound {
             params: self.params_mut(graph, layer),
             saved: self.local_mut(&self.plan.saved[i], &layer.plan.saved),
             scratch: self.local_mut(&self.plan.forward_scratch[i], &layer.plan.scratch),
+            clock: self.extra[i].clock,
+            dynamic: self.extra[i].dynamic,
+            fault: self.extra[i].fault,
         }
     }
 
     /// The inputs and outputs of layer `i`'s backward.
-    pub fn backward<'a>(&'a mut self, graph: &'a Graph, i: usize, step: &'a Step) -> Bwd<'a, Host> {
+    pub fn backward<'a>(&'a mut self, graph: &'a Graph, i: usize, step: &'a Step) -> Bwd<'a, S> {
         let layer = &graph.layers[i];
         let spec = |v: ValueId| &graph.values[v].spec;
-        let data = |ids: &[ValueId], wanted: &[usize]| -> Views<'a, Host> {
+        let data = |ids: &[ValueId], wanted: &[usize]| -> Views<'a, S> {
             let each = |(k, &v): (usize, &ValueId)| wanted.contains(&k).then(|| self.view(self.plan.data[v], spec(v)));
             ids.iter().enumerate().map(each).collect()
         };
@@ -221,52 +310,55 @@ impl Bound {
                 .iter()
                 .map(|&p| {
                     let memory = self.params[param(p).learnable].diff.as_ref();
-                    memory.filter(|_| param(p).backward).map(|m| memory_view_mut(m, &param(p).spec))
+                    memory.filter(|_| param(p).backward).map(|m| memory_view_mut::<S>(m, &param(p).spec))
                 })
                 .collect(),
             saved: self.local(&self.plan.saved[i], &layer.plan.saved),
             scratch: self.local_mut(&self.plan.backward_scratch[i], &layer.plan.scratch),
+            clock: self.extra[i].clock,
+            dynamic: self.extra[i].dynamic,
+            fault: self.extra[i].fault,
         }
     }
 
-    fn params_mut<'a>(&'a self, graph: &'a Graph, layer: &'a LayerNode) -> ViewsMut<'a, Host> {
+    fn params_mut<'a>(&'a self, graph: &'a Graph, layer: &'a LayerNode) -> ViewsMut<'a, S> {
         let each = |&p: &usize| {
             let param = &graph.params[p];
-            Some(memory_view_mut(&self.params[param.learnable].data, &param.spec))
+            Some(memory_view_mut::<S>(&self.params[param.learnable].data, &param.spec))
         };
         layer.exec_params.iter().map(each).collect()
     }
 
-    fn local<'a>(&'a self, offsets: &[usize], specs: &'a [BlobSpec]) -> Views<'a, Host> {
+    fn local<'a>(&'a self, offsets: &[usize], specs: &'a [BlobSpec]) -> Views<'a, S> {
         offsets.iter().zip(specs).map(|(&o, s)| Some(self.view(o, s))).collect()
     }
 
-    fn local_mut<'a>(&'a self, offsets: &[usize], specs: &'a [BlobSpec]) -> ViewsMut<'a, Host> {
+    fn local_mut<'a>(&'a self, offsets: &[usize], specs: &'a [BlobSpec]) -> ViewsMut<'a, S> {
         offsets.iter().zip(specs).map(|(&o, s)| Some(self.view_mut(o, s))).collect()
     }
 
-    fn view<'a>(&'a self, offset: usize, spec: &'a BlobSpec) -> View<'a, Host> {
+    fn view<'a>(&'a self, offset: usize, spec: &'a BlobSpec) -> View<'a, S> {
         // SAFETY: `verify` checked bounds and that nothing of the same call writes here; the arena starts zeroed and
         // any bytes are valid floats; offsets are multiples of the alignment.
-        unsafe { View::from_addr(self.arena.addr(offset), spec) }
+        unsafe { View::from_addr(S::addr(&self.arena, offset), spec) }
     }
 
     // Callers hold the net exclusively (`&mut self` on every public path) and take each range once a call.
-    fn view_mut<'a>(&'a self, offset: usize, spec: &'a BlobSpec) -> ViewMut<'a, Host> {
+    fn view_mut<'a>(&'a self, offset: usize, spec: &'a BlobSpec) -> ViewMut<'a, S> {
         // SAFETY: as for `view`; `verify` checked that no other range of the same call meets this one.
-        unsafe { ViewMut::from_addr(self.arena.addr(offset), spec) }
+        unsafe { ViewMut::from_addr(S::addr(&self.arena, offset), spec) }
     }
 }
 
-fn memory_view<'a>(memory: &'a Memory, spec: &'a BlobSpec) -> View<'a, Host> {
+fn memory_view<'a, S: Place>(memory: &'a S::Memory, spec: &'a BlobSpec) -> View<'a, S> {
     // SAFETY: parameters of one memory have equal counts (checked when they are shared), and it starts zeroed.
-    unsafe { View::from_addr(memory.addr(0), spec) }
+    unsafe { View::from_addr(S::addr(memory, 0), spec) }
 }
 
-fn memory_view_mut<'a>(memory: &'a Memory, spec: &'a BlobSpec) -> ViewMut<'a, Host> {
+fn memory_view_mut<'a, S: Place>(memory: &'a S::Memory, spec: &'a BlobSpec) -> ViewMut<'a, S> {
     // SAFETY: as for `memory_view`; callers hold the net exclusively, and `verify` refuses a layer that names one
     // memory twice.
-    unsafe { ViewMut::from_addr(memory.addr(0), spec) }
+    unsafe { ViewMut::from_addr(S::addr(memory, 0), spec) }
 }
 
 fn dtype(graph: &Graph, layer: &LayerNode) -> lgm_core::DType {
@@ -286,4 +378,16 @@ fn disjoint(ranges: &[Range], len: usize) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The bytes of a blob.
+pub fn host_bytes(view: View<'_, Host>) -> &[u8] {
+    // SAFETY: whoever made the view vouched for address, count and lifetime; any bytes are valid as bytes.
+    unsafe { std::slice::from_raw_parts(view.addr(), view.shape().count() * view.dtype().size()) }
+}
+
+/// The bytes of a blob, for writing.
+pub fn host_bytes_mut(view: ViewMut<'_, Host>) -> &mut [u8] {
+    // SAFETY: as for `host_bytes`, and exclusiveness; any bytes are valid floats.
+    unsafe { std::slice::from_raw_parts_mut(view.addr(), view.shape().count() * view.dtype().size()) }
 }

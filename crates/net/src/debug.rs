@@ -1,13 +1,11 @@
 //! `debug_info`: the mean absolute value of every blob as it is computed, in Caffe's words.
 
-use lgm_core::Host;
-use lgm_core::View;
+use lgm_core::Result;
 use tracing::info;
 
 use crate::net::Net;
 
-fn mean_abs(view: &View<'_, Host>) -> f64 {
-    let values = view.to_f64();
+fn mean_abs(values: &[f64]) -> f64 {
     values.iter().map(|x| x.abs()).sum::<f64>() / values.len().max(1) as f64
 }
 
@@ -17,22 +15,27 @@ pub fn six_digits(x: f64) -> String {
 }
 
 impl Net {
-    pub(crate) fn log_forward(&self, i: usize) {
+    pub(crate) fn log_forward(&self, i: usize) -> Result<()> {
         let layer = &self.graph.layers[i];
         for &top in &layer.tops {
-            let mean = six_digits(mean_abs(&self.bound.value(&self.graph, top)));
+            let mean = six_digits(mean_abs(&self.value_f64(top)?));
             info!("    [Forward] Layer {}, top blob {} data: {mean}", layer.name(), self.graph.values[top].name);
         }
+        if layer.params.is_empty() {
+            return Ok(());
+        }
+        let params = self.param_values(false)?;
         for &p in &layer.params {
-            let mean = six_digits(mean_abs(&self.bound.param(&self.graph, p)));
+            let mean = six_digits(mean_abs(&params.data(p)));
             info!("    [Forward] Layer {}, param blob {} data: {mean}", layer.name(), self.graph.params[p].display);
         }
+        Ok(())
     }
 
-    pub(crate) fn log_backward(&self, i: usize) {
+    pub(crate) fn log_backward(&self, i: usize) -> Result<()> {
         let layer = &self.graph.layers[i];
         for (j, &bottom) in layer.bottoms.iter().enumerate() {
-            if let Some(diff) = self.bound.diff(&self.graph, bottom).filter(|_| layer.bottom_backward[j]) {
+            if let Some(diff) = self.diff_f64(bottom)?.filter(|_| layer.bottom_backward[j]) {
                 let name = &self.graph.values[bottom].name;
                 info!(
                     "    [Backward] Layer {}, bottom blob {name} diff: {}",
@@ -41,8 +44,12 @@ impl Net {
                 );
             }
         }
+        if layer.params.is_empty() {
+            return Ok(());
+        }
+        let params = self.param_values(true)?;
         for &p in layer.params.iter().filter(|&&p| self.graph.params[p].backward) {
-            if let Some(diff) = self.bound.param_diff(&self.graph, p) {
+            if let Some(diff) = params.diff(p) {
                 let index = self.graph.params[p].index;
                 info!(
                     "    [Backward] Layer {}, param blob {index} diff: {}",
@@ -51,15 +58,17 @@ impl Net {
                 );
             }
         }
+        Ok(())
     }
 
     /// Logs the norms of all parameters and their gradients, after a backward pass.
-    pub(crate) fn log_params(&self) {
+    pub(crate) fn log_params(&self) -> Result<()> {
         let (mut l1, mut l2) = ([0.0f64; 2], [0.0f64; 2]);
+        let params = self.param_values(true)?;
         for l in &self.graph.learnables {
-            let views = [Some(self.bound.param(&self.graph, l.owner)), self.bound.param_diff(&self.graph, l.owner)];
-            for (k, view) in views.iter().enumerate() {
-                for x in view.map(|v| v.to_f64()).unwrap_or_default() {
+            let values = [Some(params.data(l.owner)), params.diff(l.owner)];
+            for (k, values) in values.into_iter().enumerate() {
+                for x in values.unwrap_or_default() {
                     l1[k] += x.abs();
                     l2[k] += x * x;
                 }
@@ -67,17 +76,22 @@ impl Net {
         }
         let [a, b, c, d] = [l1[0], l1[1], l2[0].sqrt(), l2[1].sqrt()].map(six_digits);
         tracing::error!("    [Backward] All net params (data, diff): L1 norm = ({a}, {b}); L2 norm = ({c}, {d})");
+        Ok(())
     }
 
     /// Logs every parameter and its update, before the update is made.
-    pub fn log_update(&self) {
+    ///
+    /// # Errors
+    /// When they cannot be read from a device.
+    pub fn log_update(&self) -> Result<()> {
+        let params = self.param_values(true)?;
         for (p, param) in self.graph.params.iter().enumerate() {
             let layer = self.graph.layers[param.layer].name();
-            let diff = self.bound.param_diff(&self.graph, p).map_or(0.0, |d| mean_abs(&d));
+            let diff = params.diff(p).map_or(0.0, |d| mean_abs(&d));
             let (diff, name) = (six_digits(diff), &param.display);
             match param.owner {
                 None => {
-                    let data = six_digits(mean_abs(&self.bound.param(&self.graph, p)));
+                    let data = six_digits(mean_abs(&params.data(p)));
                     info!("    [Update] Layer {layer}, param {name} data: {data}; diff: {diff}");
                 }
                 Some(owner) => {
@@ -90,5 +104,6 @@ impl Net {
                 }
             }
         }
+        Ok(())
     }
 }

@@ -15,13 +15,19 @@ const LONGEST: usize = 3;
 
 /// Replaces every run of layers that [`lgm_layers::fuse`] knows.
 ///
+/// With `device`, only by layers that run on one.
+///
 /// # Errors
 /// When a fused layer refuses what its parts accepted: a defect.
-pub fn fuse(graph: &mut Graph, cx: BuildCx, keep: &Keep) -> Result<()> {
+pub fn fuse(graph: &mut Graph, cx: BuildCx, keep: &Keep, device: bool) -> Result<()> {
     for first in 0..graph.layers.len() {
         let run = run_from(graph, first, keep);
         let params: Vec<_> = run.iter().map(|&i| &graph.layers[i].param).collect();
         let Some((node, len)) = lgm_layers::fuse(&params, &cx)? else { continue };
+        let runs = |node: &Node| matches!(node, Node::Compute(layer) if layer.device().is_some());
+        if device && !runs(&node) {
+            continue;
+        }
         absorb(graph, &run[..len], node).map_err(|e| graph.layers[first].blame(e))?;
     }
     Ok(())

@@ -47,7 +47,8 @@ pub fn pack(regions: &[Region]) -> (Vec<usize>, usize) {
     (offsets, total)
 }
 
-fn round_up(bytes: usize) -> usize {
+/// The next multiple of [`ALIGN`].
+pub fn round_up(bytes: usize) -> usize {
     bytes.div_ceil(ALIGN) * ALIGN
 }
 

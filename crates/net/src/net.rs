@@ -6,14 +6,15 @@ use std::hash::{BuildHasher, Hasher};
 
 use lgm_core::rng::{Philox, stream_id};
 use lgm_core::{
-    BlobSpec, BuildCx, DType, Error, HostQueue, Node, Phase, Registry, Result, Shape, State, Step, with_float,
+    BlobSpec, BuildCx, DType, Error, Host, HostQueue, Node, Phase, Registry, Result, State, Step, with_float,
 };
 use lgm_proto::{NetParameter, NetState, Positions};
 use tracing::info;
 
 use crate::bind::Bound;
+use crate::device::{OnDevice, Placement};
 use crate::graph::Graph;
-use crate::plan::{Keep, plan};
+use crate::plan::{Keep, Role, plan};
 use crate::{backward, filter, fuse};
 
 /// What a net is built for.
@@ -31,6 +32,8 @@ pub struct Options {
     pub keep: Keep,
     /// Whether layers may be computed together where nobody can see it.
     pub fuse: bool,
+    /// The device to run on; the host if none.
+    pub device: Option<Placement>,
 }
 
 impl Options {
@@ -45,6 +48,7 @@ impl Options {
             seed,
             keep: Keep::Outputs,
             fuse: std::env::var_os("LGM_FUSE").is_none_or(|v| v != "0"),
+            device: None,
         }
     }
 }
@@ -55,13 +59,15 @@ pub fn fresh_seed() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-/// A net in host memory.
+/// A net in the memory of the host or of a device.
 pub struct Net {
     name: String,
     debug_info: bool,
     pub(crate) graph: Graph,
-    pub(crate) bound: Bound,
+    /// All memory of a net on the host; of one on a device, what its layers on the host see.
+    pub(crate) bound: Bound<Host>,
     queue: HostQueue,
+    pub(crate) device: Option<OnDevice>,
 }
 
 impl Net {
@@ -83,15 +89,21 @@ impl Net {
         let cx = BuildCx { phase, dtype: options.dtype, seed: options.seed };
         let mut graph = Graph::build(layers, registry, cx)?;
         if options.fuse && !param.debug_info() {
-            fuse::fuse(&mut graph, cx, &options.keep)?;
+            fuse::fuse(&mut graph, cx, &options.keep, options.device.is_some())?;
         }
         if options.backward {
             backward::mark(&mut graph, param.force_backward())?;
         }
-        let memory = plan(&graph, &options.keep);
-        let bound = Bound::new(&graph, memory, options.backward)?;
+        let (bound, device) = match &options.device {
+            None => {
+                let here = vec![Role::Here; graph.layers.len()];
+                let memory = plan(&graph, &options.keep, &here);
+                (Bound::host(&graph, memory, options.backward, &|_| true, &|_| true)?, None)
+            }
+            Some(placement) => OnDevice::lay_out(&mut graph, options, placement).map(|(m, d)| (m, Some(d)))?,
+        };
         let name = param.name().to_string();
-        let mut net = Net { name, debug_info: param.debug_info(), graph, bound, queue: HostQueue };
+        let mut net = Net { name, debug_info: param.debug_info(), graph, bound, queue: HostQueue, device };
         net.fill(options.seed)?;
         for value in net.graph.outputs() {
             info!("This network produces output {}", net.graph.values[value].name);
@@ -109,7 +121,7 @@ impl Net {
             let mut rng = Philox::new(seed, stream).from(0);
             let values = lgm_core::filler::fill(&self.graph.learnables[learnable].filler, &param.spec.shape, &mut rng)
                 .map_err(|e| layer.blame(e))?;
-            self.bound.param_mut(&self.graph, p).0.write_f64(&values)?;
+            self.write_param(p, &values)?;
         }
         Ok(())
     }
@@ -124,11 +136,14 @@ impl Net {
         self.graph.layers.iter().map(|l| (l.name(), l.kind()))
     }
 
-    /// Runs every layer forward and returns the loss.
+    /// Runs every layer forward and returns the loss. On a device this waits for it; [`Net::pass`] does not.
     ///
     /// # Errors
     /// What a layer or its data refuses, with the layer's name.
     pub fn forward(&mut self, step: &Step) -> Result<f64> {
+        if self.device.is_some() {
+            return self.forward_on_device(step);
+        }
         let mut loss = 0.0;
         for i in 0..self.graph.layers.len() {
             loss += self.forward_layer(i, step)?;
@@ -144,17 +159,17 @@ impl Net {
         for i in (0..self.graph.layers.len()).rev() {
             self.backward_layer(i, step)?;
         }
-        if self.debug_info {
-            self.log_params();
-        }
-        Ok(())
+        if self.debug_info { self.log_params() } else { Ok(()) }
     }
 
-    /// Runs layer `i` forward and returns its part of the loss.
+    /// Runs layer `i` forward and returns its part of the loss; on a device, which adds the loss up by itself, 0.
     ///
     /// # Errors
     /// See [`Net::forward`].
     pub fn forward_layer(&mut self, i: usize, step: &Step) -> Result<f64> {
+        if self.device.is_some() {
+            return self.forward_layer_on_device(i, step).map(|()| 0.0);
+        }
         let Graph { layers, values, .. } = &mut self.graph;
         let layer = &mut layers[i];
         let outside = match &mut layer.node {
@@ -178,7 +193,7 @@ impl Net {
             }
         }
         if self.debug_info {
-            self.log_forward(i);
+            self.log_forward(i)?;
         }
         Ok(loss)
     }
@@ -190,6 +205,9 @@ impl Net {
     pub fn backward_layer(&mut self, i: usize, step: &Step) -> Result<bool> {
         if !self.graph.layers[i].backward {
             return Ok(false);
+        }
+        if self.device.is_some() {
+            return self.backward_layer_on_device(i, step).map(|()| true);
         }
         for &top in &self.graph.layers[i].tops {
             let weight = self.graph.values[top].loss_weight;
@@ -209,7 +227,7 @@ impl Net {
             compute.backward(&self.queue, io).map_err(|e| layer.blame(e))?;
         }
         if self.debug_info {
-            self.log_backward(i);
+            self.log_backward(i)?;
         }
         Ok(true)
     }
@@ -226,6 +244,9 @@ impl Net {
 
     /// Sets every parameter's gradient to zero.
     pub fn clear_param_diffs(&mut self) -> Result<()> {
+        if let Some(device) = &self.device {
+            return device.clear_param_diffs();
+        }
         for l in 0..self.graph.learnables.len() {
             let p = self.graph.learnables[l].owner;
             if let (_, Some(mut diff)) = self.bound.param_mut(&self.graph, p) {
@@ -245,39 +266,6 @@ impl Net {
         self.graph.by_name.get(blob).map_or(0.0, |&v| self.graph.values[v].loss_weight)
     }
 
-    /// A blob's shape and data. Only outputs and blobs that [`Options::keep`] names are sure to hold what the last pass
-    /// made.
-    pub fn blob(&self, name: &str) -> Option<(Shape, Vec<f64>)> {
-        let &v = self.graph.by_name.get(name)?;
-        Some((self.graph.values[v].spec.shape.clone(), self.bound.value(&self.graph, v).to_f64()))
-    }
-
-    /// A blob's gradient after a backward pass, if one is computed.
-    pub fn blob_diff(&self, name: &str) -> Option<Vec<f64>> {
-        let &v = self.graph.by_name.get(name)?;
-        self.bound.diff(&self.graph, v).map(|d| d.to_f64())
-    }
-
-    /// Sets a blob's data: for the tops of Input layers.
-    ///
-    /// # Errors
-    /// When there is no such blob or the count differs.
-    pub fn set_blob(&mut self, name: &str, data: &[f64]) -> Result<()> {
-        let Some(&v) = self.graph.by_name.get(name) else {
-            let hint = lgm_core::nearest(name, self.graph.by_name.keys().map(String::as_str));
-            let hint = hint.map(|n| format!("; did you mean '{n}'?")).unwrap_or_default();
-            return Err(Error::config(format!("the net has no blob '{name}'{hint}")));
-        };
-        self.bound.value_mut(&self.graph, v).write_f64(data)
-    }
-
-    /// A layer's parameters: shape and values of each.
-    pub fn layer_params(&self, layer: &str) -> Option<Vec<(Shape, Vec<f64>)>> {
-        let layer = self.graph.layers.iter().find(|l| l.name() == layer)?;
-        let each = |&p: &usize| (self.graph.params[p].spec.shape.clone(), self.bound.param(&self.graph, p).to_f64());
-        Some(layer.params.iter().map(each).collect())
-    }
-
     /// What the solver updates: one entry for each parameter's memory.
     pub fn learnables(&self) -> impl ExactSizeIterator<Item = LearnableInfo<'_>> {
         self.graph.learnables.iter().map(|l| {
@@ -295,8 +283,11 @@ impl Net {
     /// Values and gradient of learnable parameter `i`.
     ///
     /// # Errors
-    /// When the net runs no backward or holds another element type.
+    /// When the net runs no backward, holds another element type or lives on a device.
     pub fn learnable<T: lgm_core::Float>(&mut self, i: usize) -> Result<(&mut [T], &mut [T])> {
+        if self.device.is_some() {
+            return Err(Error::internal("parameters on a device are not the host's to change"));
+        }
         let owner = self.graph.learnables[i].owner;
         let (data, diff) = self.bound.param_mut(&self.graph, owner);
         let diff = diff.ok_or_else(|| Error::internal("a net without backward has no gradients"))?;
@@ -337,10 +328,18 @@ impl Net {
     /// # Errors
     /// When layers of one name disagree in their parameters, or from `body`.
     pub fn lend_params<R>(&mut self, other: &mut Net, body: impl FnOnce(&mut Net) -> Result<R>) -> Result<R> {
+        if self.device.is_some() != other.device.is_some() {
+            return Err(Error::internal("nets in different memory cannot share parameters"));
+        }
         let pairs = self.matching_params(other)?;
         let mut swap = |other: &mut Net| {
             for &(mine, theirs) in &pairs {
-                std::mem::swap(&mut self.bound.params[mine].data, &mut other.bound.params[theirs].data);
+                match (&mut self.device, &mut other.device) {
+                    (Some(a), Some(b)) => {
+                        std::mem::swap(&mut a.bound.params[mine].data, &mut b.bound.params[theirs].data);
+                    }
+                    _ => std::mem::swap(&mut self.bound.params[mine].data, &mut other.bound.params[theirs].data),
+                }
             }
         };
         swap(other);

@@ -28,7 +28,7 @@ impl Keep {
 }
 
 /// Offsets into the arena, in bytes.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct MemoryPlan {
     /// Of each value's data; nowhere (the greatest number) for a value between fused layers.
     pub data: Vec<usize>,
@@ -50,9 +50,21 @@ pub struct MemoryPlan {
     pub bytes: usize,
 }
 
+/// Where a layer of a net on a device runs, as far as memory goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// In the memory that is planned.
+    Here,
+    /// In other memory: only its blobs lie here.
+    Away,
+    /// In other memory before the pass: its tops hold from the beginning.
+    Feed,
+}
+
 struct Planner<'a> {
     graph: &'a Graph,
     keep: &'a Keep,
+    roles: &'a [Role],
     regions: Vec<Region>,
     end: usize,
 }
@@ -61,6 +73,11 @@ impl Planner<'_> {
     fn region(&mut self, spec: &BlobSpec, start: usize, end: usize) -> usize {
         self.regions.push(Region { bytes: spec.bytes(), start, end });
         self.regions.len() - 1
+    }
+
+    /// What a layer reads of its own in backward, and keeps, in this memory.
+    fn own<'b>(&self, layer: usize, list: &'b [usize]) -> &'b [usize] {
+        if self.roles[layer] == Role::Here { list } else { &[] }
     }
 
     fn backward_time(&self, layer: usize) -> usize {
@@ -86,13 +103,15 @@ impl Planner<'_> {
         if kept || v.consumer.is_none() {
             last = self.end;
         }
-        if self.graph.layers[producer].backward && self.graph.layers[producer].plan.backward_tops.contains(&top) {
+        if self.graph.layers[producer].backward
+            && self.own(producer, &self.graph.layers[producer].plan.backward_tops).contains(&top)
+        {
             last = last.max(self.backward_time(producer));
         }
         if let Some((consumer, bottom)) = v.consumer {
             let layer = &self.graph.layers[consumer];
             last = last.max(consumer);
-            if layer.backward && layer.plan.backward_bottoms.contains(&bottom) {
+            if layer.backward && self.own(consumer, &layer.plan.backward_bottoms).contains(&bottom) {
                 last = last.max(self.backward_time(consumer));
             }
         }
@@ -100,10 +119,10 @@ impl Planner<'_> {
     }
 }
 
-/// Plans the memory of a graph whose backward marks are set.
-pub fn plan(graph: &Graph, keep: &Keep) -> MemoryPlan {
+/// Plans the memory of a graph whose backward marks are set; `roles` by layer.
+pub fn plan(graph: &Graph, keep: &Keep, roles: &[Role]) -> MemoryPlan {
     let n = graph.layers.len();
-    let mut p = Planner { graph, keep, regions: Vec::new(), end: 2 * n };
+    let mut p = Planner { graph, keep, roles, regions: Vec::new(), end: 2 * n };
     let mut out = MemoryPlan::default();
     let mut storage = vec![usize::MAX; graph.values.len()];
     let mut members: Vec<Vec<ValueId>> = Vec::new();
@@ -134,7 +153,8 @@ pub fn plan(graph: &Graph, keep: &Keep) -> MemoryPlan {
                 None => {
                     storage[top] = members.len();
                     members.push(vec![top]);
-                    let region = p.region(&graph.values[top].spec, i, last);
+                    let start = if roles[i] == Role::Feed { 0 } else { i };
+                    let region = p.region(&graph.values[top].spec, start, last);
                     storage_region.push(region);
                 }
             }
@@ -183,6 +203,7 @@ pub fn plan(graph: &Graph, keep: &Keep) -> MemoryPlan {
     for (i, layer) in graph.layers.iter().enumerate() {
         let back = p.backward_time(i);
         let each = |p: &mut Planner, specs: &[BlobSpec], on: bool, start, end| -> Vec<usize> {
+            let on = on && roles[i] == Role::Here;
             specs.iter().filter(|_| on).map(|s| p.region(s, start, end)).collect()
         };
         saved.push(each(&mut p, &layer.plan.saved, layer.backward, i, back));
@@ -196,6 +217,46 @@ pub fn plan(graph: &Graph, keep: &Keep) -> MemoryPlan {
     out.backward_scratch = at(backward);
     out.data = storage.iter().map(|&s| storage_region.get(s).map_or(usize::MAX, |&r| offsets[r])).collect();
     out.diff = diff_region.iter().map(|r| r.map(|r| offsets[r])).collect();
+    out.bytes = bytes;
+    out
+}
+
+/// Plans the memory of those layers of a graph that run elsewhere than the rest: every blob of theirs, and what they
+/// keep, by itself for good, so that what forward left there is there in backward.
+pub fn mirror(graph: &Graph, roles: &[Role]) -> MemoryPlan {
+    let mut bytes = 0;
+    let mut take = |spec: &BlobSpec| {
+        let at = bytes;
+        bytes += crate::memory::round_up(spec.bytes());
+        at
+    };
+    let mut out = MemoryPlan {
+        data: vec![usize::MAX; graph.values.len()],
+        diff: vec![None; graph.values.len()],
+        bottom_shared: graph.layers.iter().map(|l| vec![false; l.bottoms.len()]).collect(),
+        top_is_view: graph.layers.iter().map(|l| vec![false; l.tops.len()]).collect(),
+        diff_shared: graph.layers.iter().map(|l| vec![None; l.bottoms.len()]).collect(),
+        ..Default::default()
+    };
+    for (layer, role) in graph.layers.iter().zip(roles) {
+        let away = *role != Role::Here;
+        for &v in layer.bottoms.iter().chain(&layer.tops).filter(|_| away) {
+            let spec = &graph.values[v].spec;
+            if out.data[v] == usize::MAX {
+                out.data[v] = take(spec);
+            }
+            if layer.backward && out.diff[v].is_none() {
+                out.diff[v] = Some(take(spec));
+            }
+        }
+        let mut all = |specs: &[BlobSpec], on: bool| -> Vec<usize> {
+            specs.iter().filter(|_| on && away).map(&mut take).collect()
+        };
+        out.saved.push(all(&layer.plan.saved, layer.backward));
+        let scratch = all(&layer.plan.scratch, true);
+        out.backward_scratch.push(if layer.backward { scratch.clone() } else { Vec::new() });
+        out.forward_scratch.push(scratch);
+    }
     out.bytes = bytes;
     out
 }

@@ -1,6 +1,6 @@
 //! What a net says about itself: sizes, operations and bytes, layer by layer.
 
-use lgm_core::Shape;
+use lgm_core::{DevicePtr, Shape};
 
 use crate::graph::ValueId;
 use crate::net::Net;
@@ -36,7 +36,7 @@ impl Net {
             wanted.map(|(_, &v)| graph.values[v].spec.bytes()).sum()
         };
         let params: usize = layer.exec_params.iter().map(|&p| graph.params[p].spec.bytes()).sum();
-        let forward = bytes(&layer.bottoms, &|_| true) + bytes(&layer.tops, &|t| !self.bound.is_view(i, t)) + params;
+        let forward = bytes(&layer.bottoms, &|_| true) + bytes(&layer.tops, &|t| !self.is_view(i, t)) + params;
         let backward = bytes(&layer.tops, &|_| true)
             + bytes(&layer.bottoms, &|b| layer.bottom_backward[b])
             + bytes(&layer.bottoms, &|b| layer.plan.backward_bottoms.contains(&b))
@@ -57,11 +57,18 @@ impl Net {
 
     /// Bytes of blobs, gradients, saved values and scratch, all in one arena: the net's peak besides its parameters.
     pub fn arena_bytes(&self) -> usize {
-        self.bound.arena_bytes()
+        self.device.as_ref().map_or(self.bound.arena_bytes(), |d| d.bound.arena_bytes())
+    }
+
+    fn is_view(&self, i: usize, t: usize) -> bool {
+        self.device.as_ref().map_or(self.bound.is_view(i, t), |d| d.bound.is_view(i, t))
     }
 
     /// Bytes of parameters and, where backward runs, their gradients.
     pub fn param_bytes(&self) -> usize {
+        if let Some(device) = &self.device {
+            return device.params().bytes * if device.params().diff == DevicePtr::NULL { 1 } else { 2 };
+        }
         self.bound.params.iter().map(|p| p.data.len() + p.diff.as_ref().map_or(0, |d| d.len())).sum()
     }
 }

@@ -9,6 +9,7 @@ use tracing::info;
 
 use crate::graph::{LayerNode, keys};
 use crate::net::Net;
+use crate::values::ParamValues;
 
 /// The first bytes of every HDF5 file.
 const HDF5_MAGIC: [u8; 8] = *b"\x89HDF\r\n\x1a\n";
@@ -62,7 +63,7 @@ impl Net {
         let path = path.as_ref();
         let found = if is_hdf5(path)? { self.read_hdf5(path)? } else { self.read_binary(path)? };
         for (p, values) in found {
-            self.bound.param_mut(&self.graph, p).0.write_f64(&values)?;
+            self.write_param(p, &values)?;
         }
         Ok(())
     }
@@ -131,19 +132,22 @@ impl Net {
     }
 
     /// The net with its parameters as a message, as Caffe saves it; with gradients if `diff`.
-    pub fn to_proto(&self, diff: bool) -> NetParameter {
+    ///
+    /// # Errors
+    /// When parameters cannot be read from a device.
+    pub fn to_proto(&self, diff: bool) -> Result<NetParameter> {
+        let values = self.param_values(diff)?;
         let layer = self.graph.layers.iter().map(|layer| {
             let mut param = layer.param.clone();
             let blob = |&p: &usize| {
-                let grad = self.bound.param_diff(&self.graph, p).filter(|_| diff).map(|d| d.to_f64());
-                let data = self.bound.param(&self.graph, p).to_f64();
+                let (data, grad) = (values.data(p), values.diff(p).filter(|_| diff));
                 let narrow = |v: Vec<f64>| v.into_iter().map(|x| x as f32).collect();
                 BlobProto::from_f32(&self.graph.params[p].spec.shape, narrow(data), grad.map(narrow))
             };
             param.blobs = layer.params.iter().map(blob).collect();
             param
         });
-        NetParameter { name: Some(self.name().into()), layer: layer.collect(), ..Default::default() }
+        Ok(NetParameter { name: Some(self.name().into()), layer: layer.collect(), ..Default::default() })
     }
 
     /// Writes the parameters to a binaryproto file, with gradients if `diff`. Not atomic: give a temporary name.
@@ -151,7 +155,7 @@ impl Net {
     /// # Errors
     /// When the file cannot be written.
     pub fn write_weights(&self, path: &Path, diff: bool) -> Result<()> {
-        std::fs::write(path, lgm_proto::encode(&self.to_proto(diff))).map_err(Error::io(path, "write"))
+        std::fs::write(path, lgm_proto::encode(&self.to_proto(diff)?)).map_err(Error::io(path, "write"))
     }
 
     /// Writes the parameters to an HDF5 file, with gradients if `diff`. Not atomic: give a temporary name.
@@ -159,10 +163,10 @@ impl Net {
     /// # Errors
     /// When the file cannot be written.
     pub fn write_weights_hdf5(&self, path: &Path, diff: bool) -> Result<()> {
-        self.write_hdf5(path, diff).map_err(hdf5_error(path, "write weights"))
+        self.write_hdf5(path, diff, &self.param_values(diff)?).map_err(hdf5_error(path, "write weights"))
     }
 
-    fn write_hdf5(&self, path: &Path, diff: bool) -> hdf5::Result<()> {
+    fn write_hdf5(&self, path: &Path, diff: bool, values: &ParamValues<'_>) -> hdf5::Result<()> {
         let file = hdf5::File::create(path)?;
         let data = file.create_group("data")?;
         let diffs = diff.then(|| file.create_group("diff")).transpose()?;
@@ -174,10 +178,10 @@ impl Net {
                 let param = &self.graph.params[p];
                 let (name, shape) = (param.index.to_string(), &param.spec.shape);
                 if param.owner.is_none() {
-                    write_dataset(&group, &name, shape, &narrow(self.bound.param(&self.graph, p).to_f64()))?;
+                    write_dataset(&group, &name, shape, &narrow(values.data(p)))?;
                 }
-                if let (Some(group), Some(grad)) = (&diff_group, self.bound.param_diff(&self.graph, p)) {
-                    write_dataset(group, &name, shape, &narrow(grad.to_f64()))?;
+                if let (Some(group), Some(grad)) = (&diff_group, values.diff(p)) {
+                    write_dataset(group, &name, shape, &narrow(grad))?;
                 }
             }
         }

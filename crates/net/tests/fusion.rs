@@ -82,7 +82,7 @@ fn fused_and_unfused_agree() {
 #[test]
 fn weights_are_saved_under_the_names_of_the_prototxt() {
     let names = |net: &Net| -> Vec<(String, usize)> {
-        net.to_proto(false).layer.iter().map(|l| (l.name().to_string(), l.blobs.len())).collect()
+        net.to_proto(false).unwrap().layer.iter().map(|l| (l.name().to_string(), l.blobs.len())).collect()
     };
     let fused = net(Phase::Train, true, Keep::Outputs);
     assert_eq!(names(&fused), names(&net(Phase::Train, false, Keep::Outputs)));

@@ -25,6 +25,16 @@ pub fn histories(rule: &str) -> usize {
     if matches!(rule, "AdaDelta" | "Adam") { 2 } else { 1 }
 }
 
+/// Adam's factor on the learning rate at iteration `iter`, which makes up for averages that start at zero: 1 for the
+/// other rules.
+pub(crate) fn correction(p: &SolverParameter, iter: i32) -> f32 {
+    if p.r#type() != "Adam" {
+        return 1.0;
+    }
+    let (b1, b2, t) = (p.momentum() as f64, p.momentum2() as f64, iter as f64 + 1.0);
+    ((1.0 - b2.powf(t)).sqrt() / (1.0 - b1.powf(t))) as f32
+}
+
 /// What one parameter's update needs besides its arrays.
 #[derive(Clone, Copy, Debug)]
 pub struct Update {
@@ -102,9 +112,8 @@ pub fn apply(
             eta * v
         }),
         "Adam" => {
-            let (b1, b2, t) = (m, p.momentum2(), u.iter as f64 + 1.0);
-            let correction = (1.0 - (b2 as f64).powf(t)).sqrt() / (1.0 - (b1 as f64).powf(t));
-            let eta = eta * correction as f32;
+            let (b1, b2) = (m, p.momentum2());
+            let eta = eta * correction(p, u.iter);
             each!(|g, m1, m2| {
                 *m1 = b1 * *m1 + (1.0 - b1) * g;
                 *m2 = b2 * *m2 + (1.0 - b2) * g * g;

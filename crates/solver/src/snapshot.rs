@@ -10,12 +10,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use hdf5_metno as hdf5;
 use hdf5_metno::types::{FixedAscii, FixedUnicode};
 use lgm_core::fs::{Staged, publish_all};
 use lgm_core::{Error, Registry, Result, State};
-use lgm_net::{hdf5_error, read_dataset, write_dataset};
+use lgm_net::{Gpu, hdf5_error, read_dataset, write_dataset};
 use lgm_proto::solver_parameter::SnapshotFormat;
 use lgm_proto::{BlobProto, Parsed, SolverParameter, SolverState};
 use serde::{Deserialize, Serialize};
@@ -164,6 +165,18 @@ impl Solver {
     /// # Errors
     /// When a file cannot be written; nothing has changed on disk then.
     pub fn snapshot(&mut self) -> Result<()> {
+        self.catch_up()?;
+        if let Some(device) = &self.device {
+            self.history = device.download()?;
+        }
+        let written = self.write_snapshot();
+        if self.device.is_some() {
+            self.history = Vec::new();
+        }
+        written
+    }
+
+    fn write_snapshot(&self) -> Result<()> {
         let hdf5 = self.param.snapshot_format() == SnapshotFormat::Hdf5;
         let (model, state_path) = match hdf5 {
             true => (self.path(".caffemodel.h5"), self.path(".solverstate.h5")),
@@ -194,7 +207,7 @@ impl Solver {
 
     /// Histories in Caffe's order: the first of every parameter, then the second.
     fn histories(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
-        let (n, kinds) = (self.history.len(), rule::histories(self.param.r#type()));
+        let (n, kinds) = (self.net.learnables().len(), rule::histories(self.param.r#type()));
         (0..kinds).flat_map(move |k| (0..n).map(move |i| (i, k)))
     }
 
@@ -253,6 +266,19 @@ impl Solver {
     /// # Errors
     /// As [`Solver::new`]; when a file is missing or damaged, or belongs to another net or solver type.
     pub fn resume(parsed: &Parsed<SolverParameter>, registry: &Registry, state: impl AsRef<Path>) -> Result<Solver> {
+        Solver::resume_on(parsed, registry, state, None)
+    }
+
+    /// As [`Solver::resume`], on a device if one is given, whichever the snapshot was written on.
+    ///
+    /// # Errors
+    /// As for [`Solver::resume`] and [`Solver::new_on`].
+    pub fn resume_on(
+        parsed: &Parsed<SolverParameter>,
+        registry: &Registry,
+        state: impl AsRef<Path>,
+        gpu: Option<&Rc<dyn Gpu>>,
+    ) -> Result<Solver> {
         let path = state.as_ref();
         let mut parsed = parsed.clone();
         // Data layers take the seed when they are built.
@@ -261,7 +287,7 @@ impl Solver {
         {
             parsed.message.random_seed = Some(extra.seed as i64);
         }
-        let mut solver = Solver::new(&parsed, registry)?;
+        let mut solver = Solver::new_on(&parsed, registry, gpu)?;
         info!("Resuming from {}", path.display());
         solver.restore(path)?;
         Ok(solver)
@@ -290,19 +316,24 @@ impl Solver {
             return Err(Error::data(path, what));
         }
         info!("SGDSolver: restoring history");
+        let counts: Vec<usize> = self.net.learnables().map(|l| l.spec.shape.count()).collect();
+        let mut history = vec![[Vec::new(), Vec::new()]; counts.len()];
         for ((i, k), found) in wanted.into_iter().zip(state.history) {
-            let mine = &mut self.history[i][k];
-            if mine.len() != found.len() {
+            if counts[i] != found.len() {
                 let l = self.net.learnables().nth(i).map(|l| format!("parameter {} of layer '{}'", l.index, l.layer));
                 let what = format!(
                     "history of {}: expected {} values, found {}",
                     l.unwrap_or_default(),
-                    mine.len(),
+                    counts[i],
                     found.len()
                 );
                 return Err(Error::data(path, what));
             }
-            *mine = found;
+            history[i][k] = found;
+        }
+        match &self.device {
+            Some(device) => device.upload(&history)?,
+            None => self.history = history,
         }
         (self.iter, self.current_step) = (state.iter, state.current_step);
         self.restore_extra(path)

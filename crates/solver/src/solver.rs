@@ -1,18 +1,19 @@
 //! The training loop.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::time::Instant;
 
 use lgm_core::{Phase, Registry, Result, Step};
-use lgm_net::{Net, Options, fresh_seed, six_digits};
+use lgm_net::{Gpu, LearnableInfo, Net, Options, Pass, Placement, fresh_seed, six_digits};
 use lgm_proto::{Parsed, SolverParameter};
 use tracing::info;
 
 use crate::config::{self, NetSource};
-use crate::rate::learning_rate;
+use crate::device::OnDevice;
 use crate::rule::{self, Update};
 use crate::snapshot::TestExtra;
-use crate::test::{lines, scores_of};
+use crate::test::{lines, scores_from, scores_of};
 
 /// What somebody outside asks of a running solver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,13 +57,14 @@ pub struct Solver {
     pub(crate) seed: u64,
     pub(crate) iter: i32,
     pub(crate) current_step: i32,
-    /// By learnable parameter: the rule's first and second history.
+    /// By learnable parameter: the rule's first and second history; on a device, only while a snapshot is written or read.
     pub(crate) history: Vec<[Vec<f32>; 2]>,
     /// The latest losses, the oldest first.
     pub(crate) losses: VecDeque<f64>,
     pub(crate) smoothed_loss: f64,
     /// Where the test nets stood when the round of tests in hand began: a run resumed from within it repeats it.
     pub(crate) round_start: Option<Vec<TestExtra>>,
+    pub(crate) device: Option<OnDevice>,
     stop: bool,
 }
 
@@ -78,6 +80,14 @@ impl Solver {
     /// # Errors
     /// Whatever is wrong with the solver, the nets or the data they name, with its place.
     pub fn new(parsed: &Parsed<SolverParameter>, registry: &Registry) -> Result<Solver> {
+        Solver::new_on(parsed, registry, None)
+    }
+
+    /// As [`Solver::new`], on a device if one is given.
+    ///
+    /// # Errors
+    /// As for [`Solver::new`], and when the device has no room or cannot run a layer.
+    pub fn new_on(parsed: &Parsed<SolverParameter>, registry: &Registry, gpu: Option<&Rc<dyn Gpu>>) -> Result<Solver> {
         parsed.notices.iter().for_each(|n| info!("{n}"));
         let param = parsed.message.clone();
         info!("Initializing solver from parameters: \n{}", lgm_proto::to_text(&param));
@@ -98,6 +108,8 @@ impl Solver {
             config::merge_state(&mut options.state, over);
             // Layers computed together have nothing between them to tell of.
             options.fuse &= !param.debug_info();
+            let histories = if phase == Phase::Train { rule::histories(param.r#type()) } else { 0 };
+            options.device = gpu.map(|gpu| Placement { gpu: gpu.clone(), histories });
             let mut net = Net::new(&source.net.message, &source.net.positions, registry, &options)?;
             for path in param.weights.iter().flat_map(|w| w.split(',')).map(str::trim) {
                 info!("Finetuning from {path}");
@@ -116,11 +128,17 @@ impl Solver {
         info!("Solver scaffolding done.");
         let two = rule::histories(param.r#type()) == 2;
         let zeros = |n: usize| vec![0.0; n];
-        let history = net.learnables().map(|l| {
-            let n = l.spec.shape.count();
-            [zeros(n), zeros(if two { n } else { 0 })]
-        });
-        let history = history.collect();
+        let device = OnDevice::new(&net, &param)?;
+        let history = match &device {
+            Some(_) => Vec::new(),
+            None => {
+                let each = |l: LearnableInfo<'_>| {
+                    let n = l.spec.shape.count();
+                    [zeros(n), zeros(if two { n } else { 0 })]
+                };
+                net.learnables().map(each).collect()
+            }
+        };
         Ok(Solver {
             param,
             net,
@@ -132,6 +150,7 @@ impl Solver {
             losses: VecDeque::new(),
             smoothed_loss: 0.0,
             round_start: None,
+            device,
             stop: false,
         })
     }
@@ -160,6 +179,7 @@ impl Solver {
         info!("Learning Rate Policy: {}", self.param.lr_policy());
         (self.stop, self.round_start) = (false, None);
         self.run_to(self.param.max_iter(), watch)?;
+        self.catch_up()?;
         let just_saved = self.param.snapshot() > 0 && self.iter % self.param.snapshot() == 0;
         if self.param.snapshot_after_train() && !just_saved {
             self.snapshot()?;
@@ -169,6 +189,7 @@ impl Solver {
             return Ok(Outcome::Stopped);
         }
         if self.due(self.param.display()) {
+            self.catch_up()?;
             let loss = self.net.forward(&self.step(0))?;
             self.smooth(loss);
             info!("Iteration {}, loss = {}", self.iter, six_digits(self.smoothed_loss));
@@ -184,7 +205,7 @@ impl Solver {
         every > 0 && self.iter % every == 0
     }
 
-    fn step(&self, sub_batch: i32) -> Step {
+    pub(crate) fn step(&self, sub_batch: i32) -> Step {
         let batch = self.iter as u64 * self.param.iter_size() as u64 + sub_batch as u64;
         Step { seed: self.seed, iter: self.iter as u64, batch }
     }
@@ -200,8 +221,15 @@ impl Solver {
             }
             let display = self.due(self.param.display());
             self.net.set_debug_info(display && self.param.debug_info());
-            let loss = self.passes()?;
-            self.smooth(loss);
+            // On a device nobody waits for an iteration whose loss is not shown.
+            let alone = self.device.is_some() && !display;
+            if alone {
+                self.iterate_on_device()?;
+            } else {
+                self.catch_up()?;
+                let loss = self.passes()?;
+                self.smooth(loss);
+            }
             if display {
                 let seconds = lap.elapsed().as_secs_f64();
                 let rate = if seconds > 0.0 { (self.iter - lap_iter) as f64 / seconds } else { 0.0 };
@@ -214,9 +242,11 @@ impl Solver {
                     six_digits(self.smoothed_loss)
                 );
                 (lap, lap_iter) = (Instant::now(), self.iter);
-                lines(&self.net, &scores_of(&self.net)).iter().for_each(|line| info!("    Train net output {line}"));
+                lines(&self.net, &scores_of(&self.net)?).iter().for_each(|line| info!("    Train net output {line}"));
             }
-            self.update(display)?;
+            if !alone {
+                self.update(display)?;
+            }
             watch.progress(self.iter, self.smoothed_loss);
             let action = watch.action();
             if self.due(self.param.snapshot()) || action == Action::Snapshot {
@@ -232,6 +262,10 @@ impl Solver {
 
     /// Forward and backward over every sub-batch of an iteration; returns the mean loss.
     fn passes(&mut self) -> Result<f64> {
+        if self.device.is_some() {
+            self.passes_on_device(false)?;
+            return Ok(self.net.loss()? / self.param.iter_size() as f64);
+        }
         self.net.clear_param_diffs()?;
         self.net.begin_iteration(self.iter as u64);
         let mut loss = 0.0;
@@ -243,11 +277,15 @@ impl Solver {
         Ok(loss / self.param.iter_size() as f64)
     }
 
-    /// One iteration and nothing besides, no display, test or snapshot: forward, backward and update. Returns the loss.
+    /// One iteration and nothing besides, no display, test or snapshot: forward, backward and update. Returns the loss; on
+    /// a device, which is not waited for, 0.
     ///
     /// # Errors
     /// When data cannot be read or a layer refuses its input.
     pub fn iterate(&mut self) -> Result<f64> {
+        if self.device.is_some() {
+            return self.iterate_on_device().map(|()| 0.0);
+        }
         let loss = self.passes()?;
         self.update(false)?;
         Ok(loss)
@@ -255,13 +293,16 @@ impl Solver {
 
     /// Updates every parameter from its gradient and counts the iteration.
     fn update(&mut self, display: bool) -> Result<()> {
-        let rate = learning_rate(&self.param, self.iter, &mut self.current_step);
+        let rate = self.tell_device()?;
         if display {
             info!("Iteration {}, lr = {}", self.iter, six_digits(rate as f64));
         }
+        if self.device.is_some() {
+            return self.update_on_device();
+        }
         let scale = self.clip()? / self.param.iter_size() as f32;
         if self.net.debug_info() {
-            self.net.log_update();
+            self.net.log_update()?;
         }
         let mults: Vec<(f32, f32)> = self.net.learnables().map(|l| (l.lr_mult, l.decay_mult)).collect();
         for (i, (lr_mult, decay_mult)) in mults.into_iter().enumerate() {
@@ -291,21 +332,13 @@ impl Solver {
             sumsq += lgm_cpu::elementwise::sumsq(self.net.learnable::<f32>(i)?.1) as f64;
         }
         let norm = sumsq.sqrt() as f32;
-        if norm <= limit {
-            return Ok(1.0);
-        }
-        let factor = limit / norm;
-        info!(
-            "Gradient clipping: scaling down gradients (L2 norm {} > {}) by scale factor {}",
-            six_digits(norm as f64),
-            six_digits(limit as f64),
-            six_digits(factor as f64)
-        );
+        let factor = if norm <= limit { 1.0 } else { limit / norm };
+        log_clipping(factor, norm, limit);
         Ok(factor)
     }
 
     /// The mean of the last `average_loss` losses, as Caffe keeps it.
-    fn smooth(&mut self, loss: f64) {
+    pub(crate) fn smooth(&mut self, loss: f64) {
         let window = self.param.average_loss() as usize;
         if self.losses.len() < window {
             let n = self.losses.len() as f64 + 1.0;
@@ -331,6 +364,7 @@ impl Solver {
     fn test(&mut self, id: usize, watch: &mut dyn Watch) -> Result<()> {
         info!("Iteration {}, Testing net (#{id})", self.iter);
         let passes = self.param.test_iter[id];
+        let on_device = self.device.is_some();
         let (mut loss, mut scores) = (0.0, Vec::new());
         for pass in 0..passes {
             match watch.action() {
@@ -344,14 +378,24 @@ impl Solver {
             }
             let test = &mut self.test_nets[id];
             let step = Step { seed: self.seed, iter: self.iter as u64, batch: test.batches };
+            if on_device {
+                let pass = Pass { clear: pass == 0, forward: true, accumulate: true, ..Default::default() };
+                self.net.lend_params(&mut test.net, |net| net.pass(pass, &step, None))?;
+                test.batches += 1;
+                continue;
+            }
             loss += self.net.lend_params(&mut test.net, |net| net.forward(&step))?;
             test.batches += 1;
-            let found = scores_of(&test.net);
+            let found = scores_of(&test.net)?;
             if pass == 0 {
                 scores = found;
             } else {
                 scores.iter_mut().zip(found).for_each(|(sum, s)| sum.value += s.value);
             }
+        }
+        if on_device {
+            let (sum, outputs) = self.test_nets[id].net.sums()?;
+            (loss, scores) = (sum, scores_from(outputs));
         }
         if self.param.test_compute_loss() {
             info!("Test loss: {}", six_digits(loss / passes as f64));
@@ -360,4 +404,16 @@ impl Solver {
         lines(&self.test_nets[id].net, &scores).iter().for_each(|line| info!("    Test net output {line}"));
         Ok(())
     }
+}
+
+pub(crate) fn log_clipping(factor: f32, norm: f32, limit: f32) {
+    if factor == 1.0 {
+        return;
+    }
+    info!(
+        "Gradient clipping: scaling down gradients (L2 norm {} > {}) by scale factor {}",
+        six_digits(norm as f64),
+        six_digits(limit as f64),
+        six_digits(factor as f64)
+    );
 }

@@ -1,5 +1,6 @@
 //! What a net puts out, number by number, in Caffe's words.
 
+use lgm_core::Result;
 use lgm_net::{Net, six_digits};
 
 /// One number of an output blob.
@@ -22,13 +23,18 @@ impl Score {
 }
 
 /// Every number of every output after a forward pass, in the order Caffe lists them.
-pub fn scores_of(net: &Net) -> Vec<Score> {
-    let each = |blob: &str| {
-        let values = net.blob(blob).map(|(_, values)| values).unwrap_or_default();
-        let blob = blob.to_string();
-        values.into_iter().map(move |value| Score { blob: blob.clone(), value })
-    };
-    net.outputs().into_iter().flat_map(each).collect()
+///
+/// # Errors
+/// When they cannot be read from a device.
+pub fn scores_of(net: &Net) -> Result<Vec<Score>> {
+    net.output_values().map(scores_from)
+}
+
+/// Every number of outputs given by name.
+pub(crate) fn scores_from(outputs: Vec<(String, Vec<f64>)>) -> Vec<Score> {
+    let each =
+        |(blob, values): (String, Vec<f64>)| values.into_iter().map(move |value| Score { blob: blob.clone(), value });
+    outputs.into_iter().flat_map(each).collect()
 }
 
 /// Caffe's line for each score: `#0: loss = 2.3 (* 1 = 2.3 loss)`.

@@ -108,6 +108,47 @@ fn from_every_snapshot() {
     resumes("random_seed: 3", 1..=LAST);
 }
 
+/// On a device as on the host; a small window of losses lies on the device between displays.
+#[test]
+fn from_every_snapshot_on_a_device() {
+    common::on_a_device(|| {
+        resumes("random_seed: 3", [1, 2, 7]);
+        resumes("random_seed: 3 type: 'Adam' snapshot_format: HDF5", [3]);
+    });
+}
+
+/// A run may go on elsewhere: what it ends with differs by rounding alone, and so do the losses it shows.
+#[test]
+fn moving_between_host_and_device() {
+    let folder = folder();
+    // Shown now and then, so that losses stay on the device meanwhile.
+    let settings = |prefix: &str| solver(prefix, "random_seed: 3").replace("display: 1", "display: 3");
+    let (host, want) = folder.train(&settings("host"));
+    let near = |other: &Solver, what: &str| {
+        for ((name, a), (_, b)) in params(&host).into_iter().zip(params(other)) {
+            for (a, b) in a.concat().into_iter().zip(b.concat()) {
+                let (a, b) = (f64::from_bits(a), f64::from_bits(b));
+                assert!((a - b).abs() <= 1e-3 * (1.0 + a.abs()), "{what}: {name}: {a} and {b}");
+            }
+        }
+    };
+    let losses = |log: &[String]| -> Vec<f64> {
+        let shown = log.iter().filter_map(|l| l.strip_prefix("Iteration ")?.rsplit_once("loss = "));
+        shown.map(|(_, loss)| loss.parse().unwrap()).collect()
+    };
+    common::on_a_device(|| {
+        let (device, got) = folder.train(&settings("device"));
+        near(&device, "on the device");
+        let (want, got) = (losses(&want), losses(&got));
+        assert!(want.len() >= 3 && want.len() == got.len(), "{want:?} and {got:?}");
+        want.iter().zip(&got).for_each(|(w, g)| assert!((w - g).abs() < 1e-3 * w.abs(), "{want:?} and {got:?}"));
+        near(&folder.resume(&settings("again"), "host_iter_4.solverstate").0, "from the host to the device");
+    });
+    if !folder.files("device_iter_4.solverstate").is_empty() {
+        near(&folder.resume(&settings("again"), "device_iter_4.solverstate").0, "from the device to the host");
+    }
+}
+
 /// The run draws a seed; the snapshot keeps it.
 #[test]
 fn without_a_seed_in_the_prototxt() {

@@ -124,6 +124,15 @@ fn weights(solver: &lgm_solver::Solver) -> Vec<f64> {
 
 #[test]
 fn every_type_does_its_arithmetic() {
+    arithmetic();
+}
+
+#[test]
+fn every_type_does_its_arithmetic_on_a_device() {
+    common::on_a_device(arithmetic);
+}
+
+fn arithmetic() {
     let folder = Folder::new();
     for rule in lgm_solver::RULES {
         for l1 in [false, true] {
@@ -148,9 +157,19 @@ fn every_type_does_its_arithmetic() {
 /// Clipping looks at the gradients summed over sub-batches and before decay, and says what it does.
 #[test]
 fn clipping_is_logged() {
+    clipping("");
+}
+
+/// On a device, of iterations that are displayed.
+#[test]
+fn clipping_is_logged_on_a_device() {
+    common::on_a_device(|| clipping(" display: 2"));
+}
+
+fn clipping(more: &str) {
     let folder = Folder::new();
     let settings = Settings { rule: "SGD", l1: false, clip: Some(0.5), iter_size: 3 };
-    let (_, log) = folder.train(&settings.text());
+    let (_, log) = folder.train(&(settings.text() + more));
     let line = log.iter().find(|l| l.starts_with("Gradient clipping")).unwrap_or_else(|| panic!("{log:#?}"));
     common::says(line, &["Gradient clipping: scaling down gradients (L2 norm ", " > 0.5) by scale factor "]);
     let (_, log) = folder.train(&Settings { clip: None, ..settings }.text());
@@ -159,6 +178,11 @@ fn clipping_is_logged() {
 
 #[test]
 fn rates_and_decay_of_zero_leave_a_parameter_alone() {
+    zeros();
+    common::on_a_device(zeros);
+}
+
+fn zeros() {
     let folder = Folder::new();
     for rule in lgm_solver::RULES {
         let settings = Settings { rule, l1: false, clip: None, iter_size: 1 };

@@ -4,7 +4,7 @@ use lgm_core::rng::{Philox, Sequence};
 use lgm_core::{DType, Phase, Registry, Result, Shape};
 
 use crate::rig::{Inputs, Outputs, Rig, Sharing};
-use crate::{Case, parse_layer};
+use crate::{Case, device, parse_layer};
 
 /// Puts every case through every check.
 ///
@@ -19,7 +19,10 @@ pub fn check(registry: &Registry, cases: &[Case]) {
                 check_plan(&rig, case, &inputs)?;
                 check_threads(registry, case, dtype, &inputs)?;
                 match dtype {
-                    DType::F32 => check_recorded(&rig, case, &inputs)?,
+                    DType::F32 => {
+                        check_recorded(&rig, case, &inputs)?;
+                        device::check(registry, case, &inputs, &rig.run(&inputs)?)?;
+                    }
                     DType::F64 if case.gradients && !rig.plan.no_backward => check_gradients(&rig, case, &inputs)?,
                     DType::F64 => {}
                 }
@@ -128,13 +131,13 @@ fn check_threads(registry: &Registry, case: &Case, dtype: DType, inputs: &Inputs
     Ok(())
 }
 
-fn finite(case: &Case, what: &str, values: &[f64]) {
+pub(crate) fn finite(case: &Case, what: &str, values: &[f64]) {
     if let Some(i) = values.iter().position(|v| v.is_nan()) {
         panic!("{}: element {i} of {what} was not written, or was computed from memory never written", case.name);
     }
 }
 
-fn same(case: &Case, how: &str, plain: &Outputs, other: &Outputs) {
+pub(crate) fn same(case: &Case, how: &str, plain: &Outputs, other: &Outputs) {
     let bits = |what: &str, i: usize, a: &[f64], b: &[f64]| {
         for (j, (x, y)) in a.iter().zip(b).enumerate() {
             assert!(x.to_bits() == y.to_bits(), "{}: {what} {i} element {j} is {x}, but {y} with {how}", case.name);
@@ -155,7 +158,7 @@ fn same(case: &Case, how: &str, plain: &Outputs, other: &Outputs) {
 }
 
 /// What backward added to a parameter's diff.
-fn added(inputs: &Inputs, out: &Outputs, i: usize) -> Option<Vec<f64>> {
+pub(crate) fn added(inputs: &Inputs, out: &Outputs, i: usize) -> Option<Vec<f64>> {
     let after = out.param_diffs.get(i)?.as_ref()?;
     Some(after.iter().zip(&inputs.param_diffs[i]).map(|(a, b)| a - b).collect())
 }

@@ -8,17 +8,22 @@
 //!   and without each sharing of memory it allows, with each gradient wanted alone, in a net without backward, and with
 //!   any number of threads.
 //!
+//! - the device half, if the layer has one, on the simulated device ([`DeviceRig`]) against the host's f32 run, with the
+//!   same honesty; the same bits whatever the order of the threads.
+//!
 //! [`Rig`] runs one layer by hand, for what a case cannot say. [`config_error`] tests messages.
 
 #![allow(clippy::panic, clippy::expect_used, clippy::unwrap_used)]
 
 mod case;
 mod check;
+mod device;
 mod memory;
 mod npz;
 mod rig;
 
 pub use case::{Case, Draw};
 pub use check::{assert_close, check, config_error};
+pub use device::DeviceRig;
 pub use npz::Recorded;
 pub use rig::{Inputs, Outputs, Rig, Sharing, parse_layer};

@@ -170,16 +170,8 @@ impl Rig {
         let mut saved: Vec<Memory> = plan.saved.iter().map(Memory::poisoned).collect();
         let mut scratch: Vec<Memory> = plan.scratch.iter().map(Memory::poisoned).collect();
 
-        let read_later = |b: &usize| backward && plan.backward_bottoms.contains(b);
         let in_place = |k: lgm_core::Sharing| k == lgm_core::Sharing::InPlace;
-        // For each top, the bottom whose data memory it lives in.
-        let mut lives_in = vec![None; tops.len()];
-        for &(t, b, kind) in plan.share_data.iter().filter(|_| inputs.sharing.data) {
-            let taken = in_place(kind) && lives_in.contains(&Some((b, kind)));
-            if lives_in[t].is_none() && !taken && !(in_place(kind) && read_later(&b)) {
-                lives_in[t] = Some((b, kind));
-            }
-        }
+        let lives_in = data_homes(plan, inputs.sharing, backward);
         {
             let hosts: Vec<usize> = lives_in.iter().flatten().map(|&(b, _)| b).collect();
             let mut windows = ViewsMut::<Host>::new();
@@ -211,6 +203,9 @@ impl Rig {
                 params: windows_mut(&mut params, &self.params)?,
                 saved: if backward { windows_mut(&mut saved, &plan.saved)? } else { absent(plan.saved.len()) },
                 scratch: windows_mut(&mut scratch, &plan.scratch)?,
+                clock: None,
+                dynamic: None,
+                fault: None,
             };
             self.layer.forward(&HostQueue, io)?;
         }
@@ -231,13 +226,9 @@ impl Rig {
         let top_diffs: Vec<Memory> = inputs.top_diffs.iter().map(|v| Memory::of(dtype, v)).collect();
         let mut bottom_diffs: Vec<Memory> = self.bottoms.iter().map(Memory::poisoned).collect();
         let mut param_diffs: Vec<Memory> = inputs.param_diffs.iter().map(|v| Memory::of(dtype, v)).collect();
-        let mut absent_diffs = Vec::new();
-        for &(t, b) in plan.share_diff.iter().filter(|_| inputs.sharing.diff) {
-            let taken = absent_diffs.iter().any(|&(t1, b1)| t1 == t || b1 == b);
-            if inputs.want_bottoms[b] && !taken {
-                bottom_diffs[b] = Memory::of(dtype, &inputs.top_diffs[t]);
-                absent_diffs.push((t, b));
-            }
+        let absent_diffs = shared_diffs(plan, inputs);
+        for &(t, b) in &absent_diffs {
+            bottom_diffs[b] = Memory::of(dtype, &inputs.top_diffs[t]);
         }
         {
             let is_state = |i: usize| plan.params[i].state;
@@ -252,6 +243,9 @@ impl Rig {
                 param_diffs: windows_mut(&mut param_diffs, &self.params)?,
                 saved: saved.iter().zip(&plan.saved).map(|(m, s)| m.view(s).map(Some)).collect::<Result<_>>()?,
                 scratch: windows_mut(&mut scratch, &plan.scratch)?,
+                clock: None,
+                dynamic: None,
+                fault: None,
             };
             for &b in &plan.backward_bottoms {
                 io.bottoms[b] = Some(bottoms[b].view(&self.bottoms[b])?);
@@ -282,6 +276,32 @@ impl Rig {
         out.param_diffs = param_diffs.iter().enumerate().map(|(i, m)| wanted(i, m)).collect();
         Ok(out)
     }
+}
+
+/// For each top, the bottom whose data memory it lives in.
+pub(crate) fn data_homes(plan: &Plan, sharing: Sharing, backward: bool) -> Vec<Option<(usize, lgm_core::Sharing)>> {
+    let in_place = |k: lgm_core::Sharing| k == lgm_core::Sharing::InPlace;
+    let read_later = |b: &usize| backward && plan.backward_bottoms.contains(b);
+    let mut lives_in = vec![None; plan.tops.len()];
+    for &(t, b, kind) in plan.share_data.iter().filter(|_| sharing.data) {
+        let taken = in_place(kind) && lives_in.contains(&Some((b, kind)));
+        if lives_in[t].is_none() && !taken && !(in_place(kind) && read_later(&b)) {
+            lives_in[t] = Some((b, kind));
+        }
+    }
+    lives_in
+}
+
+/// The (top, bottom) pairs whose diffs share the bottom's memory.
+pub(crate) fn shared_diffs(plan: &Plan, inputs: &Inputs) -> Vec<(usize, usize)> {
+    let mut shared: Vec<(usize, usize)> = Vec::new();
+    for &(t, b) in plan.share_diff.iter().filter(|_| inputs.sharing.diff) {
+        let taken = shared.iter().any(|&(t1, b1)| t1 == t || b1 == b);
+        if inputs.want_bottoms[b] && !taken {
+            shared.push((t, b));
+        }
+    }
+    shared
 }
 
 fn windows_mut<'a>(memory: &'a mut [Memory], specs: &'a [BlobSpec]) -> Result<ViewsMut<'a, Host>> {

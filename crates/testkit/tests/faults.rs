@@ -53,7 +53,7 @@ impl HostRun for Triple {
         if self.has("reads scratch") {
             y[0] += scratch[0];
         }
-        if self.has("depends on threads") && rayon::current_num_threads() == 3 {
+        if self.has("depends on threads") && lgm_cpu::num_threads() == 3 {
             y[0] += T::one();
         }
         y.iter_mut().for_each(|y| *y = T::of(3.0) * *y + b[0]);

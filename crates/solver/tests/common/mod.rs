@@ -5,10 +5,13 @@
 use std::cell::RefCell;
 use std::fmt::Debug;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Once;
 
 use lgm_core::{Registry, Result, Shape};
+use lgm_cuda::sim::Order;
 use lgm_data::convert::{Format, convert_mnist};
+use lgm_net::{Gpu, Simulated};
 use lgm_proto::{Parsed, SolverParameter};
 use lgm_solver::{Outcome, Solver, Watch};
 use tempfile::TempDir;
@@ -26,6 +29,27 @@ pub fn registry() -> Registry {
 thread_local! {
     /// What this thread has logged, while somebody wants to know.
     static LOG: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
+}
+
+thread_local! {
+    /// The device that this thread's solvers run on, if on one.
+    static GPU: RefCell<Option<Rc<dyn Gpu>>> = const { RefCell::new(None) };
+}
+
+/// Runs `body` with solvers on a simulated device, or says that it cannot be done here.
+pub fn on_a_device(body: impl FnOnce()) {
+    match Simulated::new(Order::Reversed, None) {
+        Ok(gpu) => {
+            GPU.set(Some(Rc::new(gpu)));
+            body();
+            GPU.set(None);
+        }
+        Err(error) => println!("skipped: {error}"),
+    }
+}
+
+fn gpu() -> Option<Rc<dyn Gpu>> {
+    GPU.with_borrow(Clone::clone)
 }
 
 /// Sends the texts of events to their thread's log.
@@ -98,7 +122,7 @@ impl Folder {
     }
 
     pub fn solver(&self, text: &str) -> Result<Solver> {
-        Solver::new(&self.parse(text), &registry())
+        Solver::new_on(&self.parse(text), &registry(), gpu().as_ref())
     }
 
     /// Trains to the end; the solver and the log.
@@ -108,7 +132,8 @@ impl Folder {
 
     /// Resumes from a state file and trains to the end.
     pub fn resume(&self, text: &str, state: &str) -> (Solver, Vec<String>) {
-        logged(|| finish(Solver::resume(&self.parse(text), &registry(), self.path(state)).unwrap(), &mut ()))
+        let resume = || Solver::resume_on(&self.parse(text), &registry(), self.path(state), gpu().as_ref());
+        logged(|| finish(resume().unwrap(), &mut ()))
     }
 
     /// The error of building and training.

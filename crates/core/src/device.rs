@@ -1,0 +1,394 @@
+//! Memory of a CUDA device, and the queue that work on it goes through.
+//!
+//! A layer's device half ([`crate::Run`]`<`[`Device`]`>`) sees addresses and puts kernels and matrix products on a
+//! [`DeviceQueue`]; who runs them, a GPU's stream or the kernels compiled for the host, it cannot tell. Everything on a
+//! queue runs in the order it was put there. Blobs are `f32`, laid out as on the host.
+
+use std::fmt;
+
+use crate::{Bwd, Error, Fwd, Result, Space, View, ViewMut, Views, ViewsMut};
+
+/// The memory of a CUDA device.
+#[derive(Clone, Copy, Debug)]
+pub struct Device;
+
+impl Space for Device {
+    type Addr = DevicePtr;
+    type Queue = dyn DeviceQueue;
+}
+
+/// The address of a byte on a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DevicePtr(pub u64);
+
+impl DevicePtr {
+    /// No address: what a kernel gets for an output nobody wants.
+    pub const NULL: DevicePtr = DevicePtr(0);
+
+    /// The address `bytes` further on.
+    #[must_use]
+    pub fn offset(self, bytes: usize) -> Self {
+        DevicePtr(self.0 + bytes as u64)
+    }
+
+    /// The address `elements` single-precision numbers further on.
+    #[must_use]
+    pub fn floats(self, elements: usize) -> Self {
+        self.offset(4 * elements)
+    }
+}
+
+/// One argument of a kernel.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Arg {
+    /// A pointer.
+    Ptr(DevicePtr),
+    /// An `int`.
+    I32(i32),
+    /// An `unsigned`.
+    U32(u32),
+    /// A `long long`.
+    I64(i64),
+    /// An `unsigned long long`.
+    U64(u64),
+    /// A `float`.
+    F32(f32),
+}
+
+macro_rules! arg_from {
+    ($($from:ty => $arg:ident),+) => {
+        $(impl From<$from> for Arg {
+            fn from(value: $from) -> Arg {
+                Arg::$arg(value)
+            }
+        })+
+    };
+}
+arg_from!(DevicePtr => Ptr, i32 => I32, u32 => U32, i64 => I64, u64 => U64, f32 => F32);
+
+impl From<Option<DevicePtr>> for Arg {
+    fn from(value: Option<DevicePtr>) -> Arg {
+        Arg::Ptr(value.unwrap_or(DevicePtr::NULL))
+    }
+}
+
+/// The arguments of a kernel, in order: `args![x, n as i32, 0.5f32]`.
+#[macro_export]
+macro_rules! args {
+    ($($arg:expr),* $(,)?) => { &[$($crate::Arg::from($arg)),*] };
+}
+
+/// How a kernel's threads are laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grid {
+    /// Blocks in x, y, z.
+    pub blocks: [u32; 3],
+    /// Threads of a block in x, y, z.
+    pub threads: [u32; 3],
+}
+
+impl Grid {
+    /// Threads of a block unless a kernel wants another number.
+    pub const THREADS: u32 = 256;
+    /// The most blocks a kernel that strides over its elements gets.
+    const MOST_BLOCKS: u32 = 4096;
+
+    /// For a kernel that strides over `n` elements, each thread one or more.
+    pub fn elements(n: usize) -> Grid {
+        let blocks = n.div_ceil(Self::THREADS as usize).clamp(1, Self::MOST_BLOCKS as usize) as u32;
+        Grid::rows(blocks as usize, Self::THREADS)
+    }
+
+    /// For a kernel that gives each of `rows` rows a block of `threads` threads.
+    pub fn rows(rows: usize, threads: u32) -> Grid {
+        Grid { blocks: [rows.max(1) as u32, 1, 1], threads: [threads, 1, 1] }
+    }
+}
+
+/// C ← α · op(A) · op(B) + β · C for row-major matrices, once or for a batch of equal strides.
+#[derive(Clone, Copy, Debug)]
+pub struct Gemm {
+    /// A is stored transposed.
+    pub trans_a: bool,
+    /// B is stored transposed.
+    pub trans_b: bool,
+    /// Rows of C.
+    pub m: usize,
+    /// Columns of C.
+    pub n: usize,
+    /// The extent summed over.
+    pub k: usize,
+    /// Factor on the product.
+    pub alpha: f32,
+    /// First element of A.
+    pub a: DevicePtr,
+    /// Elements between rows of A as stored.
+    pub lda: usize,
+    /// First element of B.
+    pub b: DevicePtr,
+    /// Elements between rows of B as stored.
+    pub ldb: usize,
+    /// Factor on what C holds; with 0 it is not read.
+    pub beta: f32,
+    /// First element of C.
+    pub c: DevicePtr,
+    /// Elements between rows of C.
+    pub ldc: usize,
+    /// Products to make: number, and elements between one and the next A, B and C.
+    pub batch: (usize, [usize; 3]),
+    /// Never in less than single precision: for distances, whose small differences a shortened mantissa would lose.
+    pub exact: bool,
+}
+
+/// A two-dimensional convolution in NCHW, groups and dilation included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DeviceConvolution {
+    /// Images.
+    pub batch: usize,
+    /// Channels of the input.
+    pub channels: usize,
+    /// Channels of the output.
+    pub outputs: usize,
+    /// Height and width of the input.
+    pub input: [usize; 2],
+    /// Height and width of the output.
+    pub output: [usize; 2],
+    /// Height and width of a filter.
+    pub kernel: [usize; 2],
+    /// Steps.
+    pub stride: [usize; 2],
+    /// Padding on each side.
+    pub pad: [usize; 2],
+    /// Distance between a filter's taps.
+    pub dilation: [usize; 2],
+    /// Groups of channels.
+    pub groups: usize,
+}
+
+/// Which product of a convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ConvolutionPass {
+    /// y from x and w.
+    Forward,
+    /// dx from dy and w.
+    Data,
+    /// dw from x and dy, added to what is there.
+    Filter,
+}
+
+/// What runs a device's work in order.
+///
+/// Nothing here waits for the device but [`DeviceQueue::finish`] and the copies that reach host memory. Whatever a layer
+/// puts on a queue may be recorded and replayed many times with the same addresses and numbers: what changes from step
+/// to step is read from [`Fwd::clock`] and [`Fwd::dynamic`].
+pub trait DeviceQueue {
+    /// Runs a kernel of `kernels/` by its name.
+    ///
+    /// # Errors
+    /// When there is no such kernel, it cannot be compiled or the device refuses it.
+    fn launch(&self, kernel: &'static str, grid: Grid, args: &[Arg]) -> Result<()>;
+
+    /// A matrix product, or a batch of them.
+    ///
+    /// # Errors
+    /// When the device refuses it.
+    fn gemm(&self, gemm: &Gemm) -> Result<()>;
+
+    /// Bytes of workspace that a library's convolution wants for a pass, after choosing how to run it; `None` where no
+    /// library does it and the layer must. The choice is made once for each geometry and pass.
+    ///
+    /// # Errors
+    /// When the library refuses.
+    fn convolution_workspace(&self, conv: &DeviceConvolution, pass: ConvolutionPass) -> Result<Option<usize>>;
+
+    /// A convolution's pass by the library; the operands are those that [`ConvolutionPass`] names, in its order, the
+    /// result first.
+    ///
+    /// # Errors
+    /// When the library refuses or [`DeviceQueue::convolution_workspace`] gave `None`.
+    fn convolution(
+        &self,
+        conv: &DeviceConvolution,
+        pass: ConvolutionPass,
+        result: DevicePtr,
+        operands: [DevicePtr; 2],
+        workspace: DevicePtr,
+    ) -> Result<()>;
+
+    /// Copies within the device.
+    ///
+    /// # Errors
+    /// When the device refuses.
+    fn copy(&self, from: DevicePtr, to: DevicePtr, bytes: usize) -> Result<()>;
+
+    /// Sets bytes to zero.
+    ///
+    /// # Errors
+    /// When the device refuses.
+    fn zero(&self, at: DevicePtr, bytes: usize) -> Result<()>;
+
+    /// Copies to the device. `from` may be reused when this returns.
+    ///
+    /// # Errors
+    /// When the device refuses.
+    fn upload(&self, from: &[u8], to: DevicePtr) -> Result<()>;
+
+    /// Copies to the host, after all work put here before; waits for it.
+    ///
+    /// # Errors
+    /// When the device refuses, or work before this failed.
+    fn download(&self, from: DevicePtr, to: &mut [u8]) -> Result<()>;
+
+    /// Waits until all work is done.
+    ///
+    /// # Errors
+    /// When some of it failed.
+    fn finish(&self) -> Result<()>;
+}
+
+/// What a kernel wrote of a value it could not take; see [`crate::Layer::explain`]. All zero: nothing wrong.
+pub type Fault = [u32; 4];
+
+fn address(view: Option<View<'_, Device>>, what: fmt::Arguments<'_>) -> Result<DevicePtr> {
+    view.map(|v| v.addr()).ok_or_else(|| Error::internal(format!("{what} is not among a layer's inputs")))
+}
+
+fn need(views: &Views<'_, Device>, i: usize, what: &str) -> Result<DevicePtr> {
+    address(views.get(i).copied().flatten(), format_args!("{what} {i}"))
+}
+
+fn opt(views: &Views<'_, Device>, i: usize) -> Option<DevicePtr> {
+    views.get(i).copied().flatten().map(|v| v.addr())
+}
+
+fn take_opt(views: &mut ViewsMut<'_, Device>, i: usize) -> Option<DevicePtr> {
+    views.get_mut(i).and_then(Option::take).map(|v: ViewMut<'_, Device>| v.addr())
+}
+
+fn take(views: &mut ViewsMut<'_, Device>, i: usize, what: &str) -> Result<DevicePtr> {
+    take_opt(views, i).ok_or_else(|| Error::internal(format!("{what} {i} is absent or was taken before")))
+}
+
+/// The device forms of the accessors; absences and errors as for the host's.
+impl Fwd<'_, Device> {
+    /// Data of bottom `i`, which must not share memory with a top.
+    ///
+    /// # Errors
+    /// When it does.
+    pub fn bottom(&self, i: usize) -> Result<DevicePtr> {
+        need(&self.bottoms, i, "bottom")
+    }
+
+    /// Data of bottom `i`; when it shares memory with top `top`, that memory.
+    ///
+    /// # Errors
+    /// When there is neither.
+    pub fn bottom_or_top(&self, i: usize, top: usize) -> Result<DevicePtr> {
+        let shared = || self.tops.get(top).and_then(Option::as_ref).map(|v| v.addr());
+        opt(&self.bottoms, i).or_else(shared).ok_or_else(|| Error::internal(format!("bottom {i} has no memory")))
+    }
+
+    /// Takes the data of top `i`.
+    ///
+    /// # Errors
+    /// When it is a view of a bottom or was taken before.
+    pub fn top(&mut self, i: usize) -> Result<DevicePtr> {
+        take(&mut self.tops, i, "top")
+    }
+
+    /// Takes the data of top `i`; `None` when it is a view of a bottom and there is nothing to write.
+    pub fn top_unless_view(&mut self, i: usize) -> Option<DevicePtr> {
+        take_opt(&mut self.tops, i)
+    }
+
+    /// Takes parameter `i`.
+    ///
+    /// # Errors
+    /// When it was taken before.
+    pub fn param(&mut self, i: usize) -> Result<DevicePtr> {
+        take(&mut self.params, i, "parameter")
+    }
+
+    /// Takes saved memory `i`; `None` in a net that runs no backward.
+    pub fn saved(&mut self, i: usize) -> Option<DevicePtr> {
+        take_opt(&mut self.saved, i)
+    }
+
+    /// Takes scratch memory `i`.
+    ///
+    /// # Errors
+    /// When it was taken before.
+    pub fn scratch(&mut self, i: usize) -> Result<DevicePtr> {
+        take(&mut self.scratch, i, "scratch")
+    }
+}
+
+/// The device forms of the accessors; absences and errors as for the host's.
+impl Bwd<'_, Device> {
+    /// Data of bottom `i`, planned as read by backward.
+    ///
+    /// # Errors
+    /// When it was not planned so.
+    pub fn bottom(&self, i: usize) -> Result<DevicePtr> {
+        need(&self.bottoms, i, "bottom")
+    }
+
+    /// Data of top `i`, planned as read by backward.
+    ///
+    /// # Errors
+    /// When it was not planned so.
+    pub fn top(&self, i: usize) -> Result<DevicePtr> {
+        need(&self.tops, i, "top")
+    }
+
+    /// Diff of top `i`, which must not share memory with a bottom's diff.
+    ///
+    /// # Errors
+    /// When it does.
+    pub fn top_diff(&self, i: usize) -> Result<DevicePtr> {
+        need(&self.top_diffs, i, "top diff")
+    }
+
+    /// Diff of top `i`; when it shares memory with the diff of bottom `bottom`, that memory.
+    ///
+    /// # Errors
+    /// When there is neither.
+    pub fn top_diff_or_bottom(&self, i: usize, bottom: usize) -> Result<DevicePtr> {
+        let shared = || self.bottom_diffs.get(bottom).and_then(Option::as_ref).map(|v| v.addr());
+        opt(&self.top_diffs, i).or_else(shared).ok_or_else(|| Error::internal(format!("top diff {i} has no memory")))
+    }
+
+    /// Takes the diff of bottom `i`; `None` when nothing asks for it.
+    pub fn bottom_diff(&mut self, i: usize) -> Option<DevicePtr> {
+        take_opt(&mut self.bottom_diffs, i)
+    }
+
+    /// Parameter `i`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn param(&self, i: usize) -> Result<DevicePtr> {
+        need(&self.params, i, "parameter")
+    }
+
+    /// Takes the diff of parameter `i`, to be added to; `None` when nothing asks for it.
+    pub fn param_diff(&mut self, i: usize) -> Option<DevicePtr> {
+        take_opt(&mut self.param_diffs, i)
+    }
+
+    /// What forward left in saved memory `i`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn saved(&self, i: usize) -> Result<DevicePtr> {
+        need(&self.saved, i, "saved memory")
+    }
+
+    /// Takes scratch memory `i`.
+    ///
+    /// # Errors
+    /// When it was taken before.
+    pub fn scratch(&mut self, i: usize) -> Result<DevicePtr> {
+        take(&mut self.scratch, i, "scratch")
+    }
+}

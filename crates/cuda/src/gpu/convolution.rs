@@ -1,0 +1,448 @@
+//! Convolutions by cuDNN, where it is there.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, c_int, c_void};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lgm_core::{ConvolutionPass, DeviceConvolution, DevicePtr, Error, Result};
+
+use super::api::*;
+use super::context::{Context, Stream};
+use crate::{Found, Precision};
+
+/// The most workspace a convolution may want: a sixteenth of the device's memory, and no more than a GiB. It depends on
+/// nothing but the device, so that the choice, and with it the result, is the same each time.
+fn workspace_limit(memory: u64) -> usize {
+    (memory / 16).min(1 << 30) as usize
+}
+
+/// More than cuDNN has ways to run any pass.
+const MOST_ALGORITHMS: usize = 16;
+
+pub(crate) struct Convolutions {
+    context: Arc<Context>,
+    api: Arc<CudnnApi>,
+    precision: Precision,
+    // cuDNN wants one caller of a handle at a time.
+    state: Mutex<State>,
+}
+
+struct State {
+    handle: Handle,
+    choices: HashMap<(DeviceConvolution, ConvolutionPass), Option<Choice>>,
+}
+
+/// How to run one pass of one convolution.
+struct Choice {
+    descriptors: Descriptors,
+    algorithm: c_int,
+    workspace: usize,
+}
+
+impl Convolutions {
+    pub(crate) fn new(context: &Arc<Context>, api: CudnnApi, precision: Precision) -> Result<Self> {
+        context.make_current()?;
+        let state = Mutex::new(State { handle: Handle::NULL, choices: HashMap::new() });
+        let all = Convolutions { context: context.clone(), api: Arc::new(api), precision, state };
+        let mut handle = Handle::NULL;
+        // SAFETY, of both calls: types are the header's, pointers and handles are live.
+        check(&all.api, "cudnnCreate", unsafe { (all.api.cudnnCreate)(&mut handle) })?;
+        all.state.lock().unwrap_or_else(PoisonError::into_inner).handle = handle;
+        let stream = context.stream(Stream::Compute);
+        check(&all.api, "cudnnSetStream", unsafe { (all.api.cudnnSetStream)(handle, stream) })?;
+        Ok(all)
+    }
+
+    /// Where cuDNN is.
+    pub(crate) fn found(&self) -> &Found {
+        &self.api.found
+    }
+
+    pub(crate) fn workspace(&self, conv: &DeviceConvolution, pass: ConvolutionPass) -> Result<Option<usize>> {
+        self.context.make_current()?;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !state.choices.contains_key(&(*conv, pass)) {
+            let choice = self.choose(state.handle, conv, pass)?;
+            state.choices.insert((*conv, pass), choice);
+        }
+        let choice = state.choices.get(&(*conv, pass));
+        Ok(choice.and_then(Option::as_ref).map(|choice| choice.workspace))
+    }
+
+    /// The first of cuDNN's ways, which it gives fastest first by its own estimate, that is deterministic and not too
+    /// greedy; timing them instead would choose otherwise from run to run, and so give other bits. `None` when there is
+    /// none.
+    fn choose(&self, handle: Handle, conv: &DeviceConvolution, pass: ConvolutionPass) -> Result<Option<Choice>> {
+        let Some(geometry) = Geometry::of(conv) else { return Ok(None) };
+        let descriptors = match Descriptors::new(&self.api, &geometry, self.precision) {
+            Ok(descriptors) => descriptors,
+            Err(error) => return self.declined(conv, &error),
+        };
+        let output = descriptors.output()?;
+        if output != geometry.y {
+            return Err(Error::internal(format!("{conv:?}: cuDNN gives the output the extents {output:?}")));
+        }
+        let [first, second, result] = descriptors.in_order(pass);
+        let (get, size) = match pass {
+            ConvolutionPass::Forward => {
+                (self.api.cudnnGetConvolutionForwardAlgorithm_v7, self.api.cudnnGetConvolutionForwardWorkspaceSize)
+            }
+            ConvolutionPass::Data => (
+                self.api.cudnnGetConvolutionBackwardDataAlgorithm_v7,
+                self.api.cudnnGetConvolutionBackwardDataWorkspaceSize,
+            ),
+            ConvolutionPass::Filter => (
+                self.api.cudnnGetConvolutionBackwardFilterAlgorithm_v7,
+                self.api.cudnnGetConvolutionBackwardFilterWorkspaceSize,
+            ),
+        };
+        let mut found = [AlgorithmPerf::default(); MOST_ALGORITHMS];
+        let mut count = 0;
+        // SAFETY: the list has as many places as said; the descriptors are live.
+        let status = unsafe {
+            get(handle, first, second, descriptors.conv, result, found.len() as c_int, &mut count, found.as_mut_ptr())
+        };
+        if let Err(error) = check(&self.api, "cudnnGetConvolution…Algorithm_v7", status) {
+            return self.declined(conv, &error);
+        }
+        let count = usize::try_from(count).unwrap_or(0).min(found.len());
+        let limit = workspace_limit(self.context.gpu.memory);
+        for perf in found[..count].iter().filter(|perf| admissible(perf, self.precision, limit)) {
+            descriptors.set_math(math_type(self.precision, Some(perf.math)))?;
+            let mut workspace = 0;
+            // SAFETY: the pointer is to a live integer; the descriptors are live.
+            let status =
+                unsafe { size(handle, first, second, descriptors.conv, result, perf.algorithm, &mut workspace) };
+            if status == CUDNN_STATUS_SUCCESS && workspace <= limit {
+                return Ok(Some(Choice { descriptors, algorithm: perf.algorithm, workspace }));
+            }
+        }
+        tracing::info!("cuDNN has no deterministic way for {pass:?} of {conv:?}: our own is taken, slower");
+        Ok(None)
+    }
+
+    fn declined(&self, conv: &DeviceConvolution, error: &Error) -> Result<Option<Choice>> {
+        tracing::info!("{conv:?}: {error}: our own is taken, slower");
+        Ok(None)
+    }
+
+    pub(crate) fn run(
+        &self,
+        conv: &DeviceConvolution,
+        pass: ConvolutionPass,
+        result: DevicePtr,
+        operands: [DevicePtr; 2],
+        workspace: DevicePtr,
+    ) -> Result<()> {
+        self.context.make_current()?;
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Some(choice)) = state.choices.get(&(*conv, pass)) else {
+            return Err(Error::internal(format!("{pass:?} of {conv:?} was not planned with cuDNN")));
+        };
+        let [first, second] = in_order(pass, operands);
+        let [d_first, d_second, d_result] = choice.descriptors.in_order(pass);
+        let run = match pass {
+            ConvolutionPass::Forward => self.api.cudnnConvolutionForward,
+            ConvolutionPass::Data => self.api.cudnnConvolutionBackwardData,
+            ConvolutionPass::Filter => self.api.cudnnConvolutionBackwardFilter,
+        };
+        let at = |ptr: DevicePtr| ptr.0 as *const c_void;
+        let factors = [1.0f32, kept(pass)];
+        let (alpha, beta): (*const f32, *const f32) = (&factors[0], &factors[1]);
+        // SAFETY: the factors live through the call; the blobs are the caller's, of the geometry's extents, and the
+        // workspace is as long as was asked for.
+        let status = unsafe {
+            run(
+                state.handle,
+                alpha.cast(),
+                d_first,
+                at(first),
+                d_second,
+                at(second),
+                choice.descriptors.conv,
+                choice.algorithm,
+                at(workspace).cast_mut(),
+                choice.workspace,
+                beta.cast(),
+                d_result,
+                at(result).cast_mut(),
+            )
+        };
+        check(&self.api, "cudnnConvolution…", status)
+            .map_err(|error| Error::config(format!("{pass:?} of {conv:?}: {error}")))
+    }
+}
+
+impl Drop for Convolutions {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if state.handle != Handle::NULL && self.context.make_current().is_ok() {
+            // SAFETY: the handle is alive and not used again.
+            unsafe { (self.api.cudnnDestroy)(state.handle) };
+        }
+    }
+}
+
+fn check(api: &CudnnApi, call: &str, status: c_int) -> Result<()> {
+    if status == CUDNN_STATUS_SUCCESS {
+        return Ok(());
+    }
+    // SAFETY: cuDNN gives a static text for every number.
+    let meaning = unsafe {
+        let text = (api.cudnnGetErrorString)(status);
+        if text.is_null() { "unknown".into() } else { CStr::from_ptr(text).to_string_lossy() }
+    };
+    let mut detail = [0u8; 1024];
+    // SAFETY: the buffer is longer than the length given, so the text ends whatever cuDNN writes.
+    unsafe { (api.cudnnGetLastErrorString)(detail.as_mut_ptr().cast(), detail.len() - 1) };
+    let detail =
+        CStr::from_bytes_until_nul(&detail).map(|d| d.to_string_lossy().trim().to_string()).unwrap_or_default();
+    let detail = if detail.is_empty() { detail } else { format!("; {detail}") };
+    let (file, version) = (api.found.path.display(), api.found.version);
+    Err(Error::config(format!("cuDNN {version} ({file}): {call} failed: {meaning} ({status}){detail}")))
+}
+
+/// cuDNN's order of a pass's operands: the filter comes last forward and first backward to the data.
+fn in_order<T>(pass: ConvolutionPass, [first, second]: [T; 2]) -> [T; 2] {
+    match pass {
+        ConvolutionPass::Forward | ConvolutionPass::Filter => [first, second],
+        ConvolutionPass::Data => [second, first],
+    }
+}
+
+/// The factor on what the result holds: filter gradients are added to.
+fn kept(pass: ConvolutionPass) -> f32 {
+    match pass {
+        ConvolutionPass::Forward | ConvolutionPass::Data => 0.0,
+        ConvolutionPass::Filter => 1.0,
+    }
+}
+
+/// In single precision nothing but fused multiply-adds; the default mathematics permit TF32, and one of cuDNN's ways may
+/// ask for its own.
+fn math_type(precision: Precision, way: Option<c_int>) -> c_int {
+    match precision {
+        Precision::Fp32 => CUDNN_FMA_MATH,
+        Precision::Tf32 => way.unwrap_or(CUDNN_DEFAULT_MATH),
+    }
+}
+
+fn admissible(perf: &AlgorithmPerf, precision: Precision, limit: usize) -> bool {
+    // Conversions to half precision (CUDNN_TENSOR_OP_MATH_ALLOW_CONVERSION) are never wanted.
+    let math = match precision {
+        Precision::Fp32 => [CUDNN_FMA_MATH, CUDNN_DEFAULT_MATH, CUDNN_DEFAULT_MATH],
+        Precision::Tf32 => [CUDNN_FMA_MATH, CUDNN_DEFAULT_MATH, CUDNN_TENSOR_OP_MATH],
+    };
+    perf.status == CUDNN_STATUS_SUCCESS
+        && perf.determinism == CUDNN_DETERMINISTIC
+        && perf.memory <= limit
+        && math.contains(&perf.math)
+}
+
+/// A convolution's extents as cuDNN takes them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Geometry {
+    x: [c_int; 4],
+    w: [c_int; 4],
+    y: [c_int; 4],
+    pad: [c_int; 2],
+    stride: [c_int; 2],
+    dilation: [c_int; 2],
+    groups: c_int,
+}
+
+impl Geometry {
+    /// `None` where cuDNN's 32-bit extents or indices do not reach.
+    fn of(conv: &DeviceConvolution) -> Option<Self> {
+        fn ints<const N: usize>(extents: [usize; N]) -> Option<[c_int; N]> {
+            let mut ints = [0; N];
+            for (int, extent) in ints.iter_mut().zip(extents) {
+                *int = c_int::try_from(extent).ok()?;
+            }
+            Some(ints)
+        }
+        let blob = |extents: [usize; 4]| {
+            let count = extents.iter().try_fold(1usize, |count, extent| count.checked_mul(*extent))?;
+            (count > 0 && c_int::try_from(count).is_ok()).then(|| ints(extents))?
+        };
+        let DeviceConvolution { batch, channels, outputs, input, output, kernel, groups, .. } = *conv;
+        if groups == 0 {
+            return None;
+        }
+        Some(Geometry {
+            x: blob([batch, channels, input[0], input[1]])?,
+            w: blob([outputs, channels / groups, kernel[0], kernel[1]])?,
+            y: blob([batch, outputs, output[0], output[1]])?,
+            pad: ints(conv.pad)?,
+            stride: ints(conv.stride)?,
+            dilation: ints(conv.dilation)?,
+            groups: ints([groups])?[0],
+        })
+    }
+}
+
+/// cuDNN's descriptions of the blobs and of the convolution.
+struct Descriptors {
+    api: Arc<CudnnApi>,
+    x: Handle,
+    w: Handle,
+    y: Handle,
+    conv: Handle,
+}
+
+impl Descriptors {
+    fn new(api: &Arc<CudnnApi>, geometry: &Geometry, precision: Precision) -> Result<Self> {
+        let null = Handle::NULL;
+        let mut all = Descriptors { api: api.clone(), x: null, w: null, y: null, conv: null };
+        let (nchw, float) = (CUDNN_TENSOR_NCHW, CUDNN_DATA_FLOAT);
+        // SAFETY, of all calls: types are the header's, pointers and handles are live.
+        unsafe {
+            for (blob, [n, c, h, w]) in [(&mut all.x, geometry.x), (&mut all.y, geometry.y)] {
+                check(api, "cudnnCreateTensorDescriptor", (api.cudnnCreateTensorDescriptor)(blob))?;
+                let status = (api.cudnnSetTensor4dDescriptor)(*blob, nchw, float, n, c, h, w);
+                check(api, "cudnnSetTensor4dDescriptor", status)?;
+            }
+            check(api, "cudnnCreateFilterDescriptor", (api.cudnnCreateFilterDescriptor)(&mut all.w))?;
+            let [k, c, h, w] = geometry.w;
+            let status = (api.cudnnSetFilter4dDescriptor)(all.w, float, nchw, k, c, h, w);
+            check(api, "cudnnSetFilter4dDescriptor", status)?;
+            check(api, "cudnnCreateConvolutionDescriptor", (api.cudnnCreateConvolutionDescriptor)(&mut all.conv))?;
+            let ([ph, pw], [sh, sw], [dh, dw]) = (geometry.pad, geometry.stride, geometry.dilation);
+            let status =
+                (api.cudnnSetConvolution2dDescriptor)(all.conv, ph, pw, sh, sw, dh, dw, CUDNN_CROSS_CORRELATION, float);
+            check(api, "cudnnSetConvolution2dDescriptor", status)?;
+            let status = (api.cudnnSetConvolutionGroupCount)(all.conv, geometry.groups);
+            check(api, "cudnnSetConvolutionGroupCount", status)?;
+        }
+        all.set_math(math_type(precision, None))?;
+        Ok(all)
+    }
+
+    fn set_math(&self, math: c_int) -> Result<()> {
+        // SAFETY: the descriptor is live.
+        let status = unsafe { (self.api.cudnnSetConvolutionMathType)(self.conv, math) };
+        check(&self.api, "cudnnSetConvolutionMathType", status)
+    }
+
+    /// The output's extents as cuDNN works them out.
+    fn output(&self) -> Result<[c_int; 4]> {
+        let [mut n, mut c, mut h, mut w] = [0; 4];
+        // SAFETY: the descriptors are live, the pointers are to live integers.
+        let status = unsafe {
+            (self.api.cudnnGetConvolution2dForwardOutputDim)(self.conv, self.x, self.w, &mut n, &mut c, &mut h, &mut w)
+        };
+        check(&self.api, "cudnnGetConvolution2dForwardOutputDim", status)?;
+        Ok([n, c, h, w])
+    }
+
+    /// The descriptors of a pass's operands and of its result, in cuDNN's order.
+    fn in_order(&self, pass: ConvolutionPass) -> [Handle; 3] {
+        let Descriptors { x, w, y, .. } = *self;
+        let (operands, result) = match pass {
+            ConvolutionPass::Forward => ([x, w], y),
+            ConvolutionPass::Data => ([y, w], x),
+            ConvolutionPass::Filter => ([x, y], w),
+        };
+        let [first, second] = in_order(pass, operands);
+        [first, second, result]
+    }
+}
+
+impl Drop for Descriptors {
+    fn drop(&mut self) {
+        let api = &self.api;
+        let all = [
+            (self.x, api.cudnnDestroyTensorDescriptor),
+            (self.y, api.cudnnDestroyTensorDescriptor),
+            (self.w, api.cudnnDestroyFilterDescriptor),
+            (self.conv, api.cudnnDestroyConvolutionDescriptor),
+        ];
+        for (handle, destroy) in all.into_iter().filter(|(handle, _)| *handle != Handle::NULL) {
+            // SAFETY: the descriptor is alive and not used again.
+            unsafe { destroy(handle) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SearchPath;
+
+    fn conv() -> DeviceConvolution {
+        DeviceConvolution {
+            batch: 2,
+            channels: 6,
+            outputs: 4,
+            input: [9, 11],
+            output: [4, 9],
+            kernel: [3, 2],
+            stride: [2, 1],
+            pad: [1, 0],
+            dilation: [2, 2],
+            groups: 2,
+        }
+    }
+
+    #[test]
+    fn extents_go_where_cudnn_wants_them() {
+        let expected = Geometry {
+            x: [2, 6, 9, 11],
+            w: [4, 3, 3, 2],
+            y: [2, 4, 4, 9],
+            pad: [1, 0],
+            stride: [2, 1],
+            dilation: [2, 2],
+            groups: 2,
+        };
+        assert_eq!(Geometry::of(&conv()), Some(expected));
+        let long = DeviceConvolution { batch: 1 << 20, input: [64, 64], ..conv() };
+        assert_eq!(Geometry::of(&long), None, "more elements than an int counts");
+        assert_eq!(Geometry::of(&DeviceConvolution { batch: usize::MAX, ..conv() }), None);
+        assert_eq!(Geometry::of(&DeviceConvolution { groups: 0, ..conv() }), None);
+    }
+
+    #[test]
+    fn operands_and_factors_are_those_of_each_pass() {
+        assert_eq!(in_order(ConvolutionPass::Forward, ["x", "w"]), ["x", "w"]);
+        assert_eq!(in_order(ConvolutionPass::Data, ["dy", "w"]), ["w", "dy"]);
+        assert_eq!(in_order(ConvolutionPass::Filter, ["x", "dy"]), ["x", "dy"]);
+        let passes = [ConvolutionPass::Forward, ConvolutionPass::Data, ConvolutionPass::Filter];
+        assert_eq!(passes.map(kept), [0.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn only_deterministic_ways_in_the_precision_asked_for_are_taken() {
+        let way = AlgorithmPerf { memory: 100, determinism: CUDNN_DETERMINISTIC, ..AlgorithmPerf::default() };
+        let (tf32, fp32) = (Precision::Tf32, Precision::Fp32);
+        assert!(admissible(&way, tf32, 100) && admissible(&way, fp32, 100));
+        assert!(!admissible(&way, tf32, 99));
+        assert!(!admissible(&AlgorithmPerf { determinism: 0, ..way }, tf32, 100));
+        assert!(!admissible(&AlgorithmPerf { status: 3000, ..way }, tf32, 100));
+        let tensor = AlgorithmPerf { math: CUDNN_TENSOR_OP_MATH, ..way };
+        assert!(admissible(&tensor, tf32, 100) && !admissible(&tensor, fp32, 100));
+        // CUDNN_TENSOR_OP_MATH_ALLOW_CONVERSION
+        let half = AlgorithmPerf { math: 2, ..way };
+        assert!(!admissible(&half, tf32, 100) && !admissible(&half, fp32, 100));
+        assert_eq!([math_type(fp32, Some(CUDNN_TENSOR_OP_MATH)), math_type(fp32, None)], [CUDNN_FMA_MATH; 2]);
+        assert_eq!(math_type(tf32, Some(CUDNN_TENSOR_OP_MATH)), CUDNN_TENSOR_OP_MATH);
+        assert_eq!((workspace_limit(8 << 30), workspace_limit(80 << 30)), (512 << 20, 1 << 30));
+    }
+
+    /// cuDNN makes descriptors without a GPU.
+    #[test]
+    fn cudnn_takes_the_descriptors_and_finds_the_same_output() {
+        let api = match CudnnApi::load(&SearchPath::from_env()) {
+            Ok(api) => Arc::new(api),
+            Err(error) => return println!("skipped: {}", error.to_string().lines().next().unwrap_or_default()),
+        };
+        for precision in [Precision::Fp32, Precision::Tf32] {
+            let geometry = Geometry::of(&conv()).unwrap();
+            let descriptors = Descriptors::new(&api, &geometry, precision).unwrap();
+            assert_eq!(descriptors.output().unwrap(), geometry.y);
+        }
+        let bad = Geometry { stride: [0, 1], ..Geometry::of(&conv()).unwrap() };
+        let text = Descriptors::new(&api, &bad, Precision::Fp32).map(drop).unwrap_err().to_string();
+        assert!(text.contains("cudnnSetConvolution2dDescriptor failed: CUDNN_STATUS_BAD_PARAM"), "{text}");
+    }
+}

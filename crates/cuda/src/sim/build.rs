@@ -1,0 +1,178 @@
+//! The kernels as a library for this machine: written as one C++ file, compiled once, opened.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, c_char, c_void};
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, OnceLock};
+
+use lgm_core::{Error, Result};
+
+use crate::kernels::{COMMON, SIM, Source, sources};
+
+/// How the compiler is called, but for the files.
+const OPTIONS: [&str; 7] = ["-std=c++17", "-O2", "-g1", "-fPIC", "-shared", "-fno-strict-aliasing", "-Wno-attributes"];
+
+/// Where and how a kernel runs, as `lgm_sim_launch` takes it.
+#[repr(C)]
+pub(super) struct Launch {
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    pub reversed: u32,
+}
+
+type Run = unsafe extern "C" fn(*mut *mut c_void);
+type Start = unsafe extern "C" fn(*const Launch, Run, *mut *mut c_void) -> *const c_char;
+
+#[repr(C)]
+struct Entry {
+    name: *const c_char,
+    signature: *const c_char,
+    run: Option<Run>,
+}
+
+/// The compiled kernels.
+pub(super) struct Kernels {
+    start: Start,
+    table: HashMap<String, (String, Run)>,
+    /// The simulated threads are global to the library: one launch at a time.
+    turn: Mutex<()>,
+    _library: libloading::Library,
+}
+
+/// The kernels of this build, compiled by the first who asks.
+pub(super) fn kernels() -> Result<&'static Kernels> {
+    static KERNELS: OnceLock<Result<Kernels, String>> = OnceLock::new();
+    let made = KERNELS.get_or_init(|| load(sources()).map_err(|e| e.to_string()));
+    made.as_ref().map_err(|e| Error::config(e.clone()))
+}
+
+impl Kernels {
+    /// The letters of a kernel's parameter types.
+    pub fn signature(&self, kernel: &str) -> Option<&str> {
+        self.table.get(kernel).map(|(signature, _)| signature.as_str())
+    }
+
+    /// Runs a kernel.
+    ///
+    /// # Safety
+    /// `args` holds a pointer to a value of each type of the kernel's signature, and what the kernel makes of them stays
+    /// within memory that nobody else uses meanwhile.
+    ///
+    /// # Errors
+    /// When there is no such kernel, or its threads wait for one another for ever.
+    pub unsafe fn run(&self, kernel: &str, launch: &Launch, args: &mut [*mut c_void]) -> Result<()> {
+        let Some((_, run)) = self.table.get(kernel) else {
+            return Err(Error::internal(format!("there is no kernel '{kernel}'")));
+        };
+        let _turn = self.turn.lock().unwrap_or_else(|broken| broken.into_inner());
+        // SAFETY: the caller's promise; the library's functions have these types.
+        let said = unsafe { (self.start)(launch, *run, args.as_mut_ptr()) };
+        if said.is_null() {
+            return Ok(());
+        }
+        // SAFETY: a text of the library, which the next launch overwrites.
+        let text = unsafe { CStr::from_ptr(said) }.to_string_lossy().into_owned();
+        Err(Error::internal(format!("kernel '{kernel}' with {:?} x {:?} threads: {text}", launch.grid, launch.block)))
+    }
+}
+
+/// All sources and the table of their kernels.
+fn program(sources: &[Source]) -> String {
+    let mut text = format!("#line 1 \"sim.h\"\n{SIM}\n#line 1 \"common.cuh\"\n{COMMON}\n");
+    for source in sources {
+        // A namespace each, so that helpers may have the same name, as they may where every source is compiled alone.
+        let _ = write!(text, "namespace {0} {{\n#line 1 \"{0}.cu\"\n{1}\n}}\n", source.name, source.text);
+    }
+    text.push_str("extern \"C\" const sim::Entry lgm_sim_entries[] = {\n");
+    for (source, kernel) in sources.iter().flat_map(|s| s.kernels().map(move |k| (s.name, k))) {
+        let call = format!("sim::Call<&{source}::{kernel}>");
+        let _ = writeln!(text, "{{\"{kernel}\", {call}::signature, {call}::run}},");
+    }
+    text.push_str(
+        "{nullptr, nullptr, nullptr}};\n\
+         extern \"C\" const char* lgm_sim_launch(const sim::Launch* l, void (*run)(void**), void** args) {\n\
+         return sim::launch(*l, run, args);\n}\n",
+    );
+    text
+}
+
+/// Whether AddressSanitizer is to watch the kernels; see [the module](super).
+pub(super) fn sanitized() -> bool {
+    std::env::var_os("LGM_SIM_SANITIZE").is_some_and(|v| v == "1")
+}
+
+/// FNV-1a.
+fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ b as u64).wrapping_mul(0x0100_0000_01b3))
+}
+
+fn folder() -> PathBuf {
+    let under =
+        |name: &str, rest: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(|v| Path::new(&v).join(rest));
+    let cache = under("XDG_CACHE_HOME", "lgm-caffe").or_else(|| under("HOME", ".cache/lgm-caffe"));
+    cache.unwrap_or_else(|| std::env::temp_dir().join(format!("lgm-caffe-{}", std::process::id()))).join("sim")
+}
+
+fn compiler() -> String {
+    std::env::var("CXX").ok().filter(|c| !c.is_empty()).unwrap_or_else(|| "g++".into())
+}
+
+/// Compiles sources, unless that was done before, and opens the library.
+pub(super) fn load(sources: &[Source]) -> Result<Kernels> {
+    let text = program(sources);
+    let compiler = compiler();
+    let folder = folder();
+    let watched = if sanitized() { "-sanitized" } else { "" };
+    let name = format!("{:016x}{watched}", hash(&format!("{compiler} {} {text}", OPTIONS.join(" "))));
+    let library = folder.join(format!("{name}.so"));
+    if !library.is_file() {
+        std::fs::create_dir_all(&folder).map_err(Error::io(&folder, "make the folder"))?;
+        compile(&compiler, &text, &folder, &name)?;
+    }
+    open(&library)
+}
+
+/// Writes `name.so`, under another name until it is whole.
+fn compile(compiler: &str, text: &str, folder: &Path, name: &str) -> Result<()> {
+    let process = std::process::id();
+    let source = folder.join(format!("{name}.{process}.cpp"));
+    let partial = folder.join(format!("{name}.{process}.so"));
+    std::fs::write(&source, text).map_err(Error::io(&source, "write"))?;
+    let said = Command::new(compiler)
+        .args(OPTIONS)
+        .args(sanitized().then_some("-fsanitize=address"))
+        .arg("-o")
+        .arg(&partial)
+        .arg(&source)
+        .output();
+    let said = said.map_err(|e| {
+        Error::config(format!("cannot run the C++ compiler '{compiler}' ({e}); install g++ or name one in CXX"))
+    })?;
+    let _ = std::fs::remove_file(&source);
+    if !said.status.success() {
+        let text = String::from_utf8_lossy(&said.stderr);
+        let first: Vec<&str> = text.lines().filter(|l| l.contains("error")).take(8).collect();
+        return Err(Error::internal(format!("'{compiler}' cannot compile the kernels: {}", first.join("; "))));
+    }
+    let whole = folder.join(format!("{name}.so"));
+    std::fs::rename(&partial, &whole).map_err(Error::io(&whole, "write"))
+}
+
+fn open(path: &Path) -> Result<Kernels> {
+    let broken = |e: libloading::Error| Error::internal(format!("{}: {e}", path.display()));
+    // SAFETY: the library was compiled from `program`, whose symbols have these types; it has no initializers.
+    unsafe {
+        let library = libloading::Library::new(path).map_err(broken)?;
+        let start = *library.get::<Start>(b"lgm_sim_launch").map_err(broken)?;
+        let mut entry = *library.get::<*const Entry>(b"lgm_sim_entries").map_err(broken)?;
+        let mut table = HashMap::new();
+        while let Some(run) = (*entry).run {
+            let text = |at: *const c_char| CStr::from_ptr(at).to_string_lossy().into_owned();
+            table.insert(text((*entry).name), (text((*entry).signature), run));
+            entry = entry.add(1);
+        }
+        Ok(Kernels { start, table, turn: Mutex::new(()), _library: library })
+    }
+}

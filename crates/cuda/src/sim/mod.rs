@@ -1,0 +1,220 @@
+//! A device without a device: the kernels of `kernels/`, compiled by the machine's C++ compiler and run on the host.
+//!
+//! For tests. It is slow, but sees what a device would hide: memory never written reads as NaN, writes beside a block,
+//! pointers to nowhere, a launch whose arguments do not have the kernel's types, and barriers that some threads do not
+//! reach are errors; running the threads in reverse order shows what depends on their order.
+//!
+//! Reads beside a block give NaN; AddressSanitizer names the line. With `LGM_SIM_SANITIZE=1` it is compiled in; its library
+//! must be there from the start:
+//!
+//! ```text
+//! LD_PRELOAD=$(g++ -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 LGM_SIM_SANITIZE=1 target/debug/deps/lgm_layers-… on_device
+//! ```
+
+mod build;
+mod memory;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::c_void;
+use std::sync::{Mutex, MutexGuard};
+
+use lgm_core::{Arg, ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Error, Gemm, Grid, Result};
+use lgm_cpu::{Trans, gemm};
+
+use crate::Allocator;
+use build::{Kernels, Launch, kernels};
+use memory::Blocks;
+
+/// In which order the threads of a block, and the blocks, take turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// From the first to the last.
+    Forward,
+    /// From the last to the first.
+    Reversed,
+}
+
+/// The simulated device and its queue. Work is done when it is put there.
+pub struct Sim {
+    kernels: &'static Kernels,
+    order: Order,
+    capacity: u64,
+    blocks: Mutex<Blocks>,
+}
+
+impl Sim {
+    /// A device of 64 GiB.
+    ///
+    /// # Errors
+    /// When there is no C++ compiler, or it refuses the kernels.
+    pub fn new(order: Order) -> Result<Sim> {
+        Sim::with_capacity(order, 64 << 30)
+    }
+
+    /// A device that gives out at most `capacity` bytes.
+    ///
+    /// # Errors
+    /// As for [`Sim::new`].
+    pub fn with_capacity(order: Order, capacity: u64) -> Result<Sim> {
+        Ok(Sim { kernels: kernels()?, order, capacity, blocks: Mutex::default() })
+    }
+
+    fn blocks(&self) -> MutexGuard<'_, Blocks> {
+        self.blocks.lock().unwrap_or_else(|broken| broken.into_inner())
+    }
+}
+
+impl Allocator for Sim {
+    fn alloc(&self, bytes: usize) -> Result<DevicePtr> {
+        let mut blocks = self.blocks();
+        let free = self.capacity.saturating_sub(blocks.used());
+        lgm_core::ensure!(
+            bytes as u64 <= free,
+            "the device is out of memory: {bytes} bytes were asked for and {free} are free; try a smaller batch_size"
+        );
+        blocks.alloc(bytes)
+    }
+
+    fn free(&self, block: DevicePtr) -> Result<()> {
+        self.blocks().free(block)
+    }
+
+    fn free_bytes(&self) -> Result<(u64, u64)> {
+        Ok((self.capacity.saturating_sub(self.blocks().used()), self.capacity))
+    }
+}
+
+/// The letter of an argument's type in a signature, and its bits.
+fn letter(arg: &Arg) -> (char, u64) {
+    match *arg {
+        Arg::Ptr(p) => ('p', p.0),
+        Arg::I32(v) => ('i', v as u32 as u64),
+        Arg::U32(v) => ('u', v as u64),
+        Arg::I64(v) => ('l', v as u64),
+        Arg::U64(v) => ('m', v),
+        Arg::F32(v) => ('f', v.to_bits() as u64),
+    }
+}
+
+/// The elements of a matrix of `rows` rows of `columns`, `ld` apart.
+fn extent(rows: usize, columns: usize, ld: usize) -> usize {
+    if rows == 0 || columns == 0 { 0 } else { (rows - 1) * ld + columns }
+}
+
+impl DeviceQueue for Sim {
+    fn launch(&self, kernel: &'static str, grid: Grid, args: &[Arg]) -> Result<()> {
+        let Some(signature) = self.kernels.signature(kernel) else {
+            return Err(Error::internal(format!("there is no kernel '{kernel}'")));
+        };
+        let (found, mut bits): (String, Vec<u64>) = args.iter().map(letter).unzip();
+        if found != signature {
+            return Err(Error::internal(format!(
+                "kernel '{kernel}' takes arguments of types {signature}, found {found} (p pointer, i int, u unsigned, \
+                 l long long, m unsigned long long, f float)"
+            )));
+        }
+        let [x, y, z] = grid.blocks;
+        let [_, _, depth] = grid.threads;
+        let threads = grid.threads.iter().map(|&t| t as u64).product::<u64>();
+        if x == 0 || x > i32::MAX as u32 || y == 0 || y > 65535 || z == 0 || z > 65535 || depth > 64 || threads > 1024 {
+            return Err(Error::internal(format!("kernel '{kernel}': no device takes {grid:?}")));
+        }
+        for (i, arg) in args.iter().enumerate() {
+            if let Arg::Ptr(p) = *arg
+                && p != DevicePtr::NULL
+            {
+                self.blocks().check(p, 0, &format!("argument {i} of kernel '{kernel}'"))?;
+            }
+        }
+        let mut pointers: Vec<*mut c_void> = bits.iter_mut().map(|b| (b as *mut u64).cast()).collect();
+        let launch =
+            Launch { grid: grid.blocks, block: grid.threads, reversed: (self.order == Order::Reversed) as u32 };
+        // SAFETY: the arguments have the types of the signature; on a little-endian machine a value's address is that of
+        // its low word. That kernels stay within their blocks is what this device is for finding out.
+        unsafe { self.kernels.run(kernel, &launch, &mut pointers)? };
+        self.blocks().check_zones(&format!("kernel '{kernel}'"))
+    }
+
+    fn gemm(&self, g: &Gemm) -> Result<()> {
+        let (number, strides) = g.batch;
+        let (a_rows, a_columns) = if g.trans_a { (g.k, g.m) } else { (g.m, g.k) };
+        let (b_rows, b_columns) = if g.trans_b { (g.n, g.k) } else { (g.k, g.n) };
+        let (a_len, b_len) = (extent(a_rows, a_columns, g.lda), extent(b_rows, b_columns, g.ldb));
+        let c_len = extent(g.m, g.n, g.ldc);
+        if g.lda < a_columns || g.ldb < b_columns || g.ldc < g.n {
+            return Err(Error::internal(format!("a matrix has rows longer than the distance between them: {g:?}")));
+        }
+        let trans = |t: bool| if t { Trans::Yes } else { Trans::No };
+        for i in 0..number {
+            let (a, b, c) = (g.a.floats(i * strides[0]), g.b.floats(i * strides[1]), g.c.floats(i * strides[2]));
+            let blocks = self.blocks();
+            blocks.check(a, 4 * a_len, "A of a product")?;
+            blocks.check(b, 4 * b_len, "B of a product")?;
+            blocks.check(c, 4 * c_len, "C of a product")?;
+            // SAFETY: checked above; the queue's user keeps C apart from A and B.
+            let (a, b, c) = unsafe {
+                (
+                    std::slice::from_raw_parts(a.0 as *const f32, a_len),
+                    std::slice::from_raw_parts(b.0 as *const f32, b_len),
+                    std::slice::from_raw_parts_mut(c.0 as *mut f32, c_len),
+                )
+            };
+            let (ta, tb) = (trans(g.trans_a), trans(g.trans_b));
+            gemm(ta, tb, g.m, g.n, g.k, g.alpha, a, g.lda, b, g.ldb, g.beta, c, g.ldc);
+        }
+        Ok(())
+    }
+
+    fn convolution_workspace(&self, _conv: &DeviceConvolution, _pass: ConvolutionPass) -> Result<Option<usize>> {
+        Ok(None)
+    }
+
+    fn convolution(
+        &self,
+        _conv: &DeviceConvolution,
+        _pass: ConvolutionPass,
+        _result: DevicePtr,
+        _operands: [DevicePtr; 2],
+        _workspace: DevicePtr,
+    ) -> Result<()> {
+        Err(Error::internal("the simulated device has no library for convolutions"))
+    }
+
+    fn copy(&self, from: DevicePtr, to: DevicePtr, bytes: usize) -> Result<()> {
+        let blocks = self.blocks();
+        blocks.check(from, bytes, "the source of a copy")?;
+        blocks.check(to, bytes, "the target of a copy")?;
+        if from.0 < to.0 + bytes as u64 && to.0 < from.0 + bytes as u64 && bytes > 0 {
+            return Err(Error::internal("source and target of a copy overlap"));
+        }
+        // SAFETY: checked above.
+        unsafe { std::ptr::copy_nonoverlapping(from.0 as *const u8, to.0 as *mut u8, bytes) };
+        Ok(())
+    }
+
+    fn zero(&self, at: DevicePtr, bytes: usize) -> Result<()> {
+        self.blocks().check(at, bytes, "memory to zero")?;
+        // SAFETY: checked above.
+        unsafe { (at.0 as *mut u8).write_bytes(0, bytes) };
+        Ok(())
+    }
+
+    fn upload(&self, from: &[u8], to: DevicePtr) -> Result<()> {
+        self.blocks().check(to, from.len(), "the target of an upload")?;
+        // SAFETY: checked above.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.0 as *mut u8, from.len()) };
+        Ok(())
+    }
+
+    fn download(&self, from: DevicePtr, to: &mut [u8]) -> Result<()> {
+        self.blocks().check(from, to.len(), "the source of a download")?;
+        // SAFETY: checked above.
+        unsafe { std::ptr::copy_nonoverlapping(from.0 as *const u8, to.as_mut_ptr(), to.len()) };
+        Ok(())
+    }
+
+    fn finish(&self) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,464 @@
+//! The queue and the memory of a device: each body runs on the simulated device, which proves the body, and on the GPU
+//! of this machine (number `LGM_TEST_GPU`, 0 without it), skipped aloud where there is none.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::sync::OnceLock;
+
+use lgm_core::{ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Gemm, Grid, args};
+use lgm_cuda::sim::{Order, Sim};
+use lgm_cuda::{Allocator, Cuda, Precision};
+
+trait Machine: DeviceQueue + Allocator {}
+impl<T: DeviceQueue + Allocator> Machine for T {}
+
+fn open(precision: Precision) -> Option<Cuda> {
+    let id = std::env::var("LGM_TEST_GPU").ok().map_or(0, |id| id.parse().unwrap());
+    match lgm_cuda::devices() {
+        Ok(_) => Some(Cuda::open(id, precision).unwrap()),
+        Err(error) => {
+            println!("skipped: {}", error.summary());
+            None
+        }
+    }
+}
+
+/// The GPU in single precision.
+fn gpu() -> Option<&'static Cuda> {
+    static GPU: OnceLock<Option<Cuda>> = OnceLock::new();
+    GPU.get_or_init(|| open(Precision::Fp32)).as_ref()
+}
+
+fn everywhere(body: impl Fn(&dyn Machine)) {
+    body(&Sim::new(Order::Forward).unwrap());
+    match gpu() {
+        Some(gpu) => body(gpu),
+        None => println!("skipped: no GPU; the simulated device alone"),
+    }
+}
+
+fn bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_ne_bytes()).collect()
+}
+
+fn put(machine: &dyn Machine, values: &[f32]) -> DevicePtr {
+    let at = machine.alloc(4 * values.len()).unwrap();
+    machine.upload(&bytes(values), at).unwrap();
+    at
+}
+
+fn get(machine: &dyn Machine, at: DevicePtr, len: usize) -> Vec<f32> {
+    let mut raw = vec![0; 4 * len];
+    machine.download(at, &mut raw).unwrap();
+    raw.chunks_exact(4).map(|c| f32::from_ne_bytes(c.try_into().unwrap())).collect()
+}
+
+/// Numbers in -1 to 1 that differ from place to place.
+fn draw(len: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12345);
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+fn assert_near(got: &[f32], want: &[f64], tolerance: f64, what: &str) {
+    let scale = want.iter().fold(1e-2, |m: f64, v| m.max(v.abs()));
+    let worst = got.iter().zip(want).map(|(g, w)| (f64::from(*g) - w).abs()).fold(0.0, f64::max);
+    assert!(got.iter().all(|v| v.is_finite()) && worst <= tolerance * scale, "{what}: off by {worst:e} of {scale:e}");
+    assert_eq!(got.len(), want.len());
+}
+
+#[test]
+fn what_goes_up_comes_down() {
+    everywhere(|machine| {
+        // Around the pieces in which long copies go.
+        for len in [0usize, 1, 3, 4095, (1 << 18) - 1, 1 << 18, (1 << 18) + 1, 3_000_017] {
+            let values = draw(len, len as u32);
+            let (a, b) = (put(machine, &values), machine.alloc(4 * len).unwrap());
+            machine.copy(a, b, 4 * len).unwrap();
+            machine.zero(a, 4 * len).unwrap();
+            assert_eq!(get(machine, b, len), values);
+            assert!(get(machine, a, len).iter().all(|v| *v == 0.0));
+            machine.free(a).unwrap();
+            machine.free(b).unwrap();
+        }
+        let at = put(machine, &[1.0; 4]);
+        machine.zero(at.offset(5), 6).unwrap();
+        let mut raw = [0; 16];
+        machine.download(at, &mut raw).unwrap();
+        let mut expected = bytes(&[1.0; 4]);
+        expected[5..11].fill(0);
+        assert_eq!(raw[..], expected);
+        machine.free(at).unwrap();
+    });
+}
+
+#[test]
+fn many_small_uploads_stay_in_order() {
+    everywhere(|machine| {
+        let at = put(machine, &[0.0; 100]);
+        for i in 0..1000 {
+            machine.upload(&bytes(&[i as f32]), at.floats(i % 100)).unwrap();
+        }
+        let expected: Vec<f32> = (900..1000).map(|i| i as f32).collect();
+        assert_eq!(get(machine, at, 100), expected);
+        machine.free(at).unwrap();
+    });
+}
+
+#[test]
+fn memory_is_aligned_counted_and_its_lack_told() {
+    everywhere(|machine| {
+        let (_, total) = machine.free_bytes().unwrap();
+        let blocks: Vec<DevicePtr> = (0..4).map(|i| machine.alloc(1 + 100 * i).unwrap()).collect();
+        assert!(blocks.iter().all(|block| block.0 % 256 == 0));
+        let text = machine.alloc(1 << 50).unwrap_err().to_string();
+        assert!(text.contains("out of memory") || text.contains("free"), "{text}");
+        assert_eq!(machine.free_bytes().unwrap().1, total);
+        assert!(machine.free(blocks[0].offset(1)).is_err(), "not a block's first byte");
+        blocks.into_iter().for_each(|block| machine.free(block).unwrap());
+    });
+}
+
+#[test]
+fn kernels_run_with_their_arguments() {
+    everywhere(|machine| {
+        for n in [1usize, 31, 32, 33, 257, 70_000] {
+            let x = draw(n, 7);
+            let (from, to) = (put(machine, &x), machine.alloc(4 * n).unwrap());
+            machine.launch("relu_forward", Grid::elements(n), args![to, from, 0.25f32, n as i64]).unwrap();
+            let expected: Vec<f32> = x.iter().map(|v| if *v < 0.0 { 0.25 * v } else { *v }).collect();
+            assert_eq!(get(machine, to, n), expected);
+            [from, to].into_iter().for_each(|block| machine.free(block).unwrap());
+        }
+        let text = machine.launch("relu_forwards", Grid::elements(1), args![]).unwrap_err().to_string();
+        assert!(text.contains("relu_forward"), "{text}");
+    });
+}
+
+fn products(machine: &dyn Machine, exact: bool, tolerance: f64) {
+    for (case, &(m, n, k)) in
+        [(1, 1, 1), (3, 5, 7), (33, 17, 65), (128, 100, 384), (1, 64, 500), (257, 1, 33)].iter().enumerate()
+    {
+        for bits in 0..8usize {
+            let (trans_a, trans_b, batch) = (bits & 1 != 0, bits & 2 != 0, 1 + 2 * (bits >> 2));
+            let (lda, ldb, ldc) = (if trans_a { m } else { k } + case, if trans_b { k } else { n } + case, n + case);
+            let strides = [if trans_a { k } else { m } * lda, if trans_b { n } else { k } * ldb, m * ldc];
+            let beta = [0.0, 1.0, -0.5][case % 3];
+            let [a, b, mut c] = [0, 1, 2].map(|i| draw(batch * strides[i], i as u32 + 1));
+            if beta == 0.0 {
+                c.fill(f32::NAN);
+            }
+            let [pa, pb, pc] = [&a, &b, &c].map(|values| put(machine, values));
+            let gemm = Gemm {
+                trans_a,
+                trans_b,
+                m,
+                n,
+                k,
+                lda,
+                ldb,
+                ldc,
+                beta,
+                exact,
+                alpha: 1.5,
+                a: pa,
+                b: pb,
+                c: pc,
+                batch: (batch, strides),
+            };
+            machine.gemm(&gemm).unwrap();
+            let got = get(machine, pc, c.len());
+            for (i, row, column) in (0..batch).flat_map(|i| (0..m).flat_map(move |r| (0..n).map(move |c| (i, r, c)))) {
+                let at = |trans: bool, ld: usize, row: usize, column: usize| {
+                    if trans { column * ld + row } else { row * ld + column }
+                };
+                let sum: f64 = (0..k)
+                    .map(|j| {
+                        let (a, b) = (
+                            a[i * strides[0] + at(trans_a, lda, row, j)],
+                            b[i * strides[1] + at(trans_b, ldb, j, column)],
+                        );
+                        f64::from(a) * f64::from(b)
+                    })
+                    .sum();
+                let place = i * strides[2] + row * ldc + column;
+                let want = 1.5 * sum + if beta == 0.0 { 0.0 } else { f64::from(beta) * f64::from(c[place]) };
+                let off = (f64::from(got[place]) - want).abs();
+                assert!(off <= tolerance * (k as f64).sqrt().max(1.0), "{gemm:?} at {row}, {column}: off by {off:e}");
+            }
+            // Between the rows nothing is written.
+            for place in (0..c.len()).filter(|p| p % ldc >= n) {
+                assert_eq!(got[place].to_bits(), c[place].to_bits(), "{gemm:?}");
+            }
+            [pa, pb, pc].into_iter().for_each(|block| machine.free(block).unwrap());
+        }
+    }
+}
+
+#[test]
+fn products_are_row_major() {
+    everywhere(|machine| products(machine, false, 2e-6));
+}
+
+#[test]
+fn tf32_shortens_products_unless_they_are_exact() {
+    let Some(gpu) = open(Precision::Tf32) else { return };
+    products(&gpu, false, 3e-3);
+    products(&gpu, true, 2e-6);
+}
+
+/// The three passes by the definition, in double precision: y, dx, dw.
+fn convolve(c: &DeviceConvolution, x: &[f32], w: &[f32], dy: &[f32]) -> [Vec<f64>; 3] {
+    let (in_group, out_group) = (c.channels / c.groups, c.outputs / c.groups);
+    let [mut y, mut dx, mut dw] = [dy.len(), x.len(), w.len()].map(|len| vec![0.0; len]);
+    for n in 0..c.batch {
+        for o in 0..c.outputs {
+            for (p, q) in (0..c.output[0]).flat_map(|p| (0..c.output[1]).map(move |q| (p, q))) {
+                let at_y = ((n * c.outputs + o) * c.output[0] + p) * c.output[1] + q;
+                for i in 0..in_group {
+                    for (r, s) in (0..c.kernel[0]).flat_map(|r| (0..c.kernel[1]).map(move |s| (r, s))) {
+                        let h = (p * c.stride[0] + r * c.dilation[0]).wrapping_sub(c.pad[0]);
+                        let v = (q * c.stride[1] + s * c.dilation[1]).wrapping_sub(c.pad[1]);
+                        if h >= c.input[0] || v >= c.input[1] {
+                            continue;
+                        }
+                        let channel = o / out_group * in_group + i;
+                        let at_x = ((n * c.channels + channel) * c.input[0] + h) * c.input[1] + v;
+                        let at_w = ((o * in_group + i) * c.kernel[0] + r) * c.kernel[1] + s;
+                        y[at_y] += f64::from(x[at_x]) * f64::from(w[at_w]);
+                        dx[at_x] += f64::from(dy[at_y]) * f64::from(w[at_w]);
+                        dw[at_w] += f64::from(dy[at_y]) * f64::from(x[at_x]);
+                    }
+                }
+            }
+        }
+    }
+    [y, dx, dw]
+}
+
+fn geometries() -> Vec<DeviceConvolution> {
+    let square =
+        |batch, channels, outputs, size: usize, kernel: usize, stride: usize, pad: usize, dilation: usize, groups| {
+            let output = (size + 2 * pad - dilation * (kernel - 1) - 1) / stride + 1;
+            DeviceConvolution {
+                batch,
+                channels,
+                outputs,
+                input: [size; 2],
+                output: [output; 2],
+                kernel: [kernel; 2],
+                stride: [stride; 2],
+                pad: [pad; 2],
+                dilation: [dilation; 2],
+                groups,
+            }
+        };
+    let odd = DeviceConvolution {
+        input: [9, 11],
+        output: [4, 9],
+        kernel: [3, 2],
+        stride: [2, 1],
+        pad: [1, 0],
+        dilation: [2, 2],
+        ..square(2, 6, 4, 9, 3, 1, 0, 1, 2)
+    };
+    vec![
+        square(2, 3, 8, 12, 3, 1, 1, 1, 1),
+        square(3, 1, 20, 28, 5, 1, 0, 1, 1),
+        square(2, 16, 16, 8, 1, 1, 0, 1, 1),
+        square(2, 8, 12, 15, 3, 2, 1, 1, 4),
+        square(2, 8, 8, 10, 3, 1, 1, 1, 8),
+        square(1, 4, 6, 17, 3, 1, 2, 2, 1),
+        square(1, 3, 16, 23, 7, 4, 3, 1, 1),
+        odd,
+    ]
+}
+
+#[test]
+fn convolutions_are_caffes() {
+    for (precision, tolerance) in [(Precision::Fp32, 2e-5), (Precision::Tf32, 5e-3)] {
+        let Some(gpu) = open(precision) else { return };
+        let mut done = 0;
+        for conv in geometries() {
+            let c = &conv;
+            let [x, w, dy, before] = [
+                draw(c.batch * c.channels * c.input[0] * c.input[1], 1),
+                draw(c.outputs * c.channels / c.groups * c.kernel[0] * c.kernel[1], 2),
+                draw(c.batch * c.outputs * c.output[0] * c.output[1], 3),
+                draw(c.outputs * c.channels / c.groups * c.kernel[0] * c.kernel[1], 4),
+            ];
+            let [y, dx, mut dw] = convolve(c, &x, &w, &dy);
+            dw.iter_mut().zip(&before).for_each(|(d, b)| *d += f64::from(*b));
+            let [px, pw, pdy] = [&x, &w, &dy].map(|values| put(&gpu, values));
+            let garbage = |len| put(&gpu, &vec![f32::NAN; len]);
+            let passes = [
+                (ConvolutionPass::Forward, garbage(y.len()), [px, pw], &y),
+                (ConvolutionPass::Data, garbage(dx.len()), [pdy, pw], &dx),
+                (ConvolutionPass::Filter, put(&gpu, &before), [px, pdy], &dw),
+            ];
+            for (pass, result, operands, want) in passes {
+                let Some(workspace) = gpu.convolution_workspace(c, pass).unwrap() else {
+                    println!("skipped: no cuDNN for {pass:?} of {c:?}");
+                    continue;
+                };
+                let at = gpu.alloc(workspace).unwrap();
+                gpu.convolution(c, pass, result, operands, at).unwrap();
+                assert_near(&get(&gpu, result, want.len()), want, tolerance, &format!("{precision} {pass:?} of {c:?}"));
+                // The same bits again.
+                let first = get(&gpu, result, want.len());
+                if pass == ConvolutionPass::Filter {
+                    gpu.upload(&bytes(&before), result).unwrap();
+                }
+                gpu.convolution(c, pass, result, operands, at).unwrap();
+                let again = get(&gpu, result, want.len());
+                assert!(first.iter().zip(&again).all(|(a, b)| a.to_bits() == b.to_bits()), "{pass:?} of {c:?}");
+                gpu.free(at).unwrap();
+                done += 1;
+            }
+        }
+        println!("{precision}: {done} passes by cuDNN");
+    }
+}
+
+#[test]
+fn the_references_convolution_is_that_of_its_definition() {
+    // One channel, a 2x2 input under a 2x2 filter, no padding: one number.
+    let c = DeviceConvolution {
+        batch: 1,
+        channels: 1,
+        outputs: 1,
+        input: [2; 2],
+        output: [1; 2],
+        kernel: [2; 2],
+        stride: [1; 2],
+        pad: [0; 2],
+        dilation: [1; 2],
+        groups: 1,
+    };
+    let [y, dx, dw] = convolve(&c, &[1.0, 2.0, 3.0, 4.0], &[5.0, 6.0, 7.0, 8.0], &[2.0]);
+    assert_eq!((y, dx, dw), (vec![70.0], vec![10.0, 12.0, 14.0, 16.0], vec![2.0, 4.0, 6.0, 8.0]));
+}
+
+#[test]
+fn recorded_work_runs_when_replayed_and_not_before() {
+    let Some(gpu) = gpu() else { return };
+    let (x, sum) = (put(gpu, &[1.0; 1000]), gpu.alloc(8 * 1000).unwrap());
+    gpu.zero(sum, 8 * 1000).unwrap();
+    let add = || gpu.launch("net_accumulate", Grid::elements(1000), args![sum, x, 1000i64]);
+    let read = || {
+        let mut raw = [0; 8];
+        gpu.download(sum.offset(8 * 999), &mut raw).unwrap();
+        f64::from_ne_bytes(raw)
+    };
+    let other = Cuda::open(gpu.gpu().id, Precision::Fp32).unwrap();
+    let (y, total) = (put(&other, &[1.0; 10]), put(&other, &[0.0; 20]));
+    let graph = other
+        .capture(&mut || {
+            other.launch("net_accumulate", Grid::elements(10), args![total, y, 10i64])?;
+            other.launch("net_accumulate", Grid::elements(10), args![total, y, 10i64])
+        })
+        .unwrap();
+    assert_eq!(graph.nodes(), 2);
+    let value = |at| {
+        let mut raw = [0; 8];
+        other.download(at, &mut raw).unwrap();
+        f64::from_ne_bytes(raw)
+    };
+    assert_eq!(value(total), 0.0);
+    for round in 1..=3 {
+        other.replay(&graph).unwrap();
+        assert_eq!(value(total.offset(72)), 2.0 * f64::from(round));
+    }
+
+    // What waits or copies from the host cannot be recorded, and the device goes on after the refusal.
+    let text = other.capture(&mut || other.upload(&[0; 4], y)).map(drop).unwrap_err().to_string();
+    assert!(text.contains("recorded"), "{text}");
+    other.upload(&bytes(&[5.0]), y).unwrap();
+    assert_eq!(get(&other, y, 1), [5.0]);
+
+    add().unwrap();
+    assert_eq!(read(), 1.0);
+}
+
+#[test]
+fn a_product_and_a_convolution_can_be_recorded() {
+    let Some(gpu) = open(Precision::Tf32) else { return };
+    let c = geometries()[0];
+    let (x, w) = (put(&gpu, &draw(2 * 3 * 144, 1)), put(&gpu, &draw(8 * 27, 2)));
+    let (y, z) = (put(&gpu, &[0.0; 2 * 8 * 144]), put(&gpu, &[0.0; 144 * 144]));
+    let workspace = gpu.convolution_workspace(&c, ConvolutionPass::Forward).unwrap();
+    let at = gpu.alloc(workspace.unwrap_or(0)).unwrap();
+    let mut work = || {
+        if workspace.is_some() {
+            gpu.convolution(&c, ConvolutionPass::Forward, y, [x, w], at)?;
+        }
+        gpu.gemm(&Gemm {
+            trans_a: true,
+            trans_b: false,
+            m: 144,
+            n: 144,
+            k: 8,
+            lda: 144,
+            ldb: 144,
+            ldc: 144,
+            alpha: 1.0,
+            beta: 0.0,
+            a: y,
+            b: y,
+            c: z,
+            batch: (1, [0; 3]),
+            exact: false,
+        })
+    };
+    work().unwrap();
+    let first = get(&gpu, z, 144 * 144);
+    let graph = gpu.capture(&mut work).unwrap();
+    gpu.zero(z, 4 * 144 * 144).unwrap();
+    gpu.replay(&graph).unwrap();
+    let again = get(&gpu, z, 144 * 144);
+    assert!(first.iter().zip(&again).all(|(a, b)| a.to_bits() == b.to_bits()));
+    assert!(workspace.is_none() || first.iter().any(|v| *v != 0.0));
+}
+
+#[test]
+fn a_feed_brings_every_batch_in_turn() {
+    let Some(gpu) = gpu() else { return };
+    const FLOATS: usize = 100_000;
+    let mut feed = gpu.feed(4 * FLOATS, 2).unwrap();
+    let (input, sum) = (gpu.alloc(4 * FLOATS).unwrap(), gpu.alloc(8 * FLOATS).unwrap());
+    gpu.zero(sum, 8 * FLOATS).unwrap();
+    let fill = |feed: &mut lgm_cuda::Feed, batch: usize| {
+        feed.host(batch % 2).unwrap().floats_mut().fill(batch as f32);
+        feed.send(batch % 2, 4 * FLOATS).unwrap();
+    };
+    fill(&mut feed, 0);
+    for batch in 0..50 {
+        if batch + 1 < 50 {
+            fill(&mut feed, batch + 1);
+        }
+        // In two parts, as for data and labels.
+        let half = 2 * FLOATS;
+        feed.deliver(batch % 2, &[(0, input, half), (half, input.offset(half), half)]).unwrap();
+        gpu.launch("net_accumulate", Grid::elements(FLOATS), args![sum, input, FLOATS as i64]).unwrap();
+    }
+    let mut raw = vec![0; 8 * FLOATS];
+    gpu.download(sum, &mut raw).unwrap();
+    let want = f64::from(49 * 50 / 2);
+    assert!(raw.chunks_exact(8).all(|c| f64::from_ne_bytes(c.try_into().unwrap()) == want));
+}
+
+#[test]
+fn marks_measure_time() {
+    let Some(gpu) = gpu() else { return };
+    let x = put(gpu, &vec![1.0; 1 << 22]);
+    let before = gpu.mark().unwrap();
+    for _ in 0..10 {
+        gpu.launch("relu_forward", Grid::elements(1 << 22), args![x, x, 0.5f32, 1i64 << 22]).unwrap();
+    }
+    let after = gpu.mark().unwrap();
+    let time = before.milliseconds_to(&after).unwrap();
+    assert!(after.reached().unwrap() && time > 0.0 && time < 1000.0, "{time} ms");
+}

@@ -1,0 +1,50 @@
+//! Accuracy on a device: a warp judges each position, a block adds up each output.
+
+use lgm_core::{Bwd, Device, DeviceQueue, Error, Fwd, Grid, Plan, Result, Run, args};
+
+use super::Accuracy;
+use crate::on_device::extent;
+use crate::softmax::Along;
+
+impl Accuracy {
+    fn positions(&self) -> usize {
+        self.along.outer / self.crops * self.along.inner
+    }
+}
+
+impl Run<Device> for Accuracy {
+    fn prepare(&mut self, _queue: &(dyn DeviceQueue + 'static), plan: &mut Plan) -> Result<()> {
+        plan.scratch = vec![plan.tops[0].with_shape([self.positions()])];
+        Ok(())
+    }
+
+    fn forward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Fwd<'_, Device>) -> Result<()> {
+        let Along { channels, inner, .. } = self.along;
+        let (scores, labels, verdicts) = (io.bottom(0)?, io.bottom(1)?, io.scratch(0)?);
+        let (accuracy, by_class) = (io.top(0)?, if self.by_class { Some(io.top(1)?) } else { None });
+        let positions = extent(self.positions())?;
+        let ignored = self.param.ignore_label;
+        let judge = args![
+            verdicts,
+            scores,
+            labels,
+            positions,
+            extent(inner)?,
+            extent(self.crops)?,
+            self.param.top_k(),
+            extent(channels)?,
+            u32::from(ignored.is_some()),
+            ignored.unwrap_or(0),
+            0u32,
+            0i32,
+        ];
+        queue.launch("accuracy_judge", Grid::elements(self.positions() * 32), judge)?;
+        let outputs = 1 + if self.by_class { channels } else { 0 };
+        let finish = args![accuracy, by_class, verdicts, labels, positions, io.fault];
+        queue.launch("accuracy_finish", Grid::rows(outputs, Grid::THREADS), finish)
+    }
+
+    fn backward(&self, _queue: &(dyn DeviceQueue + 'static), _io: Bwd<'_, Device>) -> Result<()> {
+        Err(Error::internal("this layer has no backward pass"))
+    }
+}

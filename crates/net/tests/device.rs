@@ -1,0 +1,342 @@
+//! Nets on a simulated device against the same nets on the host.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::rc::Rc;
+
+use common::{gaussian, options, says, step};
+use lgm_core::{Arity, BlobSpec, Bwd, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Phase, Plan, Result};
+use lgm_cuda::sim::Order;
+use lgm_net::{Gpu, Keep, Net, Options, Pass, Placement, Simulated};
+
+const PASSES: u64 = 4;
+
+/// y = c · x, in place or not, with c learned and the number of passes kept as state: a layer without a device half.
+struct HostOnly;
+
+impl Layer for HostOnly {
+    fn arity(&self) -> Arity {
+        Arity::exactly(1, 1)
+    }
+
+    fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
+        let count = ParamSpec { state: true, ..ParamSpec::constant([1], 0.0) };
+        Ok(Plan {
+            params: vec![ParamSpec::constant([1], 1.5), count],
+            saved: vec![bottoms[0].clone()],
+            scratch: vec![bottoms[0].clone()],
+            ..Plan::elementwise(&bottoms[0])
+        })
+    }
+}
+
+impl HostRun for HostOnly {
+    fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
+        let c = io.param::<T>(0)?[0];
+        let passes = io.param_mut::<T>(1)?;
+        passes[0] += T::of(1.0);
+        let (bottom, saved, y) = (io.bottom_unless_shared::<T>(0)?, io.saved::<T>(0)?, io.top::<T>(0)?);
+        if let Some(x) = bottom {
+            y.copy_from_slice(x);
+        }
+        if let Some(saved) = saved {
+            saved.copy_from_slice(y);
+        }
+        y.iter_mut().for_each(|y| *y *= c);
+        Ok(())
+    }
+
+    fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
+        let c = io.param::<T>(0)?[0];
+        let (top, dx) = (io.top_diff_unless_shared::<T>(0)?, io.bottom_diff::<T>(0)?);
+        let dy = match (top, &dx) {
+            (Some(dy), _) => dy.to_vec(),
+            (None, Some(dx)) => dx.to_vec(),
+            (None, None) => Vec::new(),
+        };
+        if let Some(dc) = io.param_diff::<T>(0)? {
+            let x = io.saved::<T>(0)?;
+            dc[0] = x.iter().zip(&dy).fold(dc[0], |sum, (x, d)| sum + *x * *d);
+        }
+        if let Some(dx) = dx {
+            dx.iter_mut().zip(dy).for_each(|(dx, dy)| *dx = dy * c);
+        }
+        Ok(())
+    }
+}
+
+/// A net from text, with the layer above among the types known.
+fn try_net(text: &str, options: &Options) -> Result<Net> {
+    let mut registry = common::registry();
+    registry.add("HostOnly", |_, _| Node::compute(HostOnly));
+    let parsed = lgm_proto::parse_net(text.as_bytes(), std::path::Path::new(common::FILE))?;
+    Net::new(&parsed.message, &parsed.positions, &registry, options)
+}
+
+/// The simulated device, or nothing where there is no C++ compiler.
+fn gpu(order: Order, capacity: Option<u64>) -> Option<Rc<dyn Gpu>> {
+    match Simulated::new(order, capacity) {
+        Ok(gpu) => Some(Rc::new(gpu)),
+        Err(error) => {
+            println!("skipped: {error}");
+            None
+        }
+    }
+}
+
+fn on(gpu: &Rc<dyn Gpu>, options: Options) -> Options {
+    Options { device: Some(Placement { gpu: gpu.clone(), histories: 1 }), ..options }
+}
+
+fn labels(rows: usize) -> String {
+    format!("layer {{ name: 'label' type: 'Input' top: 'label' input_param {{ shape {{ dim: {rows} }} }} }} ")
+}
+
+fn conv(name: &str, bottom: &str, outputs: usize, more: &str) -> String {
+    format!(
+        "layer {{ name: '{name}' type: 'Convolution' bottom: '{bottom}' top: '{name}' convolution_param {{ \
+         num_output: {outputs} kernel_size: 3 pad: 1 weight_filler {{ type: 'msra' }} {more} }} }} "
+    )
+}
+
+fn product(name: &str, bottom: &str, outputs: usize, more: &str) -> String {
+    format!(
+        "layer {{ name: '{name}' type: 'InnerProduct' bottom: '{bottom}' top: '{name}' {more} inner_product_param {{ \
+         num_output: {outputs} weight_filler {{ type: 'xavier' }} }} }} "
+    )
+}
+
+fn layer(name: &str, kind: &str, bottoms: &[&str], tops: &[&str], more: &str) -> String {
+    let list = |what: &str, blobs: &[&str]| blobs.iter().map(|b| format!("{what}: '{b}' ")).collect::<String>();
+    format!("layer {{ name: '{name}' type: '{kind}' {}{}{more} }} ", list("bottom", bottoms), list("top", tops))
+}
+
+/// Nets of every shape that matters here: LeNet's, normalisation in place, classes by distance, blobs read twice, and
+/// parameters and layers shared.
+fn nets() -> Vec<(&'static str, String)> {
+    let pool = "pooling_param { pool: MAX kernel_size: 2 stride: 2 }";
+    let lenet = gaussian("x", &[3, 1, 8, 8])
+        + &labels(3)
+        + &conv("c1", "x", 4, "")
+        + &layer("p1", "Pooling", &["c1"], &["p1"], pool)
+        + &conv("c2", "p1", 5, "stride: 2")
+        + &product("ip1", "c2", 7, "")
+        + &layer("relu", "ReLU", &["ip1"], &["ip1"], "")
+        + &layer("drop", "Dropout", &["ip1"], &["ip1"], "")
+        + &product("ip2", "ip1", 4, "")
+        + &layer("acc", "Accuracy", &["ip2", "label"], &["acc"], "")
+        + &layer("loss", "SoftmaxWithLoss", &["ip2", "label"], &["loss"], "loss_weight: 0.5");
+    let norm = gaussian("x", &[4, 2, 5, 5])
+        + &conv("c", "x", 6, "bias_term: false")
+        + &layer("bn", "BatchNorm", &["c"], &["c"], "")
+        + &layer("scale", "Scale", &["c"], &["c"], "scale_param { bias_term: true }")
+        + &layer("relu", "ReLU", &["c"], &["c"], "")
+        + &conv("d", "c", 6, "")
+        + &layer("sum", "Eltwise", &["c", "d"], &["sum"], "")
+        + &layer(
+            "mean",
+            "Reduction",
+            &["sum"],
+            &["loss"],
+            "reduction_param { operation: SUMSQ coeff: 0.01 } loss_weight: 2",
+        );
+    let distance = gaussian("x", &[5, 6])
+        + &labels(5)
+        + &product("ip", "x", 4, "")
+        + &layer(
+            "dist",
+            "ClassDistance",
+            &["ip", "label"],
+            &["logits"],
+            "class_distance_param { num_output: 3 weight_filler { type: 'gaussian' } bias_filler { value: 1 } center_coef: 0.1 margin_mul { policy: ADDUP value: 0.1 gamma: 0.1 step: 1 } }",
+        )
+        + &layer("loss", "SoftmaxWithLoss", &["logits", "label"], &["loss"], "");
+    let shared = gaussian("x", &[3, 4])
+        + &gaussian("y", &[3, 4])
+        + &product("one", "x", 4, "param { name: 'w' } param { name: 'b' }")
+        + &product("two", "y", 4, "param { name: 'w' } param { name: 'b' }")
+        + &layer("cat", "Concat", &["one", "two"], &["cat"], "concat_param { axis: 0 }")
+        + &layer("flat", "Flatten", &["cat"], &["flat"], "")
+        + &layer("cut", "Slice", &["flat"], &["low", "high"], "slice_param { axis: 0 }")
+        + &layer("loss", "EuclideanLoss", &["low", "high"], &["loss"], "");
+    let between = gaussian("x", &[3, 4])
+        + &product("ip", "x", 4, "")
+        + &layer("in place", "HostOnly", &["ip"], &["ip"], "")
+        + &layer("relu", "ReLU", &["ip"], &["ip"], "")
+        + &layer("apart", "HostOnly", &["ip"], &["y"], "")
+        + &layer("sum", "Eltwise", &["ip", "y"], &["sum"], "")
+        + &layer("last", "HostOnly", &["sum"], &["sum"], "")
+        + &layer("loss", "Reduction", &["sum"], &["loss"], "reduction_param { operation: SUMSQ } loss_weight: 0.1");
+    vec![("between", between), ("lenet", lenet), ("norm", norm), ("distance", distance), ("shared", shared)]
+}
+
+struct Found {
+    losses: Vec<f64>,
+    blobs: Vec<f64>,
+    params: Vec<f64>,
+    gradients: Vec<f64>,
+}
+
+impl Found {
+    fn all(&self) -> [&Vec<f64>; 4] {
+        [&self.losses, &self.blobs, &self.params, &self.gradients]
+    }
+}
+
+/// Several passes, each from zeroed gradients: what can be seen after them.
+fn run(text: &str, options: &Options) -> Option<Found> {
+    let mut net = match try_net(text, options) {
+        Ok(net) => net,
+        Err(error) => panic!("{error}\n{text}"),
+    };
+    let rows = net.blob("label").map_or(0, |(shape, _)| shape.count());
+    let mut losses = Vec::new();
+    for batch in 0..PASSES {
+        if rows > 0 {
+            let labels: Vec<f64> = (0..rows).map(|i| ((i as u64 + batch) % 3) as f64).collect();
+            net.set_blob("label", &labels).unwrap();
+        }
+        let step = step(batch);
+        net.begin_iteration(batch);
+        if options.device.is_some() {
+            let pass = Pass { clear: true, forward: true, backward: true, ..Default::default() };
+            net.pass(pass, &step, None).unwrap();
+            losses.push(net.loss().unwrap());
+        } else {
+            net.clear_param_diffs().unwrap();
+            losses.push(net.forward(&step).unwrap());
+            net.backward(&step).unwrap();
+        }
+    }
+    let blobs = net.output_values().unwrap().into_iter().flat_map(|(_, values)| values).collect();
+    let saved = net.to_proto(true).unwrap();
+    let each = |diff: bool| -> Vec<f64> {
+        let blobs = saved.layer.iter().flat_map(|l| &l.blobs);
+        blobs.flat_map(|b| if diff { b.diff.clone() } else { b.data.clone() }).map(f64::from).collect()
+    };
+    Some(Found { losses, blobs, params: each(false), gradients: each(true) })
+}
+
+fn near(name: &str, found: &[f64], want: &[f64]) {
+    assert_eq!(found.len(), want.len(), "{name}");
+    let scale = want.iter().fold(1e-3, |m: f64, w| m.max(w.abs()));
+    for (i, (f, w)) in found.iter().zip(want).enumerate() {
+        assert!((f - w).abs() <= 2e-4 * scale, "{name} {i}: {f} against {w}, of at most {scale}");
+    }
+}
+
+#[test]
+fn a_device_computes_what_the_host_does_and_the_same_bits_each_time() {
+    let Some(forward) = gpu(Order::Forward, None) else { return };
+    let Some(reversed) = gpu(Order::Reversed, None) else { return };
+    for (name, text) in nets() {
+        for keep in [Keep::Outputs, Keep::All] {
+            let options = Options { keep: keep.clone(), ..Options::new(Phase::Train, 1) };
+            let want = run(&text, &options).unwrap();
+            assert!(want.gradients.iter().any(|g| *g != 0.0), "{name}");
+            let a = run(&text, &on(&forward, options.clone())).unwrap();
+            let b = run(&text, &on(&reversed, options)).unwrap();
+            for (what, ((a, b), want)) in ["losses", "outputs", "parameters", "gradients"]
+                .iter()
+                .zip(a.all().into_iter().zip(b.all()).zip(want.all()))
+            {
+                near(&format!("{name} {keep:?}: {what}"), a, want);
+                let bits = |v: &[f64]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                assert!(bits(a) == bits(b), "{name}: {what} depend on the order of threads");
+            }
+        }
+    }
+}
+
+#[test]
+fn test_nets_use_the_training_nets_memory_on_the_device() {
+    let Some(gpu) = gpu(Order::Forward, None) else { return };
+    let text = gaussian("x", &[3, 4]) + &product("ip", "x", 2, "");
+    let mut train = try_net(&text, &on(&gpu, options())).unwrap();
+    let mut test = try_net(&text, &on(&gpu, Options { seed: 9, ..Options::new(Phase::Test, 9) })).unwrap();
+    let own = test.layer_params("ip");
+    assert_ne!(own, train.layer_params("ip"));
+    let mut score = |train: &mut Net| {
+        train
+            .lend_params(&mut test, |net| {
+                for batch in 0..3 {
+                    let pass = Pass { clear: batch == 0, forward: true, accumulate: true, ..Default::default() };
+                    net.pass(pass, &step(batch), None)?;
+                }
+                net.sums()
+            })
+            .unwrap()
+            .1
+    };
+    let before = score(&mut train);
+    assert_eq!((before[0].0.as_str(), before[0].1.len()), ("ip", 6));
+    let mut plain = try_net(&text, &Options::new(Phase::Test, 1)).unwrap();
+    let mut want = vec![0.0; 6];
+    for batch in 0..3 {
+        plain.forward(&step(batch)).unwrap();
+        want.iter_mut().zip(common::data(&plain, "ip")).for_each(|(sum, x)| *sum += x);
+    }
+    near("sums", &before[0].1, &want);
+    // The recorded pass reads what training has changed, in place.
+    let params = train.device_params().unwrap();
+    gpu.zero(params.data, params.bytes).unwrap();
+    assert_eq!(score(&mut train)[0].1, [0.0; 6]);
+    assert_eq!(test.layer_params("ip"), own, "given back");
+}
+
+#[test]
+fn a_net_that_does_not_fit_says_what_would() {
+    let Some(gpu) = gpu(Order::Forward, Some(100_000)) else { return };
+    let text = |batch: usize| {
+        gaussian("x", &[batch, 100])
+            + &product("ip", "x", 100, "")
+            + "layer { name: 'l' type: 'Reduction' bottom: 'ip' top: 'l' loss_weight: 1 }"
+    };
+    // 3 times 40 448 bytes for parameters, gradients and a history are too many as it is.
+    let error = |batch: usize, gpu: &Rc<dyn Gpu>| match try_net(&text(batch), &on(gpu, options())) {
+        Ok(_) => panic!("{batch} was accepted"),
+        Err(error) => error.to_string(),
+    };
+    says(
+        &error(100, &gpu),
+        &["does not fit on the simulated GPU", "it needs ", "for parameters", "not even one image"],
+    );
+    let Some(gpu) = self::gpu(Order::Forward, Some(200_000)) else { return };
+    let text = error(1000, &gpu);
+    says(&text, &["does not fit", "KiB are free", "a batch of about ", " would fit, where it is 1000 now"]);
+    let about: usize = text.split("about ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    assert!((20..200).contains(&about), "{about}");
+    assert!(
+        try_net(&(self::gaussian("x", &[about / 2, 100]) + &product("ip", "x", 100, "")), &on(&gpu, options())).is_ok()
+    );
+}
+
+#[test]
+fn a_label_outside_the_classes_names_the_layer() {
+    let Some(gpu) = gpu(Order::Reversed, None) else { return };
+    let text = gaussian("x", &[4, 3])
+        + "layer { name: 'label' type: 'Input' top: 'label' input_param { shape { dim: 4 } } }"
+        + &layer("loss", "SoftmaxWithLoss", &["x", "label"], &["loss"], "");
+    let mut net = try_net(&text, &on(&gpu, options())).unwrap();
+    net.set_blob("label", &[0.0, 1.0, 2.0, 0.0]).unwrap();
+    net.forward(&step(0)).unwrap();
+    net.set_blob("label", &[0.0, 7.0, 2.0, 9.0]).unwrap();
+    let error = net.forward(&step(1)).unwrap_err().to_string();
+    says(&error, &["layer 'loss' (SoftmaxWithLoss)", "7"]);
+}
+
+#[test]
+fn nets_of_other_types_and_mixed_memory_are_refused() {
+    let Some(gpu) = gpu(Order::Forward, None) else { return };
+    let text = gaussian("x", &[3, 4]) + &product("ip", "x", 2, "");
+    let double = Options { dtype: lgm_core::DType::F64, ..options() };
+    let Err(error) = try_net(&text, &on(&gpu, double)) else { panic!("double precision was accepted") };
+    says(&error.to_string(), &["run on the CPU only"]);
+    let mut host = try_net(&text, &options()).unwrap();
+    let mut device = try_net(&text, &on(&gpu, options())).unwrap();
+    assert!(host.lend_params(&mut device, |_| Ok(())).is_err());
+    assert!(device.learnable::<f32>(0).is_err());
+    assert!(host.pass(Pass::default(), &step(0), None).is_err() && host.loss().is_err());
+}

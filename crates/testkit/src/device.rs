@@ -1,0 +1,314 @@
+//! A layer's device half on the simulated device, and its comparison with the host's.
+
+use std::sync::Once;
+
+use lgm_core::{
+    BlobSpec, Bwd, DType, Device, DevicePtr, DeviceQueue, Fwd, Phase, Plan, Registry, Result, Shape, Step, View,
+    ViewMut, Views, ViewsMut,
+};
+use lgm_cuda::Allocator;
+use lgm_cuda::sim::{Order, Sim};
+
+use crate::check::{added, finite, same};
+use crate::rig::{data_homes, shared_diffs};
+use crate::{Case, Inputs, Outputs, Rig, Sharing, assert_close};
+
+/// Largest difference between device and host, as [`assert_close`] measures it.
+const TOLERANCE: f64 = 2e-5;
+
+/// A layer with its plan for the device, and the device.
+pub struct DeviceRig {
+    /// The layer, its plan as the device half changed it.
+    pub rig: Rig,
+    sim: Sim,
+}
+
+/// Device memory of single-precision numbers, full of NaN at first.
+struct Block<'a> {
+    sim: &'a Sim,
+    at: DevicePtr,
+    len: usize,
+}
+
+impl<'a> Block<'a> {
+    fn new(sim: &'a Sim, len: usize) -> Result<Self> {
+        Ok(Block { sim, at: sim.alloc(4 * len)?, len })
+    }
+
+    fn of(sim: &'a Sim, values: &[f64]) -> Result<Self> {
+        let bytes: Vec<u8> = values.iter().flat_map(|&v| (v as f32).to_ne_bytes()).collect();
+        Block::of_bytes(sim, &bytes)
+    }
+
+    fn of_bytes(sim: &'a Sim, bytes: &[u8]) -> Result<Self> {
+        let block = Block::new(sim, bytes.len().div_ceil(4))?;
+        sim.upload(bytes, block.at)?;
+        Ok(block)
+    }
+
+    fn words(&self) -> Result<Vec<[u8; 4]>> {
+        let mut bytes = vec![0; 4 * self.len];
+        self.sim.download(self.at, &mut bytes)?;
+        Ok(bytes.as_chunks().0.to_vec())
+    }
+
+    fn to_f64(&self) -> Result<Vec<f64>> {
+        Ok(self.words()?.into_iter().map(|w| f32::from_ne_bytes(w) as f64).collect())
+    }
+
+    fn view<'b>(&self, spec: &'b BlobSpec) -> Option<View<'b, Device>> {
+        // SAFETY: the block is of the spec's size, and used only while it is there.
+        Some(unsafe { View::from_addr(self.at, spec) })
+    }
+
+    fn view_mut<'b>(&self, spec: &'b BlobSpec) -> Option<ViewMut<'b, Device>> {
+        // SAFETY: as for `view`; one window of each block is handed out for a call.
+        Some(unsafe { ViewMut::from_addr(self.at, spec) })
+    }
+}
+
+impl Drop for Block<'_> {
+    fn drop(&mut self) {
+        let freed = self.sim.free(self.at);
+        // A second panic would hide the first.
+        if !std::thread::panicking() {
+            freed.expect("nothing wrote beside the block");
+        }
+    }
+}
+
+fn blocks<'a>(sim: &'a Sim, values: &[Vec<f64>]) -> Result<Vec<Block<'a>>> {
+    values.iter().map(|v| Block::of(sim, v)).collect()
+}
+
+fn poisoned<'a>(sim: &'a Sim, specs: &[BlobSpec]) -> Result<Vec<Block<'a>>> {
+    specs.iter().map(|s| Block::new(sim, s.shape.count())).collect()
+}
+
+fn views<'b>(blocks: &[Block<'_>], specs: &'b [BlobSpec]) -> Views<'b, Device> {
+    blocks.iter().zip(specs).map(|(b, s)| b.view(s)).collect()
+}
+
+fn views_mut<'b>(blocks: &[Block<'_>], specs: &'b [BlobSpec]) -> ViewsMut<'b, Device> {
+    blocks.iter().zip(specs).map(|(b, s)| b.view_mut(s)).collect()
+}
+
+fn read(blocks: &[Block<'_>]) -> Result<Vec<Vec<f64>>> {
+    blocks.iter().map(Block::to_f64).collect()
+}
+
+impl DeviceRig {
+    /// As [`Rig::new`], in single precision, prepared for the simulated device; `None` when the layer has no device half
+    /// or there is no C++ compiler, which is said.
+    ///
+    /// # Errors
+    /// As for [`Rig::new`], and when the device half refuses its plan.
+    pub fn new(
+        registry: &Registry,
+        text: &str,
+        phase: Phase,
+        shapes: &[Shape],
+        order: Order,
+    ) -> Result<Option<DeviceRig>> {
+        let mut rig = Rig::new(registry, text, phase, DType::F32, shapes)?;
+        if rig.layer.device().is_none() {
+            return Ok(None);
+        }
+        let sim = match Sim::new(order) {
+            Ok(sim) => sim,
+            Err(why @ lgm_core::Error::Config(_)) => {
+                static SAID: Once = Once::new();
+                SAID.call_once(|| eprintln!("skipped: device runs on the host: {why}"));
+                return Ok(None);
+            }
+            Err(e) => return Err(e),
+        };
+        let mut plan = rig.plan.clone();
+        let half = rig.layer.device_mut().expect("device and device_mut agree");
+        half.prepare(&sim, &mut plan)?;
+        let specs = plan.tops.iter().chain(&plan.saved).chain(&plan.scratch);
+        assert!(specs.clone().all(|s| s.dtype == DType::F32), "the device plan has blobs of another element type");
+        assert_eq!(plan.tops, rig.plan.tops, "the device half changed the tops");
+        rig.plan = plan;
+        Ok(Some(DeviceRig { rig, sim }))
+    }
+
+    /// As [`Rig::run`]. The step reaches the layer through device memory alone.
+    ///
+    /// # Errors
+    /// What the layer refuses, or its kernels report.
+    pub fn run(&self, inputs: &Inputs) -> Result<Outputs> {
+        let (rig, plan, sim) = (&self.rig, &self.rig.plan, &self.sim);
+        let layer = rig.layer.device().expect("checked when made");
+        let backward = !inputs.top_diffs.is_empty() || (plan.tops.is_empty() && !plan.no_backward);
+        let (bottoms, params) = (blocks(sim, &inputs.bottoms)?, blocks(sim, &inputs.params)?);
+        let (tops, saved) = (poisoned(sim, &plan.tops)?, poisoned(sim, &plan.saved)?);
+        let clock = clock(sim, &inputs.step)?;
+        let dynamic: Vec<f64> = rig.layer.dynamic().into_iter().map(f64::from).collect();
+        let dynamic = Block::of(sim, &dynamic)?;
+        let fault = Block::of_bytes(sim, &[0; 16])?;
+        // Not the step: it may not be baked into what could be replayed.
+        let stranger = Step { seed: !inputs.step.seed, iter: 77, batch: 99 };
+        let homes = data_homes(plan, inputs.sharing, backward);
+        let in_place = |k: lgm_core::Sharing| k == lgm_core::Sharing::InPlace;
+
+        let scratch = poisoned(sim, &plan.scratch)?;
+        let shared = |b: usize| homes.iter().flatten().any(|&(b1, _)| b1 == b);
+        let top_at = |t: usize| match homes[t] {
+            None => &tops[t],
+            Some((b, _)) => &bottoms[b],
+        };
+        layer.forward(
+            sim,
+            Fwd {
+                step: &stranger,
+                dtype: DType::F32,
+                bottoms: bottoms
+                    .iter()
+                    .zip(&rig.bottoms)
+                    .enumerate()
+                    .map(|(b, (block, spec))| if shared(b) { None } else { block.view(spec) })
+                    .collect(),
+                tops: (0..tops.len())
+                    .map(|t| match homes[t] {
+                        Some((_, kind)) if !in_place(kind) => None,
+                        _ => top_at(t).view_mut(&plan.tops[t]),
+                    })
+                    .collect(),
+                params: views_mut(&params, &rig.params),
+                saved: if backward { views_mut(&saved, &plan.saved) } else { saved.iter().map(|_| None).collect() },
+                scratch: views_mut(&scratch, &plan.scratch),
+                clock: Some(clock.at),
+                dynamic: Some(dynamic.at),
+                fault: Some(fault.at),
+            },
+        )?;
+        self.check_fault(&fault)?;
+        let mut out = Outputs {
+            tops: (0..tops.len()).map(|t| top_at(t).to_f64()).collect::<Result<_>>()?,
+            params: read(&params)?,
+            ..Default::default()
+        };
+        for (b, block) in bottoms.iter().enumerate().filter(|&(b, _)| !shared(b)) {
+            assert_eq!(block.to_f64()?, rounded(&inputs.bottoms[b]), "forward changed bottom {b}");
+        }
+        if !backward {
+            return Ok(out);
+        }
+
+        let scratch = poisoned(sim, &plan.scratch)?;
+        let top_diffs = blocks(sim, &inputs.top_diffs)?;
+        let param_diffs = blocks(sim, &inputs.param_diffs)?;
+        let mut bottom_diffs = poisoned(sim, &rig.bottoms)?;
+        let shared = shared_diffs(plan, inputs);
+        for &(t, b) in &shared {
+            bottom_diffs[b] = Block::of(sim, &inputs.top_diffs[t])?;
+        }
+        let wanted = |plan: &Plan, b: usize| inputs.want_bottoms[b] && !plan.no_gradient.contains(&b);
+        let learned = |p: usize| inputs.want_params[p] && !plan.params[p].state;
+        let mut io = Bwd {
+            step: &stranger,
+            dtype: DType::F32,
+            bottoms: bottoms.iter().map(|_| None).collect(),
+            tops: tops.iter().map(|_| None).collect(),
+            top_diffs: views(&top_diffs, &plan.tops),
+            bottom_diffs: views_mut(&bottom_diffs, &rig.bottoms),
+            params: views(&params, &rig.params),
+            param_diffs: views_mut(&param_diffs, &rig.params),
+            saved: views(&saved, &plan.saved),
+            scratch: views_mut(&scratch, &plan.scratch),
+            clock: Some(clock.at),
+            dynamic: Some(dynamic.at),
+            fault: Some(fault.at),
+        };
+        plan.backward_bottoms.iter().for_each(|&b| io.bottoms[b] = bottoms[b].view(&rig.bottoms[b]));
+        plan.backward_tops.iter().for_each(|&t| io.tops[t] = top_at(t).view(&plan.tops[t]));
+        shared.iter().for_each(|&(t, _)| io.top_diffs[t] = None);
+        (0..bottoms.len()).filter(|&b| !wanted(plan, b)).for_each(|b| io.bottom_diffs[b] = None);
+        (0..params.len()).filter(|&p| !learned(p)).for_each(|p| io.param_diffs[p] = None);
+        layer.backward(sim, io)?;
+        self.check_fault(&fault)?;
+        for (t, block) in top_diffs.iter().enumerate() {
+            assert_eq!(block.to_f64()?, rounded(&inputs.top_diffs[t]), "backward changed the diff of top {t}");
+        }
+        let keep = |blocks: &[Block<'_>], wanted: &dyn Fn(usize) -> bool| -> Result<Vec<Option<Vec<f64>>>> {
+            blocks.iter().enumerate().map(|(i, b)| wanted(i).then(|| b.to_f64()).transpose()).collect()
+        };
+        out.bottom_diffs = keep(&bottom_diffs, &|b| wanted(plan, b))?;
+        out.param_diffs = keep(&param_diffs, &learned)?;
+        Ok(out)
+    }
+
+    fn check_fault(&self, fault: &Block<'_>) -> Result<()> {
+        let words = fault.words()?;
+        let fault = std::array::from_fn(|i| u32::from_ne_bytes(words[i]));
+        if fault[0] == 0 { Ok(()) } else { Err(self.rig.layer.explain(fault)) }
+    }
+}
+
+fn rounded(values: &[f64]) -> Vec<f64> {
+    values.iter().map(|&v| v as f32 as f64).collect()
+}
+
+fn clock<'a>(sim: &'a Sim, step: &Step) -> Result<Block<'a>> {
+    let bytes: Vec<u8> = [step.seed, step.iter, step.batch].iter().flat_map(|v| v.to_le_bytes()).collect();
+    Block::of_bytes(sim, &bytes)
+}
+
+/// The device half against the host's outputs; the same bits whatever is shared, wanted or saved, and in both orders.
+pub(crate) fn check(registry: &Registry, case: &Case, inputs: &Inputs, host: &Outputs) -> Result<()> {
+    let shapes: Vec<Shape> = case.bottoms.iter().map(|(s, _)| s.clone()).collect();
+    let rig = |order| DeviceRig::new(registry, &case.layer, case.phase, &shapes, order);
+    let (Some(forward), Some(reversed)) = (rig(Order::Forward)?, rig(Order::Reversed)?) else { return Ok(()) };
+    let plain = forward.run(inputs)?;
+    close(case, inputs, &plain, host);
+
+    same(case, "threads in reverse order", &plain, &reversed.run(inputs)?);
+    for (data, diff) in [(true, false), (false, true), (true, true)] {
+        let sharing = Sharing { data, diff };
+        let how = format!("{sharing:?} on the device");
+        let shared = Inputs { sharing, ..inputs.clone() };
+        same(case, &how, &plain, &forward.run(&shared)?);
+        same(case, &format!("{how}, reversed"), &plain, &reversed.run(&shared)?);
+        let without = Inputs { top_diffs: Vec::new(), ..shared };
+        same(case, &format!("{how}, no backward"), &plain, &forward.run(&without)?);
+    }
+    let (bottoms, params) = (inputs.bottoms.len(), inputs.params.len());
+    for only in 0..bottoms + params {
+        for diff in [false, true] {
+            let alone = Inputs {
+                want_bottoms: (0..bottoms).map(|b| b == only).collect(),
+                want_params: (0..params).map(|p| bottoms + p == only).collect(),
+                sharing: Sharing { data: false, diff },
+                ..inputs.clone()
+            };
+            let how = format!("gradient {only} alone on the device, diffs shared: {diff}");
+            same(case, &how, &plain, &forward.run(&alone)?);
+        }
+    }
+    Ok(())
+}
+
+fn close(case: &Case, inputs: &Inputs, device: &Outputs, host: &Outputs) {
+    let agree = |what: String, found: &[f64], want: &[f64]| {
+        finite(case, &format!("{what} on the device"), found);
+        assert_close(&format!("{}: {what} on the device", case.name), found, want, TOLERANCE);
+    };
+    for (t, (found, want)) in device.tops.iter().zip(&host.tops).enumerate() {
+        agree(format!("top {t}"), found, want);
+    }
+    for (p, (found, want)) in device.params.iter().zip(&host.params).enumerate() {
+        agree(format!("parameter {p}"), found, want);
+    }
+    assert_eq!(device.bottom_diffs.len(), host.bottom_diffs.len(), "{}", case.name);
+    for (b, (found, want)) in device.bottom_diffs.iter().zip(&host.bottom_diffs).enumerate() {
+        if let (Some(found), Some(want)) = (found, want) {
+            agree(format!("bottom diff {b}"), found, want);
+        }
+    }
+    for p in 0..host.param_diffs.len() {
+        if let (Some(found), Some(want)) = (added(inputs, device, p), added(inputs, host, p)) {
+            agree(format!("parameter diff {p}"), &found, &want);
+        }
+    }
+}

@@ -1,0 +1,86 @@
+// Layers that treat a channel's elements alike: Scale, Bias, PReLU, and the bias of products. See CHANNEL for `channels`.
+
+// y = x s + b; without b where it is null, without s where that is. y may be x.
+KERNEL(channels_affine)(float* y, const float* x, const float* s, const float* b, u32 rows, u32 width, u32 channels) {
+    FOR_ROWS(row, rows) {
+        FOR_POSITIONS(i, width) {
+            const i64 at = (i64)row * width + i;
+            const u32 c = CHANNEL(row, i, channels);
+            float v = x[at];
+            if (s) v *= s[c];
+            if (b) v += b[c];
+            y[at] = v;
+        }
+    }
+}
+
+// Sums of dy x (where x is not null) and of dy.
+KERNEL(channels_partials)(float* partial, const float* dy, const float* x, u32 outer, u32 channels, u32 inner) {
+    __shared__ float exchange[256];
+    channel_partials<2>(partial, outer, channels, inner, exchange, [=](i64 i, u32, float* sums) {
+        const float d = dy[i];
+        sums[0] += x ? d * x[i] : 0.0f;
+        sums[1] += d;
+    });
+}
+
+// ds and db (where not null) take up the sums: added to with `add`, else overwritten.
+KERNEL(channels_finish)(float* ds, float* db, const float* partial, u32 chunks, u32 channels, u32 add) {
+    FOR_ELEMENTS(c, channels) {
+        if (ds) ds[c] = (add ? ds[c] : 0.0f) + channel_sum(partial, chunks, channels, (u32)c, 0);
+        if (db) db[c] = (add ? db[c] : 0.0f) + channel_sum(partial, chunks, channels, (u32)c, 1);
+    }
+}
+
+// `shared`: one slope for all channels.
+KERNEL(prelu_forward)(float* y, const float* x, const float* slopes, u32 shared, u32 rows, u32 width, u32 channels) {
+    FOR_ROWS(row, rows) {
+        FOR_POSITIONS(i, width) {
+            const i64 at = (i64)row * width + i;
+            const float v = x[at];
+            y[at] = v > 0 ? v : v * slopes[shared ? 0 : CHANNEL(row, i, channels)];
+        }
+    }
+}
+
+// dx may be dy.
+KERNEL(prelu_backward)(
+    float* dx, const float* dy, const float* x, const float* slopes, u32 shared, u32 rows, u32 width, u32 channels
+) {
+    FOR_ROWS(row, rows) {
+        FOR_POSITIONS(i, width) {
+            const i64 at = (i64)row * width + i;
+            const float d = dy[at];
+            dx[at] = x[at] > 0 ? d : d * slopes[shared ? 0 : CHANNEL(row, i, channels)];
+        }
+    }
+}
+
+KERNEL(prelu_partials)(float* partial, const float* dy, const float* x, u32 outer, u32 channels, u32 inner) {
+    __shared__ float exchange[256];
+    channel_partials<1>(partial, outer, channels, inner, exchange, [=](i64 i, u32, float* sums) {
+        const float v = x[i];
+        sums[0] += v > 0 ? 0.0f : dy[i] * v;
+    });
+}
+
+// In one block. With `shared`, all channels add to one slope.
+KERNEL(prelu_finish)(float* da, const float* partial, u32 chunks, u32 channels, u32 shared) {
+    __shared__ float exchange[32];
+    float all = 0;
+    for (u32 c = threadIdx.x; c < channels; c += blockDim.x) {
+        const float sum = channel_sum(partial, chunks, channels, c, 0);
+        if (!shared) da[c] += sum;
+        all += sum;
+    }
+    if (!shared) return;
+    all = block_reduce<Sum>(all, exchange);
+    if (threadIdx.x == 0) da[0] += all;
+}
+
+// Rows of `width` elements, from one distance apart to another: parts of a concatenation.
+KERNEL(channels_copy)(float* to, const float* from, u32 rows, u32 width, i64 to_pitch, i64 from_pitch) {
+    FOR_ROWS(row, rows) {
+        FOR_POSITIONS(i, width) to[row * to_pitch + i] = from[row * from_pitch + i];
+    }
+}

@@ -1,0 +1,174 @@
+// What every kernel source begins with. It is put before each of them as text: nothing is included, so that NVRTC needs
+// no toolkit.
+
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef long long i64;
+
+// Defines a kernel. Names are unique over all sources and begin with the family's.
+#define KERNEL(name) extern "C" __global__ void name
+
+#define DEVICE static __device__ __forceinline__
+
+// Strides over elements 0 to n, whatever the number of blocks.
+#define FOR_ELEMENTS(i, n)                                                                                             \
+    for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < (n); i += (i64)gridDim.x * blockDim.x)
+
+// Strides over rows in y and over positions 0 to `width` of a row in x. Both are 32-bit, so that dividing them is cheap;
+// what they make together is not.
+#define FOR_ROWS(row, rows)                                                                                            \
+    for (u32 row = blockIdx.y * blockDim.y + threadIdx.y; row < (rows); row += gridDim.y * blockDim.y)
+#define FOR_POSITIONS(i, width)                                                                                        \
+    for (u32 i = blockIdx.x * blockDim.x + threadIdx.x; i < (width); i += gridDim.x * blockDim.x)
+
+// The channel of position i of a row: rows of one channel follow one another, or, where `channels` is 0, a row holds one
+// value of each channel.
+#define CHANNEL(row, i, channels) ((channels) ? (row) % (channels) : (i))
+
+#define WARP 32u
+#define ALL_LANES 0xffffffffu
+#define LARGEST_FLOAT 3.402823466e+38f
+#define INFINITE __int_as_float(0x7f800000)
+
+// Reductions. The order is that of a fixed tree over the threads: the same bits each time. Every thread of the warp, or of
+// the block, must call them; the block's number of threads is a multiple of 32, up to 1024, in x alone.
+
+struct Sum {
+    template <typename T> DEVICE T of(T a, T b) { return a + b; }
+};
+struct Largest {
+    template <typename T> DEVICE T of(T a, T b) { return a > b ? a : b; }
+};
+struct Least {
+    template <typename T> DEVICE T of(T a, T b) { return a < b ? a : b; }
+};
+
+template <typename Op, typename T> DEVICE T warp_reduce(T v) {
+    for (int apart = 16; apart > 0; apart >>= 1) v = Op::of(v, __shfl_xor_sync(ALL_LANES, v, apart));
+    return v;
+}
+
+// `exchange` is 32 elements of shared memory, free again when this returns. Every thread gets the result.
+template <typename Op, typename T> DEVICE T block_reduce(T v, T* exchange) {
+    v = warp_reduce<Op>(v);
+    const u32 warps = blockDim.x / WARP;
+    if (warps == 1) return v;
+    if (threadIdx.x % WARP == 0) exchange[threadIdx.x / WARP] = v;
+    __syncthreads();
+    v = exchange[0];
+    for (u32 w = 1; w < warps; ++w) v = Op::of(v, exchange[w]);
+    __syncthreads();
+    return v;
+}
+
+// y[i] = f(x[i]) and y[i] = f(a[i], b[i]); y may be an input. Four elements at a time where addresses allow.
+
+DEVICE bool aligned(const void* p) { return ((u64)p & 15) == 0; }
+
+template <typename F> DEVICE void map1(float* y, const float* x, i64 n, F f) {
+    const i64 quads = aligned(y) && aligned(x) ? n / 4 : 0;
+    FOR_ELEMENTS(q, quads) {
+        float4 v = ((const float4*)x)[q];
+        v.x = f(v.x), v.y = f(v.y), v.z = f(v.z), v.w = f(v.w);
+        ((float4*)y)[q] = v;
+    }
+    FOR_ELEMENTS(i, n - 4 * quads) y[4 * quads + i] = f(x[4 * quads + i]);
+}
+
+template <typename F> DEVICE void map2(float* y, const float* a, const float* b, i64 n, F f) {
+    const i64 quads = aligned(y) && aligned(a) && aligned(b) ? n / 4 : 0;
+    FOR_ELEMENTS(q, quads) {
+        float4 v = ((const float4*)a)[q];
+        const float4 w = ((const float4*)b)[q];
+        v.x = f(v.x, w.x), v.y = f(v.y, w.y), v.z = f(v.z, w.z), v.w = f(v.w, w.w);
+        ((float4*)y)[q] = v;
+    }
+    FOR_ELEMENTS(i, n - 4 * quads) y[4 * quads + i] = f(a[4 * quads + i], b[4 * quads + i]);
+}
+
+// Sums over all axes of [outer, channels, inner] but the middle one, in two steps. The first, with 256 threads in a block
+// and chunks in y, has a block in x for each channel or, where inner is 1, for each 32 channels; it leaves K sums of each
+// channel and chunk in partial[k][chunk][channel]. `term(i, c, sums)` adds what element i of channel c gives to K sums.
+// `exchange` is 256 floats of shared memory.
+
+template <int K, typename F>
+DEVICE void channel_partials(float* partial, u32 outer, u32 channels, u32 inner, float* exchange, F term) {
+    const u32 chunks = gridDim.y, chunk = blockIdx.y;
+    const i64 step = (i64)chunks * channels;
+    float sums[K];
+    for (int k = 0; k < K; ++k) sums[k] = 0;
+    if (inner == 1) {
+        const u32 c = blockIdx.x * 32 + threadIdx.x % 32, group = threadIdx.x / 32;
+        const u32 len = (outer + chunks - 1) / chunks;
+        const u32 end = (u64)(chunk + 1) * len < outer ? (chunk + 1) * len : outer;
+        if (c < channels) {
+            for (u32 o = chunk * len + group; o < end; o += 8) term((i64)o * channels + c, c, sums);
+        }
+        for (int k = 0; k < K; ++k) {
+            exchange[threadIdx.x] = sums[k];
+            __syncthreads();
+            if (group == 0 && c < channels) {
+                float sum = 0;
+                for (u32 g = 0; g < 8; ++g) sum += exchange[g * 32 + threadIdx.x];
+                partial[k * step + (i64)chunk * channels + c] = sum;
+            }
+            __syncthreads();
+        }
+        return;
+    }
+    const u32 c = blockIdx.x, total = outer * inner;
+    const u32 len = (total + chunks - 1) / chunks;
+    const u32 end = (u64)(chunk + 1) * len < total ? (chunk + 1) * len : total;
+    for (u32 j = chunk * len + threadIdx.x; j < end; j += blockDim.x) {
+        const u32 o = j / inner;
+        term(((i64)o * channels + c) * inner + (j - o * inner), c, sums);
+    }
+    for (int k = 0; k < K; ++k) {
+        const float sum = block_reduce<Sum>(sums[k], exchange);
+        if (threadIdx.x == 0) partial[k * step + (i64)chunk * channels + c] = sum;
+    }
+}
+
+// The second: what the chunks of a channel give together, for sum k.
+DEVICE float channel_sum(const float* partial, u32 chunks, u32 channels, u32 c, int k) {
+    float sum = 0;
+    for (u32 chunk = 0; chunk < chunks; ++chunk) sum += partial[((i64)k * chunks + chunk) * channels + c];
+    return sum;
+}
+
+// Random numbers: Philox4x32-10 (Salmon et al., 2011). The words are those of `lgm_core::rng::Philox`.
+
+struct Words {
+    u32 w[4];
+};
+
+DEVICE Words philox(u64 seed, u64 stream, u64 counter) {
+    u32 c0 = (u32)counter, c1 = (u32)(counter >> 32), c2 = (u32)stream, c3 = (u32)(stream >> 32);
+    u32 k0 = (u32)seed, k1 = (u32)(seed >> 32);
+#pragma unroll
+    for (int round = 0; round < 10; ++round) {
+        const u64 p0 = 0xD2511F53ull * c0, p1 = 0xCD9E8D57ull * c2;
+        c0 = (u32)(p1 >> 32) ^ c1 ^ k0;
+        c1 = (u32)p1;
+        c2 = (u32)(p0 >> 32) ^ c3 ^ k1;
+        c3 = (u32)p0;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    Words out = {{c0, c1, c2, c3}};
+    return out;
+}
+
+// When a step is, as six words tell: seed, iteration and batch, the low word of each first.
+DEVICE u64 clock_seed(const u32* clock) { return clock[0] | (u64)clock[1] << 32; }
+DEVICE u64 clock_iteration(const u32* clock) { return clock[2] | (u64)clock[3] << 32; }
+DEVICE u64 clock_batch(const u32* clock) { return clock[4] | (u64)clock[5] << 32; }
+
+// Records what a kernel could not take, unless something is recorded already. One thread of the grid calls it, having
+// found the lowest index at fault; `kind` is not zero.
+DEVICE void report_fault(u32* fault, u32 kind, u32 index, u32 detail) {
+    if (fault[0] != 0) return;
+    fault[1] = index;
+    fault[2] = detail;
+    fault[0] = kind;
+}

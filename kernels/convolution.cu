@@ -1,0 +1,127 @@
+// Convolution in two dimensions where no library does it: patches for a matrix product, and depthwise convolution whole.
+
+#define GEOMETRY                                                                                                       \
+    u32 height, u32 width, u32 down, u32 across, u32 kernel_h, u32 kernel_w, u32 stride_h, u32 stride_w, u32 pad_h,    \
+        u32 pad_w, u32 dilation_h, u32 dilation_w
+
+// Rows of patches: row (image, channel, tap) holds what that tap of a kernel sees at each output position.
+KERNEL(conv_patches)(float* patches, const float* x, u32 rows, GEOMETRY) {
+    const u32 area = down * across, taps = kernel_h * kernel_w;
+    FOR_ROWS(row, rows) {
+        const u32 plane = row / taps, tap = row % taps;
+        const int top = (int)(tap / kernel_w * dilation_h) - (int)pad_h;
+        const int left = (int)(tap % kernel_w * dilation_w) - (int)pad_w;
+        const float* from = x + (i64)plane * height * width;
+        FOR_POSITIONS(at, area) {
+            const int i = top + (int)(at / across * stride_h), j = left + (int)(at % across * stride_w);
+            const bool inside = i >= 0 && i < (int)height && j >= 0 && j < (int)width;
+            patches[(i64)row * area + at] = inside ? from[(i64)i * width + j] : 0.0f;
+        }
+    }
+}
+
+// The output position that a tap sees input position `at` from, along one axis; false where there is none.
+DEVICE bool seen_from(u32 at, u32 tap, u32 stride, u32 pad, u32 dilation, u32 outputs, u32* from) {
+    const int start = (int)(at + pad) - (int)(tap * dilation);
+    if (start < 0 || start % (int)stride != 0) return false;
+    *from = (u32)start / stride;
+    return *from < outputs;
+}
+
+// The sum of all patches' elements that are this input element: the way back, gathered, in the order of taps.
+KERNEL(conv_unpatch)(float* dx, const float* patches, u32 planes, GEOMETRY) {
+    const u32 area = height * width, outputs = down * across;
+    FOR_ROWS(plane, planes) {
+        const float* from = patches + (i64)plane * kernel_h * kernel_w * outputs;
+        FOR_POSITIONS(at, area) {
+            const u32 i = at / width, j = at % width;
+            float sum = 0;
+            for (u32 kh = 0; kh < kernel_h; ++kh) {
+                u32 row, column;
+                if (!seen_from(i, kh, stride_h, pad_h, dilation_h, down, &row)) continue;
+                for (u32 kw = 0; kw < kernel_w; ++kw) {
+                    if (!seen_from(j, kw, stride_w, pad_w, dilation_w, across, &column)) continue;
+                    sum += from[(i64)(kh * kernel_w + kw) * outputs + row * across + column];
+                }
+            }
+            dx[(i64)plane * area + at] = sum;
+        }
+    }
+}
+
+// Depthwise: `each` outputs for every channel. Rows are planes of y.
+KERNEL(conv_depthwise_forward)(
+    float* y, const float* x, const float* w, const float* b, u32 planes, u32 outputs, u32 each, GEOMETRY
+) {
+    const u32 area = down * across, taps = kernel_h * kernel_w;
+    FOR_ROWS(plane, planes) {
+        const u32 o = plane % outputs, image = plane / outputs;
+        const float* from = x + ((i64)image * (outputs / each) + o / each) * height * width;
+        const float* filter = w + (i64)o * taps;
+        const float start = b ? b[o] : 0.0f;
+        FOR_POSITIONS(at, area) {
+            const int top = (int)(at / across * stride_h) - (int)pad_h;
+            const int left = (int)(at % across * stride_w) - (int)pad_w;
+            float sum = 0;
+            for (u32 kh = 0; kh < kernel_h; ++kh) {
+                const int i = top + (int)(kh * dilation_h);
+                if (i < 0 || i >= (int)height) continue;
+                for (u32 kw = 0; kw < kernel_w; ++kw) {
+                    const int j = left + (int)(kw * dilation_w);
+                    if (j < 0 || j >= (int)width) continue;
+                    sum += filter[kh * kernel_w + kw] * from[(i64)i * width + j];
+                }
+            }
+            y[(i64)plane * area + at] = sum + start;
+        }
+    }
+}
+
+// Rows are planes of x.
+KERNEL(conv_depthwise_data)(
+    float* dx, const float* w, const float* dy, u32 planes, u32 channels, u32 each, GEOMETRY
+) {
+    const u32 area = height * width, taps = kernel_h * kernel_w, outputs = down * across;
+    FOR_ROWS(plane, planes) {
+        const u32 c = plane % channels;
+        FOR_POSITIONS(at, area) {
+            const u32 i = at / width, j = at % width;
+            float sum = 0;
+            for (u32 k = 0; k < each; ++k) {
+                const float* from = dy + ((i64)plane * each + k) * outputs;
+                const float* filter = w + ((i64)c * each + k) * taps;
+                for (u32 kh = 0; kh < kernel_h; ++kh) {
+                    u32 row, column;
+                    if (!seen_from(i, kh, stride_h, pad_h, dilation_h, down, &row)) continue;
+                    for (u32 kw = 0; kw < kernel_w; ++kw) {
+                        if (!seen_from(j, kw, stride_w, pad_w, dilation_w, across, &column)) continue;
+                        sum += filter[kh * kernel_w + kw] * from[row * across + column];
+                    }
+                }
+            }
+            dx[(i64)plane * area + at] = sum;
+        }
+    }
+}
+
+// dw += sums over images and positions: a block for each tap of each output (x).
+KERNEL(conv_depthwise_filter)(
+    float* dw, const float* x, const float* dy, u32 batch, u32 outputs, u32 each, GEOMETRY
+) {
+    __shared__ float exchange[32];
+    const u32 taps = kernel_h * kernel_w, area = down * across;
+    const u32 o = blockIdx.x / taps, tap = blockIdx.x % taps;
+    const int top = (int)(tap / kernel_w * dilation_h) - (int)pad_h;
+    const int left = (int)(tap % kernel_w * dilation_w) - (int)pad_w;
+    float sum = 0;
+    for (u32 n = 0; n < batch; ++n) {
+        const float* from = x + ((i64)n * (outputs / each) + o / each) * height * width;
+        const float* d = dy + ((i64)n * outputs + o) * area;
+        for (u32 at = threadIdx.x; at < area; at += blockDim.x) {
+            const int i = top + (int)(at / across * stride_h), j = left + (int)(at % across * stride_w);
+            if (i >= 0 && i < (int)height && j >= 0 && j < (int)width) sum += d[at] * from[(i64)i * width + j];
+        }
+    }
+    sum = block_reduce<Sum>(sum, exchange);
+    if (threadIdx.x == 0) dw[blockIdx.x] += sum;
+}

@@ -1,0 +1,92 @@
+// LRN: each value divided by a power of the mean square around it. Rows of a launch are planes.
+
+// s = k + factor * (sum of squares over `size` channels), y = x s^-beta.
+KERNEL(lrn_across_forward)(
+    float* y, float* s, const float* x, u32 size, float factor, float k, float beta, u32 planes, u32 area, u32 channels
+) {
+    FOR_ROWS(plane, planes) {
+        const u32 c = plane % channels, before = (size - 1) / 2;
+        const u32 first = c > before ? c - before : 0;
+        const u32 end = c + size - before < channels ? c + size - before : channels;
+        FOR_POSITIONS(i, area) {
+            const i64 at = (i64)plane * area + i;
+            float sum = 0;
+            for (u32 n = first; n < end; ++n) {
+                const float v = x[at + ((i64)n - c) * area];
+                sum += v * v;
+            }
+            const float scale = k + factor * sum;
+            s[at] = scale;
+            y[at] = x[at] * powf(scale, -beta);
+        }
+    }
+}
+
+// s = 1 + factor * (sum of squares over a window of its plane), y = x s^-beta.
+KERNEL(lrn_within_forward)(
+    float* y, float* s, const float* x, u32 size, float factor, float beta, u32 planes, u32 height, u32 width
+) {
+    const u32 before = (size - 1) / 2, area = height * width;
+    FOR_ROWS(plane, planes) {
+        const float* from = x + (i64)plane * area;
+        FOR_POSITIONS(i, area) {
+            const u32 row = i / width, column = i % width;
+            const u32 bottom = row + size - before < height ? row + size - before : height;
+            const u32 right = column + size - before < width ? column + size - before : width;
+            float sum = 0;
+            for (u32 r = row > before ? row - before : 0; r < bottom; ++r) {
+                for (u32 c = column > before ? column - before : 0; c < right; ++c) {
+                    const float v = from[r * width + c];
+                    sum += v * v;
+                }
+            }
+            const float scale = 1.0f + factor * sum;
+            s[(i64)plane * area + i] = scale;
+            y[(i64)plane * area + i] = from[i] * powf(scale, -beta);
+        }
+    }
+}
+
+// dy y / s, which both gradients add up.
+KERNEL(lrn_ratio)(float* ratio, const float* dy, const float* y, const float* s, i64 n) {
+    FOR_ELEMENTS(i, n) ratio[i] = dy[i] * y[i] / s[i];
+}
+
+// dx = dy s^-beta - factor x (sum of ratios over the channels around).
+KERNEL(lrn_across_backward)(
+    float* dx, const float* dy, const float* x, const float* s, const float* ratio, u32 size, float factor, float beta,
+    u32 planes, u32 area, u32 channels
+) {
+    FOR_ROWS(plane, planes) {
+        const u32 c = plane % channels, before = (size - 1) / 2;
+        const u32 first = c > before ? c - before : 0;
+        const u32 end = c + size - before < channels ? c + size - before : channels;
+        FOR_POSITIONS(i, area) {
+            const i64 at = (i64)plane * area + i;
+            float sum = 0;
+            for (u32 n = first; n < end; ++n) sum += ratio[at + ((i64)n - c) * area];
+            dx[at] = dy[at] * powf(s[at], -beta) - factor * x[at] * sum;
+        }
+    }
+}
+
+KERNEL(lrn_within_backward)(
+    float* dx, const float* dy, const float* x, const float* s, const float* ratio, u32 size, float factor, float beta,
+    u32 planes, u32 height, u32 width
+) {
+    const u32 before = (size - 1) / 2, area = height * width;
+    FOR_ROWS(plane, planes) {
+        const float* from = ratio + (i64)plane * area;
+        FOR_POSITIONS(i, area) {
+            const u32 row = i / width, column = i % width;
+            const u32 bottom = row + size - before < height ? row + size - before : height;
+            const u32 right = column + size - before < width ? column + size - before : width;
+            float sum = 0;
+            for (u32 r = row > before ? row - before : 0; r < bottom; ++r) {
+                for (u32 c = column > before ? column - before : 0; c < right; ++c) sum += from[r * width + c];
+            }
+            const i64 at = (i64)plane * area + i;
+            dx[at] = dy[at] * powf(s[at], -beta) - factor * x[at] * sum;
+        }
+    }
+}

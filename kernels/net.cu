@@ -1,0 +1,20 @@
+// What a net does between layers: losses added up, gradients started, scores added up.
+
+// cell += weight * (x[0] + ... + x[n - 1]), in one block. Nearly always n is 1.
+KERNEL(net_loss_add)(double* cell, const float* x, i64 n, float weight) {
+    __shared__ double exchange[32];
+    double sum = 0;
+    for (i64 i = threadIdx.x; i < n; i += blockDim.x) sum += x[i];
+    sum = block_reduce<Sum>(sum, exchange);
+    if (threadIdx.x == 0) *cell += (double)weight * sum;
+}
+
+// d = weight, or d += weight where a consumer has already written its gradient.
+KERNEL(net_seed)(float* d, i64 n, float weight, int written) {
+    FOR_ELEMENTS(i, n) d[i] = written ? d[i] + weight : weight;
+}
+
+// sums += x, in double precision.
+KERNEL(net_accumulate)(double* sums, const float* x, i64 n) {
+    FOR_ELEMENTS(i, n) sums[i] += x[i];
+}

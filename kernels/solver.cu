@@ -1,0 +1,137 @@
+// The six update rules over all parameters in one launch, and the gradients' common norm.
+//
+// Parameters, gradients and histories are blocks of memory laid out alike, cut into chunks that each lie within one
+// parameter and begin at a multiple of four numbers. A block of threads does a chunk.
+
+struct Chunks {
+    const i64* first;   // its first number
+    const int* count;   // its numbers
+    const float* lr;    // the parameter's factor on the learning rate
+    const float* decay; // the parameter's weight decay
+};
+
+// What a rule makes of a gradient: the update, to be subtracted from the weight. `eta` is the rate, `h` and `s` the
+// histories, `a` the momentum (the first decay), `b` the second decay, `delta` the guard against zero.
+struct Sgd {
+    static const bool two = false;
+    DEVICE float of(float g, float eta, float& h, float&, float a, float, float) {
+        h = a * h + eta * g;
+        return h;
+    }
+};
+struct Nesterov {
+    static const bool two = false;
+    DEVICE float of(float g, float eta, float& h, float&, float a, float, float) {
+        const float before = h;
+        h = a * h + eta * g;
+        return (1.f + a) * h - a * before;
+    }
+};
+struct AdaGrad {
+    static const bool two = false;
+    DEVICE float of(float g, float eta, float& h, float&, float, float, float delta) {
+        h += g * g;
+        return eta * g / (sqrtf(h) + delta);
+    }
+};
+struct RmsProp {
+    static const bool two = false;
+    DEVICE float of(float g, float eta, float& h, float&, float, float b, float delta) {
+        h = b * h + (1.f - b) * g * g;
+        return eta * g / (sqrtf(h) + delta);
+    }
+};
+struct AdaDelta {
+    static const bool two = true;
+    DEVICE float of(float g, float eta, float& h, float& s, float a, float, float delta) {
+        h = a * h + (1.f - a) * g * g;
+        const float v = g * sqrtf((s + delta) / (h + delta));
+        s = a * s + (1.f - a) * v * v;
+        return eta * v;
+    }
+};
+struct Adam {
+    static const bool two = true;
+    DEVICE float of(float g, float eta, float& h, float& s, float a, float b, float delta) {
+        h = a * h + (1.f - a) * g;
+        s = b * s + (1.f - b) * g * g;
+        return eta * h / (sqrtf(s) + delta);
+    }
+};
+
+template <typename Rule>
+DEVICE void one(float& w, float& g, float& h, float& s, float scale, float eta, float decay, int l1, float a, float b,
+                float delta) {
+    const float pull = l1 ? (w > 0.f ? 1.f : w < 0.f ? -1.f : 0.f) : w;
+    g = Rule::of(scale * g + decay * pull, eta, h, s, a, b, delta);
+    w -= g;
+}
+
+// `numbers`: the learning rate and, as a factor on it, Adam's correction of its averages' start. `clip`: the factor of
+// clipping, where there is any.
+template <typename Rule>
+DEVICE void update(float* w, float* g, float* h, float* s, Chunks chunks, const float* numbers, const float* clip,
+                   float passes, int l1, float a, float b, float delta) {
+    const i64 first = chunks.first[blockIdx.x];
+    const int count = chunks.count[blockIdx.x];
+    const float eta = numbers[0] * chunks.lr[blockIdx.x] * numbers[1], decay = chunks.decay[blockIdx.x];
+    const float scale = (clip ? clip[0] : 1.f) / passes;
+    w += first, g += first, h += first;
+    if (Rule::two) s += first;
+    float4 *w4 = (float4*)w, *g4 = (float4*)g, *h4 = (float4*)h, *s4 = (float4*)s;
+    for (int i = threadIdx.x; i < count / 4; i += blockDim.x) {
+        float4 wv = w4[i], gv = g4[i], hv = h4[i], sv = Rule::two ? s4[i] : make_float4(0.f, 0.f, 0.f, 0.f);
+        one<Rule>(wv.x, gv.x, hv.x, sv.x, scale, eta, decay, l1, a, b, delta);
+        one<Rule>(wv.y, gv.y, hv.y, sv.y, scale, eta, decay, l1, a, b, delta);
+        one<Rule>(wv.z, gv.z, hv.z, sv.z, scale, eta, decay, l1, a, b, delta);
+        one<Rule>(wv.w, gv.w, hv.w, sv.w, scale, eta, decay, l1, a, b, delta);
+        w4[i] = wv, g4[i] = gv, h4[i] = hv;
+        if (Rule::two) s4[i] = sv;
+    }
+    for (int i = count / 4 * 4 + threadIdx.x; i < count; i += blockDim.x) {
+        float none = 0.f;
+        one<Rule>(w[i], g[i], h[i], Rule::two ? s[i] : none, scale, eta, decay, l1, a, b, delta);
+    }
+}
+
+#define UPDATE(Rule)                                                                                                   \
+    (float* w, float* g, float* h, float* s, const i64* first, const int* count, const float* lr, const float* decay, \
+     const float* numbers, const float* clip, float passes, int l1, float a, float b, float delta) {                  \
+        const Chunks chunks = {first, count, lr, decay};                                                               \
+        update<Rule>(w, g, h, s, chunks, numbers, clip, passes, l1, a, b, delta);                                      \
+    }
+
+KERNEL(solver_sgd) UPDATE(Sgd)
+KERNEL(solver_nesterov) UPDATE(Nesterov)
+KERNEL(solver_adagrad) UPDATE(AdaGrad)
+KERNEL(solver_rmsprop) UPDATE(RmsProp)
+KERNEL(solver_adadelta) UPDATE(AdaDelta)
+KERNEL(solver_adam) UPDATE(Adam)
+
+// The sum of squares of each chunk of the gradients, one block for each.
+KERNEL(solver_sumsq)(double* parts, const float* g, const i64* first, const int* count) {
+    __shared__ double exchange[32];
+    g += first[blockIdx.x];
+    double sum = 0;
+    for (int i = threadIdx.x; i < count[blockIdx.x]; i += blockDim.x) sum += (double)g[i] * g[i];
+    sum = block_reduce<Sum>(sum, exchange);
+    if (threadIdx.x == 0) parts[blockIdx.x] = sum;
+}
+
+// In one block: clip[0] the factor that brings the norm down to `limit`, clip[1] the norm.
+KERNEL(solver_clip)(float* clip, const double* parts, int n, float limit) {
+    __shared__ double exchange[32];
+    double sum = 0;
+    for (int i = threadIdx.x; i < n; i += blockDim.x) sum += parts[i];
+    sum = block_reduce<Sum>(sum, exchange);
+    if (threadIdx.x == 0) {
+        const float norm = (float)sqrt(sum);
+        clip[0] = norm <= limit ? 1.f : limit / norm;
+        clip[1] = norm;
+    }
+}
+
+// Keeps an iteration's loss, the mean over its passes, at the place of the ring that `slot` tells.
+KERNEL(solver_keep_loss)(double* ring, const u32* slot, const double* loss, float passes) {
+    if (blockIdx.x == 0 && threadIdx.x == 0) ring[*slot] = *loss / passes;
+}
