@@ -48,6 +48,7 @@ use lgm_proto::{ClassDistanceParameter, LayerParameter};
 
 use crate::labels::{check_count, class_at, explain};
 use crate::margin_schedule::{Margins, general};
+pub(crate) use device_pairs::{DeviceExtents, DevicePairs, Of};
 pub(crate) use pairs::Pairs;
 
 /// Added to an isotropic variance.
