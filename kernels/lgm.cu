@@ -70,8 +70,7 @@ DEVICE void tiled(Tiles& tiles, Operands in, u32 rows, u32 columns, u32 depth, S
         float part[EACH][EACH];
 #pragma unroll
         for (int i = 0; i < EACH * EACH; ++i) part[i / EACH][i % EACH] = 0;
-// Unrolled further, it would keep so much in registers that fewer blocks share a processor.
-#pragma unroll 4
+#pragma unroll
         for (u32 d = 0; d < DEPTH; ++d) {
             const float4 a4 = *(const float4*)&tiles.a[d][down], b4 = *(const float4*)&tiles.b[d][right];
             const float a[EACH] = {a4.x, a4.y, a4.z, a4.w}, b[EACH] = {b4.x, b4.y, b4.z, b4.w};
