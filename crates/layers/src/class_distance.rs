@@ -30,6 +30,8 @@
 //! in L1's forward pass, and reads the wrong variances with it in the diagonal one. The fork's schema lost `margin_add`,
 //! which its code has. `bias_term` and `dropout_ratio` do nothing, there as here.
 
+mod device;
+mod device_pairs;
 mod pairs;
 #[cfg(test)]
 mod tests;
@@ -37,15 +39,16 @@ mod tests;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Phase, Plan, Result, Shape,
-    State, ensure,
+    Arity, BlobSpec, BuildCx, Bwd, Error, Fault, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Phase, Plan, Result,
+    Shape, State, ensure,
 };
 use lgm_cpu::{Trans, gemm};
 use lgm_proto::class_distance_parameter::Metric;
 use lgm_proto::{ClassDistanceParameter, LayerParameter};
 
-use crate::labels::{check_count, class_at};
+use crate::labels::{check_count, class_at, explain};
 use crate::margin_schedule::{Margins, general};
+pub(crate) use device_pairs::{DeviceExtents, DevicePairs, Of};
 pub(crate) use pairs::Pairs;
 
 /// Added to an isotropic variance.
@@ -147,6 +150,8 @@ pub(crate) fn mixture_shapes(
 }
 
 impl Layer for ClassDistance {
+    crate::on_device::on_device!();
+
     fn arity(&self) -> Arity {
         Arity::range(1..=2, 1..=1)
     }
@@ -186,6 +191,15 @@ impl Layer for ClassDistance {
 
     fn restore(&mut self, state: &State) -> Result<()> {
         self.margins.restore(state)
+    }
+
+    fn dynamic(&self) -> Vec<f32> {
+        let (mul, add) = self.margins.values();
+        vec![mul as f32, add as f32]
+    }
+
+    fn explain(&self, fault: Fault) -> Error {
+        explain(fault, self.dims.classes)
     }
 }
 

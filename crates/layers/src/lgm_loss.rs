@@ -40,6 +40,7 @@
 //! 2018). Their code is a ClassDistance (see [`crate::class_distance`]) and a SoftmaxWithLoss; it leaves out h, adds 10⁻⁴ to
 //! variances and shows no likelihood. `metric` must be L2; `bias_term` and `dropout_ratio` do nothing.
 
+mod device;
 mod remedy;
 #[cfg(test)]
 mod tests;
@@ -49,14 +50,14 @@ mod training_tests;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Phase, Plan, Result, Shape,
-    State, ensure,
+    Arity, BlobSpec, BuildCx, Bwd, Error, Fault, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Phase, Plan, Result,
+    Shape, State, ensure,
 };
 use lgm_proto::lgm_loss_parameter::Metric;
 use lgm_proto::{LayerParameter, LgmLossParameter};
 
 use crate::class_distance::{Pairs, mixture_shapes, warn_unused};
-use crate::labels::{check_count, class_at};
+use crate::labels::{check_count, class_at, explain};
 use crate::margin_schedule::{Margins, general};
 use remedy::Remedy;
 
@@ -169,6 +170,8 @@ impl LgmLoss {
 }
 
 impl Layer for LgmLoss {
+    crate::on_device::on_device!();
+
     fn arity(&self) -> Arity {
         Arity::range(2..=2, 1..=3).with_auto_tops()
     }
@@ -210,6 +213,15 @@ impl Layer for LgmLoss {
 
     fn restore(&mut self, state: &State) -> Result<()> {
         self.margins.restore(state)
+    }
+
+    fn dynamic(&self) -> Vec<f32> {
+        let (mul, add) = self.margins.values();
+        vec![mul as f32, add as f32]
+    }
+
+    fn explain(&self, fault: Fault) -> Error {
+        explain(fault, self.classes)
     }
 }
 

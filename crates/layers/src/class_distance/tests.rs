@@ -1,5 +1,6 @@
 use lgm_core::{DType, Phase, Shape, State};
-use lgm_testkit::{Case, Draw, Inputs, Outputs, Recorded, Rig, assert_close, check, config_error};
+use lgm_cuda::sim::Order;
+use lgm_testkit::{Case, DeviceRig, Draw, Inputs, Outputs, Recorded, Rig, assert_close, check, config_error};
 
 use crate::tests::registry;
 
@@ -206,6 +207,51 @@ fn plans_are_honest() {
     );
 }
 
+/// Features, every fifth of them zero.
+fn some_zero(n: usize) -> Draw {
+    let mut random = lgm_core::rng::Philox::new(5, 3).from(0);
+    Draw::Given((0..n).map(|i| if i % 5 == 0 { 0.0 } else { random.uniform(-1.5, 1.5) }).collect())
+}
+
+#[test]
+fn whole_and_broken_tiles_and_sums_in_parts() {
+    let filler = r#"weight_filler { type: "gaussian" std: 1 } margin_mul { value: 0.3 } margin_add { value: 0.1 }"#;
+    for (items, classes, width) in [(1, 1, 1), (5, 33, 31), (31, 2, 257), (130, 65, 33), (3, 257, 1)] {
+        for fields in [
+            "update_sigma: true center_coef: 0.1",
+            "update_sigma: true ignore_zero: true block_mul_grad: true",
+            "update_sigma: true isotropic: false center_coef: 0.1",
+            "update_sigma: true isotropic: false ignore_zero: true center_coef: 0.1",
+            "metric: L1 ignore_zero: true center_coef: 0.1",
+            "metric: IP center_coef: 0.1",
+        ] {
+            let case = Case::new(text(&format!("num_output: {classes} {filler} {fields}"), true)).without_gradients();
+            let case = case.bottom_of([items, width], some_zero(items * width));
+            check(&registry(), &[case.bottom_of([items], Draw::Labels(classes)).param(1, Draw::Uniform(0.5, 1.5))]);
+        }
+    }
+}
+
+#[test]
+fn the_device_finds_labels_outside_the_classes() {
+    for phase in [Phase::Train, Phase::Test] {
+        for order in [Order::Forward, Order::Reversed] {
+            let shapes: [Shape; 2] = [[300, 2].into(), [300].into()];
+            let rig = DeviceRig::new(&registry(), &text("num_output: 3", true), phase, &shapes, order).unwrap();
+            let Some(rig) = rig else { return };
+            let mut labels = vec![1.0; 300];
+            (labels[270], labels[17]) = (3.0, -1.0);
+            let mut inputs = rig.rig.forward_inputs(&[&[0.5; 600], &labels]).unwrap();
+            inputs.params[1] = vec![1.0; 3];
+            // In TEST, forward has no use for labels; backward has.
+            assert_eq!(rig.run(&inputs).is_ok(), phase == Phase::Test);
+            inputs.top_diffs = vec![vec![1.0; 900]];
+            let err = rig.run(&inputs).unwrap_err().to_string();
+            assert!(err.contains("label -1 of item 17") && err.contains("3 classes"), "{err}");
+        }
+    }
+}
+
 #[test]
 fn block_mul_grad_leaves_the_margin_out() {
     let fields = |block: bool, margin: f32| {
@@ -249,6 +295,10 @@ fn tiny_distances_keep_their_digits() {
     let want = -0.5 * (near - 100.0).powi(2) / (1.0 + 1e-4);
     let found = rig.run(&inputs).unwrap().tops[0][0];
     assert!((found / want - 1.0).abs() < 1e-5, "{found}, expected {want}");
+    let device = DeviceRig::new(&registry(), &text("num_output: 1", false), Phase::Train, &shapes, Order::Forward);
+    let Some(device) = device.unwrap() else { return };
+    let found = device.run(&inputs).unwrap().tops[0][0];
+    assert!((found / want - 1.0).abs() < 1e-5, "{found} on the device, expected {want}");
 }
 
 #[test]

@@ -16,6 +16,14 @@ pub(crate) struct Remedy<T> {
     d_loss: T,
 }
 
+impl Remedy<f32> {
+    /// The floor, and the limits that follow from it, as kernels take them.
+    pub fn limits(floor: f32) -> [f32; 3] {
+        let Remedy { floor, damped_below, strongest_pull, .. } = Remedy::new(floor, 1.0);
+        [floor, damped_below, strongest_pull]
+    }
+}
+
 impl<T: Float> Remedy<T> {
     /// With the smallest variance the loss computes with, and the gradient of the loss.
     pub fn new(floor: f32, d_loss: T) -> Self {

@@ -1,5 +1,6 @@
 use lgm_core::{DType, Phase, Shape, State};
-use lgm_testkit::{Case, Draw, Inputs, Recorded, Rig, assert_close, check, config_error};
+use lgm_cuda::sim::Order;
+use lgm_testkit::{Case, DeviceRig, Draw, Inputs, Recorded, Rig, assert_close, check, config_error};
 
 use crate::tests::registry;
 
@@ -189,6 +190,43 @@ fn plans_are_honest() {
             case("block_mul_grad: true margin_mul { value: 1 }", 3).without_gradients(),
         ],
     );
+}
+
+#[test]
+fn whole_and_broken_tiles_and_sums_in_parts() {
+    let filler = r#"weight_filler { type: "gaussian" std: 1 } margin_mul { value: 0.3 } margin_add { value: 0.1 }"#;
+    for (items, classes, width) in [(1, 1, 1), (5, 33, 31), (31, 2, 257), (130, 65, 33), (3, 257, 1)] {
+        for fields in [
+            "center_coef: 0.1",
+            "ignore_zero: true block_mul_grad: true",
+            "isotropic: false center_coef: 0.1",
+            "isotropic: false ignore_zero: true center_coef: 0.1",
+        ] {
+            let fields = format!("num_output: {classes} update_sigma: true sigma_floor: 0.1 {filler} {fields}");
+            let mut random = lgm_core::rng::Philox::new(5, 3).from(0);
+            let mut feature = |i: usize| if i % 5 == 0 { 0.0 } else { random.uniform(-1.5, 1.5) };
+            let features = Draw::Given((0..items * width).map(&mut feature).collect());
+            let case = Case::new(text(&fields, 3)).without_gradients().bottom_of([items, width], features);
+            // Variances below the floor, damped and free ones.
+            let case = case.bottom_of([items], Draw::Labels(classes)).param(1, Draw::Uniform(-0.2, 2.0));
+            check(&registry(), &[case]);
+        }
+    }
+}
+
+#[test]
+fn the_device_finds_labels_outside_the_classes() {
+    for order in [Order::Forward, Order::Reversed] {
+        let shapes: [Shape; 2] = [[300, 2].into(), [300].into()];
+        let rig = DeviceRig::new(&registry(), &text("num_output: 3", 1), Phase::Train, &shapes, order).unwrap();
+        let Some(rig) = rig else { return };
+        let mut labels = vec![1.0; 300];
+        (labels[270], labels[17]) = (3.0, -1.0);
+        let mut inputs = rig.rig.forward_inputs(&[&[0.5; 600], &labels]).unwrap();
+        inputs.params[1] = vec![1.0; 3];
+        let err = rig.run(&inputs).unwrap_err().to_string();
+        assert!(err.contains("label -1 of item 17") && err.contains("3 classes"), "{err}");
+    }
 }
 
 #[test]
