@@ -32,12 +32,13 @@ struct Entry {
     run: Option<Run>,
 }
 
+/// The simulated threads are global to the library, which is one however often it is opened: one launch at a time.
+static TURN: Mutex<()> = Mutex::new(());
+
 /// The compiled kernels.
 pub(super) struct Kernels {
     start: Start,
     table: HashMap<String, (String, Run)>,
-    /// The simulated threads are global to the library: one launch at a time.
-    turn: Mutex<()>,
     _library: libloading::Library,
 }
 
@@ -66,7 +67,7 @@ impl Kernels {
         let Some((_, run)) = self.table.get(kernel) else {
             return Err(Error::internal(format!("there is no kernel '{kernel}'")));
         };
-        let _turn = self.turn.lock().unwrap_or_else(|broken| broken.into_inner());
+        let _turn = TURN.lock().unwrap_or_else(|broken| broken.into_inner());
         // SAFETY: the caller's promise; the library's functions have these types.
         let said = unsafe { (self.start)(launch, *run, args.as_mut_ptr()) };
         if said.is_null() {
@@ -173,6 +174,6 @@ fn open(path: &Path) -> Result<Kernels> {
             table.insert(text((*entry).name), (text((*entry).signature), run));
             entry = entry.add(1);
         }
-        Ok(Kernels { start, table, turn: Mutex::new(()), _library: library })
+        Ok(Kernels { start, table, _library: library })
     }
 }
