@@ -204,7 +204,7 @@ fn whole_and_broken_tiles_and_sums_in_parts() {
         ] {
             let fields = format!("num_output: {classes} update_sigma: true sigma_floor: 0.1 {filler} {fields}");
             let mut random = lgm_core::rng::Philox::new(5, 3).from(0);
-            let mut feature = |i: usize| if i % 5 == 0 { 0.0 } else { random.uniform(-1.5, 1.5) };
+            let mut feature = |i: usize| if i.is_multiple_of(5) { 0.0 } else { random.uniform(-1.5, 1.5) };
             let features = Draw::Given((0..items * width).map(&mut feature).collect());
             let case = Case::new(text(&fields, 3)).without_gradients().bottom_of([items, width], features);
             // Variances below the floor, damped and free ones.
