@@ -5,7 +5,7 @@ use std::ffi::{CStr, c_char, c_void};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use lgm_core::{Error, Result};
 
@@ -128,6 +128,9 @@ pub(super) fn load(sources: &[Source]) -> Result<Kernels> {
     let watched = if sanitized() { "-sanitized" } else { "" };
     let name = format!("{:016x}{watched}", hash(&format!("{compiler} {} {text}", OPTIONS.join(" "))));
     let library = folder.join(format!("{name}.so"));
+    // One thread of the process compiles; of several processes each does, to a name of its own.
+    static COMPILING: Mutex<()> = Mutex::new(());
+    let _alone = COMPILING.lock().unwrap_or_else(PoisonError::into_inner);
     if !library.is_file() {
         std::fs::create_dir_all(&folder).map_err(Error::io(&folder, "make the folder"))?;
         compile(&compiler, &text, &folder, &name)?;
