@@ -179,11 +179,9 @@ impl PoolGeometry {
             larger_below(below[0], below[1], T::of((row * self.input[1]) as f64), values, places);
         }
         let starts = (0..planes).flat_map(|p| (0..self.output[0]).map(move |i| p * height + i * self.stride[0]));
-        for ((start, y), index) in
-            starts.zip(y.chunks_exact_mut(self.output[1])).zip(index.chunks_exact_mut(self.output[1]))
-        {
-            copy_short(&windows[0][start * spacing..], y);
-            copy_short(&windows[1][start * spacing..], index);
+        for (start, at) in starts.zip((0..).step_by(self.output[1])) {
+            copy_row(&windows[0][start * spacing..], &mut y[at..], self.output[1]);
+            copy_row(&windows[1][start * spacing..], &mut index[at..], self.output[1]);
         }
         add_origins(origins, y, index);
     }
@@ -406,14 +404,15 @@ vectorized! {
     }
 }
 
-/// Copies the first elements of `src`; a call of its own would cost more than most rows.
+/// Copies `len` elements; of a short row what comes after it too, where there is room, which is to be overwritten: a copy
+/// of a known length takes a few instructions, any other a call.
 #[inline(always)]
-fn copy_short<T: Float>(src: &[T], dst: &mut [T]) {
-    let src = &src[..dst.len()];
-    let (dst4, dst1) = dst.as_chunks_mut::<4>();
-    let (src4, src1) = src.as_chunks::<4>();
-    dst4.iter_mut().zip(src4).for_each(|(d, s)| *d = *s);
-    dst1.iter_mut().zip(src1).for_each(|(d, s)| *d = *s);
+fn copy_row<T: Float>(src: &[T], dst: &mut [T], len: usize) {
+    const SHORT: usize = 16;
+    match (src.first_chunk::<SHORT>(), dst.first_chunk_mut::<SHORT>()) {
+        (Some(src), Some(dst)) if len <= SHORT => *dst = *src,
+        _ => dst[..len].copy_from_slice(&src[..len]),
+    }
 }
 
 vectorized! {
