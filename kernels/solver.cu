@@ -67,15 +67,15 @@ DEVICE void one(float& w, float& g, float& h, float& s, float scale, float eta, 
     w -= g;
 }
 
-// `numbers`: the learning rate and, as a factor on it, Adam's correction of its averages' start. `clip`: the factor of
-// clipping, where there is any. Once `guard[0]` tells of a fault nothing is changed any more. A chunk of statistics, which
-// `keep` gives a place in `kept`, is copied there instead: with the weights, so that both are of one iteration.
 struct Keeping {
     const u32* guard;
     float* kept;
     const int* keep;
 };
 
+// `numbers`: the learning rate and, as a factor on it, Adam's correction of its averages' start. `clip`: the factor of
+// clipping, where there is any. Once `guard[0]` tells of a fault nothing is changed any more. A chunk of statistics, which
+// `keep` gives a place in `kept`, is copied there instead: with the weights, so that both are of one iteration.
 template <typename Rule>
 DEVICE void update(float* w, float* g, float* h, float* s, Chunks chunks, const float* numbers, const float* clip,
                    float passes, int l1, float a, float b, float delta, Keeping keeping) {

@@ -316,8 +316,8 @@ impl Net {
             Node::Source(source) => source.state(),
             Node::Sink(_) => State::new(),
         };
-        let all = self.graph.layers.iter().map(|l| (l.key.clone(), each(l)));
-        all.filter(|(_, state)| !state.is_empty()).collect()
+        let all = self.graph.layers.iter().map(|l| (&l.key, each(l)));
+        all.filter(|(_, state)| !state.is_empty()).map(|(key, state)| (key.clone(), state)).collect()
     }
 
     /// Takes up a state written by [`Net::state`]; layers it does not mention stay as they are.

@@ -216,6 +216,39 @@ fn a_fault_found_by_a_kernel_leaves_the_last_whole_iteration() {
     }
 }
 
+/// A label without a class among the test net's: training was whole up to the test, which a resumed run repeats.
+#[test]
+fn a_fault_in_a_test_leaves_the_iteration_before() {
+    let folder = Folder::new();
+    let data = |phase: &str, list: &str| {
+        let line = NET.lines().nth(1).unwrap().replace("train.txt", list);
+        line.replace("top: 'data'", &format!("include {{ phase: {phase} }} top: 'data'"))
+    };
+    let rest: Vec<&str> = NET.lines().skip(2).collect();
+    let text = |prefix: &str, list: &str| {
+        let net = [data("TRAIN", "train.txt"), data("TEST", list), rest.join("\n")].concat();
+        let testing = "max_iter: 10 test_iter: 2 test_interval: 4 test_initialization: false";
+        solver(prefix, testing).replace(NET, &net)
+    };
+    for (name, odd) in [("good", None), ("bad", Some((6, -1.0))), ("train", None)] {
+        images(&folder, odd);
+        std::fs::copy(folder.path("train.h5"), folder.path(&format!("{name}_rows.h5"))).unwrap();
+        folder.write(&format!("{name}.txt"), &folder.at(&format!("{name}_rows.h5")));
+    }
+    let Ok(gpu) = Simulated::new(Order::Forward, None) else { return println!("skipped: no simulated device") };
+    let gpu: Rc<dyn Gpu> = Rc::new(gpu);
+    let (error, _) = fails(&folder, &text("failed", "bad.txt"), &gpu);
+    says(&error, &["layer 'loss' (SoftmaxWithLoss)", "-1", "; iteration 4, the last whole one, is saved"]);
+    common::on_a_device(|| {
+        let (whole, log) = folder.train(&text("whole", "good.txt"));
+        let (resumed, again) = folder.resume(&text("again", "good.txt"), "failed_iter_4.solverstate");
+        assert!(params(&whole) == params(&resumed));
+        let (want, got) = (common::results(&log, 4), common::results(&again, 4));
+        assert!(want.len() >= 4, "{want:?}");
+        assert_eq!(want, got);
+    });
+}
+
 /// Refusals that the host hears of at once: of a layer's kernel, of the update, of a whole recording.
 #[test]
 fn a_refused_launch_leaves_the_last_whole_iteration() {
