@@ -4,14 +4,36 @@
 //! `size` × `size` window around each position. Krizhevsky, Sutskever and Hinton, "ImageNet Classification with Deep
 //! Convolutional Neural Networks" (2012); the forms are Caffe's.
 
+use smallvec::SmallVec;
+
 use crate::kernel::vectorized;
 use crate::parallel::{Shared, tasks};
 use crate::pool::PoolGeometry;
 use crate::scratch::Scratch;
 use crate::{BLOCK, Float, elementwise, for_each_block, math};
 
-/// Positions of one task.
-const POSITIONS: usize = 256;
+/// Calls with a function for s^−β, s positive; β = ¾ and ½ go by square roots.
+macro_rules! with_power {
+    ($beta:expr, |$power:ident| $call:expr) => {
+        if $beta == 0.75 {
+            let $power = |s: T| {
+                let root = s.sqrt();
+                T::one() / (root * root.sqrt())
+            };
+            $call
+        } else if $beta == 0.5 {
+            let $power = |s: T| T::one() / s.sqrt();
+            $call
+        } else {
+            let exponent = T::of(-$beta);
+            let $power = |s: T| math::exp(exponent * math::ln(s));
+            $call
+        }
+    };
+}
+
+/// Positions of one task: long enough runs of memory to be fetched ahead, short enough for a window of them to stay near.
+const POSITIONS: usize = 2048;
 
 /// The constants of a normalisation.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -47,15 +69,8 @@ impl Lrn {
             for c in 0..channels {
                 // SAFETY: tasks take disjoint positions.
                 let (s, y) = unsafe { (scale.part(row(c)), y.part(row(c))) };
-                s.fill(T::zero());
-                for near in self.window(c, channels) {
-                    add_squares(&x[row(near)], s);
-                }
-                for v in s.iter_mut() {
-                    *v = T::of(self.k) + factor * *v;
-                }
-                power(s, -self.beta, y);
-                times(&x[row(c)], y);
+                let near: Near<'_, T> = self.window(c, channels).map(|c| &x[row(c)]).collect();
+                with_power!(self.beta, |power| normalize(&near, &x[row(c)], T::of(self.k), factor, s, y, power));
             }
         });
     }
@@ -77,21 +92,21 @@ impl Lrn {
         let factor = T::of(-2.0 * self.alpha * self.beta / self.size as f64);
         self.positions(n, channels, spatial, |base, width| {
             let row = |c: usize| base + c * spatial..base + c * spatial + width;
-            let mut ratio = Scratch::<T>::new(channels * width);
-            for (c, ratio) in ratio.chunks_exact_mut(width).enumerate() {
-                product_over(&dy[row(c)], &y[row(c)], &scale[row(c)], ratio);
-            }
-            let mut sum = Scratch::<T>::new(width);
+            // Of the last `size` channels, in turn.
+            let mut ratio = Scratch::<T>::new(self.size * width);
+            let place = |c: usize| c % self.size * width..(c % self.size + 1) * width;
+            let mut ready = 0;
             for c in 0..channels {
+                let window = self.window(c, channels);
+                for c in ready..window.end {
+                    product_over(&dy[row(c)], &y[row(c)], &scale[row(c)], &mut ratio[place(c)]);
+                }
+                ready = window.end;
                 // SAFETY: tasks take disjoint positions.
                 let dx = unsafe { dx.part(row(c)) };
-                power(&scale[row(c)], -self.beta, dx);
-                times(&dy[row(c)], dx);
-                sum.fill(T::zero());
-                for near in self.window(c, channels) {
-                    crate::gemv::axpy_block(T::one(), &ratio[near * width..][..width], &mut sum);
-                }
-                add_scaled_product(factor, &x[row(c)], &sum, dx);
+                let near: Near<'_, T> = window.map(|near| &ratio[place(near)]).collect();
+                let (x, dy, s) = (&x[row(c)], &dy[row(c)], &scale[row(c)]);
+                with_power!(self.beta, |power| denormalize(&near, x, dy, s, factor, dx, power));
             }
         });
     }
@@ -121,8 +136,8 @@ impl Lrn {
         let alpha = T::of(self.alpha);
         elementwise::map_into(None, scale, |v| T::one() + alpha * v);
         for_each_block(y, |at, y| {
-            power(&scale[at..at + y.len()], -self.beta, y);
-            times(&x[at..at + y.len()], y);
+            let range = at..at + y.len();
+            with_power!(self.beta, |power| times_power(&x[range.clone()], &scale[range], y, power));
         });
     }
 
@@ -148,12 +163,10 @@ impl Lrn {
         let factor = T::of(-2.0 * self.alpha * self.beta);
         for_each_block(dx, |at, dx| {
             let range = at..at + dx.len();
-            let mut direct = Scratch::<T>::new(dx.len());
-            power(&scale[range.clone()], -self.beta, &mut direct);
-            times(&dy[range.clone()], &mut direct);
-            for ((d, &direct), &x) in dx.iter_mut().zip(direct.iter()).zip(&x[range]) {
-                *d = direct + factor * x * *d;
-            }
+            let mut sums = Scratch::<T>::new(dx.len());
+            sums.copy_from_slice(dx);
+            let (x, dy, s) = (&x[range.clone()], &dy[range.clone()], &scale[range]);
+            with_power!(self.beta, |power| denormalize(&[&sums], x, dy, s, factor, dx, power));
         });
     }
 
@@ -170,55 +183,76 @@ impl Lrn {
     }
 }
 
-/// y = s^exponent for positive s; β = ¾ and ½ by square roots.
-fn power<T: Float>(s: &[T], exponent: f64, y: &mut [T]) {
-    if exponent == -0.75 {
-        inverse_three_quarters(s, y);
-    } else if exponent == -0.5 {
-        inverse_root(s, y);
-    } else {
-        any_power(s, T::of(exponent), y);
+/// Rows of a window.
+type Near<'a, T> = SmallVec<[&'a [T]; 8]>;
+
+/// Elements summed at a time, in registers.
+const CHUNK: usize = 32;
+
+/// out = `done` of the sum of `term` over the rows.
+#[inline(always)]
+fn sums<T: Float>(rows: &[&[T]], out: &mut [T], term: impl Fn(T) -> T, done: impl Fn(T) -> T) {
+    let (chunks, rest) = out.as_chunks_mut::<CHUNK>();
+    let whole = CHUNK * chunks.len();
+    for (n, out) in chunks.iter_mut().enumerate() {
+        let mut sum = [T::zero(); CHUNK];
+        for row in rows {
+            sum.iter_mut().zip(&row[n * CHUNK..(n + 1) * CHUNK]).for_each(|(s, &v)| *s += term(v));
+        }
+        *out = sum.map(&done);
+    }
+    for (i, out) in (whole..).zip(rest) {
+        *out = done(rows.iter().fold(T::zero(), |s, row| s + term(row[i])));
     }
 }
 
 vectorized! {
-    fn inverse_three_quarters[T: Float](s: &[T], y: &mut [T]) {
-        for (y, &s) in y.iter_mut().zip(s) {
-            let root = s.sqrt();
-            *y = T::one() / (root * root.sqrt());
+    /// s = k + factor·Σ near², y = x·s^−β.
+    fn normalize[T: Float, P: Fn(T) -> T](
+        near: &[&[T]],
+        x: &[T],
+        k: T,
+        factor: T,
+        s: &mut [T],
+        y: &mut [T],
+        power: P,
+    ) {
+        let (s, y) = (&mut s[..x.len()], &mut y[..x.len()]);
+        sums(near, s, |v| v * v, |sum| k + factor * sum);
+        times(x, s, y, &power);
+    }
+}
+
+vectorized! {
+    /// dx = dy·s^−β + factor·x·Σ near.
+    fn denormalize[T: Float, P: Fn(T) -> T](
+        near: &[&[T]],
+        x: &[T],
+        dy: &[T],
+        s: &[T],
+        factor: T,
+        dx: &mut [T],
+        power: P,
+    ) {
+        let dx = &mut dx[..x.len()];
+        sums(near, dx, |v| v, |sum| sum);
+        for (((d, &x), &dy), &s) in dx.iter_mut().zip(x).zip(dy).zip(s) {
+            *d = dy * power(s) + factor * x * *d;
         }
     }
 }
 
 vectorized! {
-    fn inverse_root[T: Float](s: &[T], y: &mut [T]) {
-        for (y, &s) in y.iter_mut().zip(s) {
-            *y = T::one() / s.sqrt();
-        }
+    /// y = x·s^−β.
+    fn times_power[T: Float, P: Fn(T) -> T](x: &[T], s: &[T], y: &mut [T], power: P) {
+        times(x, s, y, &power);
     }
 }
 
-vectorized! {
-    fn any_power[T: Float](s: &[T], exponent: T, y: &mut [T]) {
-        for (y, &s) in y.iter_mut().zip(s) {
-            *y = math::exp(exponent * math::ln(s));
-        }
-    }
-}
-
-vectorized! {
-    fn add_squares[T: Float](x: &[T], s: &mut [T]) {
-        for (s, &x) in s.iter_mut().zip(x) {
-            *s += x * x;
-        }
-    }
-}
-
-vectorized! {
-    fn times[T: Float](x: &[T], y: &mut [T]) {
-        for (y, &x) in y.iter_mut().zip(x) {
-            *y *= x;
-        }
+#[inline(always)]
+fn times<T: Float>(x: &[T], s: &[T], y: &mut [T], power: &impl Fn(T) -> T) {
+    for ((y, &x), &s) in y.iter_mut().zip(x).zip(s) {
+        *y = x * power(s);
     }
 }
 
@@ -226,14 +260,6 @@ vectorized! {
     fn product_over[T: Float](a: &[T], b: &[T], s: &[T], out: &mut [T]) {
         for (((o, &a), &b), &s) in out.iter_mut().zip(a).zip(b).zip(s) {
             *o = a * b / s;
-        }
-    }
-}
-
-vectorized! {
-    fn add_scaled_product[T: Float](factor: T, a: &[T], b: &[T], out: &mut [T]) {
-        for ((o, &a), &b) in out.iter_mut().zip(a).zip(b) {
-            *o += factor * a * b;
         }
     }
 }

@@ -12,8 +12,8 @@ use crate::kernel::vectorized;
 use crate::scratch::Scratch;
 use crate::{Float, for_each_part, for_each_row};
 
-/// Elements of x whose row maxima are taken together: they and what comes of them stay in the nearest cache.
-const AT_ONCE: usize = 2048;
+/// Elements of x whose windows are taken together: they and what comes of them stay in the nearest cache.
+const AT_ONCE: usize = 1024;
 
 /// How the number of windows is rounded when they do not fit evenly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,16 +84,16 @@ impl PoolGeometry {
         self.output[0] * self.output[1]
     }
 
-    /// The columns of a row by tap, among `rows` rows sorted by phase.
-    fn taps(&self, rows: usize) -> SmallVec<[Tap; 8]> {
+    /// The columns of a row by tap.
+    fn taps(&self) -> SmallVec<[Tap; 8]> {
         let (stride, pitch) = (self.stride[1], self.pitch());
         let tap = |j: usize| {
             let shift = j as isize - self.pad[1] as isize;
             let first = (-shift).max(0).unsigned_abs().div_ceil(stride);
             let end = (self.input[1] as isize - shift).max(0).unsigned_abs().div_ceil(stride).min(self.output[1]);
             let column = ((first * stride) as isize + shift).max(0) as usize;
-            let at = column % stride * rows * pitch + column / stride;
-            (first < end).then_some(Tap { outputs: first..end, column, at })
+            let at = column % stride * self.input[0] * pitch + column / stride;
+            (first < end).then_some(Tap { outputs: first..end, at })
         };
         (0..self.kernel[1]).filter_map(tap).collect()
     }
@@ -103,9 +103,9 @@ impl PoolGeometry {
         self.input[1].div_ceil(self.stride[1])
     }
 
-    /// Elements of `rows` rows that are sorted by phase.
-    fn phases_len(&self, rows: usize) -> usize {
-        self.stride[1] * rows * self.pitch()
+    /// Elements of a plane that is sorted by phase.
+    fn phases_len(&self) -> usize {
+        self.stride[1] * self.input[0] * self.pitch()
     }
 
     /// The input rows under output row `i`.
@@ -152,70 +152,48 @@ impl PoolGeometry {
         });
     }
 
-    /// Max pooling of a few planes, first along rows, then along columns. Values and the places they were found at go
-    /// together; places count from a window's first element, which `origins` have for each output.
+    /// Max pooling of a few planes: windows at every element, first along rows, then along columns, of which those at
+    /// multiples of the stride are kept. That is more windows than asked for, but in loops over all the planes.
+    ///
+    /// Values and the places they were found at go together; places count from a window's first element, which `origins`
+    /// have for each output.
     fn max_planes<T: Float>(&self, x: &[T], origins: &[T], y: &mut [T], index: &mut [T]) {
-        let (height, spacing) = (self.padded_rows(), self.pitch().max(self.output[1]));
+        let none = T::of(-f32::MAX as f64);
+        // Extents with padding, and with what windows hang over.
+        let [height, width] =
+            [0, 1].map(|d| (self.input[d] + self.pad[d]).max((self.output[d] - 1) * self.stride[d] + self.kernel[d]));
         let planes = x.len() / self.input_area();
-        let mut rows = [(); 2].map(|()| Scratch::<T>::new(planes * height * spacing));
-        rows[0].fill(T::of(-f32::MAX as f64));
-        // Without padding, the rows of all planes are one run.
-        let run = if height == self.input[0] { planes * height } else { self.input[0] };
-        for (n, x) in x.chunks_exact(run * self.input[1]).enumerate() {
-            let from = (n * height + self.pad[0]) * spacing;
-            let [values, places] = rows.each_mut().map(|r| &mut r[from..from + run * spacing]);
-            self.max_along_rows(x, spacing, values, places);
+        let mut padded;
+        let x = if [height, width] == self.input {
+            x
+        } else {
+            padded = Scratch::<T>::new(planes * height * width);
+            padded.fill(none);
+            for (row, x) in x.chunks_exact(self.input[1]).enumerate() {
+                let row = row / self.input[0] * height + row % self.input[0] + self.pad[0];
+                padded[row * width + self.pad[1]..][..x.len()].copy_from_slice(x);
+            }
+            &padded[..]
+        };
+        let len = x.len() + 1 - self.kernel[1];
+        let (mut values, mut places) = (Scratch::<T>::new(len), Scratch::<T>::new(len));
+        values.fill(none);
+        places.fill(T::zero());
+        for column in 0..self.kernel[1] {
+            larger(&x[column..][..len], T::of(column as f64), &mut values, &mut places);
         }
-        // Windows at every row, of which those at multiples of the stride are kept.
-        let len = (planes * height + 1 - self.kernel[0]) * spacing;
-        let mut windows = rows.each_ref().map(|r| {
-            let mut window = Scratch::<T>::new(len);
-            window.copy_from_slice(&r[..len]);
-            window
-        });
+        let len = len - (self.kernel[0] - 1) * width;
+        let (mut largest, mut at) = (Scratch::<T>::new(len), Scratch::<T>::new(len));
+        largest.copy_from_slice(&values[..len]);
+        at.copy_from_slice(&places[..len]);
         for row in 1..self.kernel[0] {
-            let below = rows.each_ref().map(|r| &r[row * spacing..][..len]);
-            let [values, places] = windows.each_mut().map(|w| &mut w[..]);
-            larger_below(below[0], below[1], T::of((row * self.input[1]) as f64), values, places);
+            let below = row * width..row * width + len;
+            let further = T::of((row * self.input[1]) as f64);
+            larger_below(&values[below.clone()], &places[below], further, &mut largest, &mut at);
         }
-        let starts = (0..planes).flat_map(|p| (0..self.output[0]).map(move |i| p * height + i * self.stride[0]));
-        for (start, at) in starts.zip((0..).step_by(self.output[1])) {
-            copy_row(&windows[0][start * spacing..], &mut y[at..], self.output[1]);
-            copy_row(&windows[1][start * spacing..], &mut index[at..], self.output[1]);
-        }
+        keep(self, [height, width], &largest, y);
+        keep(self, [height, width], &at, index);
         add_origins(origins, y, index);
-    }
-
-    /// The largest of each window's part in each row of x, and how many columns after the window's first it is; both
-    /// with `spacing` elements to a row. Values are −[`f32::MAX`] before.
-    fn max_along_rows<T: Float>(&self, x: &[T], spacing: usize, values: &mut [T], places: &mut [T]) {
-        let (width, pitch, stride) = (self.input[1], self.pitch(), self.stride[1]);
-        let rows = x.len() / width;
-        let inside = self.pad[1] == 0 && (self.output[1] - 1) * stride + self.kernel[1] <= width;
-        if inside && stride == 2 && self.kernel[1] == 2 && width.is_multiple_of(2) {
-            return larger_of_pairs(x, values, places);
-        }
-        let mut phases = Scratch::<T>::new(self.phases_len(rows));
-        sort_by_phase(x, width, stride, pitch, &mut phases);
-        for tap in self.taps(rows) {
-            let place = T::of((tap.column + self.pad[1] - tap.outputs.start * stride) as f64);
-            if inside {
-                // One loop over all rows; what falls between the windows of two rows is never looked at.
-                let len = (rows - 1) * pitch + self.output[1];
-                larger(&phases[tap.at..][..len], place, values, places);
-                continue;
-            }
-            for row in 0..rows {
-                let outputs = row * spacing + tap.outputs.start..row * spacing + tap.outputs.end;
-                let from = &phases[tap.at + row * pitch..][..outputs.len()];
-                larger(from, place, &mut values[outputs.clone()], &mut places[outputs]);
-            }
-        }
-    }
-
-    /// Rows of a plane with its padding, and with what windows hang over.
-    fn padded_rows(&self) -> usize {
-        (self.input[0] + self.pad[0]).max((self.output[0] - 1) * self.stride[0] + self.kernel[0])
     }
 
     /// dx from dy and the indices of [`max_forward`](Self::max_forward), overwriting dx.
@@ -244,14 +222,14 @@ impl PoolGeometry {
     pub fn average_forward<T: Float>(&self, x: &[T], y: &mut [T]) {
         let (area, out) = (self.input_area(), self.output_area());
         assert_eq!(x.len() / area.max(1), y.len() / out.max(1));
-        let taps = self.taps(self.input[0]);
+        let taps = self.taps();
         for_each_row(y, out, |plane, y| {
             let x = &x[plane * area..][..area];
             if out == 1 && self.pad == [0, 0] && self.kernel == self.input {
                 y[0] = crate::elementwise::fold_block(x, |v| v) / T::of(area as f64);
                 return;
             }
-            let mut phases = Scratch::<T>::new(self.phases_len(self.input[0]));
+            let mut phases = Scratch::<T>::new(self.phases_len());
             sort_by_phase(x, self.input[1], self.stride[1], self.pitch(), &mut phases);
             sum_plane(self, &taps, &phases, y);
             self.divide(y);
@@ -265,7 +243,7 @@ impl PoolGeometry {
     pub fn average_backward<T: Float>(&self, dy: &[T], dx: &mut [T]) {
         let (area, out) = (self.input_area(), self.output_area());
         assert_eq!(dx.len() / area.max(1), dy.len() / out.max(1));
-        let taps = self.taps(self.input[0]);
+        let taps = self.taps();
         for_each_row(dx, area, |plane, dx| {
             let dy = &dy[plane * out..][..out];
             if out == 1 && self.pad == [0, 0] && self.kernel == self.input {
@@ -274,7 +252,7 @@ impl PoolGeometry {
             let mut share = Scratch::<T>::new(out);
             share.copy_from_slice(dy);
             self.divide(&mut share);
-            let mut phases = Scratch::<T>::new(self.phases_len(self.input[0]));
+            let mut phases = Scratch::<T>::new(self.phases_len());
             phases.fill(T::zero());
             spread_plane(self, &taps, &share, &mut phases);
             unsort(&phases, self.input[1], self.stride[1], self.pitch(), dx);
@@ -296,9 +274,7 @@ impl PoolGeometry {
 struct Tap {
     /// The outputs of a row for which it lies inside the input.
     outputs: Range<usize>,
-    /// The input column under the first of them.
-    column: usize,
-    /// Where that column lies in the first row of a plane sorted by phase.
+    /// Where the column under the first of them lies in the first row of a plane sorted by phase.
     at: usize,
 }
 
@@ -380,14 +356,21 @@ vectorized! {
 }
 
 vectorized! {
-    /// The larger of each two neighbours, and which it is.
-    fn larger_of_pairs[T: Float](x: &[T], values: &mut [T], places: &mut [T]) {
-        let none = T::of(-f32::MAX as f64);
-        for ((&[a, b], value), place) in x.as_chunks::<2>().0.iter().zip(values).zip(places) {
-            let first = if a > none { a } else { none };
-            let above = b > first;
-            *value = if above { b } else { first };
-            *place = if above { T::one() } else { T::zero() };
+    /// The elements of planes of `height` × `width` at multiples of the strides.
+    fn keep[T: Float](g: &PoolGeometry, extents: [usize; 2], from: &[T], to: &mut [T]) {
+        let [height, width] = extents;
+        let (rows, columns, stride) = (g.output[0], g.output[1], g.stride[1]);
+        for (i, to) in to.chunks_exact_mut(columns).enumerate() {
+            let from = &from[(i / rows * height + i % rows * g.stride[0]) * width..][..(columns - 1) * stride + 1];
+            match stride {
+                1 => to.copy_from_slice(from),
+                2 => {
+                    let (pairs, last) = from.as_chunks::<2>();
+                    to.iter_mut().zip(pairs).for_each(|(t, p)| *t = p[0]);
+                    to[columns - 1] = last[0];
+                }
+                _ => to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(t, &f)| *t = f),
+            }
         }
     }
 }
@@ -401,17 +384,6 @@ vectorized! {
                 *index = if y > none { *index + origin } else { -T::one() };
             }
         }
-    }
-}
-
-/// Copies `len` elements; of a short row what comes after it too, where there is room, which is to be overwritten: a copy
-/// of a known length takes a few instructions, any other a call.
-#[inline(always)]
-fn copy_row<T: Float>(src: &[T], dst: &mut [T], len: usize) {
-    const SHORT: usize = 16;
-    match (src.first_chunk::<SHORT>(), dst.first_chunk_mut::<SHORT>()) {
-        (Some(src), Some(dst)) if len <= SHORT => *dst = *src,
-        _ => dst[..len].copy_from_slice(&src[..len]),
     }
 }
 
