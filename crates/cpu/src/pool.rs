@@ -144,56 +144,78 @@ impl PoolGeometry {
         origins.iter_mut().enumerate().for_each(|(o, p)| *p = T::of(place(o)));
         let (origins, index) = (&origins, crate::parallel::Shared::new(index));
         let planes = (AT_ONCE / area.max(1)).max(1);
+        // Of a plane too large, some rows of windows at a time.
+        let (ow, row) = (self.output[1], self.input[1].max(1) * self.stride[0]);
+        let rows = if area <= AT_ONCE { self.output[0] } else { (AT_ONCE / row).max(1) };
         for_each_part(y, planes * out, |part, y| {
             // SAFETY: every plane is visited once.
             let index = unsafe { index.part(part * planes * out..part * planes * out + y.len()) };
-            let planes = part * planes..part * planes + y.len() / out;
-            self.max_planes(&x[planes.start * area..planes.end * area], origins, y, index);
+            let x = &x[part * planes * area..][..y.len() / out * area];
+            let band = y.len() / out * rows * ow;
+            let bands = y.chunks_mut(band).zip(index.chunks_mut(band));
+            for (band, (y, index)) in bands.enumerate() {
+                let first = band * rows;
+                self.max_rows(x, first..(first + rows).min(self.output[0]), &origins[first * ow..], y, index);
+            }
         });
     }
 
-    /// Max pooling of a few planes: windows at every element, first along rows, then along columns, of which those at
-    /// multiples of the stride are kept. That is more windows than asked for, but in loops over all the planes.
+    /// Max pooling of a few planes, or of some rows of windows of one: windows at every element, first along rows, then
+    /// along columns, of which those at multiples of the stride are kept. That is more windows than asked for, but in
+    /// long loops.
     ///
     /// Values and the places they were found at go together; places count from a window's first element, which `origins`
     /// have for each output.
-    fn max_planes<T: Float>(&self, x: &[T], origins: &[T], y: &mut [T], index: &mut [T]) {
+    fn max_rows<T: Float>(&self, x: &[T], rows: Range<usize>, origins: &[T], y: &mut [T], index: &mut [T]) {
         let none = T::of(-f32::MAX as f64);
         // Extents with padding, and with what windows hang over.
-        let [height, width] =
+        let [whole, width] =
             [0, 1].map(|d| (self.input[d] + self.pad[d]).max((self.output[d] - 1) * self.stride[d] + self.kernel[d]));
+        let (top, all) = (rows.start * self.stride[0], rows.len() == self.output[0]);
+        let height = if all { whole } else { (rows.len() - 1) * self.stride[0] + self.kernel[0] };
         let planes = x.len() / self.input_area();
         let mut padded;
-        let x = if [height, width] == self.input {
-            x
+        let x = if [whole, width] == self.input {
+            &x[top * width..][..planes * height * width]
         } else {
             padded = Scratch::<T>::new(planes * height * width);
             padded.fill(none);
-            for (row, x) in x.chunks_exact(self.input[1]).enumerate() {
-                let row = row / self.input[0] * height + row % self.input[0] + self.pad[0];
-                padded[row * width + self.pad[1]..][..x.len()].copy_from_slice(x);
+            for (n, x) in x.chunks_exact(self.input[1]).enumerate() {
+                let row = n % self.input[0] + self.pad[0];
+                if (top..top + height).contains(&row) {
+                    let row = n / self.input[0] * height + row - top;
+                    padded[row * width + self.pad[1]..][..x.len()].copy_from_slice(x);
+                }
             }
             &padded[..]
         };
+        // Each step writes to other memory than it reads: in place, it would be compiled to masked stores.
+        let pair = |len: usize| [(); 2].map(|()| Scratch::<T>::new(len));
         let len = x.len() + 1 - self.kernel[1];
-        let (mut values, mut places) = (Scratch::<T>::new(len), Scratch::<T>::new(len));
-        values.fill(none);
-        places.fill(T::zero());
-        for column in 0..self.kernel[1] {
-            larger(&x[column..][..len], T::of(column as f64), &mut values, &mut places);
+        let (mut across, mut next) = (pair(len), pair(len));
+        let [values, places] = &mut across;
+        larger_of_two(&x[..len], &x[1.min(self.kernel[1] - 1)..][..len], values, places);
+        for column in 2..self.kernel[1] {
+            let ([values, places], [out, at]) = (&across, &mut next);
+            larger(values, places, &x[column..][..len], T::of(column as f64), out, at);
+            std::mem::swap(&mut across, &mut next);
         }
         let len = len - (self.kernel[0] - 1) * width;
-        let (mut largest, mut at) = (Scratch::<T>::new(len), Scratch::<T>::new(len));
-        largest.copy_from_slice(&values[..len]);
-        at.copy_from_slice(&places[..len]);
+        let (mut windows, mut spare) = (next, pair(if self.kernel[0] > 2 { len } else { 0 }));
         for row in 1..self.kernel[0] {
             let below = row * width..row * width + len;
             let further = T::of((row * self.input[1]) as f64);
-            larger_below(&values[below.clone()], &places[below], further, &mut largest, &mut at);
+            let ([values, places], [out, at]) = if row == 1 { (&across, &mut windows) } else { (&windows, &mut spare) };
+            let [below, below_at] = across.each_ref().map(|r| &r[below.clone()]);
+            larger_below(&values[..len], &places[..len], below, below_at, further, out, at);
+            if row > 1 {
+                std::mem::swap(&mut windows, &mut spare);
+            }
         }
-        keep(self, [height, width], &largest, y);
-        keep(self, [height, width], &at, index);
-        add_origins(origins, y, index);
+        let [largest, at] = if self.kernel[0] > 1 { windows } else { across };
+        keep(self, rows.len(), [height, width], &largest, y);
+        keep(self, rows.len(), [height, width], &at, index);
+        add_origins(&origins[..rows.len() * self.output[1]], y, index);
     }
 
     /// dx from dy and the indices of [`max_forward`](Self::max_forward), overwriting dx.
@@ -334,32 +356,54 @@ vectorized! {
 }
 
 vectorized! {
-    /// Takes up the values that are above the largest so far, and that they are at `place`.
-    fn larger[T: Float](from: &[T], place: T, values: &mut [T], places: &mut [T]) {
-        for ((&v, value), at) in from.iter().zip(values).zip(places) {
-            let above = v > *value;
-            *value = if above { v } else { *value };
-            *at = if above { place } else { *at };
+    /// The larger of a and b, −[`f32::MAX`] at least, and which it is.
+    fn larger_of_two[T: Float](a: &[T], b: &[T], out: &mut [T], at: &mut [T]) {
+        let none = T::of(-f32::MAX as f64);
+        for (((&a, &b), out), at) in a.iter().zip(b).zip(out).zip(at) {
+            let first = if a > none { a } else { none };
+            let above = b > first;
+            *out = if above { b } else { first };
+            *at = if above { T::one() } else { T::zero() };
         }
     }
 }
 
 vectorized! {
-    /// Takes up the values that are above the largest so far, and their places, `further` on.
-    fn larger_below[T: Float](from: &[T], at: &[T], further: T, values: &mut [T], places: &mut [T]) {
-        for (((&v, &a), value), place) in from.iter().zip(at).zip(values).zip(places) {
-            let above = v > *value;
-            *value = if above { v } else { *value };
-            *place = if above { a + further } else { *place };
+    /// The larger of what was largest so far and others, all at `place`.
+    fn larger[T: Float](values: &[T], places: &[T], others: &[T], place: T, out: &mut [T], at: &mut [T]) {
+        for ((((&v, &p), &other), out), at) in values.iter().zip(places).zip(others).zip(out).zip(at) {
+            let above = other > v;
+            *out = if above { other } else { v };
+            *at = if above { place } else { p };
         }
     }
 }
 
 vectorized! {
-    /// The elements of planes of `height` × `width` at multiples of the strides.
-    fn keep[T: Float](g: &PoolGeometry, extents: [usize; 2], from: &[T], to: &mut [T]) {
+    /// The larger of what was largest so far and what was in the rows below, whose places are `further` on.
+    fn larger_below[T: Float](
+        values: &[T],
+        places: &[T],
+        below: &[T],
+        below_at: &[T],
+        further: T,
+        out: &mut [T],
+        at: &mut [T],
+    ) {
+        let both = values.iter().zip(places).zip(below.iter().zip(below_at));
+        for (((&v, &p), (&other, &place)), (out, at)) in both.zip(out.iter_mut().zip(at)) {
+            let above = other > v;
+            *out = if above { other } else { v };
+            *at = if above { place + further } else { p };
+        }
+    }
+}
+
+vectorized! {
+    /// The elements of planes of `height` × `width` at multiples of the strides, in `rows` rows.
+    fn keep[T: Float](g: &PoolGeometry, rows: usize, extents: [usize; 2], from: &[T], to: &mut [T]) {
         let [height, width] = extents;
-        let (rows, columns, stride) = (g.output[0], g.output[1], g.stride[1]);
+        let (columns, stride) = (g.output[1], g.stride[1]);
         for (i, to) in to.chunks_exact_mut(columns).enumerate() {
             let from = &from[(i / rows * height + i % rows * g.stride[0]) * width..][..(columns - 1) * stride + 1];
             match stride {
