@@ -44,8 +44,8 @@ pub fn settle(asked: &Asked<'_>) -> Result<Option<Rc<dyn Gpu>>> {
     let open: &dyn Fn(u32) -> lgm_core::Result<Rc<dyn Gpu>> = if std::env::var_os(SIMULATE).is_some_and(|v| v == "sim")
     {
         tracing::warn!("{SIMULATE}=sim: computing on a simulated GPU, which is slow and only for tests");
-        let gpu = Rc::new(Simulated::new(Order::Forward, None)?);
-        return Ok(Some(gpu));
+        let gpu = Simulated::new(Order::Forward, None)?.storing(precision.storage());
+        return Ok(Some(Rc::new(gpu)));
     } else {
         &|id| open(id, precision)
     };

@@ -59,6 +59,7 @@ fn iterations(args: &TimeArgs, solver: &Path) -> anyhow::Result<()> {
     }
     solver.net().finish()?;
     info!("{}", memory(solver.net()));
+    report_conversions(solver.net());
     info!("*** Benchmark begins ***");
     info!("Testing for {} iterations.", args.iterations);
     if gpu.is_some() {
@@ -105,6 +106,14 @@ fn memory(net: &Net) -> String {
     format!("Blobs, gradients and scratch take {arena} bytes in one arena, parameters and their gradients {params}.")
 }
 
+/// What passes on a GPU convert between formats, if they do.
+fn report_conversions(net: &Net) {
+    let made = net.conversions();
+    if made.forward > 0 {
+        info!("Between formats: {made}.");
+    }
+}
+
 fn pass(net: &mut Net, step: &Step, times: &mut Times) -> lgm_core::Result<()> {
     let layers = net.layers().len();
     for i in 0..layers {
@@ -135,6 +144,7 @@ fn layers(args: &TimeArgs, model: &Path) -> anyhow::Result<()> {
     info!("Performing Backward");
     net.backward(&step)?;
     info!("{}", memory(&net));
+    report_conversions(&net);
     // What is measured is the CPU.
     let peaks = (!on_gpu).then(peaks::measure);
     if let Some(peaks) = &peaks {

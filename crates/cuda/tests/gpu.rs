@@ -5,7 +5,7 @@
 
 use std::sync::OnceLock;
 
-use lgm_core::{ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Gemm, Grid, args};
+use lgm_core::{ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Element, Format, Gemm, Grid, args};
 use lgm_cuda::sim::{Order, Sim};
 use lgm_cuda::{Allocator, Cuda, Precision};
 
@@ -163,6 +163,8 @@ fn products(machine: &dyn Machine, exact: bool, tolerance: f64) {
                 ldc,
                 beta,
                 exact,
+                factors: Element::F32,
+                result: Element::F32,
                 alpha: 1.5,
                 a: pa,
                 b: pb,
@@ -254,6 +256,7 @@ fn geometries() -> Vec<DeviceConvolution> {
                 pad: [pad; 2],
                 dilation: [dilation; 2],
                 groups,
+                format: Format::PLAIN,
             }
         };
     let odd = DeviceConvolution {
@@ -337,6 +340,7 @@ fn the_references_convolution_is_that_of_its_definition() {
         pad: [0; 2],
         dilation: [1; 2],
         groups: 1,
+        format: Format::PLAIN,
     };
     let [y, dx, dw] = convolve(&c, &[1.0, 2.0, 3.0, 4.0], &[5.0, 6.0, 7.0, 8.0], &[2.0]);
     assert_eq!((y, dx, dw), (vec![70.0], vec![10.0, 12.0, 14.0, 16.0], vec![2.0, 4.0, 6.0, 8.0]));
@@ -411,6 +415,8 @@ fn a_product_and_a_convolution_can_be_recorded() {
             c: z,
             batch: (1, [0; 3]),
             exact: false,
+            factors: Element::F32,
+            result: Element::F32,
         })
     };
     work().unwrap();

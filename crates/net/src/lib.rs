@@ -6,6 +6,7 @@ mod bind;
 mod debug;
 mod device;
 mod filter;
+mod formats;
 mod fuse;
 mod gpu;
 mod graph;
@@ -21,6 +22,7 @@ mod weights;
 
 pub use debug::six_digits;
 pub use device::{DeviceParams, Placement, SOLVER_WORDS};
+pub use formats::Conversions;
 pub use gpu::{Block, Feeder, Gpu, Replay, bytes_of, doubles_of, float_bytes, floats_of};
 pub use graph::phase_name;
 pub use net::{LearnableInfo, Net, Options, fresh_seed};

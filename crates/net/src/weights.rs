@@ -137,7 +137,7 @@ impl Net {
     /// When parameters cannot be read from a device.
     pub fn to_proto(&self, diff: bool) -> Result<NetParameter> {
         let values = self.param_values(diff)?;
-        let layer = self.graph.layers.iter().map(|layer| {
+        let layer = self.graph.layers.iter().filter(|layer| !layer.internal).map(|layer| {
             let mut param = layer.param.clone();
             let blob = |&p: &usize| {
                 let (data, grad) = (values.data(p), values.diff(p).filter(|_| diff));
@@ -171,7 +171,7 @@ impl Net {
         let data = file.create_group("data")?;
         let diffs = diff.then(|| file.create_group("diff")).transpose()?;
         let narrow = |v: Vec<f64>| v.into_iter().map(|x| x as f32).collect::<Vec<f32>>();
-        for layer in &self.graph.layers {
+        for layer in self.graph.layers.iter().filter(|layer| !layer.internal) {
             let group = subgroup(&data, &layer.key)?;
             let diff_group = diffs.as_ref().map(|d| subgroup(d, &layer.key)).transpose()?;
             for &p in &layer.params {
