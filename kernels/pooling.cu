@@ -29,8 +29,8 @@ DEVICE u32 end_window(u32 at, u32 stride, u32 pad, u32 windows) {
     return end < windows ? end : windows;
 }
 
-// Where a launch's row and position i of it stand: which plane, which position in it, and where the planes' elements
-// lie, so many apart. `channels` is 0 but where the channels are last. The place itself is row * wide + i in both.
+// Where slot i of a launch's row stands: in which plane, at which position of it, and where that plane's elements lie, so
+// many apart. `channels` is 0 but where the channels are last. What is written goes to row * wide + i in both.
 struct Place {
     u32 plane, at, apart;
     i64 image;
@@ -69,8 +69,8 @@ template <typename T>
 DEVICE void pool_max_forward_of(T* y, float* index, const T* x, GEOMETRY) {
     const u32 area = down * across;
     FOR_ROWS(row, rows) {
-        FOR_POSITIONS(i, wide) {
-            const Place p = place(row, i, area, channels);
+        FOR_POSITIONS(slot, wide) {
+            const Place p = place(row, slot, area, channels);
             const T* from = x + start(p, height * width);
             const Window w = WINDOW(p.at);
             float best = -LARGEST_FLOAT;
@@ -81,8 +81,8 @@ DEVICE void pool_max_forward_of(T* y, float* index, const T* x, GEOMETRY) {
                     if (v > best) best = v, where = (i64)i * width + j;
                 }
             }
-            y[(i64)row * wide + i] = best;
-            if (index) index[(i64)row * wide + i] = (float)where;
+            y[(i64)row * wide + slot] = best;
+            if (index) index[(i64)row * wide + slot] = (float)where;
         }
     }
 }
@@ -93,8 +93,8 @@ KERNELS(pool_max_forward, pool_max_forward_bf16,
 template <typename T>
 DEVICE void pool_index_backward_of(T* dx, const T* dy, const float* index, GEOMETRY) {
     FOR_ROWS(row, rows) {
-        FOR_POSITIONS(c, wide) {
-            const Place p = place(row, c, height * width, channels);
+        FOR_POSITIONS(slot, wide) {
+            const Place p = place(row, slot, height * width, channels);
             const i64 base = start(p, down * across);
             const u32 i = p.at / width, j = p.at % width;
             const u32 end_i = end_window(i, stride_h, pad_h, down), end_j = end_window(j, stride_w, pad_w, across);
@@ -106,7 +106,7 @@ DEVICE void pool_index_backward_of(T* dx, const T* dy, const float* index, GEOME
                     if (index[o] == here) sum += dy[o];
                 }
             }
-            dx[(i64)row * wide + c] = sum;
+            dx[(i64)row * wide + slot] = sum;
         }
     }
 }
@@ -117,8 +117,8 @@ template <typename T>
 DEVICE void pool_average_forward_of(T* y, const T* x, GEOMETRY) {
     const u32 area = down * across;
     FOR_ROWS(row, rows) {
-        FOR_POSITIONS(i, wide) {
-            const Place p = place(row, i, area, channels);
+        FOR_POSITIONS(slot, wide) {
+            const Place p = place(row, slot, area, channels);
             const T* from = x + start(p, height * width);
             const Window w = WINDOW(p.at);
             float sum = 0;
@@ -127,7 +127,7 @@ DEVICE void pool_average_forward_of(T* y, const T* x, GEOMETRY) {
             }
             const u32 size = padded(p.at / across, height, kernel_h, stride_h, pad_h) *
                              padded(p.at % across, width, kernel_w, stride_w, pad_w);
-            y[(i64)row * wide + i] = sum / (float)size;
+            y[(i64)row * wide + slot] = sum / (float)size;
         }
     }
 }
@@ -136,8 +136,8 @@ KERNELS(pool_average_forward, pool_average_forward_bf16, (T* y, const T* x, GEOM
 template <typename T>
 DEVICE void pool_average_backward_of(T* dx, const T* dy, GEOMETRY) {
     FOR_ROWS(row, rows) {
-        FOR_POSITIONS(c, wide) {
-            const Place p = place(row, c, height * width, channels);
+        FOR_POSITIONS(slot, wide) {
+            const Place p = place(row, slot, height * width, channels);
             const i64 base = start(p, down * across);
             const u32 i = p.at / width, j = p.at % width;
             const u32 end_i = end_window(i, stride_h, pad_h, down), end_j = end_window(j, stride_w, pad_w, across);
@@ -149,7 +149,7 @@ DEVICE void pool_average_backward_of(T* dx, const T* dy, GEOMETRY) {
                     sum += dy[base + ((i64)wi * across + wj) * p.apart] / (float)size;
                 }
             }
-            dx[(i64)row * wide + c] = sum;
+            dx[(i64)row * wide + slot] = sum;
         }
     }
 }
@@ -162,8 +162,8 @@ DEVICE void pool_draw_forward_of(T* y, float* index, const T* x, const u32* cloc
     const u32 area = down * across;
     const u64 seed = clock_seed(clock), first = clock_batch(clock) << 32;
     FOR_ROWS(row, rows) {
-        FOR_POSITIONS(i, wide) {
-            const Place p = place(row, i, area, channels);
+        FOR_POSITIONS(slot, wide) {
+            const Place p = place(row, slot, area, channels);
             const T* from = x + start(p, height * width);
             const Window w = WINDOW(p.at);
             float sum = 0;
@@ -184,8 +184,8 @@ DEVICE void pool_draw_forward_of(T* y, float* index, const T* x, const u32* cloc
                     if (below > threshold) where = (i64)i * width + j, found = true;
                 }
             }
-            y[(i64)row * wide + i] = from[where * p.apart];
-            if (index) index[(i64)row * wide + i] = (float)where;
+            y[(i64)row * wide + slot] = from[where * p.apart];
+            if (index) index[(i64)row * wide + slot] = (float)where;
         }
     }
 }
@@ -211,11 +211,11 @@ template <typename T>
 DEVICE void pool_expect_forward_of(T* y, const T* x, GEOMETRY) {
     const u32 area = down * across;
     FOR_ROWS(row, rows) {
-        FOR_POSITIONS(i, wide) {
-            const Place p = place(row, i, area, channels);
+        FOR_POSITIONS(slot, wide) {
+            const Place p = place(row, slot, area, channels);
             float sum, squares;
             pool_sums(x + start(p, height * width), p.apart, WINDOW(p.at), width, &sum, &squares);
-            y[(i64)row * wide + i] = sum > 0 ? squares / sum : 0.0f;
+            y[(i64)row * wide + slot] = sum > 0 ? squares / sum : 0.0f;
         }
     }
 }
@@ -225,8 +225,8 @@ template <typename T>
 DEVICE void pool_expect_backward_of(T* dx, const T* dy, const T* x, GEOMETRY) {
     const u32 area = height * width;
     FOR_ROWS(row, rows) {
-        FOR_POSITIONS(c, wide) {
-            const Place p = place(row, c, area, channels);
+        FOR_POSITIONS(slot, wide) {
+            const Place p = place(row, slot, area, channels);
             const T* from = x + start(p, area);
             const i64 base = start(p, down * across);
             const u32 i = p.at / width, j = p.at % width;
@@ -241,7 +241,7 @@ DEVICE void pool_expect_backward_of(T* dx, const T* dy, const T* x, GEOMETRY) {
                     if (sum > 0) total += dy[base + (i64)o * p.apart] * (v + v - squares / sum) / sum;
                 }
             }
-            dx[(i64)row * wide + c] = total;
+            dx[(i64)row * wide + slot] = total;
         }
     }
 }
