@@ -368,7 +368,8 @@ fn check_stored(registry: &Registry, case: &Case, inputs: &Inputs, host: &Rig, s
         *values = as_stored(values, formats.top(t));
     }
     let inputs = &inputs;
-    let tolerance = if storage.element == Element::F32 { TOLERANCE } else { NARROW_TOLERANCE };
+    let narrow = formats.bottoms.iter().chain(&formats.tops).any(|format| format.element == Element::Bf16);
+    let tolerance = if narrow { NARROW_TOLERANCE } else { TOLERANCE };
     let case = &Case { name: format!("{} ({})", case.name, formats.top(0)), ..case.clone() };
     let plain = forward.run(inputs)?;
     close(case, inputs, &plain, &host.run(inputs)?, tolerance);
