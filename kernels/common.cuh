@@ -5,8 +5,10 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 typedef long long i64;
 
-// Defines a kernel. Names are unique over all sources and begin with the family's.
-#define KERNEL(name) extern "C" __global__ void name
+// Defines a kernel. Names are unique over all sources and begin with the family's. BOUNDS may be set to the threads of a
+// block and the blocks that are to fit a multiprocessor, for the kernels that follow.
+#define KERNEL(name) extern "C" __global__ void BOUNDS name
+#define BOUNDS
 
 #define DEVICE static __device__ __forceinline__
 

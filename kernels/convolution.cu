@@ -1,4 +1,5 @@
-// Convolution in two dimensions where no library does it: patches for a matrix product, and depthwise convolution whole.
+// Convolution where no library does it: patches for a matrix product, in two dimensions and in three, and depthwise
+// convolution in two whole.
 
 #define GEOMETRY                                                                                                       \
     u32 height, u32 width, u32 down, u32 across, u32 kernel_h, u32 kernel_w, u32 stride_h, u32 stride_w, u32 pad_h,    \
@@ -190,3 +191,53 @@ DEVICE void conv_unpatch_last_of(T* dx, const T* patches, u32 rows, u32 channels
 KERNELS(conv_unpatch_last, conv_unpatch_last_bf16,
     (T* dx, const T* patches, u32 rows, u32 channels, GEOMETRY),
     (dx, patches, rows, channels, GEOMETRY_NAMES))
+
+#define GEOMETRY_3D                                                                                                    \
+    u32 depth, u32 height, u32 width, u32 deep, u32 down, u32 across, u32 kernel_d, u32 kernel_h, u32 kernel_w,        \
+        u32 stride_d, u32 stride_h, u32 stride_w, u32 pad_d, u32 pad_h, u32 pad_w, u32 dilation_d, u32 dilation_h,     \
+        u32 dilation_w
+
+// As conv_patches.
+KERNEL(conv_patches_3d)(float* patches, const float* x, u32 rows, GEOMETRY_3D) {
+    const u32 area = down * across, volume = deep * area, square = kernel_h * kernel_w, taps = kernel_d * square;
+    FOR_ROWS(row, rows) {
+        const u32 plane = row / taps, tap = row % taps;
+        const int front = (int)(tap / square * dilation_d) - (int)pad_d;
+        const int top = (int)(tap % square / kernel_w * dilation_h) - (int)pad_h;
+        const int left = (int)(tap % kernel_w * dilation_w) - (int)pad_w;
+        const float* from = x + (i64)plane * depth * height * width;
+        FOR_POSITIONS(at, volume) {
+            const u32 layer = at / area, rest = at % area;
+            const int k = front + (int)(layer * stride_d), i = top + (int)(rest / across * stride_h);
+            const int j = left + (int)(rest % across * stride_w);
+            const bool inside =
+                k >= 0 && k < (int)depth && i >= 0 && i < (int)height && j >= 0 && j < (int)width;
+            patches[(i64)row * volume + at] = inside ? from[((i64)k * height + i) * width + j] : 0.0f;
+        }
+    }
+}
+
+// As conv_unpatch.
+KERNEL(conv_unpatch_3d)(float* dx, const float* patches, u32 planes, GEOMETRY_3D) {
+    const u32 area = height * width, volume = depth * area, outputs = deep * down * across;
+    FOR_ROWS(plane, planes) {
+        const float* from = patches + (i64)plane * kernel_d * kernel_h * kernel_w * outputs;
+        FOR_POSITIONS(at, volume) {
+            const u32 k = at / area, i = at % area / width, j = at % width;
+            float sum = 0;
+            for (u32 kd = 0; kd < kernel_d; ++kd) {
+                u32 layer, row, column;
+                if (!seen_from(k, kd, stride_d, pad_d, dilation_d, deep, &layer)) continue;
+                for (u32 kh = 0; kh < kernel_h; ++kh) {
+                    if (!seen_from(i, kh, stride_h, pad_h, dilation_h, down, &row)) continue;
+                    for (u32 kw = 0; kw < kernel_w; ++kw) {
+                        if (!seen_from(j, kw, stride_w, pad_w, dilation_w, across, &column)) continue;
+                        const i64 tap = (i64)(kd * kernel_h + kh) * kernel_w + kw;
+                        sum += from[tap * outputs + (layer * down + row) * across + column];
+                    }
+                }
+            }
+            dx[(i64)plane * volume + at] = sum;
+        }
+    }
+}

@@ -70,7 +70,8 @@ DEVICE void tiled(Tiles& tiles, Operands in, u32 rows, u32 columns, u32 depth, S
         float part[EACH][EACH];
 #pragma unroll
         for (int i = 0; i < EACH * EACH; ++i) part[i / EACH][i % EACH] = 0;
-#pragma unroll
+        // More at a time would take registers that a second block needs.
+#pragma unroll 2
         for (u32 d = 0; d < DEPTH; ++d) {
             const float4 a4 = *(const float4*)&tiles.a[d][down], b4 = *(const float4*)&tiles.b[d][right];
             const float a[EACH] = {a4.x, a4.y, a4.z, a4.w}, b[EACH] = {b4.x, b4.y, b4.z, b4.w};
@@ -180,6 +181,10 @@ template <bool SKIP> struct Variances {
 
 #define SIZES u32 items, u32 classes, u32 width
 
+// Two blocks of tiles a multiprocessor: while one waits for its tiles the other computes.
+#undef BOUNDS
+#define BOUNDS __launch_bounds__(TILE_THREADS, 2)
+
 // Sums over the features, [parts, items, classes]: of v (w - x)^2, v being 1 where null; of |w - x|; of v where x is not 0.
 
 KERNEL(lgm_squares)(float* out, const float* x, const float* w, const float* v, u32 skip, SIZES) {
@@ -262,6 +267,9 @@ KERNEL(lgm_squares_over_items)(
         else tiled<SquaresFromItems<false>, false, false>(tiles, in, classes, width, items, store);
     }
 }
+
+#undef BOUNDS
+#define BOUNDS
 
 DEVICE float sum_of_parts(const float* partial, u32 parts, i64 n, i64 at) {
     float sum = partial[at];

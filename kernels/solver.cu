@@ -67,13 +67,26 @@ DEVICE void one(float& w, float& g, float& h, float& s, float scale, float eta, 
     w -= g;
 }
 
+struct Keeping {
+    const u32* guard;
+    float* kept;
+    const int* keep;
+};
+
 // `numbers`: the learning rate and, as a factor on it, Adam's correction of its averages' start. `clip`: the factor of
-// clipping, where there is any.
+// clipping, where there is any. Once `guard[0]` tells of a fault nothing is changed any more. A chunk of statistics, which
+// `keep` gives a place in `kept`, is copied there instead: with the weights, so that both are of one iteration.
 template <typename Rule>
 DEVICE void update(float* w, float* g, float* h, float* s, Chunks chunks, const float* numbers, const float* clip,
-                   float passes, int l1, float a, float b, float delta) {
+                   float passes, int l1, float a, float b, float delta, Keeping keeping) {
+    if (keeping.guard[0] != 0) return;
     const i64 first = chunks.first[blockIdx.x];
     const int count = chunks.count[blockIdx.x];
+    const int keep = keeping.keep[blockIdx.x];
+    if (keep >= 0) {
+        for (int i = threadIdx.x; i < count; i += blockDim.x) keeping.kept[keep + i] = w[first + i];
+        return;
+    }
     const float eta = numbers[0] * chunks.lr[blockIdx.x] * numbers[1], decay = chunks.decay[blockIdx.x];
     const float scale = (clip ? clip[0] : 1.f) / passes;
     w += first, g += first, h += first;
@@ -96,9 +109,11 @@ DEVICE void update(float* w, float* g, float* h, float* s, Chunks chunks, const 
 
 #define UPDATE(Rule)                                                                                                   \
     (float* w, float* g, float* h, float* s, const i64* first, const int* count, const float* lr, const float* decay, \
-     const float* numbers, const float* clip, float passes, int l1, float a, float b, float delta) {                  \
+     const float* numbers, const float* clip, float passes, int l1, float a, float b, float delta,                     \
+     const u32* guard, float* kept, const int* keep) {                                                                 \
         const Chunks chunks = {first, count, lr, decay};                                                               \
-        update<Rule>(w, g, h, s, chunks, numbers, clip, passes, l1, a, b, delta);                                      \
+        const Keeping keeping = {guard, kept, keep};                                                                   \
+        update<Rule>(w, g, h, s, chunks, numbers, clip, passes, l1, a, b, delta, keeping);                             \
     }
 
 KERNEL(solver_sgd) UPDATE(Sgd)
@@ -131,7 +146,16 @@ KERNEL(solver_clip)(float* clip, const double* parts, int n, float limit) {
     }
 }
 
-// Keeps an iteration's loss, the mean over its passes, at the place of the ring that `slot` tells.
-KERNEL(solver_keep_loss)(double* ring, const u32* slot, const double* loss, float passes) {
-    if (blockIdx.x == 0 && threadIdx.x == 0) ring[*slot] = *loss / passes;
+// Keeps an iteration's loss, the mean over its passes, at the place of the ring that `slot` tells; in one warp. `faults`
+// has four words for each layer, the first not zero where one was reported. guard[0] becomes 1 with the first fault, and
+// guard[1] is the number of whole iterations since slot 0.
+KERNEL(solver_keep_loss)(double* ring, const u32* slot, const double* loss, float passes, u32* guard, const u32* faults,
+                         int layers) {
+    int fault = 0;
+    for (int i = threadIdx.x; i < layers; i += WARP) fault |= faults[4 * i] != 0;
+    fault = warp_reduce<Largest>(fault);
+    if (threadIdx.x != 0 || guard[0] != 0) return;
+    guard[0] = fault;
+    guard[1] = fault ? *slot : *slot + 1;
+    if (!fault) ring[*slot] = *loss / passes;
 }

@@ -191,6 +191,9 @@ pub struct SummaryArgs {
     /// The net's phase; TRAIN unless given
     #[arg(long = "phase", value_name = "PHASE", value_enum)]
     pub phase: Option<PhaseFlag>,
+    /// The device, whose memory is reported too.
+    #[command(flatten)]
+    pub device: DeviceFlags,
     /// The net's state.
     #[command(flatten)]
     pub state: StateFlags,
@@ -286,6 +289,12 @@ pub struct PlotFeaturesArgs {
     /// Batches to run
     #[arg(long = "iterations", value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     pub iterations: u32,
+    /// The device.
+    #[command(flatten)]
+    pub device: DeviceFlags,
+    /// On a GPU, the precision of matrix products and convolutions: tf32 (unless given) or fp32
+    #[arg(long = "precision", value_name = "PRECISION")]
+    pub precision: Option<Precision>,
     /// The net's state.
     #[command(flatten)]
     pub state: StateFlags,

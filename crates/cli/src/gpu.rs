@@ -11,7 +11,8 @@ use lgm_proto::solver_parameter::SolverMode;
 
 use crate::args::Gpus;
 
-/// The variable that puts a simulated GPU in the place of real ones when it says `sim`: for tests.
+/// The variable that puts a simulated GPU in the place of real ones when it says `sim`, or `sim:BYTES` for one of so much
+/// memory: for tests.
 const SIMULATE: &str = "LGM_GPU";
 
 /// What a command and a solver's file ask for.
@@ -41,19 +42,22 @@ pub fn settle(asked: &Asked<'_>) -> Result<Option<Rc<dyn Gpu>>> {
         tracing::info!("Use CPU.");
         return Ok(None);
     }
-    let open: &dyn Fn(u32) -> lgm_core::Result<Rc<dyn Gpu>> = if std::env::var_os(SIMULATE).is_some_and(|v| v == "sim")
-    {
+    if let Some(capacity) = std::env::var(SIMULATE).ok().as_deref().and_then(simulated) {
         tracing::warn!("{SIMULATE}=sim: computing on a simulated GPU, which is slow and only for tests");
-        let gpu = Simulated::new(Order::Forward, None)?.storing(precision.storage());
-        return Ok(Some(Rc::new(gpu)));
-    } else {
-        &|id| open(id, precision)
-    };
-    let gpu = choose_one(asked.gpus, wish.map_or(0, SolverParameter::device_id), lgm_cuda::devices(), open)?;
+        return Ok(Some(Rc::new(Simulated::new(Order::Forward, capacity)?.storing(precision.storage()))));
+    }
+    let open = |id: u32| open(id, precision);
+    let gpu = choose_one(asked.gpus, wish.map_or(0, SolverParameter::device_id), lgm_cuda::devices(), &open)?;
     if gpu.is_none() {
         tracing::info!("Use CPU.");
     }
     Ok(gpu)
+}
+
+/// The capacity, if it says one, of the simulated GPU that a variable asks for, if it does.
+fn simulated(value: &str) -> Option<Option<u64>> {
+    let rest = value.strip_prefix("sim")?;
+    if rest.is_empty() { Some(None) } else { rest.strip_prefix(':')?.parse().ok().map(Some) }
 }
 
 fn open(id: u32, precision: Precision) -> lgm_core::Result<Rc<dyn Gpu>> {
@@ -139,6 +143,12 @@ mod tests {
         assert!(error.ends_with("to run on the CPU, leave out -gpu"), "{error}");
         assert_eq!(choose_one(None, 0, none(), &closed).unwrap(), None);
         assert!(settle(&Asked { gpus: None, precision: None, solver: None }).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_simulated_gpu_may_be_small() {
+        assert_eq!([simulated("sim"), simulated("sim:4096")], [Some(None), Some(Some(4096))]);
+        assert_eq!([simulated(""), simulated("simple"), simulated("sim:x")], [None; 3]);
     }
 
     #[test]

@@ -12,7 +12,8 @@ use lgm_core::{Phase, Shape, Step, nearest};
 use lgm_net::{Keep, Net, six_digits};
 
 use crate::args::PlotFeaturesArgs;
-use crate::models;
+use crate::gpu::Asked;
+use crate::{gpu, models};
 use figure::Figure;
 use projection::Projection;
 
@@ -31,7 +32,8 @@ struct Collected {
 /// When the net cannot be built or run, or the figure cannot be drawn.
 pub fn run(args: &PlotFeaturesArgs) -> Result<ExitCode> {
     let keep = Keep::Named(vec![args.blob.clone(), args.label.clone()]);
-    let mut net = models::net(&args.model, Phase::Test, &args.state, false, keep, None)?;
+    let gpu = gpu::settle(&Asked { gpus: args.device.gpu.as_ref(), precision: args.precision, solver: None })?;
+    let mut net = models::net(&args.model, Phase::Test, &args.state, false, keep, gpu)?;
     models::load_weights(&mut net, &args.weights)?;
 
     let classifier = classifier(args, &net)?;

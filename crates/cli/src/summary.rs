@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 
 use lgm_core::Phase;
-use lgm_net::{Keep, LayerReport, Net};
+use lgm_net::{Gpu, Keep, LayerReport, Net, in_units};
 
 use crate::args::SummaryArgs;
-use crate::models;
+use crate::gpu::Asked;
+use crate::{gpu, models};
 
 /// Prints a table of a net's layers and what the net takes in parameters, operations and memory.
 ///
@@ -14,8 +15,17 @@ use crate::models;
 /// Whatever is wrong with the net or its data.
 pub fn run(args: &SummaryArgs) -> anyhow::Result<ExitCode> {
     let phase = args.phase.map_or(Phase::Train, Phase::from);
-    let net = models::net(&args.model, phase, &args.state, phase == Phase::Train, Keep::Outputs, None)?;
+    let backward = phase == Phase::Train;
+    let gpu = match &args.device.gpu {
+        Some(gpus) => gpu::settle(&Asked { gpus: Some(gpus), precision: None, solver: None })?,
+        None => None,
+    };
+    let before = gpu.as_ref().map(|gpu| gpu.free_bytes()).transpose()?;
+    let net = models::net(&args.model, phase, &args.state, backward, Keep::Outputs, gpu.clone())?;
     print!("{}", table(&net));
+    if let (Some(gpu), Some(before)) = (gpu, before) {
+        print!("{}", on_device(&net, gpu.as_ref(), before, backward));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -50,4 +60,30 @@ fn table(net: &Net) -> String {
     out += &format!("\nparameters: {params}\nforward: {:.3} GFLOP a batch\n", flops as f64 / 1e9);
     out += &format!("memory: {} for blobs, gradients and scratch in one arena, ", mib(arena));
     out + &format!("{} for parameters and their gradients, {} in all\n", mib(weights), mib(arena + weights))
+}
+
+/// What the net takes on a GPU of which so many bytes were free, of all; for training, with what solvers keep.
+fn on_device(net: &Net, gpu: &dyn Gpu, (free, total): (u64, u64), training: bool) -> String {
+    let Some(memory) = net.device_memory() else { return String::new() };
+    let say = |bytes: usize| in_units(bytes as u64);
+    let mut out = format!(
+        "on {}: {} in the arena, {} for two batches on their way, {} for parameters{}; {} of {} were free\n",
+        gpu.label(),
+        say(memory.arena),
+        say(memory.batches),
+        say(memory.params),
+        if training { " and their gradients" } else { "" },
+        in_units(free),
+        in_units(total),
+    );
+    if training {
+        let needs = [("SGD, Nesterov, AdaGrad, RMSProp", 1), ("Adam, AdaDelta", 2)].map(|(solvers, histories)| {
+            let needed = memory.total(histories);
+            let fits = if needed as u64 > free { ", more than there is" } else { "" };
+            format!("{} with {solvers}{fits}", say(needed))
+        });
+        out +=
+            &format!("training needs {}; test nets come on top, without parameters of their own\n", needs.join(", "));
+    }
+    out
 }

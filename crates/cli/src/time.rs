@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use lgm_core::{Phase, Step};
-use lgm_net::{Keep, Net, six_digits};
+use lgm_net::{Gpu, Keep, Net, in_units, six_digits};
 use lgm_solver::Solver;
 use tracing::info;
 
@@ -52,6 +52,7 @@ fn iterations(args: &TimeArgs, solver: &Path) -> anyhow::Result<()> {
     let state = models::state(&args.state);
     train_state.level = state.level;
     train_state.stage.extend(state.stage);
+    let before = free(gpu.as_deref())?;
     let mut solver = Solver::new_on(&parsed, &models::registry(), gpu.as_ref())?;
     // On a GPU the first compiles and chooses, the second records, the third is the first from the record.
     for _ in 0..3 {
@@ -60,6 +61,7 @@ fn iterations(args: &TimeArgs, solver: &Path) -> anyhow::Result<()> {
     solver.net().finish()?;
     info!("{}", memory(solver.net()));
     report_conversions(solver.net());
+    peak(gpu.as_deref(), before)?;
     info!("*** Benchmark begins ***");
     info!("Testing for {} iterations.", args.iterations);
     if gpu.is_some() {
@@ -114,6 +116,21 @@ fn report_conversions(net: &Net) {
     }
 }
 
+/// Bytes free on a GPU.
+fn free(gpu: Option<&dyn Gpu>) -> lgm_core::Result<u64> {
+    gpu.map_or(Ok(0), |gpu| Ok(gpu.free_bytes()?.0))
+}
+
+/// Says what a run takes of a GPU that had so much free before it. Nothing is given back while it lasts, so what is taken
+/// after the first passes is its peak.
+fn peak(gpu: Option<&dyn Gpu>, before: u64) -> lgm_core::Result<()> {
+    let Some(gpu) = gpu else { return Ok(()) };
+    let (free, total) = gpu.free_bytes()?;
+    let taken = in_units(before.saturating_sub(free));
+    info!("Peak on {}: {taken} taken, {} of {} free.", gpu.label(), in_units(free), in_units(total));
+    Ok(())
+}
+
 fn pass(net: &mut Net, step: &Step, times: &mut Times) -> lgm_core::Result<()> {
     let layers = net.layers().len();
     for i in 0..layers {
@@ -136,7 +153,8 @@ fn layers(args: &TimeArgs, model: &Path) -> anyhow::Result<()> {
     let phase = args.phase.map_or(Phase::Train, Phase::from);
     let gpu = gpu::settle(&Asked { gpus: args.device.gpu.as_ref(), precision: args.precision, solver: None })?;
     let on_gpu = gpu.is_some();
-    let mut net = models::net(model, phase, &args.state, true, Keep::Outputs, gpu)?;
+    let before = free(gpu.as_deref())?;
+    let mut net = models::net(model, phase, &args.state, true, Keep::Outputs, gpu.clone())?;
     let mut step = Step { seed: 0, iter: 0, batch: 0 };
     info!("Performing Forward");
     let loss = net.forward(&step)?;
@@ -145,6 +163,7 @@ fn layers(args: &TimeArgs, model: &Path) -> anyhow::Result<()> {
     net.backward(&step)?;
     info!("{}", memory(&net));
     report_conversions(&net);
+    peak(gpu.as_deref(), before)?;
     // What is measured is the CPU.
     let peaks = (!on_gpu).then(peaks::measure);
     if let Some(peaks) = &peaks {

@@ -35,10 +35,18 @@ fn losses(log: &[String]) -> Vec<f64> {
     shown.filter_map(number).collect()
 }
 
+/// Whether the simulated GPU can be had.
+fn has_compiler() -> bool {
+    let has = Command::new(std::env::var("CXX").unwrap_or("g++".into())).arg("--version").output().is_ok();
+    if !has {
+        println!("skipped: no C++ compiler for the simulated GPU");
+    }
+    has
+}
+
 #[test]
 fn train_test_and_time_run_on_a_gpu_as_on_the_cpu() {
-    if Command::new(std::env::var("CXX").unwrap_or("g++".into())).arg("--version").output().is_err() {
-        println!("skipped: no C++ compiler for the simulated GPU");
+    if !has_compiler() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -69,15 +77,113 @@ fn train_test_and_time_run_on_a_gpu_as_on_the_cpu() {
         let log = on_gpu(&[&["time"][..], &subject, &["-iterations", "2"]].concat());
         assert!(log.iter().any(|l| l.starts_with("Total Time: ")), "{log:#?}");
         assert!(log.iter().any(|l| l.contains("bytes in one arena")), "{log:#?}");
+        let peak = log.iter().find_map(|l| l.strip_prefix("Peak on the simulated GPU: ")).unwrap();
+        assert!(peak.contains(" taken, ") && peak.ends_with(" of 64.0 GiB free.") && !peak.starts_with('0'), "{peak}");
     }
     let (success, log) = run(folder, None, &[&train[..], &["-precision", "bf61"]].concat());
     assert!(!success && log.iter().any(|l| l.contains("unknown precision 'bf61'")), "{log:#?}");
 }
 
+/// A label that is no class ends a run with code 1, after a snapshot of the iteration before, from which another goes on.
+#[test]
+fn a_fault_on_a_gpu_leaves_a_snapshot() {
+    if !has_compiler() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let labels = |odd: f32| {
+        let x: Vec<f32> = (0..60).map(|i| (i * 37 % 11) as f32 / 11.0).collect();
+        let label: Vec<f32> = (0..20).map(|i| if i == 14 { odd } else { (i % 2) as f32 }).collect();
+        let file = folder.join("x.h5");
+        let _ = std::fs::remove_file(&file);
+        lgm_data::hdf5::write_f32(&file, &[("x", &[20, 3].into(), &x), ("label", &[20].into(), &label)]).unwrap();
+    };
+    std::fs::write(folder.join("x.txt"), "x.h5\n").unwrap();
+    let net = "
+        layer { name: 'x' type: 'HDF5Data' top: 'x' top: 'label' hdf5_data_param { source: 'x.txt' batch_size: 4 } }
+        layer { name: 'ip' type: 'InnerProduct' bottom: 'x' top: 'y' inner_product_param { num_output: 2 weight_filler { type: 'xavier' } } }
+        layer { name: 'loss' type: 'SoftmaxWithLoss' bottom: 'y' bottom: 'label' top: 'loss' }";
+    std::fs::write(folder.join("net.prototxt"), net).unwrap();
+    std::fs::write(
+        folder.join("s.prototxt"),
+        SOLVER.replace("test_iter: 3 test_interval: 6", "").replace("display: 4", ""),
+    )
+    .unwrap();
+    let train = ["train", "-solver", "s.prototxt", "-gpu", "0"];
+    labels(5.0);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lgm-caffe"));
+    let output = command.current_dir(folder).args(train).env("LGM_GPU", "sim").output().unwrap();
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    let last = log.lines().rfind(|l| l.contains("lgm-caffe: error: ")).unwrap();
+    let end = "iteration 3, the last whole one, is saved: resume with -snapshot out_iter_3.solverstate";
+    assert!(last.contains("layer 'loss' (SoftmaxWithLoss)") && last.ends_with(end), "{log}");
+    labels(0.0);
+    let resumed = [&train[..], &["-snapshot", "out_iter_3.solverstate"]].concat();
+    let (success, log) = run(folder, Some("sim"), &resumed);
+    assert!(success && folder.join("out_iter_12.caffemodel").exists(), "{log:#?}");
+}
+
+#[test]
+fn memory_is_told_and_must_suffice() {
+    if !has_compiler() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let wide = NET.replace("dim: 8", "dim: 2000");
+    std::fs::write(folder.join("net.prototxt"), &wide).unwrap();
+    std::fs::write(folder.join("s.prototxt"), SOLVER).unwrap();
+    let summary = |gpu: &str, more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lgm-caffe"));
+        let args = [&["summary", "-model", "net.prototxt", "-gpu", "0"][..], more].concat();
+        let output = command.current_dir(folder).args(args).env("LGM_GPU", gpu).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.success(), text(output.stdout), text(output.stderr))
+    };
+    let (success, said, log) = summary("sim", &[]);
+    assert!(success, "{log}");
+    let line =
+        |start: &str| said.lines().find(|l| l.starts_with(start)).unwrap_or_else(|| panic!("{said}")).to_string();
+    let on = line("on the simulated GPU: ");
+    for part in ["KiB in the arena", "KiB for two batches on their way", "256 bytes for parameters and their gradients"]
+    {
+        assert!(on.contains(part), "{part} is not in {on}");
+    }
+    assert!(on.ends_with("64.0 GiB of 64.0 GiB were free"), "{on}");
+    let training = line("training needs ");
+    assert!(
+        training.contains(" with SGD") && training.contains(" with Adam") && !training.contains("more"),
+        "{training}"
+    );
+    let (success, said, log) = summary("sim", &["-phase", "TEST"]);
+    assert!(success && said.contains("128 bytes for parameters;") && !said.contains("training needs"), "{said}{log}");
+
+    let small = "sim:60000";
+    for args in [
+        &["train", "-solver", "s.prototxt"][..],
+        &["summary", "-model", "net.prototxt"],
+        &["time", "-model", "net.prototxt"],
+    ] {
+        let (success, log) = run(folder, Some(small), &[args, &["-gpu", "0"]].concat());
+        let error = log.iter().find(|l| l.contains("does not fit")).unwrap_or_else(|| panic!("{log:#?}"));
+        assert!(!success && error.contains("it needs ") && error.contains("of 58.6 KiB are free"), "{error}");
+        assert!(!log.iter().any(|l| l == "Starting Optimization"), "{log:#?}");
+        let about = error.split("a batch of about ").nth(1).and_then(|t| t.split(' ').next()).unwrap();
+        // As many as were said do fit.
+        let batch: usize = about.parse().unwrap();
+        assert!((100..2000).contains(&batch), "{error}");
+        std::fs::write(folder.join("net.prototxt"), NET.replace("dim: 8", &format!("dim: {batch}"))).unwrap();
+        let (success, log) = run(folder, Some(small), &["summary", "-model", "net.prototxt", "-gpu", "0"]);
+        assert!(success, "{log:#?}");
+        std::fs::write(folder.join("net.prototxt"), &wide).unwrap();
+    }
+}
+
 #[test]
 fn blobs_in_bf16_and_channels_last() {
-    if Command::new(std::env::var("CXX").unwrap_or("g++".into())).arg("--version").output().is_err() {
-        println!("skipped: no C++ compiler for the simulated GPU");
+    if !has_compiler() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();

@@ -65,6 +65,24 @@ fn glyphs_train_a_net_whose_features_are_drawn() {
     let figure = image::open(folder.join("features.png")).unwrap();
     assert_eq!((figure.width(), figure.height()), (1200, 1000));
 
+    // The same on a device, of which the picture tells as little as the numbers do.
+    if Command::new(std::env::var("CXX").unwrap_or("g++".into())).arg("--version").output().is_ok() {
+        let args = plot(&["-blob", "features", "-out", "gpu.png", "-gpu", "0"]);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lgm-caffe"));
+        let output = command.args(&args).current_dir(folder).env("LGM_GPU", "sim").output().unwrap();
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && log.contains("simulated GPU") && !log.contains("Use CPU"), "{log}");
+        let on_gpu = String::from_utf8(output.stdout).unwrap();
+        let numbers =
+            |said: &str| -> Vec<f64> { said.lines().filter_map(|l| l.split_once(" = ")?.1.parse().ok()).collect() };
+        let (want, got) = (numbers(&said), numbers(&on_gpu));
+        assert!(want.len() == 2 && got.len() == 2, "{said}{on_gpu}");
+        want.iter().zip(&got).for_each(|(w, g)| assert!((w - g).abs() < 1e-3 * w.abs(), "{said}{on_gpu}"));
+        assert!(image::open(folder.join("gpu.png")).is_ok());
+    } else {
+        println!("skipped: no C++ compiler for the simulated GPU");
+    }
+
     for (more, expected) in [
         (["-blob", "feature", "-out", "f.png"].as_slice(), "no blob 'feature'"),
         (&["-blob", "hidden", "-out", "f.png"], "have 2 values, the features of blob 'hidden' have 20"),

@@ -146,10 +146,6 @@ fn bandwidth(c: &mut Criterion) {
     run("relu", 8, &mut || elementwise::map_into(Some(&x), &mut y, |v: f32| v.max(0.0)));
     run("exp", 8, &mut || elementwise::map_into(Some(&x), &mut y, math::exp));
     run("tanh", 8, &mut || elementwise::map_into(Some(&x), &mut y, math::tanh));
-    run("sgd_momentum", 20, &mut || {
-        elementwise::axpby(0.01, &dy, 0.9, &mut z);
-        elementwise::axpy(-1.0, &z, &mut y);
-    });
     run("batchnorm/statistics", 4, &mut || batchnorm::mean_variance(&x, e, &mut mean, &mut variance));
     run("batchnorm/normalize", 8, &mut || {
         let affine = Affine { scale: &ones, shift: Some(&ones) };

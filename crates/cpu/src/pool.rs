@@ -10,7 +10,10 @@ use smallvec::SmallVec;
 
 use crate::kernel::vectorized;
 use crate::scratch::Scratch;
-use crate::{Float, for_each_row};
+use crate::{Float, for_each_part, for_each_row};
+
+/// Elements of x whose row maxima are taken together: they and what comes of them stay in the nearest cache.
+const AT_ONCE: usize = 2048;
 
 /// How the number of windows is rounded when they do not fit evenly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,15 +84,15 @@ impl PoolGeometry {
         self.output[0] * self.output[1]
     }
 
-    /// The columns of a row by tap.
-    fn taps(&self) -> SmallVec<[Tap; 8]> {
+    /// The columns of a row by tap, among `rows` rows sorted by phase.
+    fn taps(&self, rows: usize) -> SmallVec<[Tap; 8]> {
         let (stride, pitch) = (self.stride[1], self.pitch());
         let tap = |j: usize| {
             let shift = j as isize - self.pad[1] as isize;
             let first = (-shift).max(0).unsigned_abs().div_ceil(stride);
             let end = (self.input[1] as isize - shift).max(0).unsigned_abs().div_ceil(stride).min(self.output[1]);
             let column = ((first * stride) as isize + shift).max(0) as usize;
-            let at = column % stride * self.input[0] * pitch + column / stride;
+            let at = column % stride * rows * pitch + column / stride;
             (first < end).then_some(Tap { outputs: first..end, column, at })
         };
         (0..self.kernel[1]).filter_map(tap).collect()
@@ -100,9 +103,9 @@ impl PoolGeometry {
         self.input[1].div_ceil(self.stride[1])
     }
 
-    /// Elements of a plane that is sorted by phase.
-    fn phases_len(&self) -> usize {
-        self.stride[1] * self.input[0] * self.pitch()
+    /// Elements of `rows` rows that are sorted by phase.
+    fn phases_len(&self, rows: usize) -> usize {
+        self.stride[1] * rows * self.pitch()
     }
 
     /// The input rows under output row `i`.
@@ -135,27 +138,84 @@ impl PoolGeometry {
             }
         };
         assert_eq!(index.len(), y.len());
-        let (stride, pitch) = (self.stride[1], self.pitch());
-        let taps = self.taps();
-        let inside = (0..2).all(|d| (self.output[d] - 1) * self.stride[d] + self.kernel[d] <= self.input[d]);
-        let whole = inside && self.pad == [0, 0];
-        let rows = if whole { self.input[0] - self.kernel[0] + 1 } else { 1 };
-        // Where windows begin: at every row of a plane, or in a row.
-        let mut places = Scratch::<T>::new((rows - 1) * pitch + self.output[1]);
-        let place = |i: usize| if whole { i / pitch * self.input[1] + i % pitch * stride } else { i * stride };
-        places.iter_mut().enumerate().for_each(|(i, p)| *p = T::of(place(i) as f64));
-        let (places, index) = (&places, crate::parallel::Shared::new(index));
-        for_each_row(y, out, |plane, y| {
+        let mut origins = Scratch::<T>::new(out);
+        let origin = |d: usize, i: usize| (i * self.stride[d]) as f64 - self.pad[d] as f64;
+        let place = |o: usize| origin(0, o / self.output[1]) * self.input[1] as f64 + origin(1, o % self.output[1]);
+        origins.iter_mut().enumerate().for_each(|(o, p)| *p = T::of(place(o)));
+        let (origins, index) = (&origins, crate::parallel::Shared::new(index));
+        let planes = (AT_ONCE / area.max(1)).max(1);
+        for_each_part(y, planes * out, |part, y| {
             // SAFETY: every plane is visited once.
-            let index = unsafe { index.part(plane * out..(plane + 1) * out) };
-            let mut phases = Scratch::<T>::new(self.phases_len());
-            sort_by_phase(&x[plane * area..][..area], self.input[1], stride, pitch, &mut phases);
-            if whole {
-                max_whole_plane(self, &taps, &phases, places, y, index);
-            } else {
-                max_plane(self, &taps, &phases, places, y, index);
-            }
+            let index = unsafe { index.part(part * planes * out..part * planes * out + y.len()) };
+            let planes = part * planes..part * planes + y.len() / out;
+            self.max_planes(&x[planes.start * area..planes.end * area], origins, y, index);
         });
+    }
+
+    /// Max pooling of a few planes, first along rows, then along columns. Values and the places they were found at go
+    /// together; places count from a window's first element, which `origins` have for each output.
+    fn max_planes<T: Float>(&self, x: &[T], origins: &[T], y: &mut [T], index: &mut [T]) {
+        let (height, spacing) = (self.padded_rows(), self.pitch().max(self.output[1]));
+        let planes = x.len() / self.input_area();
+        let mut rows = [(); 2].map(|()| Scratch::<T>::new(planes * height * spacing));
+        rows[0].fill(T::of(-f32::MAX as f64));
+        // Without padding, the rows of all planes are one run.
+        let run = if height == self.input[0] { planes * height } else { self.input[0] };
+        for (n, x) in x.chunks_exact(run * self.input[1]).enumerate() {
+            let from = (n * height + self.pad[0]) * spacing;
+            let [values, places] = rows.each_mut().map(|r| &mut r[from..from + run * spacing]);
+            self.max_along_rows(x, spacing, values, places);
+        }
+        // Windows at every row, of which those at multiples of the stride are kept.
+        let len = (planes * height + 1 - self.kernel[0]) * spacing;
+        let mut windows = rows.each_ref().map(|r| {
+            let mut window = Scratch::<T>::new(len);
+            window.copy_from_slice(&r[..len]);
+            window
+        });
+        for row in 1..self.kernel[0] {
+            let below = rows.each_ref().map(|r| &r[row * spacing..][..len]);
+            let [values, places] = windows.each_mut().map(|w| &mut w[..]);
+            larger_below(below[0], below[1], T::of((row * self.input[1]) as f64), values, places);
+        }
+        let starts = (0..planes).flat_map(|p| (0..self.output[0]).map(move |i| p * height + i * self.stride[0]));
+        for (start, at) in starts.zip((0..).step_by(self.output[1])) {
+            copy_row(&windows[0][start * spacing..], &mut y[at..], self.output[1]);
+            copy_row(&windows[1][start * spacing..], &mut index[at..], self.output[1]);
+        }
+        add_origins(origins, y, index);
+    }
+
+    /// The largest of each window's part in each row of x, and how many columns after the window's first it is; both
+    /// with `spacing` elements to a row. Values are −[`f32::MAX`] before.
+    fn max_along_rows<T: Float>(&self, x: &[T], spacing: usize, values: &mut [T], places: &mut [T]) {
+        let (width, pitch, stride) = (self.input[1], self.pitch(), self.stride[1]);
+        let rows = x.len() / width;
+        let inside = self.pad[1] == 0 && (self.output[1] - 1) * stride + self.kernel[1] <= width;
+        if inside && stride == 2 && self.kernel[1] == 2 && width.is_multiple_of(2) {
+            return larger_of_pairs(x, values, places);
+        }
+        let mut phases = Scratch::<T>::new(self.phases_len(rows));
+        sort_by_phase(x, width, stride, pitch, &mut phases);
+        for tap in self.taps(rows) {
+            let place = T::of((tap.column + self.pad[1] - tap.outputs.start * stride) as f64);
+            if inside {
+                // One loop over all rows; what falls between the windows of two rows is never looked at.
+                let len = (rows - 1) * pitch + self.output[1];
+                larger(&phases[tap.at..][..len], place, values, places);
+                continue;
+            }
+            for row in 0..rows {
+                let outputs = row * spacing + tap.outputs.start..row * spacing + tap.outputs.end;
+                let from = &phases[tap.at + row * pitch..][..outputs.len()];
+                larger(from, place, &mut values[outputs.clone()], &mut places[outputs]);
+            }
+        }
+    }
+
+    /// Rows of a plane with its padding, and with what windows hang over.
+    fn padded_rows(&self) -> usize {
+        (self.input[0] + self.pad[0]).max((self.output[0] - 1) * self.stride[0] + self.kernel[0])
     }
 
     /// dx from dy and the indices of [`max_forward`](Self::max_forward), overwriting dx.
@@ -184,14 +244,14 @@ impl PoolGeometry {
     pub fn average_forward<T: Float>(&self, x: &[T], y: &mut [T]) {
         let (area, out) = (self.input_area(), self.output_area());
         assert_eq!(x.len() / area.max(1), y.len() / out.max(1));
-        let taps = self.taps();
+        let taps = self.taps(self.input[0]);
         for_each_row(y, out, |plane, y| {
             let x = &x[plane * area..][..area];
             if out == 1 && self.pad == [0, 0] && self.kernel == self.input {
                 y[0] = crate::elementwise::fold_block(x, |v| v) / T::of(area as f64);
                 return;
             }
-            let mut phases = Scratch::<T>::new(self.phases_len());
+            let mut phases = Scratch::<T>::new(self.phases_len(self.input[0]));
             sort_by_phase(x, self.input[1], self.stride[1], self.pitch(), &mut phases);
             sum_plane(self, &taps, &phases, y);
             self.divide(y);
@@ -205,7 +265,7 @@ impl PoolGeometry {
     pub fn average_backward<T: Float>(&self, dy: &[T], dx: &mut [T]) {
         let (area, out) = (self.input_area(), self.output_area());
         assert_eq!(dx.len() / area.max(1), dy.len() / out.max(1));
-        let taps = self.taps();
+        let taps = self.taps(self.input[0]);
         for_each_row(dx, area, |plane, dx| {
             let dy = &dy[plane * out..][..out];
             if out == 1 && self.pad == [0, 0] && self.kernel == self.input {
@@ -214,7 +274,7 @@ impl PoolGeometry {
             let mut share = Scratch::<T>::new(out);
             share.copy_from_slice(dy);
             self.divide(&mut share);
-            let mut phases = Scratch::<T>::new(self.phases_len());
+            let mut phases = Scratch::<T>::new(self.phases_len(self.input[0]));
             phases.fill(T::zero());
             spread_plane(self, &taps, &share, &mut phases);
             unsort(&phases, self.input[1], self.stride[1], self.pitch(), dx);
@@ -298,66 +358,60 @@ vectorized! {
 }
 
 vectorized! {
-    /// `steps` are the multiples of the column stride.
-    fn max_plane[T: Float](
-        g: &PoolGeometry,
-        taps: &[Tap],
-        phases: &[T],
-        steps: &[T],
-        y: &mut [T],
-        index: &mut [T],
-    ) {
-        y.fill(T::of(-f32::MAX as f64));
-        index.fill(-T::one());
-        let (ow, pitch) = (g.output[1], g.pitch());
-        for (i, (y, index)) in y.chunks_exact_mut(ow).zip(index.chunks_exact_mut(ow)).enumerate() {
-            for ih in g.rows(i) {
-                for tap in taps {
-                    let row = &phases[ih * pitch + tap.at..][..tap.outputs.len()];
-                    let place = T::of((ih * g.input[1] + tap.column) as f64);
-                    larger(row, place, steps, &mut y[tap.outputs.clone()], &mut index[tap.outputs.clone()]);
-                }
-            }
+    /// Takes up the values that are above the largest so far, and that they are at `place`.
+    fn larger[T: Float](from: &[T], place: T, values: &mut [T], places: &mut [T]) {
+        for ((&v, value), at) in from.iter().zip(values).zip(places) {
+            let above = v > *value;
+            *value = if above { v } else { *value };
+            *at = if above { place } else { *at };
         }
     }
 }
 
 vectorized! {
-    /// [`max_plane`] where every window lies inside the plane, in loops over the whole of it: windows at every row, of
-    /// which those at multiples of the stride are kept. `places` are where in the plane windows begin.
-    fn max_whole_plane[T: Float](
-        g: &PoolGeometry,
-        taps: &[Tap],
-        phases: &[T],
-        places: &[T],
-        y: &mut [T],
-        index: &mut [T],
-    ) {
-        let (ow, pitch) = (g.output[1], g.pitch());
-        let (mut largest, mut at) = (Scratch::<T>::new(places.len()), Scratch::<T>::new(places.len()));
-        largest.fill(T::of(-f32::MAX as f64));
-        at.fill(-T::one());
-        for row in 0..g.kernel[0] {
-            for tap in taps {
-                let values = &phases[row * pitch + tap.at..][..places.len()];
-                larger(values, T::of((row * g.input[1] + tap.column) as f64), places, &mut largest, &mut at);
-            }
-        }
-        for (i, (y, index)) in y.chunks_exact_mut(ow).zip(index.chunks_exact_mut(ow)).enumerate() {
-            let from = i * g.stride[0] * pitch;
-            y.copy_from_slice(&largest[from..from + ow]);
-            index.copy_from_slice(&at[from..from + ow]);
+    /// Takes up the values that are above the largest so far, and their places, `further` on.
+    fn larger_below[T: Float](from: &[T], at: &[T], further: T, values: &mut [T], places: &mut [T]) {
+        for (((&v, &a), value), place) in from.iter().zip(at).zip(values).zip(places) {
+            let above = v > *value;
+            *value = if above { v } else { *value };
+            *place = if above { a + further } else { *place };
         }
     }
 }
 
-/// Takes up the values that are above the largest so far, and where they are: `place` and their steps from there.
+vectorized! {
+    /// The larger of each two neighbours, and which it is.
+    fn larger_of_pairs[T: Float](x: &[T], values: &mut [T], places: &mut [T]) {
+        let none = T::of(-f32::MAX as f64);
+        for ((&[a, b], value), place) in x.as_chunks::<2>().0.iter().zip(values).zip(places) {
+            let first = if a > none { a } else { none };
+            let above = b > first;
+            *value = if above { b } else { first };
+            *place = if above { T::one() } else { T::zero() };
+        }
+    }
+}
+
+vectorized! {
+    /// Places in the window to places in the plane; −1 where the window had no largest.
+    fn add_origins[T: Float](origins: &[T], y: &[T], index: &mut [T]) {
+        let none = T::of(-f32::MAX as f64);
+        for (y, index) in y.chunks_exact(origins.len()).zip(index.chunks_exact_mut(origins.len())) {
+            for ((&y, index), &origin) in y.iter().zip(index).zip(origins) {
+                *index = if y > none { *index + origin } else { -T::one() };
+            }
+        }
+    }
+}
+
+/// Copies `len` elements; of a short row what comes after it too, where there is room, which is to be overwritten: a copy
+/// of a known length takes a few instructions, any other a call.
 #[inline(always)]
-fn larger<T: Float>(values: &[T], place: T, steps: &[T], largest: &mut [T], at: &mut [T]) {
-    for (((&v, largest), at), &step) in values.iter().zip(largest).zip(at).zip(steps) {
-        let above = v > *largest;
-        *largest = if above { v } else { *largest };
-        *at = if above { place + step } else { *at };
+fn copy_row<T: Float>(src: &[T], dst: &mut [T], len: usize) {
+    const SHORT: usize = 16;
+    match (src.first_chunk::<SHORT>(), dst.first_chunk_mut::<SHORT>()) {
+        (Some(src), Some(dst)) if len <= SHORT => *dst = *src,
+        _ => dst[..len].copy_from_slice(&src[..len]),
     }
 }
 

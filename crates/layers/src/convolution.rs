@@ -21,6 +21,7 @@ use lgm_cpu::ConvGeometry;
 use lgm_proto::{ConvolutionParameter, LayerParameter};
 
 mod device;
+mod volume;
 
 /// The layer; see the module.
 pub struct Convolution {
@@ -29,13 +30,19 @@ pub struct Convolution {
     batch: usize,
     bottoms: usize,
     device: Option<device::Device2d>,
+    volume: Option<volume::Volume>,
 }
 
 impl Convolution {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
         let param = param.convolution_param.clone().unwrap_or_default();
         ensure!(param.num_output() > 0, "convolution_param needs a num_output of at least 1");
-        Node::compute(Convolution { param, geometry: None, batch: 0, bottoms: 0, device: None })
+        Node::compute(Convolution { param, geometry: None, batch: 0, bottoms: 0, device: None, volume: None })
+    }
+
+    /// On a device with three spatial axes.
+    fn volume(&self) -> Option<volume::Volume> {
+        volume::Volume::of(self.geometry.as_ref()?, self.batch, self.bottoms, self.param.bias_term())
     }
 
     fn geometry(&self) -> Result<&ConvGeometry> {
@@ -105,13 +112,13 @@ fn per_axis(name: &str, list: &[u32], h: Named, w: Named, axes: usize, default: 
 }
 
 impl Layer for Convolution {
-    // More than two spatial axes run on the host.
+    // More than three spatial axes run on the host.
     fn device(&self) -> Option<&dyn Run<Device>> {
-        self.planar().map(|_| self as _)
+        if self.planar().is_some() || self.volume().is_some() { Some(self) } else { None }
     }
 
     fn device_mut(&mut self) -> Option<&mut dyn Run<Device>> {
-        if self.planar().is_some() { Some(self) } else { None }
+        if self.planar().is_some() || self.volume().is_some() { Some(self) } else { None }
     }
 
     fn arity(&self) -> Arity {
@@ -209,6 +216,12 @@ mod tests {
                 Case::new(layer("num_output: 2 bias_term: false")).bottom([3, 4]),
                 Case::new(layer("num_output: 2 kernel_size: 2 stride: 2 pad: 1 dilation: 2 group: 2"))
                     .bottom([1, 4, 3, 3, 4]),
+                Case::new(layer("num_output: 3 kernel_size: 1 kernel_size: 2 kernel_size: 3 pad: 0 pad: 1 pad: 2 stride: 1 stride: 2 stride: 3"))
+                    .bottom([2, 2, 2, 5, 7]),
+                Case::new(layer("num_output: 4 kernel_size: 3 bias_term: false group: 4").replace("bottom: 'x' top: 'y'", "bottom: 'x' bottom: 'z' top: 'y' top: 'v'"))
+                    .bottom([3, 4, 3, 4, 3])
+                    .bottom([3, 4, 3, 4, 3]),
+                Case::new(layer("num_output: 2 kernel_size: 2 pad: 1")).bottom([2, 1, 2, 3, 2, 2]),
             ],
         );
     }

@@ -12,9 +12,10 @@ use crate::bind::{Bound, Extra, ParamMemory, Span};
 use crate::formats::{self, Conversions};
 use crate::gpu::{Block, Feeder, Gpu, bytes_of, doubles_of, in_units};
 use crate::graph::{Graph, LayerNode, ValueId};
-use crate::memory::round_up;
+use crate::memory::{ALIGN, round_up};
 use crate::net::Options;
 use crate::plan::{MemoryPlan, Role, mirror, plan};
+use crate::share::Shared;
 use crate::tape::Tape;
 use crate::values::NamedValues;
 
@@ -63,10 +64,14 @@ pub(crate) struct OnDevice {
     pub record: bool,
     /// What its passes convert.
     pub conversions: Conversions,
-    data: Block,
+    data: Rc<Block>,
+    /// Parameters that are another net's.
+    shared: Option<Shared>,
     diff: Option<Block>,
     spans: Vec<Range<usize>>,
     _arena: Block,
+    /// Bytes of the two batches on their way.
+    pub(crate) batches: usize,
     /// The loss, in double precision, then the outputs' sums.
     sums: Block,
     /// By output value: its place among `sums`.
@@ -118,7 +123,12 @@ impl OnDevice {
     ///
     /// # Errors
     /// When the device cannot run a layer or has no room, or blobs are not in single precision.
-    pub fn lay_out(graph: &mut Graph, options: &Options, at: &Placement) -> Result<(Bound<Host>, OnDevice)> {
+    pub fn lay_out(
+        graph: &mut Graph,
+        options: &Options,
+        at: &Placement,
+        shared: Option<Shared>,
+    ) -> Result<(Bound<Host>, OnDevice)> {
         if options.dtype != DType::F32 {
             return Err(Error::config(format!("nets of {} run on the CPU only", options.dtype)));
         }
@@ -135,12 +145,19 @@ impl OnDevice {
             graph.layers.iter().enumerate().any(|(i, layer)| away(i) && uses(layer))
         };
         let mirror = Bound::host(graph, mirror(graph, &roles), options.backward, &away, &used)?;
-        let mut device = OnDevice::new(graph, memory, roles.clone(), options, at)?;
+        let mut device = OnDevice::new(graph, memory, roles.clone(), options, at, shared)?;
         device.conversions = conversions;
         Ok((mirror, device))
     }
 
-    fn new(graph: &Graph, plan: MemoryPlan, roles: Vec<Role>, options: &Options, at: &Placement) -> Result<Self> {
+    fn new(
+        graph: &Graph,
+        plan: MemoryPlan,
+        roles: Vec<Role>,
+        options: &Options,
+        at: &Placement,
+        shared: Option<Shared>,
+    ) -> Result<Self> {
         let gpu = at.gpu.clone();
         let mut bytes = 0;
         let spans: Vec<Range<usize>> = graph
@@ -161,10 +178,19 @@ impl OnDevice {
             (v, offset, bytes)
         };
         let parts: Vec<_> = feeds.flat_map(|(layer, _)| &layer.tops).map(part).collect();
-        let copies = 1 + usize::from(options.backward) + at.histories;
+        // Of what another net owns there is no copy of values.
+        let theirs = |l: usize| shared.as_ref().and_then(|s| s.address(l));
+        let mut own = 0;
+        let mut take = |bytes: usize| {
+            own += round_up(bytes);
+            own - round_up(bytes)
+        };
+        let places: Vec<Result<DevicePtr, usize>> =
+            spans.iter().enumerate().map(|(l, span)| theirs(l).ok_or_else(|| take(span.len()))).collect();
+        let copies = usize::from(options.backward) + at.histories;
         // Two batches are on their way while one is computed.
-        fits(graph, &roles, gpu.as_ref(), plan.bytes + 2 * room, copies * bytes)?;
-        let data = Block::new(&gpu, bytes)?;
+        fits(graph, &roles, gpu.as_ref(), plan.bytes + 2 * room, own + copies * bytes)?;
+        let data = Rc::new(Block::new(&gpu, own)?);
         let diff = options.backward.then(|| Block::new(&gpu, bytes)).transpose()?;
         let arena = Block::new(&gpu, plan.bytes)?;
         let mut words = CLOCK + SOLVER_WORDS;
@@ -182,12 +208,12 @@ impl OnDevice {
             cells += graph.values[v].spec.shape.count();
         }
         let sums = Block::new(&gpu, 8 * cells)?;
-        let span =
-            |block: &Block, range: &Range<usize>| Span { at: block.at().offset(range.start), bytes: range.len() };
-        let params = spans
-            .iter()
-            .map(|r| ParamMemory { data: span(&data, r), diff: diff.as_ref().map(|d| span(d, r)) })
-            .collect();
+        let memory = |(range, place): (&Range<usize>, &Result<DevicePtr, usize>)| {
+            let span = |at: DevicePtr| Span { at, bytes: range.len() };
+            let values = place.unwrap_or_else(|offset| data.at().offset(offset));
+            ParamMemory { data: span(values), diff: diff.as_ref().map(|d| span(d.at().offset(range.start))) }
+        };
+        let params = spans.iter().zip(&places).map(memory).collect();
         let extra = dynamic.iter().enumerate().map(|(i, range)| Extra {
             clock: Some(step.at()),
             dynamic: (!range.is_empty()).then(|| step.at().offset(4 * range.start)),
@@ -205,9 +231,11 @@ impl OnDevice {
             conversions: Conversions::default(),
             record: std::env::var_os("LGM_GRAPH").is_none_or(|v| v != "0"),
             data,
+            shared,
             diff,
             spans,
             _arena: arena,
+            batches: 2 * room,
             sums,
             sum_at,
             step,
@@ -225,15 +253,51 @@ impl OnDevice {
         self.gpu.as_ref()
     }
 
-    pub fn params(&self) -> DeviceParams {
+    /// Nothing where some of them are another net's.
+    pub fn params(&self) -> Option<DeviceParams> {
+        if self.shared.is_some() {
+            return None;
+        }
         let data = self.data.at();
         let diff = self.diff.as_ref().map_or(DevicePtr::NULL, |d| d.at());
-        DeviceParams { data, diff, bytes: self.data.bytes(), spans: self.spans.clone() }
+        Some(DeviceParams { data, diff, bytes: self.data.bytes(), spans: self.spans.clone() })
     }
 
-    /// Values, and gradients where there are any, of all parameters in two copies.
+    /// Bytes allocated for values and gradients.
+    pub fn param_bytes(&self) -> usize {
+        self.data.bytes() + self.diff.as_ref().map_or(0, Block::bytes)
+    }
+
+    /// The blocks that values lie in.
+    pub fn param_blocks(&self) -> Vec<Rc<Block>> {
+        let others = self.shared.iter().flat_map(|s| s.blocks.clone());
+        [self.data.clone()].into_iter().chain(others).collect()
+    }
+
+    /// Whether this net computes with another's parameters.
+    pub fn shares_with(&self, other: &OnDevice) -> bool {
+        self.shared.iter().flat_map(|s| &s.blocks).any(|block| Rc::ptr_eq(block, &other.data))
+    }
+
+    /// Whether a learnable parameter is another net's.
+    pub fn is_shared(&self, learnable: usize) -> bool {
+        self.shared.as_ref().is_some_and(|s| s.address(learnable).is_some())
+    }
+
+    /// Values, and gradients where there are any, of all parameters, each at its [`OnDevice::span`]: in two copies, unless
+    /// some are another net's.
     pub fn download_params(&self, diff: bool) -> Result<(Vec<u8>, Option<Vec<u8>>)> {
-        Ok((self.data.download()?, self.diff.as_ref().filter(|_| diff).map(Block::download).transpose()?))
+        let data = match &self.shared {
+            None => self.data.download()?,
+            Some(_) => {
+                let mut all = vec![0; self.spans.last().map_or(0, |s| s.end)];
+                for (memory, span) in self.bound.params.iter().zip(&self.spans) {
+                    self.gpu.download(memory.data.at, &mut all[span.clone()])?;
+                }
+                all
+            }
+        };
+        Ok((data, self.diff.as_ref().filter(|_| diff).map(Block::download).transpose()?))
     }
 
     pub fn span(&self, learnable: usize) -> Range<usize> {
@@ -263,6 +327,10 @@ impl OnDevice {
 
     pub fn set_solver_words(&mut self, words: [u32; SOLVER_WORDS]) {
         self.words[CLOCK..CLOCK + SOLVER_WORDS].copy_from_slice(&words);
+    }
+
+    pub fn faults(&self) -> DevicePtr {
+        self.faults.at()
     }
 
     pub fn solver_words(&self) -> DevicePtr {
@@ -380,8 +448,10 @@ fn fits(graph: &Graph, roles: &[Role], gpu: &dyn Gpu, arena: usize, params: usiz
     }
     let feed = graph.layers.iter().zip(roles).find(|(l, role)| **role == Role::Feed && !l.tops.is_empty());
     let batch = feed.and_then(|(l, _)| graph.values[l.tops[0]].spec.shape.first().copied()).unwrap_or(0);
-    // What grows with the batch is the arena, and all of it does, near enough.
-    let fit = (batch as f64 * free.saturating_sub(params as u64) as f64 / arena.max(1) as f64) as usize;
+    // What grows with the batch is the arena, and all of it does, but for the rounding of each blob's length.
+    let rounding = graph.values.len() * 4 * ALIGN;
+    let room = free.saturating_sub((params + rounding) as u64);
+    let fit = (batch as f64 * room as f64 / arena.max(1) as f64) as usize;
     let hint = match fit {
         0 => "not even one image a batch would fit: take a smaller net or another GPU".to_string(),
         n => format!("a batch of about {n} would fit, where it is {batch} now (iter_size can make up for it)"),

@@ -115,6 +115,8 @@ pub struct NetParam {
     pub display: String,
     /// Whether its gradient is wanted.
     pub backward: bool,
+    /// Whether the layer's own forward sets it (see [`lgm_core::ParamSpec::state`]).
+    pub state: bool,
 }
 
 /// The memory behind one or more parameters, as the solver sees it.
@@ -357,7 +359,8 @@ impl Graph {
             };
             let display = if name.is_empty() { index.to_string() } else { name };
             let backward = given.lr_mult() != 0.0;
-            self.params.push(NetParam { layer, index, spec, owner, learnable, display, backward });
+            let state = planned.state;
+            self.params.push(NetParam { layer, index, spec, owner, learnable, display, backward, state });
             ids.push(id);
         }
         Ok(ids)

@@ -77,6 +77,17 @@ impl Net {
     /// # Errors
     /// Whatever is wrong with the prototxt or the data it names, with the layer and its place.
     pub fn new(param: &NetParameter, positions: &Positions, registry: &Registry, options: &Options) -> Result<Net> {
+        Net::build(param, positions, registry, options, None)
+    }
+
+    /// As [`Net::new`], on a device with the parameters of another net there.
+    pub(crate) fn build(
+        param: &NetParameter,
+        positions: &Positions,
+        registry: &Registry,
+        options: &Options,
+        with: Option<&Net>,
+    ) -> Result<Net> {
         let phase = options.state.phase();
         let layers = filter::filter(param, positions, &options.state)?;
         let filtered = NetParameter {
@@ -100,7 +111,10 @@ impl Net {
                 let memory = plan(&graph, &options.keep, &here);
                 (Bound::host(&graph, memory, options.backward, &|_| true, &|_| true)?, None)
             }
-            Some(placement) => OnDevice::lay_out(&mut graph, options, placement).map(|(m, d)| (m, Some(d)))?,
+            Some(placement) => {
+                let shared = with.map(|net| net.shared_with(&graph)).transpose()?.flatten();
+                OnDevice::lay_out(&mut graph, options, placement, shared).map(|(m, d)| (m, Some(d)))?
+            }
         };
         let name = param.name().to_string();
         let mut net = Net { name, debug_info: param.debug_info(), graph, bound, queue: HostQueue, device };
@@ -274,6 +288,7 @@ impl Net {
                 layer: self.graph.layers[param.layer].name(),
                 index: param.index,
                 spec: &param.spec,
+                state: param.state,
                 lr_mult: l.lr_mult.0,
                 decay_mult: l.decay_mult.0,
             }
@@ -301,8 +316,8 @@ impl Net {
             Node::Source(source) => source.state(),
             Node::Sink(_) => State::new(),
         };
-        let all = self.graph.layers.iter().map(|l| (l.key.clone(), each(l)));
-        all.filter(|(_, state)| !state.is_empty()).collect()
+        let all = self.graph.layers.iter().map(|l| (&l.key, each(l)));
+        all.filter(|(_, state)| !state.is_empty()).map(|(key, state)| (key.clone(), state)).collect()
     }
 
     /// Takes up a state written by [`Net::state`]; layers it does not mention stay as they are.
@@ -320,59 +335,6 @@ impl Net {
             result.map_err(|e| layer.blame(e))?;
         }
         Ok(())
-    }
-
-    /// Runs `body` with this net's parameters lent to `other`, layer by layer of the same name, as Caffe shares them
-    /// with its test nets. Nothing is copied.
-    ///
-    /// # Errors
-    /// When layers of one name disagree in their parameters, or from `body`.
-    pub fn lend_params<R>(&mut self, other: &mut Net, body: impl FnOnce(&mut Net) -> Result<R>) -> Result<R> {
-        if self.device.is_some() != other.device.is_some() {
-            return Err(Error::internal("nets in different memory cannot share parameters"));
-        }
-        let pairs = self.matching_params(other)?;
-        let mut swap = |other: &mut Net| {
-            for &(mine, theirs) in &pairs {
-                match (&mut self.device, &mut other.device) {
-                    (Some(a), Some(b)) => {
-                        std::mem::swap(&mut a.bound.params[mine].data, &mut b.bound.params[theirs].data);
-                    }
-                    _ => std::mem::swap(&mut self.bound.params[mine].data, &mut other.bound.params[theirs].data),
-                }
-            }
-        };
-        swap(other);
-        let result = body(other);
-        swap(other);
-        result
-    }
-
-    fn matching_params(&self, other: &Net) -> Result<Vec<(usize, usize)>> {
-        let mut pairs: Vec<(usize, usize)> = Vec::new();
-        for layer in &other.graph.layers {
-            let Some(mine) = self.graph.layers.iter().find(|l| l.key == layer.key) else { continue };
-            if mine.params.len() != layer.params.len() {
-                return Err(layer.blame(Error::config(format!(
-                    "the training net's layer of this name has {} parameters, this one {}",
-                    mine.params.len(),
-                    layer.params.len()
-                ))));
-            }
-            for (&a, &b) in mine.params.iter().zip(&layer.params) {
-                let (a, b) = (&self.graph.params[a], &other.graph.params[b]);
-                if a.spec.shape != b.spec.shape {
-                    let what = format!("parameter {} differs from the training net's", b.index);
-                    let (expected, found) = (a.spec.shape.clone(), b.spec.shape.clone());
-                    return Err(layer.blame(Error::Shape { what, expected, found }));
-                }
-                let taken = pairs.iter().any(|p| p.0 == a.learnable || p.1 == b.learnable);
-                if !taken {
-                    pairs.push((a.learnable, b.learnable));
-                }
-            }
-        }
-        Ok(pairs)
     }
 
     /// Whether the net logs every blob as it is computed (`debug_info`).
@@ -395,6 +357,8 @@ pub struct LearnableInfo<'a> {
     pub index: usize,
     /// Its shape and element type.
     pub spec: &'a BlobSpec,
+    /// Whether the layer keeps it by itself (see [`lgm_core::ParamSpec::state`]).
+    pub state: bool,
     /// Factor on the solver's learning rate.
     pub lr_mult: f32,
     /// Factor on the solver's weight decay.

@@ -128,14 +128,19 @@ impl Net {
         self.device.as_ref().map_or(Ok(()), |d| d.gpu.finish())
     }
 
-    /// Where the parameters of a net on a device lie.
+    /// Where the parameters of a net on a device lie; nothing for a net that computes with another's.
     pub fn device_params(&self) -> Option<DeviceParams> {
-        self.device.as_ref().map(OnDevice::params)
+        self.device.as_ref().and_then(OnDevice::params)
     }
 
     /// Where a net on a device adds its loss up: a double-precision number.
     pub fn device_loss(&self) -> Option<DevicePtr> {
         self.device.as_ref().map(OnDevice::loss_cell)
+    }
+
+    /// Where the layers of a net on a device report faults, four words each, and the number of layers.
+    pub fn device_faults(&self) -> Option<(DevicePtr, usize)> {
+        self.device.as_ref().map(|d| (d.faults(), self.graph.layers.len()))
     }
 
     /// Numbers of the solver's own that reach the device with the next pass, and where they will be.

@@ -1,6 +1,6 @@
 //! What a net says about itself: sizes, operations and bytes, layer by layer.
 
-use lgm_core::{DevicePtr, Shape};
+use lgm_core::Shape;
 
 use crate::formats::Conversions;
 use crate::graph::ValueId;
@@ -27,7 +27,38 @@ pub struct LayerReport<'a> {
     pub absorbed: bool,
 }
 
+/// What a net takes on its device, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceMemory {
+    /// Blobs, their gradients, saved values and scratch, in one arena.
+    pub arena: usize,
+    /// Two batches on their way while one is computed.
+    pub batches: usize,
+    /// Parameters and, where backward runs, their gradients.
+    pub params: usize,
+    /// An array like the parameters: a solver keeps none, one or two of them.
+    pub history: usize,
+}
+
+impl DeviceMemory {
+    /// All of it, with so many histories.
+    pub fn total(&self, histories: usize) -> usize {
+        self.arena + self.batches + self.params + histories * self.history
+    }
+}
+
 impl Net {
+    /// What the net takes on its device; nothing on the host.
+    pub fn device_memory(&self) -> Option<DeviceMemory> {
+        let device = self.device.as_ref()?;
+        Some(DeviceMemory {
+            arena: device.bound.arena_bytes(),
+            batches: device.batches,
+            params: device.param_bytes(),
+            history: device.params().map_or(0, |p| p.bytes),
+        })
+    }
+
     /// The sizes of layer `i`.
     pub fn layer_report(&self, i: usize) -> LayerReport<'_> {
         let graph = &self.graph;
@@ -70,10 +101,10 @@ impl Net {
         self.device.as_ref().map_or(self.bound.is_view(i, t), |d| d.bound.is_view(i, t))
     }
 
-    /// Bytes of parameters and, where backward runs, their gradients.
+    /// Bytes of parameters and, where backward runs, their gradients; without those that are another net's.
     pub fn param_bytes(&self) -> usize {
         if let Some(device) = &self.device {
-            return device.params().bytes * if device.params().diff == DevicePtr::NULL { 1 } else { 2 };
+            return device.param_bytes();
         }
         self.bound.params.iter().map(|p| p.data.len() + p.diff.as_ref().map_or(0, |d| d.len())).sum()
     }

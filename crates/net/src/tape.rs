@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use lgm_core::{DevicePtr, DeviceQueue, Host, Result, Step};
+use lgm_core::{DevicePtr, DeviceQueue, Error, Host, Result, Step};
 use tracing::{info, warn};
 
 use crate::bind::Bound;
@@ -87,6 +87,13 @@ pub(crate) struct Net<'a> {
     pub step: &'a Step,
 }
 
+/// An error in a recording, which does not tell of layers.
+fn blame(pass: Pass, error: &Error) -> Error {
+    Error::config(format!(
+        "the recorded pass ({pass}): {error}; LGM_GRAPH=0 in the environment makes it name the layer"
+    ))
+}
+
 impl OnDevice {
     fn ops(&self, layers: usize, pass: Pass) -> Vec<Op> {
         let mut ops = Vec::new();
@@ -136,7 +143,7 @@ impl OnDevice {
             Tape::Recorded(at, stretches) => {
                 for stretch in &stretches {
                     match stretch {
-                        Stretch::Recorded(replay) => replay.replay()?,
+                        Stretch::Recorded(replay) => replay.replay().map_err(|e| blame(pass, &e))?,
                         Stretch::Away(AwayOp { layer, backward: false }) => {
                             self.run_op(net, Op::Forward(*layer), finish)?;
                         }

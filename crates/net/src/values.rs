@@ -53,11 +53,14 @@ impl Net {
         Ok(ParamValues::Device { net: self, data, diff })
     }
 
-    /// Sets parameter `p`, wherever it lives.
+    /// Sets parameter `p`, wherever it lives, unless it is another net's.
     pub(crate) fn write_param(&mut self, p: usize, values: &[f64]) -> Result<()> {
         let Some(device) = &self.device else {
             return self.bound.param_mut(&self.graph, p).0.write_f64(values);
         };
+        if device.is_shared(self.graph.params[p].learnable) {
+            return Ok(());
+        }
         let view = device.bound.param(&self.graph, p);
         same_count(values.len(), view.shape())?;
         device.gpu.upload(&float_bytes(values.iter().map(|&v| v as f32)), view.addr())

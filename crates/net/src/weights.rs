@@ -4,12 +4,10 @@ use std::path::Path;
 
 use hdf5_metno as hdf5;
 use lgm_core::{Error, Result, Shape};
-use lgm_proto::{BlobProto, NetParameter};
 use tracing::info;
 
 use crate::graph::{LayerNode, keys};
 use crate::net::Net;
-use crate::values::ParamValues;
 
 /// The first bytes of every HDF5 file.
 const HDF5_MAGIC: [u8; 8] = *b"\x89HDF\r\n\x1a\n";
@@ -130,63 +128,6 @@ impl Net {
         }
         Ok(found)
     }
-
-    /// The net with its parameters as a message, as Caffe saves it; with gradients if `diff`.
-    ///
-    /// # Errors
-    /// When parameters cannot be read from a device.
-    pub fn to_proto(&self, diff: bool) -> Result<NetParameter> {
-        let values = self.param_values(diff)?;
-        let layer = self.graph.layers.iter().filter(|layer| !layer.internal).map(|layer| {
-            let mut param = layer.param.clone();
-            let blob = |&p: &usize| {
-                let (data, grad) = (values.data(p), values.diff(p).filter(|_| diff));
-                let narrow = |v: Vec<f64>| v.into_iter().map(|x| x as f32).collect();
-                BlobProto::from_f32(&self.graph.params[p].spec.shape, narrow(data), grad.map(narrow))
-            };
-            param.blobs = layer.params.iter().map(blob).collect();
-            param
-        });
-        Ok(NetParameter { name: Some(self.name().into()), layer: layer.collect(), ..Default::default() })
-    }
-
-    /// Writes the parameters to a binaryproto file, with gradients if `diff`. Not atomic: give a temporary name.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub fn write_weights(&self, path: &Path, diff: bool) -> Result<()> {
-        std::fs::write(path, lgm_proto::encode(&self.to_proto(diff)?)).map_err(Error::io(path, "write"))
-    }
-
-    /// Writes the parameters to an HDF5 file, with gradients if `diff`. Not atomic: give a temporary name.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub fn write_weights_hdf5(&self, path: &Path, diff: bool) -> Result<()> {
-        self.write_hdf5(path, diff, &self.param_values(diff)?).map_err(hdf5_error(path, "write weights"))
-    }
-
-    fn write_hdf5(&self, path: &Path, diff: bool, values: &ParamValues<'_>) -> hdf5::Result<()> {
-        let file = hdf5::File::create(path)?;
-        let data = file.create_group("data")?;
-        let diffs = diff.then(|| file.create_group("diff")).transpose()?;
-        let narrow = |v: Vec<f64>| v.into_iter().map(|x| x as f32).collect::<Vec<f32>>();
-        for layer in self.graph.layers.iter().filter(|layer| !layer.internal) {
-            let group = subgroup(&data, &layer.key)?;
-            let diff_group = diffs.as_ref().map(|d| subgroup(d, &layer.key)).transpose()?;
-            for &p in &layer.params {
-                let param = &self.graph.params[p];
-                let (name, shape) = (param.index.to_string(), &param.spec.shape);
-                if param.owner.is_none() {
-                    write_dataset(&group, &name, shape, &narrow(values.data(p)))?;
-                }
-                if let (Some(group), Some(grad)) = (&diff_group, values.diff(p)) {
-                    write_dataset(group, &name, shape, &narrow(grad))?;
-                }
-            }
-        }
-        file.close()
-    }
 }
 
 /// The groups of a file that stand for layers, with the layers' names and the names of their datasets. A name with
@@ -208,14 +149,6 @@ fn layer_groups(data: &hdf5::Group) -> hdf5::Result<Vec<(String, hdf5::Group, Ve
         left.extend(inner.into_iter().rev());
     }
     Ok(found)
-}
-
-/// A group by a name that may be a path, made where it is not there yet.
-fn subgroup(of: &hdf5::Group, name: &str) -> hdf5::Result<hdf5::Group> {
-    match of.link_exists(name) {
-        true => of.group(name),
-        false => of.create_group(name),
-    }
 }
 
 fn counts(wanted: usize, found: usize) -> Error {

@@ -78,6 +78,12 @@ fn try_net(text: &str, options: &Options) -> Result<Net> {
     Net::new(&parsed.message, &parsed.positions, &registry, options)
 }
 
+/// As [`try_net`], with the parameters of another net.
+fn sharing(train: &Net, text: &str, options: &Options) -> Result<Net> {
+    let parsed = lgm_proto::parse_net(text.as_bytes(), std::path::Path::new(common::FILE))?;
+    train.sharing(&parsed.message, &parsed.positions, &common::registry(), options)
+}
+
 /// The simulated device, or nothing where there is no C++ compiler.
 fn gpu(order: Order, capacity: Option<u64>) -> Option<Rc<dyn Gpu>> {
     storing(order, capacity, Storage::default())
@@ -382,9 +388,13 @@ fn test_nets_use_the_training_nets_memory_on_the_device() {
     let Some(gpu) = gpu(Order::Forward, None) else { return };
     let text = gaussian("x", &[3, 4]) + &product("ip", "x", 2, "");
     let mut train = try_net(&text, &on(&gpu, options())).unwrap();
-    let mut test = try_net(&text, &on(&gpu, Options { seed: 9, ..Options::new(Phase::Test, 9) })).unwrap();
-    let own = test.layer_params("ip");
-    assert_ne!(own, train.layer_params("ip"));
+    let more = text.clone() + &layer("own", "Scale", &["ip"], &["own"], "scale_param { filler { value: 3 } }");
+    let in_test = on(&gpu, Options { seed: 9, ..Options::new(Phase::Test, 9) });
+    let mut test = sharing(&train, &more, &in_test).unwrap();
+    assert_eq!(test.layer_params("ip"), train.layer_params("ip"), "neither copied nor filled anew");
+    assert_eq!(test.layer_params("own").unwrap()[0].1, [3.0; 2]);
+    assert!(train.param_bytes() >= 2 * 40 && test.param_bytes() == 64, "{} bytes of its own", test.param_bytes());
+    assert!(test.device_params().is_none());
     let mut score = |train: &mut Net| {
         train
             .lend_params(&mut test, |net| {
@@ -398,19 +408,38 @@ fn test_nets_use_the_training_nets_memory_on_the_device() {
             .1
     };
     let before = score(&mut train);
-    assert_eq!((before[0].0.as_str(), before[0].1.len()), ("ip", 6));
+    assert_eq!((before[0].0.as_str(), before[0].1.len()), ("own", 6));
     let mut plain = try_net(&text, &Options::new(Phase::Test, 1)).unwrap();
     let mut want = vec![0.0; 6];
     for batch in 0..3 {
         plain.forward(&step(batch)).unwrap();
-        want.iter_mut().zip(common::data(&plain, "ip")).for_each(|(sum, x)| *sum += x);
+        want.iter_mut().zip(common::data(&plain, "ip")).for_each(|(sum, x)| *sum += 3.0 * x);
     }
     near("sums", &before[0].1, &want);
     // The recorded pass reads what training has changed, in place.
     let params = train.device_params().unwrap();
     gpu.zero(params.data, params.bytes).unwrap();
     assert_eq!(score(&mut train)[0].1, [0.0; 6]);
-    assert_eq!(test.layer_params("ip"), own, "given back");
+    assert_eq!(test.layer_params("ip").unwrap()[0].1, [0.0; 8]);
+    // The memory outlives the net that took it.
+    drop(train);
+    assert_eq!(test.layer_params("ip").unwrap()[0].1, [0.0; 8]);
+    let stranger = try_net(&more, &in_test).unwrap();
+    let mut train = try_net(&text, &on(&gpu, options())).unwrap();
+    let mut lends = |net: &mut Net| train.lend_params(net, |_| Ok(()));
+    assert!(lends(&mut test).is_err() && lends(&mut { stranger }).is_err());
+}
+
+#[test]
+fn a_test_net_whose_layers_disagree_is_refused() {
+    let Some(gpu) = gpu(Order::Forward, None) else { return };
+    let text = |outputs: usize| gaussian("x", &[3, 4]) + &product("ip", "x", outputs, "");
+    let train = try_net(&text(2), &on(&gpu, options())).unwrap();
+    let Err(error) = sharing(&train, &text(3), &on(&gpu, Options::new(Phase::Test, 1))) else {
+        panic!("another shape was accepted")
+    };
+    says(&error.to_string(), &["layer 'ip' (InnerProduct)", "the training net's", "(2, 4)", "(3, 4)"]);
+    assert!(sharing(&train, &text(2), &Options::new(Phase::Test, 1)).is_err(), "on the host");
 }
 
 #[test]

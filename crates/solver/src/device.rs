@@ -1,6 +1,7 @@
 //! The solver's half on a device: histories, the update of all parameters in one launch, the norm of the gradients and
 //! the latest losses, none of which the host waits for.
 
+use std::ops::Range;
 use std::rc::Rc;
 
 use lgm_core::{DevicePtr, DeviceQueue, Error, Grid, Result, args};
@@ -20,6 +21,8 @@ pub(crate) const CHECK_EVERY: usize = 100;
 /// What every launch over the parameters needs.
 struct Chunks {
     number: usize,
+    /// By chunk: where its copy lies among the kept statistics, in numbers, or -1.
+    keep: DevicePtr,
     first: DevicePtr,
     count: DevicePtr,
     lr: DevicePtr,
@@ -30,17 +33,21 @@ struct Chunks {
 impl Chunks {
     fn new(gpu: &Rc<dyn Gpu>, net: &Net, params: &DeviceParams, weight_decay: f32) -> Result<Chunks> {
         let (mut first, mut count, mut lr, mut decay) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut keep, mut kept) = (Vec::new(), 0);
         for (info, span) in net.learnables().zip(&params.spans) {
             let (start, end) = (span.start / 4, span.end / 4);
             for at in (start..end).step_by(CHUNK) {
                 first.extend([at as u32, (at as u64 >> 32) as u32]);
-                count.push(CHUNK.min(end - at) as u32);
+                let numbers = CHUNK.min(end - at) as u32;
+                count.push(numbers);
+                keep.push(if info.state { kept } else { -1i32 as u32 });
+                kept += if info.state { numbers } else { 0 };
                 lr.push(info.lr_mult.to_bits());
                 decay.push((weight_decay * info.decay_mult).to_bits());
             }
         }
         let number = count.len();
-        let table = Block::of_words(gpu, &[first, count, lr, decay].concat())?;
+        let table = Block::of_words(gpu, &[first, count, lr, decay, keep].concat())?;
         let at = |words: usize| table.at().offset(4 * words);
         Ok(Chunks {
             number,
@@ -48,6 +55,7 @@ impl Chunks {
             count: at(2 * number),
             lr: at(3 * number),
             decay: at(4 * number),
+            keep: at(5 * number),
             _table: table,
         })
     }
@@ -64,6 +72,13 @@ pub(crate) struct OnDevice {
     loss: DevicePtr,
     clipping: Option<Clipping>,
     ring: Block,
+    /// Two words: whether a kernel has reported a fault, and the whole iterations since the host last looked.
+    guard: Block,
+    /// What layers report faults in, and the number of layers.
+    faults: (DevicePtr, usize),
+    /// The statistics that layers keep, of the last whole iteration: learnable parameter, and its place in the block.
+    state: Vec<(usize, Range<usize>)>,
+    kept_state: Block,
     /// Losses kept in the ring since the host last looked.
     kept: usize,
 }
@@ -79,6 +94,7 @@ impl OnDevice {
     pub fn new(net: &Net, param: &SolverParameter) -> Result<Option<OnDevice>> {
         let (Some(gpu), Some(params)) = (net.gpu(), net.device_params()) else { return Ok(None) };
         let (Some(words), Some(loss)) = (net.solver_words(), net.device_loss()) else { return Ok(None) };
+        let Some(faults) = net.device_faults() else { return Ok(None) };
         let kinds = rule::histories(param.r#type());
         let histories = (0..kinds).map(|_| Block::new(&gpu, params.bytes)).collect::<Result<_>>()?;
         let chunks = Chunks::new(&gpu, net, &params, param.weight_decay())?;
@@ -87,7 +103,31 @@ impl OnDevice {
         };
         let clipping = (param.clip_gradients() >= 0.0).then(clip).transpose()?;
         let ring = Block::new(&gpu, 8 * CHECK_EVERY)?;
-        Ok(Some(OnDevice { gpu, params, histories, chunks, words, loss, clipping, ring, kept: 0 }))
+        let guard = Block::new(&gpu, 8)?;
+        let mut bytes = 0;
+        let state = net.learnables().zip(&params.spans).enumerate().filter(|(_, (l, _))| l.state);
+        let place = |(i, (_, span)): (usize, (_, &Range<usize>))| {
+            bytes += span.len();
+            (i, bytes - span.len()..bytes)
+        };
+        let state = state.map(place).collect();
+        let kept_state = Block::new(&gpu, bytes)?;
+        let kept = 0;
+        Ok(Some(OnDevice {
+            gpu,
+            params,
+            histories,
+            chunks,
+            words,
+            loss,
+            clipping,
+            ring,
+            guard,
+            faults,
+            state,
+            kept_state,
+            kept,
+        }))
     }
 
     /// What the device must know of the coming iteration.
@@ -136,13 +176,25 @@ impl OnDevice {
             param.momentum(),
             b,
             param.delta(),
+            self.guard.at(),
+            self.kept_state.at(),
+            c.keep,
         ];
         queue.launch(kernel, rows, args)
     }
 
-    /// Puts the keeping of the iteration's loss on the queue.
+    /// Puts the keeping of the iteration's loss on the queue, and the look for faults in it.
     pub fn keep_loss(&self, queue: &dyn DeviceQueue, param: &SolverParameter) -> Result<()> {
-        let args = args![self.ring.at(), self.words.offset(8), self.loss, param.iter_size() as f32];
+        let (faults, layers) = self.faults;
+        let args = args![
+            self.ring.at(),
+            self.words.offset(8),
+            self.loss,
+            param.iter_size() as f32,
+            self.guard.at(),
+            faults,
+            layers as i32,
+        ];
         queue.launch("solver_keep_loss", Grid::rows(1, 32), args)
     }
 
@@ -152,14 +204,43 @@ impl OnDevice {
         self.kept >= CHECK_EVERY
     }
 
-    /// The losses kept since the last call, the oldest first. Waits for the device.
-    pub fn take_losses(&mut self) -> Result<Vec<f64>> {
+    /// The losses kept since [`OnDevice::start_anew`], the oldest first. Waits for the device.
+    pub fn losses(&self) -> Result<Vec<f64>> {
         if self.kept == 0 {
             return Ok(Vec::new());
         }
         let mut losses = doubles_of(&self.ring.download()?);
-        losses.truncate(std::mem::take(&mut self.kept));
+        losses.truncate(self.kept);
         Ok(losses)
+    }
+
+    /// Begins the ring of losses anew.
+    pub fn start_anew(&mut self) {
+        self.kept = 0;
+    }
+
+    /// After a failure: the iterations queued since [`OnDevice::start_anew`], and the losses of those that were whole.
+    pub fn whole(&self) -> Result<(usize, Vec<f64>)> {
+        self.gpu.finish()?;
+        let guard = self.guard.download()?;
+        let whole = u32::from_le_bytes([guard[4], guard[5], guard[6], guard[7]]) as usize;
+        let mut losses = self.losses()?;
+        losses.truncate(whole);
+        Ok((self.kept, losses))
+    }
+
+    /// Keeps the statistics of layers as they are now.
+    pub fn keep_state(&self) -> Result<()> {
+        self.state.iter().try_for_each(|(l, at)| {
+            let from = self.params.data.offset(self.params.spans[*l].start);
+            self.gpu.copy(from, self.kept_state.at().offset(at.start), at.len())
+        })
+    }
+
+    /// The statistics of layers after the last whole iteration, by learnable parameter.
+    pub fn kept_state(&self) -> Result<Vec<(usize, Vec<f32>)>> {
+        let all = self.kept_state.download()?;
+        Ok(self.state.iter().map(|(l, at)| (*l, floats_of(&all[at.clone()]))).collect())
     }
 
     /// The last factor and norm of clipping, where gradients are clipped.
@@ -237,8 +318,10 @@ impl Solver {
     /// Waits for the device and takes in what it kept: losses, and what its kernels found wrong.
     pub(crate) fn catch_up(&mut self) -> Result<()> {
         let Some(device) = &mut self.device else { return Ok(()) };
-        let losses = device.take_losses()?;
+        let losses = device.losses()?;
         self.net.check()?;
+        device.start_anew();
+        self.marks.clear();
         losses.into_iter().for_each(|loss| self.smooth(loss));
         Ok(())
     }
@@ -256,6 +339,7 @@ impl Solver {
         if let Some((factor, norm)) = device.clip()? {
             log_clipping(factor, norm, param.clip_gradients());
         }
+        self.marks.clear();
         self.iter += 1;
         Ok(())
     }

@@ -2,11 +2,13 @@
 
 mod config;
 mod device;
+mod fault;
 mod rate;
 mod rule;
 mod snapshot;
 mod solver;
 mod test;
+mod writer;
 
 pub use rate::{LR_POLICIES, learning_rate};
 pub use rule::{RULES, Update, apply, histories};

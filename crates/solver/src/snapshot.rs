@@ -6,7 +6,7 @@
 //! first two; we resume from them alone too, only then data starts from its beginning, as in Caffe.
 //!
 //! All three are written under temporary names, synced and then renamed, weights first and state last, so a state file
-//! never appears before what it needs.
+//! never appears before what it needs; see [`crate::writer`].
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,9 +14,8 @@ use std::rc::Rc;
 
 use hdf5_metno as hdf5;
 use hdf5_metno::types::{FixedAscii, FixedUnicode};
-use lgm_core::fs::{Staged, publish_all};
-use lgm_core::{Error, Registry, Result, State};
-use lgm_net::{Gpu, hdf5_error, read_dataset, write_dataset};
+use lgm_core::{Error, Registry, Result, Shape, State};
+use lgm_net::{Gpu, Weights, hdf5_error, read_dataset};
 use lgm_proto::solver_parameter::SnapshotFormat;
 use lgm_proto::{BlobProto, Parsed, SolverParameter, SolverState};
 use serde::{Deserialize, Serialize};
@@ -25,10 +24,11 @@ use tracing::{info, warn};
 use crate::config::field_error;
 use crate::rule;
 use crate::solver::Solver;
+use crate::writer::Taken;
 
 /// What Caffe's solver state cannot hold.
 #[derive(Debug, Serialize, Deserialize)]
-struct Extra {
+pub(crate) struct Extra {
     version: u32,
     iter: i32,
     seed: u64,
@@ -36,6 +36,17 @@ struct Extra {
     smoothed_loss: Exact,
     train: NetExtra,
     test: Vec<TestExtra>,
+}
+
+impl Extra {
+    /// Writes it as JSON.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self).map_err(|e| Error::internal(e.to_string()))?;
+        std::fs::write(path, text).map_err(Error::io(path, "write"))
+    }
 }
 
 /// By layer.
@@ -149,7 +160,7 @@ fn read_extra(state: &Path) -> Result<Option<Extra>> {
     Ok(Some(extra))
 }
 
-fn extra_path(state: &Path) -> PathBuf {
+pub(crate) fn extra_path(state: &Path) -> PathBuf {
     let mut name = state.as_os_str().to_owned();
     name.push(".lgm");
     name.into()
@@ -160,100 +171,67 @@ impl Solver {
         format!("{}_iter_{}{extension}", self.param.snapshot_prefix(), self.iter).into()
     }
 
-    /// Writes weights and state under `snapshot_prefix`, named after the iteration.
+    /// Takes a snapshot under `snapshot_prefix`, named after the iteration: copies what it holds, after the one before is
+    /// on disk, and writes it while the solver may go on. [`Solver::finish_snapshot`] waits for it, as [`Solver::solve`]
+    /// does at its end and dropping the solver too.
     ///
     /// # Errors
-    /// When a file cannot be written; nothing has changed on disk then.
+    /// When the one before could not be written, or the device failed. What fails in writing this one is the error of the
+    /// next iteration of [`Solver::solve`], the next snapshot or [`Solver::finish_snapshot`]; nothing has changed on disk
+    /// then.
     pub fn snapshot(&mut self) -> Result<()> {
+        self.writer.wait()?;
         self.catch_up()?;
-        if let Some(device) = &self.device {
-            self.history = device.download()?;
-        }
-        let written = self.write_snapshot();
-        if self.device.is_some() {
-            self.history = Vec::new();
-        }
-        written
+        let taken = self.take(self.net.weights(self.param.snapshot_diff())?, self.net.state())?;
+        taken.announce();
+        self.writer.start(taken)
     }
 
-    fn write_snapshot(&self) -> Result<()> {
+    /// Waits until the last snapshot is on disk.
+    ///
+    /// # Errors
+    /// When it could not be written.
+    pub fn finish_snapshot(&mut self) -> Result<()> {
+        self.writer.wait()
+    }
+
+    /// What a snapshot holds, given the net's parameters and its layers' states.
+    pub(crate) fn take(&self, weights: Weights, train: BTreeMap<String, State>) -> Result<Taken> {
         let hdf5 = self.param.snapshot_format() == SnapshotFormat::Hdf5;
-        let (model, state_path) = match hdf5 {
+        let (model, state) = match hdf5 {
             true => (self.path(".caffemodel.h5"), self.path(".solverstate.h5")),
             false => (self.path(".caffemodel"), self.path(".solverstate")),
         };
-        let kind = if hdf5 { "HDF5" } else { "binary proto" };
-        info!("Snapshotting to {kind} file {}", model.display());
-        let diff = self.param.snapshot_diff();
-        let weights = Staged::write(&model, |tmp| match hdf5 {
-            true => self.net.write_weights_hdf5(tmp, diff),
-            false => self.net.write_weights(tmp, diff),
-        })?;
-        let extra = Staged::write(&extra_path(&state_path), |tmp| self.write_extra(tmp))?;
-        info!("Snapshotting solver state to {kind} file {}", state_path.display());
-        let model = model.to_string_lossy().into_owned();
-        let state = Staged::write(&state_path, |tmp| match hdf5 {
-            true => self.write_state_hdf5(tmp, &model).map_err(hdf5_error(tmp, "write the solver state")),
-            false => self.write_state(tmp, &model),
-        })?;
-        // Files of an earlier run may have these names. Of theirs the state goes first, so that a process killed half-way
-        // leaves no state with another run's weights.
-        match std::fs::remove_file(&state_path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&state_path, "replace")(e)),
-            _ => {}
-        }
-        publish_all([weights, extra, state])
-    }
-
-    /// Histories in Caffe's order: the first of every parameter, then the second.
-    fn histories(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
-        let (n, kinds) = (self.net.learnables().len(), rule::histories(self.param.r#type()));
-        (0..kinds).flat_map(move |k| (0..n).map(move |i| (i, k)))
-    }
-
-    fn shapes(&self) -> Vec<lgm_core::Shape> {
-        self.net.learnables().map(|l| l.spec.shape.clone()).collect()
-    }
-
-    fn write_state(&self, path: &Path, model: &str) -> Result<()> {
-        let shapes = self.shapes();
-        let blob = |(i, k): (usize, usize)| BlobProto::from_f32(&shapes[i], self.history[i][k].clone(), None);
-        let state = SolverState {
-            iter: Some(self.iter),
-            learned_net: Some(model.into()),
-            history: self.histories().map(blob).collect(),
-            current_step: Some(self.current_step),
+        let mut history = match &self.device {
+            Some(device) => device.download()?,
+            None => self.history.clone(),
         };
-        std::fs::write(path, lgm_proto::encode(&state)).map_err(Error::io(path, "write"))
-    }
-
-    fn write_state_hdf5(&self, path: &Path, model: &str) -> hdf5::Result<()> {
-        let file = hdf5::File::create(path)?;
-        let int = |name: &str, value: i32| file.new_dataset::<i32>().shape([1]).create(name)?.write_raw(&[value]);
-        int("iter", self.iter)?;
-        int("current_step", self.current_step)?;
-        write_string(&file, "learned_net", model)?;
-        let history = file.create_group("history")?;
-        let shapes = self.shapes();
-        for (n, (i, k)) in self.histories().enumerate() {
-            write_dataset(&history, &n.to_string(), &shapes[i], &self.history[i][k])?;
-        }
-        drop(history);
-        file.close()
-    }
-
-    fn write_extra(&self, path: &Path) -> Result<()> {
+        let shapes: Vec<Shape> = self.net.learnables().map(|l| l.spec.shape.clone()).collect();
         let extra = Extra {
             version: EXTRA_VERSION,
             iter: self.iter,
             seed: self.seed,
             losses: self.losses.iter().copied().map(Exact).collect(),
             smoothed_loss: Exact(self.smoothed_loss),
-            train: exact(self.net.state()),
+            train: exact(train),
             test: self.round_start.clone().unwrap_or_else(|| self.test_positions()),
         };
-        let text = serde_json::to_string_pretty(&extra).map_err(|e| Error::internal(e.to_string()))?;
-        std::fs::write(path, text).map_err(Error::io(path, "write"))
+        Ok(Taken {
+            model,
+            state,
+            hdf5,
+            iter: self.iter,
+            current_step: self.current_step,
+            weights,
+            histories: self.histories().map(|(i, k)| (shapes[i].clone(), std::mem::take(&mut history[i][k]))).collect(),
+            extra,
+        })
+    }
+
+    /// Histories in Caffe's order: the first of every parameter, then the second.
+    fn histories(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let (n, kinds) = (self.net.learnables().len(), rule::histories(self.param.r#type()));
+        (0..kinds).flat_map(move |k| (0..n).map(move |i| (i, k)))
     }
 
     pub(crate) fn test_positions(&self) -> Vec<TestExtra> {
@@ -433,7 +411,7 @@ fn read_state_hdf5(path: &Path) -> Result<Restored> {
 /// Longest string kept, a path's limit on Linux. Caffe writes strings of just their length and reads any length.
 const STRING: usize = 4096;
 
-fn write_string(file: &hdf5::File, name: &str, value: &str) -> hdf5::Result<()> {
+pub(crate) fn write_string(file: &hdf5::File, name: &str, value: &str) -> hdf5::Result<()> {
     match FixedAscii::<STRING>::from_ascii(value.as_bytes()) {
         Ok(text) => file.new_dataset::<FixedAscii<STRING>>().create(name)?.write_scalar(&text),
         Err(_) => {

@@ -11,9 +11,11 @@ use tracing::info;
 
 use crate::config::{self, NetSource};
 use crate::device::OnDevice;
+use crate::fault::Mark;
 use crate::rule::{self, Update};
 use crate::snapshot::TestExtra;
 use crate::test::{lines, scores_from, scores_of};
+use crate::writer::Writer;
 
 /// What somebody outside asks of a running solver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +59,7 @@ pub struct Solver {
     pub(crate) seed: u64,
     pub(crate) iter: i32,
     pub(crate) current_step: i32,
-    /// By learnable parameter: the rule's first and second history; on a device, only while a snapshot is written or read.
+    /// By learnable parameter: the rule's first and second history; empty on a device, which has its own.
     pub(crate) history: Vec<[Vec<f32>; 2]>,
     /// The latest losses, the oldest first.
     pub(crate) losses: VecDeque<f64>,
@@ -65,6 +67,11 @@ pub struct Solver {
     /// Where the test nets stood when the round of tests in hand began: a run resumed from within it repeats it.
     pub(crate) round_start: Option<Vec<TestExtra>>,
     pub(crate) device: Option<OnDevice>,
+    /// What the host knew before each iteration since it last looked at the device.
+    pub(crate) marks: Vec<Mark>,
+    /// The iteration at which [`Solver::solve`] began.
+    pub(crate) started: i32,
+    pub(crate) writer: Writer,
     stop: bool,
 }
 
@@ -102,7 +109,8 @@ impl Solver {
                 seed
             }
         };
-        let build = |source: &NetSource, phase: Phase, over: Option<&lgm_proto::NetState>| -> Result<Net> {
+        let build = |source: &NetSource, with: Option<&Net>, over: Option<&lgm_proto::NetState>| -> Result<Net> {
+            let phase = if with.is_some() { Phase::Test } else { Phase::Train };
             let mut options = Options::new(phase, seed);
             config::merge_state(&mut options.state, source.net.message.state.as_ref());
             config::merge_state(&mut options.state, over);
@@ -110,7 +118,11 @@ impl Solver {
             options.fuse &= !param.debug_info();
             let histories = if phase == Phase::Train { rule::histories(param.r#type()) } else { 0 };
             options.device = gpu.map(|gpu| Placement { gpu: gpu.clone(), histories });
-            let mut net = Net::new(&source.net.message, &source.net.positions, registry, &options)?;
+            let (message, positions) = (&source.net.message, &source.net.positions);
+            let mut net = match with {
+                Some(train) => train.sharing(message, positions, registry, &options)?,
+                None => Net::new(message, positions, registry, &options)?,
+            };
             for path in param.weights.iter().flat_map(|w| w.split(',')).map(str::trim) {
                 info!("Finetuning from {path}");
                 net.load_weights(path)?;
@@ -119,11 +131,11 @@ impl Solver {
         };
         let train = config::train_net(parsed)?;
         info!("Creating training net from {}", train.said);
-        let net = build(&train, Phase::Train, param.train_state.as_ref())?;
+        let net = build(&train, None, param.train_state.as_ref())?;
         let mut test_nets = Vec::new();
         for (i, source) in config::test_nets(parsed)?.iter().enumerate() {
             info!("Creating test net (#{i}) specified by {}", source.said);
-            test_nets.push(TestNet { net: build(source, Phase::Test, param.test_state.get(i))?, batches: 0 });
+            test_nets.push(TestNet { net: build(source, Some(&net), param.test_state.get(i))?, batches: 0 });
         }
         info!("Solver scaffolding done.");
         let two = rule::histories(param.r#type()) == 2;
@@ -151,6 +163,9 @@ impl Solver {
             smoothed_loss: 0.0,
             round_start: None,
             device,
+            marks: Vec::new(),
+            started: 0,
+            writer: Writer::default(),
             stop: false,
         })
     }
@@ -170,14 +185,23 @@ impl Solver {
         self.iter
     }
 
-    /// Trains to `max_iter`, with tests and snapshots on the way.
+    /// Trains to `max_iter`, with tests and snapshots on the way. Snapshots are on disk when this returns.
     ///
     /// # Errors
-    /// When data cannot be read, a layer refuses its input or a snapshot cannot be written.
+    /// When data cannot be read, a layer refuses its input or a snapshot cannot be written; when a device fails, after a
+    /// snapshot of the last whole iteration where it can be had, with what to resume from. The solver is not to be used
+    /// any more then.
     pub fn solve(&mut self, watch: &mut dyn Watch) -> Result<Outcome> {
         info!("Solving {}", self.net.name());
         info!("Learning Rate Policy: {}", self.param.lr_policy());
-        (self.stop, self.round_start) = (false, None);
+        (self.stop, self.round_start, self.started) = (false, None, self.iter);
+        if let Some(device) = &self.device {
+            device.keep_state()?;
+        }
+        self.train(watch).map_err(|error| self.salvage(error))
+    }
+
+    fn train(&mut self, watch: &mut dyn Watch) -> Result<Outcome> {
         self.run_to(self.param.max_iter(), watch)?;
         self.catch_up()?;
         let just_saved = self.param.snapshot() > 0 && self.iter % self.param.snapshot() == 0;
@@ -185,6 +209,7 @@ impl Solver {
             self.snapshot()?;
         }
         if self.stop {
+            self.finish_snapshot()?;
             info!("Optimization stopped early.");
             return Ok(Outcome::Stopped);
         }
@@ -197,6 +222,7 @@ impl Solver {
         if self.due(self.param.test_interval()) {
             self.test_all(watch)?;
         }
+        self.finish_snapshot()?;
         info!("Optimization Done.");
         Ok(Outcome::Done)
     }
@@ -224,9 +250,11 @@ impl Solver {
             // On a device nobody waits for an iteration whose loss is not shown.
             let alone = self.device.is_some() && !display;
             if alone {
+                self.mark();
                 self.iterate_on_device()?;
             } else {
                 self.catch_up()?;
+                self.mark();
                 let loss = self.passes()?;
                 self.smooth(loss);
             }
@@ -248,6 +276,7 @@ impl Solver {
                 self.update(display)?;
             }
             watch.progress(self.iter, self.smoothed_loss);
+            self.writer.check()?;
             let action = watch.action();
             if self.due(self.param.snapshot()) || action == Action::Snapshot {
                 self.snapshot()?;

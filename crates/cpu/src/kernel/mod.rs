@@ -12,11 +12,13 @@ use crate::Float;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 
 /// The instruction set that the numerics run on.
 ///
-/// Chosen once, at first use, as the widest that the processor has; `LGM_KERNEL=avx512|avx2|portable` in the
+/// Chosen once, at first use, as the widest that the processor has; `LGM_KERNEL=avx512|avx2|neon|portable` in the
 /// environment asks for another (and is ignored where the processor lacks it).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kernel {
@@ -24,13 +26,15 @@ pub enum Kernel {
     Avx512,
     /// x86-64 with AVX2 and FMA.
     Avx2,
-    /// What the compiler makes of plain Rust for the target's base instruction set (NEON on AArch64).
+    /// AArch64 with NEON, which all its processors have.
+    Neon,
+    /// What the compiler makes of plain Rust for the target's base instruction set.
     Portable,
 }
 
 impl Kernel {
     /// Every kernel, widest first.
-    pub const ALL: [Kernel; 3] = [Kernel::Avx512, Kernel::Avx2, Kernel::Portable];
+    pub const ALL: [Kernel; 4] = [Kernel::Avx512, Kernel::Avx2, Kernel::Neon, Kernel::Portable];
 
     /// The kernel in use.
     #[inline]
@@ -58,6 +62,7 @@ impl Kernel {
             Kernel::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
             #[cfg(not(target_arch = "x86_64"))]
             Kernel::Avx512 | Kernel::Avx2 => false,
+            Kernel::Neon => cfg!(target_arch = "aarch64"),
             Kernel::Portable => true,
         }
     }
@@ -67,6 +72,7 @@ impl Kernel {
         Some(match name {
             "avx512" => Kernel::Avx512,
             "avx2" => Kernel::Avx2,
+            "neon" => Kernel::Neon,
             "portable" => Kernel::Portable,
             _ => return None,
         })
@@ -118,6 +124,10 @@ pub(crate) fn micro<T: Float>(kernel: Kernel) -> &'static Micro<T> {
         (Kernel::Avx2, 4) => &avx2::F32,
         #[cfg(target_arch = "x86_64")]
         (Kernel::Avx2, _) => &avx2::F64,
+        #[cfg(target_arch = "aarch64")]
+        (Kernel::Neon, 4) => &neon::F32,
+        #[cfg(target_arch = "aarch64")]
+        (Kernel::Neon, _) => &neon::F64,
         (_, 4) => &portable::F32,
         _ => &portable::F64,
     };
@@ -153,7 +163,7 @@ macro_rules! vectorized {
                     $crate::Kernel::Avx512 => return unsafe { avx512($($arg),*) },
                     // SAFETY: as above.
                     $crate::Kernel::Avx2 => return unsafe { avx2($($arg),*) },
-                    $crate::Kernel::Portable => {}
+                    _ => {}
                 }
             }
             body($($arg),*)

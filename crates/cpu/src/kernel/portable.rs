@@ -1,23 +1,18 @@
-//! The micro-kernel in plain Rust, also compiled for wider instruction sets to serve `f64`.
+//! The micro-kernel in plain Rust, also compiled for wider instruction sets, where it serves `f64`.
 
 use super::{Micro, TileArgs};
 use crate::Float;
 
-const FUSED: bool = cfg!(target_arch = "aarch64");
-const ROWS: usize = if cfg!(target_arch = "aarch64") { 8 } else { 4 };
-
 /// `f32` on the base instruction set.
-pub(super) static F32: Micro<f32> =
-    Micro { mr: ROWS, nr: 8, run: run::<f32, ROWS, 8, FUSED>, transpose: transpose::<f32> };
+pub(super) static F32: Micro<f32> = Micro { mr: 4, nr: 8, run: run::<f32, 4, 8>, transpose: transpose::<f32> };
 /// `f64` on the base instruction set.
-pub(super) static F64: Micro<f64> =
-    Micro { mr: ROWS, nr: 4, run: run::<f64, ROWS, 4, FUSED>, transpose: transpose::<f64> };
+pub(super) static F64: Micro<f64> = Micro { mr: 4, nr: 4, run: run::<f64, 4, 4>, transpose: transpose::<f64> };
 
 /// # Safety
 /// As for [`Micro::run`].
-unsafe fn run<T: Float, const R: usize, const N: usize, const FMA: bool>(rows: usize, cols: usize, t: &TileArgs<T>) {
+unsafe fn run<T: Float, const R: usize, const N: usize>(rows: usize, cols: usize, t: &TileArgs<T>) {
     // SAFETY: passed on from the caller.
-    unsafe { tile::<T, R, N, FMA>(rows, cols, t) }
+    unsafe { tile::<T, R, N, false>(rows, cols, t) }
 }
 
 /// The tile product for at most R × N. Fused multiply-add is asked for only where it is an instruction.

@@ -255,14 +255,15 @@ fn lost_text(gpu: &Device, call: &str, code: &Code) -> String {
     };
     format!(
         "GPU {} ({}) is lost: {call} failed: {code}{timeout}. What it held is gone; the last good snapshot stands and \
-         -snapshot resumes from it. The kernel's log (dmesg, lines with Xid) may tell the reason",
+         -snapshot resumes from it. The kernel's log (dmesg, lines with Xid) may tell the reason; with LGM_GRAPH=0 and \
+         CUDA_LAUNCH_BLOCKING=1 in the environment the error names the layer",
         gpu.id, gpu.name
     )
 }
 
 fn memory_text(gpu: &Device, wanted: u64, free: u64, total: u64) -> String {
     format!(
-        "GPU {} ({}) is out of memory: {} wanted, {} of {} free; lower batch_size, or end what else runs on the GPU \
+        "GPU {} ({}) is out of memory: cuMemAlloc failed, {} wanted, {} of {} free; lower batch_size, or end what else runs on the GPU \
          (nvidia-smi lists it)",
         gpu.id,
         gpu.name,
@@ -319,7 +320,7 @@ mod tests {
     fn out_of_memory_tells_how_much() {
         assert_eq!(
             memory_text(&gpu(1), 3 << 30, 1 << 29, 80 << 30),
-            "GPU 1 (Test GPU) is out of memory: 3.0 GiB wanted, 512.0 MiB of 80.0 GiB free; lower batch_size, or end \
+            "GPU 1 (Test GPU) is out of memory: cuMemAlloc failed, 3.0 GiB wanted, 512.0 MiB of 80.0 GiB free; lower batch_size, or end \
              what else runs on the GPU (nvidia-smi lists it)"
         );
         assert_eq!((bytes_text(1023), bytes_text(1536)), ("1023 bytes".into(), "1.5 KiB".into()));

@@ -427,8 +427,12 @@ impl Run<Device> for Convolution {
     }
 
     fn prepare(&mut self, queue: &(dyn DeviceQueue + 'static), plan: &mut Plan) -> Result<()> {
+        self.volume = self.volume().map(|volume| volume.prepare(plan));
+        if self.volume.is_some() {
+            return Ok(());
+        }
         let Some(planar) = self.planar() else {
-            return Err(lgm_core::Error::internal("a device was asked for a convolution of more than two dimensions"));
+            return Err(lgm_core::Error::internal("a device was asked for a convolution of more than three dimensions"));
         };
         let conv = DeviceConvolution { format: plan.formats.top(0), ..planar };
         let mut library = [false; 3];
@@ -454,6 +458,9 @@ impl Run<Device> for Convolution {
     }
 
     fn forward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Fwd<'_, Device>) -> Result<()> {
+        if let Some(volume) = &self.volume {
+            return volume.forward(queue, io);
+        }
         let device = self.on_device()?;
         let conv = &device.conv;
         let (w, scratch) = (io.param(0)?, io.scratch(0)?);
@@ -475,6 +482,9 @@ impl Run<Device> for Convolution {
     }
 
     fn backward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Bwd<'_, Device>) -> Result<()> {
+        if let Some(volume) = &self.volume {
+            return volume.backward(queue, io);
+        }
         let device = self.on_device()?;
         let conv = &device.conv;
         let (w, scratch) = (io.param(0)?, io.scratch(0)?);

@@ -109,6 +109,10 @@ fn window_by_window() {
         conv("num_output: 33 kernel_h: 1 kernel_w: 7 pad_h: 0 pad_w: 3 group: 33").bottom([2, 33, 5, 40]),
         conv("num_output: 4 kernel_size: 7 pad: 3 stride: 4").bottom([1, 3, 20, 21]),
         conv("num_output: 3 kernel_size: 3 pad: 3 stride: 1 dilation: 3").bottom([1, 2, 33, 35]),
+        conv("num_output: 5 kernel_size: 3 pad: 1 stride: 2").bottom([2, 3, 4, 5, 33]),
+        conv("num_output: 4 kernel_size: 2 kernel_size: 1 kernel_size: 3 group: 2 dilation: 1 dilation: 1 dilation: 2")
+            .bottom([2, 6, 3, 31, 7]),
+        conv("num_output: 3 kernel_size: 5 pad: 2").bottom([2, 2, 257]),
         pool("kernel_size: 3 stride: 2").bottom([2, 33, 17, 19]),
         pool("kernel_size: 2 stride: 3 pad: 1").bottom([1, 257, 5, 4]),
         pool("pool: AVE kernel_size: 3 stride: 2 pad: 1").bottom([2, 31, 16, 17]),

@@ -1,0 +1,199 @@
+//! Convolution with three spatial axes on a device: matrix products of the filters and the patches of a bounded number of
+//! images at a time, as in two dimensions without a library.
+
+use lgm_core::{Arg, Bwd, Device, DevicePtr, DeviceQueue, Fwd, Gemm, Plan, Result, Shape, args};
+use lgm_cpu::ConvGeometry;
+
+use crate::on_device::{Channels, extent, product, row_grid};
+
+/// Single-precision numbers that patches may take.
+const PATCHES: usize = 32 << 20;
+
+/// The geometry of a convolution with three spatial axes.
+#[derive(Clone, Debug)]
+pub(super) struct Volume {
+    batch: usize,
+    bottoms: usize,
+    bias: bool,
+    channels: usize,
+    outputs: usize,
+    groups: usize,
+    /// Input, output, kernel, stride, pad and dilation, each by axis.
+    extents: [[usize; 3]; 6],
+    /// Where scratch begins for the bias gradient's sums, in floats; before it lie patches.
+    sums: usize,
+}
+
+fn count(extents: &[usize; 3]) -> usize {
+    extents.iter().product()
+}
+
+impl Volume {
+    /// The convolution, if it has three axes.
+    pub fn of(g: &ConvGeometry, batch: usize, bottoms: usize, bias: bool) -> Option<Volume> {
+        let mut extents = [[0; 3]; 6];
+        for (to, from) in extents.iter_mut().zip([&g.input, &g.output, &g.kernel, &g.stride, &g.pad, &g.dilation]) {
+            *to = from[..].try_into().ok()?;
+        }
+        let (channels, outputs, groups) = (g.in_channels, g.out_channels, g.group);
+        Some(Volume { batch, bottoms, bias, channels, outputs, groups, extents, sums: 0 })
+    }
+
+    /// Positions of the output.
+    fn positions(&self) -> usize {
+        count(&self.extents[1])
+    }
+
+    /// Elements of a channel of the input.
+    fn elements(&self) -> usize {
+        count(&self.extents[0])
+    }
+
+    /// Rows of an image's patches.
+    fn taps(&self) -> usize {
+        self.channels * count(&self.extents[2])
+    }
+
+    /// Images whose patches are made at a time.
+    fn images(&self) -> usize {
+        (PATCHES / (self.taps() * self.positions()).max(1)).clamp(1, self.batch.max(1))
+    }
+
+    /// The output, as the bias sees it.
+    fn tops(&self) -> Channels {
+        Channels::new(self.batch, self.outputs, self.positions())
+    }
+
+    /// Sets the layer's scratch.
+    pub fn prepare(mut self, plan: &mut Plan) -> Volume {
+        self.sums = (self.images() * self.taps() * self.positions()).next_multiple_of(64);
+        let partial = self.tops().scratch(&plan.tops[0], 2).shape.count();
+        plan.scratch = vec![plan.tops[0].with_shape(Shape::from([self.sums + partial]))];
+        self
+    }
+
+    fn launch(&self, queue: &dyn DeviceQueue, kernel: &'static str, rows: usize, width: usize, own: &[Arg]) -> Result<()> {
+        let mut args = own.to_vec();
+        args.push(extent(rows)?.into());
+        for &n in self.extents.iter().flatten() {
+            args.push(extent(n)?.into());
+        }
+        queue.launch(kernel, row_grid(rows, width), &args)
+    }
+
+    /// The patches of `n` images.
+    fn patches(&self, queue: &dyn DeviceQueue, n: usize, to: DevicePtr, x: DevicePtr) -> Result<()> {
+        self.launch(queue, "conv_patches_3d", n * self.taps(), self.positions(), args![to, x])
+    }
+
+    /// Batches of images: the first, and how many.
+    fn batches(&self) -> impl Iterator<Item = (usize, usize)> {
+        let (most, batch) = (self.images(), self.batch);
+        (0..batch).step_by(most).map(move |start| (start, most.min(batch - start)))
+    }
+
+    /// A group's extents: outputs and taps.
+    fn group(&self) -> (usize, usize) {
+        (self.outputs / self.groups, self.taps() / self.groups)
+    }
+
+    /// y = w · patches + b.
+    pub fn forward(&self, queue: &dyn DeviceQueue, mut io: Fwd<'_, Device>) -> Result<()> {
+        let (w, scratch) = (io.param(0)?, io.scratch(0)?);
+        let b = if self.bias { Some(io.param(1)?) } else { None };
+        let ((outputs, taps), positions) = (self.group(), self.positions());
+        for i in 0..self.bottoms {
+            let (x, y) = (io.bottom(i)?, io.top(i)?);
+            for (start, n) in self.batches() {
+                self.patches(queue, n, scratch, x.floats(start * self.channels * self.elements()))?;
+                for group in 0..self.groups {
+                    let w = w.floats(group * outputs * taps);
+                    let p = scratch.floats(group * taps * positions);
+                    let y = y.floats((start * self.outputs + group * outputs) * positions);
+                    queue.gemm(&Gemm {
+                        batch: (n, [0, self.taps() * positions, self.outputs * positions]),
+                        ..product((outputs, positions, taps), (w, taps), (p, positions), 0.0, (y, positions))
+                    })?;
+                }
+            }
+            if b.is_some() {
+                self.tops().affine(queue, y, y, None, b)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The gradients of w, b and x.
+    pub fn backward(&self, queue: &dyn DeviceQueue, mut io: Bwd<'_, Device>) -> Result<()> {
+        let (w, scratch) = (io.param(0)?, io.scratch(0)?);
+        let dw = io.param_diff(0);
+        let db = if self.bias { io.param_diff(1) } else { None };
+        for i in 0..self.bottoms {
+            let dy = io.top_diff(i)?;
+            if let Some(dw) = dw {
+                self.filter(queue, dw, io.bottom(i)?, dy, scratch)?;
+            }
+            if db.is_some() {
+                self.tops().add_sums(queue, (dy, None), (None, db), true, scratch.floats(self.sums))?;
+            }
+            if let Some(dx) = io.bottom_diff(i) {
+                self.data(queue, dx, w, dy, scratch)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// dw += dy · patchesᵀ, image after image: the order of a sum is the order of the batch.
+    fn filter(
+        &self,
+        queue: &dyn DeviceQueue,
+        dw: DevicePtr,
+        x: DevicePtr,
+        dy: DevicePtr,
+        scratch: DevicePtr,
+    ) -> Result<()> {
+        let ((outputs, taps), positions) = (self.group(), self.positions());
+        for (start, n) in self.batches() {
+            self.patches(queue, n, scratch, x.floats(start * self.channels * self.elements()))?;
+            for image in 0..n {
+                for group in 0..self.groups {
+                    let dy = dy.floats(((start + image) * self.outputs + group * outputs) * positions);
+                    let p = scratch.floats((image * self.taps() + group * taps) * positions);
+                    let dw = dw.floats(group * outputs * taps);
+                    queue.gemm(&Gemm {
+                        trans_b: true,
+                        ..product((outputs, taps, positions), (dy, positions), (p, positions), 1.0, (dw, taps))
+                    })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// dx: the patches of wᵀ · dy, gathered.
+    fn data(
+        &self,
+        queue: &dyn DeviceQueue,
+        dx: DevicePtr,
+        w: DevicePtr,
+        dy: DevicePtr,
+        scratch: DevicePtr,
+    ) -> Result<()> {
+        let ((outputs, taps), positions) = (self.group(), self.positions());
+        for (start, n) in self.batches() {
+            for group in 0..self.groups {
+                let w = w.floats(group * outputs * taps);
+                let p = scratch.floats(group * taps * positions);
+                let dy = dy.floats((start * self.outputs + group * outputs) * positions);
+                queue.gemm(&Gemm {
+                    trans_a: true,
+                    batch: (n, [0, self.outputs * positions, self.taps() * positions]),
+                    ..product((taps, positions, outputs), (w, taps), (dy, positions), 0.0, (p, positions))
+                })?;
+            }
+            let dx = dx.floats(start * self.channels * self.elements());
+            self.launch(queue, "conv_unpatch_3d", n * self.channels, self.elements(), args![dx, scratch])?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,160 @@
+//! Snapshots on their way to disk: what one holds is copied, and then encoded, written, synced and put in its place by a
+//! thread while training goes on.
+
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+
+use hdf5_metno as hdf5;
+use lgm_core::fs::{Staged, publish_all};
+use lgm_core::{Error, Result, Shape};
+use lgm_net::{Weights, hdf5_error, write_dataset};
+use lgm_proto::{BlobProto, SolverState};
+use tracing::{info, warn};
+
+use crate::snapshot::{Extra, extra_path, write_string};
+
+/// A snapshot's contents, as they were at one moment.
+pub(crate) struct Taken {
+    /// The files of weights and of the solver's state.
+    pub model: PathBuf,
+    pub state: PathBuf,
+    pub hdf5: bool,
+    pub iter: i32,
+    pub current_step: i32,
+    pub weights: Weights,
+    /// In Caffe's order.
+    pub histories: Vec<(Shape, Vec<f32>)>,
+    pub extra: Extra,
+}
+
+impl Taken {
+    /// Caffe's lines.
+    pub fn announce(&self) {
+        let kind = if self.hdf5 { "HDF5" } else { "binary proto" };
+        info!("Snapshotting to {kind} file {}", self.model.display());
+        info!("Snapshotting solver state to {kind} file {}", self.state.display());
+    }
+
+    /// Writes all files.
+    ///
+    /// # Errors
+    /// When one cannot be written; nothing has changed on disk then.
+    pub fn write(self) -> Result<()> {
+        let blame = |e: Error| Error::config(format!("the snapshot {} was not written: {e}", self.state.display()));
+        self.stage().and_then(publish_all).map_err(blame)
+    }
+
+    fn stage(&self) -> Result<[Staged; 3]> {
+        let weights = Staged::write(&self.model, |tmp| match self.hdf5 {
+            true => self.weights.write_hdf5(tmp),
+            false => self.weights.write(tmp),
+        })?;
+        let extra = Staged::write(&extra_path(&self.state), |tmp| self.extra.write(tmp))?;
+        let model = self.model.to_string_lossy();
+        let state = Staged::write(&self.state, |tmp| match self.hdf5 {
+            true => self.write_state_hdf5(tmp, &model).map_err(hdf5_error(tmp, "write the solver state")),
+            false => self.write_state(tmp, &model),
+        })?;
+        // Files of an earlier run may have these names. Of theirs the state goes first, so that a process killed half-way
+        // leaves no state with another run's weights.
+        match std::fs::remove_file(&self.state) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&self.state, "replace")(e)),
+            _ => Ok([weights, extra, state]),
+        }
+    }
+
+    fn write_state(&self, path: &Path, model: &str) -> Result<()> {
+        let state = SolverState {
+            iter: Some(self.iter),
+            learned_net: Some(model.into()),
+            history: self.histories.iter().map(|(s, h)| BlobProto::from_f32(s, h.clone(), None)).collect(),
+            current_step: Some(self.current_step),
+        };
+        std::fs::write(path, lgm_proto::encode(&state)).map_err(Error::io(path, "write"))
+    }
+
+    fn write_state_hdf5(&self, path: &Path, model: &str) -> hdf5::Result<()> {
+        let file = hdf5::File::create(path)?;
+        let int = |name: &str, value: i32| file.new_dataset::<i32>().shape([1]).create(name)?.write_raw(&[value]);
+        int("iter", self.iter)?;
+        int("current_step", self.current_step)?;
+        write_string(&file, "learned_net", model)?;
+        let history = file.create_group("history")?;
+        for (n, (shape, values)) in self.histories.iter().enumerate() {
+            write_dataset(&history, &n.to_string(), shape, values)?;
+        }
+        drop(history);
+        file.close()
+    }
+}
+
+/// Writes snapshots, one at a time. Dropping it waits for the one under way.
+#[derive(Default)]
+pub(crate) struct Writer {
+    under_way: Option<Job>,
+    /// The newest state file that is in its place, and its iteration.
+    last: Option<(i32, PathBuf)>,
+    failed: bool,
+}
+
+struct Job {
+    iter: i32,
+    state: PathBuf,
+    thread: JoinHandle<Result<()>>,
+}
+
+impl Writer {
+    /// Begins to write a snapshot, after the one before is done.
+    ///
+    /// # Errors
+    /// When that could not be written, or the system gives no thread.
+    pub fn start(&mut self, taken: Taken) -> Result<()> {
+        self.wait()?;
+        let (iter, state) = (taken.iter, taken.state.clone());
+        let thread = std::thread::Builder::new().name("snapshot".into()).spawn(move || taken.write());
+        let thread = thread.map_err(Error::io(&state, "start a thread to write"))?;
+        self.under_way = Some(Job { iter, state, thread });
+        Ok(())
+    }
+
+    /// Waits for the snapshot under way, if there is one.
+    ///
+    /// # Errors
+    /// When it could not be written.
+    pub fn wait(&mut self) -> Result<()> {
+        let Some(Job { iter, state, thread }) = self.under_way.take() else { return Ok(()) };
+        let panicked = || Error::internal(format!("the thread that wrote {} panicked", state.display()));
+        let written = thread.join().unwrap_or_else(|_| Err(panicked()));
+        match &written {
+            Ok(()) => self.last = Some((iter, state)),
+            Err(_) => self.failed = true,
+        }
+        written
+    }
+
+    /// The error of the snapshot under way, if it is done already and could not be written.
+    ///
+    /// # Errors
+    /// That one.
+    pub fn check(&mut self) -> Result<()> {
+        if self.under_way.as_ref().is_some_and(|job| job.thread.is_finished()) { self.wait() } else { Ok(()) }
+    }
+
+    /// Whether a snapshot could not be written.
+    pub fn failed(&self) -> bool {
+        self.failed
+    }
+
+    /// The state file of an iteration, if that is the newest in its place.
+    pub fn last_of(&self, iter: i32) -> Option<&Path> {
+        self.last.as_ref().filter(|last| last.0 == iter).map(|last| last.1.as_path())
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if let Err(error) = self.wait() {
+            warn!("{error}");
+        }
+    }
+}
