@@ -194,6 +194,9 @@ pub struct SummaryArgs {
     /// The device, whose memory is reported too.
     #[command(flatten)]
     pub device: DeviceFlags,
+    /// On a GPU, the precision: bf16 takes less memory than tf32 (unless given) or fp32
+    #[arg(long = "precision", value_name = "PRECISION")]
+    pub precision: Option<Precision>,
     /// The net's state.
     #[command(flatten)]
     pub state: StateFlags,

@@ -73,17 +73,19 @@ fn ask(graph: &Graph, roles: &[Role], i: usize, arriving: &[Format], storage: St
     run.map_or_else(Formats::default, |run| run.formats(&offer))
 }
 
-/// The format in which all readers of a layer's several tops want them when they come as `format`, if they agree: then one
-/// conversion before the layer does for all.
+/// The format into which one conversion before a layer of several tops, whose readers would get `format`, does for all of
+/// them: one that all want, or that some want and the rest, which take what comes, take too, if it is what the device would
+/// have stored.
 fn wanted_by_all(graph: &Graph, roles: &[Role], i: usize, format: Format, storage: Storage) -> Option<Format> {
-    let wanted = |&top: &ValueId| {
+    let wanted = |format: Format, &top: &ValueId| {
         let (reader, bottom) = graph.values[top].consumer?;
         let arriving = vec![format; graph.layers[reader].bottoms.len()];
         Some(ask(graph, roles, reader, &arriving, storage).bottom(bottom))
     };
     let tops = &graph.layers[i].tops;
-    let first = tops.first().and_then(wanted)?;
-    (tops.len() > 1 && tops.iter().all(|top| wanted(top) == Some(first))).then_some(first)
+    let other = tops.iter().filter_map(|top| wanted(format, top)).find(|wanted| *wanted != format)?;
+    let all = |arriving: Format| tops.iter().all(|top| wanted(arriving, top) == Some(other));
+    (tops.len() > 1 && (all(format) || other.element == storage.element && all(other))).then_some(other)
 }
 
 fn decide(graph: &mut Graph, roles: &[Role], storage: Storage) {

@@ -364,6 +364,13 @@ fn conversions_are_as_few_as_they_can_be() {
         + &layer("sum", "Eltwise", &["b", "c"], &["sum"], "")
         + &layer("mean", "Reduction", &["sum"], &["loss"], "loss_weight: 1");
     assert_eq!(conversions(&branches, pays), Some((3, 2)));
+    // A shortcut takes what the convolution beside it wants.
+    let shortcut = gaussian("x", &[2, 3, 6, 6])
+        + &conv("a", "x", 8, "")
+        + &conv("b", "a", 8, "")
+        + &layer("sum", "Eltwise", &["a", "b"], &["sum"], "")
+        + &layer("mean", "Reduction", &["sum"], &["loss"], "loss_weight: 1");
+    assert_eq!(conversions(&shortcut, pays), Some((3, 2)));
 }
 
 /// An output that is stored otherwise, and one that weighs in the loss, are plain to all who look.
