@@ -2,20 +2,24 @@
 
 // The statistics take one read: sums of x - k and of (x - k)^2, with the channel's first value for k. A sample is never
 // far from the mean, measured in deviations, so nothing cancels.
-KERNEL(bn_statistics)(float* partial, const float* x, u32 outer, u32 channels, u32 inner) {
-    __shared__ float exchange[256];
+template <typename T>
+DEVICE void bn_statistics_of(float* partial, const T* x, u32 outer, u32 channels, u32 inner, float* exchange) {
     channel_partials<2>(partial, outer, channels, inner, exchange, [=](i64 i, u32 c, float* sums) {
         const float v = x[i] - x[(i64)c * inner];
         sums[0] += v;
         sums[1] += v * v;
     });
 }
+KERNELS_ADDING(bn_statistics, bn_statistics_bf16,
+    (float* partial, const T* x, u32 outer, u32 channels, u32 inner),
+    (partial, x, outer, channels, inner, exchange))
 
 // Mean and 1/sqrt(variance + eps) of each channel, kept in saved memory too where there is any, and the running sums:
 // each becomes what is new + keep * itself. `count` is the number of values of a channel.
-KERNEL(bn_statistics_finish)(
+template <typename T>
+DEVICE void bn_statistics_finish_of(
     float* mean, float* inverse, float* kept_mean, float* kept_inverse, float* sum_mean, float* sum_variance,
-    float* sum_weight, const float* partial, const float* x, u32 chunks, u32 channels, u32 inner, float count,
+    float* sum_weight, const float* partial, const T* x, u32 chunks, u32 channels, u32 inner, float count,
     float keep, float unbias, float eps
 ) {
     FOR_ELEMENTS(c, channels) {
@@ -33,6 +37,12 @@ KERNEL(bn_statistics_finish)(
         if (c == 0) sum_weight[0] = 1.0f + keep * sum_weight[0];
     }
 }
+KERNELS(bn_statistics_finish, bn_statistics_finish_bf16,
+    (float* mean, float* inverse, float* kept_mean, float* kept_inverse, float* sum_mean, float* sum_variance,
+     float* sum_weight, const float* partial, const T* x, u32 chunks, u32 channels, u32 inner, float count,
+     float keep, float unbias, float eps),
+    (mean, inverse, kept_mean, kept_inverse, sum_mean, sum_variance, sum_weight, partial, x, chunks, channels, inner,
+     count, keep, unbias, eps))
 
 // The same from the running sums.
 KERNEL(bn_global)(
@@ -55,8 +65,9 @@ DEVICE float bn_affine(float x, float mean, float inverse, float gamma, float be
 }
 
 // y = gamma (x - mean) inverse + beta, gamma 1 and beta 0 where null; max with 0 where `relu`. y may be x.
-KERNEL(bn_normalize)(
-    float* y, const float* x, const float* mean, const float* inverse, const float* gamma, const float* beta, u32 relu,
+template <typename T>
+DEVICE void bn_normalize_of(
+    T* y, const T* x, const float* mean, const float* inverse, const float* gamma, const float* beta, u32 relu,
     u32 rows, u32 width, u32 channels
 ) {
     FOR_ROWS(row, rows) {
@@ -68,16 +79,24 @@ KERNEL(bn_normalize)(
         }
     }
 }
+KERNELS(bn_normalize, bn_normalize_bf16,
+    (T* y, const T* x, const float* mean, const float* inverse, const float* gamma, const float* beta, u32 relu, u32
+     rows, u32 width, u32 channels),
+    (y, x, mean, inverse, gamma, beta, relu, rows, width, channels))
 
 // Sums of dy and of dy y, y being the normalized values.
-KERNEL(bn_backward_partials)(float* partial, const float* dy, const float* y, u32 outer, u32 channels, u32 inner) {
-    __shared__ float exchange[256];
+template <typename T>
+DEVICE void bn_backward_partials_of(float* partial, const T* dy, const T* y, u32 outer, u32 channels, u32 inner,
+    float* exchange) {
     channel_partials<2>(partial, outer, channels, inner, exchange, [=](i64 i, u32, float* sums) {
         const float d = dy[i];
         sums[0] += d;
         sums[1] += d * y[i];
     });
 }
+KERNELS_ADDING(bn_backward_partials, bn_backward_partials_bf16,
+    (float* partial, const T* dy, const T* y, u32 outer, u32 channels, u32 inner),
+    (partial, dy, y, outer, channels, inner, exchange))
 
 // The sums, divided by the number of values of a channel.
 KERNEL(bn_backward_finish)(float* a, float* b, const float* partial, u32 chunks, u32 channels, float count) {
@@ -88,9 +107,10 @@ KERNEL(bn_backward_finish)(float* a, float* b, const float* partial, u32 chunks,
 }
 
 // dx = (dy - a - y b) inverse. dx may be dy.
-KERNEL(bn_backward)(
-    float* dx, const float* dy, const float* y, const float* inverse, const float* a, const float* b, u32 rows,
-    u32 width, u32 channels
+template <typename T>
+DEVICE void bn_backward_of(
+    T* dx, const T* dy, const T* y, const float* inverse, const float* a, const float* b, u32 rows, u32 width,
+    u32 channels
 ) {
     FOR_ROWS(row, rows) {
         FOR_POSITIONS(i, width) {
@@ -100,13 +120,17 @@ KERNEL(bn_backward)(
         }
     }
 }
+KERNELS(bn_backward, bn_backward_bf16,
+    (T* dx, const T* dy, const T* y, const float* inverse, const float* a, const float* b, u32 rows, u32 width, u32
+     channels),
+    (dx, dy, y, inverse, a, b, rows, width, channels))
 
 // Sums of g and of g xhat, with g = dy where the ReLU let through.
-KERNEL(bn_fused_partials)(
-    float* partial, const float* dy, const float* x, const float* mean, const float* inverse, const float* gamma,
-    const float* beta, u32 relu, u32 outer, u32 channels, u32 inner
+template <typename T>
+DEVICE void bn_fused_partials_of(
+    float* partial, const T* dy, const T* x, const float* mean, const float* inverse, const float* gamma,
+    const float* beta, u32 relu, u32 outer, u32 channels, u32 inner, float* exchange
 ) {
-    __shared__ float exchange[256];
     channel_partials<2>(partial, outer, channels, inner, exchange, [=](i64 i, u32 c, float* sums) {
         const float v = x[i], m = mean[c], inv = inverse[c];
         const float g = relu && !(bn_affine(v, m, inv, gamma[c], beta ? beta[c] : 0.0f) > 0) ? 0.0f : dy[i];
@@ -114,6 +138,10 @@ KERNEL(bn_fused_partials)(
         sums[1] += g * ((v - m) * inv);
     });
 }
+KERNELS_ADDING(bn_fused_partials, bn_fused_partials_bf16,
+    (float* partial, const T* dy, const T* x, const float* mean, const float* inverse, const float* gamma, const
+     float* beta, u32 relu, u32 outer, u32 channels, u32 inner),
+    (partial, dy, x, mean, inverse, gamma, beta, relu, outer, channels, inner, exchange))
 
 // The gradients of gamma and beta take up the sums, and a and b their share for each value: none where the statistics do
 // not depend on the batch.
@@ -131,9 +159,10 @@ KERNEL(bn_fused_finish)(
 }
 
 // dx = gamma inverse (g - a - xhat b). dx may be dy.
-KERNEL(bn_fused_backward)(
-    float* dx, const float* dy, const float* x, const float* mean, const float* inverse, const float* gamma,
-    const float* beta, const float* a, const float* b, u32 relu, u32 rows, u32 width, u32 channels
+template <typename T>
+DEVICE void bn_fused_backward_of(
+    T* dx, const T* dy, const T* x, const float* mean, const float* inverse, const float* gamma, const float* beta,
+    const float* a, const float* b, u32 relu, u32 rows, u32 width, u32 channels
 ) {
     FOR_ROWS(row, rows) {
         FOR_POSITIONS(i, width) {
@@ -145,3 +174,7 @@ KERNEL(bn_fused_backward)(
         }
     }
 }
+KERNELS(bn_fused_backward, bn_fused_backward_bf16,
+    (T* dx, const T* dy, const T* x, const float* mean, const float* inverse, const float* gamma, const float* beta,
+     const float* a, const float* b, u32 relu, u32 rows, u32 width, u32 channels),
+    (dx, dy, x, mean, inverse, gamma, beta, a, b, relu, rows, width, channels))

@@ -1,7 +1,8 @@
 // Layers that treat a channel's elements alike: Scale, Bias, PReLU, and the bias of products. See CHANNEL for `channels`.
 
 // y = x s + b; without b where it is null, without s where that is. y may be x.
-KERNEL(channels_affine)(float* y, const float* x, const float* s, const float* b, u32 rows, u32 width, u32 channels) {
+template <typename T>
+DEVICE void channels_affine_of(T* y, const T* x, const float* s, const float* b, u32 rows, u32 width, u32 channels) {
     FOR_ROWS(row, rows) {
         FOR_POSITIONS(i, width) {
             const i64 at = (i64)row * width + i;
@@ -13,16 +14,23 @@ KERNEL(channels_affine)(float* y, const float* x, const float* s, const float* b
         }
     }
 }
+KERNELS(channels_affine, channels_affine_bf16,
+    (T* y, const T* x, const float* s, const float* b, u32 rows, u32 width, u32 channels),
+    (y, x, s, b, rows, width, channels))
 
 // Sums of dy x (where x is not null) and of dy.
-KERNEL(channels_partials)(float* partial, const float* dy, const float* x, u32 outer, u32 channels, u32 inner) {
-    __shared__ float exchange[256];
+template <typename T>
+DEVICE void channels_partials_of(float* partial, const T* dy, const T* x, u32 outer, u32 channels, u32 inner, float*
+    exchange) {
     channel_partials<2>(partial, outer, channels, inner, exchange, [=](i64 i, u32, float* sums) {
         const float d = dy[i];
         sums[0] += x ? d * x[i] : 0.0f;
         sums[1] += d;
     });
 }
+KERNELS_ADDING(channels_partials, channels_partials_bf16,
+    (float* partial, const T* dy, const T* x, u32 outer, u32 channels, u32 inner),
+    (partial, dy, x, outer, channels, inner, exchange))
 
 // ds and db (where not null) take up the sums: added to with `add`, else overwritten.
 KERNEL(channels_finish)(float* ds, float* db, const float* partial, u32 chunks, u32 channels, u32 add) {
@@ -33,7 +41,8 @@ KERNEL(channels_finish)(float* ds, float* db, const float* partial, u32 chunks, 
 }
 
 // `shared`: one slope for all channels.
-KERNEL(prelu_forward)(float* y, const float* x, const float* slopes, u32 shared, u32 rows, u32 width, u32 channels) {
+template <typename T>
+DEVICE void prelu_forward_of(T* y, const T* x, const float* slopes, u32 shared, u32 rows, u32 width, u32 channels) {
     FOR_ROWS(row, rows) {
         FOR_POSITIONS(i, width) {
             const i64 at = (i64)row * width + i;
@@ -42,10 +51,14 @@ KERNEL(prelu_forward)(float* y, const float* x, const float* slopes, u32 shared,
         }
     }
 }
+KERNELS(prelu_forward, prelu_forward_bf16,
+    (T* y, const T* x, const float* slopes, u32 shared, u32 rows, u32 width, u32 channels),
+    (y, x, slopes, shared, rows, width, channels))
 
 // dx may be dy.
-KERNEL(prelu_backward)(
-    float* dx, const float* dy, const float* x, const float* slopes, u32 shared, u32 rows, u32 width, u32 channels
+template <typename T>
+DEVICE void prelu_backward_of(
+    T* dx, const T* dy, const T* x, const float* slopes, u32 shared, u32 rows, u32 width, u32 channels
 ) {
     FOR_ROWS(row, rows) {
         FOR_POSITIONS(i, width) {
@@ -55,14 +68,21 @@ KERNEL(prelu_backward)(
         }
     }
 }
+KERNELS(prelu_backward, prelu_backward_bf16,
+    (T* dx, const T* dy, const T* x, const float* slopes, u32 shared, u32 rows, u32 width, u32 channels),
+    (dx, dy, x, slopes, shared, rows, width, channels))
 
-KERNEL(prelu_partials)(float* partial, const float* dy, const float* x, u32 outer, u32 channels, u32 inner) {
-    __shared__ float exchange[256];
+template <typename T>
+DEVICE void prelu_partials_of(float* partial, const T* dy, const T* x, u32 outer, u32 channels, u32 inner, float*
+    exchange) {
     channel_partials<1>(partial, outer, channels, inner, exchange, [=](i64 i, u32, float* sums) {
         const float v = x[i];
         sums[0] += v > 0 ? 0.0f : dy[i] * v;
     });
 }
+KERNELS_ADDING(prelu_partials, prelu_partials_bf16,
+    (float* partial, const T* dy, const T* x, u32 outer, u32 channels, u32 inner),
+    (partial, dy, x, outer, channels, inner, exchange))
 
 // In one block. With `shared`, all channels add to one slope.
 KERNEL(prelu_finish)(float* da, const float* partial, u32 chunks, u32 channels, u32 shared) {
@@ -79,8 +99,12 @@ KERNEL(prelu_finish)(float* da, const float* partial, u32 chunks, u32 channels, 
 }
 
 // Rows of `width` elements, from one distance apart to another: parts of a concatenation.
-KERNEL(channels_copy)(float* to, const float* from, u32 rows, u32 width, i64 to_pitch, i64 from_pitch) {
+template <typename T>
+DEVICE void channels_copy_of(T* to, const T* from, u32 rows, u32 width, i64 to_pitch, i64 from_pitch) {
     FOR_ROWS(row, rows) {
         FOR_POSITIONS(i, width) to[row * to_pitch + i] = from[row * from_pitch + i];
     }
 }
+KERNELS(channels_copy, channels_copy_bf16,
+    (T* to, const T* from, u32 rows, u32 width, i64 to_pitch, i64 from_pitch),
+    (to, from, rows, width, to_pitch, from_pitch))

@@ -12,6 +12,38 @@ typedef long long i64;
 
 #define DEVICE static __device__ __forceinline__
 
+// A stored number: the upper half of single precision, rounded to the nearest, the even one of two. Arithmetic is that of
+// float; there is no way from a float but assignment, so that no expression rounds on its way.
+struct bf16 {
+    unsigned short bits;
+
+    __device__ __forceinline__ operator float() const { return __uint_as_float((u32)bits << 16); }
+    __device__ __forceinline__ bf16& operator=(float v) {
+        const u32 u = __float_as_uint(v);
+        bits = (u & 0x7fffffffu) > 0x7f800000u ? 0x7fffu : (unsigned short)((u + 0x7fffu + (u >> 16 & 1u)) >> 16);
+        return *this;
+    }
+};
+
+// Two kernels from a template `name_of`: one for blobs of floats, and one of bf16. In `params`, T is the type of elements;
+// `args` passes them on. Those that add up over a block get `exchange`, 256 floats that the block shares.
+#define KERNELS_WITH(shared, name, name_bf16, params, args)                                                            \
+    inline namespace name##_of_float {                                                                                 \
+    typedef float T;                                                                                                   \
+    KERNEL(name) params {                                                                                              \
+        shared name##_of<T> args;                                                                                      \
+    }                                                                                                                  \
+    }                                                                                                                  \
+    inline namespace name##_of_bf16 {                                                                                  \
+    typedef bf16 T;                                                                                                    \
+    KERNEL(name_bf16) params {                                                                                         \
+        shared name##_of<T> args;                                                                                      \
+    }                                                                                                                  \
+    }
+#define KERNELS(name, name_bf16, params, args) KERNELS_WITH(, name, name_bf16, params, args)
+#define KERNELS_ADDING(name, name_bf16, params, args)                                                                  \
+    KERNELS_WITH(__shared__ float exchange[256];, name, name_bf16, params, args)
+
 // Strides over elements 0 to n, whatever the number of blocks.
 #define FOR_ELEMENTS(i, n)                                                                                             \
     for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < (n); i += (i64)gridDim.x * blockDim.x)
@@ -63,29 +95,39 @@ template <typename Op, typename T> DEVICE T block_reduce(T v, T* exchange) {
     return v;
 }
 
-// y[i] = f(x[i]) and y[i] = f(a[i], b[i]); y may be an input. Four elements at a time where addresses allow.
+// y[i] = f(x[i]) and y[i] = f(a[i], b[i]); y may be an input. 16 bytes at a time where addresses allow.
 
 DEVICE bool aligned(const void* p) { return ((u64)p & 15) == 0; }
 
-template <typename F> DEVICE void map1(float* y, const float* x, i64 n, F f) {
-    const i64 quads = aligned(y) && aligned(x) ? n / 4 : 0;
-    FOR_ELEMENTS(q, quads) {
-        float4 v = ((const float4*)x)[q];
-        v.x = f(v.x), v.y = f(v.y), v.z = f(v.z), v.w = f(v.w);
-        ((float4*)y)[q] = v;
+template <typename T, u32 N = 16 / sizeof(T)> struct alignas(N * sizeof(T)) Pack {
+    static const u32 size = N;
+    T v[N];
+};
+
+template <typename T, typename F> DEVICE void map1(T* y, const T* x, i64 n, F f) {
+    const u32 size = Pack<T>::size;
+    const i64 packs = aligned(y) && aligned(x) ? n / size : 0;
+    FOR_ELEMENTS(q, packs) {
+        Pack<T> v = ((const Pack<T>*)x)[q];
+#pragma unroll
+        for (u32 k = 0; k < size; ++k) v.v[k] = f(v.v[k]);
+        ((Pack<T>*)y)[q] = v;
     }
-    FOR_ELEMENTS(i, n - 4 * quads) y[4 * quads + i] = f(x[4 * quads + i]);
+    FOR_ELEMENTS(i, n - size * packs) y[size * packs + i] = f(x[size * packs + i]);
 }
 
-template <typename F> DEVICE void map2(float* y, const float* a, const float* b, i64 n, F f) {
-    const i64 quads = aligned(y) && aligned(a) && aligned(b) ? n / 4 : 0;
-    FOR_ELEMENTS(q, quads) {
-        float4 v = ((const float4*)a)[q];
-        const float4 w = ((const float4*)b)[q];
-        v.x = f(v.x, w.x), v.y = f(v.y, w.y), v.z = f(v.z, w.z), v.w = f(v.w, w.w);
-        ((float4*)y)[q] = v;
+// B may be another type than T where T is not packed: choices beside values.
+template <typename T, typename B, typename F> DEVICE void map2(T* y, const T* a, const B* b, i64 n, F f) {
+    const u32 size = Pack<T>::size;
+    const i64 packs = sizeof(T) == sizeof(B) && aligned(y) && aligned(a) && aligned(b) ? n / size : 0;
+    FOR_ELEMENTS(q, packs) {
+        Pack<T> v = ((const Pack<T>*)a)[q];
+        const Pack<B> w = ((const Pack<B>*)b)[q];
+#pragma unroll
+        for (u32 k = 0; k < size; ++k) v.v[k] = f(v.v[k], w.v[k % Pack<B>::size]);
+        ((Pack<T>*)y)[q] = v;
     }
-    FOR_ELEMENTS(i, n - 4 * quads) y[4 * quads + i] = f(a[4 * quads + i], b[4 * quads + i]);
+    FOR_ELEMENTS(i, n - size * packs) y[size * packs + i] = f(a[size * packs + i], b[size * packs + i]);
 }
 
 // Sums over all axes of [outer, channels, inner] but the middle one, in two steps. The first, with 256 threads in a block

@@ -4,22 +4,28 @@
 #define GEOMETRY                                                                                                       \
     u32 height, u32 width, u32 down, u32 across, u32 kernel_h, u32 kernel_w, u32 stride_h, u32 stride_w, u32 pad_h,    \
         u32 pad_w, u32 dilation_h, u32 dilation_w
+#define GEOMETRY_NAMES                                                                                                 \
+    height, width, down, across, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w
 
 // Rows of patches: row (image, channel, tap) holds what that tap of a kernel sees at each output position.
-KERNEL(conv_patches)(float* patches, const float* x, u32 rows, GEOMETRY) {
+template <typename T>
+DEVICE void conv_patches_of(T* patches, const T* x, u32 rows, GEOMETRY) {
     const u32 area = down * across, taps = kernel_h * kernel_w;
     FOR_ROWS(row, rows) {
         const u32 plane = row / taps, tap = row % taps;
         const int top = (int)(tap / kernel_w * dilation_h) - (int)pad_h;
         const int left = (int)(tap % kernel_w * dilation_w) - (int)pad_w;
-        const float* from = x + (i64)plane * height * width;
+        const T* from = x + (i64)plane * height * width;
         FOR_POSITIONS(at, area) {
             const int i = top + (int)(at / across * stride_h), j = left + (int)(at % across * stride_w);
             const bool inside = i >= 0 && i < (int)height && j >= 0 && j < (int)width;
-            patches[(i64)row * area + at] = inside ? from[(i64)i * width + j] : 0.0f;
+            patches[(i64)row * area + at] = inside ? (float)from[(i64)i * width + j] : 0.0f;
         }
     }
 }
+KERNELS(conv_patches, conv_patches_bf16,
+    (T* patches, const T* x, u32 rows, GEOMETRY),
+    (patches, x, rows, GEOMETRY_NAMES))
 
 // The output position that a tap sees input position `at` from, along one axis; false where there is none.
 DEVICE bool seen_from(u32 at, u32 tap, u32 stride, u32 pad, u32 dilation, u32 outputs, u32* from) {
@@ -30,10 +36,11 @@ DEVICE bool seen_from(u32 at, u32 tap, u32 stride, u32 pad, u32 dilation, u32 ou
 }
 
 // The sum of all patches' elements that are this input element: the way back, gathered, in the order of taps.
-KERNEL(conv_unpatch)(float* dx, const float* patches, u32 planes, GEOMETRY) {
+template <typename T>
+DEVICE void conv_unpatch_of(T* dx, const T* patches, u32 planes, GEOMETRY) {
     const u32 area = height * width, outputs = down * across;
     FOR_ROWS(plane, planes) {
-        const float* from = patches + (i64)plane * kernel_h * kernel_w * outputs;
+        const T* from = patches + (i64)plane * kernel_h * kernel_w * outputs;
         FOR_POSITIONS(at, area) {
             const u32 i = at / width, j = at % width;
             float sum = 0;
@@ -49,15 +56,19 @@ KERNEL(conv_unpatch)(float* dx, const float* patches, u32 planes, GEOMETRY) {
         }
     }
 }
+KERNELS(conv_unpatch, conv_unpatch_bf16,
+    (T* dx, const T* patches, u32 planes, GEOMETRY),
+    (dx, patches, planes, GEOMETRY_NAMES))
 
 // Depthwise: `each` outputs for every channel. Rows are planes of y.
-KERNEL(conv_depthwise_forward)(
-    float* y, const float* x, const float* w, const float* b, u32 planes, u32 outputs, u32 each, GEOMETRY
+template <typename T>
+DEVICE void conv_depthwise_forward_of(
+    T* y, const T* x, const float* w, const float* b, u32 planes, u32 outputs, u32 each, GEOMETRY
 ) {
     const u32 area = down * across, taps = kernel_h * kernel_w;
     FOR_ROWS(plane, planes) {
         const u32 o = plane % outputs, image = plane / outputs;
-        const float* from = x + ((i64)image * (outputs / each) + o / each) * height * width;
+        const T* from = x + ((i64)image * (outputs / each) + o / each) * height * width;
         const float* filter = w + (i64)o * taps;
         const float start = b ? b[o] : 0.0f;
         FOR_POSITIONS(at, area) {
@@ -77,11 +88,13 @@ KERNEL(conv_depthwise_forward)(
         }
     }
 }
+KERNELS(conv_depthwise_forward, conv_depthwise_forward_bf16,
+    (T* y, const T* x, const float* w, const float* b, u32 planes, u32 outputs, u32 each, GEOMETRY),
+    (y, x, w, b, planes, outputs, each, GEOMETRY_NAMES))
 
 // Rows are planes of x.
-KERNEL(conv_depthwise_data)(
-    float* dx, const float* w, const float* dy, u32 planes, u32 channels, u32 each, GEOMETRY
-) {
+template <typename T>
+DEVICE void conv_depthwise_data_of(T* dx, const float* w, const T* dy, u32 planes, u32 channels, u32 each, GEOMETRY) {
     const u32 area = height * width, taps = kernel_h * kernel_w, outputs = down * across;
     FOR_ROWS(plane, planes) {
         const u32 c = plane % channels;
@@ -89,7 +102,7 @@ KERNEL(conv_depthwise_data)(
             const u32 i = at / width, j = at % width;
             float sum = 0;
             for (u32 k = 0; k < each; ++k) {
-                const float* from = dy + ((i64)plane * each + k) * outputs;
+                const T* from = dy + ((i64)plane * each + k) * outputs;
                 const float* filter = w + ((i64)c * each + k) * taps;
                 for (u32 kh = 0; kh < kernel_h; ++kh) {
                     u32 row, column;
@@ -104,20 +117,22 @@ KERNEL(conv_depthwise_data)(
         }
     }
 }
+KERNELS(conv_depthwise_data, conv_depthwise_data_bf16,
+    (T* dx, const float* w, const T* dy, u32 planes, u32 channels, u32 each, GEOMETRY),
+    (dx, w, dy, planes, channels, each, GEOMETRY_NAMES))
 
 // dw += sums over images and positions: a block for each tap of each output (x).
-KERNEL(conv_depthwise_filter)(
-    float* dw, const float* x, const float* dy, u32 batch, u32 outputs, u32 each, GEOMETRY
-) {
-    __shared__ float exchange[32];
+template <typename T>
+DEVICE void conv_depthwise_filter_of(float* dw, const T* x, const T* dy, u32 batch, u32 outputs, u32 each, GEOMETRY,
+    float* exchange) {
     const u32 taps = kernel_h * kernel_w, area = down * across;
     const u32 o = blockIdx.x / taps, tap = blockIdx.x % taps;
     const int top = (int)(tap / kernel_w * dilation_h) - (int)pad_h;
     const int left = (int)(tap % kernel_w * dilation_w) - (int)pad_w;
     float sum = 0;
     for (u32 n = 0; n < batch; ++n) {
-        const float* from = x + ((i64)n * (outputs / each) + o / each) * height * width;
-        const float* d = dy + ((i64)n * outputs + o) * area;
+        const T* from = x + ((i64)n * (outputs / each) + o / each) * height * width;
+        const T* d = dy + ((i64)n * outputs + o) * area;
         for (u32 at = threadIdx.x; at < area; at += blockDim.x) {
             const int i = top + (int)(at / across * stride_h), j = left + (int)(at % across * stride_w);
             if (i >= 0 && i < (int)height && j >= 0 && j < (int)width) sum += d[at] * from[(i64)i * width + j];
@@ -126,6 +141,56 @@ KERNEL(conv_depthwise_filter)(
     sum = block_reduce<Sum>(sum, exchange);
     if (threadIdx.x == 0) dw[blockIdx.x] += sum;
 }
+KERNELS_ADDING(conv_depthwise_filter, conv_depthwise_filter_bf16,
+    (float* dw, const T* x, const T* dy, u32 batch, u32 outputs, u32 each, GEOMETRY),
+    (dw, x, dy, batch, outputs, each, GEOMETRY_NAMES, exchange))
+
+// Channels last. Rows of patches: row (image, output position) holds the channels of every tap, tap after tap, so
+// that a filter stored alike meets them in its own order. A launch's rows are those, and its width taps x channels.
+template <typename T>
+DEVICE void conv_patches_last_of(T* patches, const T* x, u32 rows, u32 channels, GEOMETRY) {
+    const u32 area = down * across, wide = kernel_h * kernel_w * channels;
+    FOR_ROWS(row, rows) {
+        const u32 image = row / area, at = row % area;
+        const int top = (int)(at / across * stride_h) - (int)pad_h;
+        const int left = (int)(at % across * stride_w) - (int)pad_w;
+        const T* from = x + (i64)image * height * width * channels;
+        FOR_POSITIONS(k, wide) {
+            const u32 tap = k / channels, c = k % channels;
+            const int i = top + (int)(tap / kernel_w * dilation_h), j = left + (int)(tap % kernel_w * dilation_w);
+            const bool inside = i >= 0 && i < (int)height && j >= 0 && j < (int)width;
+            patches[(i64)row * wide + k] = inside ? (float)from[((i64)i * width + j) * channels + c] : 0.0f;
+        }
+    }
+}
+KERNELS(conv_patches_last, conv_patches_last_bf16,
+    (T* patches, const T* x, u32 rows, u32 channels, GEOMETRY),
+    (patches, x, rows, channels, GEOMETRY_NAMES))
+
+// The way back, gathered in the order of taps. A launch's rows are positions of dx, and its width the channels.
+template <typename T>
+DEVICE void conv_unpatch_last_of(T* dx, const T* patches, u32 rows, u32 channels, GEOMETRY) {
+    const u32 area = height * width, outputs = down * across, wide = kernel_h * kernel_w * channels;
+    FOR_ROWS(row, rows) {
+        const u32 image = row / area, i = row % area / width, j = row % width;
+        const T* from = patches + (i64)image * outputs * wide;
+        FOR_POSITIONS(c, channels) {
+            float sum = 0;
+            for (u32 kh = 0; kh < kernel_h; ++kh) {
+                u32 y, x;
+                if (!seen_from(i, kh, stride_h, pad_h, dilation_h, down, &y)) continue;
+                for (u32 kw = 0; kw < kernel_w; ++kw) {
+                    if (!seen_from(j, kw, stride_w, pad_w, dilation_w, across, &x)) continue;
+                    sum += from[(i64)(y * across + x) * wide + (kh * kernel_w + kw) * channels + c];
+                }
+            }
+            dx[(i64)row * channels + c] = sum;
+        }
+    }
+}
+KERNELS(conv_unpatch_last, conv_unpatch_last_bf16,
+    (T* dx, const T* patches, u32 rows, u32 channels, GEOMETRY),
+    (dx, patches, rows, channels, GEOMETRY_NAMES))
 
 #define GEOMETRY_3D                                                                                                    \
     u32 depth, u32 height, u32 width, u32 deep, u32 down, u32 across, u32 kernel_d, u32 kernel_h, u32 kernel_w,        \

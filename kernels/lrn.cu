@@ -1,8 +1,9 @@
 // LRN: each value divided by a power of the mean square around it. Rows of a launch are planes.
 
 // s = k + factor * (sum of squares over `size` channels), y = x s^-beta.
-KERNEL(lrn_across_forward)(
-    float* y, float* s, const float* x, u32 size, float factor, float k, float beta, u32 planes, u32 area, u32 channels
+template <typename T>
+DEVICE void lrn_across_forward_of(
+    T* y, float* s, const T* x, u32 size, float factor, float k, float beta, u32 planes, u32 area, u32 channels
 ) {
     FOR_ROWS(plane, planes) {
         const u32 c = plane % channels, before = (size - 1) / 2;
@@ -21,14 +22,18 @@ KERNEL(lrn_across_forward)(
         }
     }
 }
+KERNELS(lrn_across_forward, lrn_across_forward_bf16,
+    (T* y, float* s, const T* x, u32 size, float factor, float k, float beta, u32 planes, u32 area, u32 channels),
+    (y, s, x, size, factor, k, beta, planes, area, channels))
 
 // s = 1 + factor * (sum of squares over a window of its plane), y = x s^-beta.
-KERNEL(lrn_within_forward)(
-    float* y, float* s, const float* x, u32 size, float factor, float beta, u32 planes, u32 height, u32 width
+template <typename T>
+DEVICE void lrn_within_forward_of(
+    T* y, float* s, const T* x, u32 size, float factor, float beta, u32 planes, u32 height, u32 width
 ) {
     const u32 before = (size - 1) / 2, area = height * width;
     FOR_ROWS(plane, planes) {
-        const float* from = x + (i64)plane * area;
+        const T* from = x + (i64)plane * area;
         FOR_POSITIONS(i, area) {
             const u32 row = i / width, column = i % width;
             const u32 bottom = row + size - before < height ? row + size - before : height;
@@ -46,15 +51,21 @@ KERNEL(lrn_within_forward)(
         }
     }
 }
+KERNELS(lrn_within_forward, lrn_within_forward_bf16,
+    (T* y, float* s, const T* x, u32 size, float factor, float beta, u32 planes, u32 height, u32 width),
+    (y, s, x, size, factor, beta, planes, height, width))
 
 // dy y / s, which both gradients add up.
-KERNEL(lrn_ratio)(float* ratio, const float* dy, const float* y, const float* s, i64 n) {
+template <typename T>
+DEVICE void lrn_ratio_of(float* ratio, const T* dy, const T* y, const float* s, i64 n) {
     FOR_ELEMENTS(i, n) ratio[i] = dy[i] * y[i] / s[i];
 }
+KERNELS(lrn_ratio, lrn_ratio_bf16, (float* ratio, const T* dy, const T* y, const float* s, i64 n), (ratio, dy, y, s, n))
 
 // dx = dy s^-beta - factor x (sum of ratios over the channels around).
-KERNEL(lrn_across_backward)(
-    float* dx, const float* dy, const float* x, const float* s, const float* ratio, u32 size, float factor, float beta,
+template <typename T>
+DEVICE void lrn_across_backward_of(
+    T* dx, const T* dy, const T* x, const float* s, const float* ratio, u32 size, float factor, float beta,
     u32 planes, u32 area, u32 channels
 ) {
     FOR_ROWS(plane, planes) {
@@ -69,9 +80,14 @@ KERNEL(lrn_across_backward)(
         }
     }
 }
+KERNELS(lrn_across_backward, lrn_across_backward_bf16,
+    (T* dx, const T* dy, const T* x, const float* s, const float* ratio, u32 size, float factor, float beta, u32
+     planes, u32 area, u32 channels),
+    (dx, dy, x, s, ratio, size, factor, beta, planes, area, channels))
 
-KERNEL(lrn_within_backward)(
-    float* dx, const float* dy, const float* x, const float* s, const float* ratio, u32 size, float factor, float beta,
+template <typename T>
+DEVICE void lrn_within_backward_of(
+    T* dx, const T* dy, const T* x, const float* s, const float* ratio, u32 size, float factor, float beta,
     u32 planes, u32 height, u32 width
 ) {
     const u32 before = (size - 1) / 2, area = height * width;
@@ -90,3 +106,7 @@ KERNEL(lrn_within_backward)(
         }
     }
 }
+KERNELS(lrn_within_backward, lrn_within_backward_bf16,
+    (T* dx, const T* dy, const T* x, const float* s, const float* ratio, u32 size, float factor, float beta, u32
+     planes, u32 height, u32 width),
+    (dx, dy, x, s, ratio, size, factor, beta, planes, height, width))

@@ -10,9 +10,10 @@ KERNEL(net_loss_add)(double* cell, const float* x, i64 n, float weight) {
 }
 
 // d = weight, or d += weight where a consumer has already written its gradient.
-KERNEL(net_seed)(float* d, i64 n, float weight, int written) {
+template <typename T> DEVICE void net_seed_of(T* d, i64 n, float weight, int written) {
     FOR_ELEMENTS(i, n) d[i] = written ? d[i] + weight : weight;
 }
+KERNELS(net_seed, net_seed_bf16, (T* d, i64 n, float weight, int written), (d, n, weight, written))
 
 // sums += x, in double precision.
 KERNEL(net_accumulate)(double* sums, const float* x, i64 n) {

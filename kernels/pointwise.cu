@@ -1,66 +1,99 @@
 // Layers that treat every element alone. An output may be an input's memory.
 
-KERNEL(pointwise_fill)(float* y, float value, i64 n) { FOR_ELEMENTS(i, n) y[i] = value; }
+template <typename T>
+DEVICE void pointwise_fill_of(T* y, float value, i64 n) { FOR_ELEMENTS(i, n) y[i] = value; }
+KERNELS(pointwise_fill, pointwise_fill_bf16, (T* y, float value, i64 n), (y, value, n))
 
-KERNEL(relu_forward)(float* y, const float* x, float slope, i64 n) {
+template <typename T>
+DEVICE void relu_forward_of(T* y, const T* x, float slope, i64 n) {
     map1(y, x, n, [=](float v) { return v < 0 ? slope * v : v; });
 }
+KERNELS(relu_forward, relu_forward_bf16, (T* y, const T* x, float slope, i64 n), (y, x, slope, n))
 
 // `sign` is the top where the slope is not negative, else the bottom.
-KERNEL(relu_backward)(float* dx, const float* dy, const float* sign, float slope, i64 n) {
+template <typename T>
+DEVICE void relu_backward_of(T* dx, const T* dy, const T* sign, float slope, i64 n) {
     map2(dx, dy, sign, n, [=](float d, float s) { return s > 0 ? d : slope * d; });
 }
+KERNELS(relu_backward, relu_backward_bf16,
+    (T* dx, const T* dy, const T* sign, float slope, i64 n),
+    (dx, dy, sign, slope, n))
 
-KERNEL(sigmoid_forward)(float* y, const float* x, i64 n) {
+template <typename T>
+DEVICE void sigmoid_forward_of(T* y, const T* x, i64 n) {
     map1(y, x, n, [](float v) { return 1.0f / (1.0f + expf(-v)); });
 }
+KERNELS(sigmoid_forward, sigmoid_forward_bf16, (T* y, const T* x, i64 n), (y, x, n))
 
-KERNEL(sigmoid_backward)(float* dx, const float* dy, const float* y, i64 n) {
+template <typename T>
+DEVICE void sigmoid_backward_of(T* dx, const T* dy, const T* y, i64 n) {
     map2(dx, dy, y, n, [](float d, float v) { return d * v * (1.0f - v); });
 }
+KERNELS(sigmoid_backward, sigmoid_backward_bf16, (T* dx, const T* dy, const T* y, i64 n), (dx, dy, y, n))
 
-KERNEL(tanh_forward)(float* y, const float* x, i64 n) {
+template <typename T>
+DEVICE void tanh_forward_of(T* y, const T* x, i64 n) {
     map1(y, x, n, [](float v) { return tanhf(v); });
 }
+KERNELS(tanh_forward, tanh_forward_bf16, (T* y, const T* x, i64 n), (y, x, n))
 
-KERNEL(tanh_backward)(float* dx, const float* dy, const float* y, i64 n) {
+template <typename T>
+DEVICE void tanh_backward_of(T* dx, const T* dy, const T* y, i64 n) {
     map2(dx, dy, y, n, [](float d, float v) { return d * (1.0f - v * v); });
 }
+KERNELS(tanh_backward, tanh_backward_bf16, (T* dx, const T* dy, const T* y, i64 n), (dx, dy, y, n))
 
 // y = (scale x + shift)^power, by the simplest arithmetic that gives it.
 DEVICE float raised(float base, float power) {
     return power == 1.0f ? base : power == 2.0f ? base * base : powf(base, power);
 }
 
-KERNEL(power_forward)(float* y, const float* x, float power, float scale, float shift, i64 n) {
+template <typename T>
+DEVICE void power_forward_of(T* y, const T* x, float power, float scale, float shift, i64 n) {
     map1(y, x, n, [=](float v) { return raised(scale * v + shift, power); });
 }
+KERNELS(power_forward, power_forward_bf16,
+    (T* y, const T* x, float power, float scale, float shift, i64 n),
+    (y, x, power, scale, shift, n))
 
-KERNEL(power_backward)(float* dx, const float* dy, const float* x, float power, float scale, float shift, i64 n) {
+template <typename T>
+DEVICE void power_backward_of(T* dx, const T* dy, const T* x, float power, float scale, float shift, i64 n) {
     const float slope = power * scale, below = power - 1.0f;
     map2(dx, dy, x, n, [=](float d, float v) { return d * slope * raised(scale * v + shift, below); });
 }
+KERNELS(power_backward, power_backward_bf16,
+    (T* dx, const T* dy, const T* x, float power, float scale, float shift, i64 n),
+    (dx, dy, x, power, scale, shift, n))
 
 // y = ca a + cb b: sums of two, and the gradients of several readers.
-KERNEL(eltwise_sum)(float* y, const float* a, const float* b, float ca, float cb, i64 n) {
+template <typename T>
+DEVICE void eltwise_sum_of(T* y, const T* a, const T* b, float ca, float cb, i64 n) {
     map2(y, a, b, n, [=](float u, float v) { return ca * u + cb * v; });
 }
+KERNELS(eltwise_sum, eltwise_sum_bf16, (T* y, const T* a, const T* b, float ca, float cb, i64 n), (y, a, b, ca, cb, n))
 
-KERNEL(eltwise_scale)(float* y, const float* x, float c, i64 n) {
+template <typename T>
+DEVICE void eltwise_scale_of(T* y, const T* x, float c, i64 n) {
     map1(y, x, n, [=](float v) { return c * v; });
 }
+KERNELS(eltwise_scale, eltwise_scale_bf16, (T* y, const T* x, float c, i64 n), (y, x, c, n))
 
-KERNEL(eltwise_product)(float* y, const float* a, const float* b, i64 n) {
+template <typename T>
+DEVICE void eltwise_product_of(T* y, const T* a, const T* b, i64 n) {
     map2(y, a, b, n, [](float u, float v) { return u * v; });
 }
+KERNELS(eltwise_product, eltwise_product_bf16, (T* y, const T* a, const T* b, i64 n), (y, a, b, n))
 
 // dx = dy y / x: the gradient of a product by one factor.
-KERNEL(eltwise_quotient)(float* dx, const float* dy, const float* y, const float* x, i64 n) {
+template <typename T>
+DEVICE void eltwise_quotient_of(T* dx, const T* dy, const T* y, const T* x, i64 n) {
     FOR_ELEMENTS(i, n) dx[i] = dy[i] * (y[i] / x[i]);
 }
+KERNELS(eltwise_quotient, eltwise_quotient_bf16, (T* dx, const T* dy, const T* y, const T* x, i64 n), (dx, dy, y, x, n))
 
 // The larger of two, and which bottom it came from (unless `chosen` is null): on equality the second.
-KERNEL(eltwise_max_first)(float* y, float* chosen, const float* a, const float* b, i64 n) {
+template <typename T>
+DEVICE void eltwise_max_first_of(T* y, float* chosen, const T* a, const T* b, i64 n) {
     FOR_ELEMENTS(i, n) {
         const float u = a[i], v = b[i];
         const bool first = u > v;
@@ -68,9 +101,13 @@ KERNEL(eltwise_max_first)(float* y, float* chosen, const float* a, const float* 
         y[i] = first ? u : v;
     }
 }
+KERNELS(eltwise_max_first, eltwise_max_first_bf16,
+    (T* y, float* chosen, const T* a, const T* b, i64 n),
+    (y, chosen, a, b, n))
 
 // The larger of y and bottom `index`: on equality y.
-KERNEL(eltwise_max_next)(float* y, float* chosen, const float* x, int index, i64 n) {
+template <typename T>
+DEVICE void eltwise_max_next_of(T* y, float* chosen, const T* x, int index, i64 n) {
     FOR_ELEMENTS(i, n) {
         if (x[i] > y[i]) {
             y[i] = x[i];
@@ -78,24 +115,30 @@ KERNEL(eltwise_max_next)(float* y, float* chosen, const float* x, int index, i64
         }
     }
 }
+KERNELS(eltwise_max_next, eltwise_max_next_bf16,
+    (T* y, float* chosen, const T* x, int index, i64 n),
+    (y, chosen, x, index, n))
 
-KERNEL(eltwise_max_backward)(float* dx, const float* dy, const float* chosen, int index, i64 n) {
+template <typename T>
+DEVICE void eltwise_max_backward_of(T* dx, const T* dy, const float* chosen, int index, i64 n) {
     map2(dx, dy, chosen, n, [=](float d, float from) { return from == (float)index ? d : 0.0f; });
 }
+KERNELS(eltwise_max_backward, eltwise_max_backward_bf16,
+    (T* dx, const T* dy, const float* chosen, int index, i64 n),
+    (dx, dy, chosen, index, n))
 
 // Element i draws word i mod 4 of counter batch * 2^32 + i / 4.
-KERNEL(dropout_apply)(float* y, const float* x, const u32* clock, u64 stream, u32 least_kept, float scale, i64 n) {
+template <typename T>
+DEVICE void dropout_apply_of(T* y, const T* x, const u32* clock, u64 stream, u32 least_kept, float scale, i64 n) {
     const u64 seed = clock_seed(clock), from = clock_batch(clock) << 32;
     const bool whole = aligned(x) && aligned(y);
     FOR_ELEMENTS(q, (n + 3) / 4) {
         const Words words = philox(seed, stream, from + (u64)q);
         if (whole && 4 * q + 4 <= n) {
-            float4 v = ((const float4*)x)[q];
-            v.x = words.w[0] >= least_kept ? v.x * scale : 0.0f;
-            v.y = words.w[1] >= least_kept ? v.y * scale : 0.0f;
-            v.z = words.w[2] >= least_kept ? v.z * scale : 0.0f;
-            v.w = words.w[3] >= least_kept ? v.w * scale : 0.0f;
-            ((float4*)y)[q] = v;
+            Pack<T, 4> v = ((const Pack<T, 4>*)x)[q];
+#pragma unroll
+            for (int k = 0; k < 4; ++k) v.v[k] = words.w[k] >= least_kept ? v.v[k] * scale : 0.0f;
+            ((Pack<T, 4>*)y)[q] = v;
             continue;
         }
 #pragma unroll
@@ -105,3 +148,6 @@ KERNEL(dropout_apply)(float* y, const float* x, const u32* clock, u64 stream, u3
         }
     }
 }
+KERNELS(dropout_apply, dropout_apply_bf16,
+    (T* y, const T* x, const u32* clock, u64 stream, u32 least_kept, float scale, i64 n),
+    (y, x, clock, stream, least_kept, scale, n))

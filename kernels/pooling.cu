@@ -1,5 +1,5 @@
 // Pooling: a thread for each window forward and for each element of the bottom backward, which gathers from the windows
-// that hold it. Rows of a launch are planes.
+// that hold it. Rows of a launch are planes or, with channels last, positions of all images.
 
 struct Window {
     u32 top, bottom, left, right;
@@ -29,52 +29,34 @@ DEVICE u32 end_window(u32 at, u32 stride, u32 pad, u32 windows) {
     return end < windows ? end : windows;
 }
 
+// Where slot i of a launch's row stands: in which plane, at which position of it, and where that plane's elements lie, so
+// many apart. `channels` is 0 but where the channels are last. What is written goes to row * wide + i in both.
+struct Place {
+    u32 plane, at, apart;
+    i64 image;
+    u32 channel;
+};
+
+DEVICE Place place(u32 row, u32 i, u32 area, u32 channels) {
+    Place p;
+    if (channels) {
+        const u32 image = row / area;
+        p.plane = image * channels + i, p.at = row - image * area, p.apart = channels, p.image = image, p.channel = i;
+    } else {
+        p.plane = row, p.at = i, p.apart = 1, p.image = row, p.channel = 0;
+    }
+    return p;
+}
+
+// The first element of a place's plane among planes of `area` elements.
+DEVICE i64 start(Place p, u32 area) { return p.image * area * p.apart + p.channel; }
+
 #define GEOMETRY                                                                                                       \
-    u32 planes, u32 height, u32 width, u32 down, u32 across, u32 kernel_h, u32 kernel_w, u32 stride_h, u32 stride_w,   \
-        u32 pad_h, u32 pad_w
+    u32 rows, u32 wide, u32 channels, u32 height, u32 width, u32 down, u32 across, u32 kernel_h, u32 kernel_w,         \
+        u32 stride_h, u32 stride_w, u32 pad_h, u32 pad_w
+#define GEOMETRY_NAMES                                                                                                 \
+    rows, wide, channels, height, width, down, across, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w
 #define WINDOW(at) window(at, across, height, width, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w)
-
-// The largest of each window, the first if several, and where in the plane it is (unless `index` is null).
-KERNEL(pool_max_forward)(float* y, float* index, const float* x, GEOMETRY) {
-    const u32 area = down * across;
-    FOR_ROWS(plane, planes) {
-        const float* from = x + (i64)plane * height * width;
-        FOR_POSITIONS(at, area) {
-            const Window w = WINDOW(at);
-            float best = -LARGEST_FLOAT;
-            i64 where = -1;
-            for (u32 i = w.top; i < w.bottom; ++i) {
-                for (u32 j = w.left; j < w.right; ++j) {
-                    const float v = from[(i64)i * width + j];
-                    if (v > best) best = v, where = (i64)i * width + j;
-                }
-            }
-            y[(i64)plane * area + at] = best;
-            if (index) index[(i64)plane * area + at] = (float)where;
-        }
-    }
-}
-
-// The gradient of those windows whose index is this element: of maxima and of draws.
-KERNEL(pool_index_backward)(float* dx, const float* dy, const float* index, GEOMETRY) {
-    const u32 area = height * width;
-    FOR_ROWS(plane, planes) {
-        const i64 base = (i64)plane * down * across;
-        FOR_POSITIONS(at, area) {
-            const u32 i = at / width, j = at % width;
-            const u32 end_i = end_window(i, stride_h, pad_h, down), end_j = end_window(j, stride_w, pad_w, across);
-            const float here = (float)at;
-            float sum = 0;
-            for (u32 wi = first_window(i, kernel_h, stride_h, pad_h); wi < end_i; ++wi) {
-                for (u32 wj = first_window(j, kernel_w, stride_w, pad_w); wj < end_j; ++wj) {
-                    const i64 o = base + (i64)wi * across + wj;
-                    if (index[o] == here) sum += dy[o];
-                }
-            }
-            dx[(i64)plane * area + at] = sum;
-        }
-    }
-}
 
 // Elements of window `at` along one axis, padding included.
 DEVICE u32 padded(u32 at, u32 extent, u32 kernel, u32 stride, u32 pad) {
@@ -82,58 +64,114 @@ DEVICE u32 padded(u32 at, u32 extent, u32 kernel, u32 stride, u32 pad) {
     return (end < most ? end : most) - start;
 }
 
-KERNEL(pool_average_forward)(float* y, const float* x, GEOMETRY) {
+// The largest of each window, the first if several, and where in the plane it is (unless `index` is null).
+template <typename T>
+DEVICE void pool_max_forward_of(T* y, float* index, const T* x, GEOMETRY) {
     const u32 area = down * across;
-    FOR_ROWS(plane, planes) {
-        const float* from = x + (i64)plane * height * width;
-        FOR_POSITIONS(at, area) {
-            const Window w = WINDOW(at);
-            float sum = 0;
+    FOR_ROWS(row, rows) {
+        FOR_POSITIONS(slot, wide) {
+            const Place p = place(row, slot, area, channels);
+            const T* from = x + start(p, height * width);
+            const Window w = WINDOW(p.at);
+            float best = -LARGEST_FLOAT;
+            i64 where = -1;
             for (u32 i = w.top; i < w.bottom; ++i) {
-                for (u32 j = w.left; j < w.right; ++j) sum += from[(i64)i * width + j];
+                for (u32 j = w.left; j < w.right; ++j) {
+                    const float v = from[((i64)i * width + j) * p.apart];
+                    if (v > best) best = v, where = (i64)i * width + j;
+                }
             }
-            const u32 size = padded(at / across, height, kernel_h, stride_h, pad_h) *
-                             padded(at % across, width, kernel_w, stride_w, pad_w);
-            y[(i64)plane * area + at] = sum / (float)size;
+            y[(i64)row * wide + slot] = best;
+            if (index) index[(i64)row * wide + slot] = (float)where;
         }
     }
 }
+KERNELS(pool_max_forward, pool_max_forward_bf16,
+    (T* y, float* index, const T* x, GEOMETRY), (y, index, x, GEOMETRY_NAMES))
 
-KERNEL(pool_average_backward)(float* dx, const float* dy, GEOMETRY) {
-    const u32 area = height * width;
-    FOR_ROWS(plane, planes) {
-        const i64 base = (i64)plane * down * across;
-        FOR_POSITIONS(at, area) {
-            const u32 i = at / width, j = at % width;
+// The gradient of those windows whose index is this element: of maxima and of draws.
+template <typename T>
+DEVICE void pool_index_backward_of(T* dx, const T* dy, const float* index, GEOMETRY) {
+    FOR_ROWS(row, rows) {
+        FOR_POSITIONS(slot, wide) {
+            const Place p = place(row, slot, height * width, channels);
+            const i64 base = start(p, down * across);
+            const u32 i = p.at / width, j = p.at % width;
+            const u32 end_i = end_window(i, stride_h, pad_h, down), end_j = end_window(j, stride_w, pad_w, across);
+            const float here = (float)p.at;
+            float sum = 0;
+            for (u32 wi = first_window(i, kernel_h, stride_h, pad_h); wi < end_i; ++wi) {
+                for (u32 wj = first_window(j, kernel_w, stride_w, pad_w); wj < end_j; ++wj) {
+                    const i64 o = base + ((i64)wi * across + wj) * p.apart;
+                    if (index[o] == here) sum += dy[o];
+                }
+            }
+            dx[(i64)row * wide + slot] = sum;
+        }
+    }
+}
+KERNELS(pool_index_backward, pool_index_backward_bf16,
+    (T* dx, const T* dy, const float* index, GEOMETRY), (dx, dy, index, GEOMETRY_NAMES))
+
+template <typename T>
+DEVICE void pool_average_forward_of(T* y, const T* x, GEOMETRY) {
+    const u32 area = down * across;
+    FOR_ROWS(row, rows) {
+        FOR_POSITIONS(slot, wide) {
+            const Place p = place(row, slot, area, channels);
+            const T* from = x + start(p, height * width);
+            const Window w = WINDOW(p.at);
+            float sum = 0;
+            for (u32 i = w.top; i < w.bottom; ++i) {
+                for (u32 j = w.left; j < w.right; ++j) sum += from[((i64)i * width + j) * p.apart];
+            }
+            const u32 size = padded(p.at / across, height, kernel_h, stride_h, pad_h) *
+                             padded(p.at % across, width, kernel_w, stride_w, pad_w);
+            y[(i64)row * wide + slot] = sum / (float)size;
+        }
+    }
+}
+KERNELS(pool_average_forward, pool_average_forward_bf16, (T* y, const T* x, GEOMETRY), (y, x, GEOMETRY_NAMES))
+
+template <typename T>
+DEVICE void pool_average_backward_of(T* dx, const T* dy, GEOMETRY) {
+    FOR_ROWS(row, rows) {
+        FOR_POSITIONS(slot, wide) {
+            const Place p = place(row, slot, height * width, channels);
+            const i64 base = start(p, down * across);
+            const u32 i = p.at / width, j = p.at % width;
             const u32 end_i = end_window(i, stride_h, pad_h, down), end_j = end_window(j, stride_w, pad_w, across);
             float sum = 0;
             for (u32 wi = first_window(i, kernel_h, stride_h, pad_h); wi < end_i; ++wi) {
-                const u32 rows = padded(wi, height, kernel_h, stride_h, pad_h);
+                const u32 tall = padded(wi, height, kernel_h, stride_h, pad_h);
                 for (u32 wj = first_window(j, kernel_w, stride_w, pad_w); wj < end_j; ++wj) {
-                    const u32 size = rows * padded(wj, width, kernel_w, stride_w, pad_w);
-                    sum += dy[base + (i64)wi * across + wj] / (float)size;
+                    const u32 size = tall * padded(wj, width, kernel_w, stride_w, pad_w);
+                    sum += dy[base + ((i64)wi * across + wj) * p.apart] / (float)size;
                 }
             }
-            dx[(i64)plane * area + at] = sum;
+            dx[(i64)row * wide + slot] = sum;
         }
     }
 }
+KERNELS(pool_average_backward, pool_average_backward_bf16, (T* dx, const T* dy, GEOMETRY), (dx, dy, GEOMETRY_NAMES))
 
-// One element of each window, drawn in proportion to its value. Window i of the blob draws word i mod 4 of counter
-// batch * 2^32 + i / 4.
-KERNEL(pool_draw_forward)(float* y, float* index, const float* x, const u32* clock, u64 stream, GEOMETRY) {
+// One element of each window, drawn in proportion to its value. Window i of the blob, axis by axis, draws word i mod 4
+// of counter batch * 2^32 + i / 4.
+template <typename T>
+DEVICE void pool_draw_forward_of(T* y, float* index, const T* x, const u32* clock, u64 stream, GEOMETRY) {
     const u32 area = down * across;
-    const u64 seed = clock_seed(clock), start = clock_batch(clock) << 32;
-    FOR_ROWS(plane, planes) {
-        const float* from = x + (i64)plane * height * width;
-        FOR_POSITIONS(at, area) {
-            const Window w = WINDOW(at);
+    const u64 seed = clock_seed(clock), first = clock_batch(clock) << 32;
+    FOR_ROWS(row, rows) {
+        FOR_POSITIONS(slot, wide) {
+            const Place p = place(row, slot, area, channels);
+            const T* from = x + start(p, height * width);
+            const Window w = WINDOW(p.at);
             float sum = 0;
             for (u32 i = w.top; i < w.bottom; ++i) {
-                for (u32 j = w.left; j < w.right; ++j) sum += from[(i64)i * width + j];
+                for (u32 j = w.left; j < w.right; ++j) sum += from[((i64)i * width + j) * p.apart];
             }
-            const u64 number = (u64)plane * area + at;
-            const Words words = philox(seed, stream, start + number / 4);
+            const u64 number = (u64)p.plane * area + p.at;
+            const Words words = philox(seed, stream, first + number / 4);
             const u32 k = (u32)(number % 4);
             const u32 word = k == 0 ? words.w[0] : k == 1 ? words.w[1] : k == 2 ? words.w[2] : words.w[3];
             const float threshold = (float)(word >> 8) * (1.0f / 16777216.0f) * sum;
@@ -142,21 +180,24 @@ KERNEL(pool_draw_forward)(float* y, float* index, const float* x, const u32* clo
             bool found = false;
             for (u32 i = w.top; i < w.bottom && !found; ++i) {
                 for (u32 j = w.left; j < w.right && !found; ++j) {
-                    below += from[(i64)i * width + j];
+                    below += from[((i64)i * width + j) * p.apart];
                     if (below > threshold) where = (i64)i * width + j, found = true;
                 }
             }
-            y[number] = from[where];
-            if (index) index[number] = (float)where;
+            y[(i64)row * wide + slot] = from[where * p.apart];
+            if (index) index[(i64)row * wide + slot] = (float)where;
         }
     }
 }
+KERNELS(pool_draw_forward, pool_draw_forward_bf16,
+    (T* y, float* index, const T* x, const u32* clock, u64 stream, GEOMETRY),
+    (y, index, x, clock, stream, GEOMETRY_NAMES))
 
-DEVICE void pool_sums(const float* from, Window w, u32 width, float* sum, float* squares) {
+template <typename T> DEVICE void pool_sums(const T* from, u32 apart, Window w, u32 width, float* sum, float* squares) {
     float a = 0, b = 0;
     for (u32 i = w.top; i < w.bottom; ++i) {
         for (u32 j = w.left; j < w.right; ++j) {
-            const float v = from[(i64)i * width + j];
+            const float v = from[((i64)i * width + j) * apart];
             a += v;
             b += v * v;
         }
@@ -166,37 +207,43 @@ DEVICE void pool_sums(const float* from, Window w, u32 width, float* sum, float*
 }
 
 // The mean of such draws.
-KERNEL(pool_expect_forward)(float* y, const float* x, GEOMETRY) {
+template <typename T>
+DEVICE void pool_expect_forward_of(T* y, const T* x, GEOMETRY) {
     const u32 area = down * across;
-    FOR_ROWS(plane, planes) {
-        const float* from = x + (i64)plane * height * width;
-        FOR_POSITIONS(at, area) {
+    FOR_ROWS(row, rows) {
+        FOR_POSITIONS(slot, wide) {
+            const Place p = place(row, slot, area, channels);
             float sum, squares;
-            pool_sums(from, WINDOW(at), width, &sum, &squares);
-            y[(i64)plane * area + at] = sum > 0 ? squares / sum : 0.0f;
+            pool_sums(x + start(p, height * width), p.apart, WINDOW(p.at), width, &sum, &squares);
+            y[(i64)row * wide + slot] = sum > 0 ? squares / sum : 0.0f;
         }
     }
 }
+KERNELS(pool_expect_forward, pool_expect_forward_bf16, (T* y, const T* x, GEOMETRY), (y, x, GEOMETRY_NAMES))
 
-KERNEL(pool_expect_backward)(float* dx, const float* dy, const float* x, GEOMETRY) {
+template <typename T>
+DEVICE void pool_expect_backward_of(T* dx, const T* dy, const T* x, GEOMETRY) {
     const u32 area = height * width;
-    FOR_ROWS(plane, planes) {
-        const float* from = x + (i64)plane * area;
-        const i64 base = (i64)plane * down * across;
-        FOR_POSITIONS(at, area) {
-            const u32 i = at / width, j = at % width;
+    FOR_ROWS(row, rows) {
+        FOR_POSITIONS(slot, wide) {
+            const Place p = place(row, slot, area, channels);
+            const T* from = x + start(p, area);
+            const i64 base = start(p, down * across);
+            const u32 i = p.at / width, j = p.at % width;
             const u32 end_i = end_window(i, stride_h, pad_h, down), end_j = end_window(j, stride_w, pad_w, across);
-            const float v = from[at];
+            const float v = from[(i64)p.at * p.apart];
             float total = 0;
             for (u32 wi = first_window(i, kernel_h, stride_h, pad_h); wi < end_i; ++wi) {
                 for (u32 wj = first_window(j, kernel_w, stride_w, pad_w); wj < end_j; ++wj) {
                     const u32 o = wi * across + wj;
                     float sum, squares;
-                    pool_sums(from, WINDOW(o), width, &sum, &squares);
-                    if (sum > 0) total += dy[base + o] * (v + v - squares / sum) / sum;
+                    pool_sums(from, p.apart, WINDOW(o), width, &sum, &squares);
+                    if (sum > 0) total += dy[base + (i64)o * p.apart] * (v + v - squares / sum) / sum;
                 }
             }
-            dx[(i64)plane * area + at] = total;
+            dx[(i64)row * wide + slot] = total;
         }
     }
 }
+KERNELS(pool_expect_backward, pool_expect_backward_bf16,
+    (T* dx, const T* dy, const T* x, GEOMETRY), (dx, dy, x, GEOMETRY_NAMES))

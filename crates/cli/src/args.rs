@@ -115,8 +115,8 @@ pub struct TrainArgs {
     /// The device.
     #[command(flatten)]
     pub device: DeviceFlags,
-    /// On a GPU, the precision of matrix products and convolutions: tf32 (unless given, or the solver gives another) or
-    /// fp32
+    /// On a GPU, the precision of matrix products and convolutions: tf32 (unless given, or the solver gives another),
+    /// fp32, or bf16, in which blobs are stored too
     #[arg(long = "precision", value_name = "PRECISION")]
     pub precision: Option<Precision>,
     /// The net's state.
@@ -146,8 +146,8 @@ pub struct TestArgs {
     /// The device.
     #[command(flatten)]
     pub device: DeviceFlags,
-    /// On a GPU, the precision of matrix products and convolutions: tf32 (unless given, or the solver gives another) or
-    /// fp32
+    /// On a GPU, the precision of matrix products and convolutions: tf32 (unless given, or the solver gives another),
+    /// fp32, or bf16, in which blobs are stored too
     #[arg(long = "precision", value_name = "PRECISION")]
     pub precision: Option<Precision>,
     /// The net's state.
@@ -173,8 +173,8 @@ pub struct TimeArgs {
     /// The device.
     #[command(flatten)]
     pub device: DeviceFlags,
-    /// On a GPU, the precision of matrix products and convolutions: tf32 (unless given, or the solver gives another) or
-    /// fp32
+    /// On a GPU, the precision of matrix products and convolutions: tf32 (unless given, or the solver gives another),
+    /// fp32, or bf16, in which blobs are stored too
     #[arg(long = "precision", value_name = "PRECISION")]
     pub precision: Option<Precision>,
     /// The net's state.
@@ -194,6 +194,9 @@ pub struct SummaryArgs {
     /// The device, whose memory is reported too.
     #[command(flatten)]
     pub device: DeviceFlags,
+    /// On a GPU, the precision: bf16 takes less memory than tf32 (unless given) or fp32
+    #[arg(long = "precision", value_name = "PRECISION")]
+    pub precision: Option<Precision>,
     /// The net's state.
     #[command(flatten)]
     pub state: StateFlags,

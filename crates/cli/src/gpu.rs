@@ -44,7 +44,7 @@ pub fn settle(asked: &Asked<'_>) -> Result<Option<Rc<dyn Gpu>>> {
     }
     if let Some(capacity) = std::env::var(SIMULATE).ok().as_deref().and_then(simulated) {
         tracing::warn!("{SIMULATE}=sim: computing on a simulated GPU, which is slow and only for tests");
-        return Ok(Some(Rc::new(Simulated::new(Order::Forward, capacity)?)));
+        return Ok(Some(Rc::new(Simulated::new(Order::Forward, capacity)?.storing(precision.storage()))));
     }
     let open = |id: u32| open(id, precision);
     let gpu = choose_one(asked.gpus, wish.map_or(0, SolverParameter::device_id), lgm_cuda::devices(), &open)?;

@@ -17,7 +17,7 @@ pub fn run(args: &SummaryArgs) -> anyhow::Result<ExitCode> {
     let phase = args.phase.map_or(Phase::Train, Phase::from);
     let backward = phase == Phase::Train;
     let gpu = match &args.device.gpu {
-        Some(gpus) => gpu::settle(&Asked { gpus: Some(gpus), precision: None, solver: None })?,
+        Some(gpus) => gpu::settle(&Asked { gpus: Some(gpus), precision: args.precision, solver: None })?,
         None => None,
     };
     let before = gpu.as_ref().map(|gpu| gpu.free_bytes()).transpose()?;

@@ -60,6 +60,7 @@ fn iterations(args: &TimeArgs, solver: &Path) -> anyhow::Result<()> {
     }
     solver.net().finish()?;
     info!("{}", memory(solver.net()));
+    report_conversions(solver.net());
     peak(gpu.as_deref(), before)?;
     info!("*** Benchmark begins ***");
     info!("Testing for {} iterations.", args.iterations);
@@ -105,6 +106,14 @@ fn stream(args: &TimeArgs, solver: &mut Solver) -> anyhow::Result<()> {
 fn memory(net: &Net) -> String {
     let (arena, params) = (net.arena_bytes(), net.param_bytes());
     format!("Blobs, gradients and scratch take {arena} bytes in one arena, parameters and their gradients {params}.")
+}
+
+/// What passes on a GPU convert between formats, if they do.
+fn report_conversions(net: &Net) {
+    let made = net.conversions();
+    if made.forward > 0 {
+        info!("Between formats: {made}.");
+    }
 }
 
 /// Bytes free on a GPU.
@@ -153,6 +162,7 @@ fn layers(args: &TimeArgs, model: &Path) -> anyhow::Result<()> {
     info!("Performing Backward");
     net.backward(&step)?;
     info!("{}", memory(&net));
+    report_conversions(&net);
     peak(gpu.as_deref(), before)?;
     // What is measured is the CPU.
     let peaks = (!on_gpu).then(peaks::measure);

@@ -2,11 +2,12 @@
 //!
 //! A layer's device half ([`crate::Run`]`<`[`Device`]`>`) sees addresses and puts kernels and matrix products on a
 //! [`DeviceQueue`]; who runs them, a GPU's stream or the kernels compiled for the host, it cannot tell. Everything on a
-//! queue runs in the order it was put there. Blobs are `f32`, laid out as on the host.
+//! queue runs in the order it was put there. Blobs are stored in the [`Format`](crate::Format)s that layers have settled on;
+//! parameters, their gradients, saved memory and scratch are `f32`, laid out as on the host.
 
 use std::fmt;
 
-use crate::{Bwd, Error, Fwd, Result, Space, View, ViewMut, Views, ViewsMut};
+use crate::{Bwd, Element, Error, Format, Fwd, Result, Space, Storage, View, ViewMut, Views, ViewsMut};
 
 /// The memory of a CUDA device.
 #[derive(Clone, Copy, Debug)]
@@ -138,9 +139,13 @@ pub struct Gemm {
     pub batch: (usize, [usize; 3]),
     /// Never in less than single precision: for distances, whose small differences a shortened mantissa would lose.
     pub exact: bool,
+    /// What A and B are stored as. Sums are in single precision.
+    pub factors: Element,
+    /// What C is stored as; single precision where the factors are.
+    pub result: Element,
 }
 
-/// A two-dimensional convolution in NCHW, groups and dilation included.
+/// A two-dimensional convolution, groups and dilation included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DeviceConvolution {
     /// Images.
@@ -163,6 +168,8 @@ pub struct DeviceConvolution {
     pub dilation: [usize; 2],
     /// Groups of channels.
     pub groups: usize,
+    /// How x, y and w and their gradients are stored; of w, the outputs count as images.
+    pub format: Format,
 }
 
 /// Which product of a convolution.
@@ -172,7 +179,7 @@ pub enum ConvolutionPass {
     Forward,
     /// dx from dy and w.
     Data,
-    /// dw from x and dy, added to what is there.
+    /// dw from x and dy: added to what is there where the format is plain, which is the parameter's own; else written.
     Filter,
 }
 
@@ -182,6 +189,11 @@ pub enum ConvolutionPass {
 /// puts on a queue may be recorded and replayed many times with the same addresses and numbers: what changes from step
 /// to step is read from [`Fwd::clock`] and [`Fwd::dynamic`].
 pub trait DeviceQueue {
+    /// What layers should store where they have the choice.
+    fn storage(&self) -> Storage {
+        Storage::default()
+    }
+
     /// Runs a kernel of `kernels/` by its name.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use crate::space::{Host, HostQueue, Space, View, ViewMut};
-use crate::{BlobSpec, DType, Device, Error, Fault, Float, Result, Shape, with_float};
+use crate::{BlobSpec, DType, Device, Error, Fault, Float, Formats, Offer, Result, Shape, with_float};
 
 /// When a layer runs: everything a computation may depend on besides its blobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,6 +133,8 @@ pub struct Plan {
     pub losses: Vec<usize>,
     /// Multiply-adds, times two, of one forward call.
     pub flops: u64,
+    /// On a device: how bottoms and tops are stored, as [`Run::formats`] chose before [`Run::prepare`].
+    pub formats: Formats,
 }
 
 impl Plan {
@@ -216,6 +218,12 @@ pub trait Layer: Send {
 
 /// The compute half of a layer in one memory space.
 pub trait Run<S: Space>: Layer {
+    /// The formats in which this space's run takes the bottoms and gives the tops. Asked for after [`Layer::plan`],
+    /// perhaps more than once; what comes otherwise is converted. On the host there is one format.
+    fn formats(&self, _offer: &Offer<'_>) -> Formats {
+        Formats::default()
+    }
+
     /// Called once after [`Layer::plan`] and before memory is laid out, with that plan: changes what this space needs
     /// otherwise (saved memory, scratch, what backward reads). On the host a plan stands as it is.
     ///
@@ -279,6 +287,8 @@ pub struct Fwd<'a, S: Space> {
     pub step: &'a Step,
     /// The element type of every blob here.
     pub dtype: DType,
+    /// On a device: how bottoms and tops, and their diffs, are stored.
+    pub formats: &'a Formats,
     /// Input data. `None`: the bottom shares memory with a top, which holds its data on entry.
     pub bottoms: Views<'a, S>,
     /// Output data. `None`: the top is a view of a bottom ([`Sharing::View`]) and there is nothing to write.
@@ -304,6 +314,8 @@ pub struct Bwd<'a, S: Space> {
     pub step: &'a Step,
     /// The element type of every blob here.
     pub dtype: DType,
+    /// On a device: how bottoms and tops, and their diffs, are stored.
+    pub formats: &'a Formats,
     /// Input data of those bottoms that the plan says backward reads.
     pub bottoms: Views<'a, S>,
     /// Output data of those tops that the plan says backward reads.

@@ -5,6 +5,7 @@ mod device;
 mod dtype;
 mod error;
 pub mod filler;
+mod format;
 pub mod fs;
 mod layer;
 pub mod rng;
@@ -14,6 +15,7 @@ pub mod space;
 pub use device::{Arg, ConvolutionPass, Device, DeviceConvolution, DevicePtr, DeviceQueue, Fault, Gemm, Grid};
 pub use dtype::{DType, Float};
 pub use error::{Error, Position, Result, nearest};
+pub use format::{ChannelsLast, Element, Format, Formats, Layout, Offer, Storage, rounded};
 pub use layer::{
     Arity, BuildCx, Bwd, Factory, Fwd, HostRun, Layer, Node, ParamSpec, Plan, Registry, Run, Sharing, Sink, Source,
     State, Step, Views, ViewsMut,

@@ -27,6 +27,7 @@ pub fn sources() -> &'static [Source] {
         "batch_norm",
         "channels",
         "convolution",
+        "format",
         "lgm",
         "lrn",
         "net",
@@ -39,9 +40,15 @@ pub fn sources() -> &'static [Source] {
 }
 
 impl Source {
-    /// The names of the source's kernels, in order: every line that begins with `KERNEL(name)`.
+    /// The names of the source's kernels, in order: every line that begins with `KERNEL(name)`, and both of
+    /// `KERNELS(name, name_bf16,` and `KERNELS_ADDING(name, name_bf16,`.
     pub fn kernels(&self) -> impl Iterator<Item = &'static str> + use<> {
-        self.text.lines().filter_map(|line| line.strip_prefix("KERNEL(")?.split(')').next())
+        let one = |line: &'static str| line.strip_prefix("KERNEL(")?.split(')').next();
+        let pair = |line: &'static str| line.strip_prefix("KERNELS(").or_else(|| line.strip_prefix("KERNELS_ADDING("));
+        self.text.lines().flat_map(move |line| {
+            let names = pair(line).into_iter().flat_map(|names| names.split(", ").take(2));
+            one(line).into_iter().chain(names.map(|name| name.trim_end_matches(',')))
+        })
     }
 }
 
@@ -71,7 +78,11 @@ mod tests {
                 assert!(kernel.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'), "{kernel}");
                 assert_eq!(source_of(kernel).unwrap().name, source.name);
             }
-            assert_eq!(source.kernels().count(), source.text.matches("KERNEL(").count(), "{}", source.name);
+            let pairs = source.text.matches("KERNELS(").count() + source.text.matches("KERNELS_ADDING(").count();
+            assert_eq!(source.kernels().count(), source.text.matches("KERNEL(").count() + 2 * pairs, "{}", source.name);
+            for (name, narrow) in source.kernels().zip(source.kernels().skip(1)).filter(|(_, n)| n.ends_with("_bf16")) {
+                assert!(narrow.strip_suffix("_bf16") == Some(name), "{narrow} does not follow its single precision");
+            }
         }
     }
 }

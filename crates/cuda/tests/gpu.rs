@@ -5,7 +5,10 @@
 
 use std::sync::OnceLock;
 
-use lgm_core::{ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Gemm, Grid, args};
+use lgm_core::{
+    ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Element, Format, Gemm, Grid, Layout, Shape, args,
+    rounded,
+};
 use lgm_cuda::sim::{Order, Sim};
 use lgm_cuda::{Allocator, Cuda, Precision};
 
@@ -15,6 +18,10 @@ impl<T: DeviceQueue + Allocator> Machine for T {}
 fn open(precision: Precision) -> Option<Cuda> {
     let id = std::env::var("LGM_TEST_GPU").ok().map_or(0, |id| id.parse().unwrap());
     match lgm_cuda::devices() {
+        Ok(gpus) if precision == Precision::Bf16 && gpus.iter().any(|gpu| gpu.id == id && gpu.capability.0 < 8) => {
+            println!("skipped: the GPU has no bf16");
+            None
+        }
         Ok(_) => Some(Cuda::open(id, precision).unwrap()),
         Err(error) => {
             println!("skipped: {}", error.summary());
@@ -163,6 +170,8 @@ fn products(machine: &dyn Machine, exact: bool, tolerance: f64) {
                 ldc,
                 beta,
                 exact,
+                factors: Element::F32,
+                result: Element::F32,
                 alpha: 1.5,
                 a: pa,
                 b: pb,
@@ -201,6 +210,70 @@ fn products(machine: &dyn Machine, exact: bool, tolerance: f64) {
 #[test]
 fn products_are_row_major() {
     everywhere(|machine| products(machine, false, 2e-6));
+}
+
+fn put_stored(machine: &dyn Machine, format: Format, shape: &Shape, values: &[f32]) -> DevicePtr {
+    let at = machine.alloc(format.bytes(shape)).unwrap();
+    machine.upload(&format.encode(shape, values), at).unwrap();
+    at
+}
+
+fn get_stored(machine: &dyn Machine, format: Format, shape: &Shape, at: DevicePtr) -> Vec<f32> {
+    let mut raw = vec![0; format.bytes(shape)];
+    machine.download(at, &mut raw).unwrap();
+    format.decode(shape, &raw)
+}
+
+/// Numbers that bf16 can hold.
+fn draw_narrow(len: usize, seed: u32) -> Vec<f32> {
+    draw(len, seed).into_iter().map(|v| rounded(v, Element::Bf16)).collect()
+}
+
+#[test]
+fn products_of_bf16_are_summed_in_single_precision() {
+    let body = |machine: &dyn Machine| {
+        let format = Format { element: Element::Bf16, ..Format::PLAIN };
+        for (m, n, k) in [(3, 5, 7), (33, 17, 65), (128, 96, 384)] {
+            let (a, b) = (draw_narrow(m * k, 1), draw_narrow(n * k, 2));
+            let (pa, pb) =
+                (put_stored(machine, format, &[m * k].into(), &a), put_stored(machine, format, &[n * k].into(), &b));
+            let sum = |i: usize, j: usize| (0..k).map(|l| f64::from(a[i * k + l]) * f64::from(b[j * k + l])).sum();
+            let want: Vec<f64> = (0..m * n).map(|at| sum(at / n, at % n)).collect();
+            for (result, tolerance) in [(Element::F32, 2e-6), (Element::Bf16, 4e-3)] {
+                let (format, shape) = (Format { element: result, ..Format::PLAIN }, Shape::from([m * n]));
+                let c = put_stored(machine, format, &shape, &vec![f32::NAN; m * n]);
+                machine
+                    .gemm(&Gemm {
+                        trans_a: false,
+                        trans_b: true,
+                        m,
+                        n,
+                        k,
+                        alpha: 1.0,
+                        a: pa,
+                        lda: k,
+                        b: pb,
+                        ldb: k,
+                        beta: 0.0,
+                        c,
+                        ldc: n,
+                        batch: (1, [0; 3]),
+                        exact: false,
+                        factors: Element::Bf16,
+                        result,
+                    })
+                    .unwrap();
+                let got = get_stored(machine, format, &shape, c);
+                assert_near(&got, &want, tolerance, &format!("{m} x {n} x {k} to {result:?}"));
+                machine.free(c).unwrap();
+            }
+            [pa, pb].into_iter().for_each(|block| machine.free(block).unwrap());
+        }
+    };
+    body(&Sim::new(Order::Forward).unwrap());
+    if let Some(gpu) = open(Precision::Bf16) {
+        body(&gpu);
+    }
 }
 
 #[test]
@@ -254,6 +327,7 @@ fn geometries() -> Vec<DeviceConvolution> {
                 pad: [pad; 2],
                 dilation: [dilation; 2],
                 groups,
+                format: Format::PLAIN,
             }
         };
     let odd = DeviceConvolution {
@@ -323,6 +397,44 @@ fn convolutions_are_caffes() {
     }
 }
 
+/// In the formats that layers ask for: both orders without groups, channels first with them.
+#[test]
+fn convolutions_in_bf16_are_caffes() {
+    let Some(gpu) = open(Precision::Bf16) else { return };
+    let first = Format { element: Element::Bf16, ..Format::PLAIN };
+    let last = Format { layout: Layout::ChannelsLast, ..first };
+    for plain in geometries() {
+        for format in if plain.groups == 1 { vec![first, last] } else { vec![first] } {
+            let c = &DeviceConvolution { format, ..plain };
+            let shapes = [
+                Shape::from([c.batch, c.channels, c.input[0], c.input[1]]),
+                Shape::from([c.outputs, c.channels / c.groups, c.kernel[0], c.kernel[1]]),
+                Shape::from([c.batch, c.outputs, c.output[0], c.output[1]]),
+            ];
+            let values = [0, 1, 2].map(|i| draw_narrow(shapes[i].count(), i as u32 + 1));
+            let [px, pw, pdy] = [0, 1, 2].map(|i| put_stored(&gpu, format, &shapes[i], &values[i]));
+            let [y, dx, dw] = convolve(c, &values[0], &values[1], &values[2]);
+            let passes = [
+                (ConvolutionPass::Forward, &shapes[2], [px, pw], y),
+                (ConvolutionPass::Data, &shapes[0], [pdy, pw], dx),
+                (ConvolutionPass::Filter, &shapes[1], [px, pdy], dw),
+            ];
+            for (pass, shape, operands, want) in passes {
+                let Some(workspace) = gpu.convolution_workspace(c, pass).unwrap() else {
+                    println!("skipped: no cuDNN for {pass:?} of {c:?}");
+                    continue;
+                };
+                let result = put_stored(&gpu, format, shape, &vec![f32::NAN; shape.count()]);
+                let at = gpu.alloc(workspace).unwrap();
+                gpu.convolution(c, pass, result, operands, at).unwrap();
+                let got = get_stored(&gpu, format, shape, result);
+                assert_near(&got, &want, 1e-2, &format!("{pass:?} of {c:?}"));
+                [at, result].into_iter().for_each(|block| gpu.free(block).unwrap());
+            }
+        }
+    }
+}
+
 #[test]
 fn the_references_convolution_is_that_of_its_definition() {
     // One channel, a 2x2 input under a 2x2 filter, no padding: one number.
@@ -337,6 +449,7 @@ fn the_references_convolution_is_that_of_its_definition() {
         pad: [0; 2],
         dilation: [1; 2],
         groups: 1,
+        format: Format::PLAIN,
     };
     let [y, dx, dw] = convolve(&c, &[1.0, 2.0, 3.0, 4.0], &[5.0, 6.0, 7.0, 8.0], &[2.0]);
     assert_eq!((y, dx, dw), (vec![70.0], vec![10.0, 12.0, 14.0, 16.0], vec![2.0, 4.0, 6.0, 8.0]));
@@ -411,6 +524,8 @@ fn a_product_and_a_convolution_can_be_recorded() {
             c: z,
             batch: (1, [0; 3]),
             exact: false,
+            factors: Element::F32,
+            result: Element::F32,
         })
     };
     work().unwrap();

@@ -21,6 +21,7 @@ pub struct Concat {
     parts: Vec<usize>,
     /// Indices of the axes before `axis`.
     rows: usize,
+    axis: usize,
 }
 
 impl Concat {
@@ -30,7 +31,7 @@ impl Concat {
             param.axis.is_none() || param.concat_dim.is_none(),
             "both axis and concat_dim are given; they mean the same: keep axis"
         );
-        Node::compute(Concat { param, parts: Vec::new(), rows: 0 })
+        Node::compute(Concat { param, parts: Vec::new(), rows: 0, axis: 0 })
     }
 }
 
@@ -61,7 +62,7 @@ impl Layer for Concat {
         if bottoms.len() == 1 {
             return Ok(plan_view(&bottoms[0], first.clone()));
         }
-        self.rows = first.span(0..axis);
+        (self.rows, self.axis) = (first.span(0..axis), axis);
         self.parts = bottoms.iter().map(|b| b.shape.count_from(axis)).collect();
         let extent = bottoms.iter().map(|b| b.shape[axis]).sum();
         Ok(Plan::new(vec![bottoms[0].with_shape(with(extent))]))

@@ -21,6 +21,7 @@ use lgm_cpu::ConvGeometry;
 use lgm_proto::{ConvolutionParameter, LayerParameter};
 
 mod device;
+mod own;
 mod volume;
 
 /// The layer; see the module.

@@ -3,6 +3,7 @@
 use lgm_core::{BuildCx, Node, Registry, Result};
 use lgm_proto::LayerParameter;
 
+mod conversion;
 mod fused_batch_norm;
 mod labels;
 pub mod margin_schedule;
@@ -21,6 +22,8 @@ macro_rules! layers {
         }
     };
 }
+
+pub use conversion::Conversion;
 
 layers! {
     batch_norm { "BatchNorm" => BatchNorm }

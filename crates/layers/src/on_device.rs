@@ -1,6 +1,8 @@
 //! What the device halves of layers share: extents and grids of kernels.
 
-use lgm_core::{BlobSpec, DevicePtr, DeviceQueue, Error, Gemm, Grid, Result, Shape, args};
+use lgm_core::{
+    BlobSpec, DevicePtr, DeviceQueue, Element, Error, Format, Gemm, Grid, Layout, Result, Shape, args, kernel,
+};
 
 #[cfg(test)]
 mod tests;
@@ -37,8 +39,41 @@ pub(crate) fn row_grid(rows: usize, width: usize) -> Grid {
 }
 
 /// y[i] = value.
-pub(crate) fn fill(queue: &dyn DeviceQueue, y: DevicePtr, value: f32, n: usize) -> Result<()> {
-    queue.launch("pointwise_fill", Grid::elements(n), args![y, value, n as i64])
+pub(crate) fn fill(queue: &dyn DeviceQueue, element: Element, y: DevicePtr, value: f32, n: usize) -> Result<()> {
+    queue.launch(kernel!(element, "pointwise_fill"), Grid::elements(n), args![y, value, n as i64])
+}
+
+/// y = x, or y += x with `add`, from one format to another; the blob has `outer` images of `channels` of `inner` positions.
+pub(crate) fn convert(
+    queue: &dyn DeviceQueue,
+    (y, to): (DevicePtr, Format),
+    (x, from): (DevicePtr, Format),
+    [outer, channels, inner]: [usize; 3],
+    add: bool,
+) -> Result<()> {
+    let (n, flag) = (outer * channels * inner, u32::from(add));
+    if to.layout == from.layout || channels == 1 || inner == 1 {
+        let narrowing = match (to.element, from.element) {
+            (Element::Bf16, Element::F32) => "format_narrow",
+            (Element::F32, Element::Bf16) => "format_widen",
+            (element, _) if add => {
+                let args = args![y, y, x, 1.0f32, 1.0f32, n as i64];
+                return queue.launch(kernel!(element, "eltwise_sum"), Grid::elements(n), args);
+            }
+            (element, _) => return queue.copy(x, y, n * element.bytes()),
+        };
+        return queue.launch(narrowing, Grid::elements(n.div_ceil(4)), args![y, x, flag, n as i64]);
+    }
+    let kernel = match (to.element, from.element) {
+        (Element::F32, Element::F32) => "format_transpose",
+        (Element::Bf16, Element::Bf16) => "format_transpose_bf16",
+        (Element::Bf16, Element::F32) => "format_transpose_narrow",
+        (Element::F32, Element::Bf16) => "format_transpose_widen",
+    };
+    let (rows, columns) = if from.layout == Layout::ChannelsFirst { (channels, inner) } else { (inner, channels) };
+    let squares = extent(rows.div_ceil(32) * columns.div_ceil(32))?;
+    let grid = Grid { blocks: [squares, outer.clamp(1, 65535) as u32, 1], threads: [32, 8, 1] };
+    queue.launch(kernel, grid, args![y, x, flag, extent(outer)?, extent(rows)?, extent(columns)?])
 }
 
 /// C ← A · B + β · C: one product of matrices given by their address and the distance between their rows.
@@ -50,7 +85,8 @@ pub(crate) fn product(
     (c, ldc): (DevicePtr, usize),
 ) -> Gemm {
     let (trans_a, trans_b, alpha, batch, exact) = (false, false, 1.0, (1, [0; 3]), false);
-    Gemm { trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, batch, exact }
+    let (factors, result) = (Element::F32, Element::F32);
+    Gemm { trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, batch, exact, factors, result }
 }
 
 /// A blob as images × channels × positions, and how kernels go over it.
@@ -62,6 +98,8 @@ pub(crate) struct Channels {
     pub channels: usize,
     /// Positions after the channels.
     pub inner: usize,
+    /// The type of elements.
+    pub element: Element,
 }
 
 /// Blocks that keep a device busy.
@@ -72,6 +110,20 @@ const WORTH: usize = 4096;
 const TOGETHER: usize = 32;
 
 impl Channels {
+    /// A blob in single precision, axis by axis.
+    pub fn new(outer: usize, channels: usize, inner: usize) -> Self {
+        Channels { outer, channels, inner, element: Element::F32 }
+    }
+
+    /// The same blob as it lies in a format: with channels last, nothing stands after them.
+    pub fn stored(self, format: Format) -> Self {
+        let element = format.element;
+        match format.layout {
+            Layout::ChannelsFirst => Channels { element, ..self },
+            Layout::ChannelsLast => Channels { outer: self.outer * self.inner, inner: 1, element, ..self },
+        }
+    }
+
     /// The rows of a kernel that goes over the blob: their number, their length and, for the kernel's CHANNEL, the
     /// channels that follow one another row by row.
     fn layout(&self) -> (usize, usize, usize) {
@@ -128,7 +180,7 @@ impl Channels {
         b: Option<DevicePtr>,
     ) -> Result<()> {
         let (grid, [rows, width, channels]) = self.rows()?;
-        queue.launch("channels_affine", grid, args![y, x, s, b, rows, width, channels])
+        queue.launch(kernel!(self.element, "channels_affine"), grid, args![y, x, s, b, rows, width, channels])
     }
 
     /// Sums of dy · x into `ds` and of dy into `db`, over all that is not the channel; added to what is there with `add`.
@@ -142,7 +194,11 @@ impl Channels {
         partial: DevicePtr,
     ) -> Result<()> {
         let (grid, [outer, channels, inner]) = self.sums()?;
-        queue.launch("channels_partials", grid, args![partial, dy, x, outer, channels, inner])?;
+        queue.launch(
+            kernel!(self.element, "channels_partials"),
+            grid,
+            args![partial, dy, x, outer, channels, inner],
+        )?;
         let finish = args![ds, db, partial, self.chunks() as u32, channels, u32::from(add)];
         queue.launch("channels_finish", Grid::elements(self.channels), finish)
     }

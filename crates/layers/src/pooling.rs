@@ -34,6 +34,7 @@ pub struct Pooling {
     stream: u64,
     geometry: PoolGeometry,
     planes: usize,
+    channels: usize,
     /// Whether the maxima's indices are a top, not kept by the layer.
     index_top: bool,
 }
@@ -58,7 +59,7 @@ impl Pooling {
         };
         let none = [0; 2];
         let geometry = PoolGeometry { input: none, output: none, kernel: none, stride: none, pad: none };
-        Node::compute(Pooling { param, method, stream, geometry, planes: 0, index_top: false })
+        Node::compute(Pooling { param, method, stream, geometry, planes: 0, channels: 0, index_top: false })
     }
 
     fn geometry(&self, input: [usize; 2]) -> Result<PoolGeometry> {

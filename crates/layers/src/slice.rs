@@ -21,6 +21,7 @@ pub struct Slice {
     parts: Vec<usize>,
     /// Indices of the axes before `axis`.
     rows: usize,
+    axis: usize,
 }
 
 impl Slice {
@@ -30,7 +31,7 @@ impl Slice {
             param.axis.is_none() || param.slice_dim.is_none(),
             "both axis and slice_dim are given; they mean the same: keep axis"
         );
-        Node::compute(Slice { param, parts: Vec::new(), rows: 0 })
+        Node::compute(Slice { param, parts: Vec::new(), rows: 0, axis: 0 })
     }
 
     /// The tops' extents at the sliced axis, which has `extent`.
@@ -81,7 +82,7 @@ impl Layer for Slice {
             return Ok(plan_view(&bottoms[0], shape.clone()));
         }
         let inner = shape.count_from(axis + 1);
-        self.rows = shape.span(0..axis);
+        (self.rows, self.axis) = (shape.span(0..axis), axis);
         self.parts = extents.iter().map(|e| e * inner).collect();
         Ok(Plan::new(extents.iter().map(|&e| bottoms[0].with_shape(shape.splice(axis..axis + 1, [e]))).collect()))
     }

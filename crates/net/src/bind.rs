@@ -157,7 +157,7 @@ impl<S: Place> Bound<S> {
                 )));
             }
         }
-        let bytes = |v: ValueId| graph.values[v].spec.bytes();
+        let bytes = |v: ValueId| graph.values[v].bytes();
         let written = layer.tops.iter().zip(&self.plan.top_is_view[i]).filter(|(_, view)| !**view);
         let mut ranges: Vec<Range> = written.map(|(&t, _)| (self.plan.data[t], bytes(t), true)).collect();
         let read = layer.bottoms.iter().zip(&self.plan.bottom_shared[i]).filter(|(_, shared)| !**shared);
@@ -265,6 +265,7 @@ impl<S: Place> Bound<S> {
         Fwd {
             step,
             dtype: dtype(graph, layer),
+            formats: &layer.plan.formats,
             bottoms,
             tops: tops.map(|(&v, view)| (!view).then(|| self.view_mut(self.plan.data[v], spec(v)))).collect(),
             params: self.params_mut(graph, layer),
@@ -300,6 +301,7 @@ impl<S: Place> Bound<S> {
         Bwd {
             step,
             dtype: dtype(graph, layer),
+            formats: &layer.plan.formats,
             bottoms: data(&layer.bottoms, &layer.plan.backward_bottoms),
             tops: data(&layer.tops, &layer.plan.backward_tops),
             top_diffs: top_diffs.collect(),

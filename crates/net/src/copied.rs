@@ -83,7 +83,7 @@ impl Net {
             let (learnable, shape) = (param.learnable, param.spec.shape.clone());
             Blob { learnable, index: param.index, shape, shared: param.owner.is_some() }
         };
-        let layers = self.graph.layers.iter().map(|layer| Layer {
+        let layers = self.graph.layers.iter().filter(|layer| !layer.internal).map(|layer| Layer {
             param: layer.param.clone(),
             key: layer.key.clone(),
             blobs: layer.params.iter().map(blob).collect(),

@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
 
-use lgm_core::{DType, Device, DevicePtr, DeviceQueue, Error, Grid, Host, Node, Result, Step, args};
+use lgm_core::{DType, Device, DevicePtr, DeviceQueue, Error, Grid, Host, Node, Result, Step, Storage, args, kernel};
 use tracing::{info, warn};
 
 use crate::bind::{Bound, Extra, ParamMemory, Span};
+use crate::formats::{self, Conversions};
 use crate::gpu::{Block, Feeder, Gpu, bytes_of, doubles_of, in_units};
 use crate::graph::{Graph, LayerNode, ValueId};
 use crate::memory::{ALIGN, round_up};
@@ -61,6 +62,8 @@ pub(crate) struct OnDevice {
     pub roles: Vec<Role>,
     pub tapes: HashMap<crate::tape::Pass, Tape>,
     pub record: bool,
+    /// What its passes convert.
+    pub conversions: Conversions,
     data: Rc<Block>,
     /// Parameters that are another net's.
     shared: Option<Shared>,
@@ -129,6 +132,10 @@ impl OnDevice {
         if options.dtype != DType::F32 {
             return Err(Error::config(format!("nets of {} run on the CPU only", options.dtype)));
         }
+        let storage = formats::storage(at.gpu.storage())?;
+        let conversions = formats::assign(graph, &roles(graph), storage)?;
+        log_conversions(storage, &conversions);
+        // Conversions are among the layers now.
         let roles = roles(graph);
         prepare(graph, &roles, at.gpu.as_ref())?;
         let memory = plan(graph, &options.keep, &roles);
@@ -138,7 +145,8 @@ impl OnDevice {
             graph.layers.iter().enumerate().any(|(i, layer)| away(i) && uses(layer))
         };
         let mirror = Bound::host(graph, mirror(graph, &roles), options.backward, &away, &used)?;
-        let device = OnDevice::new(graph, memory, roles.clone(), options, at, shared)?;
+        let mut device = OnDevice::new(graph, memory, roles.clone(), options, at, shared)?;
+        device.conversions = conversions;
         Ok((mirror, device))
     }
 
@@ -220,6 +228,7 @@ impl OnDevice {
             bound,
             roles,
             tapes: HashMap::new(),
+            conversions: Conversions::default(),
             record: std::env::var_os("LGM_GRAPH").is_none_or(|v| v != "0"),
             data,
             shared,
@@ -403,7 +412,8 @@ impl OnDevice {
             if let Some(diff) = self.bound.diff(graph, top) {
                 let n = diff.shape().count();
                 let seed = args![diff.addr(), n as i64, weight, i32::from(written)];
-                self.queue().launch("net_seed", Grid::elements(n), seed).map_err(|e| layer.blame(e))?;
+                let seeding = kernel!(graph.values[top].format.element, "net_seed");
+                self.queue().launch(seeding, Grid::elements(n), seed).map_err(|e| layer.blame(e))?;
             }
         }
         if self.roles[i] == Role::Away {
@@ -420,6 +430,12 @@ impl Drop for OnDevice {
         if let Err(error) = self.gpu.finish() {
             warn!("work on {} had failed: {error}", self.gpu.label());
         }
+    }
+}
+
+fn log_conversions(storage: Storage, made: &Conversions) {
+    if storage != Storage::default() {
+        info!("Blobs between layers in {}", made.summary(storage));
     }
 }
 

@@ -4,8 +4,8 @@
 use std::collections::{HashMap, HashSet};
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, DType, Error, Host, Node, ParamSpec as PlannedParam, Phase, Plan, Position, Registry,
-    Result, Run, ensure,
+    Arity, BlobSpec, BuildCx, DType, Element, Error, Format, Host, Node, ParamSpec as PlannedParam, Phase, Plan,
+    Position, Registry, Result, Run, ensure,
 };
 use lgm_proto::LayerParameter;
 use lgm_proto::param_spec::DimCheckMode;
@@ -23,12 +23,24 @@ pub struct Value {
     pub name: String,
     /// Shape and element type.
     pub spec: BlobSpec,
+    /// How a device stores it and its diff.
+    pub format: Format,
     /// The layer that writes it and as which top.
     pub producer: (usize, usize),
     /// The layer that reads it and as which bottom.
     pub consumer: Option<(usize, usize)>,
     /// Its weight in the loss.
     pub loss_weight: f32,
+}
+
+impl Value {
+    /// Bytes of the data, and of the diff.
+    pub fn bytes(&self) -> usize {
+        match self.format.element {
+            Element::F32 => self.spec.bytes(),
+            Element::Bf16 => self.format.bytes(&self.spec.shape),
+        }
+    }
 }
 
 /// A layer in its place in the graph.
@@ -53,6 +65,8 @@ pub struct LayerNode {
     pub exec_params: Vec<usize>,
     /// Another layer computes this one too.
     pub absorbed: bool,
+    /// No prototxt names it, and no file holds it.
+    pub internal: bool,
     /// Whether its backward runs.
     pub backward: bool,
     /// Whether its backward gives the gradient by each bottom.
@@ -232,6 +246,7 @@ impl Graph {
             self.values.push(Value {
                 name: blob.into(),
                 spec: spec.clone(),
+                format: Format::PLAIN,
                 producer: (id, j),
                 consumer: None,
                 loss_weight: weights[j],
@@ -255,6 +270,7 @@ impl Graph {
             exec_params: params.clone(),
             params,
             absorbed: false,
+            internal: false,
             backward: false,
             bottom_backward,
         });

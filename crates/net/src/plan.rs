@@ -70,8 +70,8 @@ struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    fn region(&mut self, spec: &BlobSpec, start: usize, end: usize) -> usize {
-        self.regions.push(Region { bytes: spec.bytes(), start, end });
+    fn region(&mut self, bytes: usize, start: usize, end: usize) -> usize {
+        self.regions.push(Region { bytes, start, end });
         self.regions.len() - 1
     }
 
@@ -135,7 +135,7 @@ pub fn plan(graph: &Graph, keep: &Keep, roles: &[Role]) -> MemoryPlan {
             // Of the bottoms this top may share with, the first whose memory nobody needs unchanged later.
             let found = layer.plan.share_data.iter().find(|&&(t, b, how)| {
                 let group = storage[layer.bottoms[b]];
-                let same_size = graph.values[layer.bottoms[b]].spec.bytes() == graph.values[top].spec.bytes();
+                let same_size = graph.values[layer.bottoms[b]].bytes() == graph.values[top].bytes();
                 t == j
                     && same_size
                     && (!shared[b] || how == Sharing::View)
@@ -154,7 +154,7 @@ pub fn plan(graph: &Graph, keep: &Keep, roles: &[Role]) -> MemoryPlan {
                     storage[top] = members.len();
                     members.push(vec![top]);
                     let start = if roles[i] == Role::Feed { 0 } else { i };
-                    let region = p.region(&graph.values[top].spec, start, last);
+                    let region = p.region(graph.values[top].bytes(), start, last);
                     storage_region.push(region);
                 }
             }
@@ -171,7 +171,7 @@ pub fn plan(graph: &Graph, keep: &Keep, roles: &[Role]) -> MemoryPlan {
         let now = p.backward_time(i);
         for &top in &layer.tops {
             if diff_region[top].is_none() {
-                diff_region[top] = Some(p.region(&graph.values[top].spec, now, now));
+                diff_region[top] = Some(p.region(graph.values[top].bytes(), now, now));
             }
         }
         for (b, &bottom) in layer.bottoms.iter().enumerate() {
@@ -184,7 +184,7 @@ pub fn plan(graph: &Graph, keep: &Keep, roles: &[Role]) -> MemoryPlan {
                 bb == b
                     && !keep.holds(&graph.values[layer.tops[t]].name)
                     && !out.diff_shared[i].contains(&Some(t))
-                    && graph.values[layer.tops[t]].spec.bytes() == graph.values[bottom].spec.bytes()
+                    && graph.values[layer.tops[t]].bytes() == graph.values[bottom].bytes()
             });
             diff_region[bottom] = match partner {
                 Some(&(t, _)) => {
@@ -195,7 +195,7 @@ pub fn plan(graph: &Graph, keep: &Keep, roles: &[Role]) -> MemoryPlan {
                     }
                     region
                 }
-                None => Some(p.region(&graph.values[bottom].spec, now, until)),
+                None => Some(p.region(graph.values[bottom].bytes(), now, until)),
             };
         }
     }
@@ -204,7 +204,7 @@ pub fn plan(graph: &Graph, keep: &Keep, roles: &[Role]) -> MemoryPlan {
         let back = p.backward_time(i);
         let each = |p: &mut Planner, specs: &[BlobSpec], on: bool, start, end| -> Vec<usize> {
             let on = on && roles[i] == Role::Here;
-            specs.iter().filter(|_| on).map(|s| p.region(s, start, end)).collect()
+            specs.iter().filter(|_| on).map(|s| p.region(s.bytes(), start, end)).collect()
         };
         saved.push(each(&mut p, &layer.plan.saved, layer.backward, i, back));
         forward.push(each(&mut p, &layer.plan.scratch, true, i, i));

@@ -2,6 +2,7 @@
 
 use lgm_core::Shape;
 
+use crate::formats::Conversions;
 use crate::graph::ValueId;
 use crate::net::Net;
 
@@ -64,7 +65,7 @@ impl Net {
         let layer = &graph.layers[i];
         let bytes = |values: &[ValueId], which: &dyn Fn(usize) -> bool| -> usize {
             let wanted = values.iter().enumerate().filter(|(k, _)| which(*k));
-            wanted.map(|(_, &v)| graph.values[v].spec.bytes()).sum()
+            wanted.map(|(_, &v)| graph.values[v].bytes()).sum()
         };
         let params: usize = layer.exec_params.iter().map(|&p| graph.params[p].spec.bytes()).sum();
         let forward = bytes(&layer.bottoms, &|_| true) + bytes(&layer.tops, &|t| !self.is_view(i, t)) + params;
@@ -89,6 +90,11 @@ impl Net {
     /// Bytes of blobs, gradients, saved values and scratch, all in one arena: the net's peak besides its parameters.
     pub fn arena_bytes(&self) -> usize {
         self.device.as_ref().map_or(self.bound.arena_bytes(), |d| d.bound.arena_bytes())
+    }
+
+    /// The conversions between formats that the net's passes make; none on the host.
+    pub fn conversions(&self) -> Conversions {
+        self.device.as_ref().map_or_else(Conversions::default, |d| d.conversions)
     }
 
     fn is_view(&self, i: usize, t: usize) -> bool {

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use lgm_core::{Arg, ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Error, Gemm, Grid, Result};
+use lgm_core::{Arg, ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Error, Gemm, Grid, Result, Storage};
 use lgm_cuda::Allocator;
 use lgm_cuda::sim::{Order, Sim};
 
@@ -14,6 +14,7 @@ use crate::gpu::{Feeder, Gpu, Replay};
 pub struct Simulated {
     sim: Rc<Sim>,
     tape: RefCell<Option<Vec<Work>>>,
+    storage: Storage,
 }
 
 #[derive(Clone)]
@@ -43,7 +44,13 @@ impl Simulated {
     /// When there is no C++ compiler, or it refuses the kernels.
     pub fn new(order: Order, capacity: Option<u64>) -> Result<Simulated> {
         let sim = capacity.map_or_else(|| Sim::new(order), |bytes| Sim::with_capacity(order, bytes))?;
-        Ok(Simulated { sim: Rc::new(sim), tape: RefCell::new(None) })
+        Ok(Simulated { sim: Rc::new(sim), tape: RefCell::new(None), storage: Storage::default() })
+    }
+
+    /// The device, one that would have blobs stored so.
+    #[must_use]
+    pub fn storing(self, storage: Storage) -> Self {
+        Simulated { storage, ..self }
     }
 
     fn put(&self, work: Work) -> Result<()> {
@@ -80,6 +87,10 @@ impl Allocator for Simulated {
 }
 
 impl DeviceQueue for Simulated {
+    fn storage(&self) -> Storage {
+        self.storage
+    }
+
     fn launch(&self, kernel: &'static str, grid: Grid, args: &[Arg]) -> Result<()> {
         self.put(Work::Launch(kernel, grid, args.to_vec()))
     }

@@ -70,7 +70,7 @@ impl Net {
     pub(crate) fn value_f64(&self, v: ValueId) -> Result<Vec<f64>> {
         match &self.device {
             None => Ok(self.bound.value(&self.graph, v).to_f64()),
-            Some(device) => self.download(device.bound.value(&self.graph, v)),
+            Some(device) => self.download(device.bound.value(&self.graph, v), v),
         }
     }
 
@@ -78,15 +78,17 @@ impl Net {
     pub(crate) fn diff_f64(&self, v: ValueId) -> Result<Option<Vec<f64>>> {
         match &self.device {
             None => Ok(self.bound.diff(&self.graph, v).map(|d| d.to_f64())),
-            Some(device) => device.bound.diff(&self.graph, v).map(|d| self.download(d)).transpose(),
+            Some(device) => device.bound.diff(&self.graph, v).map(|d| self.download(d, v)).transpose(),
         }
     }
 
-    fn download(&self, view: View<'_, lgm_core::Device>) -> Result<Vec<f64>> {
+    /// Data or diff of a value, which is stored in its format.
+    fn download(&self, view: View<'_, lgm_core::Device>, v: ValueId) -> Result<Vec<f64>> {
         let Some(device) = &self.device else { return Err(Error::internal("the net lives on the host")) };
-        let mut bytes = vec![0; view.shape().count() * view.dtype().size()];
+        let format = self.graph.values[v].format;
+        let mut bytes = vec![0; format.bytes(view.shape())];
         device.gpu.download(view.addr(), &mut bytes)?;
-        Ok(widen(floats_of(&bytes)))
+        Ok(widen(format.decode(view.shape(), &bytes)))
     }
 
     /// A blob's shape and data. Only outputs and blobs that [`crate::Options::keep`] names are sure to hold what the
@@ -130,7 +132,8 @@ impl Net {
         }
         let view = device.bound.value(&self.graph, v);
         same_count(data.len(), view.shape())?;
-        device.gpu.upload(&float_bytes(data.iter().map(|&x| x as f32)), view.addr())
+        let data: Vec<f32> = data.iter().map(|&x| x as f32).collect();
+        device.gpu.upload(&self.graph.values[v].format.encode(view.shape(), &data), view.addr())
     }
 
     /// A layer's parameters: shape and values of each.

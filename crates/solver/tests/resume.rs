@@ -7,6 +7,7 @@ mod common;
 use std::path::Path;
 
 use common::{Folder, finish, logged, params, registry, results, says};
+use lgm_core::{ChannelsLast, Element, Storage};
 use lgm_proto::SolverState;
 use lgm_solver::{Action, Outcome, Solver, Watch};
 
@@ -115,6 +116,46 @@ fn from_every_snapshot_on_a_device() {
         resumes("random_seed: 3", [1, 2, 7]);
         resumes("random_seed: 3 type: 'Adam' snapshot_format: HDF5", [3]);
     });
+}
+
+/// What is stored in fewer bits is made anew in every pass: nothing of it needs to be in a snapshot.
+#[test]
+fn from_snapshots_on_a_device_that_stores_bf16() {
+    for channels_last in [ChannelsLast::Never, ChannelsLast::Always] {
+        common::on_a_device_storing(Storage { element: Element::Bf16, channels_last }, || {
+            resumes("random_seed: 3", [1, 4]);
+        });
+    }
+}
+
+/// A net that learns, with bf16 between its layers as in single precision: losses fall together and stay near.
+#[test]
+fn training_in_bf16_follows_single_precision() {
+    let folder = folder();
+    let settings = solver("bf16", "random_seed: 3")
+        .replace("snapshot: 1 max_iter: 8", "snapshot: 0 snapshot_after_train: false max_iter: 60")
+        .replace("stepvalue: [2, 5]", "stepvalue: 50")
+        .replace("policy: ADDUP value: 0 gamma: 0.25 step: 2 max: 1", "value: 0.1");
+    assert!(settings.contains("max_iter: 60") && settings.contains("stepvalue: 50"));
+    let losses = |log: &[String]| -> Vec<f64> {
+        let shown = log.iter().filter_map(|l| l.strip_prefix("Iteration ")?.rsplit_once("loss = "));
+        shown.map(|(_, loss)| loss.parse().unwrap()).collect()
+    };
+    let want = losses(&folder.train(&settings).1);
+    let last = |losses: &[f64]| losses[losses.len() - 10..].iter().sum::<f64>() / 10.0;
+    assert!(want.len() >= 60 && last(&want) < 0.8 * want[0], "{want:?}");
+    for channels_last in [ChannelsLast::Never, ChannelsLast::Always] {
+        common::on_a_device_storing(Storage { element: Element::Bf16, channels_last }, || {
+            let (_, log) = folder.train(&settings);
+            assert!(log.iter().any(|l| l.starts_with("Blobs between layers in bf16")), "{log:?}");
+            let got = losses(&log);
+            assert_eq!(got.len(), want.len());
+            assert!(got.iter().all(|loss| loss.is_finite()), "{got:?}");
+            assert!(got[..5].iter().zip(&want).all(|(g, w)| (g - w).abs() < 0.05 * w), "{got:?} and {want:?}");
+            assert!((last(&got) - last(&want)).abs() < 0.1 * want[0], "{got:?} and {want:?}");
+            assert!(got != want, "nothing was rounded");
+        });
+    }
 }
 
 /// A run may go on elsewhere: what it ends with differs by rounding alone, and so do the losses it shows.

@@ -3,8 +3,8 @@
 use std::sync::Once;
 
 use lgm_core::{
-    BlobSpec, Bwd, DType, Device, DevicePtr, DeviceQueue, Fwd, Phase, Plan, Registry, Result, Shape, Step, View,
-    ViewMut, Views, ViewsMut,
+    BlobSpec, Bwd, ChannelsLast, DType, Device, DevicePtr, DeviceQueue, Element, Format, Fwd, Layout, Offer, Phase,
+    Plan, Registry, Result, Shape, Step, Storage, View, ViewMut, Views, ViewsMut, rounded,
 };
 use lgm_cuda::Allocator;
 use lgm_cuda::sim::{Order, Sim};
@@ -15,6 +15,8 @@ use crate::{Case, Inputs, Outputs, Rig, Sharing, assert_close};
 
 /// Largest difference between device and host, as [`assert_close`] measures it.
 const TOLERANCE: f64 = 2e-5;
+/// The same where what lies between layers is stored in bf16, which has eight bits: sums of rounded factors.
+const NARROW_TOLERANCE: f64 = 2e-2;
 
 /// A layer with its plan for the device, and the device.
 pub struct DeviceRig {
@@ -77,6 +79,56 @@ impl Drop for Block<'_> {
     }
 }
 
+/// A blob in device memory, in a format.
+struct Stored<'a> {
+    block: Block<'a>,
+    spec: BlobSpec,
+    format: Format,
+}
+
+impl<'a> Stored<'a> {
+    /// Full of NaN.
+    fn poisoned(sim: &'a Sim, spec: &BlobSpec, format: Format) -> Result<Self> {
+        let block = Block { sim, at: sim.alloc(format.bytes(&spec.shape))?, len: 0 };
+        Ok(Stored { block, spec: spec.clone(), format })
+    }
+
+    fn of(sim: &'a Sim, spec: &BlobSpec, format: Format, values: &[f64]) -> Result<Self> {
+        let stored = Stored::poisoned(sim, spec, format)?;
+        let values: Vec<f32> = values.iter().map(|&v| v as f32).collect();
+        sim.upload(&format.encode(&spec.shape, &values), stored.block.at)?;
+        Ok(stored)
+    }
+
+    fn to_f64(&self) -> Result<Vec<f64>> {
+        let mut bytes = vec![0; self.format.bytes(&self.spec.shape)];
+        self.block.sim.download(self.block.at, &mut bytes)?;
+        Ok(self.format.decode(&self.spec.shape, &bytes).into_iter().map(f64::from).collect())
+    }
+
+    fn view<'b>(&self, spec: &'b BlobSpec) -> Option<View<'b, Device>> {
+        self.block.view(spec)
+    }
+
+    fn view_mut<'b>(&self, spec: &'b BlobSpec) -> Option<ViewMut<'b, Device>> {
+        self.block.view_mut(spec)
+    }
+}
+
+/// Blobs of values, each in the format of its place.
+fn stored<'a>(
+    sim: &'a Sim,
+    specs: &[BlobSpec],
+    format: impl Fn(usize) -> Format,
+    values: &[Vec<f64>],
+) -> Result<Vec<Stored<'a>>> {
+    values.iter().zip(specs).enumerate().map(|(i, (v, s))| Stored::of(sim, s, format(i), v)).collect()
+}
+
+fn empty<'a>(sim: &'a Sim, specs: &[BlobSpec], format: impl Fn(usize) -> Format) -> Result<Vec<Stored<'a>>> {
+    specs.iter().enumerate().map(|(i, s)| Stored::poisoned(sim, s, format(i))).collect()
+}
+
 fn blocks<'a>(sim: &'a Sim, values: &[Vec<f64>]) -> Result<Vec<Block<'a>>> {
     values.iter().map(|v| Block::of(sim, v)).collect()
 }
@@ -110,6 +162,21 @@ impl DeviceRig {
         shapes: &[Shape],
         order: Order,
     ) -> Result<Option<DeviceRig>> {
+        DeviceRig::stored(registry, text, phase, shapes, order, Storage::default())
+    }
+
+    /// As [`DeviceRig::new`] on a device that would have blobs stored so, and its bottoms come so.
+    ///
+    /// # Errors
+    /// As for [`DeviceRig::new`].
+    pub fn stored(
+        registry: &Registry,
+        text: &str,
+        phase: Phase,
+        shapes: &[Shape],
+        order: Order,
+        storage: Storage,
+    ) -> Result<Option<DeviceRig>> {
         let mut rig = Rig::new(registry, text, phase, DType::F32, shapes)?;
         if rig.layer.device().is_none() {
             return Ok(None);
@@ -125,6 +192,11 @@ impl DeviceRig {
         };
         let mut plan = rig.plan.clone();
         let half = rig.layer.device_mut().expect("device and device_mut agree");
+        let last = storage.channels_last != ChannelsLast::Never;
+        let layout = if last { Layout::ChannelsLast } else { Layout::ChannelsFirst };
+        let arriving = vec![Format { element: storage.element, layout }; rig.bottoms.len()];
+        let offer = Offer { bottoms: &rig.bottoms, arriving: &arriving, tops: plan.tops.len(), storage };
+        plan.formats = half.formats(&offer);
         half.prepare(&sim, &mut plan)?;
         let specs = plan.tops.iter().chain(&plan.saved).chain(&plan.scratch);
         assert!(specs.clone().all(|s| s.dtype == DType::F32), "the device plan has blobs of another element type");
@@ -141,8 +213,10 @@ impl DeviceRig {
         let (rig, plan, sim) = (&self.rig, &self.rig.plan, &self.sim);
         let layer = rig.layer.device().expect("checked when made");
         let backward = !inputs.top_diffs.is_empty() || (plan.tops.is_empty() && !plan.no_backward);
-        let (bottoms, params) = (blocks(sim, &inputs.bottoms)?, blocks(sim, &inputs.params)?);
-        let (tops, saved) = (poisoned(sim, &plan.tops)?, poisoned(sim, &plan.saved)?);
+        let formats = &plan.formats;
+        let bottoms = stored(sim, &rig.bottoms, |b| formats.bottom(b), &inputs.bottoms)?;
+        let params = blocks(sim, &inputs.params)?;
+        let (tops, saved) = (empty(sim, &plan.tops, |t| formats.top(t))?, poisoned(sim, &plan.saved)?);
         let clock = clock(sim, &inputs.step)?;
         let dynamic: Vec<f64> = rig.layer.dynamic().into_iter().map(f64::from).collect();
         let dynamic = Block::of(sim, &dynamic)?;
@@ -163,6 +237,7 @@ impl DeviceRig {
             Fwd {
                 step: &stranger,
                 dtype: DType::F32,
+                formats,
                 bottoms: bottoms
                     .iter()
                     .zip(&rig.bottoms)
@@ -190,29 +265,30 @@ impl DeviceRig {
             ..Default::default()
         };
         for (b, block) in bottoms.iter().enumerate().filter(|&(b, _)| !shared(b)) {
-            assert_eq!(block.to_f64()?, rounded(&inputs.bottoms[b]), "forward changed bottom {b}");
+            assert_eq!(block.to_f64()?, as_stored(&inputs.bottoms[b], formats.bottom(b)), "forward changed bottom {b}");
         }
         if !backward {
             return Ok(out);
         }
 
         let scratch = poisoned(sim, &plan.scratch)?;
-        let top_diffs = blocks(sim, &inputs.top_diffs)?;
+        let top_diffs = stored(sim, &plan.tops, |t| formats.top(t), &inputs.top_diffs)?;
         let param_diffs = blocks(sim, &inputs.param_diffs)?;
-        let mut bottom_diffs = poisoned(sim, &rig.bottoms)?;
+        let mut bottom_diffs = empty(sim, &rig.bottoms, |b| formats.bottom(b))?;
         let shared = shared_diffs(plan, inputs);
         for &(t, b) in &shared {
-            bottom_diffs[b] = Block::of(sim, &inputs.top_diffs[t])?;
+            bottom_diffs[b] = Stored::of(sim, &rig.bottoms[b], formats.bottom(b), &inputs.top_diffs[t])?;
         }
         let wanted = |plan: &Plan, b: usize| inputs.want_bottoms[b] && !plan.no_gradient.contains(&b);
         let learned = |p: usize| inputs.want_params[p] && !plan.params[p].state;
         let mut io = Bwd {
             step: &stranger,
             dtype: DType::F32,
+            formats,
             bottoms: bottoms.iter().map(|_| None).collect(),
             tops: tops.iter().map(|_| None).collect(),
-            top_diffs: views(&top_diffs, &plan.tops),
-            bottom_diffs: views_mut(&bottom_diffs, &rig.bottoms),
+            top_diffs: top_diffs.iter().zip(&plan.tops).map(|(d, s)| d.view(s)).collect(),
+            bottom_diffs: bottom_diffs.iter().zip(&rig.bottoms).map(|(d, s)| d.view_mut(s)).collect(),
             params: views(&params, &rig.params),
             param_diffs: views_mut(&param_diffs, &rig.params),
             saved: views(&saved, &plan.saved),
@@ -229,13 +305,16 @@ impl DeviceRig {
         layer.backward(sim, io)?;
         self.check_fault(&fault)?;
         for (t, block) in top_diffs.iter().enumerate() {
-            assert_eq!(block.to_f64()?, rounded(&inputs.top_diffs[t]), "backward changed the diff of top {t}");
+            assert_eq!(
+                block.to_f64()?,
+                as_stored(&inputs.top_diffs[t], formats.top(t)),
+                "backward changed the diff of top {t}"
+            );
         }
-        let keep = |blocks: &[Block<'_>], wanted: &dyn Fn(usize) -> bool| -> Result<Vec<Option<Vec<f64>>>> {
-            blocks.iter().enumerate().map(|(i, b)| wanted(i).then(|| b.to_f64()).transpose()).collect()
-        };
-        out.bottom_diffs = keep(&bottom_diffs, &|b| wanted(plan, b))?;
-        out.param_diffs = keep(&param_diffs, &learned)?;
+        let each = bottom_diffs.iter().enumerate();
+        out.bottom_diffs = each.map(|(b, d)| wanted(plan, b).then(|| d.to_f64()).transpose()).collect::<Result<_>>()?;
+        let each = param_diffs.iter().enumerate();
+        out.param_diffs = each.map(|(p, d)| learned(p).then(|| d.to_f64()).transpose()).collect::<Result<_>>()?;
         Ok(out)
     }
 
@@ -246,8 +325,8 @@ impl DeviceRig {
     }
 }
 
-fn rounded(values: &[f64]) -> Vec<f64> {
-    values.iter().map(|&v| v as f32 as f64).collect()
+fn as_stored(values: &[f64], format: Format) -> Vec<f64> {
+    values.iter().map(|&v| f64::from(rounded(v as f32, format.element))).collect()
 }
 
 fn clock<'a>(sim: &'a Sim, step: &Step) -> Result<Block<'a>> {
@@ -255,13 +334,45 @@ fn clock<'a>(sim: &'a Sim, step: &Step) -> Result<Block<'a>> {
     Block::of_bytes(sim, &bytes)
 }
 
-/// The device half against the host's outputs; the same bits whatever is shared, wanted or saved, and in both orders.
-pub(crate) fn check(registry: &Registry, case: &Case, inputs: &Inputs, host: &Outputs) -> Result<()> {
+/// Storages that a layer is checked in besides the plain one.
+const STORAGES: [Storage; 3] = [
+    Storage { element: Element::Bf16, channels_last: ChannelsLast::Never },
+    Storage { element: Element::Bf16, channels_last: ChannelsLast::Always },
+    Storage { element: Element::F32, channels_last: ChannelsLast::Always },
+];
+
+/// The device half against the host's outputs, in every format that it has; the same bits whatever is shared, wanted or
+/// saved, and in both orders.
+pub(crate) fn check(registry: &Registry, case: &Case, inputs: &Inputs, host: &Rig) -> Result<()> {
+    check_stored(registry, case, inputs, host, Storage::default())?;
+    STORAGES.into_iter().try_for_each(|storage| check_stored(registry, case, inputs, host, storage))
+}
+
+fn check_stored(registry: &Registry, case: &Case, inputs: &Inputs, host: &Rig, storage: Storage) -> Result<()> {
     let shapes: Vec<Shape> = case.bottoms.iter().map(|(s, _)| s.clone()).collect();
-    let rig = |order| DeviceRig::new(registry, &case.layer, case.phase, &shapes, order);
+    let rig = |order| DeviceRig::stored(registry, &case.layer, case.phase, &shapes, order, storage);
     let (Some(forward), Some(reversed)) = (rig(Order::Forward)?, rig(Order::Reversed)?) else { return Ok(()) };
+    let formats = &forward.rig.plan.formats;
+    let moved = |spec: &BlobSpec, format: Format| !format.is_same(Format::PLAIN, &spec.shape);
+    let changed = host.bottoms.iter().enumerate().any(|(b, spec)| moved(spec, formats.bottom(b)))
+        || host.plan.tops.iter().enumerate().any(|(t, spec)| moved(spec, formats.top(t)));
+    if storage != Storage::default() && !changed {
+        return Ok(());
+    }
+    // The host gets the numbers that the device's memory can hold.
+    let mut inputs = inputs.clone();
+    for (b, values) in inputs.bottoms.iter_mut().enumerate() {
+        *values = as_stored(values, formats.bottom(b));
+    }
+    for (t, values) in inputs.top_diffs.iter_mut().enumerate() {
+        *values = as_stored(values, formats.top(t));
+    }
+    let inputs = &inputs;
+    let narrow = formats.bottoms.iter().chain(&formats.tops).any(|format| format.element == Element::Bf16);
+    let tolerance = if narrow { NARROW_TOLERANCE } else { TOLERANCE };
+    let case = &Case { name: format!("{} ({})", case.name, formats.top(0)), ..case.clone() };
     let plain = forward.run(inputs)?;
-    close(case, inputs, &plain, host);
+    close(case, inputs, &plain, &host.run(inputs)?, tolerance);
 
     same(case, "threads in reverse order", &plain, &reversed.run(inputs)?);
     for (data, diff) in [(true, false), (false, true), (true, true)] {
@@ -289,10 +400,10 @@ pub(crate) fn check(registry: &Registry, case: &Case, inputs: &Inputs, host: &Ou
     Ok(())
 }
 
-fn close(case: &Case, inputs: &Inputs, device: &Outputs, host: &Outputs) {
+fn close(case: &Case, inputs: &Inputs, device: &Outputs, host: &Outputs, tolerance: f64) {
     let agree = |what: String, found: &[f64], want: &[f64]| {
         finite(case, &format!("{what} on the device"), found);
-        assert_close(&format!("{}: {what} on the device", case.name), found, want, TOLERANCE);
+        assert_close(&format!("{}: {what} on the device", case.name), found, want, tolerance);
     };
     for (t, (found, want)) in device.tops.iter().zip(&host.tops).enumerate() {
         agree(format!("top {t}"), found, want);

@@ -198,6 +198,7 @@ impl Rig {
             let io = Fwd {
                 step: &inputs.step,
                 dtype,
+                formats: &plan.formats,
                 bottoms: io_bottoms,
                 tops: windows,
                 params: windows_mut(&mut params, &self.params)?,
@@ -235,6 +236,7 @@ impl Rig {
             let mut io = Bwd {
                 step: &inputs.step,
                 dtype,
+                formats: &plan.formats,
                 bottoms: absent_views(bottoms.len()),
                 tops: absent_views(tops.len()),
                 top_diffs: Views::new(),

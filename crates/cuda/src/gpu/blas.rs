@@ -3,7 +3,7 @@
 use std::ffi::{CStr, c_int, c_void};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lgm_core::{DevicePtr, Error, Gemm, Result};
+use lgm_core::{DevicePtr, Element, Error, Gemm, Result};
 
 use super::api::*;
 use super::context::{Context, Stream};
@@ -57,10 +57,10 @@ impl Blas {
         self.context.make_current()?;
         let handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner);
         let ColumnMajor { ops: [op_a, op_b], m, n, k, a, b, c, batch } = product;
-        let compute = compute_type(self.precision, gemm.exact);
+        let compute = compute_type(self.precision, gemm);
         let (alpha, beta): (*const f32, *const f32) = (&gemm.alpha, &gemm.beta);
         let (alpha, beta) = (alpha.cast::<c_void>(), beta.cast::<c_void>());
-        let (real, any) = (CUDA_R_32F, CUBLAS_GEMM_DEFAULT);
+        let (factor, result, any) = (data_type(gemm.factors), data_type(gemm.result), CUBLAS_GEMM_DEFAULT);
         // SAFETY: the factors live through the call; the matrices are the caller's, of the extents given.
         let (call, status) = unsafe {
             if batch == 1 {
@@ -74,14 +74,14 @@ impl Blas {
                     k,
                     alpha,
                     a.at(),
-                    real,
+                    factor,
                     a.rows,
                     b.at(),
-                    real,
+                    factor,
                     b.rows,
                     beta,
                     c.at().cast_mut(),
-                    real,
+                    result,
                     c.rows,
                     compute,
                     any,
@@ -98,16 +98,16 @@ impl Blas {
                     k,
                     alpha,
                     a.at(),
-                    real,
+                    factor,
                     a.rows,
                     a.stride,
                     b.at(),
-                    real,
+                    factor,
                     b.rows,
                     b.stride,
                     beta,
                     c.at().cast_mut(),
-                    real,
+                    result,
                     c.rows,
                     c.stride,
                     batch,
@@ -145,11 +145,17 @@ impl Drop for Blas {
     }
 }
 
-fn compute_type(precision: Precision, exact: bool) -> c_int {
-    match precision {
-        Precision::Tf32 if !exact => CUBLAS_COMPUTE_32F_FAST_TF32,
-        _ => CUBLAS_COMPUTE_32F,
+fn data_type(element: Element) -> c_int {
+    match element {
+        Element::F32 => CUDA_R_32F,
+        Element::Bf16 => CUDA_R_16BF,
     }
+}
+
+/// Factors of 16 bits go to the tensor cores as they are.
+fn compute_type(precision: Precision, gemm: &Gemm) -> c_int {
+    let shortened = gemm.factors == Element::F32 && !gemm.exact && precision != Precision::Fp32;
+    if shortened { CUBLAS_COMPUTE_32F_FAST_TF32 } else { CUBLAS_COMPUTE_32F }
 }
 
 /// A matrix of a column-major product.
@@ -273,6 +279,8 @@ mod tests {
                     c: DevicePtr(c as u64),
                     batch: (batch, strides),
                     exact: false,
+                    factors: Element::F32,
+                    result: Element::F32,
                 };
                 let mut memory: Vec<f32> = (0..c + batch * strides[2]).map(|i| ((i * 37) % 11) as f32 - 5.0).collect();
                 let mut expected = memory.clone();
@@ -291,9 +299,31 @@ mod tests {
 
     #[test]
     fn exact_products_are_never_shortened() {
-        assert_eq!(compute_type(Precision::Tf32, false), CUBLAS_COMPUTE_32F_FAST_TF32);
-        for (precision, exact) in [(Precision::Tf32, true), (Precision::Fp32, false), (Precision::Fp32, true)] {
-            assert_eq!(compute_type(precision, exact), CUBLAS_COMPUTE_32F);
+        let gemm = |exact, factors| Gemm {
+            trans_a: false,
+            trans_b: false,
+            m: 1,
+            n: 1,
+            k: 1,
+            alpha: 1.0,
+            a: DevicePtr(0),
+            lda: 1,
+            b: DevicePtr(0),
+            ldb: 1,
+            beta: 0.0,
+            c: DevicePtr(0),
+            ldc: 1,
+            batch: (1, [0; 3]),
+            exact,
+            factors,
+            result: Element::F32,
+        };
+        let (f32, bf16) = (Element::F32, Element::Bf16);
+        for precision in [Precision::Tf32, Precision::Bf16] {
+            assert_eq!(compute_type(precision, &gemm(false, f32)), CUBLAS_COMPUTE_32F_FAST_TF32);
+            assert_eq!(compute_type(precision, &gemm(true, f32)), CUBLAS_COMPUTE_32F);
+            assert_eq!(compute_type(precision, &gemm(false, bf16)), CUBLAS_COMPUTE_32F);
         }
+        assert_eq!(compute_type(Precision::Fp32, &gemm(false, f32)), CUBLAS_COMPUTE_32F);
     }
 }

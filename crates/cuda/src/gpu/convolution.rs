@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ffi::{CStr, c_int, c_void};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lgm_core::{ConvolutionPass, DeviceConvolution, DevicePtr, Error, Result};
+use lgm_core::{ConvolutionPass, DeviceConvolution, DevicePtr, Element, Error, Format, Layout, Result};
 
 use super::api::*;
 use super::context::{Context, Stream};
@@ -74,7 +74,7 @@ impl Convolutions {
     /// none.
     fn choose(&self, handle: Handle, conv: &DeviceConvolution, pass: ConvolutionPass) -> Result<Option<Choice>> {
         let Some(geometry) = Geometry::of(conv) else { return Ok(None) };
-        let descriptors = match Descriptors::new(&self.api, &geometry, self.precision) {
+        let descriptors = match Descriptors::new(&self.api, &geometry, conv.format, self.precision) {
             Ok(descriptors) => descriptors,
             Err(error) => return self.declined(conv, &error),
         };
@@ -147,7 +147,7 @@ impl Convolutions {
             ConvolutionPass::Filter => self.api.cudnnConvolutionBackwardFilter,
         };
         let at = |ptr: DevicePtr| ptr.0 as *const c_void;
-        let factors = [1.0f32, kept(pass)];
+        let factors = [1.0f32, kept(conv, pass)];
         let (alpha, beta): (*const f32, *const f32) = (&factors[0], &factors[1]);
         // SAFETY: the factors live through the call; the blobs are the caller's, of the geometry's extents, and the
         // workspace is as long as was asked for.
@@ -210,11 +210,11 @@ fn in_order<T>(pass: ConvolutionPass, [first, second]: [T; 2]) -> [T; 2] {
     }
 }
 
-/// The factor on what the result holds: filter gradients are added to.
-fn kept(pass: ConvolutionPass) -> f32 {
+/// The factor on what the result holds: filter gradients are added to, where they are the parameter's own.
+fn kept(conv: &DeviceConvolution, pass: ConvolutionPass) -> f32 {
     match pass {
-        ConvolutionPass::Forward | ConvolutionPass::Data => 0.0,
-        ConvolutionPass::Filter => 1.0,
+        ConvolutionPass::Filter if conv.format == Format::PLAIN => 1.0,
+        _ => 0.0,
     }
 }
 
@@ -223,7 +223,7 @@ fn kept(pass: ConvolutionPass) -> f32 {
 fn math_type(precision: Precision, way: Option<c_int>) -> c_int {
     match precision {
         Precision::Fp32 => CUDNN_FMA_MATH,
-        Precision::Tf32 => way.unwrap_or(CUDNN_DEFAULT_MATH),
+        Precision::Tf32 | Precision::Bf16 => way.unwrap_or(CUDNN_DEFAULT_MATH),
     }
 }
 
@@ -231,7 +231,7 @@ fn admissible(perf: &AlgorithmPerf, precision: Precision, limit: usize) -> bool 
     // Conversions to half precision (CUDNN_TENSOR_OP_MATH_ALLOW_CONVERSION) are never wanted.
     let math = match precision {
         Precision::Fp32 => [CUDNN_FMA_MATH, CUDNN_DEFAULT_MATH, CUDNN_DEFAULT_MATH],
-        Precision::Tf32 => [CUDNN_FMA_MATH, CUDNN_DEFAULT_MATH, CUDNN_TENSOR_OP_MATH],
+        Precision::Tf32 | Precision::Bf16 => [CUDNN_FMA_MATH, CUDNN_DEFAULT_MATH, CUDNN_TENSOR_OP_MATH],
     };
     perf.status == CUDNN_STATUS_SUCCESS
         && perf.determinism == CUDNN_DETERMINISTIC
@@ -291,20 +291,29 @@ struct Descriptors {
 }
 
 impl Descriptors {
-    fn new(api: &Arc<CudnnApi>, geometry: &Geometry, precision: Precision) -> Result<Self> {
+    fn new(api: &Arc<CudnnApi>, geometry: &Geometry, format: Format, precision: Precision) -> Result<Self> {
         let null = Handle::NULL;
         let mut all = Descriptors { api: api.clone(), x: null, w: null, y: null, conv: null };
-        let (nchw, float) = (CUDNN_TENSOR_NCHW, CUDNN_DATA_FLOAT);
+        let float = CUDNN_DATA_FLOAT;
+        let element = match format.element {
+            Element::F32 => float,
+            Element::Bf16 => CUDNN_DATA_BFLOAT16,
+        };
+        // The extents are told in the order N, C, H, W whatever the layout.
+        let layout = match format.layout {
+            Layout::ChannelsFirst => CUDNN_TENSOR_NCHW,
+            Layout::ChannelsLast => CUDNN_TENSOR_NHWC,
+        };
         // SAFETY, of all calls: types are the header's, pointers and handles are live.
         unsafe {
             for (blob, [n, c, h, w]) in [(&mut all.x, geometry.x), (&mut all.y, geometry.y)] {
                 check(api, "cudnnCreateTensorDescriptor", (api.cudnnCreateTensorDescriptor)(blob))?;
-                let status = (api.cudnnSetTensor4dDescriptor)(*blob, nchw, float, n, c, h, w);
+                let status = (api.cudnnSetTensor4dDescriptor)(*blob, layout, element, n, c, h, w);
                 check(api, "cudnnSetTensor4dDescriptor", status)?;
             }
             check(api, "cudnnCreateFilterDescriptor", (api.cudnnCreateFilterDescriptor)(&mut all.w))?;
             let [k, c, h, w] = geometry.w;
-            let status = (api.cudnnSetFilter4dDescriptor)(all.w, float, nchw, k, c, h, w);
+            let status = (api.cudnnSetFilter4dDescriptor)(all.w, element, layout, k, c, h, w);
             check(api, "cudnnSetFilter4dDescriptor", status)?;
             check(api, "cudnnCreateConvolutionDescriptor", (api.cudnnCreateConvolutionDescriptor)(&mut all.conv))?;
             let ([ph, pw], [sh, sw], [dh, dw]) = (geometry.pad, geometry.stride, geometry.dilation);
@@ -381,6 +390,7 @@ mod tests {
             pad: [1, 0],
             dilation: [2, 2],
             groups: 2,
+            format: Format::PLAIN,
         }
     }
 
@@ -408,7 +418,9 @@ mod tests {
         assert_eq!(in_order(ConvolutionPass::Data, ["dy", "w"]), ["w", "dy"]);
         assert_eq!(in_order(ConvolutionPass::Filter, ["x", "dy"]), ["x", "dy"]);
         let passes = [ConvolutionPass::Forward, ConvolutionPass::Data, ConvolutionPass::Filter];
-        assert_eq!(passes.map(kept), [0.0, 0.0, 1.0]);
+        assert_eq!(passes.map(|pass| kept(&conv(), pass)), [0.0, 0.0, 1.0]);
+        let last = Format { element: Element::Bf16, layout: Layout::ChannelsLast };
+        assert_eq!(passes.map(|pass| kept(&DeviceConvolution { format: last, ..conv() }, pass)), [0.0; 3]);
     }
 
     #[test]
@@ -436,13 +448,19 @@ mod tests {
             Ok(api) => Arc::new(api),
             Err(error) => return println!("skipped: {}", error.to_string().lines().next().unwrap_or_default()),
         };
-        for precision in [Precision::Fp32, Precision::Tf32] {
+        let last = Format { element: Element::Bf16, layout: Layout::ChannelsLast };
+        for (precision, format) in [
+            (Precision::Fp32, Format::PLAIN),
+            (Precision::Tf32, Format::PLAIN),
+            (Precision::Bf16, last.channels_first()),
+            (Precision::Bf16, last),
+        ] {
             let geometry = Geometry::of(&conv()).unwrap();
-            let descriptors = Descriptors::new(&api, &geometry, precision).unwrap();
+            let descriptors = Descriptors::new(&api, &geometry, format, precision).unwrap();
             assert_eq!(descriptors.output().unwrap(), geometry.y);
         }
         let bad = Geometry { stride: [0, 1], ..Geometry::of(&conv()).unwrap() };
-        let text = Descriptors::new(&api, &bad, Precision::Fp32).map(drop).unwrap_err().to_string();
+        let text = Descriptors::new(&api, &bad, Format::PLAIN, Precision::Fp32).map(drop).unwrap_err().to_string();
         assert!(text.contains("cudnnSetConvolution2dDescriptor failed: CUDNN_STATUS_BAD_PARAM"), "{text}");
     }
 }

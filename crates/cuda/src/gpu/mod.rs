@@ -21,7 +21,7 @@ mod abi;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lgm_core::{Arg, ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Error, Gemm, Grid, Result};
+use lgm_core::{Arg, ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Error, Gemm, Grid, Result, Storage};
 
 use api::{CublasApi, CudnnApi, DriverApi};
 use blas::Blas;
@@ -77,6 +77,7 @@ impl Cuda {
     pub fn open_in(path: &SearchPath, id: u32, precision: Precision, cache: &KernelCache) -> Result<Cuda> {
         let gpus = crate::driver::devices(path).map_err(|error| Error::config(error.to_string()))?;
         let gpu = pick(gpus, id)?;
+        precision.check(&gpu.name, gpu.capability)?;
         let driver = DriverApi::load(path)?;
         let nvrtc = Nvrtc::load(path)?;
         let cublas = CublasApi::load(path)?;
@@ -247,6 +248,10 @@ impl Allocator for Cuda {
 }
 
 impl DeviceQueue for Cuda {
+    fn storage(&self) -> Storage {
+        self.precision.storage()
+    }
+
     fn launch(&self, kernel: &'static str, grid: Grid, args: &[Arg]) -> Result<()> {
         self.kernels.launch(kernel, grid, args)
     }

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use lgm_core::Error;
+use lgm_core::{ChannelsLast, Element, Error, Storage};
 
-/// The precision of matrix products and convolutions; everything else is single precision.
+/// The precision of matrix products and convolutions, and with [`Precision::Bf16`] of what lies between layers; everything
+/// else is single precision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Precision {
     /// Single precision throughout.
@@ -14,6 +15,32 @@ pub enum Precision {
     /// single precision on older GPUs).
     #[default]
     Tf32,
+    /// Blobs stored in bf16, and so the factors of products; sums, statistics, losses, parameters and their gradients in
+    /// single precision (sm_80 and newer).
+    Bf16,
+}
+
+impl Precision {
+    /// Refuses what a GPU of a name and compute capability cannot do.
+    ///
+    /// # Errors
+    /// When it cannot, with what it has and what is needed.
+    pub(crate) fn check(self, name: &str, (major, minor): (u32, u32)) -> Result<(), Error> {
+        lgm_core::ensure!(
+            self != Precision::Bf16 || major >= 8,
+            "precision bf16 needs compute capability 8.0 (Ampere) or newer; {name} is of {major}.{minor}: take tf32 (the \
+             default) or fp32"
+        );
+        Ok(())
+    }
+
+    /// What layers should store where they have the choice.
+    pub fn storage(self) -> Storage {
+        match self {
+            Precision::Fp32 | Precision::Tf32 => Storage::default(),
+            Precision::Bf16 => Storage { element: Element::Bf16, channels_last: ChannelsLast::WhereItPays },
+        }
+    }
 }
 
 impl FromStr for Precision {
@@ -23,11 +50,11 @@ impl FromStr for Precision {
         match text.to_ascii_lowercase().as_str() {
             "fp32" => Ok(Precision::Fp32),
             "tf32" => Ok(Precision::Tf32),
-            "bf16" => Err(Error::config("precision bf16 is not available yet; use tf32 (the default) or fp32")),
+            "bf16" => Ok(Precision::Bf16),
             _ => {
-                let hint = lgm_core::nearest(text, ["fp32", "tf32"]).map(|n| format!("; did you mean {n}?"));
+                let hint = lgm_core::nearest(text, ["fp32", "tf32", "bf16"]).map(|n| format!("; did you mean {n}?"));
                 let hint = hint.unwrap_or_default();
-                Err(Error::config(format!("unknown precision '{text}'{hint} (there are fp32 and tf32)")))
+                Err(Error::config(format!("unknown precision '{text}'{hint} (there are fp32, tf32 and bf16)")))
             }
         }
     }
@@ -38,6 +65,7 @@ impl fmt::Display for Precision {
         f.write_str(match self {
             Precision::Fp32 => "fp32",
             Precision::Tf32 => "tf32",
+            Precision::Bf16 => "bf16",
         })
     }
 }
@@ -48,7 +76,7 @@ mod tests {
 
     #[test]
     fn text_and_back() {
-        for precision in [Precision::Fp32, Precision::Tf32] {
+        for precision in [Precision::Fp32, Precision::Tf32, Precision::Bf16] {
             assert_eq!(precision.to_string().parse::<Precision>().unwrap(), precision);
         }
         assert_eq!("TF32".parse::<Precision>().unwrap(), Precision::Tf32);
@@ -58,8 +86,14 @@ mod tests {
     #[test]
     fn what_is_not_there_is_said() {
         let text = |t: &str| t.parse::<Precision>().unwrap_err().to_string();
-        assert_eq!(text("bf16"), "precision bf16 is not available yet; use tf32 (the default) or fp32");
-        assert_eq!(text("fp23"), "unknown precision 'fp23'; did you mean fp32? (there are fp32 and tf32)");
+        assert_eq!(text("fp23"), "unknown precision 'fp23'; did you mean fp32? (there are fp32, tf32 and bf16)");
         assert!(text("double").starts_with("unknown precision 'double'"));
+    }
+
+    #[test]
+    fn a_gpu_without_bf16_is_named() {
+        assert!(Precision::Bf16.check("H100", (9, 0)).is_ok() && Precision::Tf32.check("T4", (7, 5)).is_ok());
+        let text = Precision::Bf16.check("T4", (7, 5)).unwrap_err().to_string();
+        assert!(text.contains("compute capability 8.0 (Ampere)") && text.contains("T4 is of 7.5"), "{text}");
     }
 }

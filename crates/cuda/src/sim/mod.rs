@@ -16,10 +16,13 @@ mod memory;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::ffi::c_void;
 use std::sync::{Mutex, MutexGuard};
 
-use lgm_core::{Arg, ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Error, Gemm, Grid, Result};
+use lgm_core::{
+    Arg, ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Element, Error, Format, Gemm, Grid, Result, Shape,
+};
 use lgm_cpu::{Trans, gemm};
 
 use crate::Allocator;
@@ -102,6 +105,20 @@ fn extent(rows: usize, columns: usize, ld: usize) -> usize {
     if rows == 0 || columns == 0 { 0 } else { (rows - 1) * ld + columns }
 }
 
+/// Elements in single precision.
+///
+/// # Safety
+/// The memory holds so many elements, for as long as they are looked at.
+unsafe fn widened<'a>(at: DevicePtr, len: usize, element: Element) -> Cow<'a, [f32]> {
+    if element == Element::F32 {
+        // SAFETY: the caller's promise.
+        return Cow::Borrowed(unsafe { std::slice::from_raw_parts(at.0 as *const f32, len) });
+    }
+    // SAFETY: the caller's promise.
+    let bytes = unsafe { std::slice::from_raw_parts(at.0 as *const u8, len * element.bytes()) };
+    Cow::Owned(Format { element, ..Format::PLAIN }.decode(&Shape::from([len]), bytes))
+}
+
 impl DeviceQueue for Sim {
     fn launch(&self, kernel: &'static str, grid: Grid, args: &[Arg]) -> Result<()> {
         let Some(signature) = self.kernels.signature(kernel) else {
@@ -147,21 +164,28 @@ impl DeviceQueue for Sim {
         }
         let trans = |t: bool| if t { Trans::Yes } else { Trans::No };
         for i in 0..number {
-            let (a, b, c) = (g.a.floats(i * strides[0]), g.b.floats(i * strides[1]), g.c.floats(i * strides[2]));
+            let (a, b) = (g.a.elements(i * strides[0], g.factors), g.b.elements(i * strides[1], g.factors));
+            let c = g.c.elements(i * strides[2], g.result);
             let blocks = self.blocks();
-            blocks.check(a, 4 * a_len, "A of a product")?;
-            blocks.check(b, 4 * b_len, "B of a product")?;
-            blocks.check(c, 4 * c_len, "C of a product")?;
+            blocks.check(a, g.factors.bytes() * a_len, "A of a product")?;
+            blocks.check(b, g.factors.bytes() * b_len, "B of a product")?;
+            blocks.check(c, g.result.bytes() * c_len, "C of a product")?;
             // SAFETY: checked above; the queue's user keeps C apart from A and B.
-            let (a, b, c) = unsafe {
-                (
-                    std::slice::from_raw_parts(a.0 as *const f32, a_len),
-                    std::slice::from_raw_parts(b.0 as *const f32, b_len),
-                    std::slice::from_raw_parts_mut(c.0 as *mut f32, c_len),
-                )
-            };
+            let [a, b] = unsafe { [(a, a_len), (b, b_len)].map(|(at, len)| widened(at, len, g.factors)) };
             let (ta, tb) = (trans(g.trans_a), trans(g.trans_b));
-            gemm(ta, tb, g.m, g.n, g.k, g.alpha, a, g.lda, b, g.ldb, g.beta, c, g.ldc);
+            let product = |c: &mut [f32]| gemm(ta, tb, g.m, g.n, g.k, g.alpha, &a, g.lda, &b, g.ldb, g.beta, c, g.ldc);
+            if g.result == Element::F32 {
+                // SAFETY: as above.
+                product(unsafe { std::slice::from_raw_parts_mut(c.0 as *mut f32, c_len) });
+                continue;
+            }
+            // SAFETY: as above.
+            let mut sums = unsafe { widened(c, c_len, g.result) }.into_owned();
+            product(&mut sums);
+            let format = Format { element: g.result, ..Format::PLAIN };
+            let narrow = format.encode(&Shape::from([c_len]), &sums);
+            // SAFETY: as above; as many bytes as were checked.
+            unsafe { std::ptr::copy_nonoverlapping(narrow.as_ptr(), c.0 as *mut u8, narrow.len()) };
         }
         Ok(())
     }

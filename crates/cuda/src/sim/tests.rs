@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::kernels::Source;
-use lgm_core::args;
 use lgm_core::rng::Philox;
+use lgm_core::{Element, Format, args};
 
 const SOURCE: &str = r#"
 KERNEL(test_sum)(float* y, const float* x, int n) {
@@ -190,10 +190,24 @@ fn products_are_batched_and_checked() {
             ldc: 2,
             batch: (2, [6, 0, 4]),
             exact: true,
+            factors: Element::F32,
+            result: Element::F32,
         };
         sim.gemm(&product).unwrap();
         let found = read::<8>(&sim, c).map(f32::from_le_bytes);
         assert_eq!(found, [10.0, 28.0, 28.0, 100.0, 46.0, 172.0, 64.0, 244.0]);
+        let narrow = Gemm { factors: Element::Bf16, result: Element::Bf16, batch: (1, [0; 3]), ..product };
+        let format = Format { element: Element::Bf16, ..Format::PLAIN };
+        let shape = [6].into();
+        sim.upload(&format.encode(&shape, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), a).unwrap();
+        sim.upload(&format.encode(&shape, &[0.5, 0.25, 1.0, 1.0, 1.0, 100.0]), b).unwrap();
+        sim.gemm(&narrow).unwrap();
+        let mut bytes = [0; 8];
+        sim.download(c, &mut bytes).unwrap();
+        // 606 and 1218 have more bits than eight; of 604 and 608 the even one is taken.
+        assert_eq!(format.decode(&[4].into(), &bytes), [8.0, 608.0, 18.5, 1216.0]);
+        sim.gemm(&Gemm { result: Element::F32, ..narrow }).unwrap();
+        assert_eq!(read::<4>(&sim, c).map(f32::from_le_bytes), [8.0, 606.0, 18.5, 1218.0]);
         assert!(sim.gemm(&Gemm { batch: (3, [6, 0, 4]), ..product }).is_err());
         assert!(sim.gemm(&Gemm { ldb: 2, ..product }).is_err());
     }

@@ -61,7 +61,7 @@ impl Volume {
 
     /// The output, as the bias sees it.
     fn tops(&self) -> Channels {
-        Channels { outer: self.batch, channels: self.outputs, inner: self.positions() }
+        Channels::new(self.batch, self.outputs, self.positions())
     }
 
     /// Sets the layer's scratch.

@@ -1,19 +1,23 @@
 //! BatchNorm, Scale and ReLU in one, on a device: two reads of x forward; two of x and dy backward.
 
-use lgm_core::{Bwd, Device, DevicePtr, DeviceQueue, Fwd, Grid, Plan, Result, Run, args};
+use lgm_core::{Bwd, Device, DevicePtr, DeviceQueue, Formats, Fwd, Grid, Offer, Plan, Result, Run, args, kernel};
 
 use super::{FusedBatchNorm, SCALE, SHIFT};
 use crate::batch_norm::device::{Found, channels};
 
 impl Run<Device> for FusedBatchNorm {
+    fn formats(&self, offer: &Offer<'_>) -> Formats {
+        offer.follow()
+    }
+
     fn prepare(&mut self, _queue: &(dyn DeviceQueue + 'static), plan: &mut Plan) -> Result<()> {
         plan.scratch.truncate(2);
-        plan.scratch.push(channels(self.extents).scratch(&plan.tops[0], 2));
+        plan.scratch.push(channels(self.extents, plan.formats.top(0)).scratch(&plan.tops[0], 2));
         Ok(())
     }
 
     fn forward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Fwd<'_, Device>) -> Result<()> {
-        let along = channels(self.extents);
+        let along = channels(self.extents, io.formats.top(0));
         let (x, y) = (io.bottom(0)?, io.top(0)?);
         let (mean, inverse, partial) = (io.scratch(0)?, io.scratch(1)?, io.scratch(2)?);
         let found = Found { mean, inverse, kept_mean: io.saved(0), kept_inverse: io.saved(1) };
@@ -22,11 +26,15 @@ impl Run<Device> for FusedBatchNorm {
         let beta = if self.bias { io.param(SHIFT)? } else { DevicePtr::NULL };
         let (grid, [rows, width, channels]) = along.rows()?;
         let relu = u32::from(self.relu);
-        queue.launch("bn_normalize", grid, args![y, x, mean, inverse, gamma, beta, relu, rows, width, channels])
+        queue.launch(
+            kernel!(along.element, "bn_normalize"),
+            grid,
+            args![y, x, mean, inverse, gamma, beta, relu, rows, width, channels],
+        )
     }
 
     fn backward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Bwd<'_, Device>) -> Result<()> {
-        let along = channels(self.extents);
+        let along = channels(self.extents, io.formats.top(0));
         let (x, mean, inverse) = (io.bottom(0)?, io.saved(0)?, io.saved(1)?);
         let gamma = io.param(SCALE)?;
         let beta = if self.bias { io.param(SHIFT)? } else { DevicePtr::NULL };
@@ -35,7 +43,7 @@ impl Run<Device> for FusedBatchNorm {
         let (a, b, partial) = (io.scratch(0)?, io.scratch(1)?, io.scratch(2)?);
         let (grid, [outer, channels, inner]) = along.sums()?;
         let args = args![partial, dy, x, mean, inverse, gamma, beta, relu, outer, channels, inner];
-        queue.launch("bn_fused_partials", grid, args)?;
+        queue.launch(kernel!(along.element, "bn_fused_partials"), grid, args)?;
         let share = if self.statistics.global() { 0.0 } else { 1.0 / (along.outer * along.inner) as f32 };
         let d_gamma = io.param_diff(SCALE);
         let d_beta = if self.bias { io.param_diff(SHIFT) } else { None };
@@ -44,6 +52,6 @@ impl Run<Device> for FusedBatchNorm {
         let Some(dx) = io.bottom_diff(0) else { return Ok(()) };
         let (grid, [rows, width, channels]) = along.rows()?;
         let args = args![dx, dy, x, mean, inverse, gamma, beta, a, b, relu, rows, width, channels];
-        queue.launch("bn_fused_backward", grid, args)
+        queue.launch(kernel!(along.element, "bn_fused_backward"), grid, args)
     }
 }

@@ -1,33 +1,72 @@
-//! InnerProduct on a device.
+//! InnerProduct on a device. What blobs are stored as, the products' factors are: where that is not single precision, the
+//! weights are rounded to it in scratch memory; their gradient stays in single precision.
 
-use lgm_core::{Bwd, Device, DeviceQueue, Fwd, Gemm, Plan, Result, Run};
+use lgm_core::{
+    Bwd, Device, DevicePtr, DeviceQueue, Element, Format, Formats, Fwd, Gemm, Offer, Plan, Result, Run, Shape,
+};
 
 use super::InnerProduct;
-use crate::on_device::{Channels, product};
+use crate::on_device::{Channels, convert, product};
+
+/// Scratch memory, by number.
+mod scratch {
+    /// Sums in parts.
+    pub const PARTIAL: usize = 0;
+    /// The weights as products take them, where that is not as they are.
+    pub const WEIGHTS: usize = 1;
+}
 
 impl InnerProduct {
-    fn channels(&self) -> Channels {
-        Channels { outer: self.rows, channels: self.outputs, inner: 1 }
+    fn channels(&self, format: Format) -> Channels {
+        Channels::new(self.rows, self.outputs, 1).stored(format)
+    }
+
+    /// The weights as products take them: rounded into `scratch` where that is there.
+    fn weights(
+        &self,
+        queue: &dyn DeviceQueue,
+        format: Format,
+        w: DevicePtr,
+        scratch: Option<DevicePtr>,
+    ) -> Result<DevicePtr> {
+        let Some(rounded) = scratch else { return Ok(w) };
+        convert(queue, (rounded, format), (w, Format::PLAIN), [1, 1, self.inputs * self.outputs], false)?;
+        Ok(rounded)
     }
 }
 
 impl Run<Device> for InnerProduct {
+    fn formats(&self, offer: &Offer<'_>) -> Formats {
+        Formats::all(Format { element: offer.storage.element, ..Format::PLAIN }, 1, 1)
+    }
+
     fn prepare(&mut self, _queue: &(dyn DeviceQueue + 'static), plan: &mut Plan) -> Result<()> {
-        plan.scratch = vec![self.channels().scratch(&plan.tops[0], 2)];
+        let (format, top) = (plan.formats.top(0), &plan.tops[0]);
+        plan.scratch = vec![self.channels(format).scratch(top, 2)];
+        if format != Format::PLAIN {
+            let weights = Shape::from([self.inputs * self.outputs]);
+            plan.scratch.push(top.with_shape([format.bytes(&weights).div_ceil(4)]));
+        }
         Ok(())
     }
 
     fn forward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Fwd<'_, Device>) -> Result<()> {
         let (m, n, k) = (self.rows, self.outputs, self.inputs);
-        let (x, w, y) = (io.bottom(0)?, io.param(0)?, io.top(0)?);
+        let format = io.formats.top(0);
+        let (factors, result) = (format.element, format.element);
+        let rounded = (format != Format::PLAIN).then(|| io.scratch(scratch::WEIGHTS)).transpose()?;
+        let w = self.weights(queue, format, io.param(0)?, rounded)?;
+        let (x, y) = (io.bottom(0)?, io.top(0)?);
         let transpose = self.param.transpose();
         queue.gemm(&Gemm {
             trans_b: !transpose,
             ldb: if transpose { n } else { k },
+            factors,
+            result,
             ..product((m, n, k), (x, k), (w, n), 0.0, (y, n))
         })?;
         if self.param.bias_term() {
-            self.channels().affine(queue, y, y, None, Some(io.param(1)?))?;
+            self.channels(format).affine(queue, y, y, None, Some(io.param(1)?))?;
         }
         Ok(())
     }
@@ -35,24 +74,32 @@ impl Run<Device> for InnerProduct {
     fn backward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Bwd<'_, Device>) -> Result<()> {
         let (m, n, k) = (self.rows, self.outputs, self.inputs);
         let transpose = self.param.transpose();
+        let format = io.formats.top(0);
+        let factors = format.element;
         let dy = io.top_diff(0)?;
         if let Some(dw) = io.param_diff(0) {
             let x = io.bottom(0)?;
-            queue.gemm(&if transpose {
-                Gemm { trans_a: true, ..product((k, n, m), (x, k), (dy, n), 1.0, (dw, n)) }
+            let gemm = if transpose {
+                product((k, n, m), (x, k), (dy, n), 1.0, (dw, n))
             } else {
-                Gemm { trans_a: true, ..product((n, k, m), (dy, n), (x, k), 1.0, (dw, k)) }
-            })?;
+                product((n, k, m), (dy, n), (x, k), 1.0, (dw, k))
+            };
+            queue.gemm(&Gemm { trans_a: true, factors, result: Element::F32, ..gemm })?;
         }
         let db = if self.param.bias_term() { io.param_diff(1) } else { None };
         if db.is_some() {
-            self.channels().add_sums(queue, (dy, None), (None, db), true, io.scratch(0)?)?;
+            let partial = io.scratch(scratch::PARTIAL)?;
+            self.channels(format).add_sums(queue, (dy, None), (None, db), true, partial)?;
         }
         let Some(dx) = io.bottom_diff(0) else { return Ok(()) };
         let ldb = if transpose { n } else { k };
+        let rounded = (format != Format::PLAIN).then(|| io.scratch(scratch::WEIGHTS)).transpose()?;
+        let w = self.weights(queue, format, io.param(0)?, rounded)?;
         queue.gemm(&Gemm {
             trans_b: transpose,
-            ..product((m, k, n), (dy, n), (io.param(0)?, ldb), 0.0, (dx, k))
+            factors,
+            result: factors,
+            ..product((m, k, n), (dy, n), (w, ldb), 0.0, (dx, k))
         })
     }
 }

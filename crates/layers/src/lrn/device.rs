@@ -1,6 +1,6 @@
 //! LRN on a device.
 
-use lgm_core::{Bwd, Device, DeviceQueue, Fwd, Grid, Result, Run, args};
+use lgm_core::{Bwd, Device, DeviceQueue, Formats, Fwd, Grid, Offer, Result, Run, args, kernel};
 use lgm_proto::lrn_parameter::NormRegion;
 
 use super::Lrn;
@@ -15,7 +15,12 @@ impl Lrn {
 }
 
 impl Run<Device> for Lrn {
+    fn formats(&self, offer: &Offer<'_>) -> Formats {
+        offer.follow_channels_first()
+    }
+
     fn forward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Fwd<'_, Device>) -> Result<()> {
+        let element = io.formats.top(0).element;
         let (n, channels, area) = self.extents;
         let (x, y) = (io.bottom(0)?, io.top(0)?);
         let s = match io.saved(0) {
@@ -28,35 +33,36 @@ impl Run<Device> for Lrn {
         match self.region {
             NormRegion::AcrossChannels => {
                 let args = args![y, s, x, size, factor, k, beta, planes, extent(area)?, extent(channels)?];
-                queue.launch("lrn_across_forward", grid, args)
+                queue.launch(kernel!(element, "lrn_across_forward"), grid, args)
             }
             NormRegion::WithinChannel => {
                 let (height, width) = (extent(self.plane.0)?, extent(self.plane.1)?);
-                queue.launch("lrn_within_forward", grid, args![y, s, x, size, factor, beta, planes, height, width])
+                queue.launch(kernel!(element, "lrn_within_forward"), grid, args![y, s, x, size, factor, beta, planes, height, width])
             }
         }
     }
 
     fn backward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Bwd<'_, Device>) -> Result<()> {
+        let element = io.formats.top(0).element;
         let (n, channels, area) = self.extents;
         let Some(dx) = io.bottom_diff(0) else { return Ok(()) };
         let (x, y, s, dy, ratio) = (io.bottom(0)?, io.top(0)?, io.saved(0)?, io.top_diff(0)?, io.scratch(0)?);
         let beta = self.constants.beta;
         let (size, factor) = (extent(self.constants.size)?, (2.0 * beta * self.factor()) as f32);
         let count = n * channels * area;
-        queue.launch("lrn_ratio", Grid::elements(count), args![ratio, dy, y, s, count as i64])?;
+        queue.launch(kernel!(element, "lrn_ratio"), Grid::elements(count), args![ratio, dy, y, s, count as i64])?;
         let (grid, planes) = (row_grid(n * channels, area), extent(n * channels)?);
         let beta = beta as f32;
         match self.region {
             NormRegion::AcrossChannels => {
                 let (area, channels) = (extent(area)?, extent(channels)?);
                 let args = args![dx, dy, x, s, ratio, size, factor, beta, planes, area, channels];
-                queue.launch("lrn_across_backward", grid, args)
+                queue.launch(kernel!(element, "lrn_across_backward"), grid, args)
             }
             NormRegion::WithinChannel => {
                 let (height, width) = (extent(self.plane.0)?, extent(self.plane.1)?);
                 let args = args![dx, dy, x, s, ratio, size, factor, beta, planes, height, width];
-                queue.launch("lrn_within_backward", grid, args)
+                queue.launch(kernel!(element, "lrn_within_backward"), grid, args)
             }
         }
     }

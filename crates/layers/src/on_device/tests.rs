@@ -187,7 +187,7 @@ fn grids_cover_rows_and_chunks_follow_the_shape() {
     assert_eq!(row_grid(1, 1000).blocks, [4, 1, 1]);
     assert_eq!(row_grid(0, 0).blocks, [1, 1, 1]);
     assert_eq!(row_grid(usize::MAX, usize::MAX).blocks[1], 65535);
-    let of = |outer, channels, inner| Channels { outer, channels, inner }.chunks();
+    let of = |outer, channels, inner| Channels::new(outer, channels, inner).chunks();
     assert_eq!([of(2, 3, 4), of(128, 64, 56 * 56), of(256, 1000, 1), of(65536, 10, 1)], [1, 16, 2, 512]);
     assert!(extent(1 << 32).is_err());
 }

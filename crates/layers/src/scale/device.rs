@@ -1,12 +1,16 @@
 //! Scale on a device.
 
-use lgm_core::{Bwd, Device, DeviceQueue, Fwd, Plan, Result, Run};
+use lgm_core::{Bwd, Device, DeviceQueue, Formats, Fwd, Offer, Plan, Result, Run};
 
 use super::Scale;
 
 impl Run<Device> for Scale {
+    fn formats(&self, offer: &Offer<'_>) -> Formats {
+        self.along.formats(offer)
+    }
+
     fn prepare(&mut self, _queue: &(dyn DeviceQueue + 'static), plan: &mut Plan) -> Result<()> {
-        plan.scratch = vec![self.along.channels().scratch(&plan.tops[0], 2)];
+        plan.scratch = vec![self.along.channels(plan.formats.top(0)).scratch(&plan.tops[0], 2)];
         Ok(())
     }
 
@@ -14,11 +18,11 @@ impl Run<Device> for Scale {
         let s = if self.learned { io.param(0)? } else { io.bottom(1)? };
         let (x, y) = (io.bottom_or_top(0, 0)?, io.top(0)?);
         let b = self.bias_index().map(|i| io.param(i)).transpose()?;
-        self.along.channels().affine(queue, y, x, Some(s), b)
+        self.along.channels(io.formats.top(0)).affine(queue, y, x, Some(s), b)
     }
 
     fn backward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Bwd<'_, Device>) -> Result<()> {
-        let along = self.along.channels();
+        let along = self.along.channels(io.formats.top(0));
         let dy = io.top_diff_or_bottom(0, 0)?;
         let dx = io.bottom_diff(0);
         let ds = if self.learned { io.param_diff(0) } else { io.bottom_diff(1) };

@@ -1,19 +1,29 @@
 //! Slice on a device.
 
-use lgm_core::{Bwd, Device, DeviceQueue, Fwd, Result, Run};
+use lgm_core::{Bwd, Device, DeviceQueue, Formats, Fwd, Offer, Plan, Result, Run};
 
 use super::Slice;
-use crate::concat::device::{copy_rows, spans};
+use crate::concat::device::{copy_rows, formats, rows_in, spans};
 use crate::reshape::device::{backward_view, forward_view};
 
 impl Run<Device> for Slice {
+    fn formats(&self, offer: &Offer<'_>) -> Formats {
+        formats(offer, self.axis)
+    }
+
+    fn prepare(&mut self, _queue: &(dyn DeviceQueue + 'static), plan: &mut Plan) -> Result<()> {
+        (self.rows, self.parts) = rows_in(plan.formats.top(0), &plan.tops[0].shape, self.rows, &self.parts);
+        Ok(())
+    }
+
     fn forward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Fwd<'_, Device>) -> Result<()> {
         if self.parts.is_empty() {
             return forward_view(queue, io);
         }
+        let element = io.formats.bottom(0).element;
         let (x, whole) = (io.bottom(0)?, self.parts.iter().sum());
         for (t, (start, len)) in spans(&self.parts).enumerate() {
-            copy_rows(queue, self.rows, len, (io.top(t)?, len), (x.floats(start), whole))?;
+            copy_rows(queue, element, (self.rows, len), (io.top(t)?, len), (x.elements(start, element), whole))?;
         }
         Ok(())
     }
@@ -23,9 +33,10 @@ impl Run<Device> for Slice {
             return backward_view(queue, io);
         }
         let Some(dx) = io.bottom_diff(0) else { return Ok(()) };
+        let element = io.formats.bottom(0).element;
         let whole = self.parts.iter().sum();
         for (t, (start, len)) in spans(&self.parts).enumerate() {
-            copy_rows(queue, self.rows, len, (dx.floats(start), whole), (io.top_diff(t)?, len))?;
+            copy_rows(queue, element, (self.rows, len), (dx.elements(start, element), whole), (io.top_diff(t)?, len))?;
         }
         Ok(())
     }

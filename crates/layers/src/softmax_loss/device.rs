@@ -67,7 +67,7 @@ impl Run<Device> for SoftmaxWithLoss {
         if self.with_probabilities {
             self.along.gradient_on(queue, dx, io.top_diff(1)?, p)?;
         }
-        let (grid, rows) = Channels { outer, channels, inner }.rows()?;
+        let (grid, rows) = Channels::new(outer, channels, inner).rows()?;
         let add = u32::from(self.with_probabilities);
         let mut args = args![dx, p, labels, d_loss, share, add, rows[0], rows[1], rows[2]].to_vec();
         args.extend(self.labels()?);

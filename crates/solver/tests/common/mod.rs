@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Once;
 
-use lgm_core::{Registry, Result, Shape};
+use lgm_core::{Registry, Result, Shape, Storage};
 use lgm_cuda::sim::Order;
 use lgm_data::convert::{Format, convert_mnist};
 use lgm_net::{Gpu, Simulated};
@@ -38,9 +38,14 @@ thread_local! {
 
 /// Runs `body` with solvers on a simulated device, or says that it cannot be done here.
 pub fn on_a_device(body: impl FnOnce()) {
+    on_a_device_storing(Storage::default(), body);
+}
+
+/// The same on one that would have blobs stored so.
+pub fn on_a_device_storing(storage: Storage, body: impl FnOnce()) {
     match Simulated::new(Order::Reversed, None) {
         Ok(gpu) => {
-            GPU.set(Some(Rc::new(gpu)));
+            GPU.set(Some(Rc::new(gpu.storing(storage))));
             body();
             GPU.set(None);
         }

@@ -1,0 +1,91 @@
+//! Conversion: on a device, a blob and its gradient from one format to another. Never named in a prototxt: nets put it
+//! between layers that do not agree on a format. On the host, which knows one format, the top is the bottom.
+//!
+//! Shapes: bottom and top alike. Gradient: the top's, in the bottom's format.
+
+use lgm_core::{Arity, BlobSpec, Bwd, Float, Format, Formats, Fwd, Host, HostRun, Layer, Plan, Result};
+
+mod device;
+
+/// The layer; see the module.
+pub struct Conversion {
+    from: Format,
+    to: Format,
+    extents: [usize; 3],
+}
+
+impl Conversion {
+    /// From one format to another.
+    pub fn new(from: Format, to: Format) -> Self {
+        Conversion { from, to, extents: [0; 3] }
+    }
+
+    fn formats(&self) -> Formats {
+        Formats { bottoms: [self.from].into_iter().collect(), tops: [self.to].into_iter().collect() }
+    }
+}
+
+impl Layer for Conversion {
+    crate::on_device::on_device!();
+
+    fn arity(&self) -> Arity {
+        Arity::exactly(1, 1)
+    }
+
+    fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
+        let shape = &bottoms[0].shape;
+        self.extents = match shape.len() {
+            0 | 1 => [1, 1, shape.count()],
+            _ => [shape[0], shape[1], shape.count_from(2)],
+        };
+        Ok(Plan { formats: self.formats(), ..Plan::new(vec![bottoms[0].clone()]) })
+    }
+}
+
+impl HostRun for Conversion {
+    fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
+        io.top::<T>(0)?.copy_from_slice(io.bottom::<T>(0)?);
+        Ok(())
+    }
+
+    fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
+        let dy = io.top_diff::<T>(0)?;
+        if let Some(dx) = io.bottom_diff::<T>(0)? {
+            dx.copy_from_slice(dy);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Conversion;
+    use lgm_core::{Element, Format, Layout, Node, Registry};
+    use lgm_testkit::{Case, check};
+
+    const LAST: Format = Format { element: Element::F32, layout: Layout::ChannelsLast };
+    const NARROW: Format = Format { element: Element::Bf16, layout: Layout::ChannelsFirst };
+    const BOTH: Format = Format { element: Element::Bf16, layout: Layout::ChannelsLast };
+
+    #[test]
+    fn there_and_back_between_all_formats() {
+        let mut registry = Registry::default();
+        registry.add("ToLast", |_, _| Node::compute(Conversion::new(Format::PLAIN, LAST)));
+        registry.add("FromLast", |_, _| Node::compute(Conversion::new(LAST, Format::PLAIN)));
+        registry.add("Narrow", |_, _| Node::compute(Conversion::new(Format::PLAIN, NARROW)));
+        registry.add("Widen", |_, _| Node::compute(Conversion::new(NARROW, Format::PLAIN)));
+        registry.add("NarrowToLast", |_, _| Node::compute(Conversion::new(Format::PLAIN, BOTH)));
+        registry.add("WidenFromLast", |_, _| Node::compute(Conversion::new(BOTH, Format::PLAIN)));
+        registry.add("BothToLast", |_, _| Node::compute(Conversion::new(NARROW, BOTH)));
+        let mut cases = Vec::new();
+        for kind in registry.kinds() {
+            let layer = || Case::new(format!("layer {{ name: 'l' type: '{kind}' bottom: 'x' top: 'y' }}"));
+            cases.push(layer().bottom([2, 3, 4, 5]));
+            cases.push(layer().bottom([3, 33, 7, 9]).without_gradients());
+            cases.push(layer().bottom([2, 64, 65]).without_gradients());
+            cases.push(layer().bottom([5, 7]));
+            cases.push(layer().bottom([9]));
+        }
+        check(&registry, &cases);
+    }
+}

@@ -1,0 +1,297 @@
+//! Convolution in two dimensions on a device by our own kernels: a matrix product of the filters and patches of a bounded
+//! number of images at a time; without patches where a filter sees one element; depthwise convolution in kernels of its
+//! own. With channels last, one product for all those images.
+
+use lgm_core::{
+    Arg, DeviceConvolution, DevicePtr, DeviceQueue, Element, Gemm, Grid, Layout, Result, args, kernel,
+};
+
+use crate::on_device::{extent, product, row_grid};
+
+/// Elements that patches may have.
+const PATCHES: usize = 32 << 20;
+
+/// Whether every group has one channel and kernels of our own do that.
+pub(super) fn is_depthwise(c: &DeviceConvolution) -> bool {
+    c.groups == c.channels && !is_last(c)
+}
+
+/// Whether the channels are last.
+pub(super) fn is_last(c: &DeviceConvolution) -> bool {
+    c.format.layout == Layout::ChannelsLast
+}
+
+/// Elements of all filters.
+pub(super) fn filter_count(c: &DeviceConvolution) -> usize {
+    c.outputs * taps(c) / c.groups
+}
+
+/// The filters as a blob of images, channels and positions.
+pub(super) fn filter_extents(c: &DeviceConvolution) -> [usize; 3] {
+    [c.outputs, c.channels / c.groups, area(c.kernel)]
+}
+
+/// Whether patches are the input itself.
+pub(super) fn is_pointwise(c: &DeviceConvolution) -> bool {
+    c.kernel == [1, 1] && c.stride == [1, 1] && c.pad == [0, 0]
+}
+
+pub(super) fn area(extents: [usize; 2]) -> usize {
+    extents[0] * extents[1]
+}
+
+/// Rows of an image's patches.
+pub(super) fn taps(c: &DeviceConvolution) -> usize {
+    c.channels * area(c.kernel)
+}
+
+/// Images whose patches are made at a time.
+pub(super) fn images(c: &DeviceConvolution) -> usize {
+    (PATCHES / (taps(c) * area(c.output)).max(1)).clamp(1, c.batch.max(1))
+}
+
+/// The geometry, as the kernels' last arguments.
+fn geometry(c: &DeviceConvolution) -> Result<Vec<Arg>> {
+    let pairs = [c.input, c.output, c.kernel, c.stride, c.pad, c.dilation];
+    pairs.iter().flatten().map(|&n| extent(n).map(Arg::from)).collect()
+}
+
+fn launch(
+    queue: &dyn DeviceQueue,
+    kernel: &'static str,
+    grid: Grid,
+    own: &[Arg],
+    conv: &DeviceConvolution,
+) -> Result<()> {
+    let mut args = own.to_vec();
+    args.extend(geometry(conv)?);
+    queue.launch(kernel, grid, &args)
+}
+
+/// The patches of `n` images.
+fn patches(queue: &dyn DeviceQueue, c: &DeviceConvolution, n: usize, to: DevicePtr, x: DevicePtr) -> Result<()> {
+    let rows = n * taps(c);
+    launch(queue, kernel!(c.format.element, "conv_patches"), row_grid(rows, area(c.output)), args![to, x, extent(rows)?], c)
+}
+
+/// Extents of a group's matrices: filters are outputs × taps, patches taps × positions, tops outputs × positions.
+struct Group {
+    outputs: usize,
+    taps: usize,
+    positions: usize,
+}
+
+impl Group {
+    fn of(c: &DeviceConvolution) -> Group {
+        Group { outputs: c.outputs / c.groups, taps: taps(c) / c.groups, positions: area(c.output) }
+    }
+}
+
+/// y = w · patches, image by image.
+pub(super) fn forward(
+    queue: &dyn DeviceQueue,
+    c: &DeviceConvolution,
+    (y, x, w, b): (DevicePtr, DevicePtr, DevicePtr, DevicePtr),
+    scratch: DevicePtr,
+) -> Result<()> {
+    if is_last(c) {
+        return forward_last(queue, c, (y, x, w), scratch);
+    }
+    if is_depthwise(c) {
+        let planes = c.batch * c.outputs;
+        let each = c.outputs / c.channels;
+        let own = args![y, x, w, b, extent(planes)?, extent(c.outputs)?, extent(each)?];
+        return launch(queue, kernel!(c.format.element, "conv_depthwise_forward"), row_grid(planes, area(c.output)), own, c);
+    }
+    let (g, e) = (Group::of(c), c.format.element);
+    let (per_x, per_y, per_patch) = (c.channels * area(c.input), c.outputs * g.positions, taps(c) * g.positions);
+    for start in (0..c.batch).step_by(images(c)) {
+        let n = images(c).min(c.batch - start);
+        let x = x.elements(start * per_x, e);
+        let from = if is_pointwise(c) { x } else { scratch };
+        if !is_pointwise(c) {
+            patches(queue, c, n, scratch, x)?;
+        }
+        for group in 0..c.groups {
+            let w = w.elements(group * g.outputs * g.taps, e);
+            let p = from.elements(group * g.taps * g.positions, e);
+            let y = y.elements(start * per_y + group * g.outputs * g.positions, e);
+            let extents = (g.outputs, g.positions, g.taps);
+            queue.gemm(&Gemm {
+                batch: (n, [0, per_patch, per_y]),
+                factors: e,
+                result: e,
+                ..product(extents, (w, g.taps), (p, g.positions), 0.0, (y, g.positions))
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// dx: the patches of wᵀ · dy, gathered.
+pub(super) fn data(
+    queue: &dyn DeviceQueue,
+    c: &DeviceConvolution,
+    (dx, w, dy): (DevicePtr, DevicePtr, DevicePtr),
+    scratch: DevicePtr,
+) -> Result<()> {
+    if is_last(c) {
+        return data_last(queue, c, (dx, w, dy), scratch);
+    }
+    if is_depthwise(c) {
+        let planes = c.batch * c.channels;
+        let own = args![dx, w, dy, extent(planes)?, extent(c.channels)?, extent(c.outputs / c.channels)?];
+        return launch(queue, kernel!(c.format.element, "conv_depthwise_data"), row_grid(planes, area(c.input)), own, c);
+    }
+    let (g, e) = (Group::of(c), c.format.element);
+    let (per_x, per_y, per_patch) = (c.channels * area(c.input), c.outputs * g.positions, taps(c) * g.positions);
+    for start in (0..c.batch).step_by(images(c)) {
+        let n = images(c).min(c.batch - start);
+        let dx = dx.elements(start * per_x, e);
+        let to = if is_pointwise(c) { dx } else { scratch };
+        for group in 0..c.groups {
+            let w = w.elements(group * g.outputs * g.taps, e);
+            let p = to.elements(group * g.taps * g.positions, e);
+            let dy = dy.elements(start * per_y + group * g.outputs * g.positions, e);
+            let extents = (g.taps, g.positions, g.outputs);
+            queue.gemm(&Gemm {
+                trans_a: true,
+                batch: (n, [0, per_y, per_patch]),
+                factors: e,
+                result: e,
+                ..product(extents, (w, g.taps), (dy, g.positions), 0.0, (p, g.positions))
+            })?;
+        }
+        if !is_pointwise(c) {
+            let planes = n * c.channels;
+            let own = args![dx, scratch, extent(planes)?];
+            launch(queue, kernel!(c.format.element, "conv_unpatch"), row_grid(planes, area(c.input)), own, c)?;
+        }
+    }
+    Ok(())
+}
+
+/// dw += dy · patchesᵀ, image after image: the order of a sum is the order of the batch.
+pub(super) fn filter(
+    queue: &dyn DeviceQueue,
+    c: &DeviceConvolution,
+    (dw, x, dy): (DevicePtr, DevicePtr, DevicePtr),
+    scratch: DevicePtr,
+) -> Result<()> {
+    if is_last(c) {
+        return filter_last(queue, c, (dw, x, dy), scratch);
+    }
+    if is_depthwise(c) {
+        let blocks = c.outputs * area(c.kernel);
+        let own = args![dw, x, dy, extent(c.batch)?, extent(c.outputs)?, extent(c.outputs / c.channels)?];
+        return launch(queue, kernel!(c.format.element, "conv_depthwise_filter"), Grid::rows(blocks, Grid::THREADS), own, c);
+    }
+    let (g, e) = (Group::of(c), c.format.element);
+    let (per_x, per_y, per_patch) = (c.channels * area(c.input), c.outputs * g.positions, taps(c) * g.positions);
+    for start in (0..c.batch).step_by(images(c)) {
+        let n = images(c).min(c.batch - start);
+        let x = x.elements(start * per_x, e);
+        let from = if is_pointwise(c) { x } else { scratch };
+        if !is_pointwise(c) {
+            patches(queue, c, n, scratch, x)?;
+        }
+        for image in 0..n {
+            for group in 0..c.groups {
+                let dy = dy.elements((start + image) * per_y + group * g.outputs * g.positions, e);
+                let p = from.elements(image * per_patch + group * g.taps * g.positions, e);
+                let dw = dw.floats(group * g.outputs * g.taps);
+                let extents = (g.outputs, g.taps, g.positions);
+                queue.gemm(&Gemm {
+                    trans_b: true,
+                    factors: e,
+                    result: Element::F32,
+                    ..product(extents, (dy, g.positions), (p, g.positions), 1.0, (dw, g.taps))
+                })?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The patches of `n` images with channels last: the images themselves where they are that.
+fn patches_last(
+    queue: &dyn DeviceQueue,
+    c: &DeviceConvolution,
+    n: usize,
+    scratch: DevicePtr,
+    x: DevicePtr,
+) -> Result<DevicePtr> {
+    if is_pointwise(c) {
+        return Ok(x);
+    }
+    let rows = n * area(c.output);
+    let own = args![scratch, x, extent(rows)?, extent(c.channels)?];
+    launch(queue, kernel!(c.format.element, "conv_patches_last"), row_grid(rows, taps(c)), own, c)?;
+    Ok(scratch)
+}
+
+/// Runs of images whose patches are made at a time: the first, and how many.
+fn runs(c: &DeviceConvolution) -> impl Iterator<Item = (usize, usize)> + use<> {
+    let (batch, step) = (c.batch, images(c));
+    (0..batch).step_by(step).map(move |start| (start, step.min(batch - start)))
+}
+
+/// y = patches · wᵀ.
+fn forward_last(
+    queue: &dyn DeviceQueue,
+    c: &DeviceConvolution,
+    (y, x, w): (DevicePtr, DevicePtr, DevicePtr),
+    scratch: DevicePtr,
+) -> Result<()> {
+    let (k, e) = (taps(c), c.format.element);
+    for (start, n) in runs(c) {
+        let p = patches_last(queue, c, n, scratch, x.elements(start * c.channels * area(c.input), e))?;
+        let y = y.elements(start * c.outputs * area(c.output), e);
+        let extents = (n * area(c.output), c.outputs, k);
+        let gemm = product(extents, (p, k), (w, k), 0.0, (y, c.outputs));
+        queue.gemm(&Gemm { trans_b: true, factors: e, result: e, ..gemm })?;
+    }
+    Ok(())
+}
+
+/// dx: the patches of dy · w, gathered.
+fn data_last(
+    queue: &dyn DeviceQueue,
+    c: &DeviceConvolution,
+    (dx, w, dy): (DevicePtr, DevicePtr, DevicePtr),
+    scratch: DevicePtr,
+) -> Result<()> {
+    let (k, e) = (taps(c), c.format.element);
+    for (start, n) in runs(c) {
+        let dx = dx.elements(start * c.channels * area(c.input), e);
+        let dy = dy.elements(start * c.outputs * area(c.output), e);
+        let p = if is_pointwise(c) { dx } else { scratch };
+        let extents = (n * area(c.output), k, c.outputs);
+        let gemm = product(extents, (dy, c.outputs), (w, k), 0.0, (p, k));
+        queue.gemm(&Gemm { factors: e, result: e, ..gemm })?;
+        if !is_pointwise(c) {
+            let rows = n * area(c.input);
+            let own = args![dx, scratch, extent(rows)?, extent(c.channels)?];
+            launch(queue, kernel!(e, "conv_unpatch_last"), row_grid(rows, c.channels), own, c)?;
+        }
+    }
+    Ok(())
+}
+
+/// dw = dyᵀ · patches, in single precision and with channels last.
+fn filter_last(
+    queue: &dyn DeviceQueue,
+    c: &DeviceConvolution,
+    (dw, x, dy): (DevicePtr, DevicePtr, DevicePtr),
+    scratch: DevicePtr,
+) -> Result<()> {
+    let (k, e) = (taps(c), c.format.element);
+    for (start, n) in runs(c) {
+        let p = patches_last(queue, c, n, scratch, x.elements(start * c.channels * area(c.input), e))?;
+        let dy = dy.elements(start * c.outputs * area(c.output), e);
+        let beta = if start == 0 { 0.0 } else { 1.0 };
+        let gemm = product((c.outputs, k, n * area(c.output)), (dy, c.outputs), (p, k), beta, (dw, k));
+        queue.gemm(&Gemm { trans_a: true, factors: e, ..gemm })?;
+    }
+    Ok(())
+}
