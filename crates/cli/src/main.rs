@@ -30,12 +30,24 @@ const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
+    unlocked_hdf5();
     run().unwrap_or_else(|error| {
         // A command line that could not be read has set up no log yet; then the environment's settings hold.
         let _ = logging::init(&args::LogFlags::default());
         report(&error);
         ExitCode::from(if error.is::<UsageError>() { USAGE } else { FAILED })
     })
+}
+
+/// Has the HDF5 library take no locks, as that of Caffe's days did not, unless the environment says otherwise: they keep a
+/// file from being read on disks that know none, and while another process has it open. What we write ourselves has
+/// another name until it is whole.
+fn unlocked_hdf5() {
+    const VARIABLE: &str = "HDF5_USE_FILE_LOCKING";
+    if std::env::var_os(VARIABLE).is_none() {
+        // SAFETY: no other thread runs yet.
+        unsafe { std::env::set_var(VARIABLE, "FALSE") };
+    }
 }
 
 fn run() -> anyhow::Result<ExitCode> {

@@ -319,6 +319,20 @@ fn files_that_are_missing_or_malformed_are_named_with_the_place() {
     assert!(path.join("made/for/it/out_iter_4.solverstate").exists());
 }
 
+#[test]
+fn a_data_file_that_another_process_has_locked_is_read() {
+    let net = NET.replacen("DummyData", "HDF5Data", 1);
+    let (start, end) = (net.find("dummy_data_param").unwrap(), net.find("layer { name: \"ip\"").unwrap());
+    let net = format!("{}hdf5_data_param {{ source: 'list.txt' batch_size: 4 }} }}\n{}", &net[..start], &net[end..]);
+    let folder = job(&net, SOLVER);
+    let file = folder.path().join("x.h5");
+    lgm_data::hdf5::write_f32(&file, &[("x", &[8, 3].into(), &[0.5; 24]), ("label", &[8].into(), &[1.0; 8])]).unwrap();
+    fs::write(folder.path().join("list.txt"), "x.h5\n").unwrap();
+    let held = fs::File::open(&file).unwrap();
+    held.lock().unwrap();
+    succeeds(folder.path(), &TRAIN);
+}
+
 /// Flags reach the solver whichever way they are written.
 #[test]
 fn weights_snapshots_levels_and_stages_come_from_flags() {
