@@ -11,7 +11,9 @@
 //! for ties: of equal scores the higher class wins). Where we differ: scores that are not numbers are wrong, not right;
 //! a label outside the classes is an error.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Error, Fault, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, Shape, ensure};
+use lgm_core::{
+    Arity, BlobSpec, BuildCx, Error, Fault, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, Shape, ensure,
+};
 use lgm_proto::{AccuracyParameter, LayerParameter};
 
 use crate::labels::{check_count, class_at, explain};

@@ -39,8 +39,8 @@ mod tests;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Error, Fault, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Phase, Plan, Result,
-    Shape, State, ensure,
+    Arity, BlobSpec, BuildCx, Bwd, Error, Fault, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Phase, Plan,
+    Result, Shape, State, ensure,
 };
 use lgm_cpu::{Trans, gemm};
 use lgm_proto::class_distance_parameter::Metric;

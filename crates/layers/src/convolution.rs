@@ -14,8 +14,8 @@
 //! Source: Caffe's layer of this name.
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Device, Error, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Plan, Result, Run, Shape,
-    ensure,
+    Arity, BlobSpec, BuildCx, Bwd, Device, Error, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Plan, Result, Run,
+    Shape, ensure,
 };
 use lgm_cpu::ConvGeometry;
 use lgm_proto::{ConvolutionParameter, LayerParameter};

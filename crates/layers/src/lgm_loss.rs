@@ -50,8 +50,8 @@ mod training_tests;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Error, Fault, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Phase, Plan, Result,
-    Shape, State, ensure,
+    Arity, BlobSpec, BuildCx, Bwd, Error, Fault, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Phase, Plan,
+    Result, Shape, State, ensure,
 };
 use lgm_proto::lgm_loss_parameter::Metric;
 use lgm_proto::{LayerParameter, LgmLossParameter};

@@ -20,7 +20,9 @@
 //! the softmax (Caffe passes none). Source: Caffe's layer of this name, and the L-GM fork's label range. Where we differ:
 //! another label outside the classes is an error that names it (Caffe reads memory beyond the scores, the fork ignores it).
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Error, Fault, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, ensure};
+use lgm_core::{
+    Arity, BlobSpec, BuildCx, Bwd, Error, Fault, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, ensure,
+};
 use lgm_proto::loss_parameter::NormalizationMode;
 use lgm_proto::{LayerParameter, LossParameter};
 

@@ -1,6 +1,8 @@
 //! BatchNorm on a device: one read for the statistics, one for the values.
 
-use lgm_core::{Bwd, Device, DevicePtr, DeviceQueue, Format, Formats, Fwd, Grid, Offer, Plan, Result, Run, args, kernel};
+use lgm_core::{
+    Bwd, Device, DevicePtr, DeviceQueue, Format, Formats, Fwd, Grid, Offer, Plan, Result, Run, args, kernel,
+};
 use lgm_cpu::batchnorm::Extents;
 
 use super::{BatchNorm, Statistics};
@@ -83,7 +85,11 @@ impl Run<Device> for BatchNorm {
         self.statistics.forward_on(queue, x, along, &mut io, &found, partial)?;
         let (grid, [rows, width, channels]) = along.rows()?;
         let none = DevicePtr::NULL;
-        queue.launch(kernel!(along.element, "bn_normalize"), grid, args![y, x, mean, inverse, none, none, 0u32, rows, width, channels])
+        queue.launch(
+            kernel!(along.element, "bn_normalize"),
+            grid,
+            args![y, x, mean, inverse, none, none, 0u32, rows, width, channels],
+        )
     }
 
     fn backward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Bwd<'_, Device>) -> Result<()> {
@@ -101,11 +107,19 @@ impl Run<Device> for BatchNorm {
         }
         let y = io.top(0)?;
         let (grid, [outer, channels, inner]) = along.sums()?;
-        queue.launch(kernel!(along.element, "bn_backward_partials"), grid, args![partial, dy, y, outer, channels, inner])?;
+        queue.launch(
+            kernel!(along.element, "bn_backward_partials"),
+            grid,
+            args![partial, dy, y, outer, channels, inner],
+        )?;
         let count = (along.outer * along.inner) as f32;
         let finish = args![a, b, partial, along.chunks() as u32, channels, count];
         queue.launch("bn_backward_finish", Grid::elements(along.channels), finish)?;
         let (grid, [rows, width, channels]) = along.rows()?;
-        queue.launch(kernel!(along.element, "bn_backward"), grid, args![dx, dy, y, io.saved(0)?, a, b, rows, width, channels])
+        queue.launch(
+            kernel!(along.element, "bn_backward"),
+            grid,
+            args![dx, dy, y, io.saved(0)?, a, b, rows, width, channels],
+        )
     }
 }

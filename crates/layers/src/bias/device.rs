@@ -47,7 +47,9 @@ impl Run<Device> for Bias {
             along.add_sums(queue, (dy, None), (None, db), self.learned, io.scratch(0)?)?;
         }
         match dx {
-            Some(dx) if dx != dy => queue.copy(dy, dx, along.element.bytes() * along.outer * along.channels * along.inner),
+            Some(dx) if dx != dy => {
+                queue.copy(dy, dx, along.element.bytes() * along.outer * along.channels * along.inner)
+            }
             _ => Ok(()),
         }
     }

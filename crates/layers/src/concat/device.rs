@@ -1,6 +1,9 @@
 //! Concat on a device.
 
-use lgm_core::{Bwd, Device, DevicePtr, DeviceQueue, Element, Format, Formats, Fwd, Layout, Offer, Plan, Result, Run, Shape, args, kernel};
+use lgm_core::{
+    Bwd, Device, DevicePtr, DeviceQueue, Element, Format, Formats, Fwd, Layout, Offer, Plan, Result, Run, Shape, args,
+    kernel,
+};
 
 use super::Concat;
 use crate::on_device::{extent, row_grid};

@@ -9,7 +9,9 @@ use lgm_core::{
 };
 
 use super::Convolution;
-use super::own::{area, data, filter, filter_count, filter_extents, forward, images, is_depthwise, is_last, is_pointwise, taps};
+use super::own::{
+    area, data, filter, filter_count, filter_extents, forward, images, is_depthwise, is_last, is_pointwise, taps,
+};
 use crate::on_device::{Channels, convert};
 
 /// How the passes run.
@@ -141,7 +143,9 @@ impl Run<Device> for Convolution {
             return Ok(());
         }
         let Some(planar) = self.planar() else {
-            return Err(lgm_core::Error::internal("a device was asked for a convolution of more than three dimensions"));
+            return Err(lgm_core::Error::internal(
+                "a device was asked for a convolution of more than three dimensions",
+            ));
         };
         let conv = DeviceConvolution { format: plan.formats.top(0), ..planar };
         let mut library = [false; 3];

@@ -2,9 +2,7 @@
 //! number of images at a time; without patches where a filter sees one element; depthwise convolution in kernels of its
 //! own. With channels last, one product for all those images.
 
-use lgm_core::{
-    Arg, DeviceConvolution, DevicePtr, DeviceQueue, Element, Gemm, Grid, Layout, Result, args, kernel,
-};
+use lgm_core::{Arg, DeviceConvolution, DevicePtr, DeviceQueue, Element, Gemm, Grid, Layout, Result, args, kernel};
 
 use crate::on_device::{extent, product, row_grid};
 
@@ -45,9 +43,23 @@ pub(super) fn taps(c: &DeviceConvolution) -> usize {
     c.channels * area(c.kernel)
 }
 
+/// Images of a batch whose patches, of so many elements an image, are made at a time.
+pub(super) fn images_at_once(batch: usize, patches: usize) -> usize {
+    (PATCHES / patches.max(1)).clamp(1, batch.max(1))
+}
+
+/// Runs of images that are taken together: the first, and how many.
+pub(super) fn runs_of(batch: usize, at_once: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..batch).step_by(at_once).map(move |start| (start, at_once.min(batch - start)))
+}
+
 /// Images whose patches are made at a time.
 pub(super) fn images(c: &DeviceConvolution) -> usize {
-    (PATCHES / (taps(c) * area(c.output)).max(1)).clamp(1, c.batch.max(1))
+    images_at_once(c.batch, taps(c) * area(c.output))
+}
+
+fn runs(c: &DeviceConvolution) -> impl Iterator<Item = (usize, usize)> + use<> {
+    runs_of(c.batch, images(c))
 }
 
 /// The geometry, as the kernels' last arguments.
@@ -68,10 +80,21 @@ fn launch(
     queue.launch(kernel, grid, &args)
 }
 
-/// The patches of `n` images.
-fn patches(queue: &dyn DeviceQueue, c: &DeviceConvolution, n: usize, to: DevicePtr, x: DevicePtr) -> Result<()> {
+/// The patches of `n` images: the images themselves where they are that.
+fn patches(
+    queue: &dyn DeviceQueue,
+    c: &DeviceConvolution,
+    n: usize,
+    scratch: DevicePtr,
+    x: DevicePtr,
+) -> Result<DevicePtr> {
+    if is_pointwise(c) {
+        return Ok(x);
+    }
     let rows = n * taps(c);
-    launch(queue, kernel!(c.format.element, "conv_patches"), row_grid(rows, area(c.output)), args![to, x, extent(rows)?], c)
+    let own = args![scratch, x, extent(rows)?];
+    launch(queue, kernel!(c.format.element, "conv_patches"), row_grid(rows, area(c.output)), own, c)?;
+    Ok(scratch)
 }
 
 /// Extents of a group's matrices: filters are outputs × taps, patches taps × positions, tops outputs × positions.
@@ -85,6 +108,11 @@ impl Group {
     fn of(c: &DeviceConvolution) -> Group {
         Group { outputs: c.outputs / c.groups, taps: taps(c) / c.groups, positions: area(c.output) }
     }
+}
+
+/// Elements of an image, of what comes of it and of its patches.
+fn elements_of_image(c: &DeviceConvolution) -> [usize; 3] {
+    [c.channels * area(c.input), c.outputs * area(c.output), taps(c) * area(c.output)]
 }
 
 /// y = w · patches, image by image.
@@ -101,17 +129,18 @@ pub(super) fn forward(
         let planes = c.batch * c.outputs;
         let each = c.outputs / c.channels;
         let own = args![y, x, w, b, extent(planes)?, extent(c.outputs)?, extent(each)?];
-        return launch(queue, kernel!(c.format.element, "conv_depthwise_forward"), row_grid(planes, area(c.output)), own, c);
+        return launch(
+            queue,
+            kernel!(c.format.element, "conv_depthwise_forward"),
+            row_grid(planes, area(c.output)),
+            own,
+            c,
+        );
     }
     let (g, e) = (Group::of(c), c.format.element);
-    let (per_x, per_y, per_patch) = (c.channels * area(c.input), c.outputs * g.positions, taps(c) * g.positions);
-    for start in (0..c.batch).step_by(images(c)) {
-        let n = images(c).min(c.batch - start);
-        let x = x.elements(start * per_x, e);
-        let from = if is_pointwise(c) { x } else { scratch };
-        if !is_pointwise(c) {
-            patches(queue, c, n, scratch, x)?;
-        }
+    let [per_x, per_y, per_patch] = elements_of_image(c);
+    for (start, n) in runs(c) {
+        let from = patches(queue, c, n, scratch, x.elements(start * per_x, e))?;
         for group in 0..c.groups {
             let w = w.elements(group * g.outputs * g.taps, e);
             let p = from.elements(group * g.taps * g.positions, e);
@@ -141,12 +170,17 @@ pub(super) fn data(
     if is_depthwise(c) {
         let planes = c.batch * c.channels;
         let own = args![dx, w, dy, extent(planes)?, extent(c.channels)?, extent(c.outputs / c.channels)?];
-        return launch(queue, kernel!(c.format.element, "conv_depthwise_data"), row_grid(planes, area(c.input)), own, c);
+        return launch(
+            queue,
+            kernel!(c.format.element, "conv_depthwise_data"),
+            row_grid(planes, area(c.input)),
+            own,
+            c,
+        );
     }
     let (g, e) = (Group::of(c), c.format.element);
-    let (per_x, per_y, per_patch) = (c.channels * area(c.input), c.outputs * g.positions, taps(c) * g.positions);
-    for start in (0..c.batch).step_by(images(c)) {
-        let n = images(c).min(c.batch - start);
+    let [per_x, per_y, per_patch] = elements_of_image(c);
+    for (start, n) in runs(c) {
         let dx = dx.elements(start * per_x, e);
         let to = if is_pointwise(c) { dx } else { scratch };
         for group in 0..c.groups {
@@ -184,17 +218,18 @@ pub(super) fn filter(
     if is_depthwise(c) {
         let blocks = c.outputs * area(c.kernel);
         let own = args![dw, x, dy, extent(c.batch)?, extent(c.outputs)?, extent(c.outputs / c.channels)?];
-        return launch(queue, kernel!(c.format.element, "conv_depthwise_filter"), Grid::rows(blocks, Grid::THREADS), own, c);
+        return launch(
+            queue,
+            kernel!(c.format.element, "conv_depthwise_filter"),
+            Grid::rows(blocks, Grid::THREADS),
+            own,
+            c,
+        );
     }
     let (g, e) = (Group::of(c), c.format.element);
-    let (per_x, per_y, per_patch) = (c.channels * area(c.input), c.outputs * g.positions, taps(c) * g.positions);
-    for start in (0..c.batch).step_by(images(c)) {
-        let n = images(c).min(c.batch - start);
-        let x = x.elements(start * per_x, e);
-        let from = if is_pointwise(c) { x } else { scratch };
-        if !is_pointwise(c) {
-            patches(queue, c, n, scratch, x)?;
-        }
+    let [per_x, per_y, per_patch] = elements_of_image(c);
+    for (start, n) in runs(c) {
+        let from = patches(queue, c, n, scratch, x.elements(start * per_x, e))?;
         for image in 0..n {
             for group in 0..c.groups {
                 let dy = dy.elements((start + image) * per_y + group * g.outputs * g.positions, e);
@@ -230,12 +265,6 @@ fn patches_last(
     Ok(scratch)
 }
 
-/// Runs of images whose patches are made at a time: the first, and how many.
-fn runs(c: &DeviceConvolution) -> impl Iterator<Item = (usize, usize)> + use<> {
-    let (batch, step) = (c.batch, images(c));
-    (0..batch).step_by(step).map(move |start| (start, step.min(batch - start)))
-}
-
 /// y = patches · wᵀ.
 fn forward_last(
     queue: &dyn DeviceQueue,
@@ -244,9 +273,10 @@ fn forward_last(
     scratch: DevicePtr,
 ) -> Result<()> {
     let (k, e) = (taps(c), c.format.element);
+    let [per_x, per_y, _] = elements_of_image(c);
     for (start, n) in runs(c) {
-        let p = patches_last(queue, c, n, scratch, x.elements(start * c.channels * area(c.input), e))?;
-        let y = y.elements(start * c.outputs * area(c.output), e);
+        let p = patches_last(queue, c, n, scratch, x.elements(start * per_x, e))?;
+        let y = y.elements(start * per_y, e);
         let extents = (n * area(c.output), c.outputs, k);
         let gemm = product(extents, (p, k), (w, k), 0.0, (y, c.outputs));
         queue.gemm(&Gemm { trans_b: true, factors: e, result: e, ..gemm })?;
@@ -262,9 +292,10 @@ fn data_last(
     scratch: DevicePtr,
 ) -> Result<()> {
     let (k, e) = (taps(c), c.format.element);
+    let [per_x, per_y, _] = elements_of_image(c);
     for (start, n) in runs(c) {
-        let dx = dx.elements(start * c.channels * area(c.input), e);
-        let dy = dy.elements(start * c.outputs * area(c.output), e);
+        let dx = dx.elements(start * per_x, e);
+        let dy = dy.elements(start * per_y, e);
         let p = if is_pointwise(c) { dx } else { scratch };
         let extents = (n * area(c.output), k, c.outputs);
         let gemm = product(extents, (dy, c.outputs), (w, k), 0.0, (p, k));
@@ -286,9 +317,10 @@ fn filter_last(
     scratch: DevicePtr,
 ) -> Result<()> {
     let (k, e) = (taps(c), c.format.element);
+    let [per_x, per_y, _] = elements_of_image(c);
     for (start, n) in runs(c) {
-        let p = patches_last(queue, c, n, scratch, x.elements(start * c.channels * area(c.input), e))?;
-        let dy = dy.elements(start * c.outputs * area(c.output), e);
+        let p = patches_last(queue, c, n, scratch, x.elements(start * per_x, e))?;
+        let dy = dy.elements(start * per_y, e);
         let beta = if start == 0 { 0.0 } else { 1.0 };
         let gemm = product((c.outputs, k, n * area(c.output)), (dy, c.outputs), (p, k), beta, (dw, k));
         queue.gemm(&Gemm { trans_a: true, factors: e, ..gemm })?;

@@ -4,10 +4,8 @@
 use lgm_core::{Arg, Bwd, Device, DevicePtr, DeviceQueue, Fwd, Gemm, Plan, Result, Shape, args};
 use lgm_cpu::ConvGeometry;
 
+use super::own::{images_at_once, runs_of};
 use crate::on_device::{Channels, extent, product, row_grid};
-
-/// Single-precision numbers that patches may take.
-const PATCHES: usize = 32 << 20;
 
 /// The geometry of a convolution with three spatial axes.
 #[derive(Clone, Debug)]
@@ -56,7 +54,7 @@ impl Volume {
 
     /// Images whose patches are made at a time.
     fn images(&self) -> usize {
-        (PATCHES / (self.taps() * self.positions()).max(1)).clamp(1, self.batch.max(1))
+        images_at_once(self.batch, self.taps() * self.positions())
     }
 
     /// The output, as the bias sees it.
@@ -72,7 +70,14 @@ impl Volume {
         self
     }
 
-    fn launch(&self, queue: &dyn DeviceQueue, kernel: &'static str, rows: usize, width: usize, own: &[Arg]) -> Result<()> {
+    fn launch(
+        &self,
+        queue: &dyn DeviceQueue,
+        kernel: &'static str,
+        rows: usize,
+        width: usize,
+        own: &[Arg],
+    ) -> Result<()> {
         let mut args = own.to_vec();
         args.push(extent(rows)?.into());
         for &n in self.extents.iter().flatten() {
@@ -88,8 +93,7 @@ impl Volume {
 
     /// Batches of images: the first, and how many.
     fn batches(&self) -> impl Iterator<Item = (usize, usize)> {
-        let (most, batch) = (self.images(), self.batch);
-        (0..batch).step_by(most).map(move |start| (start, most.min(batch - start)))
+        runs_of(self.batch, self.images())
     }
 
     /// A group's extents: outputs and taps.

@@ -18,7 +18,9 @@ impl Eltwise {
         let (n, element) = (self.count as i64, io.formats.top(0).element);
         let run = |kernel, args: &[_]| queue.launch(kernel, Grid::elements(self.count), args);
         match self.param.operation() {
-            EltwiseOp::Sum if self.coeffs[i] != 1.0 => run(kernel!(element, "eltwise_scale"), args![dx, dy, self.coeffs[i] as f32, n]),
+            EltwiseOp::Sum if self.coeffs[i] != 1.0 => {
+                run(kernel!(element, "eltwise_scale"), args![dx, dy, self.coeffs[i] as f32, n])
+            }
             EltwiseOp::Sum if dx != dy => queue.copy(dy, dx, element.bytes() * self.count),
             EltwiseOp::Sum => Ok(()),
             EltwiseOp::Prod if self.param.stable_prod_grad() => {

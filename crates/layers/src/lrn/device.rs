@@ -37,7 +37,11 @@ impl Run<Device> for Lrn {
             }
             NormRegion::WithinChannel => {
                 let (height, width) = (extent(self.plane.0)?, extent(self.plane.1)?);
-                queue.launch(kernel!(element, "lrn_within_forward"), grid, args![y, s, x, size, factor, beta, planes, height, width])
+                queue.launch(
+                    kernel!(element, "lrn_within_forward"),
+                    grid,
+                    args![y, s, x, size, factor, beta, planes, height, width],
+                )
             }
         }
     }

@@ -59,12 +59,16 @@ impl Run<Device> for Pooling {
                 let index = if self.index_top { Some(io.top(1)?) } else { io.saved(0) };
                 self.launch(queue, format, kernel!(format.element, "pool_max_forward"), area, args![y, index, x])
             }
-            Method::Average => self.launch(queue, format, kernel!(format.element, "pool_average_forward"), area, args![y, x]),
+            Method::Average => {
+                self.launch(queue, format, kernel!(format.element, "pool_average_forward"), area, args![y, x])
+            }
             Method::Draw => {
                 let args = args![y, io.saved(0), x, io.clock, self.stream];
                 self.launch(queue, format, kernel!(format.element, "pool_draw_forward"), area, args)
             }
-            Method::Expect => self.launch(queue, format, kernel!(format.element, "pool_expect_forward"), area, args![y, x]),
+            Method::Expect => {
+                self.launch(queue, format, kernel!(format.element, "pool_expect_forward"), area, args![y, x])
+            }
         }
     }
 
@@ -78,8 +82,16 @@ impl Run<Device> for Pooling {
                 let index = if self.index_top { io.top(1)? } else { io.saved(0)? };
                 self.launch(queue, format, kernel!(format.element, "pool_index_backward"), area, args![dx, dy, index])
             }
-            Method::Average => self.launch(queue, format, kernel!(format.element, "pool_average_backward"), area, args![dx, dy]),
-            Method::Expect => self.launch(queue, format, kernel!(format.element, "pool_expect_backward"), area, args![dx, dy, io.bottom(0)?]),
+            Method::Average => {
+                self.launch(queue, format, kernel!(format.element, "pool_average_backward"), area, args![dx, dy])
+            }
+            Method::Expect => self.launch(
+                queue,
+                format,
+                kernel!(format.element, "pool_expect_backward"),
+                area,
+                args![dx, dy, io.bottom(0)?],
+            ),
         }
     }
 }

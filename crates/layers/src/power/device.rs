@@ -30,7 +30,11 @@ impl Run<Device> for Power {
         } else if p == 1.0 {
             queue.launch(kernel!(element, "eltwise_scale"), Grid::elements(n), args![dx, dy, a, n as i64])
         } else {
-            queue.launch(kernel!(element, "power_backward"), Grid::elements(n), args![dx, dy, io.bottom(0)?, p, a, b, n as i64])
+            queue.launch(
+                kernel!(element, "power_backward"),
+                Grid::elements(n),
+                args![dx, dy, io.bottom(0)?, p, a, b, n as i64],
+            )
         }
     }
 }

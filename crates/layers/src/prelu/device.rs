@@ -25,7 +25,11 @@ impl Run<Device> for PReLU {
         let (x, slopes, y) = (io.bottom(0)?, io.param(0)?, io.top(0)?);
         let (grid, [rows, width, channels]) = self.extents(io.formats.top(0)).rows()?;
         let shared = u32::from(self.param.channel_shared());
-        queue.launch(kernel!(io.formats.top(0).element, "prelu_forward"), grid, args![y, x, slopes, shared, rows, width, channels])
+        queue.launch(
+            kernel!(io.formats.top(0).element, "prelu_forward"),
+            grid,
+            args![y, x, slopes, shared, rows, width, channels],
+        )
     }
 
     fn backward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Bwd<'_, Device>) -> Result<()> {
@@ -36,12 +40,20 @@ impl Run<Device> for PReLU {
         if let Some(da) = io.param_diff(0) {
             let partial = io.scratch(0)?;
             let (grid, [outer, channels, inner]) = extents.sums()?;
-            queue.launch(kernel!(extents.element, "prelu_partials"), grid, args![partial, dy, x, outer, channels, inner])?;
+            queue.launch(
+                kernel!(extents.element, "prelu_partials"),
+                grid,
+                args![partial, dy, x, outer, channels, inner],
+            )?;
             let finish = args![da, partial, extents.chunks() as u32, channels, shared];
             queue.launch("prelu_finish", Grid::rows(1, Grid::THREADS), finish)?;
         }
         let Some(dx) = io.bottom_diff(0) else { return Ok(()) };
         let (grid, [rows, width, channels]) = extents.rows()?;
-        queue.launch(kernel!(extents.element, "prelu_backward"), grid, args![dx, dy, x, slopes, shared, rows, width, channels])
+        queue.launch(
+            kernel!(extents.element, "prelu_backward"),
+            grid,
+            args![dx, dy, x, slopes, shared, rows, width, channels],
+        )
     }
 }

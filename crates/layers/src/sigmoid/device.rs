@@ -11,12 +11,20 @@ impl Run<Device> for Sigmoid {
 
     fn forward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Fwd<'_, Device>) -> Result<()> {
         let (x, y) = (io.bottom_or_top(0, 0)?, io.top(0)?);
-        queue.launch(kernel!(io.formats.top(0).element, "sigmoid_forward"), Grid::elements(self.count), args![y, x, self.count as i64])
+        queue.launch(
+            kernel!(io.formats.top(0).element, "sigmoid_forward"),
+            Grid::elements(self.count),
+            args![y, x, self.count as i64],
+        )
     }
 
     fn backward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Bwd<'_, Device>) -> Result<()> {
         let (y, dy) = (io.top(0)?, io.top_diff_or_bottom(0, 0)?);
         let Some(dx) = io.bottom_diff(0) else { return Ok(()) };
-        queue.launch(kernel!(io.formats.top(0).element, "sigmoid_backward"), Grid::elements(self.count), args![dx, dy, y, self.count as i64])
+        queue.launch(
+            kernel!(io.formats.top(0).element, "sigmoid_backward"),
+            Grid::elements(self.count),
+            args![dx, dy, y, self.count as i64],
+        )
     }
 }
