@@ -44,20 +44,20 @@ pub fn for_each_part<T: Send>(dst: &mut [T], len: usize, task: impl Fn(usize, &m
     });
 }
 
-/// Calls `task` with matching parts of `len` elements of equally long slices, in parallel.
+/// Calls `task(i, parts)` for matching parts of `len` elements of equally long slices, in parallel.
 ///
 /// # Panics
 /// When a slice is shorter than the first.
 pub fn for_each_part_of<T: Send, const N: usize>(
     slices: [&mut [T]; N],
     len: usize,
-    task: impl Fn([&mut [T]; N]) + Sync,
+    task: impl Fn(usize, [&mut [T]; N]) + Sync,
 ) {
     let (len, whole) = (len.max(1), slices.first().map_or(0, |s| s.len()));
     let shared = slices.map(Shared::new);
     tasks(whole.div_ceil(len), true, |i| {
         // SAFETY: the parts are disjoint, and each is one task's.
-        task(shared.each_ref().map(|s| unsafe { s.part(i * len..((i + 1) * len).min(whole)) }));
+        task(i, shared.each_ref().map(|s| unsafe { s.part(i * len..((i + 1) * len).min(whole)) }));
     });
 }
 

@@ -10,10 +10,10 @@ use smallvec::SmallVec;
 
 use crate::kernel::vectorized;
 use crate::scratch::Scratch;
-use crate::{Float, for_each_part, for_each_row};
+use crate::{BLOCK, Float, for_each_part_of, for_each_row};
 
-/// Elements of x whose windows are taken together: they and what comes of them stay in the nearest cache.
-const AT_ONCE: usize = 1024;
+/// Windows whose maxima are found together.
+const LANES: usize = 16;
 
 /// How the number of windows is rounded when they do not fit evenly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,9 +114,9 @@ impl PoolGeometry {
         start.max(0) as usize..((start + self.kernel[0] as isize).max(0) as usize).min(self.input[0])
     }
 
-    /// Elements of window `i` along axis `d`, padding included.
+    /// Elements of window `i` along axis `d`, padding included; 1 for a window beyond the input, whose mean is 0.
     fn padded_len(&self, d: usize, i: usize) -> usize {
-        (i * self.stride[d] + self.kernel[d]).min(self.input[d] + 2 * self.pad[d]) - i * self.stride[d]
+        self.kernel[d].min((self.input[d] + 2 * self.pad[d]).saturating_sub(i * self.stride[d])).max(1)
     }
 
     /// y = the largest of each window, and `index` = where in the plane it is, the first if there are several.
@@ -138,84 +138,18 @@ impl PoolGeometry {
             }
         };
         assert_eq!(index.len(), y.len());
-        let mut origins = Scratch::<T>::new(out);
-        let origin = |d: usize, i: usize| (i * self.stride[d]) as f64 - self.pad[d] as f64;
-        let place = |o: usize| origin(0, o / self.output[1]) * self.input[1] as f64 + origin(1, o % self.output[1]);
-        origins.iter_mut().enumerate().for_each(|(o, p)| *p = T::of(place(o)));
-        let (origins, index) = (&origins, crate::parallel::Shared::new(index));
-        let planes = (AT_ONCE / area.max(1)).max(1);
-        // Of a plane too large, some rows of windows at a time.
-        let (ow, row) = (self.output[1], self.input[1].max(1) * self.stride[0]);
-        let rows = if area <= AT_ONCE { self.output[0] } else { (AT_ONCE / row).max(1) };
-        for_each_part(y, planes * out, |part, y| {
-            // SAFETY: every plane is visited once.
-            let index = unsafe { index.part(part * planes * out..part * planes * out + y.len()) };
-            let x = &x[part * planes * area..][..y.len() / out * area];
-            let band = y.len() / out * rows * ow;
-            let bands = y.chunks_mut(band).zip(index.chunks_mut(band));
-            for (band, (y, index)) in bands.enumerate() {
-                let first = band * rows;
-                self.max_rows(x, first..(first + rows).min(self.output[0]), &origins[first * ow..], y, index);
+        let planes = (BLOCK / area.max(1)).max(1);
+        for_each_part_of([y, index], planes * out, |part, [y, index]| {
+            let first = part * planes;
+            match (self.kernel, self.stride[1]) {
+                ([2, 2], 2) => max_planes(&[(); 2], &[(); 2], self, x, first, y, index),
+                ([3, 3], 2) => max_planes(&[(); 3], &[(); 2], self, x, first, y, index),
+                ([3, 3], 1) => max_planes(&[(); 3], &[(); 1], self, x, first, y, index),
+                (_, 2) => max_planes(&[], &[(); 2], self, x, first, y, index),
+                (_, 1) => max_planes(&[], &[(); 1], self, x, first, y, index),
+                _ => max_planes(&[], &[], self, x, first, y, index),
             }
         });
-    }
-
-    /// Max pooling of a few planes, or of some rows of windows of one: windows at every element, first along rows, then
-    /// along columns, of which those at multiples of the stride are kept. That is more windows than asked for, but in
-    /// long loops.
-    ///
-    /// Values and the places they were found at go together; places count from a window's first element, which `origins`
-    /// have for each output.
-    fn max_rows<T: Float>(&self, x: &[T], rows: Range<usize>, origins: &[T], y: &mut [T], index: &mut [T]) {
-        let none = T::of(-f32::MAX as f64);
-        // Extents with padding, and with what windows hang over.
-        let [whole, width] =
-            [0, 1].map(|d| (self.input[d] + self.pad[d]).max((self.output[d] - 1) * self.stride[d] + self.kernel[d]));
-        let (top, all) = (rows.start * self.stride[0], rows.len() == self.output[0]);
-        let height = if all { whole } else { (rows.len() - 1) * self.stride[0] + self.kernel[0] };
-        let planes = x.len() / self.input_area();
-        let mut padded;
-        let x = if [whole, width] == self.input {
-            &x[top * width..][..planes * height * width]
-        } else {
-            padded = Scratch::<T>::new(planes * height * width);
-            padded.fill(none);
-            for (n, x) in x.chunks_exact(self.input[1]).enumerate() {
-                let row = n % self.input[0] + self.pad[0];
-                if (top..top + height).contains(&row) {
-                    let row = n / self.input[0] * height + row - top;
-                    padded[row * width + self.pad[1]..][..x.len()].copy_from_slice(x);
-                }
-            }
-            &padded[..]
-        };
-        // Each step writes to other memory than it reads: in place, it would be compiled to masked stores.
-        let pair = |len: usize| [(); 2].map(|()| Scratch::<T>::new(len));
-        let len = x.len() + 1 - self.kernel[1];
-        let (mut across, mut next) = (pair(len), pair(len));
-        let [values, places] = &mut across;
-        larger_of_two(&x[..len], &x[1.min(self.kernel[1] - 1)..][..len], values, places);
-        for column in 2..self.kernel[1] {
-            let ([values, places], [out, at]) = (&across, &mut next);
-            larger(values, places, &x[column..][..len], T::of(column as f64), out, at);
-            std::mem::swap(&mut across, &mut next);
-        }
-        let len = len - (self.kernel[0] - 1) * width;
-        let (mut windows, mut spare) = (next, pair(if self.kernel[0] > 2 { len } else { 0 }));
-        for row in 1..self.kernel[0] {
-            let below = row * width..row * width + len;
-            let further = T::of((row * self.input[1]) as f64);
-            let ([values, places], [out, at]) = if row == 1 { (&across, &mut windows) } else { (&windows, &mut spare) };
-            let [below, below_at] = across.each_ref().map(|r| &r[below.clone()]);
-            larger_below(&values[..len], &places[..len], below, below_at, further, out, at);
-            if row > 1 {
-                std::mem::swap(&mut windows, &mut spare);
-            }
-        }
-        let [largest, at] = if self.kernel[0] > 1 { windows } else { across };
-        keep(self, rows.len(), [height, width], &largest, y);
-        keep(self, rows.len(), [height, width], &at, index);
-        add_origins(&origins[..rows.len() * self.output[1]], y, index);
     }
 
     /// dx from dy and the indices of [`max_forward`](Self::max_forward), overwriting dx.
@@ -228,12 +162,7 @@ impl PoolGeometry {
         for_each_row(dx, area, |plane, dx| {
             dx.fill(T::zero());
             let range = plane * out..(plane + 1) * out;
-            for (&dy, &i) in dy[range.clone()].iter().zip(&index[range]) {
-                // A window without a maximum has index −1 and passes nothing back.
-                if let Some(d) = i.to_usize().and_then(|i| dx.get_mut(i)) {
-                    *d += dy;
-                }
-            }
+            add_at(&dy[range.clone()], &index[range], dx);
         });
     }
 
@@ -355,79 +284,133 @@ vectorized! {
     }
 }
 
-vectorized! {
-    /// The larger of a and b, −[`f32::MAX`] at least, and which it is.
-    fn larger_of_two[T: Float](a: &[T], b: &[T], out: &mut [T], at: &mut [T]) {
+/// Windows of `rows` × `columns`, `stride` columns apart, on rows of `width`.
+#[derive(Clone, Copy)]
+struct Windows {
+    rows: usize,
+    columns: usize,
+    stride: usize,
+    width: usize,
+}
+
+impl Windows {
+    /// Elements from the first of a chunk's first window to the last of its last.
+    fn reach(&self, count: usize) -> usize {
+        (self.rows.max(1) - 1) * self.width + (count - 1) * self.stride + self.columns
+    }
+
+    /// The largest elements of [`LANES`] windows side by side, of which the first begins with x, and where in its window
+    /// each is, the first of several; where none is above −[`f32::MAX`], that and −1.
+    #[inline(always)]
+    fn largest<T: Float>(&self, x: &[T]) -> [[T; LANES]; 2] {
         let none = T::of(-f32::MAX as f64);
-        for (((&a, &b), out), at) in a.iter().zip(b).zip(out).zip(at) {
-            let first = if a > none { a } else { none };
-            let above = b > first;
-            *out = if above { b } else { first };
-            *at = if above { T::one() } else { T::zero() };
-        }
-    }
-}
-
-vectorized! {
-    /// The larger of what was largest so far and others, all at `place`.
-    fn larger[T: Float](values: &[T], places: &[T], others: &[T], place: T, out: &mut [T], at: &mut [T]) {
-        for ((((&v, &p), &other), out), at) in values.iter().zip(places).zip(others).zip(out).zip(at) {
-            let above = other > v;
-            *out = if above { other } else { v };
-            *at = if above { place } else { p };
-        }
-    }
-}
-
-vectorized! {
-    /// The larger of what was largest so far and what was in the rows below, whose places are `further` on.
-    fn larger_below[T: Float](
-        values: &[T],
-        places: &[T],
-        below: &[T],
-        below_at: &[T],
-        further: T,
-        out: &mut [T],
-        at: &mut [T],
-    ) {
-        let both = values.iter().zip(places).zip(below.iter().zip(below_at));
-        for (((&v, &p), (&other, &place)), (out, at)) in both.zip(out.iter_mut().zip(at)) {
-            let above = other > v;
-            *out = if above { other } else { v };
-            *at = if above { place + further } else { p };
-        }
-    }
-}
-
-vectorized! {
-    /// The elements of planes of `height` × `width` at multiples of the strides, in `rows` rows.
-    fn keep[T: Float](g: &PoolGeometry, rows: usize, extents: [usize; 2], from: &[T], to: &mut [T]) {
-        let [height, width] = extents;
-        let (columns, stride) = (g.output[1], g.stride[1]);
-        for (i, to) in to.chunks_exact_mut(columns).enumerate() {
-            let from = &from[(i / rows * height + i % rows * g.stride[0]) * width..][..(columns - 1) * stride + 1];
-            match stride {
-                1 => to.copy_from_slice(from),
-                2 => {
-                    let (pairs, last) = from.as_chunks::<2>();
-                    to.iter_mut().zip(pairs).for_each(|(t, p)| *t = p[0]);
-                    to[columns - 1] = last[0];
+        let (mut values, mut places) = ([none; LANES], [-T::one(); LANES]);
+        for i in 0..self.rows {
+            let row = &x[i * self.width..][..self.stride * (LANES - 1) + self.columns];
+            for j in 0..self.columns {
+                let here = T::of((i * self.width + j) as f64);
+                for l in 0..LANES {
+                    let v = row[self.stride * l + j];
+                    let above = v > values[l];
+                    values[l] = if above { v } else { values[l] };
+                    places[l] = if above { here } else { places[l] };
                 }
-                _ => to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(t, &f)| *t = f),
+            }
+        }
+        [values, places]
+    }
+}
+
+/// As many of the values as there is room for.
+#[inline(always)]
+fn put<T: Float>(to: &mut [T], values: [T; LANES]) {
+    match to.first_chunk_mut() {
+        Some(to) => *to = values,
+        None => to.copy_from_slice(&values[..to.len()]),
+    }
+}
+
+vectorized! {
+    /// Max pooling of some planes of `x`, from the given one on, for windows of K × K every S columns, or where these are
+    /// 0, for any.
+    fn max_planes[T: Float, const K: usize, const S: usize](
+        _kernel: &[(); K],
+        _stride: &[(); S],
+        g: &PoolGeometry,
+        x: &[T],
+        first: usize,
+        y: &mut [T],
+        index: &mut [T],
+    ) {
+        let ([height, width], ow) = (g.input, g.output[1]);
+        let columns = if K == 0 { g.kernel[1] } else { K };
+        let stride = if S == 0 { g.stride[1] } else { S };
+        let none = T::of(-f32::MAX as f64);
+        let mut starts = Scratch::<T>::new(ow);
+        starts.iter_mut().enumerate().for_each(|(j, s)| *s = T::of((j * stride) as f64));
+        // Windows that do not hang over an edge.
+        let whole = g.pad[1].div_ceil(stride)..((width + g.pad[1]).saturating_sub(columns) / stride + 1).min(ow);
+        for (n, (y, index)) in y.chunks_exact_mut(ow).zip(index.chunks_exact_mut(ow)).enumerate() {
+            let plane = &x[(first + n / g.output[0]) * height * width..];
+            let rows = g.rows(n % g.output[0]);
+            let windows = Windows { rows: rows.len(), columns, stride, width };
+            // The last chunk may lie over the one before it.
+            for j in whole.clone().step_by(LANES) {
+                let j = j.min(ow.saturating_sub(LANES)).max(whole.start);
+                let from = rows.start * width + j * stride - g.pad[1];
+                let [values, places] = match plane.get(from..from + windows.reach(LANES)) {
+                    Some(x) if windows.rows == K => Windows { rows: K, ..windows }.largest(x),
+                    Some(x) => windows.largest(x),
+                    None => {
+                        // Behind the last plane there is nothing to read.
+                        let mut end = Scratch::<T>::new(windows.reach(LANES));
+                        let left = plane.get(from..).unwrap_or_default();
+                        end.iter_mut().zip(left).for_each(|(e, &x)| *e = x);
+                        windows.largest(&end)
+                    }
+                };
+                put(&mut y[j..], values);
+                put(&mut index[j..], places);
+            }
+            let first = T::of((rows.start * width) as f64 - g.pad[1] as f64);
+            for ((y, index), &column) in y.iter().zip(index.iter_mut()).zip(starts.iter()) {
+                *index = if *y > none { *index + (first + column) } else { *index };
+            }
+            for j in (0..whole.start.min(ow)).chain(whole.end.max(whole.start)..ow) {
+                let column = (j * stride).saturating_sub(g.pad[1]);
+                let columns = column..(j * stride + columns).saturating_sub(g.pad[1]).min(width);
+                (y[j], index[j]) = (none, -T::one());
+                for at in rows.clone().flat_map(|row| columns.clone().map(move |column| row * width + column)) {
+                    if plane[at] > y[j] {
+                        (y[j], index[j]) = (plane[at], T::of(at as f64));
+                    }
+                }
             }
         }
     }
 }
 
+/// An index as an integer, −1 being the largest: in this sum it is what the lowest bits hold. A cast would mind values
+/// that no integer has, one at a time.
+#[inline(always)]
+fn whole_number<T: Float>(index: T) -> u32 {
+    (index.f64() + 1.5 * (1u64 << 52) as f64).to_bits() as u32
+}
+
 vectorized! {
-    /// Places in the window to places in the plane; −1 where the window had no largest.
-    fn add_origins[T: Float](origins: &[T], y: &[T], index: &mut [T]) {
-        let none = T::of(-f32::MAX as f64);
-        for (y, index) in y.chunks_exact(origins.len()).zip(index.chunks_exact_mut(origins.len())) {
-            for ((&y, index), &origin) in y.iter().zip(index).zip(origins) {
-                *index = if y > none { *index + origin } else { -T::one() };
+    /// Adds to dx each element of dy at its index; a window without a maximum has index −1 and passes nothing back.
+    fn add_at[T: Float](dy: &[T], index: &[T], dx: &mut [T]) {
+        let mut add = |dy: T, at: u32| {
+            if let Some(dx) = dx.get_mut(at as usize) {
+                *dx += dy;
             }
+        };
+        let ((dy, last_dy), (index, last)) = (dy.as_chunks::<LANES>(), index.as_chunks::<LANES>());
+        for (dy, index) in dy.iter().zip(index) {
+            let at = index.map(whole_number);
+            (0..LANES).for_each(|l| add(dy[l], at[l]));
         }
+        last_dy.iter().zip(last).for_each(|(&dy, &i)| add(dy, whole_number(i)));
     }
 }
 

@@ -72,7 +72,7 @@ pub fn apply(
     let gradient = |g: f32, w: f32| u.scale * g + u.decay * if u.l1 { sign(w) } else { w };
     macro_rules! each {
         (|$g:ident, $h:ident| $update:block) => {
-            for_each_part_of([data, diff, first], BLOCK, |[w, d, h]| {
+            for_each_part_of([data, diff, first], BLOCK, |_, [w, d, h]| {
                 update(w, d, h, &|$g, w, $h| {
                     let $g = gradient($g, w);
                     $update
@@ -80,7 +80,7 @@ pub fn apply(
             })
         };
         (|$g:ident, $h:ident, $s:ident| $update:block) => {
-            for_each_part_of([data, diff, first, second], BLOCK, |[w, d, h, s]| {
+            for_each_part_of([data, diff, first, second], BLOCK, |_, [w, d, h, s]| {
                 update_two(w, d, h, s, &|$g, w, $h, $s| {
                     let $g = gradient($g, w);
                     $update

@@ -19,6 +19,10 @@ fn cases() -> Vec<PoolGeometry> {
             ([5, 33], [5, 1], [1, 2], [0, 0]),
             ([10, 10], [3, 2], [3, 4], [0, 0]),
             ([6, 4], [3, 3], [2, 1], [0, 2]),
+            ([70, 90], [3, 3], [1, 1], [1, 1]),
+            ([40, 50], [2, 3], [1, 2], [1, 2]),
+            // The last windows lie beyond the input.
+            ([5, 8], [1, 1], [3, 3], [0, 0]),
         ] {
             all.push(PoolGeometry::new(input, kernel, stride, pad, round).unwrap());
         }
@@ -31,7 +35,7 @@ fn window(g: &PoolGeometry, i: usize, j: usize) -> (Vec<usize>, usize) {
     let axis = |d: usize, o: usize| {
         let start = (o * g.stride[d]) as isize - g.pad[d] as isize;
         let end = (start + g.kernel[d] as isize).min((g.input[d] + g.pad[d]) as isize);
-        (start.max(0) as usize..end.min(g.input[d] as isize) as usize, (end - start) as usize)
+        (start.max(0) as usize..end.min(g.input[d] as isize) as usize, (end - start).max(1) as usize)
     };
     let ((rows, h), (cols, w)) = (axis(0, i), axis(1, j));
     (rows.flat_map(|r| cols.clone().map(move |c| r * g.input[1] + c)).collect(), h * w)
@@ -58,10 +62,11 @@ fn agrees_with_the_definition() {
             let plane = p * g.input_area();
             for o in 0..g.output_area() {
                 let (at, size) = window(&g, o / g.output[1], o % g.output[1]);
-                let first = at.iter().copied().reduce(|a, b| if x[plane + b] > x[plane + a] { b } else { a }).unwrap();
+                let first = at.iter().copied().reduce(|a, b| if x[plane + b] > x[plane + a] { b } else { a });
                 let o = p * g.output_area() + o;
-                assert_eq!((index[o] as usize, y[o]), (first, x[plane + first]), "{g:?}");
-                dx_want[plane + first] += dy[o] as f64;
+                let largest = first.map_or((-1.0, -f32::MAX), |at| (at as f32, x[plane + at]));
+                assert_eq!((index[o], y[o]), largest, "{g:?}");
+                first.into_iter().for_each(|at| dx_want[plane + at] += dy[o] as f64);
                 let sum: f64 = at.iter().map(|&i| x[plane + i] as f64).sum();
                 assert!((mean[o] as f64 - sum / size as f64).abs() < 1e-5, "{g:?}");
                 at.iter().for_each(|&i| dmean_want[plane + i] += dy[o] as f64 / size as f64);
