@@ -8,12 +8,14 @@ use std::ops::Range;
 use lgm_core::{Result, ensure};
 use smallvec::SmallVec;
 
-use crate::kernel::vectorized;
+use crate::kernel::{Kernel, micro, vectorized};
 use crate::scratch::Scratch;
-use crate::{BLOCK, Float, for_each_part_of, for_each_row};
+use crate::{Float, for_each_part_of, for_each_row};
 
-/// Windows whose maxima are found together.
+/// Planes whose maxima are found together.
 const LANES: usize = 16;
+/// Positions of them held at a time, about: what stays in the nearest caches.
+const POSITIONS: usize = 512;
 
 /// How the number of windows is rounded when they do not fit evenly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,16 +140,12 @@ impl PoolGeometry {
             }
         };
         assert_eq!(index.len(), y.len());
-        let planes = (BLOCK / area.max(1)).max(1);
-        for_each_part_of([y, index], planes * out, |part, [y, index]| {
-            let first = part * planes;
-            match (self.kernel, self.stride[1]) {
-                ([2, 2], 2) => max_planes(&[(); 2], &[(); 2], self, x, first, y, index),
-                ([3, 3], 2) => max_planes(&[(); 3], &[(); 2], self, x, first, y, index),
-                ([3, 3], 1) => max_planes(&[(); 3], &[(); 1], self, x, first, y, index),
-                (_, 2) => max_planes(&[], &[(); 2], self, x, first, y, index),
-                (_, 1) => max_planes(&[], &[(); 1], self, x, first, y, index),
-                _ => max_planes(&[], &[], self, x, first, y, index),
+        for_each_part_of([y, index], LANES * out, |group, [y, index]| {
+            let x = &x[group * LANES * area..][..y.len() / out * area];
+            match self.kernel {
+                [2, 2] => max_planes(&[(); 2], self, x, y, index),
+                [3, 3] => max_planes(&[(); 3], self, x, y, index),
+                _ => max_planes(&[], self, x, y, index),
             }
         });
     }
@@ -284,107 +282,78 @@ vectorized! {
     }
 }
 
-/// Windows of `rows` × `columns`, `stride` columns apart, on rows of `width`.
-#[derive(Clone, Copy)]
-struct Windows {
-    rows: usize,
-    columns: usize,
-    stride: usize,
+/// The largest of some positions of [`LANES`] planes side by side, and where each is, the first of several; where none is
+/// above −[`f32::MAX`], that and −1. The positions are `rows` × `columns` of a region of `width` that begins with row `top`
+/// of the planes.
+#[inline(always)]
+fn largest<T: Float>(
+    region: &[[T; LANES]],
+    top: usize,
     width: usize,
-}
-
-impl Windows {
-    /// Elements from the first of a chunk's first window to the last of its last.
-    fn reach(&self, count: usize) -> usize {
-        (self.rows.max(1) - 1) * self.width + (count - 1) * self.stride + self.columns
-    }
-
-    /// The largest elements of [`LANES`] windows side by side, of which the first begins with x, and where in its window
-    /// each is, the first of several; where none is above −[`f32::MAX`], that and −1.
-    #[inline(always)]
-    fn largest<T: Float>(&self, x: &[T]) -> [[T; LANES]; 2] {
-        let none = T::of(-f32::MAX as f64);
-        let (mut values, mut places) = ([none; LANES], [-T::one(); LANES]);
-        for i in 0..self.rows {
-            let row = &x[i * self.width..][..self.stride * (LANES - 1) + self.columns];
-            for j in 0..self.columns {
-                let here = T::of((i * self.width + j) as f64);
-                for l in 0..LANES {
-                    let v = row[self.stride * l + j];
-                    let above = v > values[l];
-                    values[l] = if above { v } else { values[l] };
-                    places[l] = if above { here } else { places[l] };
-                }
+    rows: Range<usize>,
+    columns: Range<usize>,
+) -> [[T; LANES]; 2] {
+    let (mut values, mut places) = ([T::of(-f32::MAX as f64); LANES], [-T::one(); LANES]);
+    for row in rows {
+        for column in columns.clone() {
+            let (at, here) = ((row - top) * width + column, T::of((row * width + column) as f64));
+            for l in 0..LANES {
+                let v = region[at][l];
+                let above = v > values[l];
+                values[l] = if above { v } else { values[l] };
+                places[l] = if above { here } else { places[l] };
             }
         }
-        [values, places]
     }
-}
-
-/// As many of the values as there is room for.
-#[inline(always)]
-fn put<T: Float>(to: &mut [T], values: [T; LANES]) {
-    match to.first_chunk_mut() {
-        Some(to) => *to = values,
-        None => to.copy_from_slice(&values[..to.len()]),
-    }
+    [values, places]
 }
 
 vectorized! {
-    /// Max pooling of some planes of `x`, from the given one on, for windows of K × K every S columns, or where these are
-    /// 0, for any.
-    fn max_planes[T: Float, const K: usize, const S: usize](
+    /// Max pooling of [`LANES`] planes at most, for windows of K × K, or of any if K is 0.
+    fn max_planes[T: Float, const K: usize](
         _kernel: &[(); K],
-        _stride: &[(); S],
         g: &PoolGeometry,
         x: &[T],
-        first: usize,
         y: &mut [T],
         index: &mut [T],
     ) {
-        let ([height, width], ow) = (g.input, g.output[1]);
-        let columns = if K == 0 { g.kernel[1] } else { K };
-        let stride = if S == 0 { g.stride[1] } else { S };
-        let none = T::of(-f32::MAX as f64);
-        let mut starts = Scratch::<T>::new(ow);
-        starts.iter_mut().enumerate().for_each(|(j, s)| *s = T::of((j * stride) as f64));
-        // Windows that do not hang over an edge.
-        let whole = g.pad[1].div_ceil(stride)..((width + g.pad[1]).saturating_sub(columns) / stride + 1).min(ow);
-        for (n, (y, index)) in y.chunks_exact_mut(ow).zip(index.chunks_exact_mut(ow)).enumerate() {
-            let plane = &x[(first + n / g.output[0]) * height * width..];
-            let rows = g.rows(n % g.output[0]);
-            let windows = Windows { rows: rows.len(), columns, stride, width };
-            // The last chunk may lie over the one before it.
-            for j in whole.clone().step_by(LANES) {
-                let j = j.min(ow.saturating_sub(LANES)).max(whole.start);
-                let from = rows.start * width + j * stride - g.pad[1];
-                let [values, places] = match plane.get(from..from + windows.reach(LANES)) {
-                    Some(x) if windows.rows == K => Windows { rows: K, ..windows }.largest(x),
-                    Some(x) => windows.largest(x),
-                    None => {
-                        // Behind the last plane there is nothing to read.
-                        let mut end = Scratch::<T>::new(windows.reach(LANES));
-                        let left = plane.get(from..).unwrap_or_default();
-                        end.iter_mut().zip(left).for_each(|(e, &x)| *e = x);
-                        windows.largest(&end)
-                    }
-                };
-                put(&mut y[j..], values);
-                put(&mut index[j..], places);
+        let ([height, width], [oh, ow], transpose) = (g.input, g.output, micro::<T>(Kernel::active()).transpose);
+        let (area, out) = (height * width, oh * ow);
+        let planes = y.len() / out;
+        // Rows of windows at a time.
+        let band = ((POSITIONS / width).saturating_sub(g.kernel[0]) / g.stride[0] + 1).min(oh);
+        let mut region = Scratch::<T>::new(((band - 1) * g.stride[0] + g.kernel[0]).min(height) * width * LANES);
+        let mut found = [(); 2].map(|()| Scratch::<T>::new(band * ow * LANES));
+        for first in (0..oh).step_by(band) {
+            let last = (first + band).min(oh) - 1;
+            let (top, bottom) = (g.rows(first).start.min(height), g.rows(last).end);
+            let positions = bottom.saturating_sub(top) * width;
+            if positions > 0 {
+                let x = &x[top * width..][..(planes - 1) * area + positions];
+                assert!(positions * LANES <= region.len());
+                // SAFETY: x was cut to what is read, the region holds what is written, and the kernel is available.
+                unsafe { transpose(planes, positions, x.as_ptr(), area, region.as_mut_ptr(), LANES) }
             }
-            let first = T::of((rows.start * width) as f64 - g.pad[1] as f64);
-            for ((y, index), &column) in y.iter().zip(index.iter_mut()).zip(starts.iter()) {
-                *index = if *y > none { *index + (first + column) } else { *index };
-            }
-            for j in (0..whole.start.min(ow)).chain(whole.end.max(whole.start)..ow) {
-                let column = (j * stride).saturating_sub(g.pad[1]);
-                let columns = column..(j * stride + columns).saturating_sub(g.pad[1]).min(width);
-                (y[j], index[j]) = (none, -T::one());
-                for at in rows.clone().flat_map(|row| columns.clone().map(move |column| row * width + column)) {
-                    if plane[at] > y[j] {
-                        (y[j], index[j]) = (plane[at], T::of(at as f64));
-                    }
+            let region = region.as_chunks().0;
+            let [values, places] = found.each_mut().map(|f| f.as_chunks_mut::<LANES>().0);
+            for (i, (values, places)) in (first..=last).zip(values.chunks_mut(ow).zip(places.chunks_mut(ow))) {
+                let rows = g.rows(i);
+                for (j, (value, place)) in values.iter_mut().zip(places).enumerate() {
+                    let start = (j * g.stride[1]) as isize - g.pad[1] as isize;
+                    let columns = start.max(0) as usize..((start + g.kernel[1] as isize) as usize).min(width);
+                    [*value, *place] = if K > 0 && rows.len() == K && columns.len() == K {
+                        let (row, column) = (rows.start, columns.start);
+                        largest(region, top, width, row..row + K, column..column + K)
+                    } else {
+                        largest(region, top, width, rows.clone(), columns)
+                    };
                 }
+            }
+            let len = (last + 1 - first) * ow;
+            for (to, from) in [(&mut *y, &found[0]), (&mut *index, &found[1])] {
+                let to = &mut to[first * ow..][..(planes - 1) * out + len];
+                // SAFETY: `to` was cut to what is written, and `len` vectors were found.
+                unsafe { transpose(len, planes, from.as_ptr(), LANES, to.as_mut_ptr(), out) }
             }
         }
     }

@@ -92,26 +92,60 @@ unsafe fn transpose_f64(width: usize, k: usize, src: *const f64, ld_src: usize, 
 /// As for [`Micro::transpose`].
 #[target_feature(enable = "avx512f")]
 unsafe fn transpose_f32(width: usize, k: usize, src: *const f32, ld_src: usize, dst: *mut f32, ld_dst: usize) {
-    for i0 in (0..width).step_by(16) {
-        let rows = (width - i0).min(16);
-        let row_mask: __mmask16 = 0xffff >> (16 - rows);
-        for p0 in (0..k).step_by(16) {
-            let steps = (k - p0).min(16);
-            let step_mask: __mmask16 = 0xffff >> (16 - steps);
-            let mut r = [_mm512_setzero_ps(); 16];
-            // SAFETY: row i0 + i holds `steps` elements from p0 on; other lanes and rows are not touched.
+    for i in (0..width).step_by(16) {
+        for p in (0..k).step_by(16) {
+            let (rows, steps) = ((width - i).min(16), (k - p).min(16));
+            let (from, to) = (src.wrapping_add(i * ld_src + p), dst.wrapping_add(p * ld_dst + i));
+            // SAFETY: of the source there are `rows` rows of `steps` elements here, of the target as many the other way.
             unsafe {
-                for (i, v) in r.iter_mut().enumerate().take(rows) {
-                    let at = src.wrapping_add((i0 + i) * ld_src + p0);
-                    // Rows far apart are streams that the processor does not foresee.
-                    _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(64) as *const i8);
-                    *v = _mm512_maskz_loadu_ps(step_mask, at);
-                }
-                let c = transpose16(r);
-                for (p, v) in c.iter().enumerate().take(steps) {
-                    _mm512_mask_storeu_ps(dst.add((p0 + p) * ld_dst + i0), row_mask, *v);
+                if rows == 16 && steps == 16 {
+                    block(from, ld_src, to, ld_dst);
+                } else {
+                    edge(rows, steps, from, ld_src, to, ld_dst);
                 }
             }
+        }
+    }
+}
+
+/// The transpose of a whole block, which never leaves the registers.
+///
+/// # Safety
+/// As for [`Micro::transpose`], 16 × 16.
+#[target_feature(enable = "avx512f")]
+unsafe fn block(src: *const f32, ld_src: usize, dst: *mut f32, ld_dst: usize) {
+    let mut r = [_mm512_setzero_ps(); 16];
+    // SAFETY: passed on from the caller.
+    unsafe {
+        for i in 0..16 {
+            let at = src.wrapping_add(i * ld_src);
+            // Rows far apart are streams that the processor does not foresee; they may share a set of the nearest cache,
+            // where they would drive each other out.
+            _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(64) as *const i8);
+            r[i] = _mm512_loadu_ps(at);
+        }
+        let c = transpose16(r);
+        for p in 0..16 {
+            _mm512_storeu_ps(dst.wrapping_add(p * ld_dst), c[p]);
+        }
+    }
+}
+
+/// The transpose of part of a block.
+///
+/// # Safety
+/// As for [`Micro::transpose`], `rows` × `steps`, 16 of each at most.
+#[target_feature(enable = "avx512f")]
+unsafe fn edge(rows: usize, steps: usize, src: *const f32, ld_src: usize, dst: *mut f32, ld_dst: usize) {
+    let (row_mask, step_mask): (__mmask16, __mmask16) = (0xffff >> (16 - rows), 0xffff >> (16 - steps));
+    let mut r = [_mm512_setzero_ps(); 16];
+    // SAFETY: other lanes and rows than the caller speaks for are not touched.
+    unsafe {
+        for (i, v) in r.iter_mut().enumerate().take(rows) {
+            *v = _mm512_maskz_loadu_ps(step_mask, src.wrapping_add(i * ld_src));
+        }
+        for (p, v) in transpose16(r).iter().enumerate().take(steps) {
+            _mm512_mask_storeu_ps(dst.wrapping_add(p * ld_dst), row_mask, *v);
         }
     }
 }
