@@ -139,13 +139,18 @@ unsafe fn block(src: *const f32, ld_src: usize, dst: *mut f32, ld_dst: usize) {
 unsafe fn edge(rows: usize, steps: usize, src: *const f32, ld_src: usize, dst: *mut f32, ld_dst: usize) {
     let (row_mask, step_mask): (__mmask16, __mmask16) = (0xffff >> (16 - rows), 0xffff >> (16 - steps));
     let mut r = [_mm512_setzero_ps(); 16];
-    // SAFETY: other lanes and rows than the caller speaks for are not touched.
+    // SAFETY: other lanes and rows than the caller speaks for are not touched. The loops are of fixed length, as in `block`.
     unsafe {
-        for (i, v) in r.iter_mut().enumerate().take(rows) {
-            *v = _mm512_maskz_loadu_ps(step_mask, src.wrapping_add(i * ld_src));
+        for i in 0..16 {
+            if i < rows {
+                r[i] = _mm512_maskz_loadu_ps(step_mask, src.wrapping_add(i * ld_src));
+            }
         }
-        for (p, v) in transpose16(r).iter().enumerate().take(steps) {
-            _mm512_mask_storeu_ps(dst.wrapping_add(p * ld_dst), row_mask, *v);
+        let c = transpose16(r);
+        for p in 0..16 {
+            if p < steps {
+                _mm512_mask_storeu_ps(dst.wrapping_add(p * ld_dst), row_mask, c[p]);
+            }
         }
     }
 }
