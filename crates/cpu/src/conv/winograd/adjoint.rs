@@ -4,6 +4,7 @@
 use smallvec::SmallVec;
 
 use super::forward::{Products, multiply};
+use super::images;
 use super::kernels::{Kernels, Source};
 use super::tile::{self, LANES};
 use super::{Blocks, Channels, FREQUENCIES, IN, Plane, Spread, Tiling, spaced};
@@ -43,6 +44,10 @@ pub(super) fn backward_data<T: Float>(
         let w = &w[g * o * c * K * K..][..o * c * K * K];
         let (from, to) = (Channels::of_group(g, groups, o), Channels::of_group(g, groups, c));
         let source = Source::<T, K> { micro, w, inner: o, outer: c, transposed: true, rotated: false };
+        if images::suits(o, c, plane.ow.div_ceil(OUT), batch) {
+            images::adjoint(&source, plane, batch, (dy, from), (&dx, to));
+            continue;
+        }
         let kernels = Kernels::new(&source, c.next_multiple_of(micro.nr.max(LANES)));
         let pitch = spaced(o);
         let stride = blocks.most * pitch + LANES;

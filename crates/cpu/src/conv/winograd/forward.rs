@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use smallvec::SmallVec;
 
-use super::adjoint;
 use super::kernels::{Kernels, Source};
 use super::tile::{self, LANES};
 use super::{Blocks, Channels, FREQUENCIES, IN, Plane, Spread, Tiling, sized, spaced};
+use super::{adjoint, images};
 use crate::Float;
 use crate::kernel::{Micro, TileArgs};
 use crate::pack::Panels;
@@ -92,6 +92,9 @@ fn run<T: Float, const K: usize, const OUT: usize>(
     bias: Option<&[T]>,
 ) {
     let source = &Source::<T, K> { micro, w, inner: from.count, outer: to.count, transposed: rotated, rotated };
+    if images::suits(from.count, to.count, plane.ow.div_ceil(OUT), batch) {
+        return images::run::<T, K, OUT>(source, plane, batch, (x, from), (y, to), bias);
+    }
     let blocks = Blocks::new(batch, plane.oh, plane.ow, OUT, block_tiles(from.count, to.count));
     let tiling = Tiling { h: plane.h, w: plane.w, top: plane.ph, left: plane.pw, wide: blocks.wide, step: OUT };
     let pitch = spaced(from.count);

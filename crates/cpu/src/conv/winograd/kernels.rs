@@ -94,7 +94,8 @@ impl<T: Float, const K: usize> Source<'_, T, K> {
 /// Transformed kernels in panels of outer channels: `[frequency][panel][inner][nr]`.
 pub(super) struct Kernels<T> {
     data: Scratch<T>,
-    nr: usize,
+    /// Outer channels of a panel.
+    pub nr: usize,
     /// Inner indices that are there.
     pub depth: usize,
     columns: usize,
@@ -104,12 +105,21 @@ pub(super) struct Kernels<T> {
 impl<T: Float> Kernels<T> {
     /// All of the kernels; `columns` is their number of outer channels, rounded up to whole panels and vectors.
     pub fn new<const K: usize>(source: &Source<'_, T, K>, columns: usize) -> Self {
-        let mut kernels = Self::empty(source, columns);
+        Self::filled(source, Self::empty(source, columns))
+    }
+
+    /// All of the kernels, the outer channels side by side.
+    pub fn in_one_panel<const K: usize>(source: &Source<'_, T, K>) -> Self {
+        let columns = source.outer.next_multiple_of(LANES);
+        Self::filled(source, Kernels { nr: columns, ..Self::empty(source, columns) })
+    }
+
+    fn filled<const K: usize>(source: &Source<'_, T, K>, mut kernels: Self) -> Self {
         kernels.resize(source.inner);
         let (nr, depth, stride) = (kernels.nr, kernels.depth, kernels.stride);
         let (vectors, parts) = (source.outer.div_ceil(LANES), depth.div_ceil(FETCH));
         let shared = Shared::new(&mut kernels.data);
-        tasks(vectors * parts, depth * columns >= 1 << 12, |t| {
+        tasks(vectors * parts, depth * kernels.columns >= 1 << 12, |t| {
             let (vector, from) = (t % vectors, t / vectors * FETCH);
             source.spread(vector, from..(from + FETCH).min(depth), &shared, stride, |p, column| {
                 column / nr * nr * depth + p * nr + column % nr

@@ -13,7 +13,7 @@
 //! The gradient of d is that of y with the kernels rotated, or, where that takes many more tiles, the transpose of all
 //! this: B[(G g Gᵀ) ⊙ (A e Aᵀ)]Bᵀ, added up where tiles overlap.
 //!
-//! Data is transformed [`LANES`] channels at a time, the channels innermost.
+//! Data is transformed [`LANES`] channels at a time, the channels innermost; or as many images, where the channels are few.
 
 use smallvec::SmallVec;
 
@@ -26,6 +26,7 @@ use crate::scratch::Scratch;
 
 mod adjoint;
 mod forward;
+mod images;
 mod kernels;
 #[cfg(test)]
 mod tests;
@@ -90,6 +91,11 @@ impl Channels {
     /// Vectors of lanes that the channels fill.
     fn vectors(&self) -> usize {
         self.count.div_ceil(LANES)
+    }
+
+    /// The first element of a channel in an image of `area` positions, and how far on it is in the next image.
+    fn plane(&self, image: usize, channel: usize, area: usize) -> (usize, usize) {
+        ((image * self.total + self.first + channel) * area, self.total * area)
     }
 
     /// The first element of vector `v` in an image of `area` positions, and the channels in it.
