@@ -56,6 +56,7 @@ pub struct Cuda {
     staging: Mutex<Staging>,
     recording: AtomicBool,
     precision: Precision,
+    storage: Storage,
     libraries: Vec<String>,
     context: Arc<Context>,
 }
@@ -101,7 +102,14 @@ impl Cuda {
         libraries.extend(convolutions.as_ref().map(|all| told("cuDNN", all.found().version, &all.found().path)));
         let staging = Mutex::new(Staging::new(&context)?);
         let recording = AtomicBool::new(false);
-        Ok(Cuda { kernels, convolutions, blas, staging, recording, precision, libraries, context })
+        let storage = precision.storage();
+        Ok(Cuda { kernels, convolutions, blas, staging, recording, precision, storage, libraries, context })
+    }
+
+    /// The GPU as one that would have blobs stored so, whatever its precision.
+    #[must_use]
+    pub fn storing(self, storage: Storage) -> Cuda {
+        Cuda { storage, ..self }
     }
 
     /// The GPU.
@@ -249,7 +257,7 @@ impl Allocator for Cuda {
 
 impl DeviceQueue for Cuda {
     fn storage(&self) -> Storage {
-        self.precision.storage()
+        self.storage
     }
 
     fn launch(&self, kernel: &'static str, grid: Grid, args: &[Arg]) -> Result<()> {
