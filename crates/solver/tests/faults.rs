@@ -8,10 +8,12 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use common::{Folder, logged, params, registry, says};
-use lgm_core::{Arg, ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Error, Gemm, Grid, Result, Shape, Storage};
+use lgm_core::{
+    Arg, ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Error, Gemm, Grid, Result, Shape, Storage,
+};
 use lgm_cuda::Allocator;
 use lgm_cuda::sim::Order;
-use lgm_net::{Feeder, Gpu, Replay, Simulated};
+use lgm_net::{Feeder, Gpu, Replay};
 use lgm_solver::{Solver, Watch};
 
 /// What happens on a device, and when.
@@ -44,14 +46,14 @@ impl State {
 }
 
 struct Failing {
-    inner: Simulated,
+    inner: Rc<dyn Gpu>,
     state: Rc<State>,
 }
 
 impl Failing {
     /// One that fails, or nothing where there is no C++ compiler.
     fn gpu(fails: Fails) -> Option<Rc<dyn Gpu>> {
-        let inner = Simulated::new(Order::Forward, None).inspect_err(|e| println!("skipped: {e}")).ok()?;
+        let inner = common::device(Order::Forward, Storage::default())?;
         let state = Rc::new(State { fails, count: Cell::new(0), lost: Cell::new(false) });
         Some(Rc::new(Failing { inner, state }))
     }

@@ -136,7 +136,11 @@ fn stored<'a>(
     values.iter().zip(specs).enumerate().map(|(i, (v, s))| Stored::of(machine, s, format(i), v)).collect()
 }
 
-fn empty<'a>(machine: &'a dyn Machine, specs: &[BlobSpec], format: impl Fn(usize) -> Format) -> Result<Vec<Stored<'a>>> {
+fn empty<'a>(
+    machine: &'a dyn Machine,
+    specs: &[BlobSpec],
+    format: impl Fn(usize) -> Format,
+) -> Result<Vec<Stored<'a>>> {
     specs.iter().enumerate().map(|(i, s)| Stored::poisoned(machine, s, format(i))).collect()
 }
 

@@ -49,7 +49,7 @@ const OLDEST: (u32, u32) = (7, 5);
 /// All work runs in order on one stream; [`Feed`] copies on another. Any thread may use it, and recording one at a time.
 /// After an error that loses the device ([`Cuda::lost`]), every call gives that error.
 pub struct Cuda {
-    // Dropped in this order, the context last.
+    // Dropped in this order: the kernels first, which waits for all work, the context last.
     kernels: Kernels,
     convolutions: Option<Convolutions>,
     blas: Blas,
