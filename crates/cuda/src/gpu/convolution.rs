@@ -4,10 +4,11 @@ use std::collections::{HashMap, VecDeque};
 use std::ffi::{CStr, c_int, c_void};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lgm_core::{ConvolutionPass, DeviceConvolution, DevicePtr, Element, Error, Format, Layout, Result};
+use lgm_core::{ConvolutionPass, DeviceConvolution, DevicePtr, Error, Format, Result};
 
 use super::api::*;
 use super::context::{Context, Stream};
+use super::descriptors::{Descriptors, Geometry};
 use crate::{Found, Precision};
 
 /// The most workspace a convolution may want: a sixteenth of the device's memory, and no more than a GiB. It depends on
@@ -228,7 +229,7 @@ impl Drop for Convolutions {
     }
 }
 
-fn check(api: &CudnnApi, call: &str, status: c_int) -> Result<()> {
+pub(super) fn check(api: &CudnnApi, call: &str, status: c_int) -> Result<()> {
     if status == CUDNN_STATUS_SUCCESS {
         return Ok(());
     }
@@ -248,7 +249,7 @@ fn check(api: &CudnnApi, call: &str, status: c_int) -> Result<()> {
 }
 
 /// cuDNN's order of a pass's operands: the filter comes last forward and first backward to the data.
-fn in_order<T>(pass: ConvolutionPass, [first, second]: [T; 2]) -> [T; 2] {
+pub(super) fn in_order<T>(pass: ConvolutionPass, [first, second]: [T; 2]) -> [T; 2] {
     match pass {
         ConvolutionPass::Forward | ConvolutionPass::Filter => [first, second],
         ConvolutionPass::Data => [second, first],
@@ -265,7 +266,7 @@ fn kept(conv: &DeviceConvolution, pass: ConvolutionPass) -> f32 {
 
 /// In single precision nothing but fused multiply-adds; the default mathematics permit TF32, those of tensor cores what is
 /// stored in 16 bits too, and one of cuDNN's ways may ask for its own.
-fn math_type(precision: Precision, way: Option<c_int>) -> c_int {
+pub(super) fn math_type(precision: Precision, way: Option<c_int>) -> c_int {
     match precision {
         Precision::Fp32 => CUDNN_FMA_MATH,
         Precision::Tf32 => way.unwrap_or(CUDNN_DEFAULT_MATH),
@@ -285,142 +286,10 @@ fn admissible(perf: &AlgorithmPerf, precision: Precision, limit: usize) -> bool 
         && math.contains(&perf.math)
 }
 
-/// A convolution's extents as cuDNN takes them.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Geometry {
-    x: [c_int; 4],
-    w: [c_int; 4],
-    y: [c_int; 4],
-    pad: [c_int; 2],
-    stride: [c_int; 2],
-    dilation: [c_int; 2],
-    groups: c_int,
-}
-
-impl Geometry {
-    /// `None` where cuDNN's 32-bit extents or indices do not reach.
-    fn of(conv: &DeviceConvolution) -> Option<Self> {
-        fn ints<const N: usize>(extents: [usize; N]) -> Option<[c_int; N]> {
-            let mut ints = [0; N];
-            for (int, extent) in ints.iter_mut().zip(extents) {
-                *int = c_int::try_from(extent).ok()?;
-            }
-            Some(ints)
-        }
-        let blob = |extents: [usize; 4]| {
-            let count = extents.iter().try_fold(1usize, |count, extent| count.checked_mul(*extent))?;
-            (count > 0 && c_int::try_from(count).is_ok()).then(|| ints(extents))?
-        };
-        let DeviceConvolution { batch, channels, outputs, input, output, kernel, groups, .. } = *conv;
-        if groups == 0 {
-            return None;
-        }
-        Some(Geometry {
-            x: blob([batch, channels, input[0], input[1]])?,
-            w: blob([outputs, channels / groups, kernel[0], kernel[1]])?,
-            y: blob([batch, outputs, output[0], output[1]])?,
-            pad: ints(conv.pad)?,
-            stride: ints(conv.stride)?,
-            dilation: ints(conv.dilation)?,
-            groups: ints([groups])?[0],
-        })
-    }
-}
-
-/// cuDNN's descriptions of the blobs and of the convolution.
-struct Descriptors {
-    api: Arc<CudnnApi>,
-    x: Handle,
-    w: Handle,
-    y: Handle,
-    conv: Handle,
-}
-
-impl Descriptors {
-    fn new(api: &Arc<CudnnApi>, geometry: &Geometry, format: Format, precision: Precision) -> Result<Self> {
-        let null = Handle::NULL;
-        let mut all = Descriptors { api: api.clone(), x: null, w: null, y: null, conv: null };
-        let float = CUDNN_DATA_FLOAT;
-        let element = match format.element {
-            Element::F32 => float,
-            Element::Bf16 => CUDNN_DATA_BFLOAT16,
-        };
-        // The extents are told in the order N, C, H, W whatever the layout.
-        let layout = match format.layout {
-            Layout::ChannelsFirst => CUDNN_TENSOR_NCHW,
-            Layout::ChannelsLast => CUDNN_TENSOR_NHWC,
-        };
-        // SAFETY, of all calls: types are the header's, pointers and handles are live.
-        unsafe {
-            for (blob, [n, c, h, w]) in [(&mut all.x, geometry.x), (&mut all.y, geometry.y)] {
-                check(api, "cudnnCreateTensorDescriptor", (api.cudnnCreateTensorDescriptor)(blob))?;
-                let status = (api.cudnnSetTensor4dDescriptor)(*blob, layout, element, n, c, h, w);
-                check(api, "cudnnSetTensor4dDescriptor", status)?;
-            }
-            check(api, "cudnnCreateFilterDescriptor", (api.cudnnCreateFilterDescriptor)(&mut all.w))?;
-            let [k, c, h, w] = geometry.w;
-            let status = (api.cudnnSetFilter4dDescriptor)(all.w, element, layout, k, c, h, w);
-            check(api, "cudnnSetFilter4dDescriptor", status)?;
-            check(api, "cudnnCreateConvolutionDescriptor", (api.cudnnCreateConvolutionDescriptor)(&mut all.conv))?;
-            let ([ph, pw], [sh, sw], [dh, dw]) = (geometry.pad, geometry.stride, geometry.dilation);
-            let status =
-                (api.cudnnSetConvolution2dDescriptor)(all.conv, ph, pw, sh, sw, dh, dw, CUDNN_CROSS_CORRELATION, float);
-            check(api, "cudnnSetConvolution2dDescriptor", status)?;
-            let status = (api.cudnnSetConvolutionGroupCount)(all.conv, geometry.groups);
-            check(api, "cudnnSetConvolutionGroupCount", status)?;
-        }
-        all.set_math(math_type(precision, None))?;
-        Ok(all)
-    }
-
-    fn set_math(&self, math: c_int) -> Result<()> {
-        // SAFETY: the descriptor is live.
-        let status = unsafe { (self.api.cudnnSetConvolutionMathType)(self.conv, math) };
-        check(&self.api, "cudnnSetConvolutionMathType", status)
-    }
-
-    /// The output's extents as cuDNN works them out.
-    fn output(&self) -> Result<[c_int; 4]> {
-        let [mut n, mut c, mut h, mut w] = [0; 4];
-        // SAFETY: the descriptors are live, the pointers are to live integers.
-        let status = unsafe {
-            (self.api.cudnnGetConvolution2dForwardOutputDim)(self.conv, self.x, self.w, &mut n, &mut c, &mut h, &mut w)
-        };
-        check(&self.api, "cudnnGetConvolution2dForwardOutputDim", status)?;
-        Ok([n, c, h, w])
-    }
-
-    /// The descriptors of a pass's operands and of its result, in cuDNN's order.
-    fn in_order(&self, pass: ConvolutionPass) -> [Handle; 3] {
-        let Descriptors { x, w, y, .. } = *self;
-        let (operands, result) = match pass {
-            ConvolutionPass::Forward => ([x, w], y),
-            ConvolutionPass::Data => ([y, w], x),
-            ConvolutionPass::Filter => ([x, y], w),
-        };
-        let [first, second] = in_order(pass, operands);
-        [first, second, result]
-    }
-}
-
-impl Drop for Descriptors {
-    fn drop(&mut self) {
-        let api = &self.api;
-        let all = [
-            (self.x, api.cudnnDestroyTensorDescriptor),
-            (self.y, api.cudnnDestroyTensorDescriptor),
-            (self.w, api.cudnnDestroyFilterDescriptor),
-            (self.conv, api.cudnnDestroyConvolutionDescriptor),
-        ];
-        for (handle, destroy) in all.into_iter().filter(|(handle, _)| *handle != Handle::NULL) {
-            // SAFETY: the descriptor is alive and not used again.
-            unsafe { destroy(handle) };
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use lgm_core::{Element, Layout};
+
     use super::*;
     use crate::SearchPath;
 

@@ -5,6 +5,7 @@ mod blas;
 mod cache;
 mod context;
 mod convolution;
+mod descriptors;
 mod event;
 mod feed;
 mod graph;
