@@ -12,7 +12,8 @@
 #define PITCH (SIDE + 4u)
 #define TILE_THREADS 256u
 
-struct Tiles {
+// Read four elements at a time.
+struct alignas(16) Tiles {
     float a[DEPTH][PITCH], b[DEPTH][PITCH], c[DEPTH][PITCH];
 };
 

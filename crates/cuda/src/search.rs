@@ -87,7 +87,7 @@ impl SearchPath {
         sites.into_iter().for_each(|site| path.add(SITES, Spot::SitePackages(site)));
         path.add("system loader", Spot::Loader);
         path.add_toolkit(SYSTEM, &root.join("usr/local/cuda"));
-        for folder in ["usr/local/nvidia/lib64", "usr/lib/wsl/lib"] {
+        for folder in ["usr/local/nvidia/lib64", "usr/local/nvidia/lib", "usr/lib/wsl/lib"] {
             path.add(SYSTEM, Spot::Folder(root.join(folder)));
         }
         path
@@ -116,12 +116,14 @@ fn site_packages(var: &dyn Fn(&str) -> Option<OsString>, root: &Path) -> Vec<Pat
     let search = var("PATH").unwrap_or_default();
     let on_path = |name: &str| env::split_paths(&search).map(|dir| dir.join(name)).find(|file| file.is_file());
     if let Some(python) = on_path("python3").or_else(|| on_path("python")) {
-        let bin = python.parent().unwrap_or(Path::new(""));
-        let home = bin.parent().unwrap_or(Path::new(""));
-        if bin.ends_with("shims") {
-            prefixes.extend(pyenv_prefixes(var, home));
-        } else {
-            prefixes.push(home.to_path_buf());
+        for python in links(python) {
+            let bin = python.parent().unwrap_or(Path::new(""));
+            let home = bin.parent().unwrap_or(Path::new(""));
+            if bin.ends_with("shims") {
+                prefixes.extend(pyenv_prefixes(var, home));
+            } else {
+                prefixes.push(home.to_path_buf());
+            }
         }
     }
     let user = var("HOME").map(|home| PathBuf::from(home).join(".local"));
@@ -140,6 +142,17 @@ fn site_packages(var: &dyn Fn(&str) -> Option<OsString>, root: &Path) -> Vec<Pat
         }
     }
     sites
+}
+
+/// A file and what its links lead to, one after the other: the first that lies in an environment tells which it is.
+fn links(file: PathBuf) -> Vec<PathBuf> {
+    // A chain that goes round is broken off.
+    const MOST: usize = 8;
+    let next = |file: &PathBuf| {
+        let target = fs::read_link(file).ok()?;
+        Some(file.parent().unwrap_or(Path::new("")).join(target))
+    };
+    std::iter::successors(Some(file), next).take(MOST).collect()
 }
 
 /// The installations that pyenv's shims stand for: those of `PYENV_VERSION`, else of pyenv's own `version` file.
@@ -195,6 +208,7 @@ mod tests {
                 ("system loader", &Spot::Loader),
                 (SYSTEM, &usual("usr/local/cuda/lib64")),
                 (SYSTEM, &usual("usr/local/nvidia/lib64")),
+                (SYSTEM, &usual("usr/local/nvidia/lib")),
                 (SYSTEM, &usual("usr/lib/wsl/lib")),
             ]
         );
@@ -212,6 +226,25 @@ mod tests {
         let folders: Vec<_> = path.places.iter().filter_map(|p| p.folder(Component::Driver)).collect();
         assert_eq!(folders[..4], [PathBuf::from("/a"), "/b".into(), cuda.join("lib64"), cuda.join("lib")]);
         assert_eq!(path.places.iter().filter(|p| p.origin == "CUDA_HOME").count(), 0);
+    }
+
+    #[test]
+    fn a_linked_python_leads_to_its_environment() {
+        let root = tempfile::tempdir().unwrap();
+        let make = |folder: &str| {
+            let path = root.path().join(folder);
+            fs::create_dir_all(&path).unwrap();
+            path
+        };
+        let (bin, venv) = (make("bin"), make("venv/bin"));
+        let packages = make("venv/lib/python3.12/site-packages");
+        fs::write(make("base").join("python3.12"), "").unwrap();
+        std::os::unix::fs::symlink("../../base/python3.12", venv.join("python3")).unwrap();
+        std::os::unix::fs::symlink("../venv/bin/python3", bin.join("python3")).unwrap();
+        let path = discover(&[("PATH", &bin)], root.path());
+        let found: Vec<_> = path.places.iter().filter(|p| p.origin == SITES).collect();
+        let [Place { spot: Spot::SitePackages(site), .. }] = found[..] else { panic!("{found:?}") };
+        assert_eq!(site.canonicalize().unwrap(), packages.canonicalize().unwrap());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::bind::{Bound, Extra, ParamMemory, Span};
 use crate::formats::{self, Conversions};
 use crate::gpu::{Block, Feeder, Gpu, bytes_of, doubles_of, in_units};
 use crate::graph::{Graph, LayerNode, ValueId};
-use crate::memory::{ALIGN, round_up};
+use crate::memory::{DEVICE_ALIGN, round_up};
 use crate::net::Options;
 use crate::plan::{MemoryPlan, Role, mirror, plan};
 use crate::share::Shared;
@@ -138,7 +138,7 @@ impl OnDevice {
         // Conversions are among the layers now.
         let roles = roles(graph);
         prepare(graph, &roles, at.gpu.as_ref())?;
-        let memory = plan(graph, &options.keep, &roles);
+        let memory = plan(graph, &options.keep, &roles, DEVICE_ALIGN);
         let away = |i: usize| roles[i] != Role::Here;
         let used = |learnable: usize| {
             let uses = |l: &LayerNode| l.exec_params.iter().any(|&p| graph.params[p].learnable == learnable);
@@ -449,7 +449,7 @@ fn fits(graph: &Graph, roles: &[Role], gpu: &dyn Gpu, arena: usize, params: usiz
     let feed = graph.layers.iter().zip(roles).find(|(l, role)| **role == Role::Feed && !l.tops.is_empty());
     let batch = feed.and_then(|(l, _)| graph.values[l.tops[0]].spec.shape.first().copied()).unwrap_or(0);
     // What grows with the batch is the arena, and all of it does, but for the rounding of each blob's length.
-    let rounding = graph.values.len() * 4 * ALIGN;
+    let rounding = graph.values.len() * 4 * DEVICE_ALIGN;
     let room = free.saturating_sub((params + rounding) as u64);
     let fit = (batch as f64 * room as f64 / arena.max(1) as f64) as usize;
     let hint = match fit {

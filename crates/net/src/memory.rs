@@ -5,6 +5,9 @@ use std::ptr::NonNull;
 
 /// Bytes are aligned to this, a cache line and the widest vector.
 pub const ALIGN: usize = 64;
+/// Blobs and scratch of a device are aligned to this, as memory that a device gives out is: its libraries' fastest ways
+/// want some of it, and no one promises that less is enough for their workspace.
+pub const DEVICE_ALIGN: usize = 256;
 
 /// A run of bytes needed from time `start` to time `end`, both inclusive.
 #[derive(Clone, Copy, Debug)]
@@ -17,9 +20,10 @@ pub struct Region {
     pub end: usize,
 }
 
-/// Gives each region an offset such that regions in use at a common time do not overlap; returns the offsets and the
+/// Gives each region an offset, a multiple of `align`, such that regions in use at a common time do not overlap; returns the offsets and the
 /// arena's length. Greedy: the largest region first, each at the lowest offset that is free for its time.
-pub fn pack(regions: &[Region]) -> (Vec<usize>, usize) {
+pub fn pack(regions: &[Region], align: usize) -> (Vec<usize>, usize) {
+    let round_up = |bytes: usize| bytes.next_multiple_of(align);
     let mut order: Vec<usize> = (0..regions.len()).collect();
     order.sort_by_key(|&i| (std::cmp::Reverse(regions[i].bytes), regions[i].start, i));
     let mut offsets = vec![0; regions.len()];
@@ -117,9 +121,10 @@ mod tests {
                     Region { bytes: next(1000), start, end: start + next(6) }
                 })
                 .collect();
-            let (offsets, total) = pack(&regions);
+            let align = [ALIGN, DEVICE_ALIGN][next(2)];
+            let (offsets, total) = pack(&regions, align);
             for (i, a) in regions.iter().enumerate() {
-                assert!(offsets[i] % ALIGN == 0 && offsets[i] + a.bytes <= total);
+                assert!(offsets[i] % align == 0 && offsets[i] + a.bytes <= total);
                 for (j, b) in regions.iter().enumerate().skip(i + 1) {
                     let together = a.start <= b.end && b.start <= a.end;
                     let overlap = offsets[i] < offsets[j] + b.bytes && offsets[j] < offsets[i] + a.bytes;
@@ -128,6 +133,6 @@ mod tests {
             }
         }
         let chain: Vec<Region> = (0..10).map(|i| Region { bytes: 640, start: i, end: i + 1 }).collect();
-        assert_eq!(pack(&chain).1, 1280);
+        assert_eq!([ALIGN, DEVICE_ALIGN].map(|align| pack(&chain, align).1), [1280, 1536]);
     }
 }

@@ -108,7 +108,7 @@ impl Net {
         let (bound, device) = match &options.device {
             None => {
                 let here = vec![Role::Here; graph.layers.len()];
-                let memory = plan(&graph, &options.keep, &here);
+                let memory = plan(&graph, &options.keep, &here, crate::memory::ALIGN);
                 (Bound::host(&graph, memory, options.backward, &|_| true, &|_| true)?, None)
             }
             Some(placement) => {

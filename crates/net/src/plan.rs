@@ -119,8 +119,8 @@ impl Planner<'_> {
     }
 }
 
-/// Plans the memory of a graph whose backward marks are set; `roles` by layer.
-pub fn plan(graph: &Graph, keep: &Keep, roles: &[Role]) -> MemoryPlan {
+/// Plans the memory of a graph whose backward marks are set; `roles` by layer, every offset a multiple of `align`.
+pub fn plan(graph: &Graph, keep: &Keep, roles: &[Role], align: usize) -> MemoryPlan {
     let n = graph.layers.len();
     let mut p = Planner { graph, keep, roles, regions: Vec::new(), end: 2 * n };
     let mut out = MemoryPlan::default();
@@ -210,7 +210,7 @@ pub fn plan(graph: &Graph, keep: &Keep, roles: &[Role]) -> MemoryPlan {
         forward.push(each(&mut p, &layer.plan.scratch, true, i, i));
         backward.push(each(&mut p, &layer.plan.scratch, layer.backward, back, back));
     }
-    let (offsets, bytes) = pack(&p.regions);
+    let (offsets, bytes) = pack(&p.regions, align);
     let at = |ids: Vec<Vec<usize>>| ids.into_iter().map(|v| v.into_iter().map(|r| offsets[r]).collect()).collect();
     out.saved = at(saved);
     out.forward_scratch = at(forward);

@@ -1,4 +1,4 @@
-//! Nets on a simulated device against the same nets on the host.
+//! Nets on a simulated device, or on a GPU where `LGM_TEST_DEVICE` is `cuda`, against the same nets on the host.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -84,13 +84,16 @@ fn sharing(train: &Net, text: &str, options: &Options) -> Result<Net> {
     train.sharing(&parsed.message, &parsed.positions, &common::registry(), options)
 }
 
-/// The simulated device, or nothing where there is no C++ compiler.
+/// The device, or nothing where there is no C++ compiler.
 fn gpu(order: Order, capacity: Option<u64>) -> Option<Rc<dyn Gpu>> {
     storing(order, capacity, Storage::default())
 }
 
-/// The same, one that would have blobs stored so.
+/// The same, one that would have blobs stored so. A GPU takes its place unless it is to be small.
 fn storing(order: Order, capacity: Option<u64>, storage: Storage) -> Option<Rc<dyn Gpu>> {
+    if let (None, Some(gpu)) = (capacity, lgm_testkit::gpu(storage).unwrap()) {
+        return Some(Rc::new(gpu));
+    }
     match Simulated::new(order, capacity) {
         Ok(gpu) => Some(Rc::new(gpu.storing(storage))),
         Err(error) => {

@@ -8,10 +8,12 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use common::{Folder, logged, params, registry, says};
-use lgm_core::{Arg, ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Error, Gemm, Grid, Result, Shape};
+use lgm_core::{
+    Arg, ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Error, Gemm, Grid, Result, Shape, Storage,
+};
 use lgm_cuda::Allocator;
 use lgm_cuda::sim::Order;
-use lgm_net::{Feeder, Gpu, Replay, Simulated};
+use lgm_net::{Feeder, Gpu, Replay};
 use lgm_solver::{Solver, Watch};
 
 /// What happens on a device, and when.
@@ -44,14 +46,14 @@ impl State {
 }
 
 struct Failing {
-    inner: Simulated,
+    inner: Rc<dyn Gpu>,
     state: Rc<State>,
 }
 
 impl Failing {
     /// One that fails, or nothing where there is no C++ compiler.
     fn gpu(fails: Fails) -> Option<Rc<dyn Gpu>> {
-        let inner = Simulated::new(Order::Forward, None).inspect_err(|e| println!("skipped: {e}")).ok()?;
+        let inner = common::device(Order::Forward, Storage::default())?;
         let state = Rc::new(State { fails, count: Cell::new(0), lost: Cell::new(false) });
         Some(Rc::new(Failing { inner, state }))
     }
@@ -205,8 +207,7 @@ fn saved_whole(folder: &Folder, iter: i32, error: &str) {
 #[test]
 fn a_fault_found_by_a_kernel_leaves_the_last_whole_iteration() {
     for (display, order) in [(0, Order::Forward), (1, Order::Reversed), (4, Order::Forward), (5, Order::Reversed)] {
-        let Ok(gpu) = Simulated::new(order, None) else { return println!("skipped: no simulated device") };
-        let gpu: Rc<dyn Gpu> = Rc::new(gpu);
+        let Some(gpu) = common::device(order, Storage::default()) else { return };
         let folder = Folder::new();
         images(&folder, Some((21, 8.0)));
         let (error, log) = fails(&folder, &solver("failed", &format!("max_iter: 10 display: {display}")), &gpu);
@@ -235,8 +236,7 @@ fn a_fault_in_a_test_leaves_the_iteration_before() {
         std::fs::copy(folder.path("train.h5"), folder.path(&format!("{name}_rows.h5"))).unwrap();
         folder.write(&format!("{name}.txt"), &folder.at(&format!("{name}_rows.h5")));
     }
-    let Ok(gpu) = Simulated::new(Order::Forward, None) else { return println!("skipped: no simulated device") };
-    let gpu: Rc<dyn Gpu> = Rc::new(gpu);
+    let Some(gpu) = common::device(Order::Forward, Storage::default()) else { return };
     let (error, _) = fails(&folder, &text("failed", "bad.txt"), &gpu);
     says(&error, &["layer 'loss' (SoftmaxWithLoss)", "-1", "; iteration 4, the last whole one, is saved"]);
     common::on_a_device(|| {

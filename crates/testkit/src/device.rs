@@ -1,6 +1,6 @@
-//! A layer's device half on the simulated device, and its comparison with the host's.
+//! A layer's device half on the simulated device or a GPU, and its comparison with the host's.
 
-use std::sync::Once;
+use std::sync::{Arc, Once};
 
 use lgm_core::{
     BlobSpec, Bwd, ChannelsLast, DType, Device, DevicePtr, DeviceQueue, Element, Format, Fwd, Layout, Offer, Phase,
@@ -10,6 +10,7 @@ use lgm_cuda::Allocator;
 use lgm_cuda::sim::{Order, Sim};
 
 use crate::check::{added, finite, same};
+use crate::gpu::shared_gpu;
 use crate::rig::{data_homes, shared_diffs};
 use crate::{Case, Inputs, Outputs, Rig, Sharing, assert_close};
 
@@ -17,40 +18,48 @@ use crate::{Case, Inputs, Outputs, Rig, Sharing, assert_close};
 const TOLERANCE: f64 = 2e-5;
 /// The same where what lies between layers is stored in bf16, which has eight bits: sums of rounded factors.
 const NARROW_TOLERANCE: f64 = 2e-2;
+/// What memory never written holds: as a floating-point number, NaN.
+const POISON: u8 = 0xff;
 
 /// A layer with its plan for the device, and the device.
 pub struct DeviceRig {
     /// The layer, its plan as the device half changed it.
     pub rig: Rig,
-    sim: Sim,
+    machine: Arc<dyn Machine>,
 }
+
+/// What runs a device half: the simulated device, or a GPU.
+pub(crate) trait Machine: DeviceQueue + Allocator {}
+impl<T: DeviceQueue + Allocator> Machine for T {}
 
 /// Device memory of single-precision numbers, full of NaN at first.
 struct Block<'a> {
-    sim: &'a Sim,
+    machine: &'a dyn Machine,
     at: DevicePtr,
     len: usize,
 }
 
 impl<'a> Block<'a> {
-    fn new(sim: &'a Sim, len: usize) -> Result<Self> {
-        Ok(Block { sim, at: sim.alloc(4 * len)?, len })
+    fn new(machine: &'a dyn Machine, len: usize) -> Result<Self> {
+        let block = Block { machine, at: machine.alloc(4 * len)?, len };
+        machine.upload(&vec![POISON; 4 * len], block.at)?;
+        Ok(block)
     }
 
-    fn of(sim: &'a Sim, values: &[f64]) -> Result<Self> {
+    fn of(machine: &'a dyn Machine, values: &[f64]) -> Result<Self> {
         let bytes: Vec<u8> = values.iter().flat_map(|&v| (v as f32).to_ne_bytes()).collect();
-        Block::of_bytes(sim, &bytes)
+        Block::of_bytes(machine, &bytes)
     }
 
-    fn of_bytes(sim: &'a Sim, bytes: &[u8]) -> Result<Self> {
-        let block = Block::new(sim, bytes.len().div_ceil(4))?;
-        sim.upload(bytes, block.at)?;
+    fn of_bytes(machine: &'a dyn Machine, bytes: &[u8]) -> Result<Self> {
+        let block = Block::new(machine, bytes.len().div_ceil(4))?;
+        machine.upload(bytes, block.at)?;
         Ok(block)
     }
 
     fn words(&self) -> Result<Vec<[u8; 4]>> {
         let mut bytes = vec![0; 4 * self.len];
-        self.sim.download(self.at, &mut bytes)?;
+        self.machine.download(self.at, &mut bytes)?;
         Ok(bytes.as_chunks().0.to_vec())
     }
 
@@ -71,7 +80,7 @@ impl<'a> Block<'a> {
 
 impl Drop for Block<'_> {
     fn drop(&mut self) {
-        let freed = self.sim.free(self.at);
+        let freed = self.machine.free(self.at);
         // A second panic would hide the first.
         if !std::thread::panicking() {
             freed.expect("nothing wrote beside the block");
@@ -88,21 +97,23 @@ struct Stored<'a> {
 
 impl<'a> Stored<'a> {
     /// Full of NaN.
-    fn poisoned(sim: &'a Sim, spec: &BlobSpec, format: Format) -> Result<Self> {
-        let block = Block { sim, at: sim.alloc(format.bytes(&spec.shape))?, len: 0 };
+    fn poisoned(machine: &'a dyn Machine, spec: &BlobSpec, format: Format) -> Result<Self> {
+        let bytes = format.bytes(&spec.shape);
+        let block = Block { machine, at: machine.alloc(bytes)?, len: 0 };
+        machine.upload(&vec![POISON; bytes], block.at)?;
         Ok(Stored { block, spec: spec.clone(), format })
     }
 
-    fn of(sim: &'a Sim, spec: &BlobSpec, format: Format, values: &[f64]) -> Result<Self> {
-        let stored = Stored::poisoned(sim, spec, format)?;
+    fn of(machine: &'a dyn Machine, spec: &BlobSpec, format: Format, values: &[f64]) -> Result<Self> {
+        let stored = Stored::poisoned(machine, spec, format)?;
         let values: Vec<f32> = values.iter().map(|&v| v as f32).collect();
-        sim.upload(&format.encode(&spec.shape, &values), stored.block.at)?;
+        machine.upload(&format.encode(&spec.shape, &values), stored.block.at)?;
         Ok(stored)
     }
 
     fn to_f64(&self) -> Result<Vec<f64>> {
         let mut bytes = vec![0; self.format.bytes(&self.spec.shape)];
-        self.block.sim.download(self.block.at, &mut bytes)?;
+        self.block.machine.download(self.block.at, &mut bytes)?;
         Ok(self.format.decode(&self.spec.shape, &bytes).into_iter().map(f64::from).collect())
     }
 
@@ -117,24 +128,28 @@ impl<'a> Stored<'a> {
 
 /// Blobs of values, each in the format of its place.
 fn stored<'a>(
-    sim: &'a Sim,
+    machine: &'a dyn Machine,
     specs: &[BlobSpec],
     format: impl Fn(usize) -> Format,
     values: &[Vec<f64>],
 ) -> Result<Vec<Stored<'a>>> {
-    values.iter().zip(specs).enumerate().map(|(i, (v, s))| Stored::of(sim, s, format(i), v)).collect()
+    values.iter().zip(specs).enumerate().map(|(i, (v, s))| Stored::of(machine, s, format(i), v)).collect()
 }
 
-fn empty<'a>(sim: &'a Sim, specs: &[BlobSpec], format: impl Fn(usize) -> Format) -> Result<Vec<Stored<'a>>> {
-    specs.iter().enumerate().map(|(i, s)| Stored::poisoned(sim, s, format(i))).collect()
+fn empty<'a>(
+    machine: &'a dyn Machine,
+    specs: &[BlobSpec],
+    format: impl Fn(usize) -> Format,
+) -> Result<Vec<Stored<'a>>> {
+    specs.iter().enumerate().map(|(i, s)| Stored::poisoned(machine, s, format(i))).collect()
 }
 
-fn blocks<'a>(sim: &'a Sim, values: &[Vec<f64>]) -> Result<Vec<Block<'a>>> {
-    values.iter().map(|v| Block::of(sim, v)).collect()
+fn blocks<'a>(machine: &'a dyn Machine, values: &[Vec<f64>]) -> Result<Vec<Block<'a>>> {
+    values.iter().map(|v| Block::of(machine, v)).collect()
 }
 
-fn poisoned<'a>(sim: &'a Sim, specs: &[BlobSpec]) -> Result<Vec<Block<'a>>> {
-    specs.iter().map(|s| Block::new(sim, s.shape.count())).collect()
+fn poisoned<'a>(machine: &'a dyn Machine, specs: &[BlobSpec]) -> Result<Vec<Block<'a>>> {
+    specs.iter().map(|s| Block::new(machine, s.shape.count())).collect()
 }
 
 fn views<'b>(blocks: &[Block<'_>], specs: &'b [BlobSpec]) -> Views<'b, Device> {
@@ -150,7 +165,8 @@ fn read(blocks: &[Block<'_>]) -> Result<Vec<Vec<f64>>> {
 }
 
 impl DeviceRig {
-    /// As [`Rig::new`], in single precision, prepared for the simulated device; `None` when the layer has no device half
+    /// As [`Rig::new`], in single precision, prepared for the simulated device or, where
+    /// `LGM_TEST_DEVICE` is `cuda`, for a GPU (see [`crate::gpu`]); `None` when the layer has no device half
     /// or there is no C++ compiler, which is said.
     ///
     /// # Errors
@@ -181,14 +197,17 @@ impl DeviceRig {
         if rig.layer.device().is_none() {
             return Ok(None);
         }
-        let sim = match Sim::new(order) {
-            Ok(sim) => sim,
-            Err(why @ lgm_core::Error::Config(_)) => {
-                static SAID: Once = Once::new();
-                SAID.call_once(|| eprintln!("skipped: device runs on the host: {why}"));
-                return Ok(None);
-            }
-            Err(e) => return Err(e),
+        let machine: Arc<dyn Machine> = match shared_gpu(storage.element)? {
+            Some(gpu) => gpu,
+            None => match Sim::new(order) {
+                Ok(machine) => Arc::new(machine),
+                Err(why @ lgm_core::Error::Config(_)) => {
+                    static SAID: Once = Once::new();
+                    SAID.call_once(|| eprintln!("skipped: device runs on the host: {why}"));
+                    return Ok(None);
+                }
+                Err(e) => return Err(e),
+            },
         };
         let mut plan = rig.plan.clone();
         let half = rig.layer.device_mut().expect("device and device_mut agree");
@@ -197,12 +216,12 @@ impl DeviceRig {
         let arriving = vec![Format { element: storage.element, layout }; rig.bottoms.len()];
         let offer = Offer { bottoms: &rig.bottoms, arriving: &arriving, tops: plan.tops.len(), storage };
         plan.formats = half.formats(&offer);
-        half.prepare(&sim, &mut plan)?;
+        half.prepare(machine.as_ref(), &mut plan)?;
         let specs = plan.tops.iter().chain(&plan.saved).chain(&plan.scratch);
         assert!(specs.clone().all(|s| s.dtype == DType::F32), "the device plan has blobs of another element type");
         assert_eq!(plan.tops, rig.plan.tops, "the device half changed the tops");
         rig.plan = plan;
-        Ok(Some(DeviceRig { rig, sim }))
+        Ok(Some(DeviceRig { rig, machine }))
     }
 
     /// As [`Rig::run`]. The step reaches the layer through device memory alone.
@@ -210,30 +229,30 @@ impl DeviceRig {
     /// # Errors
     /// What the layer refuses, or its kernels report.
     pub fn run(&self, inputs: &Inputs) -> Result<Outputs> {
-        let (rig, plan, sim) = (&self.rig, &self.rig.plan, &self.sim);
+        let (rig, plan, machine) = (&self.rig, &self.rig.plan, self.machine.as_ref());
         let layer = rig.layer.device().expect("checked when made");
         let backward = !inputs.top_diffs.is_empty() || (plan.tops.is_empty() && !plan.no_backward);
         let formats = &plan.formats;
-        let bottoms = stored(sim, &rig.bottoms, |b| formats.bottom(b), &inputs.bottoms)?;
-        let params = blocks(sim, &inputs.params)?;
-        let (tops, saved) = (empty(sim, &plan.tops, |t| formats.top(t))?, poisoned(sim, &plan.saved)?);
-        let clock = clock(sim, &inputs.step)?;
+        let bottoms = stored(machine, &rig.bottoms, |b| formats.bottom(b), &inputs.bottoms)?;
+        let params = blocks(machine, &inputs.params)?;
+        let (tops, saved) = (empty(machine, &plan.tops, |t| formats.top(t))?, poisoned(machine, &plan.saved)?);
+        let clock = clock(machine, &inputs.step)?;
         let dynamic: Vec<f64> = rig.layer.dynamic().into_iter().map(f64::from).collect();
-        let dynamic = Block::of(sim, &dynamic)?;
-        let fault = Block::of_bytes(sim, &[0; 16])?;
+        let dynamic = Block::of(machine, &dynamic)?;
+        let fault = Block::of_bytes(machine, &[0; 16])?;
         // Not the step: it may not be baked into what could be replayed.
         let stranger = Step { seed: !inputs.step.seed, iter: 77, batch: 99 };
         let homes = data_homes(plan, inputs.sharing, backward);
         let in_place = |k: lgm_core::Sharing| k == lgm_core::Sharing::InPlace;
 
-        let scratch = poisoned(sim, &plan.scratch)?;
+        let scratch = poisoned(machine, &plan.scratch)?;
         let shared = |b: usize| homes.iter().flatten().any(|&(b1, _)| b1 == b);
         let top_at = |t: usize| match homes[t] {
             None => &tops[t],
             Some((b, _)) => &bottoms[b],
         };
         layer.forward(
-            sim,
+            machine,
             Fwd {
                 step: &stranger,
                 dtype: DType::F32,
@@ -271,13 +290,13 @@ impl DeviceRig {
             return Ok(out);
         }
 
-        let scratch = poisoned(sim, &plan.scratch)?;
-        let top_diffs = stored(sim, &plan.tops, |t| formats.top(t), &inputs.top_diffs)?;
-        let param_diffs = blocks(sim, &inputs.param_diffs)?;
-        let mut bottom_diffs = empty(sim, &rig.bottoms, |b| formats.bottom(b))?;
+        let scratch = poisoned(machine, &plan.scratch)?;
+        let top_diffs = stored(machine, &plan.tops, |t| formats.top(t), &inputs.top_diffs)?;
+        let param_diffs = blocks(machine, &inputs.param_diffs)?;
+        let mut bottom_diffs = empty(machine, &rig.bottoms, |b| formats.bottom(b))?;
         let shared = shared_diffs(plan, inputs);
         for &(t, b) in &shared {
-            bottom_diffs[b] = Stored::of(sim, &rig.bottoms[b], formats.bottom(b), &inputs.top_diffs[t])?;
+            bottom_diffs[b] = Stored::of(machine, &rig.bottoms[b], formats.bottom(b), &inputs.top_diffs[t])?;
         }
         let wanted = |plan: &Plan, b: usize| inputs.want_bottoms[b] && !plan.no_gradient.contains(&b);
         let learned = |p: usize| inputs.want_params[p] && !plan.params[p].state;
@@ -302,7 +321,7 @@ impl DeviceRig {
         shared.iter().for_each(|&(t, _)| io.top_diffs[t] = None);
         (0..bottoms.len()).filter(|&b| !wanted(plan, b)).for_each(|b| io.bottom_diffs[b] = None);
         (0..params.len()).filter(|&p| !learned(p)).for_each(|p| io.param_diffs[p] = None);
-        layer.backward(sim, io)?;
+        layer.backward(machine, io)?;
         self.check_fault(&fault)?;
         for (t, block) in top_diffs.iter().enumerate() {
             assert_eq!(
@@ -329,9 +348,9 @@ fn as_stored(values: &[f64], format: Format) -> Vec<f64> {
     values.iter().map(|&v| f64::from(rounded(v as f32, format.element))).collect()
 }
 
-fn clock<'a>(sim: &'a Sim, step: &Step) -> Result<Block<'a>> {
+fn clock<'a>(machine: &'a dyn Machine, step: &Step) -> Result<Block<'a>> {
     let bytes: Vec<u8> = [step.seed, step.iter, step.batch].iter().flat_map(|v| v.to_le_bytes()).collect();
-    Block::of_bytes(sim, &bytes)
+    Block::of_bytes(machine, &bytes)
 }
 
 /// Storages that a layer is checked in besides the plain one.

@@ -18,6 +18,7 @@
 mod case;
 mod check;
 mod device;
+mod gpu;
 mod memory;
 mod npz;
 mod rig;
@@ -25,5 +26,6 @@ mod rig;
 pub use case::{Case, Draw};
 pub use check::{assert_close, check, config_error};
 pub use device::DeviceRig;
+pub use gpu::gpu;
 pub use npz::Recorded;
 pub use rig::{Inputs, Outputs, Rig, Sharing, parse_layer};

@@ -40,7 +40,9 @@ impl Blas {
             blas.check("cublasSetWorkspace", (blas.api.cublasSetWorkspace_v2)(handle, at, bytes))?;
             let status = (blas.api.cublasSetAtomicsMode)(handle, CUBLAS_ATOMICS_NOT_ALLOWED);
             blas.check("cublasSetAtomicsMode", status)?;
-            blas.check("cublasSetMathMode", (blas.api.cublasSetMathMode)(handle, CUBLAS_DEFAULT_MATH))?;
+            // Parts of long sums, too, are added up in single precision, whatever the result is stored as.
+            let mode = CUBLAS_DEFAULT_MATH | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
+            blas.check("cublasSetMathMode", (blas.api.cublasSetMathMode)(handle, mode))?;
         }
         Ok(blas)
     }

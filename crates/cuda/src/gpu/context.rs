@@ -219,6 +219,8 @@ fn is_sticky(code: c_int) -> bool {
             | CUDA_ERROR_INVALID_ADDRESS_SPACE
             | CUDA_ERROR_INVALID_PC
             | CUDA_ERROR_LAUNCH_FAILED
+            | CUDA_ERROR_TENSOR_MEMORY_LEAK
+            | CUDA_ERROR_MPS_CLIENT_TERMINATED
             | CUDA_ERROR_EXTERNAL_DEVICE
             | CUDA_ERROR_UNKNOWN
     )
@@ -229,10 +231,18 @@ fn remedy(code: c_int) -> &'static str {
         CUDA_ERROR_OUT_OF_MEMORY => "the GPU's memory is used up: lower batch_size, or end what else runs on the GPU",
         CUDA_ERROR_DEVICE_UNAVAILABLE => "another process holds the GPU exclusively; nvidia-smi lists the processes",
         CUDA_ERROR_NO_BINARY_FOR_GPU => "the kernels were compiled for another GPU; empty the cache ~/.cache/lgm-caffe",
+        CUDA_ERROR_INVALID_IMAGE | CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
+            "the driver is older than NVRTC, or the kernels kept in ~/.cache/lgm-caffe are of another kind of GPU: update the \
+             driver, or empty that folder"
+        }
         CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES => "a kernel wants more registers or threads than the GPU has",
         CUDA_ERROR_SYSTEM_NOT_READY => "on machines with NVSwitch, start the service nvidia-fabricmanager",
         CUDA_ERROR_SYSTEM_DRIVER_MISMATCH => {
             "the kernel's driver and libcuda are of different versions: restart the machine or reinstall the driver"
+        }
+        CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE => {
+            "the libcuda of a compatibility package (cuda-compat) was taken, which runs on data-center GPUs alone: put the \
+             driver's own folder first in LD_LIBRARY_PATH"
         }
         CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED..=CUDA_ERROR_STREAM_CAPTURE_LAST => {
             "work that cannot be recorded was put on the GPU while a graph was being recorded"
@@ -305,7 +315,7 @@ mod tests {
 
     #[test]
     fn a_lost_device_says_what_stands() {
-        for lost in [4, 214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 999] {
+        for lost in [4, 214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 810, 911, 999] {
             assert!(is_sticky(lost), "{lost}");
         }
         for not in [1, 2, 46, 100, 101, 209, 400, 500, 600, 701, 801, 900, 901] {

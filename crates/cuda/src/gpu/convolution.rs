@@ -1,13 +1,14 @@
 //! Convolutions by cuDNN, where it is there.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::{CStr, c_int, c_void};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lgm_core::{ConvolutionPass, DeviceConvolution, DevicePtr, Element, Error, Format, Layout, Result};
+use lgm_core::{ConvolutionPass, DeviceConvolution, DevicePtr, Error, Format, Result};
 
 use super::api::*;
 use super::context::{Context, Stream};
+use super::descriptors::{Descriptors, Geometry};
 use crate::{Found, Precision};
 
 /// The most workspace a convolution may want: a sixteenth of the device's memory, and no more than a GiB. It depends on
@@ -35,8 +36,32 @@ struct State {
 /// How to run one pass of one convolution.
 struct Choice {
     descriptors: Descriptors,
-    algorithm: c_int,
+    /// Ways to run it, the one that is taken first; the others are for when cuDNN does not support it after all.
+    ways: VecDeque<Way>,
+    /// Bytes, enough for all of them.
     workspace: usize,
+}
+
+/// One of cuDNN's ways.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Way {
+    algorithm: c_int,
+    math: c_int,
+    workspace: usize,
+}
+
+/// Bytes of workspace that a way may want to be kept behind one that wants less.
+const SPARE: usize = 8 << 20;
+
+/// The first way and those after it that want no more memory than it, or little.
+fn kept_ways(ways: impl IntoIterator<Item = Way>) -> VecDeque<Way> {
+    let mut kept: VecDeque<Way> = VecDeque::new();
+    for way in ways {
+        if kept.front().is_none_or(|first| way.workspace <= first.workspace.max(SPARE)) {
+            kept.push_back(way);
+        }
+    }
+    kept
 }
 
 impl Convolutions {
@@ -107,15 +132,23 @@ impl Convolutions {
         }
         let count = usize::try_from(count).unwrap_or(0).min(found.len());
         let limit = workspace_limit(self.context.gpu.memory);
+        let mut ways = Vec::new();
         for perf in found[..count].iter().filter(|perf| admissible(perf, self.precision, limit)) {
-            descriptors.set_math(math_type(self.precision, Some(perf.math)))?;
+            let math = math_type(self.precision, Some(perf.math));
+            descriptors.set_math(math)?;
             let mut workspace = 0;
             // SAFETY: the pointer is to a live integer; the descriptors are live.
             let status =
                 unsafe { size(handle, first, second, descriptors.conv, result, perf.algorithm, &mut workspace) };
             if status == CUDNN_STATUS_SUCCESS && workspace <= limit {
-                return Ok(Some(Choice { descriptors, algorithm: perf.algorithm, workspace }));
+                ways.push(Way { algorithm: perf.algorithm, math, workspace });
             }
+        }
+        let ways = kept_ways(ways);
+        if let Some(way) = ways.front() {
+            descriptors.set_math(way.math)?;
+            let workspace = ways.iter().map(|way| way.workspace).max().unwrap_or(0);
+            return Ok(Some(Choice { descriptors, ways, workspace }));
         }
         tracing::info!("cuDNN has no deterministic way for {pass:?} of {conv:?}: our own is taken, slower");
         Ok(None)
@@ -135,10 +168,10 @@ impl Convolutions {
         workspace: DevicePtr,
     ) -> Result<()> {
         self.context.make_current()?;
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(Some(choice)) = state.choices.get(&(*conv, pass)) else {
-            return Err(Error::internal(format!("{pass:?} of {conv:?} was not planned with cuDNN")));
-        };
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let handle = state.handle;
+        let unplanned = || Error::internal(format!("{pass:?} of {conv:?} was not planned with cuDNN"));
+        let choice = state.choices.get_mut(&(*conv, pass)).and_then(Option::as_mut).ok_or_else(unplanned)?;
         let [first, second] = in_order(pass, operands);
         let [d_first, d_second, d_result] = choice.descriptors.in_order(pass);
         let run = match pass {
@@ -149,27 +182,40 @@ impl Convolutions {
         let at = |ptr: DevicePtr| ptr.0 as *const c_void;
         let factors = [1.0f32, kept(conv, pass)];
         let (alpha, beta): (*const f32, *const f32) = (&factors[0], &factors[1]);
-        // SAFETY: the factors live through the call; the blobs are the caller's, of the geometry's extents, and the
-        // workspace is as long as was asked for.
-        let status = unsafe {
-            run(
-                state.handle,
-                alpha.cast(),
-                d_first,
-                at(first),
-                d_second,
-                at(second),
-                choice.descriptors.conv,
-                choice.algorithm,
-                at(workspace).cast_mut(),
-                choice.workspace,
-                beta.cast(),
-                d_result,
-                at(result).cast_mut(),
-            )
-        };
-        check(&self.api, "cudnnConvolution…", status)
-            .map_err(|error| Error::config(format!("{pass:?} of {conv:?}: {error}")))
+        loop {
+            let way = *choice.ways.front().ok_or_else(unplanned)?;
+            // SAFETY: the factors live through the call; the blobs are the caller's, of the geometry's extents, and the
+            // workspace is as long as was asked for.
+            let status = unsafe {
+                run(
+                    handle,
+                    alpha.cast(),
+                    d_first,
+                    at(first),
+                    d_second,
+                    at(second),
+                    choice.descriptors.conv,
+                    way.algorithm,
+                    at(workspace).cast_mut(),
+                    choice.workspace,
+                    beta.cast(),
+                    d_result,
+                    at(result).cast_mut(),
+                )
+            };
+            let done = check(&self.api, "cudnnConvolution…", status)
+                .map_err(|error| Error::config(format!("{pass:?} of {conv:?}: {error}")));
+            // cuDNN may refuse what it proposed itself; nothing has run then.
+            let refused = status / 1000 == CUDNN_STATUS_NOT_SUPPORTED / 1000;
+            match (done, choice.ways.get(1)) {
+                (Err(error), Some(next)) if refused => {
+                    tracing::info!("{error}: its next way is taken");
+                    choice.descriptors.set_math(next.math)?;
+                    choice.ways.pop_front();
+                }
+                (done, _) => return done,
+            }
+        }
     }
 }
 
@@ -183,7 +229,7 @@ impl Drop for Convolutions {
     }
 }
 
-fn check(api: &CudnnApi, call: &str, status: c_int) -> Result<()> {
+pub(super) fn check(api: &CudnnApi, call: &str, status: c_int) -> Result<()> {
     if status == CUDNN_STATUS_SUCCESS {
         return Ok(());
     }
@@ -203,7 +249,7 @@ fn check(api: &CudnnApi, call: &str, status: c_int) -> Result<()> {
 }
 
 /// cuDNN's order of a pass's operands: the filter comes last forward and first backward to the data.
-fn in_order<T>(pass: ConvolutionPass, [first, second]: [T; 2]) -> [T; 2] {
+pub(super) fn in_order<T>(pass: ConvolutionPass, [first, second]: [T; 2]) -> [T; 2] {
     match pass {
         ConvolutionPass::Forward | ConvolutionPass::Filter => [first, second],
         ConvolutionPass::Data => [second, first],
@@ -218,12 +264,13 @@ fn kept(conv: &DeviceConvolution, pass: ConvolutionPass) -> f32 {
     }
 }
 
-/// In single precision nothing but fused multiply-adds; the default mathematics permit TF32, and one of cuDNN's ways may
-/// ask for its own.
-fn math_type(precision: Precision, way: Option<c_int>) -> c_int {
+/// In single precision nothing but fused multiply-adds; the default mathematics permit TF32, those of tensor cores what is
+/// stored in 16 bits too, and one of cuDNN's ways may ask for its own.
+pub(super) fn math_type(precision: Precision, way: Option<c_int>) -> c_int {
     match precision {
         Precision::Fp32 => CUDNN_FMA_MATH,
-        Precision::Tf32 | Precision::Bf16 => way.unwrap_or(CUDNN_DEFAULT_MATH),
+        Precision::Tf32 => way.unwrap_or(CUDNN_DEFAULT_MATH),
+        Precision::Bf16 => way.unwrap_or(CUDNN_TENSOR_OP_MATH),
     }
 }
 
@@ -239,142 +286,10 @@ fn admissible(perf: &AlgorithmPerf, precision: Precision, limit: usize) -> bool 
         && math.contains(&perf.math)
 }
 
-/// A convolution's extents as cuDNN takes them.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Geometry {
-    x: [c_int; 4],
-    w: [c_int; 4],
-    y: [c_int; 4],
-    pad: [c_int; 2],
-    stride: [c_int; 2],
-    dilation: [c_int; 2],
-    groups: c_int,
-}
-
-impl Geometry {
-    /// `None` where cuDNN's 32-bit extents or indices do not reach.
-    fn of(conv: &DeviceConvolution) -> Option<Self> {
-        fn ints<const N: usize>(extents: [usize; N]) -> Option<[c_int; N]> {
-            let mut ints = [0; N];
-            for (int, extent) in ints.iter_mut().zip(extents) {
-                *int = c_int::try_from(extent).ok()?;
-            }
-            Some(ints)
-        }
-        let blob = |extents: [usize; 4]| {
-            let count = extents.iter().try_fold(1usize, |count, extent| count.checked_mul(*extent))?;
-            (count > 0 && c_int::try_from(count).is_ok()).then(|| ints(extents))?
-        };
-        let DeviceConvolution { batch, channels, outputs, input, output, kernel, groups, .. } = *conv;
-        if groups == 0 {
-            return None;
-        }
-        Some(Geometry {
-            x: blob([batch, channels, input[0], input[1]])?,
-            w: blob([outputs, channels / groups, kernel[0], kernel[1]])?,
-            y: blob([batch, outputs, output[0], output[1]])?,
-            pad: ints(conv.pad)?,
-            stride: ints(conv.stride)?,
-            dilation: ints(conv.dilation)?,
-            groups: ints([groups])?[0],
-        })
-    }
-}
-
-/// cuDNN's descriptions of the blobs and of the convolution.
-struct Descriptors {
-    api: Arc<CudnnApi>,
-    x: Handle,
-    w: Handle,
-    y: Handle,
-    conv: Handle,
-}
-
-impl Descriptors {
-    fn new(api: &Arc<CudnnApi>, geometry: &Geometry, format: Format, precision: Precision) -> Result<Self> {
-        let null = Handle::NULL;
-        let mut all = Descriptors { api: api.clone(), x: null, w: null, y: null, conv: null };
-        let float = CUDNN_DATA_FLOAT;
-        let element = match format.element {
-            Element::F32 => float,
-            Element::Bf16 => CUDNN_DATA_BFLOAT16,
-        };
-        // The extents are told in the order N, C, H, W whatever the layout.
-        let layout = match format.layout {
-            Layout::ChannelsFirst => CUDNN_TENSOR_NCHW,
-            Layout::ChannelsLast => CUDNN_TENSOR_NHWC,
-        };
-        // SAFETY, of all calls: types are the header's, pointers and handles are live.
-        unsafe {
-            for (blob, [n, c, h, w]) in [(&mut all.x, geometry.x), (&mut all.y, geometry.y)] {
-                check(api, "cudnnCreateTensorDescriptor", (api.cudnnCreateTensorDescriptor)(blob))?;
-                let status = (api.cudnnSetTensor4dDescriptor)(*blob, layout, element, n, c, h, w);
-                check(api, "cudnnSetTensor4dDescriptor", status)?;
-            }
-            check(api, "cudnnCreateFilterDescriptor", (api.cudnnCreateFilterDescriptor)(&mut all.w))?;
-            let [k, c, h, w] = geometry.w;
-            let status = (api.cudnnSetFilter4dDescriptor)(all.w, element, layout, k, c, h, w);
-            check(api, "cudnnSetFilter4dDescriptor", status)?;
-            check(api, "cudnnCreateConvolutionDescriptor", (api.cudnnCreateConvolutionDescriptor)(&mut all.conv))?;
-            let ([ph, pw], [sh, sw], [dh, dw]) = (geometry.pad, geometry.stride, geometry.dilation);
-            let status =
-                (api.cudnnSetConvolution2dDescriptor)(all.conv, ph, pw, sh, sw, dh, dw, CUDNN_CROSS_CORRELATION, float);
-            check(api, "cudnnSetConvolution2dDescriptor", status)?;
-            let status = (api.cudnnSetConvolutionGroupCount)(all.conv, geometry.groups);
-            check(api, "cudnnSetConvolutionGroupCount", status)?;
-        }
-        all.set_math(math_type(precision, None))?;
-        Ok(all)
-    }
-
-    fn set_math(&self, math: c_int) -> Result<()> {
-        // SAFETY: the descriptor is live.
-        let status = unsafe { (self.api.cudnnSetConvolutionMathType)(self.conv, math) };
-        check(&self.api, "cudnnSetConvolutionMathType", status)
-    }
-
-    /// The output's extents as cuDNN works them out.
-    fn output(&self) -> Result<[c_int; 4]> {
-        let [mut n, mut c, mut h, mut w] = [0; 4];
-        // SAFETY: the descriptors are live, the pointers are to live integers.
-        let status = unsafe {
-            (self.api.cudnnGetConvolution2dForwardOutputDim)(self.conv, self.x, self.w, &mut n, &mut c, &mut h, &mut w)
-        };
-        check(&self.api, "cudnnGetConvolution2dForwardOutputDim", status)?;
-        Ok([n, c, h, w])
-    }
-
-    /// The descriptors of a pass's operands and of its result, in cuDNN's order.
-    fn in_order(&self, pass: ConvolutionPass) -> [Handle; 3] {
-        let Descriptors { x, w, y, .. } = *self;
-        let (operands, result) = match pass {
-            ConvolutionPass::Forward => ([x, w], y),
-            ConvolutionPass::Data => ([y, w], x),
-            ConvolutionPass::Filter => ([x, y], w),
-        };
-        let [first, second] = in_order(pass, operands);
-        [first, second, result]
-    }
-}
-
-impl Drop for Descriptors {
-    fn drop(&mut self) {
-        let api = &self.api;
-        let all = [
-            (self.x, api.cudnnDestroyTensorDescriptor),
-            (self.y, api.cudnnDestroyTensorDescriptor),
-            (self.w, api.cudnnDestroyFilterDescriptor),
-            (self.conv, api.cudnnDestroyConvolutionDescriptor),
-        ];
-        for (handle, destroy) in all.into_iter().filter(|(handle, _)| *handle != Handle::NULL) {
-            // SAFETY: the descriptor is alive and not used again.
-            unsafe { destroy(handle) };
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use lgm_core::{Element, Layout};
+
     use super::*;
     use crate::SearchPath;
 
@@ -438,7 +353,17 @@ mod tests {
         assert!(!admissible(&half, tf32, 100) && !admissible(&half, fp32, 100));
         assert_eq!([math_type(fp32, Some(CUDNN_TENSOR_OP_MATH)), math_type(fp32, None)], [CUDNN_FMA_MATH; 2]);
         assert_eq!(math_type(tf32, Some(CUDNN_TENSOR_OP_MATH)), CUDNN_TENSOR_OP_MATH);
+        assert_eq!([tf32, Precision::Bf16].map(|p| math_type(p, None)), [CUDNN_DEFAULT_MATH, CUDNN_TENSOR_OP_MATH]);
         assert_eq!((workspace_limit(8 << 30), workspace_limit(80 << 30)), (512 << 20, 1 << 30));
+    }
+
+    #[test]
+    fn ways_kept_for_later_want_no_more_memory() {
+        let way = |algorithm, workspace| Way { algorithm, math: CUDNN_DEFAULT_MATH, workspace };
+        let kept = |ways: &[Way]| kept_ways(ways.iter().copied()).iter().map(|way| way.algorithm).collect::<Vec<_>>();
+        assert_eq!(kept(&[way(1, 100 << 20), way(5, 200 << 20), way(0, 0), way(2, 100 << 20)]), [1, 0, 2]);
+        assert_eq!(kept(&[way(0, 0), way(1, SPARE), way(2, SPARE + 1)]), [0, 1]);
+        assert_eq!(kept(&[]), [0; 0]);
     }
 
     /// cuDNN makes descriptors without a GPU.

@@ -5,6 +5,7 @@ mod blas;
 mod cache;
 mod context;
 mod convolution;
+mod descriptors;
 mod event;
 mod feed;
 mod graph;
@@ -49,13 +50,14 @@ const OLDEST: (u32, u32) = (7, 5);
 /// All work runs in order on one stream; [`Feed`] copies on another. Any thread may use it, and recording one at a time.
 /// After an error that loses the device ([`Cuda::lost`]), every call gives that error.
 pub struct Cuda {
-    // Dropped in this order, the context last.
+    // Dropped in this order: the kernels first, which waits for all work, the context last.
     kernels: Kernels,
     convolutions: Option<Convolutions>,
     blas: Blas,
     staging: Mutex<Staging>,
     recording: AtomicBool,
     precision: Precision,
+    storage: Storage,
     libraries: Vec<String>,
     context: Arc<Context>,
 }
@@ -101,7 +103,14 @@ impl Cuda {
         libraries.extend(convolutions.as_ref().map(|all| told("cuDNN", all.found().version, &all.found().path)));
         let staging = Mutex::new(Staging::new(&context)?);
         let recording = AtomicBool::new(false);
-        Ok(Cuda { kernels, convolutions, blas, staging, recording, precision, libraries, context })
+        let storage = precision.storage();
+        Ok(Cuda { kernels, convolutions, blas, staging, recording, precision, storage, libraries, context })
+    }
+
+    /// The GPU as one that would have blobs stored so, whatever its precision.
+    #[must_use]
+    pub fn storing(self, storage: Storage) -> Cuda {
+        Cuda { storage, ..self }
     }
 
     /// The GPU.
@@ -249,7 +258,7 @@ impl Allocator for Cuda {
 
 impl DeviceQueue for Cuda {
     fn storage(&self) -> Storage {
-        self.precision.storage()
+        self.storage
     }
 
     fn launch(&self, kernel: &'static str, grid: Grid, args: &[Arg]) -> Result<()> {

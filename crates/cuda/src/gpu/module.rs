@@ -120,6 +120,10 @@ impl Kernels {
 
 impl Drop for Kernels {
     fn drop(&mut self) {
+        // What is queued may still run these, and be on its way from memory that goes next.
+        for stream in [Stream::Copy, Stream::Compute] {
+            let _ = self.context.finish(stream);
+        }
         for &module in &self.modules {
             let _ = driver!(self.context, cuModuleUnload(module));
         }

@@ -36,20 +36,32 @@ thread_local! {
     static GPU: RefCell<Option<Rc<dyn Gpu>>> = const { RefCell::new(None) };
 }
 
-/// Runs `body` with solvers on a simulated device, or says that it cannot be done here.
+/// The simulated device, or the GPU where `LGM_TEST_DEVICE` is `cuda`, as one that would have blobs stored so; nothing
+/// where there is no C++ compiler, which is said.
+pub fn device(order: Order, storage: Storage) -> Option<Rc<dyn Gpu>> {
+    if let Some(gpu) = lgm_testkit::gpu(storage).unwrap() {
+        return Some(Rc::new(gpu));
+    }
+    match Simulated::new(order, None) {
+        Ok(gpu) => Some(Rc::new(gpu.storing(storage))),
+        Err(error) => {
+            println!("skipped: {error}");
+            None
+        }
+    }
+}
+
+/// Runs `body` with solvers on such a device.
 pub fn on_a_device(body: impl FnOnce()) {
     on_a_device_storing(Storage::default(), body);
 }
 
 /// The same on one that would have blobs stored so.
 pub fn on_a_device_storing(storage: Storage, body: impl FnOnce()) {
-    match Simulated::new(Order::Reversed, None) {
-        Ok(gpu) => {
-            GPU.set(Some(Rc::new(gpu.storing(storage))));
-            body();
-            GPU.set(None);
-        }
-        Err(error) => println!("skipped: {error}"),
+    if let Some(gpu) = device(Order::Reversed, storage) {
+        GPU.set(Some(gpu));
+        body();
+        GPU.set(None);
     }
 }
 
