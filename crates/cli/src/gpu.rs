@@ -44,7 +44,8 @@ pub fn settle(asked: &Asked<'_>) -> Result<Option<Rc<dyn Gpu>>> {
     }
     if let Some(capacity) = std::env::var(SIMULATE).ok().as_deref().and_then(simulated) {
         tracing::warn!("{SIMULATE}=sim: computing on a simulated GPU, which is slow and only for tests");
-        return Ok(Some(Rc::new(Simulated::new(Order::Forward, capacity)?.storing(precision.storage()))));
+        tracing::info!("{}", products_in(precision));
+        return Ok(Some(Rc::new(Simulated::in_precision(precision, Order::Forward, capacity)?)));
     }
     let open = |id: u32| open(id, precision);
     let gpu = choose_one(asked.gpus, wish.map_or(0, SolverParameter::device_id), lgm_cuda::devices(), &open)?;
@@ -52,6 +53,10 @@ pub fn settle(asked: &Asked<'_>) -> Result<Option<Rc<dyn Gpu>>> {
         tracing::info!("Use CPU.");
     }
     Ok(gpu)
+}
+
+fn products_in(precision: Precision) -> String {
+    format!("Matrix products and convolutions in {precision}")
 }
 
 /// The capacity, if it says one, of the simulated GPU that a variable asks for, if it does.
@@ -64,7 +69,7 @@ fn open(id: u32, precision: Precision) -> lgm_core::Result<Rc<dyn Gpu>> {
     let gpu = Cuda::open(id, precision)?;
     tracing::info!("Use GPU with device ID {id}");
     gpu.report().iter().for_each(|line| tracing::info!("{line}"));
-    tracing::info!("Matrix products and convolutions in {precision}");
+    tracing::info!("{}", products_in(precision));
     Ok(Rc::new(gpu))
 }
 

@@ -5,8 +5,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use lgm_core::{Arg, ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Error, Gemm, Grid, Result, Storage};
-use lgm_cuda::Allocator;
 use lgm_cuda::sim::{Order, Sim};
+use lgm_cuda::{Allocator, Precision};
 
 use crate::gpu::{Feeder, Gpu, Replay};
 
@@ -38,13 +38,22 @@ impl Work {
 
 impl Simulated {
     /// A device of at most `capacity` bytes, all the memory one may want unless given, whose threads take turns in an
-    /// order.
+    /// order; in single precision.
     ///
     /// # Errors
     /// When there is no C++ compiler, or it refuses the kernels.
     pub fn new(order: Order, capacity: Option<u64>) -> Result<Simulated> {
+        Simulated::in_precision(Precision::Fp32, order, capacity)
+    }
+
+    /// As [`Simulated::new`], one that makes products in a precision and would have blobs stored as that wants.
+    ///
+    /// # Errors
+    /// As for [`Simulated::new`].
+    pub fn in_precision(precision: Precision, order: Order, capacity: Option<u64>) -> Result<Simulated> {
         let sim = capacity.map_or_else(|| Sim::new(order), |bytes| Sim::with_capacity(order, bytes))?;
-        Ok(Simulated { sim: Rc::new(sim), tape: RefCell::new(None), storage: Storage::default() })
+        let sim = Rc::new(sim.in_precision(precision));
+        Ok(Simulated { sim, tape: RefCell::new(None), storage: precision.storage() })
     }
 
     /// The device, one that would have blobs stored so.

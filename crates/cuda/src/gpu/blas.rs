@@ -154,10 +154,8 @@ fn data_type(element: Element) -> c_int {
     }
 }
 
-/// Factors of 16 bits go to the tensor cores as they are.
 fn compute_type(precision: Precision, gemm: &Gemm) -> c_int {
-    let shortened = gemm.factors == Element::F32 && !gemm.exact && precision != Precision::Fp32;
-    if shortened { CUBLAS_COMPUTE_32F_FAST_TF32 } else { CUBLAS_COMPUTE_32F }
+    if precision.shortens(gemm) { CUBLAS_COMPUTE_32F_FAST_TF32 } else { CUBLAS_COMPUTE_32F }
 }
 
 /// A matrix of a column-major product.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use lgm_core::{ChannelsLast, Element, Error, Storage};
+use lgm_core::{ChannelsLast, Element, Error, Gemm, Storage};
 
 /// The precision of matrix products and convolutions, and with [`Precision::Bf16`] of what lies between layers; everything
 /// else is single precision.
@@ -32,6 +32,11 @@ impl Precision {
              default) or fp32"
         );
         Ok(())
+    }
+
+    /// Whether the factors of a product are rounded to TF32. Those of 16 bits go to the tensor cores as they are.
+    pub(crate) fn shortens(self, gemm: &Gemm) -> bool {
+        self != Precision::Fp32 && gemm.factors == Element::F32 && !gemm.exact
     }
 
     /// What layers should store where they have the choice.

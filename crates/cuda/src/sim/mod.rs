@@ -4,6 +4,9 @@
 //! pointers to nowhere, a launch whose arguments do not have the kernel's types, and barriers that some threads do not
 //! reach are errors; running the threads in reverse order shows what depends on their order.
 //!
+//! Products are made in the precision of the device, as a GPU's tensor cores would: with [`Precision::Tf32`], factors are
+//! rounded to TF32 and sums are in single precision.
+//!
 //! Reads beside a block give NaN; AddressSanitizer names the line. With `LGM_SIM_SANITIZE=1` it is compiled in; its library
 //! must be there from the start:
 //!
@@ -15,6 +18,7 @@ mod build;
 mod memory;
 #[cfg(test)]
 mod tests;
+mod tf32;
 
 use std::borrow::Cow;
 use std::ffi::c_void;
@@ -26,7 +30,7 @@ use lgm_core::{
 };
 use lgm_cpu::{Trans, gemm};
 
-use crate::Allocator;
+use crate::{Allocator, Precision};
 use build::{Kernels, Launch, kernels};
 use memory::Blocks;
 
@@ -43,12 +47,13 @@ pub enum Order {
 pub struct Sim {
     kernels: &'static Kernels,
     order: Order,
+    precision: Precision,
     capacity: u64,
     blocks: Mutex<Blocks>,
 }
 
 impl Sim {
-    /// A device of 64 GiB.
+    /// A device of 64 GiB, in single precision.
     ///
     /// # Errors
     /// When there is no C++ compiler, or it refuses the kernels.
@@ -56,12 +61,18 @@ impl Sim {
         Sim::with_capacity(order, 64 << 30)
     }
 
-    /// A device that gives out at most `capacity` bytes.
+    /// A device that gives out at most `capacity` bytes, in single precision.
     ///
     /// # Errors
     /// As for [`Sim::new`].
     pub fn with_capacity(order: Order, capacity: u64) -> Result<Sim> {
-        Ok(Sim { kernels: kernels()?, order, capacity, blocks: Mutex::default() })
+        Ok(Sim { kernels: kernels()?, order, precision: Precision::Fp32, capacity, blocks: Mutex::default() })
+    }
+
+    /// The device, one that makes products in this precision.
+    #[must_use]
+    pub fn in_precision(self, precision: Precision) -> Sim {
+        Sim { precision, ..self }
     }
 
     fn blocks(&self) -> MutexGuard<'_, Blocks> {
@@ -181,6 +192,8 @@ impl DeviceQueue for Sim {
             blocks.check(c, g.result.bytes() * c_len, "C of a product")?;
             // SAFETY: checked above; the queue's user keeps C apart from A and B.
             let [a, b] = unsafe { [(a, a_len), (b, b_len)].map(|(at, len)| widened(at, len, g.factors)) };
+            let shortened = |factors: Cow<'_, [f32]>| factors.iter().map(|&v| tf32::rounded(v)).collect();
+            let [a, b] = if self.precision.shortens(g) { [a, b].map(shortened) } else { [a, b] };
             let (ta, tb) = (trans(g.trans_a), trans(g.trans_b));
             let product = |c: &mut [f32]| gemm(ta, tb, g.m, g.n, g.k, g.alpha, &a, g.lda, &b, g.ldb, g.beta, c, g.ldc);
             if g.result == Element::F32 {

@@ -64,7 +64,7 @@ fn sim(order: Order) -> Option<Sim> {
         }
         Err(e) => panic!("{e}"),
     };
-    Some(Sim { kernels, order, capacity: 1 << 20, blocks: Mutex::default() })
+    Some(Sim { kernels, order, precision: Precision::Fp32, capacity: 1 << 20, blocks: Mutex::default() })
 }
 
 fn both() -> impl Iterator<Item = Sim> {
@@ -211,4 +211,45 @@ fn products_are_batched_and_checked() {
         assert!(sim.gemm(&Gemm { batch: (3, [6, 0, 4]), ..product }).is_err());
         assert!(sim.gemm(&Gemm { ldb: 2, ..product }).is_err());
     }
+}
+
+#[test]
+fn factors_of_products_are_shortened_to_tf32() {
+    // Both lie halfway between two numbers of TF32, and all sums are exact in single precision.
+    let (x, w) = (1.0 + 2f32.powi(-11), -(3.0 + 2f32.powi(-10)));
+    let full = -2.0 * (1.0 + 2f64.powi(-11)) * (3.0 + 2f64.powi(-10));
+    let short = -2.0 * (1.0 + 2f64.powi(-10)) * (3.0 + 2f64.powi(-9));
+    let product = |precision: Precision, exact: bool| {
+        let sim = sim(Order::Forward)?.in_precision(precision);
+        let [a, b, c] = [8, 8, 4].map(|bytes| sim.alloc(bytes).unwrap());
+        for (at, v) in [(a, x), (b, w)] {
+            sim.upload(&v.to_le_bytes().repeat(2), at).unwrap();
+        }
+        sim.gemm(&Gemm {
+            trans_a: false,
+            trans_b: false,
+            m: 1,
+            n: 1,
+            k: 2,
+            alpha: 1.0,
+            a,
+            lda: 2,
+            b,
+            ldb: 1,
+            beta: 0.0,
+            c,
+            ldc: 1,
+            batch: (1, [0; 3]),
+            exact,
+            factors: Element::F32,
+            result: Element::F32,
+        })
+        .unwrap();
+        Some(f64::from(read::<1>(&sim, c).map(f32::from_le_bytes)[0]))
+    };
+    let Some(plain) = product(Precision::Fp32, false) else { return };
+    assert_eq!([plain, product(Precision::Tf32, true).unwrap()], [full; 2]);
+    assert_eq!([Precision::Tf32, Precision::Bf16].map(|precision| product(precision, false).unwrap()), [short; 2]);
+    // A factor is off by 2^-11 of itself at most.
+    assert!(short != full && (short / full - 1.0).abs() <= (1.0 + 2f64.powi(-11)).powi(2) - 1.0);
 }
