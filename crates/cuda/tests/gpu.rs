@@ -1,13 +1,8 @@
 //! The queue and the memory of a device: each body runs on the simulated device, which proves the body, and on the GPU
-//! of this machine (number `LGM_TEST_GPU`, 0 without it), skipped aloud where there is none. There, a driver of the host's
-//! memory stands in for it (`driver/driver.cpp`), which cannot tell how libraries work, but sees what calls of them do
-//! wrong.
+//! of this machine (number `LGM_TEST_GPU`, 0 without it), skipped aloud where there is none.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::fs;
-use std::os::unix::fs::symlink;
-use std::process::Command;
 use std::sync::OnceLock;
 
 use lgm_core::{
@@ -586,46 +581,4 @@ fn marks_measure_time() {
     let after = gpu.mark().unwrap();
     let time = before.milliseconds_to(&after).unwrap();
     assert!(after.reached().unwrap() && time > 0.0 && time < 1000.0, "{time} ms");
-}
-
-/// All tests of this file once more, in a process of its own. Cuts the environment down to what cannot bring in NVIDIA's
-/// own libraries.
-#[test]
-fn calls_of_the_driver_are_lawful() {
-    if lgm_cuda::devices().is_ok() {
-        return println!("skipped: the machine has a driver of its own");
-    }
-    let kernels = match lgm_cuda::sim::library() {
-        Ok(kernels) => kernels,
-        Err(error) => return println!("skipped: {error}"),
-    };
-    let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| folder.path().join(name);
-    let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".into());
-    let compiled = Command::new(compiler)
-        .args(["-std=c++17", "-O2", "-shared", "-fPIC", "-Wno-format-security", "-o"])
-        .arg(at("libcuda.so.1"))
-        .arg(format!("-DKERNELS=\"{}\"", kernels.display()))
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/driver/driver.cpp"))
-        .output()
-        .unwrap();
-    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
-    ["libnvrtc.so.13", "libcublas.so.13"].iter().for_each(|name| symlink("libcuda.so.1", at(name)).unwrap());
-    // The simulated device's library is there already; what is kept for the GPU stays apart from the user's.
-    fs::create_dir_all(at("lgm-caffe/sim")).unwrap();
-    symlink(kernels, at("lgm-caffe/sim").join(kernels.file_name().unwrap())).unwrap();
-    let run = Command::new(std::env::current_exe().unwrap())
-        .args(["--skip", "calls_of_the_driver_are_lawful", "--test-threads", "1"])
-        .env("LD_LIBRARY_PATH", folder.path())
-        .env("XDG_CACHE_HOME", folder.path())
-        .env("HOME", folder.path())
-        .env("PATH", folder.path())
-        .env("LGM_TEST_GPU", "0")
-        .env_remove("VIRTUAL_ENV")
-        .env_remove("CONDA_PREFIX")
-        .output()
-        .unwrap();
-    let said = [run.stdout, run.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
-    assert!(run.status.success(), "{}: {said}", run.status);
-    assert!(fs::read_dir(at("lgm-caffe")).unwrap().count() > 1, "nothing ran on it: {said}");
 }

@@ -39,7 +39,6 @@ static TURN: Mutex<()> = Mutex::new(());
 pub(super) struct Kernels {
     start: Start,
     table: HashMap<String, (String, Run)>,
-    pub path: PathBuf,
     _library: libloading::Library,
 }
 
@@ -178,6 +177,6 @@ fn open(path: &Path) -> Result<Kernels> {
             table.insert(text((*entry).name), (text((*entry).signature), run));
             entry = entry.add(1);
         }
-        Ok(Kernels { start, table, path: path.to_path_buf(), _library: library })
+        Ok(Kernels { start, table, _library: library })
     }
 }

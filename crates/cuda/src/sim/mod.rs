@@ -22,7 +22,6 @@ mod tf32;
 
 use std::borrow::Cow;
 use std::ffi::c_void;
-use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 
 use lgm_core::{
@@ -78,14 +77,6 @@ impl Sim {
     fn blocks(&self) -> MutexGuard<'_, Blocks> {
         self.blocks.lock().unwrap_or_else(|broken| broken.into_inner())
     }
-}
-
-/// The library of all kernels compiled for this machine, with their table and the function that runs one.
-///
-/// # Errors
-/// As for [`Sim::new`].
-pub fn library() -> Result<&'static Path> {
-    kernels().map(|kernels| kernels.path.as_path())
 }
 
 impl Allocator for Sim {
