@@ -302,9 +302,9 @@ mod tests {
         let gemm = |exact, factors| Gemm {
             trans_a: false,
             trans_b: false,
-            m: 1,
-            n: 1,
-            k: 1,
+            m: 1 << 10,
+            n: 1 << 10,
+            k: 128,
             alpha: 1.0,
             a: DevicePtr(0),
             lda: 1,
@@ -322,6 +322,7 @@ mod tests {
         for precision in [Precision::Tf32, Precision::Bf16] {
             assert_eq!(compute_type(precision, &gemm(false, f32)), CUBLAS_COMPUTE_32F_FAST_TF32);
             assert_eq!(compute_type(precision, &gemm(true, f32)), CUBLAS_COMPUTE_32F);
+            assert_eq!(compute_type(precision, &Gemm { k: 127, ..gemm(false, f32) }), CUBLAS_COMPUTE_32F);
             assert_eq!(compute_type(precision, &gemm(false, bf16)), CUBLAS_COMPUTE_32F);
         }
         assert_eq!(compute_type(Precision::Fp32, &gemm(false, f32)), CUBLAS_COMPUTE_32F);

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::ffi::{CStr, c_int, c_void};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lgm_core::{ConvolutionPass, DeviceConvolution, DevicePtr, Error, Format, Result};
+use lgm_core::{ConvolutionPass, DeviceConvolution, DevicePtr, Element, Error, Format, Result};
 
 use super::api::*;
 use super::context::{Context, Stream};
@@ -99,7 +99,11 @@ impl Convolutions {
     /// none.
     fn choose(&self, handle: Handle, conv: &DeviceConvolution, pass: ConvolutionPass) -> Result<Option<Choice>> {
         let Some(geometry) = Geometry::of(conv) else { return Ok(None) };
-        let descriptors = match Descriptors::new(&self.api, &geometry, conv.format, self.precision) {
+        let precision = match conv.format.element {
+            Element::F32 => self.precision.of_product(multiply_adds(conv)),
+            _ => self.precision,
+        };
+        let descriptors = match Descriptors::new(&self.api, &geometry, conv.format, precision) {
             Ok(descriptors) => descriptors,
             Err(error) => return self.declined(conv, &error),
         };
@@ -133,8 +137,8 @@ impl Convolutions {
         let count = usize::try_from(count).unwrap_or(0).min(found.len());
         let limit = workspace_limit(self.context.gpu.memory);
         let mut ways = Vec::new();
-        for perf in found[..count].iter().filter(|perf| admissible(perf, self.precision, limit)) {
-            let math = math_type(self.precision, Some(perf.math));
+        for perf in found[..count].iter().filter(|perf| admissible(perf, precision, limit)) {
+            let math = math_type(precision, Some(perf.math));
             descriptors.set_math(math)?;
             let mut workspace = 0;
             // SAFETY: the pointer is to a live integer; the descriptors are live.
@@ -264,6 +268,12 @@ fn kept(conv: &DeviceConvolution, pass: ConvolutionPass) -> f32 {
     }
 }
 
+/// Multiply-adds of a pass.
+fn multiply_adds(conv: &DeviceConvolution) -> usize {
+    let taps = conv.channels / conv.groups.max(1) * conv.kernel[0] * conv.kernel[1];
+    conv.batch * conv.outputs * conv.output[0] * conv.output[1] * taps
+}
+
 /// In single precision nothing but fused multiply-adds; the default mathematics permit TF32, those of tensor cores what is
 /// stored in 16 bits too, and one of cuDNN's ways may ask for its own.
 pub(super) fn math_type(precision: Precision, way: Option<c_int>) -> c_int {
@@ -288,7 +298,7 @@ fn admissible(perf: &AlgorithmPerf, precision: Precision, limit: usize) -> bool 
 
 #[cfg(test)]
 mod tests {
-    use lgm_core::{Element, Layout};
+    use lgm_core::Layout;
 
     use super::*;
     use crate::SearchPath;

@@ -5,14 +5,18 @@ use std::str::FromStr;
 
 use lgm_core::{ChannelsLast, Element, Error, Gemm, Storage};
 
+/// Multiply-adds from which on tensor cores are used for factors of single precision: fewer take, without them, some
+/// microseconds, which is what a launch takes.
+const WORTHWHILE: usize = 1 << 27;
+
 /// The precision of matrix products and convolutions, and with [`Precision::Bf16`] of what lies between layers; everything
 /// else is single precision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Precision {
     /// Single precision throughout.
     Fp32,
-    /// Factors rounded to TF32's 10 bits of mantissa, sums in single precision (tensor cores; sm_80 and newer, and
-    /// single precision on older GPUs).
+    /// Factors rounded to TF32's 10 bits of mantissa, sums in single precision (tensor cores; sm_80 and newer). Single
+    /// precision on older GPUs, and for products too small to gain by it, of less than 2²⁷ multiply-adds.
     #[default]
     Tf32,
     /// Blobs stored in bf16, and so the factors of products; sums, statistics, losses, parameters and their gradients in
@@ -34,9 +38,16 @@ impl Precision {
         Ok(())
     }
 
+    /// What a product of so many multiply-adds is made in where blobs are single precision: tensor cores have nothing to
+    /// gain on a small one.
+    pub(crate) fn of_product(self, multiply_adds: usize) -> Precision {
+        if multiply_adds < WORTHWHILE { Precision::Fp32 } else { self }
+    }
+
     /// Whether the factors of a product are rounded to TF32. Those of 16 bits go to the tensor cores as they are.
     pub(crate) fn shortens(self, gemm: &Gemm) -> bool {
-        self != Precision::Fp32 && gemm.factors == Element::F32 && !gemm.exact
+        let precision = self.of_product(gemm.batch.0 * gemm.m * gemm.n * gemm.k);
+        precision != Precision::Fp32 && gemm.factors == Element::F32 && !gemm.exact
     }
 
     /// What layers should store where they have the choice.
@@ -77,7 +88,7 @@ impl fmt::Display for Precision {
 
 #[cfg(test)]
 mod tests {
-    use super::Precision;
+    use super::{Precision, WORTHWHILE};
 
     #[test]
     fn text_and_back() {
@@ -86,6 +97,14 @@ mod tests {
         }
         assert_eq!("TF32".parse::<Precision>().unwrap(), Precision::Tf32);
         assert_eq!(Precision::default(), Precision::Tf32);
+    }
+
+    #[test]
+    fn small_products_stay_in_single_precision() {
+        for precision in [Precision::Fp32, Precision::Tf32, Precision::Bf16] {
+            assert_eq!(precision.of_product(WORTHWHILE - 1), Precision::Fp32);
+            assert_eq!(precision.of_product(WORTHWHILE), precision);
+        }
     }
 
     #[test]

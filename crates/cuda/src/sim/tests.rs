@@ -64,7 +64,7 @@ fn sim(order: Order) -> Option<Sim> {
         }
         Err(e) => panic!("{e}"),
     };
-    Some(Sim { kernels, order, precision: Precision::Fp32, capacity: 1 << 20, blocks: Mutex::default() })
+    Some(Sim { kernels, order, precision: Precision::Fp32, capacity: 1 << 22, blocks: Mutex::default() })
 }
 
 fn both() -> impl Iterator<Item = Sim> {
@@ -160,7 +160,7 @@ fn mistakes_are_found() {
         let y = sim.alloc(4 * 32).unwrap();
         let text = sim.launch("test_past_the_end", Grid::rows(1, 1), args![y, -1]).unwrap_err().to_string();
         assert!(text.contains("wrote 4 bytes before a block of 128"), "{text}");
-        assert!(sim.alloc(1 << 20).unwrap_err().to_string().contains("out of memory"));
+        assert!(sim.alloc(1 << 22).unwrap_err().to_string().contains("out of memory"));
         assert!(sim.free(DevicePtr(8)).is_err());
         assert!(sim.copy(y, y.offset(4), 8).is_err());
         assert!(sim.zero(y, 129).is_err());
@@ -219,26 +219,28 @@ fn factors_of_products_are_shortened_to_tf32() {
     let (x, w) = (1.0 + 2f32.powi(-11), -(3.0 + 2f32.powi(-10)));
     let full = -2.0 * (1.0 + 2f64.powi(-11)) * (3.0 + 2f64.powi(-10));
     let short = -2.0 * (1.0 + 2f64.powi(-10)) * (3.0 + 2f64.powi(-9));
-    let product = |precision: Precision, exact: bool| {
+    // Two terms of each sum; the others are 0 and make the product worth it.
+    let n = 1 << 9;
+    let of_rows = |m: usize, precision: Precision, exact: bool| {
         let sim = sim(Order::Forward)?.in_precision(precision);
-        let [a, b, c] = [8, 8, 4].map(|bytes| sim.alloc(bytes).unwrap());
-        for (at, v) in [(a, x), (b, w)] {
-            sim.upload(&v.to_le_bytes().repeat(2), at).unwrap();
-        }
+        let [a, b, c] = [m * n, n * n, m * n].map(|len| sim.alloc(4 * len).unwrap());
+        let row = [[x.to_le_bytes(); 2].concat(), vec![0; 4 * (n - 2)]].concat();
+        sim.upload(&row.repeat(m), a).unwrap();
+        sim.upload(&w.to_le_bytes().repeat(n * n), b).unwrap();
         sim.gemm(&Gemm {
             trans_a: false,
             trans_b: false,
-            m: 1,
-            n: 1,
-            k: 2,
+            m,
+            n,
+            k: n,
             alpha: 1.0,
             a,
-            lda: 2,
+            lda: n,
             b,
-            ldb: 1,
+            ldb: n,
             beta: 0.0,
             c,
-            ldc: 1,
+            ldc: n,
             batch: (1, [0; 3]),
             exact,
             factors: Element::F32,
@@ -247,7 +249,9 @@ fn factors_of_products_are_shortened_to_tf32() {
         .unwrap();
         Some(f64::from(read::<1>(&sim, c).map(f32::from_le_bytes)[0]))
     };
+    let product = |precision, exact| of_rows(n, precision, exact);
     let Some(plain) = product(Precision::Fp32, false) else { return };
+    assert_eq!(of_rows(n - 1, Precision::Tf32, false).unwrap(), full, "a small product");
     assert_eq!([plain, product(Precision::Tf32, true).unwrap()], [full; 2]);
     assert_eq!([Precision::Tf32, Precision::Bf16].map(|precision| product(precision, false).unwrap()), [short; 2]);
     // A factor is off by 2^-11 of itself at most.
