@@ -46,16 +46,27 @@ impl Dropout {
         let scale = T::of(1.0 / (1.0 - self.ratio as f64));
         for_each_row(to, BLOCK, |block, to| {
             let start = block * BLOCK;
-            for (quad, to) in to.chunks_mut(4).enumerate() {
-                let words = philox.at((step.batch << 32) + (start / 4 + quad) as u64);
-                if let Some(from) = from {
-                    to.copy_from_slice(&from[start + 4 * quad..][..to.len()]);
-                }
-                for (x, word) in to.iter_mut().zip(words) {
-                    *x = if word >= least_kept { *x * scale } else { T::zero() };
-                }
+            if let Some(from) = from {
+                to.copy_from_slice(&from[start..][..to.len()]);
             }
+            drop_some(&philox, (step.batch << 32) + (start / 4) as u64, least_kept, scale, to);
         });
+    }
+}
+
+lgm_cpu::vectorized! {
+    /// Scales the elements whose random word is at least `least_kept` and clears the others. Words are drawn from counter
+    /// `first` on, four a counter.
+    fn drop_some[T: Float](philox: &Philox, first: u64, least_kept: u32, scale: T, to: &mut [T]) {
+        let mut words = [[0; 4]; 16];
+        for (n, to) in to.chunks_mut(words.as_flattened().len()).enumerate() {
+            for (l, words) in words.iter_mut().enumerate() {
+                *words = philox.at(first + (n * 16 + l) as u64);
+            }
+            for (x, &word) in to.iter_mut().zip(words.as_flattened()) {
+                *x = if word >= least_kept { *x * scale } else { T::zero() };
+            }
+        }
     }
 }
 
