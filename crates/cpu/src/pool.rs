@@ -6,11 +6,10 @@
 use std::ops::Range;
 
 use lgm_core::{Result, ensure};
-use smallvec::SmallVec;
 
 use crate::kernel::{Kernel, micro, vectorized};
 use crate::scratch::Scratch;
-use crate::{Float, for_each_part_of, for_each_row};
+use crate::{Float, for_each_part, for_each_part_of, for_each_row};
 
 /// Planes whose maxima are found together.
 const LANES: usize = 16;
@@ -86,39 +85,18 @@ impl PoolGeometry {
         self.output[0] * self.output[1]
     }
 
-    /// The columns of a row by tap.
-    fn taps(&self) -> SmallVec<[Tap; 8]> {
-        let (stride, pitch) = (self.stride[1], self.pitch());
-        let tap = |j: usize| {
-            let shift = j as isize - self.pad[1] as isize;
-            let first = (-shift).max(0).unsigned_abs().div_ceil(stride);
-            let end = (self.input[1] as isize - shift).max(0).unsigned_abs().div_ceil(stride).min(self.output[1]);
-            let column = ((first * stride) as isize + shift).max(0) as usize;
-            let at = column % stride * self.input[0] * pitch + column / stride;
-            (first < end).then_some(Tap { outputs: first..end, at })
-        };
-        (0..self.kernel[1]).filter_map(tap).collect()
+    /// The input's rows or columns, by axis, that window `i` covers.
+    fn covered(&self, d: usize, i: usize) -> Range<usize> {
+        let start = (i * self.stride[d]) as isize - self.pad[d] as isize;
+        let end = ((start + self.kernel[d] as isize).max(0) as usize).min(self.input[d]);
+        (start.max(0) as usize).min(end)..end
     }
 
-    /// Columns of one phase of a plane.
-    fn pitch(&self) -> usize {
-        self.input[1].div_ceil(self.stride[1])
-    }
-
-    /// Elements of a plane that is sorted by phase.
-    fn phases_len(&self) -> usize {
-        self.stride[1] * self.input[0] * self.pitch()
-    }
-
-    /// The input rows under output row `i`.
-    fn rows(&self, i: usize) -> Range<usize> {
-        let start = (i * self.stride[0]) as isize - self.pad[0] as isize;
-        start.max(0) as usize..((start + self.kernel[0] as isize).max(0) as usize).min(self.input[0])
-    }
-
-    /// Elements of window `i` along axis `d`, padding included; 1 for a window beyond the input, whose mean is 0.
-    fn padded_len(&self, d: usize, i: usize) -> usize {
-        self.kernel[d].min((self.input[d] + 2 * self.pad[d]).saturating_sub(i * self.stride[d])).max(1)
+    /// Elements of a window, padding included; 1 at least along each axis for a window beyond the input, whose mean is 0.
+    fn padded_area<T: Float>(&self, window: [usize; 2]) -> T {
+        let end = |d: usize| self.input[d] + 2 * self.pad[d];
+        let len = |d: usize| self.kernel[d].min(end(d).saturating_sub(window[d] * self.stride[d])).max(1);
+        T::of((len(0) * len(1)) as f64)
     }
 
     /// y = the largest of each window, and `index` = where in the plane it is, the first if there are several.
@@ -171,17 +149,8 @@ impl PoolGeometry {
     pub fn average_forward<T: Float>(&self, x: &[T], y: &mut [T]) {
         let (area, out) = (self.input_area(), self.output_area());
         assert_eq!(x.len() / area.max(1), y.len() / out.max(1));
-        let taps = self.taps();
-        for_each_row(y, out, |plane, y| {
-            let x = &x[plane * area..][..area];
-            if out == 1 && self.pad == [0, 0] && self.kernel == self.input {
-                y[0] = crate::elementwise::fold_block(x, |v| v) / T::of(area as f64);
-                return;
-            }
-            let mut phases = Scratch::<T>::new(self.phases_len());
-            sort_by_phase(x, self.input[1], self.stride[1], self.pitch(), &mut phases);
-            sum_plane(self, &taps, &phases, y);
-            self.divide(y);
+        for_each_part(y, LANES * out, |group, y| {
+            average_planes(self, &x[group * LANES * area..][..y.len() / out * area], y);
         });
     }
 
@@ -192,93 +161,9 @@ impl PoolGeometry {
     pub fn average_backward<T: Float>(&self, dy: &[T], dx: &mut [T]) {
         let (area, out) = (self.input_area(), self.output_area());
         assert_eq!(dx.len() / area.max(1), dy.len() / out.max(1));
-        let taps = self.taps();
-        for_each_row(dx, area, |plane, dx| {
-            let dy = &dy[plane * out..][..out];
-            if out == 1 && self.pad == [0, 0] && self.kernel == self.input {
-                return dx.fill(dy[0] / T::of(area as f64));
-            }
-            let mut share = Scratch::<T>::new(out);
-            share.copy_from_slice(dy);
-            self.divide(&mut share);
-            let mut phases = Scratch::<T>::new(self.phases_len());
-            phases.fill(T::zero());
-            spread_plane(self, &taps, &share, &mut phases);
-            unsort(&phases, self.input[1], self.stride[1], self.pitch(), dx);
+        for_each_part(dx, LANES * area, |group, dx| {
+            spread_planes(self, &dy[group * LANES * out..][..dx.len() / area * out], dx);
         });
-    }
-
-    /// Divides the outputs of a plane by the sizes of their windows.
-    fn divide<T: Float>(&self, plane: &mut [T]) {
-        let mut columns = Scratch::<T>::new(self.output[1]);
-        columns.iter_mut().enumerate().for_each(|(j, c)| *c = T::of(self.padded_len(1, j) as f64));
-        for (i, row) in plane.chunks_exact_mut(self.output[1]).enumerate() {
-            let rows = T::of(self.padded_len(0, i) as f64);
-            row.iter_mut().zip(columns.iter()).for_each(|(v, &c)| *v /= rows * c);
-        }
-    }
-}
-
-/// One column of the windows.
-struct Tap {
-    /// The outputs of a row for which it lies inside the input.
-    outputs: Range<usize>,
-    /// Where the column under the first of them lies in the first row of a plane sorted by phase.
-    at: usize,
-}
-
-/// Columns of equal remainder by the stride put together, so that what a tap takes from a row is contiguous:
-/// `dst[phase·rows·pitch + row·pitch + t] = src[row·width + t·stride + phase]`.
-fn sort_by_phase<T: Float>(src: &[T], width: usize, stride: usize, pitch: usize, dst: &mut [T]) {
-    let rows = src.len() / width;
-    match stride {
-        1 => dst[..src.len()].copy_from_slice(src),
-        2 if width.is_multiple_of(2) => {
-            let (even, odd) = dst.split_at_mut(rows * pitch);
-            split_pairs(src, even, odd);
-        }
-        _ => {
-            for (phase, dst) in dst.chunks_exact_mut(rows * pitch).enumerate() {
-                for (src, dst) in src.chunks_exact(width).zip(dst.chunks_exact_mut(pitch)) {
-                    src.iter().skip(phase).step_by(stride).zip(dst).for_each(|(&s, d)| *d = s);
-                }
-            }
-        }
-    }
-}
-
-/// The reverse of [`sort_by_phase`].
-fn unsort<T: Float>(src: &[T], width: usize, stride: usize, pitch: usize, dst: &mut [T]) {
-    let rows = dst.len() / width;
-    match stride {
-        1 => dst.copy_from_slice(&src[..dst.len()]),
-        2 if width.is_multiple_of(2) => {
-            let (even, odd) = src.split_at(rows * pitch);
-            join_pairs(even, odd, dst);
-        }
-        _ => {
-            for (phase, src) in src.chunks_exact(rows * pitch).enumerate() {
-                for (dst, src) in dst.chunks_exact_mut(width).zip(src.chunks_exact(pitch)) {
-                    dst.iter_mut().skip(phase).step_by(stride).zip(src).for_each(|(d, &s)| *d = s);
-                }
-            }
-        }
-    }
-}
-
-vectorized! {
-    fn split_pairs[T: Float](src: &[T], even: &mut [T], odd: &mut [T]) {
-        for ((pair, e), o) in src.as_chunks::<2>().0.iter().zip(even).zip(odd) {
-            (*e, *o) = (pair[0], pair[1]);
-        }
-    }
-}
-
-vectorized! {
-    fn join_pairs[T: Float](even: &[T], odd: &[T], dst: &mut [T]) {
-        for ((pair, &e), &o) in dst.as_chunks_mut::<2>().0.iter_mut().zip(even).zip(odd) {
-            *pair = [e, o];
-        }
     }
 }
 
@@ -308,6 +193,108 @@ fn largest<T: Float>(
     [values, places]
 }
 
+/// What comes of a window; a trait, for closures are not always inlined where the instructions are.
+trait Window<const N: usize> {
+    /// Of the window's rows and columns in [`LANES`] planes, whose rows from `top` on the region holds side by side.
+    fn take<T: Float>(
+        g: &PoolGeometry,
+        region: &[[T; LANES]],
+        top: usize,
+        window: [usize; 2],
+        rows: Range<usize>,
+        columns: Range<usize>,
+    ) -> [[T; LANES]; N];
+}
+
+/// The largest of each window of K × K, or of any if K is 0, and its place.
+struct Largest<const K: usize>;
+
+impl<const K: usize> Window<2> for Largest<K> {
+    #[inline(always)]
+    fn take<T: Float>(
+        g: &PoolGeometry,
+        region: &[[T; LANES]],
+        top: usize,
+        _: [usize; 2],
+        rows: Range<usize>,
+        columns: Range<usize>,
+    ) -> [[T; LANES]; 2] {
+        if K > 0 && rows.len() == K && columns.len() == K {
+            let (row, column) = (rows.start, columns.start);
+            largest(region, top, g.input[1], row..row + K, column..column + K)
+        } else {
+            largest(region, top, g.input[1], rows, columns)
+        }
+    }
+}
+
+/// The mean of each window.
+struct Mean;
+
+impl Window<1> for Mean {
+    #[inline(always)]
+    fn take<T: Float>(
+        g: &PoolGeometry,
+        region: &[[T; LANES]],
+        top: usize,
+        window: [usize; 2],
+        rows: Range<usize>,
+        columns: Range<usize>,
+    ) -> [[T; LANES]; 1] {
+        let mut sum = [T::zero(); LANES];
+        for row in rows {
+            for v in &region[(row - top) * g.input[1]..][columns.clone()] {
+                for l in 0..LANES {
+                    sum[l] += v[l];
+                }
+            }
+        }
+        let area = g.padded_area::<T>(window);
+        sum.iter_mut().for_each(|s| *s /= area);
+        [sum]
+    }
+}
+
+/// Puts what comes of each window of [`LANES`] planes at most where it belongs in `outs`.
+#[inline(always)]
+fn for_windows<T: Float, W: Window<N>, const N: usize>(g: &PoolGeometry, x: &[T], mut outs: [&mut [T]; N]) {
+    let ([height, width], [oh, ow], transpose) = (g.input, g.output, micro::<T>(Kernel::active()).transpose);
+    let (area, out) = (height * width, oh * ow);
+    let planes = outs[0].len() / out;
+    // Rows of windows at a time.
+    let band = ((POSITIONS / width.max(1)).saturating_sub(g.kernel[0]) / g.stride[0] + 1).min(oh);
+    let mut region = Scratch::<T>::new(((band - 1) * g.stride[0] + g.kernel[0]).min(height) * width * LANES);
+    let mut found = [(); N].map(|()| Scratch::<T>::new(band * ow * LANES));
+    for first in (0..oh).step_by(band) {
+        let last = (first + band).min(oh) - 1;
+        let (top, bottom) = (g.covered(0, first).start, g.covered(0, last).end);
+        let positions = bottom.saturating_sub(top) * width;
+        if positions > 0 {
+            let x = &x[top * width..][..(planes - 1) * area + positions];
+            assert!(positions * LANES <= region.len());
+            // SAFETY: x was cut to what is read, the region holds what is written, and the kernel is available.
+            unsafe { transpose(planes, positions, x.as_ptr(), area, region.as_mut_ptr(), LANES) }
+        }
+        let region = region.as_chunks().0;
+        let vectors = found.each_mut().map(|f| f.as_chunks_mut::<LANES>().0);
+        for (n, i) in (first..=last).enumerate() {
+            let rows = g.covered(0, i);
+            for j in 0..ow {
+                let values = W::take(g, region, top, [i, j], rows.clone(), g.covered(1, j));
+                for k in 0..N {
+                    vectors[k][n * ow + j] = values[k];
+                }
+            }
+        }
+        let len = (last + 1 - first) * ow;
+        for (to, from) in outs.iter_mut().zip(&found) {
+            let to = &mut to[first * ow..][..(planes - 1) * out + len];
+            // SAFETY: `to` was cut to what is written, and `len` vectors were found.
+            unsafe { transpose(len, planes, from.as_ptr(), LANES, to.as_mut_ptr(), out) }
+        }
+    }
+}
+
 vectorized! {
     /// Max pooling of [`LANES`] planes at most, for windows of K × K, or of any if K is 0.
     fn max_planes[T: Float, const K: usize](
@@ -317,45 +304,41 @@ vectorized! {
         y: &mut [T],
         index: &mut [T],
     ) {
-        let ([height, width], [oh, ow], transpose) = (g.input, g.output, micro::<T>(Kernel::active()).transpose);
-        let (area, out) = (height * width, oh * ow);
-        let planes = y.len() / out;
-        // Rows of windows at a time.
-        let band = ((POSITIONS / width).saturating_sub(g.kernel[0]) / g.stride[0] + 1).min(oh);
-        let mut region = Scratch::<T>::new(((band - 1) * g.stride[0] + g.kernel[0]).min(height) * width * LANES);
-        let mut found = [(); 2].map(|()| Scratch::<T>::new(band * ow * LANES));
-        for first in (0..oh).step_by(band) {
-            let last = (first + band).min(oh) - 1;
-            let (top, bottom) = (g.rows(first).start.min(height), g.rows(last).end);
-            let positions = bottom.saturating_sub(top) * width;
-            if positions > 0 {
-                let x = &x[top * width..][..(planes - 1) * area + positions];
-                assert!(positions * LANES <= region.len());
-                // SAFETY: x was cut to what is read, the region holds what is written, and the kernel is available.
-                unsafe { transpose(planes, positions, x.as_ptr(), area, region.as_mut_ptr(), LANES) }
-            }
-            let region = region.as_chunks().0;
-            let [values, places] = found.each_mut().map(|f| f.as_chunks_mut::<LANES>().0);
-            for (i, (values, places)) in (first..=last).zip(values.chunks_mut(ow).zip(places.chunks_mut(ow))) {
-                let rows = g.rows(i);
-                for (j, (value, place)) in values.iter_mut().zip(places).enumerate() {
-                    let start = (j * g.stride[1]) as isize - g.pad[1] as isize;
-                    let columns = start.max(0) as usize..((start + g.kernel[1] as isize) as usize).min(width);
-                    [*value, *place] = if K > 0 && rows.len() == K && columns.len() == K {
-                        let (row, column) = (rows.start, columns.start);
-                        largest(region, top, width, row..row + K, column..column + K)
-                    } else {
-                        largest(region, top, width, rows.clone(), columns)
-                    };
+        for_windows::<T, Largest<K>, 2>(g, x, [y, index]);
+    }
+}
+
+vectorized! {
+    /// Average pooling of [`LANES`] planes at most.
+    fn average_planes[T: Float](g: &PoolGeometry, x: &[T], y: &mut [T]) {
+        for_windows::<T, Mean, 1>(g, x, [y]);
+    }
+}
+
+vectorized! {
+    /// The gradient of [`LANES`] planes at most from that of their means.
+    fn spread_planes[T: Float](g: &PoolGeometry, dy: &[T], dx: &mut [T]) {
+        let ([_, width], [oh, ow], transpose) = (g.input, g.output, micro::<T>(Kernel::active()).transpose);
+        let (area, out) = (g.input_area(), oh * ow);
+        let planes = dx.len() / area;
+        let (mut shares, mut region) = (Scratch::<T>::new(out * LANES), Scratch::<T>::new(area * LANES));
+        assert!(dy.len() == planes * out && dx.len() == planes * area);
+        // SAFETY: every plane has `out` windows, and there are as many vectors; the kernel is available.
+        unsafe { transpose(planes, out, dy.as_ptr(), out, shares.as_mut_ptr(), LANES) }
+        region.fill(T::zero());
+        let positions = region.as_chunks_mut::<LANES>().0;
+        for (o, share) in shares.as_chunks::<LANES>().0.iter().enumerate() {
+            let (i, j) = (o / ow, o % ow);
+            let area = g.padded_area::<T>([i, j]);
+            let share = share.map(|v| v / area);
+            for row in g.covered(0, i) {
+                for v in &mut positions[row * width..][g.covered(1, j)] {
+                    (0..LANES).for_each(|l| v[l] += share[l]);
                 }
             }
-            let len = (last + 1 - first) * ow;
-            for (to, from) in [(&mut *y, &found[0]), (&mut *index, &found[1])] {
-                let to = &mut to[first * ow..][..(planes - 1) * out + len];
-                // SAFETY: `to` was cut to what is written, and `len` vectors were found.
-                unsafe { transpose(len, planes, from.as_ptr(), LANES, to.as_mut_ptr(), out) }
-            }
         }
+        // SAFETY: every plane has `area` positions, and there are as many vectors.
+        unsafe { transpose(area, planes, region.as_ptr(), LANES, dx.as_mut_ptr(), area) }
     }
 }
 
@@ -380,35 +363,6 @@ vectorized! {
             (0..LANES).for_each(|l| add(dy[l], at[l]));
         }
         last_dy.iter().zip(last).for_each(|(&dy, &i)| add(dy, whole_number(i)));
-    }
-}
-
-vectorized! {
-    /// y = the sum of each window.
-    fn sum_plane[T: Float](g: &PoolGeometry, taps: &[Tap], phases: &[T], y: &mut [T]) {
-        y.fill(T::zero());
-        for (i, y) in y.chunks_exact_mut(g.output[1]).enumerate() {
-            for ih in g.rows(i) {
-                for tap in taps {
-                    let row = &phases[ih * g.pitch() + tap.at..];
-                    y[tap.outputs.clone()].iter_mut().zip(row).for_each(|(y, &v)| *y += v);
-                }
-            }
-        }
-    }
-}
-
-vectorized! {
-    /// Adds to each element the shares of the windows that it is in.
-    fn spread_plane[T: Float](g: &PoolGeometry, taps: &[Tap], share: &[T], phases: &mut [T]) {
-        for (i, share) in share.chunks_exact(g.output[1]).enumerate() {
-            for ih in g.rows(i) {
-                for tap in taps {
-                    let row = &mut phases[ih * g.pitch() + tap.at..];
-                    row.iter_mut().zip(&share[tap.outputs.clone()]).for_each(|(d, &s)| *d += s);
-                }
-            }
-        }
     }
 }
 
