@@ -1,5 +1,5 @@
 //! The input gradient as the transpose of the forward pass: as many products as there are tiles of dy, where the rotated
-//! kernels need as many as there are tiles of dx. A 5 × 5 kernel on 12 × 12 inputs has 16 of the one and 36 of the other.
+//! kernels need as many as there are tiles of dx. A 5 × 5 kernel on 12 × 12 inputs has 4 of the one and 9 of the other.
 
 use smallvec::SmallVec;
 
@@ -7,14 +7,14 @@ use super::forward::{Products, multiply};
 use super::images;
 use super::kernels::{Kernels, Source};
 use super::tile::{self, LANES};
-use super::{Blocks, Channels, FREQUENCIES, IN, Plane, Spread, Tiling, spaced};
+use super::{Blocks, Channels, OUT, Plane, Spread, Tiling, spaced};
 use crate::Float;
 use crate::kernel::Micro;
 use crate::parallel::{Shared, tasks};
 use crate::scratch::Scratch;
 
 const K: usize = 5;
-const OUT: usize = 2;
+const IN: usize = 8;
 /// Tiles of a block, and the most an image may have: its tiles overlap, so they are one task's.
 const TILES: usize = 32;
 
@@ -43,15 +43,15 @@ pub(super) fn backward_data<T: Float>(
     for g in 0..groups {
         let w = &w[g * o * c * K * K..][..o * c * K * K];
         let (from, to) = (Channels::of_group(g, groups, o), Channels::of_group(g, groups, c));
-        let source = Source::<T, K> { micro, w, inner: o, outer: c, transposed: true, rotated: false };
-        if images::suits(o, c, plane.ow.div_ceil(OUT), batch) {
+        let source = Source::<T, K, IN> { micro, w, inner: o, outer: c, transposed: true, rotated: false };
+        if images::suits(o, c, plane.ow.div_ceil(OUT) * IN * IN, batch) {
             images::adjoint(&source, plane, batch, (dy, from), (&dx, to));
             continue;
         }
         let kernels = Kernels::new(&source, c.next_multiple_of(micro.nr.max(LANES)));
         let pitch = spaced(o);
         let stride = blocks.most * pitch + LANES;
-        let spread = Spread::<T, OUT> {
+        let spread = Spread::<T, OUT, IN> {
             micro,
             tiling: Tiling { h: plane.oh, w: plane.ow, top: 0, left: 0, wide: blocks.wide, step: OUT },
             blocks: &blocks,
@@ -61,7 +61,7 @@ pub(super) fn backward_data<T: Float>(
             pitch,
         };
         tasks(blocks.count, true, |block| {
-            let mut v = Scratch::<T>::new(FREQUENCIES * stride);
+            let mut v = Scratch::<T>::new(IN * IN * stride);
             spread.run_by(tile::spread_values, block, 0..from.vectors(), &Shared::new(&mut v), 0);
             let mut products = Products::new(blocks.tiles(block), 0..c);
             multiply(micro, &kernels, (&v, stride, pitch), &mut products, 0);
@@ -77,7 +77,7 @@ fn inputs<T: Float>(
     blocks: &Blocks,
     block: usize,
     to: Channels,
-    products: &Products<T>,
+    products: &Products<T, IN>,
     dx: &Shared<'_, T>,
 ) {
     let area = plane.area();
@@ -85,7 +85,7 @@ fn inputs<T: Float>(
     let tiling = Tiling::<IN> { h: plane.h, w: plane.w, top, left, wide, step: OUT };
     let mut region = Scratch::<T>::new((area + 1) * LANES);
     let mut places = SmallVec::new();
-    let mut work = tile::Work::new();
+    let mut work = tile::Work::<T, IN>::new();
     let mut first_tile = 0;
     for segment in blocks.segments(block) {
         // What falls on the padding is added up on a position of its own behind the others.

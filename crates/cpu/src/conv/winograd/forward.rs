@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::kernels::{Kernels, Source};
 use super::tile::{self, LANES};
-use super::{Blocks, Channels, FREQUENCIES, IN, Plane, Spread, Tiling, sized, spaced};
+use super::{Blocks, Channels, OUT, Plane, Spread, Tiling, sized, spaced};
 use super::{adjoint, images};
 use crate::Float;
 use crate::kernel::{Micro, TileArgs};
@@ -77,12 +77,12 @@ pub(in crate::conv) fn backward_data<T: Float>(
 
 /// Tiles of a block: as many as keep a block's frequencies in the second-level cache, and more where the kernels are so
 /// large that reading them is what counts.
-fn block_tiles(inner: usize, outer: usize) -> usize {
-    if inner * outer * FREQUENCIES > 1 << 20 { 64 } else { 32 }
+fn block_tiles(kernels: usize) -> usize {
+    if kernels > 1 << 20 { 64 } else { 32 }
 }
 
-/// y = w ∗ x + b for kernels of K × K and tiles of OUT × OUT outputs; the kernels may be rotated.
-fn run<T: Float, const K: usize, const OUT: usize>(
+/// y = w ∗ x + b for kernels of K × K and tiles of IN × IN inputs; the kernels may be rotated.
+fn run<T: Float, const K: usize, const IN: usize>(
     micro: &Micro<T>,
     plane: &Plane,
     batch: usize,
@@ -91,27 +91,27 @@ fn run<T: Float, const K: usize, const OUT: usize>(
     (y, to): (&mut [T], Channels),
     bias: Option<&[T]>,
 ) {
-    let source = &Source::<T, K> { micro, w, inner: from.count, outer: to.count, transposed: rotated, rotated };
-    if images::suits(from.count, to.count, plane.ow.div_ceil(OUT), batch) {
-        return images::run::<T, K, OUT>(source, plane, batch, (x, from), (y, to), bias);
+    let source = &Source::<T, K, IN> { micro, w, inner: from.count, outer: to.count, transposed: rotated, rotated };
+    if images::suits(from.count, to.count, plane.ow.div_ceil(OUT) * IN * IN, batch) {
+        return images::run::<T, K, IN>(source, plane, batch, (x, from), (y, to), bias);
     }
-    let blocks = Blocks::new(batch, plane.oh, plane.ow, OUT, block_tiles(from.count, to.count));
+    let blocks = Blocks::new(batch, plane.oh, plane.ow, OUT, block_tiles(from.count * to.count * IN * IN));
     let tiling = Tiling { h: plane.h, w: plane.w, top: plane.ph, left: plane.pw, wide: blocks.wide, step: OUT };
     let pitch = spaced(from.count);
     let stride = blocks.most * pitch + LANES;
-    let spread = Spread::<T, IN> { micro, tiling, blocks: &blocks, channels: from, data: x, stride, pitch };
+    let spread = Spread::<T, IN, IN> { micro, tiling, blocks: &blocks, channels: from, data: x, stride, pitch };
     let y = Shared::new(y);
     let pass = Pass { micro, plane, blocks: &blocks, to, bias, y: &y, stride, pitch };
-    let (step, size, vectors) = (micro.nr.max(LANES), FREQUENCIES * stride, from.vectors());
+    let (step, size, vectors) = (micro.nr.max(LANES), IN * IN * stride, from.vectors());
     let steps = to.count.div_ceil(step);
     if blocks.count >= TASKS {
         let kernels = Kernels::new(source, steps * step);
         return tasks(blocks.count, true, |block| {
             let mut v = Scratch::<T>::new(size);
             spread.run(block, 0..vectors, &Shared::new(&mut v), 0);
-            let mut products = Products::new(blocks.tiles(block), 0..to.count);
+            let mut products = Products::<T, IN>::new(blocks.tiles(block), 0..to.count);
             pass.multiply(&kernels, &v, &mut products, 0);
-            pass.outputs::<OUT>(block, &products);
+            pass.outputs(block, &products);
         });
     }
     // Few blocks: they are transformed once for all, and the kernels of some outputs by the task that needs them.
@@ -127,7 +127,7 @@ fn run<T: Float, const K: usize, const OUT: usize>(
         let (first, from) = (t % steps * step, t / steps * part);
         let mine = from..(from + part).min(blocks.count);
         let columns = first..(first + step).min(to.count);
-        let mut products: SmallVec<[_; TASKS]> =
+        let mut products: SmallVec<[Products<T, IN>; TASKS]> =
             mine.clone().map(|block| Products::new(blocks.tiles(block), columns.clone())).collect();
         let mut kernels = Kernels::empty(source, step);
         for p in (0..source.inner).step_by(KERNEL_DEPTH) {
@@ -137,13 +137,13 @@ fn run<T: Float, const K: usize, const OUT: usize>(
             }
         }
         for (block, products) in mine.zip(&products) {
-            pass.outputs::<OUT>(block, products);
+            pass.outputs(block, products);
         }
     });
 }
 
 /// A block's products: `data[frequency·stride + tile·pitch + column]`.
-pub(super) struct Products<T> {
+pub(super) struct Products<T, const IN: usize> {
     pub data: Scratch<T>,
     tiles: usize,
     columns: Range<usize>,
@@ -151,26 +151,26 @@ pub(super) struct Products<T> {
     pub stride: usize,
 }
 
-impl<T: Float> Products<T> {
+impl<T: Float, const IN: usize> Products<T, IN> {
     pub fn new(tiles: usize, columns: Range<usize>) -> Self {
         let pitch = spaced(columns.len());
         let stride = tiles * pitch + LANES;
-        Products { data: Scratch::new(FREQUENCIES * stride), tiles, columns, pitch, stride }
+        Products { data: Scratch::new(IN * IN * stride), tiles, columns, pitch, stride }
     }
 }
 
 /// products (+)= v·kernels, the kernels being those of inner indices from `from` on; v lies as [`Spread`] leaves it.
-pub(super) fn multiply<T: Float>(
+pub(super) fn multiply<T: Float, const IN: usize>(
     micro: &Micro<T>,
     kernels: &Kernels<T>,
     (v, v_stride, v_pitch): (&[T], usize, usize),
-    products: &mut Products<T>,
+    products: &mut Products<T, IN>,
     from: usize,
 ) {
     let (nr, pitch) = (micro.nr, products.pitch);
     let panels = Panels::new(products.tiles, micro.mr);
     let m = Shared::new(&mut products.data);
-    for f in 0..FREQUENCIES {
+    for f in 0..IN * IN {
         let v = &v[f * v_stride..][..v_stride];
         for p in (0..kernels.depth).step_by(DEPTH) {
             let depth = DEPTH.min(kernels.depth - p);
@@ -216,18 +216,18 @@ struct Pass<'a, T> {
 
 impl<T: Float> Pass<'_, T> {
     /// products (+)= v·kernels, the kernels being those of inner indices from `from` on.
-    fn multiply(&self, kernels: &Kernels<T>, v: &[T], products: &mut Products<T>, from: usize) {
+    fn multiply<const IN: usize>(&self, kernels: &Kernels<T>, v: &[T], products: &mut Products<T, IN>, from: usize) {
         multiply(self.micro, kernels, (v, self.stride, self.pitch), products, from);
     }
 
     /// y from the products of a block.
-    fn outputs<const OUT: usize>(&self, block: usize, products: &Products<T>) {
+    fn outputs<const IN: usize>(&self, block: usize, products: &Products<T, IN>) {
         let (oh, ow, columns) = (self.plane.oh, self.plane.ow, &products.columns);
         let area = oh * ow;
         let tiling = Tiling::<OUT> { h: oh, w: ow, top: 0, left: 0, wide: self.blocks.wide, step: OUT };
         let mut region = Scratch::<T>::new((self.blocks.rows * OUT * ow + 1) * LANES);
         let mut places = SmallVec::new();
-        let mut work = tile::Work::new();
+        let mut work = tile::Work::<T, IN>::new();
         let mut first_tile = 0;
         for segment in self.blocks.segments(block) {
             // Outputs beyond the image fall on a position of their own behind the others.

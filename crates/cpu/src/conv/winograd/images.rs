@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::kernels::{Kernels, Source};
 use super::tile::{self, LANES};
-use super::{Channels, FREQUENCIES, IN, Plane, SpreadTile, TileRows, Tiling, spaced};
+use super::{Channels, OUT, Plane, SpreadTile, TileRows, Tiling, spaced};
 use crate::Float;
 use crate::gemm::even_block;
 use crate::kernel::{Micro, TileArgs};
@@ -22,17 +22,18 @@ const HELD: usize = 1 << 17;
 /// Fewest lots of images: tasks that they are shared among.
 const LOTS: usize = 4;
 
-/// Whether images fill the lanes so much better than these channels that this is faster.
-pub(super) fn suits(inner: usize, outer: usize, wide: usize, batch: usize) -> bool {
+/// Whether images fill the lanes so much better than these channels that this is faster; a row of tiles has `row`
+/// frequencies.
+pub(super) fn suits(inner: usize, outer: usize, row: usize, batch: usize) -> bool {
     let padded = |n: usize| n.next_multiple_of(LANES);
     batch >= LOTS * LANES
         && 8 * padded(batch) <= 9 * batch
         && 2 * padded(inner) * padded(outer) >= 3 * inner * outer
-        && wide * LANES * FREQUENCIES * inner <= 2 * HELD
+        && row * LANES * inner <= 2 * HELD
 }
 
 /// What [`LANES`] images at most are computed with.
-struct Lots<'a, T> {
+struct Lots<'a, T, const IN: usize> {
     micro: &'a Micro<T>,
     batch: usize,
     /// The transformed kernels, the outer channels in one panel.
@@ -44,15 +45,12 @@ struct Lots<'a, T> {
     rows: usize,
 }
 
-impl<'a, T: Float> Lots<'a, T> {
-    fn new<const K: usize>(
-        source: &Source<'a, T, K>,
-        batch: usize,
-        (oh, ow): (usize, usize),
-        out: usize,
-    ) -> Lots<'a, T> {
-        let (high, wide) = (oh.div_ceil(out), ow.div_ceil(out));
-        let most = HELD / (FREQUENCIES * LANES * wide * source.inner);
+impl<'a, T: Float, const IN: usize> Lots<'a, T, IN> {
+    const FREQUENCIES: usize = IN * IN;
+
+    fn new<const K: usize>(source: &Source<'a, T, K, IN>, batch: usize, (oh, ow): (usize, usize)) -> Self {
+        let (high, wide) = (oh.div_ceil(OUT), ow.div_ceil(OUT));
+        let most = HELD / (Self::FREQUENCIES * LANES * wide * source.inner);
         let kernels = Kernels::in_one_panel(source);
         Lots { micro: source.micro, batch, kernels, high, wide, rows: even_block(high, most.max(1)) }
     }
@@ -62,7 +60,7 @@ impl<'a, T: Float> Lots<'a, T> {
     }
 
     /// Parts of an image: rows of tiles.
-    fn parts(&self) -> impl Iterator<Item = TileRows> + use<'_, T> {
+    fn parts(&self) -> impl Iterator<Item = TileRows> + use<'_, T, IN> {
         let rows = |from: usize| from..(from + self.rows).min(self.high);
         (0..self.high).step_by(self.rows).map(move |from| TileRows { image: 0, rows: rows(from) })
     }
@@ -80,14 +78,14 @@ impl<'a, T: Float> Lots<'a, T> {
     /// The frequencies of a part of a lot's images, of every channel.
     fn spread<const N: usize>(
         &self,
-        transform: SpreadTile<T, N>,
+        transform: SpreadTile<T, N, IN>,
         tiling: Tiling<N>,
         lot: usize,
         part: &TileRows,
         (data, channels): (&[T], Channels),
     ) -> Scratch<T> {
         let (pitch, stride) = self.strides(channels.count);
-        let mut v = Scratch::<T>::new(FREQUENCIES * stride);
+        let mut v = Scratch::<T>::new(Self::FREQUENCIES * stride);
         let (images, area) = (self.images(lot), tiling.h * tiling.w);
         let rows = tiling.rows(part);
         // One position more than the image has holds the zeros of the padding.
@@ -96,7 +94,7 @@ impl<'a, T: Float> Lots<'a, T> {
         region.fill(T::zero());
         let mut places = SmallVec::new();
         tiling.places(part, positions, &mut places);
-        let mut work = tile::Work::new();
+        let mut work = tile::Work::<T, IN>::new();
         let out = Shared::new(&mut v);
         for channel in 0..channels.count {
             if positions > 0 {
@@ -120,7 +118,7 @@ impl<'a, T: Float> Lots<'a, T> {
         let ((pitch, stride), (_, to_stride)) = (self.strides(inner), self.strides(outer.len()));
         let (width, step) = (tiles * LANES, self.kernels.nr);
         let products = Shared::new(products);
-        for f in 0..FREQUENCIES {
+        for f in 0..Self::FREQUENCIES {
             let a = &self.kernels.panel(f, 0, 0)[outer.start..][..(inner - 1) * step + outer.len()];
             for j in (0..width).step_by(nr) {
                 let columns = nr.min(width - j);
@@ -148,7 +146,7 @@ impl<'a, T: Float> Lots<'a, T> {
     fn for_each_outer(&self, v: &[T], tiles: usize, outer: usize, mut use_of: impl FnMut(usize, &[T], usize, usize)) {
         let panels = Panels::new(outer, self.micro.mr);
         let (pitch, most) = self.strides(panels.height(0));
-        let mut products = Scratch::<T>::new(FREQUENCIES * most);
+        let mut products = Scratch::<T>::new(Self::FREQUENCIES * most);
         for i in 0..panels.count {
             let mine = panels.start(i)..panels.start(i + 1);
             let (_, stride) = self.strides(mine.len());
@@ -180,9 +178,9 @@ impl<'a, T: Float> Lots<'a, T> {
     }
 }
 
-/// y = w ∗ x + b for kernels of K × K and tiles of OUT × OUT outputs; the kernels may be rotated.
-pub(super) fn run<T: Float, const K: usize, const OUT: usize>(
-    source: &Source<'_, T, K>,
+/// y = w ∗ x + b for kernels of K × K and tiles of IN × IN inputs; the kernels may be rotated.
+pub(super) fn run<T: Float, const K: usize, const IN: usize>(
+    source: &Source<'_, T, K, IN>,
     plane: &Plane,
     batch: usize,
     (x, from): (&[T], Channels),
@@ -190,7 +188,7 @@ pub(super) fn run<T: Float, const K: usize, const OUT: usize>(
     bias: Option<&[T]>,
 ) {
     let (oh, ow) = (plane.oh, plane.ow);
-    let lots = Lots::new(source, batch, (oh, ow), OUT);
+    let lots = Lots::new(source, batch, (oh, ow));
     let parts: SmallVec<[_; 8]> = lots.parts().collect();
     let wide = lots.wide;
     let inputs = Tiling::<IN> { h: plane.h, w: plane.w, top: plane.ph, left: plane.pw, wide, step: OUT };
@@ -198,14 +196,14 @@ pub(super) fn run<T: Float, const K: usize, const OUT: usize>(
     let y = Shared::new(y);
     tasks(lots.count() * parts.len(), true, |t| {
         let (lot, part) = (t / parts.len(), &parts[t % parts.len()]);
-        let v = lots.spread(tile::spread::<T, IN>, inputs, lot, part, (x, from));
+        let v = lots.spread(tile::spread::<T, IN, IN>, inputs, lot, part, (x, from));
         // Outputs beyond the image fall on a position of their own behind the others.
         let rows = outputs.rows(part);
         let len = rows.len() * ow;
         let mut places = SmallVec::new();
         outputs.places(part, len, &mut places);
         let mut region = Scratch::<T>::new((len + 1) * LANES);
-        let mut work = tile::Work::new();
+        let mut work = tile::Work::<T, IN>::new();
         lots.for_each_outer(&v, part.rows.len() * wide, to.count, |channel, products, from, stride| {
             let bias = [bias.map_or(T::zero(), |b| b[to.first + channel]); LANES];
             for (t, places) in places.as_chunks::<OUT>().0.chunks_exact(OUT).enumerate() {
@@ -218,15 +216,14 @@ pub(super) fn run<T: Float, const K: usize, const OUT: usize>(
 }
 
 /// dx by the transpose of the forward pass for kernels of 5 × 5, as in [`super::adjoint`].
-pub(super) fn adjoint<T: Float>(
-    source: &Source<'_, T, 5>,
+pub(super) fn adjoint<T: Float, const IN: usize>(
+    source: &Source<'_, T, 5, IN>,
     plane: &Plane,
     batch: usize,
     (dy, from): (&[T], Channels),
     (dx, to): (&Shared<'_, T>, Channels),
 ) {
-    const OUT: usize = 2;
-    let lots = Lots::new(source, batch, (plane.oh, plane.ow), OUT);
+    let lots = Lots::new(source, batch, (plane.oh, plane.ow));
     let (wide, area) = (lots.wide, plane.area());
     let outputs = Tiling::<OUT> { h: plane.oh, w: plane.ow, top: 0, left: 0, wide, step: OUT };
     let inputs = Tiling::<IN> { h: plane.h, w: plane.w, top: plane.ph, left: plane.pw, wide, step: OUT };
@@ -237,7 +234,7 @@ pub(super) fn adjoint<T: Float>(
         let mut regions = Scratch::<T>::new(to.count * size);
         regions.fill(T::zero());
         let mut places = SmallVec::new();
-        let mut work = tile::Work::new();
+        let mut work = tile::Work::<T, IN>::new();
         for part in lots.parts() {
             let v = lots.spread(tile::spread_values, outputs, lot, &part, (dy, from));
             let first = inputs.rows(&part).start * plane.w;

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
+use super::spaced;
 use super::tile::{self, LANES};
-use super::{FREQUENCIES, spaced};
 use crate::Float;
 use crate::kernel::Micro;
 use crate::parallel::{Shared, tasks};
@@ -13,7 +13,7 @@ use crate::scratch::Scratch;
 const FETCH: usize = 32;
 
 /// Kernels of K × K as they are stored: o × c × K².
-pub(super) struct Source<'a, T, const K: usize> {
+pub(super) struct Source<'a, T, const K: usize, const IN: usize> {
     pub micro: &'a Micro<T>,
     pub w: &'a [T],
     /// Channels summed over.
@@ -26,7 +26,7 @@ pub(super) struct Source<'a, T, const K: usize> {
     pub rotated: bool,
 }
 
-impl<T: Float, const K: usize> Source<'_, T, K> {
+impl<T: Float, const K: usize, const IN: usize> Source<'_, T, K, IN> {
     const AREA: usize = K * K;
 
     /// Kernels of `inner` and the outer channels from `first` on: `lanes[(p·K² + tap)·LANES + lane]`.
@@ -66,8 +66,8 @@ impl<T: Float, const K: usize> Source<'_, T, K> {
         let tap = |i: usize| (if self.rotated { Self::AREA - 1 - i } else { i }) * LANES;
         let mut lanes = Scratch::<T>::new(FETCH * Self::AREA * LANES);
         lanes.fill(T::zero());
-        let mut aside = [T::zero(); FREQUENCIES * LANES];
-        let mut work = tile::Work::new();
+        let mut aside = [[[T::zero(); LANES]; IN]; IN];
+        let mut work = tile::Work::<T, IN>::new();
         for from in inner.clone().step_by(FETCH) {
             let some = from..(from + FETCH).min(inner.end);
             self.fetch(vector * LANES, some.clone(), &mut lanes);
@@ -80,8 +80,15 @@ impl<T: Float, const K: usize> Source<'_, T, K> {
                     continue;
                 }
                 // Panels narrower than a vector: computed aside, then dealt out.
-                tile::spread(&mut work, &lanes, &places, &Shared::new(&mut aside), 0, LANES);
-                for (i, piece) in aside.chunks_exact(nr).enumerate() {
+                tile::spread(
+                    &mut work,
+                    &lanes,
+                    &places,
+                    &Shared::new(aside.as_flattened_mut().as_flattened_mut()),
+                    0,
+                    LANES,
+                );
+                for (i, piece) in aside.as_flattened().as_flattened().chunks_exact(nr).enumerate() {
                     let at = i * nr / LANES * stride + place(p, vector * LANES + i * nr % LANES);
                     // SAFETY: these columns and inner indices belong to one task.
                     unsafe { out.part(at..at + nr) }.copy_from_slice(piece);
@@ -104,18 +111,18 @@ pub(super) struct Kernels<T> {
 
 impl<T: Float> Kernels<T> {
     /// All of the kernels; `columns` is their number of outer channels, rounded up to whole panels and vectors.
-    pub fn new<const K: usize>(source: &Source<'_, T, K>, columns: usize) -> Self {
+    pub fn new<const K: usize, const IN: usize>(source: &Source<'_, T, K, IN>, columns: usize) -> Self {
         Self::filled(source, Self::empty(source, columns))
     }
 
     /// All of the kernels, the outer channels side by side.
-    pub fn in_one_panel<const K: usize>(source: &Source<'_, T, K>) -> Self {
+    pub fn in_one_panel<const K: usize, const IN: usize>(source: &Source<'_, T, K, IN>) -> Self {
         let columns = source.outer.next_multiple_of(LANES);
         Self::filled(source, Kernels { nr: columns, ..Self::empty(source, columns) })
     }
 
-    fn filled<const K: usize>(source: &Source<'_, T, K>, mut kernels: Self) -> Self {
-        kernels.resize(source.inner);
+    fn filled<const K: usize, const IN: usize>(source: &Source<'_, T, K, IN>, mut kernels: Self) -> Self {
+        kernels.resize(source.inner, IN * IN);
         let (nr, depth, stride) = (kernels.nr, kernels.depth, kernels.stride);
         let (vectors, parts) = (source.outer.div_ceil(LANES), depth.div_ceil(FETCH));
         let shared = Shared::new(&mut kernels.data);
@@ -129,22 +136,27 @@ impl<T: Float> Kernels<T> {
     }
 
     /// Room for the kernels of `columns` outer channels.
-    pub fn empty<const K: usize>(source: &Source<'_, T, K>, columns: usize) -> Self {
+    pub fn empty<const K: usize, const IN: usize>(source: &Source<'_, T, K, IN>, columns: usize) -> Self {
         Kernels { data: Scratch::new(0), nr: source.micro.nr, depth: 0, columns, stride: 0 }
     }
 
-    fn resize(&mut self, depth: usize) {
+    fn resize(&mut self, depth: usize, frequencies: usize) {
         let stride = spaced(depth * self.columns);
         if stride > self.stride {
-            self.data = Scratch::new(FREQUENCIES * stride);
+            self.data = Scratch::new(frequencies * stride);
             self.stride = stride;
         }
         self.depth = depth;
     }
 
     /// Replaces the kernels by those of the outer channels from `first` on and some inner ones.
-    pub fn fill<const K: usize>(&mut self, source: &Source<'_, T, K>, first: usize, inner: Range<usize>) {
-        self.resize(inner.len());
+    pub fn fill<const K: usize, const IN: usize>(
+        &mut self,
+        source: &Source<'_, T, K, IN>,
+        first: usize,
+        inner: Range<usize>,
+    ) {
+        self.resize(inner.len(), IN * IN);
         let (nr, depth, stride) = (self.nr, self.depth, self.stride);
         let shared = Shared::new(&mut self.data);
         for vector in first / LANES..(first + self.columns).min(source.outer).div_ceil(LANES) {

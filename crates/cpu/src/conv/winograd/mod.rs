@@ -37,17 +37,15 @@ pub(super) use forward::{backward_data, forward};
 use tile::LANES;
 pub(super) use weights::backward_weights;
 
-/// Products of a tile.
-const FREQUENCIES: usize = 36;
-/// Inputs of a tile along an axis.
-const IN: usize = 6;
+/// Outputs of a tile along an axis.
+const OUT: usize = 4;
 
-/// Calls a function of this module for the kernel's extent and its tiles': `sized!(plane, run, (…))`.
+/// Calls a function of this module for the extents of the kernel and of its tiles of inputs: `sized!(plane, run, (…))`.
 macro_rules! sized {
     ($plane:expr, $run:ident, ($($arg:expr),*)) => {
         match $plane.kh {
-            5 => $run::<T, 5, 2>($($arg),*),
-            _ => $run::<T, 3, 4>($($arg),*),
+            5 => $run::<T, 5, 8>($($arg),*),
+            _ => $run::<T, 3, 6>($($arg),*),
         }
     };
 }
@@ -60,15 +58,14 @@ pub(super) fn suits<T: Float>(plane: &Plane, out_channels: usize, batch: usize) 
     if !dense {
         return false;
     }
-    let out = IN + 1 - plane.kh;
-    let tiles = plane.oh.div_ceil(out) * plane.ow.div_ceil(out);
+    let tiles = plane.oh.div_ceil(OUT) * plane.ow.div_ceil(OUT);
     // Few channels leave lanes empty, few tiles do not repay transforming the weights, and outputs that fill less than
-    // half of their tiles (as 5 × 5 does) leave little to gain.
+    // half of their tiles leave little to gain.
     size_of::<T>() == 4
         && plane.channels >= LANES
         && out_channels >= LANES
         && batch * tiles >= 16
-        && 2 * plane.out_area() >= tiles * out * out
+        && 2 * plane.out_area() >= tiles * OUT * OUT
 }
 
 /// The channels of one group within a blob.
@@ -207,12 +204,13 @@ impl<const N: usize> Tiling<N> {
 }
 
 /// A function like [`tile::spread`].
-type SpreadTile<T, const N: usize> = fn(&mut tile::Work<T>, &[T], &[[u32; N]], &Shared<'_, T>, usize, usize);
+type SpreadTile<T, const M: usize, const N: usize> =
+    fn(&mut tile::Work<T, N>, &[T], &[[u32; M]], &Shared<'_, T>, usize, usize);
 
 /// The tiles of a blob with their frequencies to be laid out as `out[frequency·stride + tile·pitch + channel]`.
-struct Spread<'a, T, const N: usize> {
+struct Spread<'a, T, const M: usize, const N: usize> {
     micro: &'a Micro<T>,
-    tiling: Tiling<N>,
+    tiling: Tiling<M>,
     blocks: &'a Blocks,
     channels: Channels,
     data: &'a [T],
@@ -220,16 +218,16 @@ struct Spread<'a, T, const N: usize> {
     pitch: usize,
 }
 
-impl<T: Float, const N: usize> Spread<'_, T, N> {
+impl<T: Float, const M: usize, const N: usize> Spread<'_, T, M, N> {
     /// Transforms some vectors of lanes of a block; `first` is where its first tile goes.
     fn run(&self, block: usize, vectors: std::ops::Range<usize>, out: &Shared<'_, T>, first: usize) {
-        self.run_by(tile::spread::<T, N>, block, vectors, out, first);
+        self.run_by(tile::spread::<T, M, N>, block, vectors, out, first);
     }
 
     /// [`run`](Self::run) by another transform.
     fn run_by(
         &self,
-        spread: SpreadTile<T, N>,
+        spread: SpreadTile<T, M, N>,
         block: usize,
         vectors: std::ops::Range<usize>,
         out: &Shared<'_, T>,
@@ -251,7 +249,7 @@ impl<T: Float, const N: usize> Spread<'_, T, N> {
                 let clear = if channels < LANES { 0 } else { zero * LANES };
                 region[clear..].fill(T::zero());
                 self.gather(&self.data[at + from..], area, channels, positions, &mut region);
-                for (t, places) in places.as_chunks::<N>().0.chunks_exact(N).enumerate() {
+                for (t, places) in places.as_chunks::<M>().0.chunks_exact(M).enumerate() {
                     let to = base + t * self.pitch + v * LANES;
                     spread(&mut work, &region, places, out, to, self.stride);
                 }

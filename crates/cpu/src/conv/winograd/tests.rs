@@ -65,6 +65,8 @@ fn agrees_with_the_direct_algorithm() {
         g.forward_with(direct, batch, &x, &w, Some(&b), &mut y);
         g.backward_data_with(direct, batch, &w, &dy, &mut dx);
         g.backward_weights_with(direct, batch, &x, &dy, &mut dw);
+        // Larger tiles round more.
+        let allowed = if g.kernel[0] == 5 { 1e-4 } else { 2e-5 };
         for kernel in Kernel::ALL.into_iter().filter(|k| k.is_available()) {
             let found = winograd::<f64>(kernel, batch, &g);
             for (found, want) in found.iter().zip([&y, &dx, &dw]) {
@@ -74,7 +76,7 @@ fn agrees_with_the_direct_algorithm() {
             let found = winograd::<f32>(kernel, batch, &g);
             for (found, want) in found.iter().zip([&y, &dx, &dw]) {
                 let e = relative_error(found, want);
-                assert!(e < 2e-5, "{kernel:?} f32, batch {batch} of {g:?}: off by {e:e}");
+                assert!(e < allowed, "{kernel:?} f32, batch {batch} of {g:?}: off by {e:e}");
             }
         }
     }

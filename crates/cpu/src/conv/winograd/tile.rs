@@ -1,5 +1,6 @@
 //! The transforms of one tile, [`LANES`] channels side by side.
 
+use super::OUT;
 use crate::Float;
 use crate::kernel::vectorized;
 use crate::parallel::Shared;
@@ -9,96 +10,159 @@ pub(super) const LANES: usize = 16;
 
 pub(super) type Lanes<T> = [T; LANES];
 
-/// √½, the smaller of the interpolation points; the larger is √2, so their squares are ½ and 2.
-const P: f64 = std::f64::consts::FRAC_1_SQRT_2;
-const Q: f64 = std::f64::consts::SQRT_2;
+/// The finite interpolation points other than 0, one of each pair ±p, for tiles of N inputs.
+struct Points<const N: usize>;
 
-#[inline(always)]
-fn input<T: Float>(d: [T; 6]) -> [T; 6] {
-    let (half, two, middle) = (T::of(0.5), T::of(2.0), T::of(2.5));
-    let (p, q) = (T::of(P), T::of(Q));
-    let (s, t) = (d[4] - two * d[2], p * (d[3] - two * d[1]));
-    let (u, v) = (d[4] - half * d[2], q * (d[3] - half * d[1]));
-    [d[0] - middle * d[2] + d[4], s + t, s - t, u + v, u - v, d[1] - middle * d[3] + d[5]]
-}
+impl<const N: usize> Points<N> {
+    const PAIRS: usize = (N - 2) / 2;
+    const ALL: [f64; 3] = match N {
+        6 => [std::f64::consts::FRAC_1_SQRT_2, std::f64::consts::SQRT_2, 0.0],
+        8 => [0.5, 1.0, 2.0],
+        _ => panic!("no points for tiles of this extent"),
+    };
+    /// Coefficients of x^2k in ∏(x² − p²), over all pairs.
+    const PRODUCT: [f64; 4] = Self::product(3);
+    /// The same without pair i.
+    const WITHOUT: [[f64; 4]; 3] = [Self::product(0), Self::product(1), Self::product(2)];
 
-/// The values of the polynomial with coefficients g at the points, each over the product of its distances from the others.
-#[inline(always)]
-fn taps<T: Float, const N: usize>(g: [T; N]) -> [T; 6] {
-    let (half, two) = (T::of(0.5), T::of(2.0));
-    let (even, odd) = (N - 1 - (N + 1) % 2, N - 1 - N % 2);
-    let (mut s, mut u, mut t, mut v) = (g[even], g[even], g[odd], g[odd]);
-    for i in (0..N - 2).rev() {
-        if i % 2 == 0 {
-            (s, u) = (g[i] + half * s, g[i] + two * u);
-        } else {
-            (t, v) = (g[i] + half * t, g[i] + two * v);
+    const fn product(without: usize) -> [f64; 4] {
+        let mut c = [1.0, 0.0, 0.0, 0.0];
+        let mut i = 0;
+        while i < Self::PAIRS {
+            if i != without {
+                let square = Self::square(i);
+                c = [-square * c[0], c[0] - square * c[1], c[1] - square * c[2], c[2] - square * c[3]];
+            }
+            i += 1;
+        }
+        c
+    }
+
+    /// p², without the rounding of √½ and √2.
+    const fn square(i: usize) -> f64 {
+        match N {
+            6 => [0.5, 2.0, 0.0][i],
+            _ => Self::ALL[i] * Self::ALL[i],
         }
     }
-    let (s, t, u, v) = (T::of(-1.0 / 1.5) * s, T::of(-P / 1.5) * t, T::of(1.0 / 6.0) * u, T::of(Q / 6.0) * v);
-    [g[0], s + t, s - t, u + v, u - v, g[N - 1]]
+
+    /// The product of the distances of point ±pᵢ from the other finite ones.
+    const fn distances(i: usize) -> f64 {
+        let (s, c) = (Self::square(i), Self::WITHOUT[i]);
+        2.0 * s * (c[0] + s * (c[1] + s * c[2]))
+    }
 }
 
-/// As [`taps`], the divisors aside: the transpose of [`moments`].
+/// Σ cₖ·d[first + 2k], from the highest index down.
 #[inline(always)]
-fn values<T: Float>(e: [T; 2]) -> [T; 6] {
-    let (t, v) = (T::of(P) * e[1], T::of(Q) * e[1]);
-    [e[0], e[0] + t, e[0] - t, e[0] + v, e[0] - v, e[1]]
+fn combine<T: Float, const N: usize>(c: &[f64; 4], d: &[T; N], first: usize, terms: usize) -> T {
+    let mut sum = d[first + 2 * (terms - 1)];
+    for k in (0..terms - 1).rev() {
+        sum += T::of(c[k]) * d[first + 2 * k];
+    }
+    sum
+}
+
+#[inline(always)]
+fn input<T: Float, const N: usize>(d: [T; N]) -> [T; N] {
+    let pairs = Points::<N>::PAIRS;
+    let mut out = [combine(&Points::<N>::PRODUCT, &d, 0, pairs + 1); N];
+    for i in 0..pairs {
+        let even = combine(&Points::<N>::WITHOUT[i], &d, 2, pairs);
+        let odd = T::of(Points::<N>::ALL[i]) * combine(&Points::<N>::WITHOUT[i], &d, 1, pairs);
+        (out[1 + 2 * i], out[2 + 2 * i]) = (even + odd, even - odd);
+    }
+    out[N - 1] = combine(&Points::<N>::PRODUCT, &d, 1, pairs + 1);
+    out
+}
+
+/// The values at the points, each times `factor(pair)`, of the polynomial with coefficients g; at ∞, its last coefficient.
+#[inline(always)]
+fn values<T: Float, const M: usize, const N: usize>(g: [T; M], at_zero: f64, factor: impl Fn(usize) -> f64) -> [T; N] {
+    let mut out = [T::of(at_zero) * g[0]; N];
+    for i in 0..Points::<N>::PAIRS {
+        let square = T::of(Points::<N>::square(i));
+        let (mut even, mut odd) = (g[(M - 1) / 2 * 2], g[(M - 2) / 2 * 2 + 1]);
+        for k in (0..(M - 1) / 2).rev() {
+            even = g[2 * k] + square * even;
+        }
+        for k in (0..(M - 2) / 2).rev() {
+            odd = g[2 * k + 1] + square * odd;
+        }
+        let (even, odd) = (T::of(factor(i)) * even, T::of(Points::<N>::ALL[i] * factor(i)) * odd);
+        (out[1 + 2 * i], out[2 + 2 * i]) = (even + odd, even - odd);
+    }
+    out[N - 1] = g[M - 1];
+    out
+}
+
+/// [`values`], each over the product of its point's distances from the other finite ones.
+#[inline(always)]
+fn taps<T: Float, const M: usize, const N: usize>(g: [T; M]) -> [T; N] {
+    values(g, 1.0 / Points::<N>::PRODUCT[0], |i| 1.0 / Points::<N>::distances(i))
 }
 
 /// The transpose of [`input`].
 #[inline(always)]
-fn scatter<T: Float>(m: [T; 6]) -> [T; 6] {
-    let (half, two, middle) = (T::of(0.5), T::of(2.0), T::of(2.5));
-    let (s, t) = (m[1] + m[2], T::of(P) * (m[1] - m[2]));
-    let (u, v) = (m[3] + m[4], T::of(Q) * (m[3] - m[4]));
-    [
-        m[0],
-        m[5] - two * t - half * v,
-        T::zero() - middle * m[0] - two * s - half * u,
-        t + v - middle * m[5],
-        m[0] + s + u,
-        m[5],
-    ]
-}
-
-/// The first N moments of m over the points: what [`taps`] is the transpose of, the divisors aside.
-#[inline(always)]
-fn moments<T: Float, const N: usize>(m: [T; 6]) -> [T; N] {
-    let (half, two) = (T::of(0.5), T::of(2.0));
-    let (mut s, mut t) = (m[1] + m[2], T::of(P) * (m[1] - m[2]));
-    let (mut u, mut v) = (m[3] + m[4], T::of(Q) * (m[3] - m[4]));
-    let mut y = [m[0] + s + u; N];
-    for i in 1..N {
-        if i % 2 == 1 {
-            y[i] = t + v;
-            (t, v) = (half * t, two * v);
-        } else {
-            (s, u) = (half * s, two * u);
-            y[i] = s + u;
+fn scatter<T: Float, const N: usize>(m: [T; N]) -> [T; N] {
+    let (mut sums, mut odds) = ([T::zero(); 3], [T::zero(); 3]);
+    for i in 0..Points::<N>::PAIRS {
+        sums[i] = m[1 + 2 * i] + m[2 + 2 * i];
+        odds[i] = T::of(Points::<N>::ALL[i]) * (m[1 + 2 * i] - m[2 + 2 * i]);
+    }
+    let mut d = [m[0]; N];
+    for (j, d) in d.iter_mut().enumerate() {
+        let (end, parts, first) = if j % 2 == 0 { (m[0], &sums, 2) } else { (m[N - 1], &odds, 1) };
+        *d = T::of(Points::<N>::PRODUCT[j / 2]) * end;
+        if j >= first && j < N - 1 {
+            for i in 0..Points::<N>::PAIRS {
+                *d += T::of(Points::<N>::WITHOUT[i][(j - first) / 2]) * parts[i];
+            }
         }
     }
-    y[N - 1] += m[5];
+    d
+}
+
+/// The first M moments of m over the points: the transpose of [`values`] without factors.
+#[inline(always)]
+fn moments<T: Float, const M: usize, const N: usize>(m: [T; N]) -> [T; M] {
+    let mut y = [T::zero(); M];
+    y[0] = m[0];
+    for i in 0..Points::<N>::PAIRS {
+        let square = T::of(Points::<N>::square(i));
+        let (mut even, mut odd) =
+            (m[1 + 2 * i] + m[2 + 2 * i], T::of(Points::<N>::ALL[i]) * (m[1 + 2 * i] - m[2 + 2 * i]));
+        for k in 0..M {
+            if k % 2 == 0 {
+                y[k] += even;
+                even = square * even;
+            } else {
+                y[k] += odd;
+                odd = square * odd;
+            }
+        }
+    }
+    y[M - 1] += m[N - 1];
     y
 }
 
 /// Intermediate values of a tile, kept by the caller so that they are not cleared for each.
-pub(super) struct Work<T> {
-    columns: [[Lanes<T>; 6]; 6],
-    row: [Lanes<T>; 6],
+pub(super) struct Work<T, const N: usize> {
+    columns: [[Lanes<T>; N]; N],
+    row: [Lanes<T>; N],
 }
 
-impl<T: Float> Work<T> {
+impl<T: Float, const N: usize> Work<T, N> {
     pub(super) fn new() -> Self {
-        Work { columns: [[[T::zero(); LANES]; 6]; 6], row: [[T::zero(); LANES]; 6] }
+        Work { columns: [[[T::zero(); LANES]; N]; N], row: [[T::zero(); LANES]; N] }
     }
 }
 
 /// Applies a one-dimensional transform to every lane.
 #[inline(always)]
-fn lanes<T: Float, const I: usize, const O: usize>(
+fn lanes<T: Float, const I: usize, const O: usize, const N: usize>(
     src: [&Lanes<T>; I],
-    dst: &mut [Lanes<T>; 6],
+    dst: &mut [Lanes<T>; N],
     f: impl Fn([T; I]) -> [T; O],
 ) {
     for l in 0..LANES {
@@ -111,8 +175,8 @@ fn lanes<T: Float, const I: usize, const O: usize>(
 
 /// Applies a transform down the columns and then along the rows of an I × I tile.
 #[inline(always)]
-fn both<'a, T: Float, const I: usize, const O: usize>(
-    work: &mut Work<T>,
+fn both<'a, T: Float, const I: usize, const O: usize, const N: usize>(
+    work: &mut Work<T, N>,
     at: impl Fn(usize, usize) -> &'a Lanes<T>,
     mut put: impl FnMut(usize, usize, &Lanes<T>),
     f: impl Fn([T; I]) -> [T; O] + Copy,
@@ -138,63 +202,64 @@ fn lanes_at<T: Float>(data: &[T], at: usize) -> &Lanes<T> {
 }
 
 vectorized! {
-    /// The 36 frequencies of an N × N tile whose positions lie at `places` of `region`, to `out[first + f·stride..]`: of
-    /// inputs by Bᵀ if N is 6, else of weights by G or of gradients by G̃.
+    /// The N² frequencies of an M × M tile whose positions lie at `places` of `region`, to `out[first + f·stride..]`: of
+    /// inputs by Bᵀ if M is N, else of weights by G or of gradients by G̃.
     ///
     /// Nothing else may use those lanes of `out` meanwhile.
-    pub(super) fn spread[T: Float, const N: usize](
-        work: &mut Work<T>,
+    pub(super) fn spread[T: Float, const M: usize, const N: usize](
+        work: &mut Work<T, N>,
         region: &[T],
-        places: &[[u32; N]],
+        places: &[[u32; M]],
         out: &Shared<'_, T>,
         first: usize,
         stride: usize,
     ) {
-        let places = &places[..N];
+        let places = &places[..M];
         let at = |a: usize, b: usize| lanes_at(region, places[a][b] as usize);
         let put = |a: usize, b: usize, v: &Lanes<T>| {
-            let to = first + (a * 6 + b) * stride;
+            let to = first + (a * N + b) * stride;
             // SAFETY: the lanes are the caller's alone.
             unsafe { out.part(to..to + LANES) }.copy_from_slice(v);
         };
-        match N {
-            6 => both(work, at, put, input),
-            _ => both(work, at, put, taps::<T, N>),
+        if M == N {
+            both(work, at, put, input::<T, N>);
+        } else {
+            both(work, at, put, taps::<T, M, N>);
         }
     }
 }
 
 vectorized! {
-    /// The 36 frequencies of a 2 × 2 tile of gradients by A, placed as [`spread`] does.
-    pub(super) fn spread_values[T: Float](
-        work: &mut Work<T>,
+    /// The frequencies of a tile of gradients by A, placed as [`spread`] does.
+    pub(super) fn spread_values[T: Float, const N: usize](
+        work: &mut Work<T, N>,
         region: &[T],
-        places: &[[u32; 2]],
+        places: &[[u32; OUT]],
         out: &Shared<'_, T>,
         first: usize,
         stride: usize,
     ) {
-        let places = &places[..2];
+        let places = &places[..OUT];
         let at = |a: usize, b: usize| lanes_at(region, places[a][b] as usize);
         let put = |a: usize, b: usize, v: &Lanes<T>| {
-            let to = first + (a * 6 + b) * stride;
+            let to = first + (a * N + b) * stride;
             // SAFETY: the lanes are the caller's alone.
             unsafe { out.part(to..to + LANES) }.copy_from_slice(v);
         };
-        both(work, at, put, values);
+        both(work, at, put, |e: [T; OUT]| -> [T; N] { values(e, 1.0, |_| 1.0) });
     }
 }
 
 vectorized! {
-    /// Adds the 6 × 6 inputs' gradient of a tile whose frequencies lie `stride` apart from `first` on to `places` of
+    /// Adds the N × N inputs' gradient of a tile whose frequencies lie `stride` apart from `first` on to `places` of
     /// `region`.
-    pub(super) fn add_inputs[T: Float](
-        work: &mut Work<T>,
+    pub(super) fn add_inputs[T: Float, const N: usize](
+        work: &mut Work<T, N>,
         products: &[T],
         first: usize,
         stride: usize,
         region: &mut [T],
-        places: &[[u32; 6]],
+        places: &[[u32; N]],
     ) {
         let put = |a: usize, b: usize, v: &Lanes<T>| {
             let dst = &mut region[places[a][b] as usize..][..LANES];
@@ -202,21 +267,20 @@ vectorized! {
                 dst[l] += v[l];
             }
         };
-        both(work, |a, b| lanes_at(products, first + (a * 6 + b) * stride), put, scatter);
+        both(work, |a, b| lanes_at(products, first + (a * N + b) * stride), put, scatter::<T, N>);
     }
 }
 
 vectorized! {
-    /// The N × N outputs of a tile whose frequencies lie `stride` apart from `first` on, plus `bias`, to `places` of
-    /// `region`.
+    /// The outputs of a tile whose frequencies lie `stride` apart from `first` on, plus `bias`, to `places` of `region`.
     pub(super) fn gather_outputs[T: Float, const N: usize](
-        work: &mut Work<T>,
+        work: &mut Work<T, N>,
         products: &[T],
         first: usize,
         stride: usize,
         bias: &Lanes<T>,
         region: &mut [T],
-        places: &[[u32; N]],
+        places: &[[u32; OUT]],
     ) {
         let put = |a: usize, b: usize, v: &Lanes<T>| {
             let dst = &mut region[places[a][b] as usize..][..LANES];
@@ -224,20 +288,20 @@ vectorized! {
                 dst[l] = v[l] + bias[l];
             }
         };
-        both(work, |a, b| lanes_at(products, first + (a * 6 + b) * stride), put, moments::<T, N>);
+        both(work, |a, b| lanes_at(products, first + (a * N + b) * stride), put, moments::<T, OUT, N>);
     }
 }
 
 vectorized! {
-    /// The N × N weights whose frequencies lie `stride` apart from `first` on, one lane for each channel.
-    pub(super) fn gather_kernels[T: Float, const N: usize](
-        work: &mut Work<T>,
+    /// The K × K weights whose frequencies lie `stride` apart from `first` on, one lane for each channel.
+    pub(super) fn gather_kernels[T: Float, const K: usize, const N: usize](
+        work: &mut Work<T, N>,
         products: &[T],
         first: usize,
         stride: usize,
-        taps: &mut [[Lanes<T>; N]; N],
+        taps: &mut [[Lanes<T>; K]; K],
     ) {
         let put = |a: usize, b: usize, v: &Lanes<T>| taps[a][b] = *v;
-        both(work, |a, b| lanes_at(products, first + (a * 6 + b) * stride), put, moments::<T, N>);
+        both(work, |a, b| lanes_at(products, first + (a * N + b) * stride), put, moments::<T, K, N>);
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::tile::{self, LANES};
-use super::{Blocks, Channels, FREQUENCIES, IN, Plane, Spread, Tiling, sized, spaced};
+use super::{Blocks, Channels, OUT, Plane, Spread, Tiling, sized, spaced};
 use crate::gemm::even_block;
 use crate::kernel::{Micro, TileArgs};
 use crate::pack::Panels;
@@ -15,11 +15,13 @@ use crate::{BLOCK, Float, for_blocks, for_each_part};
 const HELD: usize = 1 << 20;
 /// Fewest tiles held at a time: each time, all products are read and written.
 const HELD_TILES: usize = 128;
-/// Channels of y and of x that a task carries through when every tile is held: their products stay in a core's cache.
-const OUTPUTS: usize = 98;
-const INPUTS: usize = 64;
-/// Elements of the products that a task may have of its own: what stays in a core's cache beside the tiles it holds.
+/// Rows and columns of the products that a task carries through when every tile is held: they stay in a core's cache.
+const ROWS: usize = 98;
+const COLUMNS: usize = 64;
+/// Elements of the products that a task may have of its own, and of the tiles it holds beside them: what stays in a core's
+/// cache.
 const OWN_PRODUCTS: usize = 1 << 17;
+const OWN_HELD: usize = 1 << 17;
 /// Tasks with products of their own.
 const PARTS: usize = 8;
 /// Tiles summed over in one pass of the products.
@@ -45,7 +47,7 @@ pub(in crate::conv) fn backward_weights<T: Float>(
     }
 }
 
-fn group<T: Float, const K: usize, const OUT: usize>(
+fn group<T: Float, const K: usize, const IN: usize>(
     micro: &Micro<T>,
     plane: &Plane,
     batch: usize,
@@ -53,195 +55,126 @@ fn group<T: Float, const K: usize, const OUT: usize>(
     (dy, to): (&[T], Channels),
     dw: &mut [T],
 ) {
-    let blocks = Blocks::new(batch, plane.oh, plane.ow, OUT, 32);
-    let (pitch_x, pitch_y) = (spaced(from.count), spaced(to.count));
-    let held = (HELD / (FREQUENCIES * (pitch_x + pitch_y))).max(HELD_TILES).div_ceil(blocks.most).min(blocks.count);
-    let room = held * blocks.most;
-    let (stride_x, stride_y) = (room * pitch_x + LANES, room * pitch_y + LANES);
-    let spread_x = Spread::<T, IN> {
-        micro,
-        tiling: Tiling { h: plane.h, w: plane.w, top: plane.ph, left: plane.pw, wide: blocks.wide, step: OUT },
-        blocks: &blocks,
-        channels: from,
-        data: x,
-        stride: stride_x,
-        pitch: pitch_x,
-    };
-    let spread_y = Spread::<T, OUT> {
-        micro,
-        tiling: Tiling { h: plane.oh, w: plane.ow, top: 0, left: 0, wide: blocks.wide, step: OUT },
-        blocks: &blocks,
-        channels: to,
-        data: dy,
-        stride: stride_y,
-        pitch: pitch_y,
-    };
-    let (vectors_x, vectors_y) = (from.vectors(), to.vectors());
-    let hold = |first: usize, count: usize, v: &mut [T], e: &mut [T]| {
+    let per_tile = IN * IN * (spaced(from.count) + spaced(to.count));
+    let blocks = |tiles: usize| Blocks::new(batch, plane.oh, plane.ow, OUT, tiles);
+    let dw = &Shared::new(dw);
+    let own = blocks((OWN_HELD / per_tile).clamp(8, 32));
+    let sides = Sides::<T, K, IN>::new(micro, plane, &own, (x, from), (dy, to), own.most);
+    if Products::new::<IN>(&sides.all()).len() <= OWN_PRODUCTS && own.count >= 2 * PARTS {
+        return sides.by_tiles(dw);
+    }
+    let blocks = blocks(32);
+    let held = (HELD / per_tile).max(HELD_TILES).div_ceil(blocks.most).min(blocks.count);
+    let sides = Sides::<T, K, IN>::new(micro, plane, &blocks, (x, from), (dy, to), held * blocks.most);
+    if held == blocks.count { sides.by_weights(dw) } else { sides.by_frequencies(held, dw) }
+}
+
+/// The transformed tiles of both factors: those of the gradient are the rows of the products and those of the input their
+/// columns, or the other way round where that leaves fewer lanes empty.
+struct Sides<'a, T, const K: usize, const IN: usize> {
+    micro: &'a Micro<T>,
+    blocks: &'a Blocks,
+    x: Spread<'a, T, IN, IN>,
+    dy: Spread<'a, T, OUT, IN>,
+    /// Whether the rows are the input's.
+    swapped: bool,
+}
+
+impl<'a, T: Float, const K: usize, const IN: usize> Sides<'a, T, K, IN> {
+    /// With room for `room` tiles at a time.
+    fn new(
+        micro: &'a Micro<T>,
+        plane: &Plane,
+        blocks: &'a Blocks,
+        (x, from): (&'a [T], Channels),
+        (dy, to): (&'a [T], Channels),
+        room: usize,
+    ) -> Self {
+        let (wide, step) = (blocks.wide, OUT);
+        let (pitch_x, pitch_y) = (spaced(from.count), spaced(to.count));
+        let x = Spread {
+            micro,
+            tiling: Tiling { h: plane.h, w: plane.w, top: plane.ph, left: plane.pw, wide, step },
+            blocks,
+            channels: from,
+            data: x,
+            stride: room * pitch_x + LANES,
+            pitch: pitch_x,
+        };
+        let dy = Spread {
+            micro,
+            tiling: Tiling { h: plane.oh, w: plane.ow, top: 0, left: 0, wide, step },
+            blocks,
+            channels: to,
+            data: dy,
+            stride: room * pitch_y + LANES,
+            pitch: pitch_y,
+        };
+        let swapped = from.count * to.vectors() < to.count * from.vectors();
+        Sides { micro, blocks, x, dy, swapped }
+    }
+
+    /// All of the weights.
+    fn all(&self) -> Part {
+        let (x, y) = (0..self.x.channels.count, 0..self.dy.channels.count);
+        if self.swapped { Part { rows: x, columns: y } } else { Part { rows: y, columns: x } }
+    }
+
+    /// Room for the transformed tiles of x and of dy.
+    fn room(&self) -> [Scratch<T>; 2] {
+        [self.x.stride, self.dy.stride].map(|stride| Scratch::new(IN * IN * stride))
+    }
+
+    /// Tiles of some blocks.
+    fn tiles(&self, range: Range<usize>) -> usize {
+        range.map(|b| self.blocks.tiles(b)).sum()
+    }
+
+    /// The transformed tiles of some blocks.
+    fn hold(&self, held: Range<usize>, [v, e]: &mut [Scratch<T>; 2]) {
+        let (vectors_x, vectors_y) = (self.x.channels.vectors(), self.dy.channels.vectors());
         let (shared_v, shared_e) = (Shared::new(v), Shared::new(e));
-        tasks(count * (vectors_x + vectors_y), true, |t| {
-            let (block, vector) = (t / (vectors_x + vectors_y), t % (vectors_x + vectors_y));
-            let tile = tiles(&blocks, first..first + block);
+        tasks(held.len() * (vectors_x + vectors_y), true, |t| {
+            let (block, vector) = (held.start + t / (vectors_x + vectors_y), t % (vectors_x + vectors_y));
+            let tile = self.tiles(held.start..block);
             if vector < vectors_x {
-                spread_x.run(first + block, vector..vector + 1, &shared_v, tile * pitch_x);
+                self.x.run(block, vector..vector + 1, &shared_v, tile * self.x.pitch);
             } else {
                 let vector = vector - vectors_x;
-                spread_y.run(first + block, vector..vector + 1, &shared_e, tile * pitch_y);
+                self.dy.run(block, vector..vector + 1, &shared_e, tile * self.dy.pitch);
             }
         });
-    };
-    let all = Part { outputs: 0..to.count, inputs: 0..from.count };
-    let dw = Shared::new(dw);
-    let products = Products::new(&all);
-    let (size, stride, pitch) = (products.len(), products.stride, products.pitch);
-    if size <= OWN_PRODUCTS && blocks.count >= 2 * PARTS {
-        // Few weights and many tiles: a task carries some of the tiles from x and dy to products of its own.
-        let mut sums = Scratch::<T>::new(PARTS * size);
-        let shared = Shared::new(&mut sums);
-        let part = blocks.count.div_ceil(PARTS);
-        let (stride_x, stride_y) = (blocks.most * pitch_x + LANES, blocks.most * pitch_y + LANES);
-        let spread_x = Spread { stride: stride_x, ..spread_x };
-        let spread_y = Spread { stride: stride_y, ..spread_y };
-        tasks(PARTS, true, |t| {
-            // SAFETY: the part is this task's alone.
-            let mine = unsafe { shared.part(t * size..(t + 1) * size) };
-            let (mut v, mut e) = (Scratch::new(FREQUENCIES * stride_x), Scratch::new(FREQUENCIES * stride_y));
-            mine.fill(T::zero());
-            for block in t * part..((t + 1) * part).min(blocks.count) {
-                spread_x.run(block, 0..vectors_x, &Shared::new(&mut v), 0);
-                spread_y.run(block, 0..vectors_y, &Shared::new(&mut e), 0);
-                let tiles = blocks.tiles(block);
-                let held = Held { micro, v: &v, e: &e, stride_x, stride_y, pitch_x, pitch_y, tiles };
-                for (f, mine) in mine.chunks_exact_mut(stride).enumerate() {
-                    held.multiply(f, &all, true, mine, pitch);
-                }
-            }
-        });
-        let (first, others) = sums.split_at_mut(size);
-        for_each_part(first, BLOCK, |b, sum| {
-            for other in others.chunks_exact(size) {
-                sum.iter_mut().zip(&other[b * BLOCK..]).for_each(|(s, &o)| *s += o);
-            }
-        });
-        return collect_all::<T, K>(micro, first, &products, &all, from.count, &dw);
-    }
-    let mut v = Scratch::<T>::new(FREQUENCIES * stride_x);
-    let mut e = Scratch::<T>::new(FREQUENCIES * stride_y);
-    if held == blocks.count {
-        // Every tile is at hand: a task carries some of the weights through from their products to their sums.
-        hold(0, held, &mut v, &mut e);
-        let held = Held { micro, v: &v, e: &e, stride_x, stride_y, pitch_x, pitch_y, tiles: tiles(&blocks, 0..held) };
-        let (down, across) = (even_block(to.count, OUTPUTS), even_block(from.count, INPUTS).next_multiple_of(LANES));
-        let (rows, columns) = (to.count.div_ceil(down), from.count.div_ceil(across));
-        tasks(rows * columns, true, |t| {
-            let (o, c) = (t % rows * down, t / rows * across);
-            let part = Part { outputs: o..(o + down).min(to.count), inputs: c..(c + across).min(from.count) };
-            let products = Products::new(&part);
-            let mut data = Scratch::<T>::new(products.len());
-            for (f, data) in data.chunks_exact_mut(products.stride).enumerate() {
-                held.multiply(f, &part, false, data, products.pitch);
-            }
-            for row in part.outputs.clone() {
-                collect::<T, K>(micro, &data, &products, &part, row, from.count, &dw);
-            }
-        });
-        return;
-    }
-    let mut sums = Scratch::<T>::new(size);
-    for first in (0..blocks.count).step_by(held) {
-        let count = held.min(blocks.count - first);
-        hold(first, count, &mut v, &mut e);
-        let tiles = tiles(&blocks, first..first + count);
-        let held = Held { micro, v: &v, e: &e, stride_x, stride_y, pitch_x, pitch_y, tiles };
-        let shared = Shared::new(&mut sums);
-        tasks(FREQUENCIES, true, |f| {
-            // SAFETY: a frequency belongs to one task.
-            let out = unsafe { shared.part(f * stride..(f + 1) * stride) };
-            held.multiply(f, &all, first > 0, out, pitch);
-        });
-    }
-    collect_all::<T, K>(micro, &sums, &products, &all, from.count, &dw);
-}
-
-/// [`collect`] for every output.
-fn collect_all<T: Float, const K: usize>(
-    micro: &Micro<T>,
-    data: &[T],
-    products: &Products,
-    part: &Part,
-    inputs: usize,
-    dw: &Shared<'_, T>,
-) {
-    for_blocks(part.outputs.len(), 4, |rows| {
-        for row in rows {
-            collect::<T, K>(micro, data, products, part, row, inputs, dw);
-        }
-    });
-}
-
-/// Tiles of some blocks.
-fn tiles(blocks: &Blocks, range: Range<usize>) -> usize {
-    range.map(|b| blocks.tiles(b)).sum()
-}
-
-/// Some of the weights: channels of y by channels of x.
-struct Part {
-    outputs: Range<usize>,
-    inputs: Range<usize>,
-}
-
-/// How the products of a part lie: `[frequency·stride + output·pitch + input]`.
-struct Products {
-    pitch: usize,
-    stride: usize,
-}
-
-impl Products {
-    fn new(part: &Part) -> Self {
-        let pitch = spaced(part.inputs.len());
-        Products { pitch, stride: spaced(part.outputs.len() * pitch) }
     }
 
-    fn len(&self) -> usize {
-        FREQUENCIES * self.stride
-    }
-}
-
-/// Transformed tiles of the input and of the gradient.
-struct Held<'a, T> {
-    micro: &'a Micro<T>,
-    v: &'a [T],
-    e: &'a [T],
-    stride_x: usize,
-    stride_y: usize,
-    pitch_x: usize,
-    pitch_y: usize,
-    tiles: usize,
-}
-
-impl<T: Float> Held<'_, T> {
-    /// out (+)= eᵀ·v at one frequency, over the tiles.
-    fn multiply(&self, f: usize, part: &Part, accumulate: bool, out: &mut [T], ldc: usize) {
-        let (v, e) = (&self.v[f * self.stride_x..], &self.e[f * self.stride_y..]);
-        let (rows, columns) = (part.outputs.len(), part.inputs.len());
+    /// out (+)= rowsᵀ·columns at one frequency, over the first `tiles` of the transformed tiles.
+    fn multiply(
+        &self,
+        ([v, e], tiles): (&[Scratch<T>; 2], usize),
+        f: usize,
+        part: &Part,
+        accumulate: bool,
+        (out, ldc): (&mut [T], usize),
+    ) {
+        let (v, e) = ((&v[f * self.x.stride..], self.x.pitch), (&e[f * self.dy.stride..], self.dy.pitch));
+        let ((left, a_step), (right, ldb)) = if self.swapped { (v, e) } else { (e, v) };
+        let (rows, columns) = (part.rows.len(), part.columns.len());
         let panels = Panels::new(rows, self.micro.mr);
         let out = Shared::new(out);
-        for p in (0..self.tiles).step_by(DEPTH) {
-            let depth = DEPTH.min(self.tiles - p);
+        for p in (0..tiles).step_by(DEPTH) {
+            let depth = DEPTH.min(tiles - p);
             for j in (0..columns).step_by(self.micro.nr) {
                 let width = self.micro.nr.min(columns - j);
-                let b = &v[p * self.pitch_x + part.inputs.start + j..][..(depth - 1) * self.pitch_x + width];
+                let b = &right[p * ldb + part.columns.start + j..][..(depth - 1) * ldb + width];
                 for i in 0..panels.count {
                     let (start, height) = (panels.start(i), panels.height(i));
-                    let a = &e[p * self.pitch_y + part.outputs.start + start..];
-                    let a = &a[..(depth - 1) * self.pitch_y + height];
+                    let a = &left[p * a_step + part.rows.start + start..][..(depth - 1) * a_step + height];
                     let args = TileArgs {
                         k: depth,
                         a: a.as_ptr(),
                         a_row: 1,
-                        a_step: self.pitch_y,
+                        a_step,
                         b: b.as_ptr(),
-                        ldb: self.pitch_x,
+                        ldb,
                         c: out.at(start * ldc + j, (height - 1) * ldc + width),
                         ldc,
                         alpha: T::one(),
@@ -253,32 +186,135 @@ impl<T: Float> Held<'_, T> {
             }
         }
     }
+
+    /// Few weights and many tiles: a task carries some of the tiles from x and dy to products of its own.
+    fn by_tiles(&self, dw: &Shared<'_, T>) {
+        let all = self.all();
+        let products = Products::new::<IN>(&all);
+        let (size, stride, pitch) = (products.len(), products.stride, products.pitch);
+        let mut sums = Scratch::<T>::new(PARTS * size);
+        let shared = Shared::new(&mut sums);
+        let part = self.blocks.count.div_ceil(PARTS);
+        tasks(PARTS, true, |t| {
+            // SAFETY: the part is this task's alone.
+            let mine = unsafe { shared.part(t * size..(t + 1) * size) };
+            let blocks = (t * part).min(self.blocks.count)..((t + 1) * part).min(self.blocks.count);
+            if blocks.is_empty() {
+                mine.fill(T::zero());
+            }
+            let mut held = self.room();
+            for block in blocks.clone() {
+                self.x.run(block, 0..self.x.channels.vectors(), &Shared::new(&mut held[0]), 0);
+                self.dy.run(block, 0..self.dy.channels.vectors(), &Shared::new(&mut held[1]), 0);
+                for (f, mine) in mine.chunks_exact_mut(stride).enumerate() {
+                    self.multiply((&held, self.blocks.tiles(block)), f, &all, block > blocks.start, (mine, pitch));
+                }
+            }
+        });
+        let (first, others) = sums.split_at_mut(size);
+        for_each_part(first, BLOCK, |b, sum| {
+            for other in others.chunks_exact(size) {
+                sum.iter_mut().zip(&other[b * BLOCK..]).for_each(|(s, &o)| *s += o);
+            }
+        });
+        self.collect_all(first, &products, dw);
+    }
+
+    /// Every tile is at hand: a task carries some of the weights through from their products to their sums.
+    fn by_weights(&self, dw: &Shared<'_, T>) {
+        let mut held = self.room();
+        self.hold(0..self.blocks.count, &mut held);
+        let (all, tiles) = (self.all(), self.tiles(0..self.blocks.count));
+        let (height, width) = (all.rows.len(), all.columns.len());
+        let (down, across) = (even_block(height, ROWS), even_block(width, COLUMNS).next_multiple_of(LANES));
+        let (rows, columns) = (height.div_ceil(down), width.div_ceil(across));
+        tasks(rows * columns, true, |t| {
+            let (r, c) = (t % rows * down, t / rows * across);
+            let part = Part { rows: r..(r + down).min(height), columns: c..(c + across).min(width) };
+            let products = Products::new::<IN>(&part);
+            let mut data = Scratch::<T>::new(products.len());
+            for (f, data) in data.chunks_exact_mut(products.stride).enumerate() {
+                self.multiply((&held, tiles), f, &part, false, (data, products.pitch));
+            }
+            for row in part.rows.clone() {
+                self.collect(&data, &products, &part, row, dw);
+            }
+        });
+    }
+
+    /// As many blocks at a time as are held, each task some of the frequencies of all weights.
+    fn by_frequencies(&self, held: usize, dw: &Shared<'_, T>) {
+        let all = self.all();
+        let products = Products::new::<IN>(&all);
+        let mut sums = Scratch::<T>::new(products.len());
+        let mut room = self.room();
+        for first in (0..self.blocks.count).step_by(held) {
+            let some = first..(first + held).min(self.blocks.count);
+            self.hold(some.clone(), &mut room);
+            let tiles = self.tiles(some);
+            let shared = Shared::new(&mut sums);
+            tasks(IN * IN, true, |f| {
+                // SAFETY: a frequency belongs to one task.
+                let out = unsafe { shared.part(f * products.stride..(f + 1) * products.stride) };
+                self.multiply((&room, tiles), f, &all, first > 0, (out, products.pitch));
+            });
+        }
+        self.collect_all(&sums, &products, dw);
+    }
+
+    /// [`collect`](Self::collect) for every row.
+    fn collect_all(&self, data: &[T], products: &Products, dw: &Shared<'_, T>) {
+        let all = self.all();
+        for_blocks(all.rows.len(), 4, |rows| {
+            for row in rows {
+                self.collect(data, products, &all, row, dw);
+            }
+        });
+    }
+
+    /// dw += the weights of a part that belong to a row.
+    fn collect(&self, data: &[T], products: &Products, part: &Part, row: usize, dw: &Shared<'_, T>) {
+        let area = K * K;
+        let (across, down) = (area, self.x.channels.count * area);
+        let (row_step, column_step) = if self.swapped { (across, down) } else { (down, across) };
+        let mut lanes = [[[T::zero(); LANES]; K]; K];
+        let mut taps = Scratch::<T>::new(area * LANES);
+        let mut work = tile::Work::<T, IN>::new();
+        for column in part.columns.clone().step_by(LANES) {
+            let first = (row - part.rows.start) * products.pitch + column - part.columns.start;
+            tile::gather_kernels(&mut work, data, first, products.stride, &mut lanes);
+            // SAFETY: `area` vectors of LANES in, LANES times `area` out.
+            unsafe { (self.micro.transpose)(area, LANES, lanes.as_ptr().cast(), LANES, taps.as_mut_ptr(), area) }
+            for (column, taps) in (column..part.columns.end).zip(taps.chunks_exact(area)) {
+                let at = row * row_step + column * column_step;
+                // SAFETY: a row of a part belongs to one task.
+                let dw = unsafe { dw.part(at..at + area) };
+                dw.iter_mut().zip(taps).for_each(|(d, &t)| *d += t);
+            }
+        }
+    }
 }
 
-/// dw += the weights of a part that belong to output `row`; dw has `inputs` × K² for each.
-fn collect<T: Float, const K: usize>(
-    micro: &Micro<T>,
-    data: &[T],
-    products: &Products,
-    part: &Part,
-    row: usize,
-    inputs: usize,
-    dw: &Shared<'_, T>,
-) {
-    let area = K * K;
-    let mut lanes = [[[T::zero(); LANES]; K]; K];
-    let mut taps = Scratch::<T>::new(area * LANES);
-    let mut work = tile::Work::new();
-    let at = (row * inputs + part.inputs.start) * area;
-    // SAFETY: a row of a part belongs to one task.
-    let dw = unsafe { dw.part(at..at + part.inputs.len() * area) };
-    for (q, dw) in dw.chunks_mut(area * LANES).enumerate() {
-        let first = (row - part.outputs.start) * products.pitch + q * LANES;
-        tile::gather_kernels(&mut work, data, first, products.stride, &mut lanes);
-        // SAFETY: `area` vectors of LANES in, LANES times `area` out.
-        unsafe { (micro.transpose)(area, LANES, lanes.as_ptr().cast(), LANES, taps.as_mut_ptr(), area) }
-        for (d, &t) in dw.iter_mut().zip(&*taps) {
-            *d += t;
-        }
+/// Some of the weights.
+struct Part {
+    rows: Range<usize>,
+    columns: Range<usize>,
+}
+
+/// How the products of a part lie: `[frequency·stride + row·pitch + column]`.
+struct Products {
+    frequencies: usize,
+    pitch: usize,
+    stride: usize,
+}
+
+impl Products {
+    fn new<const IN: usize>(part: &Part) -> Self {
+        let pitch = spaced(part.columns.len());
+        Products { frequencies: IN * IN, pitch, stride: spaced(part.rows.len() * pitch) }
+    }
+
+    fn len(&self) -> usize {
+        self.frequencies * self.stride
     }
 }
