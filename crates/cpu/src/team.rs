@@ -8,6 +8,7 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::hint::spin_loop;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -79,8 +80,9 @@ struct Loop {
 struct Board {
     turn: AtomicUsize,
     inside: AtomicUsize,
-    /// The next index of the open loop; on a line of its own, being written for each.
-    next: Line<AtomicUsize>,
+    /// The next index of each thread's share of the open loop, the owner's first; on lines of their own, being written for
+    /// each index.
+    next: Vec<Line<AtomicUsize>>,
     open: UnsafeCell<Loop>,
     /// What a task of the loop panicked with.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
@@ -112,7 +114,7 @@ impl Team {
         let board = Arc::new(Board {
             turn: AtomicUsize::new(0),
             inside: AtomicUsize::new(0),
-            next: Line(AtomicUsize::new(0)),
+            next: (0..=others).map(|_| Line(AtomicUsize::new(0))).collect(),
             open: UnsafeCell::new(Loop { task: &nothing, count: 0 }),
             panic: Mutex::new(None),
             taken: AtomicBool::new(false),
@@ -149,12 +151,12 @@ impl Team {
         let task = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(task) };
         // SAFETY: no loop is open, nobody is inside one, and this thread holds `taken`.
         unsafe { *board.open.get() = Loop { task, count } };
-        board.next.0.store(0, SeqCst);
+        board.next.iter().enumerate().for_each(|(i, next)| next.0.store(board.share(i, count).start, SeqCst));
         board.turn.fetch_add(1, SeqCst);
         let sleepers = self.sleepers.iter().zip(&board.asleep).take(count - 1);
         sleepers.filter(|(_, asleep)| asleep.swap(false, SeqCst)).for_each(|(thread, _)| thread.unpark());
         ALONE.set(true);
-        board.work(Loop { task, count });
+        board.work(0, Loop { task, count });
         ALONE.set(false);
         board.turn.fetch_add(1, SeqCst);
         let mut wait = Wait::new(Duration::MAX);
@@ -182,20 +184,32 @@ impl Drop for Team {
 }
 
 impl Board {
-    /// Takes indices of a loop until none is left. What a task panics with is kept for the loop's owner.
-    fn work(&self, Loop { task, count }: Loop) {
+    /// The share of a loop that a thread begins with: the same part of every loop over a batch, so that it finds in its
+    /// caches what it left there.
+    fn share(&self, thread: usize, count: usize) -> Range<usize> {
+        let threads = self.next.len();
+        thread * count / threads..(thread + 1) * count / threads
+    }
+
+    /// Takes indices of a loop, from this thread's share and then from the others', until none is left. What a task panics
+    /// with is kept for the loop's owner.
+    fn work(&self, thread: usize, Loop { task, count }: Loop) {
+        let threads = self.next.len();
         let run = AssertUnwindSafe(|| {
-            loop {
-                let i = self.next.0.fetch_add(1, SeqCst);
-                if i >= count {
-                    return;
+            for share in (0..threads).map(|i| (thread + i) % threads) {
+                let end = self.share(share, count).end;
+                loop {
+                    let i = self.next[share].0.fetch_add(1, SeqCst);
+                    if i >= end {
+                        break;
+                    }
+                    // SAFETY: the loop is open, so its owner still waits for it.
+                    unsafe { (*task)(i) };
                 }
-                // SAFETY: the loop is open, so its owner still waits for it.
-                unsafe { (*task)(i) };
             }
         });
         if let Err(panic) = catch_unwind(run) {
-            self.next.0.store(count, SeqCst);
+            self.next.iter().for_each(|next| next.0.store(count, SeqCst));
             if let Ok(mut kept) = self.panic.lock() {
                 kept.get_or_insert(panic);
             }
@@ -213,7 +227,7 @@ impl Board {
                 seen = self.turn.load(SeqCst);
                 if seen % 2 == 1 {
                     // SAFETY: inside an open loop.
-                    self.work(unsafe { *self.open.get() });
+                    self.work(member + 1, unsafe { *self.open.get() });
                 }
                 self.inside.fetch_sub(1, SeqCst);
                 wait = Wait::new(awake);

@@ -126,7 +126,7 @@ impl<T: Float> Kernels<T> {
         let (nr, depth, stride) = (kernels.nr, kernels.depth, kernels.stride);
         let (vectors, parts) = (source.outer.div_ceil(LANES), depth.div_ceil(FETCH));
         let shared = Shared::new(&mut kernels.data);
-        tasks(vectors * parts, depth * kernels.columns >= 1 << 12, |t| {
+        tasks(vectors * parts, true, |t| {
             let (vector, from) = (t % vectors, t / vectors * FETCH);
             source.spread(vector, from..(from + FETCH).min(depth), &shared, stride, |p, column| {
                 column / nr * nr * depth + p * nr + column % nr

@@ -310,7 +310,7 @@ struct Products {
 
 impl Products {
     fn new<const IN: usize>(part: &Part) -> Self {
-        let pitch = spaced(part.columns.len());
+        let pitch = part.columns.len().next_multiple_of(LANES);
         Products { frequencies: IN * IN, pitch, stride: spaced(part.rows.len() * pitch) }
     }
 
