@@ -216,20 +216,27 @@ vectorized! {
     }
 }
 
+/// Copies at least N elements and at most 2 · N.
+#[inline(always)]
+fn ends<T: Float, const N: usize>(src: &[T], dst: &mut [T]) {
+    if let (Some(s), Some(d)) = (src.first_chunk::<N>(), dst.first_chunk_mut::<N>()) {
+        *d = *s;
+    }
+    if let (Some(s), Some(d)) = (src.last_chunk::<N>(), dst.last_chunk_mut::<N>()) {
+        *d = *s;
+    }
+}
+
 vectorized! {
     fn copy_runs[T: Float](src: &[T], runs: &[Run], dst: &mut [T]) {
         for run in runs {
             let (s, d) = (&src[run.src..][..run.len], &mut dst[run.dst..][..run.len]);
-            // The usual lengths as constants become a move or two rather than a call.
+            // Short lengths as two moves of constant length, which may overlap, rather than a call.
             match run.len {
-                32 => d[..32].copy_from_slice(&s[..32]),
-                16 => d[..16].copy_from_slice(&s[..16]),
-                8 => d[..8].copy_from_slice(&s[..8]),
-                _ => {
-                    for (d, &s) in d.iter_mut().zip(s) {
-                        *d = s;
-                    }
-                }
+                16..=32 => ends::<T, 16>(s, d),
+                8..16 => ends::<T, 8>(s, d),
+                4..8 => ends::<T, 4>(s, d),
+                _ => d.copy_from_slice(s),
             }
         }
     }
