@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use lgm_core::{Result, ensure};
+use smallvec::SmallVec;
 
 use crate::kernel::{Kernel, micro, vectorized};
 use crate::scratch::Scratch;
@@ -92,6 +93,13 @@ impl PoolGeometry {
         (start.max(0) as usize).min(end)..end
     }
 
+    /// The windows, by axis, that cover row or column `i` of the input: the inverse of [`covered`](Self::covered).
+    fn covering(&self, d: usize, i: usize) -> Range<usize> {
+        let (i, stride) = (i + self.pad[d], self.stride[d]);
+        let end = (i / stride + 1).min(self.output[d]);
+        ((i + 1).saturating_sub(self.kernel[d]).div_ceil(stride)).min(end)..end
+    }
+
     /// Elements of a window, padding included; 1 at least along each axis for a window beyond the input, whose mean is 0.
     fn padded_area<T: Float>(&self, window: [usize; 2]) -> T {
         let end = |d: usize| self.input[d] + 2 * self.pad[d];
@@ -161,6 +169,10 @@ impl PoolGeometry {
     pub fn average_backward<T: Float>(&self, dy: &[T], dx: &mut [T]) {
         let (area, out) = (self.input_area(), self.output_area());
         assert_eq!(dx.len() / area.max(1), dy.len() / out.max(1));
+        if (self.covered(0, 0), self.covered(1, 0)) == (0..self.input[0], 0..self.input[1]) && out == 1 {
+            let all = self.padded_area::<T>([0, 0]);
+            return for_each_row(dx, area, |plane, dx| dx.fill(dy[plane] / all));
+        }
         for_each_part(dx, LANES * area, |group, dx| {
             spread_planes(self, &dy[group * LANES * out..][..dx.len() / area * out], dx);
         });
@@ -318,23 +330,32 @@ vectorized! {
 vectorized! {
     /// The gradient of [`LANES`] planes at most from that of their means.
     fn spread_planes[T: Float](g: &PoolGeometry, dy: &[T], dx: &mut [T]) {
-        let ([_, width], [oh, ow], transpose) = (g.input, g.output, micro::<T>(Kernel::active()).transpose);
-        let (area, out) = (g.input_area(), oh * ow);
+        let ([height, width], [_, ow], transpose) = (g.input, g.output, micro::<T>(Kernel::active()).transpose);
+        let (area, out) = (g.input_area(), g.output_area());
         let planes = dx.len() / area;
         let (mut shares, mut region) = (Scratch::<T>::new(out * LANES), Scratch::<T>::new(area * LANES));
         assert!(dy.len() == planes * out && dx.len() == planes * area);
         // SAFETY: every plane has `out` windows, and there are as many vectors; the kernel is available.
         unsafe { transpose(planes, out, dy.as_ptr(), out, shares.as_mut_ptr(), LANES) }
-        region.fill(T::zero());
+        let shares = shares.as_chunks_mut::<LANES>().0;
+        for (o, share) in shares.iter_mut().enumerate() {
+            let area = g.padded_area::<T>([o / ow, o % ow]);
+            share.iter_mut().for_each(|s| *s /= area);
+        }
         let positions = region.as_chunks_mut::<LANES>().0;
-        for (o, share) in shares.as_chunks::<LANES>().0.iter().enumerate() {
-            let (i, j) = (o / ow, o % ow);
-            let area = g.padded_area::<T>([i, j]);
-            let share = share.map(|v| v / area);
-            for row in g.covered(0, i) {
-                for v in &mut positions[row * width..][g.covered(1, j)] {
-                    (0..LANES).for_each(|l| v[l] += share[l]);
+        let across: SmallVec<[_; 64]> = (0..width).map(|column| g.covering(1, column)).collect();
+        for row in 0..height {
+            let rows = g.covering(0, row);
+            for (column, columns) in across.iter().enumerate() {
+                let mut sum = [T::zero(); LANES];
+                for row in rows.clone() {
+                    for share in &shares[row * ow..][columns.clone()] {
+                        for l in 0..LANES {
+                            sum[l] += share[l];
+                        }
+                    }
                 }
+                positions[row * width + column] = sum;
             }
         }
         // SAFETY: every plane has `area` positions, and there are as many vectors.

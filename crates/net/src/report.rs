@@ -68,12 +68,16 @@ impl Net {
             wanted.map(|(_, &v)| graph.values[v].bytes()).sum()
         };
         let params: usize = layer.exec_params.iter().map(|&p| graph.params[p].spec.bytes()).sum();
-        let forward = bytes(&layer.bottoms, &|_| true) + bytes(&layer.tops, &|t| !self.is_view(i, t)) + params;
+        // What forward leaves for backward, which a net without one has no room for.
+        let saved: usize = layer.plan.saved.iter().map(|spec| spec.bytes()).sum();
+        let saved = if layer.backward { saved } else { 0 };
+        let forward = bytes(&layer.bottoms, &|_| true) + bytes(&layer.tops, &|t| !self.is_view(i, t)) + params + saved;
         let backward = bytes(&layer.tops, &|_| true)
             + bytes(&layer.bottoms, &|b| layer.bottom_backward[b])
             + bytes(&layer.bottoms, &|b| layer.plan.backward_bottoms.contains(&b))
             + bytes(&layer.tops, &|t| layer.plan.backward_tops.contains(&t))
-            + 2 * params;
+            + 2 * params
+            + saved;
         let owned = layer.params.iter().filter(|&&p| graph.params[p].owner.is_none());
         LayerReport {
             name: layer.name(),
