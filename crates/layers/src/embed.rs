@@ -8,13 +8,15 @@
 //! error that names it (a release build of Caffe reads memory beyond the table).
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Error, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Plan, Result, Shape,
-    ensure,
+    Arity, BlobSpec, BuildCx, Bwd, Error, Fault, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Plan, Result,
+    Shape, ensure,
 };
 use lgm_cpu::for_each_part;
 use lgm_proto::{EmbedParameter, LayerParameter};
 
 use crate::pointwise::for_rows;
+
+mod device;
 
 /// Parts of the table that get their gradients in parallel. Each looks at every index, so there are few.
 const PARTS: usize = 16;
@@ -63,6 +65,8 @@ impl Embed {
 }
 
 impl Layer for Embed {
+    crate::on_device::on_device!();
+
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }
@@ -79,6 +83,10 @@ impl Layer for Embed {
         plan.no_gradient = vec![0];
         plan.backward_bottoms = vec![0];
         Ok(plan)
+    }
+
+    fn explain(&self, fault: Fault) -> Error {
+        self.stranger(f32::from_bits(fault[2]), fault[1] as usize)
     }
 }
 
