@@ -1,8 +1,8 @@
 // Embed: rows of a table by index, and the table's gradient.
 //
-// An index is a float; one that is no whole number below `table`, the table's number of rows, names no row. Positions of
-// the same index are brought together by sorting, and added up in their order: no row is written by two threads, and rows
-// that do not occur are not touched.
+// An index is a float; one that is no whole number below `table`, the table's number of rows, names no row. Positions
+// of the same index are brought together by sorting, and added up in their order: no row is written by two threads at
+// once, and rows that do not occur are not touched.
 
 #define NO_ROW 0xffffffffu
 
@@ -100,8 +100,8 @@ KERNEL(embed_merge)(u64* to, const u64* from, i64 run, u32 positions) {
 
 DEVICE u32 chunks_of(u32 positions) { return positions / CHUNK + (positions % CHUNK != 0); }
 
-// dW += dy of the sorted keys, chunk by chunk. What a chunk gives a row that an earlier chunk began goes to heads[chunk]:
-// a chunk has one such row at most.
+// dW += dy of the sorted keys, chunk by chunk. What a chunk gives a row that an earlier chunk began goes to
+// heads[chunk]: a chunk has one such row at most.
 template <typename T>
 DEVICE void embed_add_of(float* dw, float* heads, const u64* keys, const T* dy, u32 positions, u32 width) {
     const u32 chunks = chunks_of(positions);

@@ -1,4 +1,4 @@
-//! Embed on a device. The table and its gradient, and the indices, are in single precision; the top is stored as the device
+//! Embed on a device. The table, its gradient and the indices are in single precision; the top is stored as the device
 //! would have it. An index that names no row is reported by its position. For the table's gradient, the positions are
 //! sorted by their index.
 

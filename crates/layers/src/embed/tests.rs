@@ -85,7 +85,7 @@ fn mistakes_are_named() {
     }
 }
 
-/// On a device: around a warp, the keys that are added up together and those that a block sorts; rows that one index fills.
+/// On a device: around a warp, the keys that are added up together and those that a block sorts; one index everywhere.
 #[test]
 fn sorted_positions() {
     let mut cases = Vec::new();
@@ -128,7 +128,10 @@ fn a_stranger_is_reported_as_on_the_host() {
 #[test]
 fn strangers_are_left_out() {
     for order in [Order::Forward, Order::Reversed] {
-        let Ok(sim) = Sim::new(order) else { return };
+        let sim = match Sim::new(order) {
+            Ok(sim) => sim,
+            Err(why) => return eprintln!("skipped: kernels of Embed: {why}"),
+        };
         let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_ne_bytes()).collect::<Vec<u8>>();
         let upload = |values: &[f32]| {
             let at = sim.alloc(4 * values.len()).unwrap();
