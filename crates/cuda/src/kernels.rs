@@ -27,6 +27,7 @@ pub fn sources() -> &'static [Source] {
         "batch_norm",
         "channels",
         "convolution",
+        "embed",
         "format",
         "lgm",
         "lrn",

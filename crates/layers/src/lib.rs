@@ -31,6 +31,7 @@ layers! {
     convolution { "Convolution" => Convolution }
     lrn { "LRN" => Lrn }
     inner_product { "InnerProduct" => InnerProduct }
+    embed { "Embed" => Embed }
     scale { "Scale" => Scale }
     bias { "Bias" => Bias }
     eltwise { "Eltwise" => Eltwise }

@@ -81,7 +81,8 @@ fn check(layer: &crate::graph::LayerNode, can: bool) -> Result<()> {
     for &j in &layer.plan.no_gradient {
         ensure!(
             !layer.bottom_backward.get(j).is_some_and(|&b| b),
-            "cannot backpropagate to bottom {j} ('{}'), a label; set propagate_down: false for it if that is meant",
+            "cannot backpropagate to bottom {j} ('{}'), which holds labels or indices; set propagate_down: false for \
+             it if that is meant",
             layer.param.bottom[j]
         );
     }

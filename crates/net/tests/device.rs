@@ -130,8 +130,8 @@ fn layer(name: &str, kind: &str, bottoms: &[&str], tops: &[&str], more: &str) ->
     format!("layer {{ name: '{name}' type: '{kind}' {}{}{more} }} ", list("bottom", bottoms), list("top", tops))
 }
 
-/// Nets of every shape that matters here: LeNet's, normalisation in place, classes by distance, blobs read twice, and
-/// parameters and layers shared.
+/// Nets of every shape that matters here: LeNet's, normalisation in place, classes by distance, indices, blobs read
+/// twice, and parameters and layers shared.
 fn nets() -> Vec<(&'static str, String)> {
     let pool = "pooling_param { pool: MAX kernel_size: 2 stride: 2 }";
     let lenet = gaussian("x", &[3, 1, 8, 8])
@@ -186,7 +186,19 @@ fn nets() -> Vec<(&'static str, String)> {
         + &layer("sum", "Eltwise", &["ip", "y"], &["sum"], "")
         + &layer("last", "HostOnly", &["sum"], &["sum"], "")
         + &layer("loss", "Reduction", &["sum"], &["loss"], "reduction_param { operation: SUMSQ } loss_weight: 0.1");
-    vec![("between", between), ("lenet", lenet), ("norm", norm), ("distance", distance), ("shared", shared)]
+    let embed = "embed_param { input_dim: 3 num_output: 9 weight_filler { type: 'gaussian' } }";
+    let words = labels(5)
+        + &layer("words", "Embed", &["label"], &["words"], embed)
+        + &product("ip", "words", 3, "")
+        + &layer("loss", "SoftmaxWithLoss", &["ip", "label"], &["loss"], "");
+    vec![
+        ("between", between),
+        ("words", words),
+        ("lenet", lenet),
+        ("norm", norm),
+        ("distance", distance),
+        ("shared", shared),
+    ]
 }
 
 struct Found {

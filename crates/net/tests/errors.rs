@@ -135,6 +135,12 @@ fn gradients_that_cannot_flow() {
         "layer { name: 'l' type: 'SoftmaxWithLoss' bottom: 'x' bottom: 'x' propagate_down: [true, true] }",
         &["'l' (SoftmaxWithLoss)", "label"],
     );
+    // Indices that something learned makes.
+    let text = input("x", &[2, 3])
+        + &product("ip", "x", "y", 4, "")
+        + "layer { name: 'e' type: 'Embed' bottom: 'y' top: 'z' loss_weight: 1 \
+           embed_param { input_dim: 3 num_output: 2 } }";
+    says(&error(&text), &["net.prototxt:3:1: layer 'e' (Embed)", "bottom 0 ('y'), which holds labels or indices"]);
     // A loss behind a layer that passes nothing back.
     let text = input("x", &[2, 3])
         + &input("label", &[2])
