@@ -1,8 +1,8 @@
-//! Embed: y = W[x] + b, the row of a table that each index names: InnerProduct of one-hot vectors without the vectors.
+//! Embed: `y = W[x] + b`, the row of a table that each index names: InnerProduct of one-hot vectors without the vectors.
 //!
 //! Shapes: bottom of any shape, its elements the indices; top that shape and one more axis of N = `num_output`;
 //! parameters W `[input_dim, N]` and, unless `bias_term` is false, b `[N]`.
-//! Gradient: dW[r] = Σ dy over the positions whose index is r, in their order; db = Σ dy. None reaches the indices.
+//! Gradient: `dW[r] = Σ dy` over the positions whose index is r, in their order; `db = Σ dy`. None reaches the indices.
 //!
 //! Source: Caffe's layer of this name. Where we differ: an index that is no whole number from 0 to `input_dim` − 1 is
 //! an error that names it (a release build of Caffe reads memory beyond the table).
