@@ -5,12 +5,14 @@
 //!
 //! Sums are accumulated in double precision, block by block in a fixed order.
 
+mod joined;
 mod rectified;
 
 use crate::kernel::vectorized;
 use crate::parallel::{Shared, tasks};
 use crate::scratch::Scratch;
 use crate::{BLOCK, Float};
+pub use joined::{Joined, normalize_and_add};
 pub use rectified::Rectified;
 
 /// The extents of a blob as these functions see it.

@@ -175,6 +175,13 @@ impl HostRun for Eltwise {
     }
 }
 
+/// Whether a layer adds two blobs as they are.
+pub(crate) fn is_plain_sum_of_two(param: &LayerParameter) -> bool {
+    let eltwise = param.eltwise_param.clone().unwrap_or_default();
+    let plain = eltwise.operation() == EltwiseOp::Sum && eltwise.coeff.iter().all(|&c| c == 1.0);
+    param.r#type() == "Eltwise" && param.bottom.len() == 2 && plain
+}
+
 /// Which bottom gives the maximum at element `at`.
 fn winner<T: Float>(first: T, others: &[&[T]], at: usize) -> usize {
     let (mut best, mut value) = (0, first);

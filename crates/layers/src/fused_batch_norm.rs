@@ -1,21 +1,23 @@
-//! BatchNorm, Scale and ReLU in as few passes over memory as the mathematics needs.
+//! BatchNorm, Scale, the sum with another blob (Eltwise) and ReLU in as few passes over memory as the mathematics needs.
 //!
-//! Computes what the three layers compute one after another (see [`crate::batch_norm`], [`crate::scale`],
-//! [`crate::relu`]; the ReLU may be missing): with x̂ = (x − μ)/√(σ² + ε), y = max(γ·x̂ + β, 0). Forward reads x twice
-//! (statistics, then y) and backward reads x and dy twice, where the layers alone would take three times that; y is not
-//! read again, as the sign of γ·x̂ + β tells what passed the ReLU.
+//! Computes what the layers compute one after another (see [`crate::batch_norm`], [`crate::scale`], [`crate::eltwise`],
+//! [`crate::relu`]; the last two may be missing): with x̂ = (x − μ)/√(σ² + ε), y = max(γ·x̂ + β + r, 0). Forward reads x
+//! twice (statistics, then y) and r once. Backward reads x and dy twice; without r it does not read y again, as the sign
+//! of γ·x̂ + β tells what passed the ReLU, and with r it reads y once.
 //!
-//! Gradient: with g = dy where y > 0, dβ = Σg, dγ = Σ g·x̂, dx = γ/√(σ² + ε) · (g − Σg/m − x̂·Σ(g·x̂)/m); with global
-//! statistics dx = γ/√(σ² + ε) · g.
+//! Gradient: with g = dy where y > 0, dr = g, dβ = Σg, dγ = Σ g·x̂, dx = γ/√(σ² + ε) · (g − Σg/m − x̂·Σ(g·x̂)/m); with
+//! global statistics dx = γ/√(σ² + ε) · g.
 //!
-//! Shapes: bottom [M, C, …], top alike. Parameters: those of BatchNorm (mean, variance, factor), then Scale's γ [C] and,
-//! with `bias_term`, β [C]. Never named in a prototxt: nets put it in the place of the three layers.
+//! Shapes: bottoms x [M, C, …] and, where it is added, r alike; top alike. Parameters: those of BatchNorm (mean, variance,
+//! factor), then Scale's γ [C] and, with `bias_term`, β [C]. Never named in a prototxt: nets put it in the place of the
+//! layers.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Plan, Result};
-use lgm_cpu::batchnorm::{Affine, Extents, Rectified, normalize};
+use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Plan, Result, Sharing};
+use lgm_cpu::batchnorm::{Affine, Extents, Joined, Normalized, Rectified, backward_data, normalize, normalize_and_add};
 use lgm_proto::LayerParameter;
 
 use crate::batch_norm::{Statistics, extents};
+use crate::eltwise::{diff_source, is_plain_sum_of_two};
 
 mod device;
 
@@ -23,6 +25,8 @@ mod device;
 pub struct FusedBatchNorm {
     statistics: Statistics,
     bias: bool,
+    /// Whether a second bottom is added.
+    joins: bool,
     relu: bool,
     extents: Extents,
 }
@@ -42,14 +46,13 @@ impl FusedBatchNorm {
         if norm.r#type() != "BatchNorm" || scale.r#type() != "Scale" || !per_channel {
             return Ok(None);
         }
-        let relu = rest
-            .first()
-            .is_some_and(|next| next.r#type() == "ReLU" && next.relu_param.unwrap_or_default().negative_slope() == 0.0);
+        let joins = rest.first().is_some_and(|next| is_plain_sum_of_two(next));
+        let relu = rest.get(joins as usize).is_some_and(|next| crate::relu::is_plain(next));
         let phase = norm.phase.map_or(cx.phase, |_| norm.phase());
         let statistics = Statistics::new(norm, &BuildCx { phase, ..*cx })?;
         let extents = Extents { n: 0, channels: 0, spatial: 0 };
-        let layer = FusedBatchNorm { statistics, bias: affine.bias_term(), relu, extents };
-        Ok(Some((Node::compute(layer)?, 2 + relu as usize)))
+        let layer = FusedBatchNorm { statistics, bias: affine.bias_term(), joins, relu, extents };
+        Ok(Some((Node::compute(layer)?, 2 + joins as usize + relu as usize)))
     }
 
     /// γ/√(σ² + ε), as `normalize` rounds it.
@@ -61,10 +64,17 @@ impl FusedBatchNorm {
 }
 
 impl Layer for FusedBatchNorm {
-    crate::on_device::on_device!();
+    // A sum runs on the host as yet.
+    fn device(&self) -> Option<&dyn lgm_core::Run<lgm_core::Device>> {
+        if self.joins { None } else { Some(self) }
+    }
+
+    fn device_mut(&mut self) -> Option<&mut dyn lgm_core::Run<lgm_core::Device>> {
+        if self.joins { None } else { Some(self) }
+    }
 
     fn arity(&self) -> Arity {
-        Arity::exactly(1, 1)
+        Arity::exactly(1 + self.joins as usize, 1)
     }
 
     fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
@@ -79,8 +89,10 @@ impl Layer for FusedBatchNorm {
             params,
             saved: vec![channel.clone(); 2],
             scratch: vec![channel; 3],
-            share_diff: vec![(0, 0)],
+            share_data: if self.joins { vec![(0, 1, Sharing::InPlace)] } else { Vec::new() },
+            share_diff: vec![(0, self.joins as usize)],
             backward_bottoms: vec![0],
+            backward_tops: if self.joins && self.relu { vec![0] } else { Vec::new() },
             ..Default::default()
         })
     }
@@ -93,7 +105,13 @@ impl HostRun for FusedBatchNorm {
         self.statistics.forward(x, self.extents, &mut io, mean, inv_std)?;
         let scale = io.param::<T>(SCALE)?;
         let shift = if self.bias { Some(io.param::<T>(SHIFT)?) } else { None };
-        normalize(Some(x), self.extents, mean, inv_std, Some(Affine { scale, shift }), self.relu, y);
+        let affine = Affine { scale, shift };
+        if self.joins {
+            let r = io.bottom_unless_shared::<T>(1)?;
+            normalize_and_add(x, r, self.extents, mean, inv_std, affine, self.relu, y);
+        } else {
+            normalize(Some(x), self.extents, mean, inv_std, Some(affine), self.relu, y);
+        }
         if let (Some(kept_mean), Some(kept_inv_std)) = (io.saved::<T>(0)?, io.saved::<T>(1)?) {
             kept_mean.copy_from_slice(mean);
             kept_inv_std.copy_from_slice(inv_std);
@@ -106,23 +124,36 @@ impl HostRun for FusedBatchNorm {
         let (scale, sum_g, sum_g_xhat) = (io.scratch::<T>(0)?, io.scratch::<T>(1)?, io.scratch::<T>(2)?);
         Self::scales(inv_std, io.param::<T>(SCALE)?, scale);
         let shift = if self.bias { Some(io.param::<T>(SHIFT)?) } else { None };
-        let forward = Rectified { x: io.bottom::<T>(0)?, mean, scale, shift, relu: self.relu };
+        let (x, relu) = (io.bottom::<T>(0)?, self.relu);
+        let rectified = Rectified { x, mean, scale, shift, relu };
+        let joined = Joined { x, mean, inv_std, y: if self.joins && relu { Some(io.top::<T>(0)?) } else { None } };
         let own = io.top_diff_unless_shared::<T>(0)?;
         let dx = io.bottom_diff::<T>(0)?;
-        let dy = crate::eltwise::diff_source(own, dx.as_deref())?;
-        forward.sums(dy, self.extents, inv_std, sum_g, sum_g_xhat);
+        // With a second bottom, its gradient may share the top's memory; else dx may.
+        let mut dr = if self.joins { io.bottom_diff::<T>(1)? } else { None };
+        if self.joins {
+            joined.sums(own, dr.as_deref_mut(), self.extents, sum_g, sum_g_xhat);
+        } else {
+            rectified.sums(diff_source(own, dx.as_deref())?, self.extents, inv_std, sum_g, sum_g_xhat);
+        }
         let learned = [(SCALE, &*sum_g_xhat), (SHIFT, &*sum_g)];
         for (param, sums) in learned.into_iter().take(1 + self.bias as usize) {
             if let Some(diff) = io.param_diff::<T>(param)? {
                 diff.iter_mut().zip(sums).for_each(|(d, &s)| *d += s);
             }
         }
-        if let Some(dx) = dx {
-            if self.statistics.global() {
-                sum_g.fill(T::zero());
-                sum_g_xhat.fill(T::zero());
+        let Some(dx) = dx else { return Ok(()) };
+        if self.statistics.global() {
+            sum_g.fill(T::zero());
+            sum_g_xhat.fill(T::zero());
+        }
+        match dr {
+            Some(g) => {
+                let normalized = Normalized::From { x, mean, inv_std };
+                backward_data(normalized, Some(g), self.extents, scale, sum_g, sum_g_xhat, dx);
             }
-            forward.data(own, self.extents, inv_std, sum_g, sum_g_xhat, dx);
+            None if self.joins => joined.data(diff_source(own, None)?, self.extents, scale, sum_g, sum_g_xhat, dx),
+            None => rectified.data(own, self.extents, inv_std, sum_g, sum_g_xhat, dx),
         }
         Ok(())
     }
@@ -134,17 +165,19 @@ mod tests {
     use lgm_core::{DType, Phase, Registry};
     use lgm_testkit::{Case, Draw, Rig, assert_close, check};
 
-    /// One layer entry that holds the settings of all three.
-    fn run_of(param: &LayerParameter) -> [LayerParameter; 3] {
-        ["BatchNorm", "Scale", if param.relu_param.is_some() { "ReLU" } else { "Power" }]
-            .map(|kind| LayerParameter { r#type: Some(kind.into()), ..param.clone() })
+    /// One layer entry that holds the settings of all.
+    fn run_of(param: &LayerParameter) -> Vec<LayerParameter> {
+        let joins = (param.bottom.len() == 2).then_some("Eltwise");
+        let last = if param.relu_param.is_some() { "ReLU" } else { "Power" };
+        let kinds = ["BatchNorm", "Scale"].into_iter().chain(joins).chain([last]);
+        kinds.map(|kind| LayerParameter { r#type: Some(kind.into()), ..param.clone() }).collect()
     }
 
     fn registry() -> Registry {
         let mut registry = crate::tests::registry();
         registry.add("Fused", |param, cx| {
             let run = run_of(param);
-            Ok(FusedBatchNorm::of(&run.each_ref(), cx)?.unwrap().0)
+            Ok(FusedBatchNorm::of(&run.iter().collect::<Vec<_>>(), cx)?.unwrap().0)
         });
         registry
     }
@@ -171,33 +204,44 @@ mod tests {
             cases.push(case(PLAIN, relu).bottom([5, 3]));
             cases.push(case(GLOBAL, relu).param(4, Draw::Normal(0.0, 0.5)).bottom([3, 2, 3]));
             cases.push(case(BIAS, relu).param(4, Draw::Normal(0.0, 0.5)).test_phase().bottom([2, 3, 2]));
+            let joined = |param: &str| {
+                let text = layer("Fused", &format!("{param} {relu}")).replace("bottom: 'x'", "bottom: 'x' bottom: 'r'");
+                drawn(Case::new(text)).param(4, Draw::Normal(0.0, 0.5))
+            };
+            cases.push(joined(BIAS).bottom([3, 2, 2, 2]).bottom([3, 2, 2, 2]));
+            cases.push(joined(GLOBAL).bottom([3, 2, 3]).bottom([3, 2, 3]));
         }
         check(&registry(), &cases);
     }
 
     #[test]
-    fn equals_the_three_layers() {
+    fn equals_the_layers() {
         let n = 4 * 3 * 50;
         let x: Vec<f64> = (0..n).map(|i| ((i * 37 % 101) as f64 - 40.0) / 17.0).collect();
         let (gamma, beta) = (vec![0.7, -1.2, 2.0], vec![0.1, 0.4, -0.3]);
         for phase in [Phase::Train, Phase::Test] {
-            let rig = |kind: &str, param: &str| {
-                Rig::new(&registry(), &layer(kind, param), phase, DType::F64, &[[4, 3, 50].into()]).unwrap()
-            };
-            let forward = |kind: &str, param: &str, x: &[f64], params: Vec<Vec<f64>>| {
-                let rig = rig(kind, param);
-                let mut inputs = rig.forward_inputs(&[x]).unwrap();
+            let run = |text: &str, bottoms: &[&[f64]], params: Vec<Vec<f64>>| {
+                let shapes = vec![[4, 3, 50].into(); bottoms.len()];
+                let rig = Rig::new(&registry(), text, phase, DType::F64, &shapes).unwrap();
+                let mut inputs = rig.forward_inputs(bottoms).unwrap();
                 inputs.params = params;
                 rig.run(&inputs).unwrap()
             };
+            let forward = |kind: &str, param: &str, x: &[f64], params| run(&layer(kind, param), &[x], params);
             let statistics = vec![vec![0.3, 0.1, -0.2], vec![1.5, 2.5, 0.5], vec![1.3]];
             let norm = forward("BatchNorm", BIAS, &x, statistics.clone());
             let scaled = forward("Scale", BIAS, &norm.tops[0], vec![gamma.clone(), beta.clone()]);
             let rectified = forward("ReLU", "", &scaled.tops[0], vec![]);
             let all = statistics.into_iter().chain([gamma.clone(), beta.clone()]).collect();
-            let fused = forward("Fused", &format!("{BIAS} relu_param {{}}"), &x, all);
+            let all: Vec<_> = all;
+            let fused = forward("Fused", &format!("{BIAS} relu_param {{}}"), &x, all.clone());
             assert_close("top", &fused.tops[0], &rectified.tops[0], 1e-12);
             assert_close("statistics", &fused.params[..3].concat(), &norm.params.concat(), 1e-12);
+            let r: Vec<f64> = x.iter().rev().map(|v| v / 3.0).collect();
+            let text = layer("Fused", &format!("bottom: 'r' {BIAS} relu_param {{}}"));
+            let joined = run(&text, &[&x, &r], all);
+            let sum: Vec<f64> = scaled.tops[0].iter().zip(&r).map(|(y, r)| (y + r).max(0.0)).collect();
+            assert_close("sum", &joined.tops[0], &sum, 1e-12);
         }
     }
 
@@ -216,5 +260,10 @@ mod tests {
         assert_eq!(of(&["BatchNorm", "ReLU", "Scale"], ""), None);
         assert_eq!(of(&["BatchNorm", "Scale"], "scale_param { axis: 0 }"), None);
         assert_eq!(of(&["BatchNorm"], ""), None);
+        assert_eq!(of(&["BatchNorm", "Scale", "Eltwise", "ReLU"], "bottom: 'r'"), Some(4));
+        assert_eq!(of(&["BatchNorm", "Scale", "Eltwise"], "bottom: 'r'"), Some(3));
+        assert_eq!(of(&["BatchNorm", "Scale", "Eltwise", "ReLU"], "bottom: 'r' eltwise_param { operation: MAX }"), Some(2));
+        assert_eq!(of(&["BatchNorm", "Scale", "Eltwise"], "bottom: 'r' eltwise_param { coeff: 1 coeff: -1 }"), Some(2));
+        assert_eq!(of(&["BatchNorm", "Scale", "Eltwise"], "bottom: 'r' bottom: 's'"), Some(2));
     }
 }

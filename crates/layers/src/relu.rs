@@ -21,6 +21,11 @@ pub struct ReLU {
     count: usize,
 }
 
+/// Whether a layer is a ReLU that clears what is negative.
+pub(crate) fn is_plain(param: &LayerParameter) -> bool {
+    param.r#type() == "ReLU" && param.relu_param.unwrap_or_default().negative_slope() == 0.0
+}
+
 impl ReLU {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
         let slope = param.relu_param.unwrap_or_default().negative_slope();

@@ -8,7 +8,8 @@ use common::{gaussian, gradients, registry, step};
 use lgm_core::Phase;
 use lgm_net::{Keep, Net, Options};
 
-/// Two normalised convolutions, one with blobs in place and a ReLU, one with names of their own and none.
+/// Normalised convolutions: one with blobs in place and a ReLU, one with names of their own and none, and a residual block
+/// whose shortcut passes by two.
 fn text() -> String {
     let conv = |name: &str, bottom: &str| {
         format!(
@@ -18,7 +19,7 @@ fn text() -> String {
     };
     let norm = |from: &str, mid: &str, to: &str| {
         format!(
-            r#"layer {{ name: "{from}/bn" type: "BatchNorm" bottom: "{from}" top: "{mid}" }}
+            r#"layer {{ name: "{from}/bn" type: "BatchNorm" bottom: "{from}" top: "{mid}" batch_norm_param {{ eps: 0.1 }} }}
                layer {{ name: "{from}/scale" type: "Scale" bottom: "{mid}" top: "{to}" scale_param {{ bias_term: true }} }}"#
         )
     };
@@ -29,7 +30,15 @@ fn text() -> String {
         r#"layer { name: "a/relu" type: "ReLU" bottom: "a" top: "a" }"#.into(),
         conv("b", "a"),
         norm("b", "b_norm", "b_scaled"),
-        r#"layer { name: "sum" type: "Reduction" bottom: "b_scaled" top: "sum" reduction_param { operation: SUMSQ } }
+        conv("c", "b_scaled"),
+        norm("c", "c", "c"),
+        r#"layer { name: "c/relu" type: "ReLU" bottom: "c" top: "c" }"#.into(),
+        conv("d", "c"),
+        norm("d", "d", "d"),
+        r#"layer { name: "joined" type: "Eltwise" bottom: "b_scaled" bottom: "d" top: "joined" }
+           layer { name: "joined/relu" type: "ReLU" bottom: "joined" top: "joined" }"#
+            .into(),
+        r#"layer { name: "sum" type: "Reduction" bottom: "joined" top: "sum" reduction_param { operation: SUMSQ } }
            layer { name: "product" type: "Power" bottom: "sum" top: "loss" power_param { power: 2 scale: 0.01 } loss_weight: 1 }"#
             .into(),
     ];
@@ -58,7 +67,7 @@ fn assert_near(found: &[f32], want: &[f32]) {
 #[test]
 fn fused_and_unfused_agree() {
     let (mut fused, mut plain) = (net(Phase::Train, true, Keep::Outputs), net(Phase::Train, false, Keep::Outputs));
-    assert_eq!(absorbed(&fused), ["a/bn", "a/scale", "b/bn"]);
+    assert_eq!(absorbed(&fused), ["a/bn", "a/scale", "b/bn", "c/bn", "c/scale", "d/bn", "d/scale", "joined"]);
     assert!(absorbed(&plain).is_empty());
     for batch in 0..2 {
         let run = |net: &mut Net| {
@@ -71,7 +80,7 @@ fn fused_and_unfused_agree() {
         assert_near(&[f.0], &[p.0]);
         assert_near(&f.1, &p.1);
     }
-    for layer in ["a/bn", "b/bn"] {
+    for layer in ["a/bn", "b/bn", "d/bn"] {
         let params = |net: &Net| -> Vec<f32> {
             net.layer_params(layer).unwrap().into_iter().flat_map(|(_, v)| v).map(|x| x as f32).collect()
         };
@@ -92,7 +101,9 @@ fn weights_are_saved_under_the_names_of_the_prototxt() {
 #[test]
 fn a_kept_blob_between_stays() {
     let keep = |name: &str| Keep::Named(vec![name.into()]);
-    assert_eq!(absorbed(&net(Phase::Train, true, keep("b_norm"))), ["a/bn", "a/scale"]);
+    let with_kept = |name: &str| absorbed(&net(Phase::Train, true, keep(name)));
+    assert_eq!(with_kept("b_norm"), ["a/bn", "a/scale", "c/bn", "c/scale", "d/bn", "d/scale", "joined"]);
+    assert_eq!(with_kept("d"), ["a/bn", "a/scale", "b/bn", "c/bn", "c/scale", "d/bn"]);
     let mut kept = net(Phase::Train, true, keep("b_norm"));
     kept.forward(&step(0)).unwrap();
     let (shape, values) = kept.blob("b_norm").unwrap();
@@ -104,7 +115,7 @@ fn a_kept_blob_between_stays() {
 #[test]
 fn the_test_phase_fuses_too() {
     let (mut fused, mut plain) = (net(Phase::Test, true, Keep::Outputs), net(Phase::Test, false, Keep::Outputs));
-    assert_eq!(absorbed(&fused).len(), 3);
+    assert_eq!(absorbed(&fused).len(), 8);
     let (f, p) = (fused.forward(&step(0)).unwrap(), plain.forward(&step(0)).unwrap());
     assert_near(&[f as f32], &[p as f32]);
 }

@@ -1,0 +1,144 @@
+//! Batch normalisation whose output is added to another blob, as at the end of a residual block: y = γ·x̂ + β + r, then
+//! max(y, 0) where a ReLU follows. What passes the ReLU is told by y, which no longer follows from x alone.
+
+use super::{Affine, Extents, gradient_row, products};
+use crate::Float;
+use crate::kernel::vectorized;
+use crate::parallel::Shared;
+use crate::scratch::Scratch;
+
+/// y = (x − μ)·`inv_std`·γ + β + r, then max(y, 0) if `relu`; r is what `y` holds when `r` is `None`.
+///
+/// # Panics
+/// When a slice is too short.
+#[allow(clippy::too_many_arguments)]
+pub fn normalize_and_add<T: Float>(
+    x: &[T],
+    r: Option<&[T]>,
+    extents: Extents,
+    mean: &[T],
+    inv_std: &[T],
+    affine: Affine<'_, T>,
+    relu: bool,
+    y: &mut [T],
+) {
+    let y = Shared::new(&mut y[..extents.len()]);
+    let floor = if relu { T::zero() } else { T::neg_infinity() };
+    extents.rows(|c, range| {
+        // SAFETY: every run is visited once.
+        let y = unsafe { y.part(range.clone()) };
+        let (scale, shift) = (inv_std[c] * affine.scale[c], affine.shift.map_or(T::zero(), |s| s[c]));
+        match r {
+            Some(r) => add_row(&x[range.clone()], &r[range], mean[c], scale, shift, floor, y),
+            None => add_in_place(&x[range], mean[c], scale, shift, floor, y),
+        }
+    });
+}
+
+/// What the gradient of [`normalize_and_add`] is computed from.
+#[derive(Clone, Copy, Debug)]
+pub struct Joined<'a, T> {
+    /// The input.
+    pub x: &'a [T],
+    /// μ of each channel.
+    pub mean: &'a [T],
+    /// 1/√(σ² + ε) of each channel.
+    pub inv_std: &'a [T],
+    /// The output, where a ReLU follows.
+    pub y: Option<&'a [T]>,
+}
+
+impl<T: Float> Joined<'_, T> {
+    /// dy where it passes the ReLU, to `g`; `g` holds dy when `dy` is `None`.
+    fn pass(&self, dy: Option<&[T]>, range: std::ops::Range<usize>, g: &mut [T]) {
+        match (dy, self.y) {
+            (Some(dy), Some(y)) => pass_row(&dy[range.clone()], &y[range], g),
+            (Some(dy), None) => g.copy_from_slice(&dy[range]),
+            (None, Some(y)) => pass_in_place(&y[range], g),
+            (None, None) => {}
+        }
+    }
+
+    /// r's gradient g, dy where it passes the ReLU, to `g` (where wanted; it holds dy when `dy` is `None`); and Σ g and
+    /// Σ g·x̂ of each channel, overwriting both.
+    ///
+    /// # Panics
+    /// When a slice is too short, or neither `dy` nor `g` is given.
+    pub fn sums(
+        &self,
+        dy: Option<&[T]>,
+        g: Option<&mut [T]>,
+        extents: Extents,
+        sum_g: &mut [T],
+        sum_g_xhat: &mut [T],
+    ) {
+        assert!(dy.is_some() || g.is_some(), "a gradient is needed");
+        let g = g.map(|g| Shared::new(&mut g[..extents.len()]));
+        extents.sums(
+            |c, range| {
+                let mut aside = Scratch::<T>::new(if g.is_some() { 0 } else { range.len() });
+                let row = match &g {
+                    // SAFETY: every run is visited once.
+                    Some(g) => unsafe { g.part(range.clone()) },
+                    None => &mut aside,
+                };
+                self.pass(dy, range.clone(), row);
+                let (sum, product) = products(&self.x[range], row, self.mean[c]);
+                (sum, product * self.inv_std[c].f64())
+            },
+            |c, a, b| (sum_g[c], sum_g_xhat[c]) = (T::of(a), T::of(b)),
+        );
+    }
+
+    /// dx = `scale`·(g − Σg/m − x̂·Σ(g·x̂)/m) from dy, where [`Joined::sums`] left no g; with it, see
+    /// [`backward_data`](super::backward_data).
+    ///
+    /// # Panics
+    /// When a slice is too short.
+    pub fn data(&self, dy: &[T], extents: Extents, scale: &[T], sum_g: &[T], sum_g_xhat: &[T], dx: &mut [T]) {
+        let m = T::of((extents.n * extents.spatial) as f64);
+        let dx = Shared::new(&mut dx[..extents.len()]);
+        extents.rows(|c, range| {
+            // SAFETY: every run is visited once.
+            let dx = unsafe { dx.part(range.clone()) };
+            let (a, b) = (sum_g[c] / m, sum_g_xhat[c] / m * self.inv_std[c]);
+            let mut g = Scratch::<T>::new(range.len());
+            self.pass(Some(dy), range.clone(), &mut g);
+            gradient_row(&self.x[range], &g, self.mean[c], scale[c], a, b, dx);
+        });
+    }
+}
+
+vectorized! {
+    fn add_row[T: Float](x: &[T], r: &[T], mean: T, scale: T, shift: T, floor: T, y: &mut [T]) {
+        for ((y, &x), &r) in y.iter_mut().zip(x).zip(r) {
+            let v = (x - mean) * scale + shift + r;
+            *y = if v < floor { floor } else { v };
+        }
+    }
+}
+
+vectorized! {
+    fn add_in_place[T: Float](x: &[T], mean: T, scale: T, shift: T, floor: T, y: &mut [T]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            let v = (x - mean) * scale + shift + *y;
+            *y = if v < floor { floor } else { v };
+        }
+    }
+}
+
+vectorized! {
+    fn pass_row[T: Float](dy: &[T], y: &[T], g: &mut [T]) {
+        for ((g, &dy), &y) in g.iter_mut().zip(dy).zip(y) {
+            *g = if y > T::zero() { dy } else { T::zero() };
+        }
+    }
+}
+
+vectorized! {
+    fn pass_in_place[T: Float](y: &[T], g: &mut [T]) {
+        for (g, &y) in g.iter_mut().zip(y) {
+            *g = if y > T::zero() { *g } else { T::zero() };
+        }
+    }
+}
