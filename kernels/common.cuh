@@ -12,6 +12,29 @@ typedef long long i64;
 
 #define DEVICE static __device__ __forceinline__
 
+// The nearest bf16 number, the even one of two; what is not a number becomes 0x7fff.
+DEVICE u32 bf16_bits(float v) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    unsigned short bits;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(v));
+    return bits;
+#else
+    const u32 u = __float_as_uint(v);
+    return (u & 0x7fffffffu) > 0x7f800000u ? 0x7fffu : (u + 0x7fffu + (u >> 16 & 1u)) >> 16;
+#endif
+}
+
+// Two of them, `low` in the lower half.
+DEVICE u32 bf16_pair(float low, float high) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    u32 bits;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+    return bits;
+#else
+    return bf16_bits(low) | bf16_bits(high) << 16;
+#endif
+}
+
 // A stored number: the upper half of single precision, rounded to the nearest, the even one of two. Arithmetic is that of
 // float; there is no way from a float but assignment, so that no expression rounds on its way.
 struct bf16 {
@@ -19,8 +42,7 @@ struct bf16 {
 
     __device__ __forceinline__ operator float() const { return __uint_as_float((u32)bits << 16); }
     __device__ __forceinline__ bf16& operator=(float v) {
-        const u32 u = __float_as_uint(v);
-        bits = (u & 0x7fffffffu) > 0x7f800000u ? 0x7fffu : (unsigned short)((u + 0x7fffu + (u >> 16 & 1u)) >> 16);
+        bits = (unsigned short)bf16_bits(v);
         return *this;
     }
 };
@@ -70,11 +92,12 @@ struct bf16 {
 struct Sum {
     template <typename T> DEVICE T of(T a, T b) { return a + b; }
 };
+// What is not a number wins, so that every lane comes to the same.
 struct Largest {
-    template <typename T> DEVICE T of(T a, T b) { return a > b ? a : b; }
+    template <typename T> DEVICE T of(T a, T b) { return a > b || a != a ? a : b; }
 };
 struct Least {
-    template <typename T> DEVICE T of(T a, T b) { return a < b ? a : b; }
+    template <typename T> DEVICE T of(T a, T b) { return a < b || a != a ? a : b; }
 };
 
 template <typename Op, typename T> DEVICE T warp_reduce(T v) {
@@ -95,37 +118,89 @@ template <typename Op, typename T> DEVICE T block_reduce(T v, T* exchange) {
     return v;
 }
 
-// y[i] = f(x[i]) and y[i] = f(a[i], b[i]); y may be an input. 16 bytes at a time where addresses allow.
-
 DEVICE bool aligned(const void* p) { return ((u64)p & 15) == 0; }
 
-template <typename T, u32 N = 16 / sizeof(T)> struct alignas(N * sizeof(T)) Pack {
+// N numbers, read from and written to elements that lie together, up to 16 bytes at a time. Their address is a multiple
+// of what they take, or of 16 bytes if that is more.
+template <typename T, u32 N = 16 / sizeof(T)> struct Pack {
     static const u32 size = N;
-    T v[N];
+    static const u32 bytes = N * sizeof(T);
+    float v[N];
+
+    struct alignas(bytes < 16 ? bytes : 16) Raw {
+        u32 w[bytes < 4 ? 1 : bytes / 4];
+    };
+
+    // Numbers as they are stored, so that several packs can be on their way before the first is looked at.
+    static __device__ __forceinline__ Raw raw(const T* p) { return *(const Raw*)p; }
+
+    __device__ __forceinline__ void set(const Raw& raw) {
+#pragma unroll
+        for (u32 k = 0; k < bytes / 4; ++k) {
+            if constexpr (sizeof(T) == 4) {
+                v[k] = __uint_as_float(raw.w[k]);
+            } else {
+                v[2 * k] = __uint_as_float(raw.w[k] << 16);
+                v[2 * k + 1] = __uint_as_float(raw.w[k] & 0xffff0000u);
+            }
+        }
+    }
+
+    __device__ __forceinline__ void read(const T* p) { set(raw(p)); }
+
+    __device__ __forceinline__ void write(T* p) const {
+        Raw raw;
+#pragma unroll
+        for (u32 k = 0; k < bytes / 4; ++k) {
+            if constexpr (sizeof(T) == 4) {
+                raw.w[k] = __float_as_uint(v[k]);
+            } else {
+                raw.w[k] = bf16_pair(v[2 * k], v[2 * k + 1]);
+            }
+        }
+        *(Raw*)p = raw;
+    }
 };
+
+// One element, whatever its address.
+template <typename T> struct Pack<T, 1> {
+    static const u32 size = 1;
+    float v[1];
+    typedef T Raw;
+
+    static __device__ __forceinline__ Raw raw(const T* p) { return *p; }
+    __device__ __forceinline__ void set(const Raw& raw) { v[0] = raw; }
+    __device__ __forceinline__ void read(const T* p) { v[0] = *p; }
+    __device__ __forceinline__ void write(T* p) const { *p = v[0]; }
+};
+
+// y[i] = f(x[i]) and y[i] = f(a[i], b[i]); y may be an input. 16 bytes of y at a time where addresses allow.
 
 template <typename T, typename F> DEVICE void map1(T* y, const T* x, i64 n, F f) {
     const u32 size = Pack<T>::size;
     const i64 packs = aligned(y) && aligned(x) ? n / size : 0;
     FOR_ELEMENTS(q, packs) {
-        Pack<T> v = ((const Pack<T>*)x)[q];
+        Pack<T> v;
+        v.read(x + size * q);
 #pragma unroll
         for (u32 k = 0; k < size; ++k) v.v[k] = f(v.v[k]);
-        ((Pack<T>*)y)[q] = v;
+        v.write(y + size * q);
     }
     FOR_ELEMENTS(i, n - size * packs) y[size * packs + i] = f(x[size * packs + i]);
 }
 
-// B may be another type than T where T is not packed: choices beside values.
+// B may be another type than T: choices beside values.
 template <typename T, typename B, typename F> DEVICE void map2(T* y, const T* a, const B* b, i64 n, F f) {
     const u32 size = Pack<T>::size;
-    const i64 packs = sizeof(T) == sizeof(B) && aligned(y) && aligned(a) && aligned(b) ? n / size : 0;
+    const i64 packs = aligned(y) && aligned(a) && aligned(b) ? n / size : 0;
     FOR_ELEMENTS(q, packs) {
-        Pack<T> v = ((const Pack<T>*)a)[q];
-        const Pack<B> w = ((const Pack<B>*)b)[q];
+        Pack<T> v;
+        Pack<B, size> w;
+        v.read(a + size * q);
+        w.read(b + size * q);
 #pragma unroll
-        for (u32 k = 0; k < size; ++k) v.v[k] = f(v.v[k], w.v[k % Pack<B>::size]);
-        ((Pack<T>*)y)[q] = v;
+        for (u32 k = 0; k < size; ++k) v.v[k] = f(v.v[k], w.v[k]);
+        v.write(y + size * q);
     }
     FOR_ELEMENTS(i, n - size * packs) y[size * packs + i] = f(a[size * packs + i], b[size * packs + i]);
 }

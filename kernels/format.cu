@@ -4,12 +4,13 @@ template <typename To, typename From> DEVICE void cast(To* y, const From* x, u32
     const bool whole = aligned(y) && aligned(x);
     FOR_ELEMENTS(q, (n + 3) / 4) {
         if (whole && 4 * q + 4 <= n) {
-            const Pack<From, 4> v = ((const Pack<From, 4>*)x)[q];
+            Pack<From, 4> v;
             Pack<To, 4> w;
-            if (add) w = ((const Pack<To, 4>*)y)[q];
+            v.read(x + 4 * q);
+            if (add) w.read(y + 4 * q);
 #pragma unroll
-            for (int k = 0; k < 4; ++k) w.v[k] = add ? (float)w.v[k] + (float)v.v[k] : (float)v.v[k];
-            ((Pack<To, 4>*)y)[q] = w;
+            for (int k = 0; k < 4; ++k) w.v[k] = add ? w.v[k] + v.v[k] : v.v[k];
+            w.write(y + 4 * q);
             continue;
         }
         for (i64 i = 4 * q; i < n && i < 4 * q + 4; ++i) y[i] = add ? (float)y[i] + (float)x[i] : (float)x[i];

@@ -135,10 +135,11 @@ DEVICE void dropout_apply_of(T* y, const T* x, const u32* clock, u64 stream, u32
     FOR_ELEMENTS(q, (n + 3) / 4) {
         const Words words = philox(seed, stream, from + (u64)q);
         if (whole && 4 * q + 4 <= n) {
-            Pack<T, 4> v = ((const Pack<T, 4>*)x)[q];
+            Pack<T, 4> v;
+            v.read(x + 4 * q);
 #pragma unroll
             for (int k = 0; k < 4; ++k) v.v[k] = words.w[k] >= least_kept ? v.v[k] * scale : 0.0f;
-            ((Pack<T, 4>*)y)[q] = v;
+            v.write(y + 4 * q);
             continue;
         }
 #pragma unroll

@@ -12,7 +12,9 @@
 //! factor), then Scale's γ [C] and, with `bias_term`, β [C]. Never named in a prototxt: nets put it in the place of the
 //! layers.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Plan, Result, Sharing};
+use lgm_core::{
+    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Plan, Result, Sharing,
+};
 use lgm_cpu::batchnorm::{Affine, Extents, Joined, Normalized, Rectified, backward_data, normalize, normalize_and_add};
 use lgm_proto::LayerParameter;
 
@@ -262,7 +264,10 @@ mod tests {
         assert_eq!(of(&["BatchNorm"], ""), None);
         assert_eq!(of(&["BatchNorm", "Scale", "Eltwise", "ReLU"], "bottom: 'r'"), Some(4));
         assert_eq!(of(&["BatchNorm", "Scale", "Eltwise"], "bottom: 'r'"), Some(3));
-        assert_eq!(of(&["BatchNorm", "Scale", "Eltwise", "ReLU"], "bottom: 'r' eltwise_param { operation: MAX }"), Some(2));
+        assert_eq!(
+            of(&["BatchNorm", "Scale", "Eltwise", "ReLU"], "bottom: 'r' eltwise_param { operation: MAX }"),
+            Some(2)
+        );
         assert_eq!(of(&["BatchNorm", "Scale", "Eltwise"], "bottom: 'r' eltwise_param { coeff: 1 coeff: -1 }"), Some(2));
         assert_eq!(of(&["BatchNorm", "Scale", "Eltwise"], "bottom: 'r' bottom: 's'"), Some(2));
     }

@@ -64,14 +64,7 @@ impl<T: Float> Joined<'_, T> {
     ///
     /// # Panics
     /// When a slice is too short, or neither `dy` nor `g` is given.
-    pub fn sums(
-        &self,
-        dy: Option<&[T]>,
-        g: Option<&mut [T]>,
-        extents: Extents,
-        sum_g: &mut [T],
-        sum_g_xhat: &mut [T],
-    ) {
+    pub fn sums(&self, dy: Option<&[T]>, g: Option<&mut [T]>, extents: Extents, sum_g: &mut [T], sum_g_xhat: &mut [T]) {
         assert!(dy.is_some() || g.is_some(), "a gradient is needed");
         let g = g.map(|g| Shared::new(&mut g[..extents.len()]));
         extents.sums(
