@@ -1,48 +1,78 @@
-// BatchNorm, and BatchNorm with Scale and ReLU in one. See CHANNEL for `channels`.
+// BatchNorm, and BatchNorm with Scale, a sum and ReLU in one. See CHANNEL for `channels`.
 
-// The statistics take one read: sums of x - k and of (x - k)^2, with the channel's first value for k. A sample is never
-// far from the mean, measured in deviations, so nothing cancels.
+// The statistics take one read: sums of x - k and of (x - k)^2 over each chunk, with a typical value of the chunk for k.
 template <typename T>
 DEVICE void bn_statistics_of(float* partial, const T* x, u32 outer, u32 channels, u32 inner, float* exchange) {
-    channel_partials<2>(partial, outer, channels, inner, exchange, [=](i64 i, u32 c, float* sums) {
-        const float v = x[i] - x[(i64)c * inner];
-        sums[0] += v;
-        sums[1] += v * v;
-    });
+    const T* const in[] = {x};
+    channel_partials<2>(partial, (T*)0, in, outer, channels, inner, exchange,
+        [=](u32 c, const Chunk& chunk) { return chunk.typical(x, c, channels, inner); },
+        [](float k, const float* e, float* sums) {
+            const float d = e[0] - k;
+            sums[0] += d;
+            sums[1] += d * d;
+            return 0.0f;
+        });
 }
 KERNELS_ADDING(bn_statistics, bn_statistics_bf16,
     (float* partial, const T* x, u32 outer, u32 channels, u32 inner),
     (partial, x, outer, channels, inner, exchange))
 
+// How many values there are, their mean and the sum of the squares of their differences from it.
+struct Moments {
+    float n, mean, squares;
+
+    // Of both together (Chan, Golub and LeVeque, 1979): nothing cancels, however far the means lie from zero.
+    __device__ __forceinline__ void take(const Moments& other) {
+        if (other.n == 0) return;
+        const float all = n + other.n, d = other.mean - mean, share = other.n / all;
+        mean += d * share;
+        squares += other.squares + d * d * n * share;
+        n = all;
+    }
+};
+
 // Mean and 1/sqrt(variance + eps) of each channel, kept in saved memory too where there is any, and the running sums:
-// each becomes what is new + keep * itself. `count` is the number of values of a channel.
+// each becomes what is new + keep * itself. Blocks as for channel_sums, of up to 512 threads.
+#undef BOUNDS
+#define BOUNDS __launch_bounds__(512)
 template <typename T>
 DEVICE void bn_statistics_finish_of(
     float* mean, float* inverse, float* kept_mean, float* kept_inverse, float* sum_mean, float* sum_variance,
-    float* sum_weight, const float* partial, const T* x, u32 chunks, u32 channels, u32 inner, float count,
-    float keep, float unbias, float eps
+    float* sum_weight, const float* partial, const T* x, u32 chunks, u32 outer, u32 channels, u32 inner, float keep,
+    float unbias, float eps, float* exchange
 ) {
-    FOR_ELEMENTS(c, channels) {
-        const float off = channel_sum(partial, chunks, channels, (u32)c, 0) / count;
-        const float square = channel_sum(partial, chunks, channels, (u32)c, 1) / count;
-        const float rest = square - off * off, m = x[c * inner] + off;
-        const float variance = rest > 0 ? rest : rest <= 0 ? 0.0f : rest;
-        const float inv = 1.0f / sqrtf(variance + eps);
-        mean[c] = m;
-        inverse[c] = inv;
-        if (kept_mean) kept_mean[c] = m;
-        if (kept_inverse) kept_inverse[c] = inv;
-        sum_mean[c] = m + keep * sum_mean[c];
-        sum_variance[c] = unbias * variance + keep * sum_variance[c];
-        if (c == 0) sum_weight[0] = 1.0f + keep * sum_weight[0];
+    const u32 lane = threadIdx.x % 32, c = blockIdx.x * 32 + lane, groups = blockDim.x / 32;
+    Moments* const found = (Moments*)exchange;
+    Moments all = {0, 0, 0};
+    for (u32 j = threadIdx.x / 32; c < channels && j < chunks; j += groups) {
+        const Chunk chunk(j, chunks, outer, inner);
+        const float n = chunk.end - chunk.from;
+        if (n == 0) continue;
+        const float sum = partial[(i64)j * channels + c], square = partial[(i64)(chunks + j) * channels + c];
+        const float rest = square - sum * sum / n;
+        all.take({n, chunk.typical(x, c, channels, inner) + sum / n, rest < 0 ? 0.0f : rest});
     }
+    found[threadIdx.x] = all;
+    __syncthreads();
+    if (threadIdx.x >= 32 || c >= channels) return;
+    for (u32 g = 1; g < groups; ++g) all.take(found[g * 32 + lane]);
+    const float variance = all.squares / all.n, inv = 1.0f / sqrtf(variance + eps);
+    mean[c] = all.mean;
+    inverse[c] = inv;
+    if (kept_mean) kept_mean[c] = all.mean;
+    if (kept_inverse) kept_inverse[c] = inv;
+    sum_mean[c] = all.mean + keep * sum_mean[c];
+    sum_variance[c] = unbias * variance + keep * sum_variance[c];
+    if (c == 0) sum_weight[0] = 1.0f + keep * sum_weight[0];
 }
-KERNELS(bn_statistics_finish, bn_statistics_finish_bf16,
+KERNELS_ADDING(bn_statistics_finish, bn_statistics_finish_bf16,
     (float* mean, float* inverse, float* kept_mean, float* kept_inverse, float* sum_mean, float* sum_variance,
-     float* sum_weight, const float* partial, const T* x, u32 chunks, u32 channels, u32 inner, float count,
-     float keep, float unbias, float eps),
-    (mean, inverse, kept_mean, kept_inverse, sum_mean, sum_variance, sum_weight, partial, x, chunks, channels, inner,
-     count, keep, unbias, eps))
+     float* sum_weight, const float* partial, const T* x, u32 chunks, u32 outer, u32 channels, u32 inner, float keep,
+     float unbias, float eps),
+    (mean, inverse, kept_mean, kept_inverse, sum_mean, sum_variance, sum_weight, partial, x, chunks, outer, channels,
+     inner, keep, unbias, eps, exchange))
+#undef BOUNDS
+#define BOUNDS
 
 // The same from the running sums.
 KERNEL(bn_global)(
@@ -59,52 +89,56 @@ KERNEL(bn_global)(
     }
 }
 
-// Rounded in one way wherever it is computed, so that forward and backward agree on its sign.
-DEVICE float bn_affine(float x, float mean, float inverse, float gamma, float beta) {
-    return __fmaf_rn(x - mean, inverse * gamma, beta);
+// What a channel's values are made of: gamma 1 and beta 0 where null.
+struct Affine {
+    float mean, inverse, scale, beta;
+
+    // Rounded in one way wherever it is computed, so that forward and backward agree on its sign.
+    __device__ __forceinline__ float of(float x) const { return __fmaf_rn(x - mean, scale, beta); }
+};
+
+DEVICE Affine affine(u32 c, const float* mean, const float* inverse, const float* gamma, const float* beta) {
+    return {mean[c], inverse[c], inverse[c] * (gamma ? gamma[c] : 1.0f), beta ? beta[c] : 0.0f};
 }
 
-// y = gamma (x - mean) inverse + beta, gamma 1 and beta 0 where null; max with 0 where `relu`. y may be x.
+// y = gamma (x - mean) inverse + beta + r, without r where it is null; max with 0 where `relu`. y may be x or r.
 template <typename T>
 DEVICE void bn_normalize_of(
-    T* y, const T* x, const float* mean, const float* inverse, const float* gamma, const float* beta, u32 relu,
-    u32 rows, u32 width, u32 channels
+    T* y, const T* x, const T* r, const float* mean, const float* inverse, const float* gamma, const float* beta,
+    u32 relu, u32 rows, u32 width, u32 channels
 ) {
-    FOR_ROWS(row, rows) {
-        FOR_POSITIONS(i, width) {
-            const i64 at = (i64)row * width + i;
-            const u32 c = CHANNEL(row, i, channels);
-            const float v = bn_affine(x[at], mean[c], inverse[c], gamma ? gamma[c] : 1.0f, beta ? beta[c] : 0.0f);
-            y[at] = relu && v < 0 ? 0.0f : v;
-        }
+    const auto of = [=](u32 c) { return affine(c, mean, inverse, gamma, beta); };
+    const auto rectified = [=](float v) { return relu && v < 0 ? 0.0f : v; };
+    if (r) {
+        const T* const in[] = {x, r};
+        channel_map(y, in, rows, width, channels, of,
+            [=](const Affine& a, const float* e) { return rectified(a.of(e[0]) + e[1]); });
+    } else {
+        const T* const in[] = {x};
+        channel_map(y, in, rows, width, channels, of,
+            [=](const Affine& a, const float* e) { return rectified(a.of(e[0])); });
     }
 }
 KERNELS(bn_normalize, bn_normalize_bf16,
-    (T* y, const T* x, const float* mean, const float* inverse, const float* gamma, const float* beta, u32 relu, u32
-     rows, u32 width, u32 channels),
-    (y, x, mean, inverse, gamma, beta, relu, rows, width, channels))
+    (T* y, const T* x, const T* r, const float* mean, const float* inverse, const float* gamma, const float* beta, u32
+     relu, u32 rows, u32 width, u32 channels),
+    (y, x, r, mean, inverse, gamma, beta, relu, rows, width, channels))
 
 // Sums of dy and of dy y, y being the normalized values.
 template <typename T>
 DEVICE void bn_backward_partials_of(float* partial, const T* dy, const T* y, u32 outer, u32 channels, u32 inner,
     float* exchange) {
-    channel_partials<2>(partial, outer, channels, inner, exchange, [=](i64 i, u32, float* sums) {
-        const float d = dy[i];
-        sums[0] += d;
-        sums[1] += d * y[i];
-    });
+    const T* const in[] = {dy, y};
+    channel_partials<2>(partial, (T*)0, in, outer, channels, inner, exchange, [](u32, const Chunk&) { return 0; },
+        [](int, const float* e, float* sums) {
+            sums[0] += e[0];
+            sums[1] += e[0] * e[1];
+            return 0.0f;
+        });
 }
 KERNELS_ADDING(bn_backward_partials, bn_backward_partials_bf16,
     (float* partial, const T* dy, const T* y, u32 outer, u32 channels, u32 inner),
     (partial, dy, y, outer, channels, inner, exchange))
-
-// The sums, divided by the number of values of a channel.
-KERNEL(bn_backward_finish)(float* a, float* b, const float* partial, u32 chunks, u32 channels, float count) {
-    FOR_ELEMENTS(c, channels) {
-        a[c] = channel_sum(partial, chunks, channels, (u32)c, 0) / count;
-        b[c] = channel_sum(partial, chunks, channels, (u32)c, 1) / count;
-    }
-}
 
 // dx = (dy - a - y b) inverse. dx may be dy.
 template <typename T>
@@ -112,69 +146,105 @@ DEVICE void bn_backward_of(
     T* dx, const T* dy, const T* y, const float* inverse, const float* a, const float* b, u32 rows, u32 width,
     u32 channels
 ) {
-    FOR_ROWS(row, rows) {
-        FOR_POSITIONS(i, width) {
-            const i64 at = (i64)row * width + i;
-            const u32 c = CHANNEL(row, i, channels);
-            dx[at] = (dy[at] - a[c] - y[at] * b[c]) * inverse[c];
-        }
-    }
+    struct Of {
+        float a, b, inverse;
+    };
+    const T* const in[] = {dy, y};
+    channel_map(dx, in, rows, width, channels, [=](u32 c) { return Of{a[c], b[c], inverse[c]}; },
+        [](const Of& of, const float* e) { return (e[0] - of.a - e[1] * of.b) * of.inverse; });
 }
 KERNELS(bn_backward, bn_backward_bf16,
     (T* dx, const T* dy, const T* y, const float* inverse, const float* a, const float* b, u32 rows, u32 width, u32
      channels),
     (dx, dy, y, inverse, a, b, rows, width, channels))
 
-// Sums of g and of g xhat, with g = dy where the ReLU let through.
+// Sums of g and of g xhat; g itself to `g` where that is not null. g is dy where the ReLU let through: by the sign of
+// `gate` where that is not null, else of what forward made of x.
 template <typename T>
 DEVICE void bn_fused_partials_of(
-    float* partial, const T* dy, const T* x, const float* mean, const float* inverse, const float* gamma,
-    const float* beta, u32 relu, u32 outer, u32 channels, u32 inner, float* exchange
+    float* partial, T* g, const T* dy, const T* x, const T* gate, const float* mean, const float* inverse,
+    const float* gamma, const float* beta, u32 relu, u32 outer, u32 channels, u32 inner, float* exchange
 ) {
-    channel_partials<2>(partial, outer, channels, inner, exchange, [=](i64 i, u32 c, float* sums) {
-        const float v = x[i], m = mean[c], inv = inverse[c];
-        const float g = relu && !(bn_affine(v, m, inv, gamma[c], beta ? beta[c] : 0.0f) > 0) ? 0.0f : dy[i];
-        sums[0] += g;
-        sums[1] += g * ((v - m) * inv);
-    });
+    const auto of = [=](u32 c, const Chunk&) { return affine(c, mean, inverse, gamma, beta); };
+    const auto add = [](const Affine& a, float passed, float x, float* sums) {
+        sums[0] += passed;
+        sums[1] += passed * ((x - a.mean) * a.inverse);
+        return passed;
+    };
+    if (gate) {
+        const T* const in[] = {dy, x, gate};
+        channel_partials<2>(partial, g, in, outer, channels, inner, exchange, of,
+            [=](const Affine& a, const float* e, float* sums) { return add(a, e[2] > 0 ? e[0] : 0.0f, e[1], sums); });
+    } else {
+        const T* const in[] = {dy, x};
+        channel_partials<2>(partial, g, in, outer, channels, inner, exchange, of,
+            [=](const Affine& a, const float* e, float* sums) {
+                return add(a, relu && !(a.of(e[1]) > 0) ? 0.0f : e[0], e[1], sums);
+            });
+    }
 }
 KERNELS_ADDING(bn_fused_partials, bn_fused_partials_bf16,
-    (float* partial, const T* dy, const T* x, const float* mean, const float* inverse, const float* gamma, const
-     float* beta, u32 relu, u32 outer, u32 channels, u32 inner),
-    (partial, dy, x, mean, inverse, gamma, beta, relu, outer, channels, inner, exchange))
+    (float* partial, T* g, const T* dy, const T* x, const T* gate, const float* mean, const float* inverse, const float*
+     gamma, const float* beta, u32 relu, u32 outer, u32 channels, u32 inner),
+    (partial, g, dy, x, gate, mean, inverse, gamma, beta, relu, outer, channels, inner, exchange))
+
+// dx = gamma inverse (g - a - xhat b), with g from dy as above. dx may be dy.
+template <typename T>
+DEVICE void bn_fused_backward_of(
+    T* dx, const T* dy, const T* x, const T* gate, const float* mean, const float* inverse, const float* gamma,
+    const float* beta, const float* a, const float* b, u32 relu, u32 rows, u32 width, u32 channels
+) {
+    struct Of {
+        Affine affine;
+        float a, b;
+    };
+    const auto of = [=](u32 c) { return Of{affine(c, mean, inverse, gamma, beta), a[c], inverse[c] * b[c]}; };
+    const auto result = [](const Of& of, float g, float x) {
+        return of.affine.scale * (g - of.a - (x - of.affine.mean) * of.b);
+    };
+    if (gate) {
+        const T* const in[] = {dy, x, gate};
+        channel_map(dx, in, rows, width, channels, of,
+            [=](const Of& of, const float* e) { return result(of, e[2] > 0 ? e[0] : 0.0f, e[1]); });
+    } else {
+        const T* const in[] = {dy, x};
+        channel_map(dx, in, rows, width, channels, of, [=](const Of& of, const float* e) {
+            return result(of, relu && !(of.affine.of(e[1]) > 0) ? 0.0f : e[0], e[1]);
+        });
+    }
+}
+KERNELS(bn_fused_backward, bn_fused_backward_bf16,
+    (T* dx, const T* dy, const T* x, const T* gate, const float* mean, const float* inverse, const float* gamma, const
+     float* beta, const float* a, const float* b, u32 relu, u32 rows, u32 width, u32 channels),
+    (dx, dy, x, gate, mean, inverse, gamma, beta, a, b, relu, rows, width, channels))
+
+// What the sums give. Blocks as for channel_sums.
+#undef BOUNDS
+#define BOUNDS __launch_bounds__(1024)
+
+// The sums, divided by the number of values of a channel.
+KERNEL(bn_backward_finish)(float* a, float* b, const float* partial, u32 chunks, u32 channels, float count) {
+    __shared__ float exchange[2048];
+    float sums[2];
+    if (!channel_sums(sums, partial, chunks, channels, exchange)) return;
+    const u32 c = blockIdx.x * 32 + threadIdx.x;
+    a[c] = sums[0] / count;
+    b[c] = sums[1] / count;
+}
 
 // The gradients of gamma and beta take up the sums, and a and b their share for each value: none where the statistics do
 // not depend on the batch.
 KERNEL(bn_fused_finish)(
     float* a, float* b, float* d_gamma, float* d_beta, const float* partial, u32 chunks, u32 channels, float share
 ) {
-    FOR_ELEMENTS(c, channels) {
-        const float sum = channel_sum(partial, chunks, channels, (u32)c, 0);
-        const float product = channel_sum(partial, chunks, channels, (u32)c, 1);
-        if (d_gamma) d_gamma[c] += product;
-        if (d_beta) d_beta[c] += sum;
-        a[c] = sum * share;
-        b[c] = product * share;
-    }
+    __shared__ float exchange[2048];
+    float sums[2];
+    if (!channel_sums(sums, partial, chunks, channels, exchange)) return;
+    const u32 c = blockIdx.x * 32 + threadIdx.x;
+    if (d_gamma) d_gamma[c] += sums[1];
+    if (d_beta) d_beta[c] += sums[0];
+    a[c] = sums[0] * share;
+    b[c] = sums[1] * share;
 }
-
-// dx = gamma inverse (g - a - xhat b). dx may be dy.
-template <typename T>
-DEVICE void bn_fused_backward_of(
-    T* dx, const T* dy, const T* x, const float* mean, const float* inverse, const float* gamma, const float* beta,
-    const float* a, const float* b, u32 relu, u32 rows, u32 width, u32 channels
-) {
-    FOR_ROWS(row, rows) {
-        FOR_POSITIONS(i, width) {
-            const i64 at = (i64)row * width + i;
-            const u32 c = CHANNEL(row, i, channels);
-            const float v = x[at], m = mean[c], inv = inverse[c];
-            const float g = relu && !(bn_affine(v, m, inv, gamma[c], beta ? beta[c] : 0.0f) > 0) ? 0.0f : dy[at];
-            dx[at] = inv * gamma[c] * (g - a[c] - (v - m) * inv * b[c]);
-        }
-    }
-}
-KERNELS(bn_fused_backward, bn_fused_backward_bf16,
-    (T* dx, const T* dy, const T* x, const float* mean, const float* inverse, const float* gamma, const float* beta,
-     const float* a, const float* b, u32 relu, u32 rows, u32 width, u32 channels),
-    (dx, dy, x, mean, inverse, gamma, beta, a, b, relu, rows, width, channels))
+#undef BOUNDS
+#define BOUNDS

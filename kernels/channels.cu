@@ -1,55 +1,62 @@
 // Layers that treat a channel's elements alike: Scale, Bias, PReLU, and the bias of products. See CHANNEL for `channels`.
 
-// y = x s + b; without b where it is null, without s where that is. y may be x.
+// y = x s + b; without b where it is null, without s where that is; max with 0 where `relu`. y may be x.
 template <typename T>
-DEVICE void channels_affine_of(T* y, const T* x, const float* s, const float* b, u32 rows, u32 width, u32 channels) {
-    FOR_ROWS(row, rows) {
-        FOR_POSITIONS(i, width) {
-            const i64 at = (i64)row * width + i;
-            const u32 c = CHANNEL(row, i, channels);
-            float v = x[at];
-            if (s) v *= s[c];
-            if (b) v += b[c];
-            y[at] = v;
-        }
-    }
+DEVICE void channels_affine_of(
+    T* y, const T* x, const float* s, const float* b, u32 relu, u32 rows, u32 width, u32 channels
+) {
+    struct Of {
+        float s, b;
+    };
+    const T* const in[] = {x};
+    channel_map(y, in, rows, width, channels, [=](u32 c) { return Of{s ? s[c] : 1.0f, b ? b[c] : 0.0f}; },
+        [=](const Of& of, const float* e) {
+            float v = e[0];
+            if (s) v *= of.s;
+            if (b) v += of.b;
+            return relu && v < 0 ? 0.0f : v;
+        });
 }
 KERNELS(channels_affine, channels_affine_bf16,
-    (T* y, const T* x, const float* s, const float* b, u32 rows, u32 width, u32 channels),
-    (y, x, s, b, rows, width, channels))
+    (T* y, const T* x, const float* s, const float* b, u32 relu, u32 rows, u32 width, u32 channels),
+    (y, x, s, b, relu, rows, width, channels))
 
 // Sums of dy x (where x is not null) and of dy.
 template <typename T>
 DEVICE void channels_partials_of(float* partial, const T* dy, const T* x, u32 outer, u32 channels, u32 inner, float*
     exchange) {
-    channel_partials<2>(partial, outer, channels, inner, exchange, [=](i64 i, u32, float* sums) {
-        const float d = dy[i];
-        sums[0] += x ? d * x[i] : 0.0f;
-        sums[1] += d;
-    });
+    const auto none = [](u32, const Chunk&) { return 0; };
+    if (x) {
+        const T* const in[] = {dy, x};
+        channel_partials<2>(partial, (T*)0, in, outer, channels, inner, exchange, none,
+            [](int, const float* e, float* sums) {
+                sums[0] += e[0] * e[1];
+                sums[1] += e[0];
+                return 0.0f;
+            });
+    } else {
+        const T* const in[] = {dy};
+        channel_partials<2>(partial, (T*)0, in, outer, channels, inner, exchange, none,
+            [](int, const float* e, float* sums) {
+                sums[1] += e[0];
+                return 0.0f;
+            });
+    }
 }
 KERNELS_ADDING(channels_partials, channels_partials_bf16,
     (float* partial, const T* dy, const T* x, u32 outer, u32 channels, u32 inner),
     (partial, dy, x, outer, channels, inner, exchange))
 
-// ds and db (where not null) take up the sums: added to with `add`, else overwritten.
-KERNEL(channels_finish)(float* ds, float* db, const float* partial, u32 chunks, u32 channels, u32 add) {
-    FOR_ELEMENTS(c, channels) {
-        if (ds) ds[c] = (add ? ds[c] : 0.0f) + channel_sum(partial, chunks, channels, (u32)c, 0);
-        if (db) db[c] = (add ? db[c] : 0.0f) + channel_sum(partial, chunks, channels, (u32)c, 1);
-    }
-}
+struct Slope {
+    float a;
+};
 
 // `shared`: one slope for all channels.
 template <typename T>
 DEVICE void prelu_forward_of(T* y, const T* x, const float* slopes, u32 shared, u32 rows, u32 width, u32 channels) {
-    FOR_ROWS(row, rows) {
-        FOR_POSITIONS(i, width) {
-            const i64 at = (i64)row * width + i;
-            const float v = x[at];
-            y[at] = v > 0 ? v : v * slopes[shared ? 0 : CHANNEL(row, i, channels)];
-        }
-    }
+    const T* const in[] = {x};
+    channel_map(y, in, rows, width, channels, [=](u32 c) { return Slope{slopes[shared ? 0 : c]}; },
+        [](const Slope& of, const float* e) { return e[0] > 0 ? e[0] : e[0] * of.a; });
 }
 KERNELS(prelu_forward, prelu_forward_bf16,
     (T* y, const T* x, const float* slopes, u32 shared, u32 rows, u32 width, u32 channels),
@@ -60,13 +67,9 @@ template <typename T>
 DEVICE void prelu_backward_of(
     T* dx, const T* dy, const T* x, const float* slopes, u32 shared, u32 rows, u32 width, u32 channels
 ) {
-    FOR_ROWS(row, rows) {
-        FOR_POSITIONS(i, width) {
-            const i64 at = (i64)row * width + i;
-            const float d = dy[at];
-            dx[at] = x[at] > 0 ? d : d * slopes[shared ? 0 : CHANNEL(row, i, channels)];
-        }
-    }
+    const T* const in[] = {dy, x};
+    channel_map(dx, in, rows, width, channels, [=](u32 c) { return Slope{slopes[shared ? 0 : c]}; },
+        [](const Slope& of, const float* e) { return e[1] > 0 ? e[0] : e[0] * of.a; });
 }
 KERNELS(prelu_backward, prelu_backward_bf16,
     (T* dx, const T* dy, const T* x, const float* slopes, u32 shared, u32 rows, u32 width, u32 channels),
@@ -75,28 +78,47 @@ KERNELS(prelu_backward, prelu_backward_bf16,
 template <typename T>
 DEVICE void prelu_partials_of(float* partial, const T* dy, const T* x, u32 outer, u32 channels, u32 inner, float*
     exchange) {
-    channel_partials<1>(partial, outer, channels, inner, exchange, [=](i64 i, u32, float* sums) {
-        const float v = x[i];
-        sums[0] += v > 0 ? 0.0f : dy[i] * v;
-    });
+    const T* const in[] = {dy, x};
+    channel_partials<1>(partial, (T*)0, in, outer, channels, inner, exchange, [](u32, const Chunk&) { return 0; },
+        [](int, const float* e, float* sums) {
+            sums[0] += e[1] > 0 ? 0.0f : e[0] * e[1];
+            return 0.0f;
+        });
 }
 KERNELS_ADDING(prelu_partials, prelu_partials_bf16,
     (float* partial, const T* dy, const T* x, u32 outer, u32 channels, u32 inner),
     (partial, dy, x, outer, channels, inner, exchange))
 
-// In one block. With `shared`, all channels add to one slope.
-KERNEL(prelu_finish)(float* da, const float* partial, u32 chunks, u32 channels, u32 shared) {
-    __shared__ float exchange[32];
-    float all = 0;
-    for (u32 c = threadIdx.x; c < channels; c += blockDim.x) {
-        const float sum = channel_sum(partial, chunks, channels, c, 0);
-        if (!shared) da[c] += sum;
-        all += sum;
-    }
-    if (!shared) return;
-    all = block_reduce<Sum>(all, exchange);
-    if (threadIdx.x == 0) da[0] += all;
+// What the sums give. Blocks as for channel_sums.
+#undef BOUNDS
+#define BOUNDS __launch_bounds__(1024)
+
+// ds and db (where not null) take up the sums: added to with `add`, else overwritten.
+KERNEL(channels_finish)(float* ds, float* db, const float* partial, u32 chunks, u32 channels, u32 add) {
+    __shared__ float exchange[2048];
+    float sums[2];
+    if (!channel_sums(sums, partial, chunks, channels, exchange)) return;
+    const u32 c = blockIdx.x * 32 + threadIdx.x;
+    if (ds) ds[c] = (add ? ds[c] : 0.0f) + sums[0];
+    if (db) db[c] = (add ? db[c] : 0.0f) + sums[1];
 }
+
+KERNEL(prelu_finish)(float* da, const float* partial, u32 chunks, u32 channels) {
+    __shared__ float exchange[1024];
+    float sums[1];
+    if (channel_sums(sums, partial, chunks, channels, exchange)) da[blockIdx.x * 32 + threadIdx.x] += sums[0];
+}
+
+// The same where all channels add to one slope, in one block.
+KERNEL(prelu_finish_shared)(float* da, const float* partial, u32 chunks, u32 channels) {
+    __shared__ float exchange[32];
+    float sum = 0;
+    for (i64 i = threadIdx.x; i < (i64)chunks * channels; i += blockDim.x) sum += partial[i];
+    sum = block_reduce<Sum>(sum, exchange);
+    if (threadIdx.x == 0) da[0] += sum;
+}
+#undef BOUNDS
+#define BOUNDS
 
 // Rows of `width` elements, from one distance apart to another: parts of a concatenation.
 template <typename T>

@@ -48,7 +48,7 @@ struct bf16 {
 };
 
 // Two kernels from a template `name_of`: one for blobs of floats, and one of bf16. In `params`, T is the type of elements;
-// `args` passes them on. Those that add up over a block get `exchange`, 256 floats that the block shares.
+// `args` passes them on. Those that add up over a block get `exchange`, 2048 floats that the block shares.
 #define KERNELS_WITH(shared, name, name_bf16, params, args)                                                            \
     inline namespace name##_of_float {                                                                                 \
     typedef float T;                                                                                                   \
@@ -64,7 +64,7 @@ struct bf16 {
     }
 #define KERNELS(name, name_bf16, params, args) KERNELS_WITH(, name, name_bf16, params, args)
 #define KERNELS_ADDING(name, name_bf16, params, args)                                                                  \
-    KERNELS_WITH(__shared__ float exchange[256];, name, name_bf16, params, args)
+    KERNELS_WITH(__shared__ float exchange[2048];, name, name_bf16, params, args)
 
 // Strides over elements 0 to n, whatever the number of blocks.
 #define FOR_ELEMENTS(i, n)                                                                                             \
@@ -205,54 +205,245 @@ template <typename T, typename B, typename F> DEVICE void map2(T* y, const T* a,
     FOR_ELEMENTS(i, n - size * packs) y[size * packs + i] = f(a[size * packs + i], b[size * packs + i]);
 }
 
-// Sums over all axes of [outer, channels, inner] but the middle one, in two steps. The first, with 256 threads in a block
-// and chunks in y, has a block in x for each channel or, where inner is 1, for each 32 channels; it leaves K sums of each
-// channel and chunk in partial[k][chunk][channel]. `term(i, c, sums)` adds what element i of channel c gives to K sums.
-// `exchange` is 256 floats of shared memory.
+// Layers that treat the elements of a channel alike. What they need of channel c, `of(c)`, a thread holds in registers
+// while it goes along the channel; packs of 16 bytes are taken where rows and addresses allow, several on their way at once.
 
-template <int K, typename F>
-DEVICE void channel_partials(float* partial, u32 outer, u32 channels, u32 inner, float* exchange, F term) {
-    const u32 chunks = gridDim.y, chunk = blockIdx.y;
-    const i64 step = (i64)chunks * channels;
-    float sums[K];
-    for (int k = 0; k < K; ++k) sums[k] = 0;
-    if (inner == 1) {
-        const u32 c = blockIdx.x * 32 + threadIdx.x % 32, group = threadIdx.x / 32;
-        const u32 len = (outer + chunks - 1) / chunks;
-        const u32 end = (u64)(chunk + 1) * len < outer ? (chunk + 1) * len : outer;
-        if (c < channels) {
-            for (u32 o = chunk * len + group; o < end; o += 8) term((i64)o * channels + c, c, sums);
+// Packs that a thread asks for before it looks at the first.
+#define AHEAD 2u
+
+template <typename T, int IN> DEVICE bool all_aligned(const T* const (&x)[IN]) {
+    bool all = true;
+#pragma unroll
+    for (int i = 0; i < IN; ++i) all = all && aligned(x[i]);
+    return all;
+}
+
+// y = f(of(c), the elements of IN blobs); y may be one of them. Rows and positions as for CHANNEL.
+template <u32 V, typename T, int IN, typename Of, typename F>
+DEVICE void channel_map_by(T* y, const T* const (&x)[IN], u32 rows, u32 width, u32 channels, Of of, F f) {
+    const u32 packs = width / V, first = blockIdx.x * blockDim.x + threadIdx.x, across = gridDim.x * blockDim.x;
+    const u32 top = blockIdx.y * blockDim.y + threadIdx.y, down = gridDim.y * blockDim.y;
+    typename Pack<T, V>::Raw raw[AHEAD][IN];
+    const auto read = [&](u32 u, u32 row, u32 p) {
+#pragma unroll
+        for (int i = 0; i < IN; ++i) raw[u][i] = Pack<T, V>::raw(x[i] + (i64)row * width + p * V);
+    };
+    const auto write = [&](u32 u, u32 row, u32 p, auto of_element) {
+        Pack<T, V> in[IN], out;
+#pragma unroll
+        for (int i = 0; i < IN; ++i) in[i].set(raw[u][i]);
+#pragma unroll
+        for (u32 k = 0; k < V; ++k) {
+            float e[IN];
+#pragma unroll
+            for (int i = 0; i < IN; ++i) e[i] = in[i].v[k];
+            out.v[k] = f(of_element(k), e);
         }
-        for (int k = 0; k < K; ++k) {
-            exchange[threadIdx.x] = sums[k];
-            __syncthreads();
-            if (group == 0 && c < channels) {
-                float sum = 0;
-                for (u32 g = 0; g < 8; ++g) sum += exchange[g * 32 + threadIdx.x];
-                partial[k * step + (i64)chunk * channels + c] = sum;
+        out.write(y + (i64)row * width + p * V);
+    };
+    if (channels == 0) {
+        for (u32 p = first; p < packs; p += across) {
+            decltype(of(0u)) mine[V];
+#pragma unroll
+            for (u32 k = 0; k < V; ++k) mine[k] = of(p * V + k);
+            for (u32 row = top; row < rows; row += AHEAD * down) {
+#pragma unroll
+                for (u32 u = 0; u < AHEAD; ++u) {
+                    if (row + u * down < rows) read(u, row + u * down, p);
+                }
+#pragma unroll
+                for (u32 u = 0; u < AHEAD; ++u) {
+                    if (row + u * down < rows) write(u, row + u * down, p, [&](u32 k) { return mine[k]; });
+                }
             }
-            __syncthreads();
         }
         return;
     }
-    const u32 c = blockIdx.x, total = outer * inner;
-    const u32 len = (total + chunks - 1) / chunks;
-    const u32 end = (u64)(chunk + 1) * len < total ? (chunk + 1) * len : total;
-    for (u32 j = chunk * len + threadIdx.x; j < end; j += blockDim.x) {
-        const u32 o = j / inner;
-        term(((i64)o * channels + c) * inner + (j - o * inner), c, sums);
-    }
-    for (int k = 0; k < K; ++k) {
-        const float sum = block_reduce<Sum>(sums[k], exchange);
-        if (threadIdx.x == 0) partial[k * step + (i64)chunk * channels + c] = sum;
+    for (u32 row = top; row < rows; row += down) {
+        const auto mine = of(row % channels);
+        for (u32 p = first; p < packs; p += AHEAD * across) {
+#pragma unroll
+            for (u32 u = 0; u < AHEAD; ++u) {
+                if (p + u * across < packs) read(u, row, p + u * across);
+            }
+#pragma unroll
+            for (u32 u = 0; u < AHEAD; ++u) {
+                if (p + u * across < packs) write(u, row, p + u * across, [&](u32) { return mine; });
+            }
+        }
     }
 }
 
-// The second: what the chunks of a channel give together, for sum k.
-DEVICE float channel_sum(const float* partial, u32 chunks, u32 channels, u32 c, int k) {
-    float sum = 0;
-    for (u32 chunk = 0; chunk < chunks; ++chunk) sum += partial[((i64)k * chunks + chunk) * channels + c];
-    return sum;
+template <typename T, int IN, typename Of, typename F>
+DEVICE void channel_map(T* y, const T* const (&x)[IN], u32 rows, u32 width, u32 channels, Of of, F f) {
+    const u32 size = Pack<T>::size;
+    if (width % size == 0 && aligned(y) && all_aligned(x)) {
+        channel_map_by<size>(y, x, rows, width, channels, of, f);
+    } else {
+        channel_map_by<1>(y, x, rows, width, channels, of, f);
+    }
+}
+
+// Sums over all axes of [outer, channels, inner] but the middle one, in two steps. The first leaves K sums of each channel
+// and chunk in partial[k][chunk][channel]; chunks are in y. With `inner` 1 a block has a column of threads for each pack of
+// channels, which are in x; else it has 256 threads for one channel. `term(of(c, chunk), elements, sums)` adds to K sums and
+// returns what goes to y, where y is not null.
+
+// The part of a channel's elements that a chunk holds, of outer * inner in their order.
+struct Chunk {
+    u32 from, end;
+
+    __device__ __forceinline__ Chunk(u32 chunk, u32 chunks, u32 outer, u32 inner) {
+        const u32 total = outer * inner, len = ((total - 1) / chunks / 8 + 1) * 8;
+        const u64 start = (u64)chunk * len;
+        from = start < total ? (u32)start : total;
+        end = total - from > len ? from + len : total;
+    }
+
+    // The median of its first element, one in the middle and its last: near the others even where one lies far away.
+    template <typename T>
+    __device__ __forceinline__ float typical(const T* x, u32 c, u32 channels, u32 inner) const {
+        const auto value = [=](u32 j) -> float {
+            const u32 o = j / inner;
+            return x[((i64)o * channels + c) * inner + (j - o * inner)];
+        };
+        if (from >= end) return 0.0f;
+        const float a = value(from), b = value(from + (end - from) / 2), z = value(end - 1);
+        return a < b ? (b < z ? b : a < z ? z : a) : (a < z ? a : b < z ? z : b);
+    }
+};
+
+template <u32 V, int K, typename T, int IN, typename Of, typename F>
+DEVICE void channel_partials_by(
+    float* partial, T* y, const T* const (&x)[IN], u32 outer, u32 channels, u32 inner, float* exchange, Of of, F term
+) {
+    const u32 chunks = gridDim.y, threads = blockDim.x * blockDim.y, me = threadIdx.y * blockDim.x + threadIdx.x;
+    const i64 step = (i64)chunks * channels;
+    const Chunk chunk(blockIdx.y, chunks, outer, inner);
+    float* to = partial + (i64)blockIdx.y * channels;
+    typename Pack<T, V>::Raw raw[AHEAD][IN];
+    const auto read = [&](u32 u, i64 at) {
+#pragma unroll
+        for (int i = 0; i < IN; ++i) raw[u][i] = Pack<T, V>::raw(x[i] + at);
+    };
+    const auto add = [&](u32 u, i64 at, auto of_element, auto sums_of) {
+        Pack<T, V> in[IN], out;
+#pragma unroll
+        for (int i = 0; i < IN; ++i) in[i].set(raw[u][i]);
+#pragma unroll
+        for (u32 k = 0; k < V; ++k) {
+            float e[IN];
+#pragma unroll
+            for (int i = 0; i < IN; ++i) e[i] = in[i].v[k];
+            out.v[k] = term(of_element(k), e, sums_of(k));
+        }
+        if (y) out.write(y + at);
+    };
+    if (inner == 1) {
+        const u32 packs = channels / V;
+        for (u32 base = blockIdx.x * blockDim.x; base < packs; base += gridDim.x * blockDim.x) {
+            const u32 p = base + threadIdx.x;
+            float sums[V][K];
+#pragma unroll
+            for (u32 v = 0; v < V; ++v) {
+#pragma unroll
+                for (int k = 0; k < K; ++k) sums[v][k] = 0;
+            }
+            if (p < packs) {
+                decltype(of(0u, chunk)) mine[V];
+#pragma unroll
+                for (u32 v = 0; v < V; ++v) mine[v] = of(p * V + v, chunk);
+                for (u32 o = chunk.from + threadIdx.y; o < chunk.end; o += AHEAD * blockDim.y) {
+#pragma unroll
+                    for (u32 u = 0; u < AHEAD; ++u) {
+                        if (o + u * blockDim.y < chunk.end) read(u, (i64)(o + u * blockDim.y) * channels + p * V);
+                    }
+#pragma unroll
+                    for (u32 u = 0; u < AHEAD; ++u) {
+                        if (o + u * blockDim.y < chunk.end) {
+                            add(u, (i64)(o + u * blockDim.y) * channels + p * V, [&](u32 v) { return mine[v]; },
+                                [&](u32 v) { return &sums[v][0]; });
+                        }
+                    }
+                }
+            }
+#pragma unroll
+            for (int k = 0; k < K; ++k) {
+#pragma unroll
+                for (u32 v = 0; v < V; ++v) exchange[v * 256 + me] = sums[v][k];
+                __syncthreads();
+                for (u32 j = me; j < V * blockDim.x; j += threads) {
+                    const u32 c = (base + j / V) * V + j % V;
+                    float sum = 0;
+                    for (u32 g = 0; g < blockDim.y; ++g) sum += exchange[j % V * 256 + g * blockDim.x + j / V];
+                    if (c < channels) to[k * step + c] = sum;
+                }
+                __syncthreads();
+            }
+        }
+        return;
+    }
+    const u32 c = blockIdx.x;
+    const auto mine = of(c, chunk);
+    float sums[K];
+#pragma unroll
+    for (int k = 0; k < K; ++k) sums[k] = 0;
+    const auto place = [&](u32 q) {
+        const u32 j = q * V, o = j / inner;
+        return ((i64)o * channels + c) * inner + (j - o * inner);
+    };
+    for (u32 q = chunk.from / V + me; q < chunk.end / V; q += AHEAD * threads) {
+#pragma unroll
+        for (u32 u = 0; u < AHEAD; ++u) {
+            if (q + u * threads < chunk.end / V) read(u, place(q + u * threads));
+        }
+#pragma unroll
+        for (u32 u = 0; u < AHEAD; ++u) {
+            if (q + u * threads < chunk.end / V) {
+                add(u, place(q + u * threads), [&](u32) { return mine; }, [&](u32) { return sums; });
+            }
+        }
+    }
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+        const float sum = block_reduce<Sum>(sums[k], exchange);
+        if (me == 0) to[k * step + c] = sum;
+    }
+}
+
+template <int K, typename T, int IN, typename Of, typename F>
+DEVICE void channel_partials(
+    float* partial, T* y, const T* const (&x)[IN], u32 outer, u32 channels, u32 inner, float* exchange, Of of, F term
+) {
+    const u32 size = Pack<T>::size;
+    if ((inner == 1 ? channels : inner) % size == 0 && aligned(y) && all_aligned(x)) {
+        channel_partials_by<size, K>(partial, y, x, outer, channels, inner, exchange, of, term);
+    } else {
+        channel_partials_by<1, K>(partial, y, x, outer, channels, inner, exchange, of, term);
+    }
+}
+
+// The second: blocks of 1024 threads, 32 for each channel, add up what its chunks left. The first 32 threads get the sums of
+// channel blockIdx.x * 32 + threadIdx.x, if there is one, and true. `exchange` is K * 1024 floats of shared memory.
+template <int K>
+DEVICE bool channel_sums(float (&sums)[K], const float* partial, u32 chunks, u32 channels, float* exchange) {
+    const u32 lane = threadIdx.x % 32, c = blockIdx.x * 32 + lane;
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+        float sum = 0;
+        for (u32 j = threadIdx.x / 32; c < channels && j < chunks; j += 32) {
+            sum += partial[((i64)k * chunks + j) * channels + c];
+        }
+        exchange[k * 1024 + threadIdx.x] = sum;
+    }
+    __syncthreads();
+    if (threadIdx.x >= 32 || c >= channels) return false;
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+        sums[k] = 0;
+        for (u32 g = 0; g < 32; ++g) sums[k] += exchange[k * 1024 + g * 32 + lane];
+    }
+    return true;
 }
 
 // Random numbers: Philox4x32-10 (Salmon et al., 2011). The words are those of `lgm_core::rng::Philox`.

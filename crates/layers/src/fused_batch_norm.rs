@@ -66,14 +66,7 @@ impl FusedBatchNorm {
 }
 
 impl Layer for FusedBatchNorm {
-    // A sum runs on the host as yet.
-    fn device(&self) -> Option<&dyn lgm_core::Run<lgm_core::Device>> {
-        if self.joins { None } else { Some(self) }
-    }
-
-    fn device_mut(&mut self) -> Option<&mut dyn lgm_core::Run<lgm_core::Device>> {
-        if self.joins { None } else { Some(self) }
-    }
+    crate::on_device::on_device!();
 
     fn arity(&self) -> Arity {
         Arity::exactly(1 + self.joins as usize, 1)

@@ -24,18 +24,27 @@ pub(crate) use on_device;
 /// An extent as kernels take it.
 ///
 /// # Errors
-/// When it exceeds 2³² − 1.
+/// When it exceeds 2³² − 2²⁹.
 pub(crate) fn extent(n: usize) -> Result<u32> {
-    n.try_into().map_err(|_| Error::config(format!("an extent of {n} is more than kernels can count; split the blob")))
+    // Strides of a grid must not wrap around before the end is seen.
+    let most = u32::MAX - (1 << 29);
+    n.try_into().ok().filter(|&n| n <= most).ok_or_else(|| {
+        Error::config(format!("an extent of {n} is more than kernels can count ({most}); split the blob"))
+    })
 }
 
-/// The grid of a kernel that strides over `rows` rows in y and `width` positions in x: blocks of 256 threads, as wide as
-/// a row needs.
+/// The grid of a kernel that strides over `rows` rows in y and `width` positions in x: blocks of up to 256 threads, as
+/// wide as a row needs.
 pub(crate) fn row_grid(rows: usize, width: usize) -> Grid {
-    let across = width.clamp(1, Grid::THREADS as usize).next_power_of_two() as u32;
-    let down = Grid::THREADS / across;
+    let threads = row_threads(width);
     let blocks = |n: usize, by: u32, most: usize| n.div_ceil(by as usize).clamp(1, most) as u32;
-    Grid { blocks: [blocks(width, across, 1 << 20), blocks(rows, down, 65535), 1], threads: [across, down, 1] }
+    Grid { blocks: [blocks(width, threads[0], 1 << 20), blocks(rows, threads[1], 65535), 1], threads }
+}
+
+/// Threads of a block for rows of so many positions: no more across than these, and as many rows as fit.
+fn row_threads(width: usize) -> [u32; 3] {
+    let across = width.clamp(1, Grid::THREADS as usize) as u32;
+    [across, Grid::THREADS / across, 1]
 }
 
 /// y[i] = value.
@@ -103,10 +112,14 @@ pub(crate) struct Channels {
 }
 
 /// Blocks that keep a device busy.
-const BLOCKS: usize = 1024;
+const BLOCKS: usize = 1056;
 /// Elements that are worth a block.
 const WORTH: usize = 4096;
-/// Channels of a block where nothing stands after the channels.
+/// Packs, or rows of them, that a thread asks for before it looks at the first: AHEAD of the kernels.
+const AHEAD: usize = 2;
+/// Rows that are worth a thread.
+const ROWS: usize = 8;
+/// Most columns of a block that sums over rows.
 const TOGETHER: usize = 32;
 
 impl Channels {
@@ -134,24 +147,46 @@ impl Channels {
         }
     }
 
-    /// The grid of a kernel that goes over the blob, and its last three arguments.
+    /// What a row's positions are taken in: packs of 16 bytes where they divide it.
+    fn packs(&self, width: usize) -> usize {
+        let pack = 16 / self.element.bytes();
+        if width.is_multiple_of(pack) { width / pack } else { width }
+    }
+
+    /// The grid of a kernel that goes over the blob by CHANNEL, and its last three arguments. Where channels come last, a
+    /// thread keeps to its own and goes down the rows.
     ///
     /// # Errors
     /// When the blob is too large.
     pub fn rows(&self) -> Result<(Grid, [u32; 3])> {
         let (rows, width, channels) = self.layout();
-        Ok((row_grid(rows, width), [extent(rows)?, extent(width)?, extent(channels)?]))
+        let packs = self.packs(width);
+        let grid = if channels == 0 {
+            let Grid { blocks, threads } = row_grid(rows.div_ceil(AHEAD), packs);
+            Grid { blocks: [blocks[0], blocks[1].min((BLOCKS as u32).div_ceil(blocks[0])), 1], threads }
+        } else {
+            let threads = row_threads(packs);
+            let across = packs.div_ceil(AHEAD * threads[0] as usize).max(1) as u32;
+            Grid { blocks: [across, row_grid(rows, packs).blocks[1], 1], threads }
+        };
+        Ok((grid, [extent(rows)?, extent(width)?, extent(channels)?]))
     }
 
-    fn column_blocks(&self) -> usize {
-        if self.inner == 1 { self.channels.div_ceil(TOGETHER) } else { self.channels }
+    /// Threads of a block that sums over channels, and blocks side by side.
+    fn columns(&self) -> ([u32; 3], usize) {
+        if self.inner > 1 {
+            return ([Grid::THREADS, 1, 1], self.channels.max(1));
+        }
+        let packs = self.packs(self.channels).max(1);
+        let across = packs.div_ceil(packs.div_ceil(TOGETHER));
+        (row_threads(across), packs.div_ceil(across))
     }
 
-    /// Parts that each channel's elements are summed in; it follows from the shape alone.
+    /// Parts that each channel's elements are summed in; it follows from the shape and the format alone.
     pub fn chunks(&self) -> usize {
-        let columns = self.column_blocks().max(1);
-        let work = self.outer * self.inner * if self.inner == 1 { TOGETHER } else { 1 };
-        BLOCKS.div_ceil(columns).min(work.div_ceil(WORTH)).max(1)
+        let ([_, down, _], columns) = self.columns();
+        let worth = if self.inner == 1 { down as usize * ROWS } else { WORTH };
+        BLOCKS.div_ceil(columns).min((self.outer * self.inner).div_ceil(worth)).max(1)
     }
 
     /// Scratch for `sums` sums of each channel.
@@ -165,12 +200,17 @@ impl Channels {
     /// When a channel is too large.
     pub fn sums(&self) -> Result<(Grid, [u32; 3])> {
         extent(self.outer * self.inner)?;
-        let blocks = [extent(self.column_blocks().max(1))?, self.chunks() as u32, 1];
-        let grid = Grid { blocks, threads: [Grid::THREADS, 1, 1] };
+        let (threads, columns) = self.columns();
+        let grid = Grid { blocks: [extent(columns)?, self.chunks() as u32, 1], threads };
         Ok((grid, [extent(self.outer)?, extent(self.channels)?, extent(self.inner)?]))
     }
 
-    /// y = x · s + b, each where given; y may be x.
+    /// The grid of a kernel that adds up what the chunks left, in blocks of so many threads.
+    pub fn finish(&self, threads: u32) -> Grid {
+        Grid { blocks: [self.channels.div_ceil(32).max(1) as u32, 1, 1], threads: [threads, 1, 1] }
+    }
+
+    /// y = x · s + b, each where given, and the larger of that and 0 with `relu`; y may be x.
     pub fn affine(
         &self,
         queue: &dyn DeviceQueue,
@@ -178,9 +218,11 @@ impl Channels {
         x: DevicePtr,
         s: Option<DevicePtr>,
         b: Option<DevicePtr>,
+        relu: bool,
     ) -> Result<()> {
         let (grid, [rows, width, channels]) = self.rows()?;
-        queue.launch(kernel!(self.element, "channels_affine"), grid, args![y, x, s, b, rows, width, channels])
+        let args = args![y, x, s, b, u32::from(relu), rows, width, channels];
+        queue.launch(kernel!(self.element, "channels_affine"), grid, args)
     }
 
     /// Sums of dy · x into `ds` and of dy into `db`, over all that is not the channel; added to what is there with `add`.
@@ -200,6 +242,6 @@ impl Channels {
             args![partial, dy, x, outer, channels, inner],
         )?;
         let finish = args![ds, db, partial, self.chunks() as u32, channels, u32::from(add)];
-        queue.launch("channels_finish", Grid::elements(self.channels), finish)
+        queue.launch("channels_finish", self.finish(1024), finish)
     }
 }

@@ -37,8 +37,7 @@ impl Statistics {
         let eps = self.param.eps();
         let (grid, [outer, channels, inner]) = along.sums()?;
         if self.global {
-            let sums = (sum_mean, sum_variance, sum_weight);
-            let args = args![mean, inverse, kept_mean, kept_inverse, sums.0, sums.1, sums.2, channels, eps];
+            let args = args![mean, inverse, kept_mean, kept_inverse, sum_mean, sum_variance, sum_weight, channels, eps];
             return queue.launch("bn_global", Grid::elements(along.channels), args);
         }
         queue.launch(kernel!(along.element, "bn_statistics"), grid, args![partial, x, outer, channels, inner])?;
@@ -56,14 +55,14 @@ impl Statistics {
             partial,
             x,
             along.chunks() as u32,
+            outer,
             channels,
             inner,
-            m as f32,
             keep,
             unbias,
             eps,
         ];
-        queue.launch(kernel!(along.element, "bn_statistics_finish"), Grid::elements(along.channels), args)
+        queue.launch(kernel!(along.element, "bn_statistics_finish"), along.finish(512), args)
     }
 }
 
@@ -88,7 +87,7 @@ impl Run<Device> for BatchNorm {
         queue.launch(
             kernel!(along.element, "bn_normalize"),
             grid,
-            args![y, x, mean, inverse, none, none, 0u32, rows, width, channels],
+            args![y, x, none, mean, inverse, none, none, 0u32, rows, width, channels],
         )
     }
 
@@ -103,7 +102,7 @@ impl Run<Device> for BatchNorm {
             let eps = self.statistics.param.eps();
             let args = args![none, a, none, none, sums.0, sums.1, sums.2, along.channels as u32, eps];
             queue.launch("bn_global", Grid::elements(along.channels), args)?;
-            return along.affine(queue, dx, dy, Some(a), None);
+            return along.affine(queue, dx, dy, Some(a), None, false);
         }
         let y = io.top(0)?;
         let (grid, [outer, channels, inner]) = along.sums()?;
@@ -114,7 +113,7 @@ impl Run<Device> for BatchNorm {
         )?;
         let count = (along.outer * along.inner) as f32;
         let finish = args![a, b, partial, along.chunks() as u32, channels, count];
-        queue.launch("bn_backward_finish", Grid::elements(along.channels), finish)?;
+        queue.launch("bn_backward_finish", along.finish(1024), finish)?;
         let (grid, [rows, width, channels]) = along.rows()?;
         queue.launch(
             kernel!(along.element, "bn_backward"),

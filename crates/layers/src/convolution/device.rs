@@ -188,7 +188,7 @@ impl Run<Device> for Convolution {
                 forward(queue, conv, (y, x, w, b), scratch)?;
             }
             if b != DevicePtr::NULL && (library || !is_depthwise(conv)) {
-                device.outputs().affine(queue, y, y, None, Some(b))?;
+                device.outputs().affine(queue, y, y, None, Some(b), false)?;
             }
         }
         Ok(())

@@ -121,7 +121,7 @@ impl Volume {
                 }
             }
             if b.is_some() {
-                self.tops().affine(queue, y, y, None, b)?;
+                self.tops().affine(queue, y, y, None, b, false)?;
             }
         }
         Ok(())

@@ -1,6 +1,7 @@
-//! BatchNorm, Scale and ReLU in one, on a device: two reads of x forward; two of x and dy backward.
+//! BatchNorm, Scale, a sum and ReLU in one, on a device: two reads of x and one of r forward; two of x and dy backward,
+//! with r one of y and, for dx, of g in the place of dy.
 
-use lgm_core::{Bwd, Device, DevicePtr, DeviceQueue, Formats, Fwd, Grid, Offer, Plan, Result, Run, args, kernel};
+use lgm_core::{Bwd, Device, DevicePtr, DeviceQueue, Formats, Fwd, Offer, Plan, Result, Run, args, kernel};
 
 use super::{FusedBatchNorm, SCALE, SHIFT};
 use crate::batch_norm::device::{Found, channels};
@@ -18,7 +19,9 @@ impl Run<Device> for FusedBatchNorm {
 
     fn forward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Fwd<'_, Device>) -> Result<()> {
         let along = channels(self.extents, io.formats.top(0));
-        let (x, y) = (io.bottom(0)?, io.top(0)?);
+        let x = io.bottom(0)?;
+        let r = if self.joins { io.bottom_or_top(1, 0)? } else { DevicePtr::NULL };
+        let y = io.top(0)?;
         let (mean, inverse, partial) = (io.scratch(0)?, io.scratch(1)?, io.scratch(2)?);
         let found = Found { mean, inverse, kept_mean: io.saved(0), kept_inverse: io.saved(1) };
         self.statistics.forward_on(queue, x, along, &mut io, &found, partial)?;
@@ -29,7 +32,7 @@ impl Run<Device> for FusedBatchNorm {
         queue.launch(
             kernel!(along.element, "bn_normalize"),
             grid,
-            args![y, x, mean, inverse, gamma, beta, relu, rows, width, channels],
+            args![y, x, r, mean, inverse, gamma, beta, relu, rows, width, channels],
         )
     }
 
@@ -38,20 +41,24 @@ impl Run<Device> for FusedBatchNorm {
         let (x, mean, inverse) = (io.bottom(0)?, io.saved(0)?, io.saved(1)?);
         let gamma = io.param(SCALE)?;
         let beta = if self.bias { io.param(SHIFT)? } else { DevicePtr::NULL };
-        let relu = u32::from(self.relu);
-        let dy = io.top_diff_or_bottom(0, 0)?;
+        let dy = io.top_diff_or_bottom(0, self.joins as usize)?;
+        let dr = if self.joins { io.bottom_diff(1) } else { None };
+        // With a sum, y tells what passed the ReLU.
+        let gate = if self.joins && self.relu { io.top(0)? } else { DevicePtr::NULL };
         let (a, b, partial) = (io.scratch(0)?, io.scratch(1)?, io.scratch(2)?);
         let (grid, [outer, channels, inner]) = along.sums()?;
-        let args = args![partial, dy, x, mean, inverse, gamma, beta, relu, outer, channels, inner];
+        let relu = u32::from(self.relu);
+        let args = args![partial, dr, dy, x, gate, mean, inverse, gamma, beta, relu, outer, channels, inner];
         queue.launch(kernel!(along.element, "bn_fused_partials"), grid, args)?;
         let share = if self.statistics.global() { 0.0 } else { 1.0 / (along.outer * along.inner) as f32 };
         let d_gamma = io.param_diff(SCALE);
         let d_beta = if self.bias { io.param_diff(SHIFT) } else { None };
         let finish = args![a, b, d_gamma, d_beta, partial, along.chunks() as u32, channels, share];
-        queue.launch("bn_fused_finish", Grid::elements(along.channels), finish)?;
+        queue.launch("bn_fused_finish", along.finish(1024), finish)?;
         let Some(dx) = io.bottom_diff(0) else { return Ok(()) };
+        let (dy, gate, relu) = dr.map_or((dy, gate, relu), |g| (g, DevicePtr::NULL, 0));
         let (grid, [rows, width, channels]) = along.rows()?;
-        let args = args![dx, dy, x, mean, inverse, gamma, beta, a, b, relu, rows, width, channels];
+        let args = args![dx, dy, x, gate, mean, inverse, gamma, beta, a, b, relu, rows, width, channels];
         queue.launch(kernel!(along.element, "bn_fused_backward"), grid, args)
     }
 }

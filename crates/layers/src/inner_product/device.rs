@@ -66,7 +66,7 @@ impl Run<Device> for InnerProduct {
             ..product((m, n, k), (x, k), (w, n), 0.0, (y, n))
         })?;
         if self.param.bias_term() {
-            self.channels(format).affine(queue, y, y, None, Some(io.param(1)?))?;
+            self.channels(format).affine(queue, y, y, None, Some(io.param(1)?), false)?;
         }
         Ok(())
     }

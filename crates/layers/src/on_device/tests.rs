@@ -51,6 +51,8 @@ fn channel_shapes() -> Vec<Shape> {
     let mut shapes: Vec<Shape> =
         [1, 31, 32, 33, 257].into_iter().flat_map(|c| [[3, c, 1], [2, c, 7]]).map(Shape::from).collect();
     shapes.extend([[2, 2, 2100].into(), [130, 33, 1].into(), [1, 1, 1].into(), [1, 2, 257].into()]);
+    // Packs of 16 bytes along channels or positions, several chunks, more packs than a block has threads.
+    shapes.extend([[300, 96, 1], [2, 16, 8], [3, 8, 1024], [2, 2056, 1]].map(Shape::from));
     shapes
 }
 
@@ -73,6 +75,10 @@ fn channel_by_channel() {
 #[test]
 fn a_mean_far_from_zero_leaves_the_variance() {
     checked(vec![layer("BatchNorm", "").bottom_of([4, 3, 1500], Draw::Normal(100.0, 1.0))]);
+    // A channel that is constant but for its first value.
+    let mut values = vec![1.0; 3 * 8192];
+    values[0] = 4000.0;
+    checked(vec![layer("BatchNorm", "").bottom_of([3, 1, 8192], Draw::Given(values))]);
 }
 
 #[test]
@@ -124,13 +130,14 @@ fn window_by_window() {
     ]);
 }
 
-/// A BatchNorm and a Scale in one, with the ReLU if the name says so.
+/// A BatchNorm and a Scale in one, with the sum if there are two bottoms and with the ReLU if the name says so.
 fn fused(param: &LayerParameter, cx: &BuildCx) -> Result<Node> {
     let as_type = |kind: &str| LayerParameter { r#type: Some(kind.into()), ..param.clone() };
-    let [norm, scale, relu] = ["BatchNorm", "Scale", "ReLU"].map(as_type);
-    let run = [&norm, &scale, &relu];
-    let layers = if param.name() == "rectified" { &run[..] } else { &run[..2] };
-    let made = FusedBatchNorm::of(layers, cx)?.ok_or_else(|| Error::internal("the layers do not fuse"))?;
+    let joins = (param.bottom.len() == 2).then_some("Eltwise");
+    let relu = (param.name() == "rectified").then_some("ReLU");
+    let run: Vec<_> = ["BatchNorm", "Scale"].into_iter().chain(joins).chain(relu).map(as_type).collect();
+    let made = FusedBatchNorm::of(&run.iter().collect::<Vec<_>>(), cx)?
+        .ok_or_else(|| Error::internal("the layers do not fuse"))?;
     Ok(made.0)
 }
 
@@ -146,10 +153,14 @@ fn fused_layers() {
             ("rectified", "batch_norm_param { use_global_stats: true } scale_param { bias_term: true }"),
         ] {
             let text = format!("layer {{ name: '{name}' type: 'Fused' bottom: 'x' top: 'y' {fields} }}");
-            let case = Case::new(text).without_gradients().param(3, Draw::Uniform(0.5, 2.0));
-            let statistics = case.param(0, Draw::Normal(0.0, 1.0)).param(1, Draw::Uniform(0.5, 2.0));
-            let weighted = statistics.param(2, Draw::Given(vec![1.7])).param(4, Draw::Uniform(-0.5, 0.5));
-            cases.push(weighted.bottom_of(shape.clone(), Draw::Normal(1.0, 2.0)));
+            let case = |text: &str| {
+                let case = Case::new(text).without_gradients().param(3, Draw::Uniform(0.5, 2.0));
+                let statistics = case.param(0, Draw::Normal(0.0, 1.0)).param(1, Draw::Uniform(0.5, 2.0));
+                let weighted = statistics.param(2, Draw::Given(vec![1.7])).param(4, Draw::Uniform(-0.5, 0.5));
+                weighted.bottom_of(shape.clone(), Draw::Normal(1.0, 2.0))
+            };
+            cases.push(case(&text));
+            cases.push(case(&text.replace("bottom: 'x'", "bottom: 'x' bottom: 'r'")).bottom(shape.clone()));
         }
     }
     check(&registry, &cases);
@@ -183,11 +194,17 @@ fn a_label_outside_the_classes_is_reported_as_on_the_host() {
 #[test]
 fn grids_cover_rows_and_chunks_follow_the_shape() {
     let grid = row_grid(70_000, 49);
-    assert_eq!((grid.threads, grid.blocks), ([64, 4, 1], [1, 17_500, 1]));
+    assert_eq!((grid.threads, grid.blocks), ([49, 5, 1], [1, 14_000, 1]));
     assert_eq!(row_grid(1, 1000).blocks, [4, 1, 1]);
     assert_eq!(row_grid(0, 0).blocks, [1, 1, 1]);
     assert_eq!(row_grid(usize::MAX, usize::MAX).blocks[1], 65535);
     let of = |outer, channels, inner| Channels::new(outer, channels, inner).chunks();
-    assert_eq!([of(2, 3, 4), of(128, 64, 56 * 56), of(256, 1000, 1), of(65536, 10, 1)], [1, 16, 2, 512]);
-    assert!(extent(1 << 32).is_err());
+    assert_eq!([of(2, 3, 4), of(128, 64, 56 * 56), of(256, 1000, 1), of(65536, 10, 1)], [1, 17, 4, 328]);
+    assert!(extent(1 << 32).is_err() && extent((1 << 32) - 1).is_err() && extent(1 << 31).is_ok());
+    // Channels last, in packs of 4: 250 of them in 8 columns of 32, or 24 in one of as many threads.
+    let last = |outer, channels| Channels::new(outer, channels, 1);
+    assert_eq!(last(256, 1000).sums().unwrap().0, Grid { blocks: [8, 4, 1], threads: [32, 8, 1] });
+    assert_eq!(last(4096, 96).sums().unwrap().0, Grid { blocks: [1, 52, 1], threads: [24, 10, 1] });
+    assert_eq!(last(4096, 96).rows().unwrap().0, Grid { blocks: [1, 205, 1], threads: [24, 10, 1] });
+    assert_eq!(last(1 << 20, 96).rows().unwrap().0.blocks, [1, 1056, 1]);
 }

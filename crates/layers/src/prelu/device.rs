@@ -45,8 +45,11 @@ impl Run<Device> for PReLU {
                 grid,
                 args![partial, dy, x, outer, channels, inner],
             )?;
-            let finish = args![da, partial, extents.chunks() as u32, channels, shared];
-            queue.launch("prelu_finish", Grid::rows(1, Grid::THREADS), finish)?;
+            let finish = args![da, partial, extents.chunks() as u32, channels];
+            match self.param.channel_shared() {
+                true => queue.launch("prelu_finish_shared", Grid::rows(1, 1024), finish)?,
+                false => queue.launch("prelu_finish", extents.finish(1024), finish)?,
+            }
         }
         let Some(dx) = io.bottom_diff(0) else { return Ok(()) };
         let (grid, [rows, width, channels]) = extents.rows()?;
