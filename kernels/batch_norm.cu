@@ -5,9 +5,14 @@ template <typename T>
 DEVICE void bn_statistics_of(float* partial, const T* x, u32 outer, u32 channels, u32 inner, float* exchange) {
     const T* const in[] = {x};
     channel_partials<2>(partial, (T*)0, in, outer, channels, inner, exchange,
-        [=](u32 c, const Chunk& chunk) { return chunk.typical(x, c, channels, inner); },
-        [](float k, const float* e, float* sums) {
-            const float d = e[0] - k;
+        [=](u32 c, auto width, const Chunk& chunk) {
+            Pack<float, width.value> typical;
+#pragma unroll
+            for (u32 k = 0; k < width.value; ++k) typical.v[k] = chunk.typical(x, c + k, channels, inner);
+            return typical;
+        },
+        [](const auto& typical, u32 k, const float* e, float* sums) {
+            const float d = e[0] - typical.v[k];
             sums[0] += d;
             sums[1] += d * d;
             return 0.0f;
@@ -89,16 +94,22 @@ KERNEL(bn_global)(
     }
 }
 
-// What a channel's values are made of: gamma 1 and beta 0 where null.
-struct Affine {
-    float mean, inverse, scale, beta;
+// What V channels' values are made of: gamma 1 and beta 0 where null.
+template <u32 V> struct Affine {
+    Pack<float, V> mean, inverse, scale, beta;
 
     // Rounded in one way wherever it is computed, so that forward and backward agree on its sign.
-    __device__ __forceinline__ float of(float x) const { return __fmaf_rn(x - mean, scale, beta); }
+    __device__ __forceinline__ float of(u32 k, float x) const {
+        return __fmaf_rn(x - mean.v[k], scale.v[k], beta.v[k]);
+    }
 };
 
-DEVICE Affine affine(u32 c, const float* mean, const float* inverse, const float* gamma, const float* beta) {
-    return {mean[c], inverse[c], inverse[c] * (gamma ? gamma[c] : 1.0f), beta ? beta[c] : 0.0f};
+template <u32 V>
+DEVICE Affine<V> affine(u32 c, const float* mean, const float* inverse, const float* gamma, const float* beta) {
+    Affine<V> a = {numbers<V>(mean, c), numbers<V>(inverse, c), numbers<V>(gamma, c, 1.0f), numbers<V>(beta, c)};
+#pragma unroll
+    for (u32 k = 0; k < V; ++k) a.scale.v[k] *= a.inverse.v[k];
+    return a;
 }
 
 // y = gamma (x - mean) inverse + beta + r, without r where it is null; max with 0 where `relu`. y may be x or r.
@@ -107,16 +118,16 @@ DEVICE void bn_normalize_of(
     T* y, const T* x, const T* r, const float* mean, const float* inverse, const float* gamma, const float* beta,
     u32 relu, u32 rows, u32 width, u32 channels
 ) {
-    const auto of = [=](u32 c) { return affine(c, mean, inverse, gamma, beta); };
+    const auto of = [=](u32 c, auto width) { return affine<width.value>(c, mean, inverse, gamma, beta); };
     const auto rectified = [=](float v) { return relu && v < 0 ? 0.0f : v; };
     if (r) {
         const T* const in[] = {x, r};
         channel_map(y, in, rows, width, channels, of,
-            [=](const Affine& a, const float* e) { return rectified(a.of(e[0]) + e[1]); });
+            [=](const auto& a, u32 k, const float* e) { return rectified(a.of(k, e[0]) + e[1]); });
     } else {
         const T* const in[] = {x};
         channel_map(y, in, rows, width, channels, of,
-            [=](const Affine& a, const float* e) { return rectified(a.of(e[0])); });
+            [=](const auto& a, u32 k, const float* e) { return rectified(a.of(k, e[0])); });
     }
 }
 KERNELS(bn_normalize, bn_normalize_bf16,
@@ -129,8 +140,8 @@ template <typename T>
 DEVICE void bn_backward_partials_of(float* partial, const T* dy, const T* y, u32 outer, u32 channels, u32 inner,
     float* exchange) {
     const T* const in[] = {dy, y};
-    channel_partials<2>(partial, (T*)0, in, outer, channels, inner, exchange, [](u32, const Chunk&) { return 0; },
-        [](int, const float* e, float* sums) {
+    channel_partials<2>(partial, (T*)0, in, outer, channels, inner, exchange, [](u32, auto, const Chunk&) { return 0; },
+        [](int, u32, const float* e, float* sums) {
             sums[0] += e[0];
             sums[1] += e[0] * e[1];
             return 0.0f;
@@ -140,18 +151,27 @@ KERNELS_ADDING(bn_backward_partials, bn_backward_partials_bf16,
     (float* partial, const T* dy, const T* y, u32 outer, u32 channels, u32 inner),
     (partial, dy, y, outer, channels, inner, exchange))
 
+// What V channels' gradients are made of.
+template <u32 V> struct Gradient {
+    Affine<V> affine;
+    Pack<float, V> a, b;
+};
+
 // dx = (dy - a - y b) inverse. dx may be dy.
 template <typename T>
 DEVICE void bn_backward_of(
     T* dx, const T* dy, const T* y, const float* inverse, const float* a, const float* b, u32 rows, u32 width,
     u32 channels
 ) {
-    struct Of {
-        float a, b, inverse;
-    };
     const T* const in[] = {dy, y};
-    channel_map(dx, in, rows, width, channels, [=](u32 c) { return Of{a[c], b[c], inverse[c]}; },
-        [](const Of& of, const float* e) { return (e[0] - of.a - e[1] * of.b) * of.inverse; });
+    channel_map(dx, in, rows, width, channels,
+        [=](u32 c, auto width) {
+            const u32 V = width.value;
+            return Gradient<V>{{{}, numbers<V>(inverse, c), {}, {}}, numbers<V>(a, c), numbers<V>(b, c)};
+        },
+        [](const auto& of, u32 k, const float* e) {
+            return (e[0] - of.a.v[k] - e[1] * of.b.v[k]) * of.affine.inverse.v[k];
+        });
 }
 KERNELS(bn_backward, bn_backward_bf16,
     (T* dx, const T* dy, const T* y, const float* inverse, const float* a, const float* b, u32 rows, u32 width, u32
@@ -165,21 +185,25 @@ DEVICE void bn_fused_partials_of(
     float* partial, T* g, const T* dy, const T* x, const T* gate, const float* mean, const float* inverse,
     const float* gamma, const float* beta, u32 relu, u32 outer, u32 channels, u32 inner, float* exchange
 ) {
-    const auto of = [=](u32 c, const Chunk&) { return affine(c, mean, inverse, gamma, beta); };
-    const auto add = [](const Affine& a, float passed, float x, float* sums) {
+    const auto of = [=](u32 c, auto width, const Chunk&) {
+        return affine<width.value>(c, mean, inverse, gamma, beta);
+    };
+    const auto add = [](const auto& a, u32 k, float passed, float x, float* sums) {
         sums[0] += passed;
-        sums[1] += passed * ((x - a.mean) * a.inverse);
+        sums[1] += passed * ((x - a.mean.v[k]) * a.inverse.v[k]);
         return passed;
     };
     if (gate) {
         const T* const in[] = {dy, x, gate};
         channel_partials<2>(partial, g, in, outer, channels, inner, exchange, of,
-            [=](const Affine& a, const float* e, float* sums) { return add(a, e[2] > 0 ? e[0] : 0.0f, e[1], sums); });
+            [=](const auto& a, u32 k, const float* e, float* sums) {
+                return add(a, k, e[2] > 0 ? e[0] : 0.0f, e[1], sums);
+            });
     } else {
         const T* const in[] = {dy, x};
         channel_partials<2>(partial, g, in, outer, channels, inner, exchange, of,
-            [=](const Affine& a, const float* e, float* sums) {
-                return add(a, relu && !(a.of(e[1]) > 0) ? 0.0f : e[0], e[1], sums);
+            [=](const auto& a, u32 k, const float* e, float* sums) {
+                return add(a, k, relu && !(a.of(k, e[1]) > 0) ? 0.0f : e[0], e[1], sums);
             });
     }
 }
@@ -194,22 +218,24 @@ DEVICE void bn_fused_backward_of(
     T* dx, const T* dy, const T* x, const T* gate, const float* mean, const float* inverse, const float* gamma,
     const float* beta, const float* a, const float* b, u32 relu, u32 rows, u32 width, u32 channels
 ) {
-    struct Of {
-        Affine affine;
-        float a, b;
+    const auto of = [=](u32 c, auto width) {
+        const u32 V = width.value;
+        Gradient<V> of = {affine<V>(c, mean, inverse, gamma, beta), numbers<V>(a, c), numbers<V>(b, c)};
+#pragma unroll
+        for (u32 k = 0; k < V; ++k) of.b.v[k] *= of.affine.inverse.v[k];
+        return of;
     };
-    const auto of = [=](u32 c) { return Of{affine(c, mean, inverse, gamma, beta), a[c], inverse[c] * b[c]}; };
-    const auto result = [](const Of& of, float g, float x) {
-        return of.affine.scale * (g - of.a - (x - of.affine.mean) * of.b);
+    const auto result = [](const auto& of, u32 k, float g, float x) {
+        return of.affine.scale.v[k] * (g - of.a.v[k] - (x - of.affine.mean.v[k]) * of.b.v[k]);
     };
     if (gate) {
         const T* const in[] = {dy, x, gate};
         channel_map(dx, in, rows, width, channels, of,
-            [=](const Of& of, const float* e) { return result(of, e[2] > 0 ? e[0] : 0.0f, e[1]); });
+            [=](const auto& of, u32 k, const float* e) { return result(of, k, e[2] > 0 ? e[0] : 0.0f, e[1]); });
     } else {
         const T* const in[] = {dy, x};
-        channel_map(dx, in, rows, width, channels, of, [=](const Of& of, const float* e) {
-            return result(of, relu && !(of.affine.of(e[1]) > 0) ? 0.0f : e[0], e[1]);
+        channel_map(dx, in, rows, width, channels, of, [=](const auto& of, u32 k, const float* e) {
+            return result(of, k, relu && !(of.affine.of(k, e[1]) > 0) ? 0.0f : e[0], e[1]);
         });
     }
 }

@@ -1,19 +1,24 @@
 // Layers that treat a channel's elements alike: Scale, Bias, PReLU, and the bias of products. See CHANNEL for `channels`.
 
+template <u32 V> struct Affine {
+    Pack<float, V> s, b;
+};
+
 // y = x s + b; without b where it is null, without s where that is; max with 0 where `relu`. y may be x.
 template <typename T>
 DEVICE void channels_affine_of(
     T* y, const T* x, const float* s, const float* b, u32 relu, u32 rows, u32 width, u32 channels
 ) {
-    struct Of {
-        float s, b;
-    };
     const T* const in[] = {x};
-    channel_map(y, in, rows, width, channels, [=](u32 c) { return Of{s ? s[c] : 1.0f, b ? b[c] : 0.0f}; },
-        [=](const Of& of, const float* e) {
+    channel_map(y, in, rows, width, channels,
+        [=](u32 c, auto width) {
+            const u32 V = width.value;
+            return Affine<V>{numbers<V>(s, c, 1.0f), numbers<V>(b, c)};
+        },
+        [=](const auto& of, u32 k, const float* e) {
             float v = e[0];
-            if (s) v *= of.s;
-            if (b) v += of.b;
+            if (s) v *= of.s.v[k];
+            if (b) v += of.b.v[k];
             return relu && v < 0 ? 0.0f : v;
         });
 }
@@ -25,11 +30,11 @@ KERNELS(channels_affine, channels_affine_bf16,
 template <typename T>
 DEVICE void channels_partials_of(float* partial, const T* dy, const T* x, u32 outer, u32 channels, u32 inner, float*
     exchange) {
-    const auto none = [](u32, const Chunk&) { return 0; };
+    const auto none = [](u32, auto, const Chunk&) { return 0; };
     if (x) {
         const T* const in[] = {dy, x};
         channel_partials<2>(partial, (T*)0, in, outer, channels, inner, exchange, none,
-            [](int, const float* e, float* sums) {
+            [](int, u32, const float* e, float* sums) {
                 sums[0] += e[0] * e[1];
                 sums[1] += e[0];
                 return 0.0f;
@@ -37,7 +42,7 @@ DEVICE void channels_partials_of(float* partial, const T* dy, const T* x, u32 ou
     } else {
         const T* const in[] = {dy};
         channel_partials<2>(partial, (T*)0, in, outer, channels, inner, exchange, none,
-            [](int, const float* e, float* sums) {
+            [](int, u32, const float* e, float* sums) {
                 sums[1] += e[0];
                 return 0.0f;
             });
@@ -47,16 +52,18 @@ KERNELS_ADDING(channels_partials, channels_partials_bf16,
     (float* partial, const T* dy, const T* x, u32 outer, u32 channels, u32 inner),
     (partial, dy, x, outer, channels, inner, exchange))
 
-struct Slope {
-    float a;
-};
+// The slopes of V channels from c on.
+template <u32 V> DEVICE Pack<float, V> slopes_of(const float* slopes, u32 shared, u32 c) {
+    return shared ? numbers<V>((const float*)0, c, slopes[0]) : numbers<V>(slopes, c);
+}
 
 // `shared`: one slope for all channels.
 template <typename T>
 DEVICE void prelu_forward_of(T* y, const T* x, const float* slopes, u32 shared, u32 rows, u32 width, u32 channels) {
     const T* const in[] = {x};
-    channel_map(y, in, rows, width, channels, [=](u32 c) { return Slope{slopes[shared ? 0 : c]}; },
-        [](const Slope& of, const float* e) { return e[0] > 0 ? e[0] : e[0] * of.a; });
+    channel_map(y, in, rows, width, channels,
+        [=](u32 c, auto width) { return slopes_of<width.value>(slopes, shared, c); },
+        [](const auto& of, u32 k, const float* e) { return e[0] > 0 ? e[0] : e[0] * of.v[k]; });
 }
 KERNELS(prelu_forward, prelu_forward_bf16,
     (T* y, const T* x, const float* slopes, u32 shared, u32 rows, u32 width, u32 channels),
@@ -68,8 +75,9 @@ DEVICE void prelu_backward_of(
     T* dx, const T* dy, const T* x, const float* slopes, u32 shared, u32 rows, u32 width, u32 channels
 ) {
     const T* const in[] = {dy, x};
-    channel_map(dx, in, rows, width, channels, [=](u32 c) { return Slope{slopes[shared ? 0 : c]}; },
-        [](const Slope& of, const float* e) { return e[1] > 0 ? e[0] : e[0] * of.a; });
+    channel_map(dx, in, rows, width, channels,
+        [=](u32 c, auto width) { return slopes_of<width.value>(slopes, shared, c); },
+        [](const auto& of, u32 k, const float* e) { return e[1] > 0 ? e[0] : e[0] * of.v[k]; });
 }
 KERNELS(prelu_backward, prelu_backward_bf16,
     (T* dx, const T* dy, const T* x, const float* slopes, u32 shared, u32 rows, u32 width, u32 channels),
@@ -79,8 +87,8 @@ template <typename T>
 DEVICE void prelu_partials_of(float* partial, const T* dy, const T* x, u32 outer, u32 channels, u32 inner, float*
     exchange) {
     const T* const in[] = {dy, x};
-    channel_partials<1>(partial, (T*)0, in, outer, channels, inner, exchange, [](u32, const Chunk&) { return 0; },
-        [](int, const float* e, float* sums) {
+    channel_partials<1>(partial, (T*)0, in, outer, channels, inner, exchange, [](u32, auto, const Chunk&) { return 0; },
+        [](int, u32, const float* e, float* sums) {
             sums[0] += e[1] > 0 ? 0.0f : e[0] * e[1];
             return 0.0f;
         });

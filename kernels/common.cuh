@@ -205,8 +205,25 @@ template <typename T, typename B, typename F> DEVICE void map2(T* y, const T* a,
     FOR_ELEMENTS(i, n - size * packs) y[size * packs + i] = f(a[size * packs + i], b[size * packs + i]);
 }
 
-// Layers that treat the elements of a channel alike. What they need of channel c, `of(c)`, a thread holds in registers
-// while it goes along the channel; packs of 16 bytes are taken where rows and addresses allow, several on their way at once.
+// Layers that treat the elements of a channel alike. What they need of V channels from c on, `of(c, Width<V>())`, a thread
+// holds in registers while it goes along them, and gives to what treats an element with the channel's number among them.
+// Packs of 16 bytes are taken where rows and addresses allow, several on their way at once.
+
+template <u32 V> struct Width {
+    enum : u32 { value = V };
+};
+
+// The numbers of V channels from c on, or `otherwise` where there are none. They begin at a multiple of 16 bytes.
+template <u32 V> DEVICE Pack<float, V> numbers(const float* of_channels, u32 c, float otherwise = 0) {
+    Pack<float, V> found;
+    if (of_channels) {
+        found.read(of_channels + c);
+    } else {
+#pragma unroll
+        for (u32 k = 0; k < V; ++k) found.v[k] = otherwise;
+    }
+    return found;
+}
 
 // Packs that a thread asks for before it looks at the first.
 #define AHEAD 2u
@@ -218,7 +235,7 @@ template <typename T, int IN> DEVICE bool all_aligned(const T* const (&x)[IN]) {
     return all;
 }
 
-// y = f(of(c), the elements of IN blobs); y may be one of them. Rows and positions as for CHANNEL.
+// y = f(of, channel among them, the elements of IN blobs); y may be one of them. Rows and positions as for CHANNEL.
 template <u32 V, typename T, int IN, typename Of, typename F>
 DEVICE void channel_map_by(T* y, const T* const (&x)[IN], u32 rows, u32 width, u32 channels, Of of, F f) {
     const u32 packs = width / V, first = blockIdx.x * blockDim.x + threadIdx.x, across = gridDim.x * blockDim.x;
@@ -228,7 +245,7 @@ DEVICE void channel_map_by(T* y, const T* const (&x)[IN], u32 rows, u32 width, u
 #pragma unroll
         for (int i = 0; i < IN; ++i) raw[u][i] = Pack<T, V>::raw(x[i] + (i64)row * width + p * V);
     };
-    const auto write = [&](u32 u, u32 row, u32 p, auto of_element) {
+    const auto write = [&](u32 u, u32 row, u32 p, const auto& mine, bool apart) {
         Pack<T, V> in[IN], out;
 #pragma unroll
         for (int i = 0; i < IN; ++i) in[i].set(raw[u][i]);
@@ -237,15 +254,13 @@ DEVICE void channel_map_by(T* y, const T* const (&x)[IN], u32 rows, u32 width, u
             float e[IN];
 #pragma unroll
             for (int i = 0; i < IN; ++i) e[i] = in[i].v[k];
-            out.v[k] = f(of_element(k), e);
+            out.v[k] = f(mine, apart ? k : 0, e);
         }
         out.write(y + (i64)row * width + p * V);
     };
     if (channels == 0) {
         for (u32 p = first; p < packs; p += across) {
-            decltype(of(0u)) mine[V];
-#pragma unroll
-            for (u32 k = 0; k < V; ++k) mine[k] = of(p * V + k);
+            const auto mine = of(p * V, Width<V>());
             for (u32 row = top; row < rows; row += AHEAD * down) {
 #pragma unroll
                 for (u32 u = 0; u < AHEAD; ++u) {
@@ -253,14 +268,14 @@ DEVICE void channel_map_by(T* y, const T* const (&x)[IN], u32 rows, u32 width, u
                 }
 #pragma unroll
                 for (u32 u = 0; u < AHEAD; ++u) {
-                    if (row + u * down < rows) write(u, row + u * down, p, [&](u32 k) { return mine[k]; });
+                    if (row + u * down < rows) write(u, row + u * down, p, mine, true);
                 }
             }
         }
         return;
     }
     for (u32 row = top; row < rows; row += down) {
-        const auto mine = of(row % channels);
+        const auto mine = of(row % channels, Width<1>());
         for (u32 p = first; p < packs; p += AHEAD * across) {
 #pragma unroll
             for (u32 u = 0; u < AHEAD; ++u) {
@@ -268,7 +283,7 @@ DEVICE void channel_map_by(T* y, const T* const (&x)[IN], u32 rows, u32 width, u
             }
 #pragma unroll
             for (u32 u = 0; u < AHEAD; ++u) {
-                if (p + u * across < packs) write(u, row, p + u * across, [&](u32) { return mine; });
+                if (p + u * across < packs) write(u, row, p + u * across, mine, false);
             }
         }
     }
@@ -286,8 +301,8 @@ DEVICE void channel_map(T* y, const T* const (&x)[IN], u32 rows, u32 width, u32 
 
 // Sums over all axes of [outer, channels, inner] but the middle one, in two steps. The first leaves K sums of each channel
 // and chunk in partial[k][chunk][channel]; chunks are in y. With `inner` 1 a block has a column of threads for each pack of
-// channels, which are in x; else it has 256 threads for one channel. `term(of(c, chunk), elements, sums)` adds to K sums and
-// returns what goes to y, where y is not null.
+// channels, which are in x; else it has up to 256 threads for one channel. `term(of, channel among
+// them, elements, sums)`, with `of(c, Width<V>(), chunk)`, adds to K sums and returns what goes to y, where y is not null.
 
 // The part of a channel's elements that a chunk holds, of outer * inner in their order.
 struct Chunk {
@@ -326,7 +341,7 @@ DEVICE void channel_partials_by(
 #pragma unroll
         for (int i = 0; i < IN; ++i) raw[u][i] = Pack<T, V>::raw(x[i] + at);
     };
-    const auto add = [&](u32 u, i64 at, auto of_element, auto sums_of) {
+    const auto add = [&](u32 u, i64 at, const auto& mine, bool apart, float (*sums)[K]) {
         Pack<T, V> in[IN], out;
 #pragma unroll
         for (int i = 0; i < IN; ++i) in[i].set(raw[u][i]);
@@ -335,7 +350,7 @@ DEVICE void channel_partials_by(
             float e[IN];
 #pragma unroll
             for (int i = 0; i < IN; ++i) e[i] = in[i].v[k];
-            out.v[k] = term(of_element(k), e, sums_of(k));
+            out.v[k] = term(mine, apart ? k : 0, e, sums[apart ? k : 0]);
         }
         if (y) out.write(y + at);
     };
@@ -350,9 +365,7 @@ DEVICE void channel_partials_by(
                 for (int k = 0; k < K; ++k) sums[v][k] = 0;
             }
             if (p < packs) {
-                decltype(of(0u, chunk)) mine[V];
-#pragma unroll
-                for (u32 v = 0; v < V; ++v) mine[v] = of(p * V + v, chunk);
+                const auto mine = of(p * V, Width<V>(), chunk);
                 for (u32 o = chunk.from + threadIdx.y; o < chunk.end; o += AHEAD * blockDim.y) {
 #pragma unroll
                     for (u32 u = 0; u < AHEAD; ++u) {
@@ -361,8 +374,7 @@ DEVICE void channel_partials_by(
 #pragma unroll
                     for (u32 u = 0; u < AHEAD; ++u) {
                         if (o + u * blockDim.y < chunk.end) {
-                            add(u, (i64)(o + u * blockDim.y) * channels + p * V, [&](u32 v) { return mine[v]; },
-                                [&](u32 v) { return &sums[v][0]; });
+                            add(u, (i64)(o + u * blockDim.y) * channels + p * V, mine, true, sums);
                         }
                     }
                 }
@@ -384,10 +396,10 @@ DEVICE void channel_partials_by(
         return;
     }
     const u32 c = blockIdx.x;
-    const auto mine = of(c, chunk);
-    float sums[K];
+    const auto mine = of(c, Width<1>(), chunk);
+    float sums[1][K];
 #pragma unroll
-    for (int k = 0; k < K; ++k) sums[k] = 0;
+    for (int k = 0; k < K; ++k) sums[0][k] = 0;
     const auto place = [&](u32 q) {
         const u32 j = q * V, o = j / inner;
         return ((i64)o * channels + c) * inner + (j - o * inner);
@@ -400,13 +412,13 @@ DEVICE void channel_partials_by(
 #pragma unroll
         for (u32 u = 0; u < AHEAD; ++u) {
             if (q + u * threads < chunk.end / V) {
-                add(u, place(q + u * threads), [&](u32) { return mine; }, [&](u32) { return sums; });
+                add(u, place(q + u * threads), mine, false, sums);
             }
         }
     }
 #pragma unroll
     for (int k = 0; k < K; ++k) {
-        const float sum = block_reduce<Sum>(sums[k], exchange);
+        const float sum = block_reduce<Sum>(sums[0][k], exchange);
         if (me == 0) to[k * step + c] = sum;
     }
 }
@@ -423,25 +435,25 @@ DEVICE void channel_partials(
     }
 }
 
-// The second: blocks of 1024 threads, 32 for each channel, add up what its chunks left. The first 32 threads get the sums of
-// channel blockIdx.x * 32 + threadIdx.x, if there is one, and true. `exchange` is K * 1024 floats of shared memory.
+// The second: blocks of up to 1024 threads, in groups of one for each of 32 channels, add up what the chunks left. The first
+// group gets the sums of channel blockIdx.x * 32 + threadIdx.x, if there is one, and true. `exchange` is K * 1024 floats of
+// shared memory.
 template <int K>
 DEVICE bool channel_sums(float (&sums)[K], const float* partial, u32 chunks, u32 channels, float* exchange) {
-    const u32 lane = threadIdx.x % 32, c = blockIdx.x * 32 + lane;
+    const u32 lane = threadIdx.x % 32, c = blockIdx.x * 32 + lane, groups = blockDim.x / 32;
 #pragma unroll
     for (int k = 0; k < K; ++k) {
-        float sum = 0;
-        for (u32 j = threadIdx.x / 32; c < channels && j < chunks; j += 32) {
-            sum += partial[((i64)k * chunks + j) * channels + c];
+        sums[k] = 0;
+        for (u32 j = threadIdx.x / 32; c < channels && j < chunks; j += groups) {
+            sums[k] += partial[((i64)k * chunks + j) * channels + c];
         }
-        exchange[k * 1024 + threadIdx.x] = sum;
+        exchange[k * 1024 + threadIdx.x] = sums[k];
     }
     __syncthreads();
     if (threadIdx.x >= 32 || c >= channels) return false;
 #pragma unroll
     for (int k = 0; k < K; ++k) {
-        sums[k] = 0;
-        for (u32 g = 0; g < 32; ++g) sums[k] += exchange[k * 1024 + g * 32 + lane];
+        for (u32 g = 1; g < groups; ++g) sums[k] += exchange[k * 1024 + g * 32 + lane];
     }
     return true;
 }

@@ -112,7 +112,7 @@ pub(crate) struct Channels {
 }
 
 /// Blocks that keep a device busy.
-const BLOCKS: usize = 1056;
+const BLOCKS: usize = 528;
 /// Elements that are worth a block.
 const WORTH: usize = 4096;
 /// Packs, or rows of them, that a thread asks for before it looks at the first: AHEAD of the kernels.
@@ -175,7 +175,8 @@ impl Channels {
     /// Threads of a block that sums over channels, and blocks side by side.
     fn columns(&self) -> ([u32; 3], usize) {
         if self.inner > 1 {
-            return ([Grid::THREADS, 1, 1], self.channels.max(1));
+            let threads = (self.outer * self.packs(self.inner)).next_multiple_of(32).clamp(32, Grid::THREADS as usize);
+            return ([threads as u32, 1, 1], self.channels.max(1));
         }
         let packs = self.packs(self.channels).max(1);
         let across = packs.div_ceil(packs.div_ceil(TOGETHER));
@@ -205,8 +206,9 @@ impl Channels {
         Ok((grid, [extent(self.outer)?, extent(self.channels)?, extent(self.inner)?]))
     }
 
-    /// The grid of a kernel that adds up what the chunks left, in blocks of so many threads.
-    pub fn finish(&self, threads: u32) -> Grid {
+    /// The grid of a kernel that adds up what the chunks left, in blocks of up to so many threads.
+    pub fn finish(&self, most: u32) -> Grid {
+        let threads = (32 * self.chunks() as u32).min(most);
         Grid { blocks: [self.channels.div_ceil(32).max(1) as u32, 1, 1], threads: [threads, 1, 1] }
     }
 
