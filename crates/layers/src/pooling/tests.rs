@@ -130,7 +130,7 @@ fn maxima_of_what_is_not_a_number_and_of_equals() {
         let values =
             [f64::NAN, -0.0, 1.0, f64::NAN, f64::NEG_INFINITY, 0.0, f64::NAN, 1.0, -2.0, f64::NAN, f64::INFINITY];
         // Now and then a whole region of what has no largest.
-        let value = |i: usize| if i / 40 % 3 == 0 { values[i % 2 * 4] } else { values[i * i % 127 % 11] };
+        let value = |i: usize| if (i / 40).is_multiple_of(3) { values[i % 2 * 4] } else { values[i * i % 127 % 11] };
         let x: Vec<f64> = (0..shape.count()).map(value).collect();
         let host = Rig::new(&registry(), &text, Phase::Train, DType::F32, std::slice::from_ref(&shape)).unwrap();
         let dy = (0..host.plan.tops[0].shape.count()).map(|i| (i % 7) as f64 - 3.0).collect();
