@@ -303,7 +303,7 @@ DEVICE void take_window(
 }
 
 // The size of each window as kernels take it: known where it is usual.
-#define BY_KERNEL(f, N, ...)                                                                                           \
+#define BY_WINDOW(f, N, ...)                                                                                           \
     if (kernel_h == 2 && kernel_w == 2) f<2, N>(__VA_ARGS__, GEOMETRY_NAMES);                                          \
     else if (kernel_h == 3 && kernel_w == 3) f<3, N>(__VA_ARGS__, GEOMETRY_NAMES);                                     \
     else f<0, N>(__VA_ARGS__, GEOMETRY_NAMES)
@@ -342,25 +342,25 @@ template <u32 K, u32 N, typename T> DEVICE void means(T* y, const T* x, GEOMETRY
 
 // The largest of each window, as above.
 template <typename T> DEVICE void pool_winner_forward_of(T* y, u8* slots, const T* x, GEOMETRY) {
-    BY_KERNEL(winners, 1, y, slots, x);
+    BY_WINDOW(winners, 1, y, slots, x);
 }
 KERNELS(pool_winner_forward, pool_winner_forward_bf16,
     (T* y, u8* slots, const T* x, GEOMETRY), (y, slots, x, GEOMETRY_NAMES))
 
 // With channels last, a multiple of a pack.
 template <typename T> DEVICE void pool_winner_forward_packs_of(T* y, u8* slots, const T* x, GEOMETRY) {
-    BY_KERNEL(winners, Pack<T>::size, y, slots, x);
+    BY_WINDOW(winners, Pack<T>::size, y, slots, x);
 }
 KERNELS(pool_winner_forward_packs, pool_winner_forward_packs_bf16,
     (T* y, u8* slots, const T* x, GEOMETRY), (y, slots, x, GEOMETRY_NAMES))
 
 template <typename T> DEVICE void pool_average_forward_of(T* y, const T* x, GEOMETRY) {
-    BY_KERNEL(means, 1, y, x);
+    BY_WINDOW(means, 1, y, x);
 }
 KERNELS(pool_average_forward, pool_average_forward_bf16, (T* y, const T* x, GEOMETRY), (y, x, GEOMETRY_NAMES))
 
 template <typename T> DEVICE void pool_average_forward_packs_of(T* y, const T* x, GEOMETRY) {
-    BY_KERNEL(means, Pack<T>::size, y, x);
+    BY_WINDOW(means, Pack<T>::size, y, x);
 }
 KERNELS(pool_average_forward_packs, pool_average_forward_packs_bf16,
     (T* y, const T* x, GEOMETRY), (y, x, GEOMETRY_NAMES))
@@ -518,7 +518,7 @@ KERNELS(pool_average_backward_packs, pool_average_backward_packs_bf16,
 // row together, 1, 2 or 4, so that their elements are read and written side by side.
 
 #define BY_NUMBER(f, ...)                                                                                              \
-    if (Pack<T>::size >= 8 && together == 4) f<4>(__VA_ARGS__, GEOMETRY_NAMES);                                        \
+    if (together == 4) f<4>(__VA_ARGS__, GEOMETRY_NAMES);                                                              \
     else if (together == 2) f<2>(__VA_ARGS__, GEOMETRY_NAMES);                                                         \
     else f<1>(__VA_ARGS__, GEOMETRY_NAMES)
 
