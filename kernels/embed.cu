@@ -30,6 +30,9 @@ KERNELS(embed_forward, embed_forward_bf16,
     (T* y, const float* x, const float* w, const float* b, u32 table, u32 rows, u32 width),
     (y, x, w, b, table, rows, width))
 
+#undef BOUNDS
+#define BOUNDS __launch_bounds__(1024)
+
 // In one block: the first position whose index names no row.
 KERNEL(embed_check)(const float* x, u32 table, u32 positions, u32* fault) {
     __shared__ u32 exchange[32];
@@ -40,6 +43,9 @@ KERNEL(embed_check)(const float* x, u32 table, u32 positions, u32* fault) {
     first = block_reduce<Least>(first, exchange);
     if (threadIdx.x == 0 && first != NO_ROW) report_fault(fault, 1, first, __float_as_uint(x[first]));
 }
+
+#undef BOUNDS
+#define BOUNDS
 
 // Keys: the row in the upper half, the position in the lower, so that no two are equal. NO_ROW comes last.
 

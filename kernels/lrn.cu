@@ -58,7 +58,22 @@ KERNELS(lrn_within_forward, lrn_within_forward_bf16,
 // dy y / s, which both gradients add up.
 template <typename T>
 DEVICE void lrn_ratio_of(float* ratio, const T* dy, const T* y, const float* s, i64 n) {
-    FOR_ELEMENTS(i, n) ratio[i] = dy[i] * y[i] / s[i];
+    const u32 size = Pack<T>::size;
+    const i64 packs = aligned(ratio) && aligned(dy) && aligned(y) && aligned(s) ? n / size : 0;
+    FOR_ELEMENTS(q, packs) {
+        Pack<T> d, v;
+        Pack<float, size> r;
+        d.read(dy + size * q);
+        v.read(y + size * q);
+        r.read(s + size * q);
+#pragma unroll
+        for (u32 k = 0; k < size; ++k) r.v[k] = d.v[k] * v.v[k] / r.v[k];
+        r.write(ratio + size * q);
+    }
+    FOR_ELEMENTS(r, n - size * packs) {
+        const i64 i = size * packs + r;
+        ratio[i] = dy[i] * y[i] / s[i];
+    }
 }
 KERNELS(lrn_ratio, lrn_ratio_bf16, (float* ratio, const T* dy, const T* y, const float* s, i64 n), (ratio, dy, y, s, n))
 

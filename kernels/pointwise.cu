@@ -1,7 +1,15 @@
 // Layers that treat every element alone. An output may be an input's memory.
 
 template <typename T>
-DEVICE void pointwise_fill_of(T* y, float value, i64 n) { FOR_ELEMENTS(i, n) y[i] = value; }
+DEVICE void pointwise_fill_of(T* y, float value, i64 n) {
+    const u32 size = Pack<T>::size;
+    const i64 packs = aligned(y) ? n / size : 0;
+    Pack<T> v;
+#pragma unroll
+    for (u32 k = 0; k < size; ++k) v.v[k] = value;
+    FOR_ELEMENTS(q, packs) v.write(y + size * q);
+    FOR_ELEMENTS(i, n - size * packs) y[size * packs + i] = value;
+}
 KERNELS(pointwise_fill, pointwise_fill_bf16, (T* y, float value, i64 n), (y, value, n))
 
 template <typename T>
@@ -87,14 +95,45 @@ KERNELS(eltwise_product, eltwise_product_bf16, (T* y, const T* a, const T* b, i6
 // dx = dy y / x: the gradient of a product by one factor.
 template <typename T>
 DEVICE void eltwise_quotient_of(T* dx, const T* dy, const T* y, const T* x, i64 n) {
-    FOR_ELEMENTS(i, n) dx[i] = dy[i] * (y[i] / x[i]);
+    const u32 size = Pack<T>::size;
+    const i64 packs = aligned(dx) && aligned(dy) && aligned(y) && aligned(x) ? n / size : 0;
+    FOR_ELEMENTS(q, packs) {
+        Pack<T> d, v, w;
+        d.read(dy + size * q);
+        v.read(y + size * q);
+        w.read(x + size * q);
+#pragma unroll
+        for (u32 k = 0; k < size; ++k) d.v[k] = d.v[k] * (v.v[k] / w.v[k]);
+        d.write(dx + size * q);
+    }
+    FOR_ELEMENTS(r, n - size * packs) {
+        const i64 i = size * packs + r;
+        dx[i] = dy[i] * (y[i] / x[i]);
+    }
 }
 KERNELS(eltwise_quotient, eltwise_quotient_bf16, (T* dx, const T* dy, const T* y, const T* x, i64 n), (dx, dy, y, x, n))
 
 // The larger of two, and which bottom it came from (unless `chosen` is null): on equality the second.
 template <typename T>
 DEVICE void eltwise_max_first_of(T* y, float* chosen, const T* a, const T* b, i64 n) {
-    FOR_ELEMENTS(i, n) {
+    const u32 size = Pack<T>::size;
+    const i64 packs = aligned(y) && aligned(chosen) && aligned(a) && aligned(b) ? n / size : 0;
+    FOR_ELEMENTS(q, packs) {
+        Pack<T> u, v;
+        Pack<float, size> from;
+        u.read(a + size * q);
+        v.read(b + size * q);
+#pragma unroll
+        for (u32 k = 0; k < size; ++k) {
+            const bool first = u.v[k] > v.v[k];
+            from.v[k] = first ? 0.0f : 1.0f;
+            v.v[k] = first ? u.v[k] : v.v[k];
+        }
+        if (chosen) from.write(chosen + size * q);
+        v.write(y + size * q);
+    }
+    FOR_ELEMENTS(r, n - size * packs) {
+        const i64 i = size * packs + r;
         const float u = a[i], v = b[i];
         const bool first = u > v;
         if (chosen) chosen[i] = first ? 0.0f : 1.0f;
@@ -108,7 +147,28 @@ KERNELS(eltwise_max_first, eltwise_max_first_bf16,
 // The larger of y and bottom `index`: on equality y.
 template <typename T>
 DEVICE void eltwise_max_next_of(T* y, float* chosen, const T* x, int index, i64 n) {
-    FOR_ELEMENTS(i, n) {
+    const u32 size = Pack<T>::size;
+    const i64 packs = aligned(y) && aligned(chosen) && aligned(x) ? n / size : 0;
+    FOR_ELEMENTS(q, packs) {
+        Pack<T> u, v;
+        Pack<float, size> from = {};
+        u.read(x + size * q);
+        v.read(y + size * q);
+        if (chosen) from.read(chosen + size * q);
+        bool any = false;
+#pragma unroll
+        for (u32 k = 0; k < size; ++k) {
+            const bool next = u.v[k] > v.v[k];
+            any = any || next;
+            from.v[k] = next ? (float)index : from.v[k];
+            v.v[k] = next ? u.v[k] : v.v[k];
+        }
+        if (!any) continue;
+        if (chosen) from.write(chosen + size * q);
+        v.write(y + size * q);
+    }
+    FOR_ELEMENTS(r, n - size * packs) {
+        const i64 i = size * packs + r;
         if (x[i] > y[i]) {
             y[i] = x[i];
             if (chosen) chosen[i] = (float)index;

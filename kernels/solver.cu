@@ -133,6 +133,9 @@ KERNEL(solver_sumsq)(double* parts, const float* g, const i64* first, const int*
     if (threadIdx.x == 0) parts[blockIdx.x] = sum;
 }
 
+#undef BOUNDS
+#define BOUNDS __launch_bounds__(1024)
+
 // In one block: clip[0] the factor that brings the norm down to `limit`, clip[1] the norm.
 KERNEL(solver_clip)(float* clip, const double* parts, int n, float limit) {
     __shared__ double exchange[32];
@@ -145,6 +148,9 @@ KERNEL(solver_clip)(float* clip, const double* parts, int n, float limit) {
         clip[1] = norm;
     }
 }
+
+#undef BOUNDS
+#define BOUNDS
 
 // Keeps an iteration's loss, the mean over its passes, at the place of the ring that `slot` tells; in one warp. `faults`
 // has four words for each layer, the first not zero where one was reported. guard[0] becomes 1 with the first fault, and

@@ -230,6 +230,12 @@ mod tests {
                     .bottom_of([3, 2], away_from_zero.clone())
                     .bottom_of([3, 2], away_from_zero),
                 case(4, "operation: MAX"),
+                (0..3).fold(Case::new(layer(3, "operation: MAX")), |case, _| case.bottom([3, 37])).without_gradients(),
+                (0..3)
+                    .fold(Case::new(layer(3, "operation: PROD stable_prod_grad: false")), |case, _| {
+                        case.bottom_of([3, 37], Draw::Uniform(0.5, 2.0))
+                    })
+                    .without_gradients(),
             ],
         );
     }

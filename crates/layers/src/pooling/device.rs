@@ -1,25 +1,92 @@
 //! Pooling on a device.
 
-use lgm_core::{Arg, Bwd, Device, DeviceQueue, Format, Formats, Fwd, Layout, Offer, Plan, Result, Run, args, kernel};
+use lgm_core::{
+    Arg, Bwd, Device, DevicePtr, DeviceQueue, Element, Format, Formats, Fwd, Grid, Layout, Offer, Plan, Result, Run,
+    args, kernel,
+};
 
 use super::{Method, Pooling};
 use crate::on_device::{extent, row_grid};
 
+/// How a kernel takes the blobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// One element at a time.
+    Single,
+    /// With channels last, 16 bytes at a time: so many elements.
+    Packs(usize),
+    /// Windows of 2 × 2 side by side: so many of a row.
+    Pairs(usize),
+}
+
+/// The name of the kernel for a type of elements and a way.
+macro_rules! kernel_of {
+    ($element:expr, $way:expr, $name:literal) => {
+        match ($element, $way) {
+            (Element::F32, Way::Single) => $name,
+            (Element::F32, Way::Packs(_)) => concat!($name, "_packs"),
+            (Element::F32, Way::Pairs(_)) => concat!($name, "_pairs"),
+            (Element::Bf16, Way::Single) => concat!($name, "_bf16"),
+            (Element::Bf16, Way::Packs(_)) => concat!($name, "_packs_bf16"),
+            (Element::Bf16, Way::Pairs(_)) => concat!($name, "_pairs_bf16"),
+        }
+    };
+}
+
+/// The most elements of a window whose winner's place a byte holds, beside that there is none.
+const MOST_SLOTS: usize = 255;
+
 impl Pooling {
+    /// Whether the places of winners are kept as bytes: kernels' slots.
+    fn slots(&self) -> bool {
+        matches!(self.method, Method::Max | Method::Draw)
+            && !self.index_top
+            && self.geometry.kernel.iter().product::<usize>() <= MOST_SLOTS
+    }
+
+    /// Whether each window is a whole plane.
+    fn whole(&self) -> bool {
+        let g = &self.geometry;
+        g.output == [1, 1] && g.kernel == g.input && g.pad == [0, 0]
+    }
+
+    /// How kernels may take blobs that are at these addresses.
+    pub(super) fn way(&self, format: Format, blobs: &[DevicePtr]) -> Way {
+        let (g, pack) = (&self.geometry, 16 / format.element.bytes());
+        let by_two = g.kernel == [2, 2] && g.stride == [2, 2] && g.pad == [0, 0] && g.input[1].is_multiple_of(2);
+        match format.layout {
+            _ if blobs.iter().any(|at| !at.0.is_multiple_of(16)) => Way::Single,
+            Layout::ChannelsLast if self.channels.is_multiple_of(pack) => Way::Packs(pack),
+            Layout::ChannelsFirst if by_two => {
+                let fits = |n: &usize| 2 * n <= pack && g.output[1].is_multiple_of(*n);
+                Way::Pairs([4, 2].into_iter().find(fits).unwrap_or(1))
+            }
+            _ => Way::Single,
+        }
+    }
+
     /// Launches a kernel over planes of `area` elements; the geometry comes after its own arguments.
     fn launch(
         &self,
         queue: &dyn DeviceQueue,
-        format: Format,
+        (format, way): (Format, Way),
         kernel: &'static str,
         area: usize,
         own: &[Arg],
     ) -> Result<()> {
         let g = &self.geometry;
         let mut args = own.to_vec();
+        let (across, along) = match way {
+            Way::Single => (1, 1),
+            Way::Packs(n) => (n, 1),
+            Way::Pairs(n) => {
+                args.push(extent(n)?.into());
+                (1, n)
+            }
+        };
         let (rows, wide, channels) = match format.layout {
-            Layout::ChannelsFirst => (self.planes, area, 0),
-            Layout::ChannelsLast => (self.planes / self.channels.max(1) * area, self.channels, self.channels),
+            Layout::ChannelsFirst => (self.planes, area / along, 0),
+            Layout::ChannelsLast => (self.planes / self.channels.max(1) * area, self.channels / across, self.channels),
         };
         for n in [rows, wide, channels] {
             args.push(extent(n)?.into());
@@ -30,6 +97,46 @@ impl Pooling {
             }
         }
         queue.launch(kernel, row_grid(rows, wide), &args)
+    }
+
+    /// As [`Pooling::launch`] over the cells of the planes: as many elements as a stride has, from each window's corner on.
+    fn launch_cells(
+        &self,
+        queue: &dyn DeviceQueue,
+        how: (Format, Way),
+        kernel: &'static str,
+        own: &[Arg],
+    ) -> Result<()> {
+        let g = &self.geometry;
+        let cells = |d: usize| (g.input[d] + g.pad[d]).div_ceil(g.stride[d]);
+        self.launch(queue, how, kernel, cells(0) * cells(1), own)
+    }
+
+    /// Launches a kernel of means of whole planes: of the top and the bottom, whatever direction.
+    fn launch_whole(
+        &self,
+        queue: &dyn DeviceQueue,
+        format: Format,
+        [first, last, packs]: [&'static str; 3],
+        blobs: [DevicePtr; 2],
+    ) -> Result<()> {
+        let area = self.geometry.input_area();
+        let (to, from) = (blobs[0], blobs[1]);
+        if format.layout == Layout::ChannelsFirst {
+            let args = args![to, from, extent(self.planes)?, extent(area)?];
+            return queue.launch(first, Grid::elements(8 * self.planes), args);
+        }
+        let (kernel, pack) = match self.way(format, &blobs) {
+            Way::Packs(n) => (packs, n),
+            _ => (last, 1),
+        };
+        let (images, across) = (self.planes / self.channels.max(1), self.channels / pack);
+        let lanes = across.clamp(1, 32).next_power_of_two();
+        let blocks = [extent(across.div_ceil(lanes).max(1))?, images.clamp(1, 65535) as u32, 1];
+        let grid = Grid { blocks, threads: [Grid::THREADS, 1, 1] };
+        let extents = [images, area, self.channels, lanes].map(extent);
+        let [images, area, channels, lanes] = extents;
+        queue.launch(kernel, grid, args![to, from, images?, area?, channels?, lanes?])
     }
 }
 
@@ -45,53 +152,90 @@ impl Run<Device> for Pooling {
     }
 
     fn prepare(&mut self, _queue: &(dyn DeviceQueue + 'static), plan: &mut Plan) -> Result<()> {
-        self.planes = plan.tops[0].shape.span(0..2);
-        self.channels = plan.tops[0].shape[1];
+        let top = &plan.tops[0];
+        self.planes = top.shape.span(0..2);
+        self.channels = top.shape[1];
+        if self.slots() {
+            plan.saved = vec![top.with_shape([top.shape.count().div_ceil(4)])];
+        }
         Ok(())
     }
 
     fn forward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Fwd<'_, Device>) -> Result<()> {
         let format = io.formats.top(0);
+        let element = format.element;
         let (x, y) = (io.bottom(0)?, io.top(0)?);
         let area = self.geometry.output_area();
+        let single = (format, Way::Single);
         match self.method {
+            Method::Max if self.slots() => {
+                let slots = io.saved(0);
+                let way = self.way(format, &[x, y, slots.unwrap_or_default()]);
+                let kernel = kernel_of!(element, way, "pool_winner_forward");
+                self.launch(queue, (format, way), kernel, area, args![y, slots, x])
+            }
             Method::Max => {
                 let index = if self.index_top { Some(io.top(1)?) } else { io.saved(0) };
-                self.launch(queue, format, kernel!(format.element, "pool_max_forward"), area, args![y, index, x])
+                self.launch(queue, single, kernel!(element, "pool_max_forward"), area, args![y, index, x])
+            }
+            Method::Average if self.whole() => {
+                let kernels = [
+                    kernel!(element, "pool_whole_forward"),
+                    kernel!(element, "pool_whole_forward_last"),
+                    kernel!(element, "pool_whole_forward_packs"),
+                ];
+                self.launch_whole(queue, format, kernels, [y, x])
             }
             Method::Average => {
-                self.launch(queue, format, kernel!(format.element, "pool_average_forward"), area, args![y, x])
+                let way = self.way(format, &[x, y]);
+                let kernel = kernel_of!(element, way, "pool_average_forward");
+                self.launch(queue, (format, way), kernel, area, args![y, x])
             }
             Method::Draw => {
-                let args = args![y, io.saved(0), x, io.clock, self.stream];
-                self.launch(queue, format, kernel!(format.element, "pool_draw_forward"), area, args)
+                let saved = io.saved(0);
+                let (index, slots) = if self.slots() { (None, saved) } else { (saved, None) };
+                let args = args![y, index, slots, x, io.clock, self.stream];
+                self.launch(queue, single, kernel!(element, "pool_draw_forward"), area, args)
             }
-            Method::Expect => {
-                self.launch(queue, format, kernel!(format.element, "pool_expect_forward"), area, args![y, x])
-            }
+            Method::Expect => self.launch(queue, single, kernel!(element, "pool_expect_forward"), area, args![y, x]),
         }
     }
 
     fn backward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Bwd<'_, Device>) -> Result<()> {
         let format = io.formats.top(0);
+        let element = format.element;
         let dy = io.top_diff(0)?;
         let Some(dx) = io.bottom_diff(0) else { return Ok(()) };
         let area = self.geometry.input_area();
+        let single = (format, Way::Single);
         match self.method {
+            Method::Max | Method::Draw if self.slots() => {
+                let slots = io.saved(0)?;
+                let way = self.way(format, &[dx, dy, slots]);
+                let kernel = kernel_of!(element, way, "pool_winner_backward");
+                self.launch_cells(queue, (format, way), kernel, args![dx, dy, slots])
+            }
             Method::Max | Method::Draw => {
                 let index = if self.index_top { io.top(1)? } else { io.saved(0)? };
-                self.launch(queue, format, kernel!(format.element, "pool_index_backward"), area, args![dx, dy, index])
+                self.launch(queue, single, kernel!(element, "pool_index_backward"), area, args![dx, dy, index])
+            }
+            Method::Average if self.whole() => {
+                let kernels = [
+                    kernel!(element, "pool_whole_backward"),
+                    kernel!(element, "pool_whole_backward_last"),
+                    kernel!(element, "pool_whole_backward_packs"),
+                ];
+                self.launch_whole(queue, format, kernels, [dx, dy])
             }
             Method::Average => {
-                self.launch(queue, format, kernel!(format.element, "pool_average_backward"), area, args![dx, dy])
+                let way = self.way(format, &[dx, dy]);
+                let kernel = kernel_of!(element, way, "pool_average_backward");
+                self.launch_cells(queue, (format, way), kernel, args![dx, dy])
             }
-            Method::Expect => self.launch(
-                queue,
-                format,
-                kernel!(format.element, "pool_expect_backward"),
-                area,
-                args![dx, dy, io.bottom(0)?],
-            ),
+            Method::Expect => {
+                let kernel = kernel!(element, "pool_expect_backward");
+                self.launch(queue, single, kernel, area, args![dx, dy, io.bottom(0)?])
+            }
         }
     }
 }

@@ -1,6 +1,10 @@
+use super::device::Way;
+use super::{Method, Pooling};
 use crate::tests::registry;
-use lgm_core::{DType, Phase, Shape, Step};
-use lgm_testkit::{Case, Draw, Inputs, Rig, check, config_error};
+use lgm_core::{ChannelsLast, DType, DevicePtr, Element, Format, Layout, Phase, Shape, Step, Storage};
+use lgm_cpu::pool::PoolGeometry;
+use lgm_cuda::sim::Order;
+use lgm_testkit::{Case, DeviceRig, Draw, Inputs, Rig, check, config_error};
 
 fn layer(param: &str) -> String {
     format!("layer {{ name: 'p' type: 'Pooling' bottom: 'x' top: 'y' pooling_param {{ {param} }} }}")
@@ -34,6 +38,157 @@ fn cases() {
             stochastic("kernel_size: 3 stride: 2").test_phase().bottom_of([2, 2, 5, 6], positive()),
         ],
     );
+}
+
+/// Windows of every kind that kernels tell apart, of planes and channels that fill packs and that do not.
+fn geometries() -> Vec<(&'static str, [usize; 4])> {
+    vec![
+        // Neither overlapping nor leaving gaps.
+        ("kernel_size: 2 stride: 2", [2, 8, 8, 16]),
+        ("kernel_size: 2 stride: 2", [1, 12, 6, 12]),
+        ("kernel_size: 2 stride: 2", [3, 3, 4, 6]),
+        ("kernel_size: 2 stride: 2", [1, 8, 5, 4]),
+        ("kernel_size: 2 stride: 2 round_mode: FLOOR", [1, 8, 5, 4]),
+        ("kernel_size: 2 stride: 2", [1, 5, 4, 3]),
+        ("kernel_size: 2 stride: 2 round_mode: FLOOR", [1, 8, 4, 7]),
+        ("kernel_size: 2 stride: 2 pad: 1", [1, 16, 5, 6]),
+        ("kernel_size: 2 stride: 2", [1, 2056, 2, 2]),
+        ("kernel_size: 2 stride: 2", [1, 1029, 2, 3]),
+        ("kernel_size: 4 stride: 4", [1, 8, 9, 13]),
+        ("kernel_size: 3 stride: 3", [2, 8, 6, 7]),
+        // Overlapping.
+        ("kernel_size: 3 stride: 2", [2, 16, 9, 11]),
+        ("kernel_size: 3 stride: 2", [1, 8, 8, 6]),
+        ("kernel_size: 3 stride: 2 pad: 1", [1, 8, 8, 9]),
+        ("kernel_size: 3 stride: 2 pad: 1 round_mode: FLOOR", [1, 8, 9, 8]),
+        ("kernel_size: 3 stride: 2 pad: 2", [1, 3, 5, 7]),
+        ("kernel_size: 3 stride: 2", [1, 2056, 3, 4]),
+        ("kernel_size: 3 stride: 1 pad: 1", [1, 8, 5, 6]),
+        ("kernel_size: 3 stride: 1", [1, 7, 3, 9]),
+        ("kernel_size: 2 stride: 1", [1, 8, 4, 5]),
+        ("kernel_size: 5 stride: 2 pad: 2", [1, 8, 9, 8]),
+        ("kernel_size: 6", [1, 8, 7, 9]),
+        ("kernel_h: 3 kernel_w: 2 stride_h: 1 stride_w: 2 pad_h: 1 pad_w: 0", [1, 8, 5, 7]),
+        ("kernel_h: 1 kernel_w: 3 stride_h: 2 stride_w: 1 pad_h: 0 pad_w: 2", [1, 4, 3, 6]),
+        ("kernel_size: 3 stride_h: 2 stride_w: 3", [1, 8, 8, 9]),
+        // Leaving gaps, and elements after the last window.
+        ("kernel_size: 2 stride: 3 pad: 1", [1, 8, 7, 5]),
+        ("kernel_size: 1 stride: 2", [1, 8, 5, 7]),
+        ("kernel_size: 2 stride: 5 round_mode: FLOOR", [1, 16, 11, 9]),
+        ("kernel_size: 3 stride: 4 round_mode: FLOOR", [2, 3, 10, 13]),
+        // As many elements as a byte can count, and more.
+        ("kernel_h: 15 kernel_w: 17", [1, 8, 17, 20]),
+        ("kernel_size: 16 stride: 3", [1, 8, 20, 18]),
+        // Whole planes.
+        ("global_pooling: true", [2, 8, 1, 1]),
+        ("global_pooling: true", [3, 8, 7, 7]),
+        ("global_pooling: true", [5, 33, 7, 7]),
+        ("global_pooling: true", [1, 264, 2, 3]),
+        ("global_pooling: true", [2, 9, 1, 3]),
+        ("global_pooling: true", [2, 16, 25, 40]),
+        ("kernel_h: 7 kernel_w: 6 stride: 2", [2, 8, 7, 6]),
+    ]
+}
+
+#[test]
+fn windows_of_every_kind() {
+    let of = |method: &str| -> Vec<Case> {
+        let case = |(param, bottom): (&str, [usize; 4])| {
+            Case::new(layer(&format!("{method} {param}"))).without_gradients().bottom(bottom)
+        };
+        geometries().into_iter().map(case).collect()
+    };
+    check(&registry(), &of("pool: MAX"));
+    check(&registry(), &of("pool: AVE"));
+    let two_tops = |param: &str| {
+        Case::new(format!(
+            "layer {{ name: 'p' type: 'Pooling' bottom: 'x' top: 'y' top: 'm' pooling_param {{ {param} }} }}"
+        ))
+    };
+    let draws = |param: &str| Case::new(layer(&format!("pool: STOCHASTIC {param}"))).without_gradients();
+    check(
+        &registry(),
+        &[
+            two_tops("kernel_size: 2 stride: 2").without_gradients().flat_top(1).bottom([1, 8, 6, 8]),
+            two_tops("kernel_size: 3 stride: 2 pad: 1").without_gradients().flat_top(1).bottom([1, 8, 7, 6]),
+            draws("kernel_size: 2 stride: 2").bottom_of([1, 8, 6, 8], Draw::Uniform(0.1, 2.0)),
+            draws("kernel_size: 3 stride: 1").bottom_of([1, 8, 6, 8], Draw::Uniform(0.1, 2.0)),
+            draws("kernel_size: 16 stride: 2").bottom_of([1, 8, 18, 17], Draw::Uniform(0.1, 2.0)),
+        ],
+    );
+}
+
+/// What is not a number, or below all that are, is never the largest, and of equal values the first is.
+#[test]
+fn maxima_of_what_is_not_a_number_and_of_equals() {
+    let stored = |element, channels_last| Storage { element, channels_last };
+    let storages = [Element::F32, Element::Bf16]
+        .map(|e| [ChannelsLast::Never, ChannelsLast::Always].map(|last| stored(e, last)))
+        .concat();
+    for (param, bottom) in geometries() {
+        let (text, shape) = (layer(param), Shape::from(bottom));
+        let values =
+            [f64::NAN, -0.0, 1.0, f64::NAN, f64::NEG_INFINITY, 0.0, f64::NAN, 1.0, -2.0, f64::NAN, f64::INFINITY];
+        // Now and then a whole region of what has no largest.
+        let value = |i: usize| if (i / 40).is_multiple_of(3) { values[i % 2 * 4] } else { values[i * i % 127 % 11] };
+        let x: Vec<f64> = (0..shape.count()).map(value).collect();
+        let host = Rig::new(&registry(), &text, Phase::Train, DType::F32, std::slice::from_ref(&shape)).unwrap();
+        let dy = (0..host.plan.tops[0].shape.count()).map(|i| (i % 7) as f64 - 3.0).collect();
+        let inputs = Inputs { top_diffs: vec![dy], ..host.forward_inputs(&[&x]).unwrap() };
+        let want = host.run(&inputs).unwrap();
+        for (storage, order) in storages.iter().flat_map(|s| [(s, Order::Forward), (s, Order::Reversed)]) {
+            let shapes = std::slice::from_ref(&shape);
+            let rig = DeviceRig::stored(&registry(), &text, Phase::Train, shapes, order, *storage).unwrap();
+            let Some(rig) = rig else { return };
+            let found = rig.run(&inputs).unwrap();
+            let lowest = if storage.element == Element::F32 { f32::MIN } else { f32::from_bits(0xff7f_0000) };
+            for (y, want) in found.tops[0].iter().zip(&want.tops[0]) {
+                let want = if *want == f64::from(f32::MIN) { f64::from(lowest) } else { *want };
+                assert_eq!(y.to_bits(), want.to_bits(), "{y} and {want}: {param} of {bottom:?}, {storage:?}");
+            }
+            assert_eq!(found.bottom_diffs, want.bottom_diffs, "{param} of {bottom:?}, {storage:?}");
+        }
+    }
+}
+
+#[test]
+fn kernels_take_what_the_blobs_allow() {
+    let format = |element, layout| Format { element, layout };
+    let (wide, narrow) = (Element::F32, Element::Bf16);
+    let (first, last) = (Layout::ChannelsFirst, Layout::ChannelsLast);
+    let way = |param: &str, bottom: [usize; 4], format: Format, at: u64| {
+        let parsed = lgm_testkit::parse_layer(&layer(param)).unwrap();
+        let param = parsed.pooling_param.unwrap();
+        let none = PoolGeometry { input: [0; 2], output: [0; 2], kernel: [0; 2], stride: [0; 2], pad: [0; 2] };
+        let mut pooling = Pooling {
+            param,
+            method: Method::Max,
+            stream: 0,
+            geometry: none,
+            planes: bottom[0] * bottom[1],
+            channels: bottom[1],
+            index_top: false,
+        };
+        pooling.geometry = pooling.geometry([bottom[2], bottom[3]]).unwrap();
+        pooling.way(format, &[DevicePtr(256), DevicePtr(at)])
+    };
+    let two = "kernel_size: 2 stride: 2";
+    for (param, bottom, format, at, want) in [
+        (two, [1, 8, 4, 4], format(narrow, last), 512, Way::Packs(8)),
+        (two, [1, 8, 4, 4], format(narrow, last), 520, Way::Single),
+        (two, [1, 4, 4, 4], format(narrow, last), 512, Way::Single),
+        (two, [1, 4, 4, 4], format(wide, last), 512, Way::Packs(4)),
+        (two, [1, 3, 4, 16], format(narrow, first), 512, Way::Pairs(4)),
+        (two, [1, 3, 4, 16], format(wide, first), 512, Way::Pairs(2)),
+        (two, [1, 3, 4, 12], format(narrow, first), 512, Way::Pairs(2)),
+        (two, [1, 3, 4, 6], format(wide, first), 512, Way::Pairs(1)),
+        (two, [1, 3, 4, 6], format(wide, first), 516, Way::Single),
+        (two, [1, 3, 4, 5], format(wide, first), 512, Way::Single),
+        ("kernel_size: 2", [1, 3, 4, 6], format(wide, first), 512, Way::Single),
+        ("kernel_size: 2 stride: 2 pad: 1", [1, 3, 4, 6], format(wide, first), 512, Way::Single),
+    ] {
+        assert_eq!(way(param, bottom, format, at), want, "{param} of {bottom:?} in {format} at {at}");
+    }
 }
 
 fn top_shape(param: &str, bottom: [usize; 4]) -> Shape {
