@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
 
-use lgm_core::{DType, Device, DevicePtr, DeviceQueue, Error, Grid, Host, Node, Result, Step, Storage, args, kernel};
+use lgm_core::{
+    DType, Device, DevicePtr, DeviceQueue, Element, Error, Grid, Host, Node, Result, Step, Storage, args, kernel,
+};
 use tracing::{info, warn};
 
 use crate::bind::{Bound, Extra, ParamMemory, Span};
@@ -434,7 +436,7 @@ impl Drop for OnDevice {
 }
 
 fn log_conversions(storage: Storage, made: &Conversions) {
-    if storage != Storage::default() {
+    if storage.element != Element::F32 || made.forward > 0 {
         info!("Blobs between layers in {}", made.summary(storage));
     }
 }
