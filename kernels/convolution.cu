@@ -192,6 +192,67 @@ KERNELS(conv_unpatch_last, conv_unpatch_last_bf16,
     (T* dx, const T* patches, u32 rows, u32 channels, GEOMETRY),
     (dx, patches, rows, channels, GEOMETRY_NAMES))
 
+// Filters of up to 49 taps with their channels last, and back. A block of 64 x 4 threads takes 64 channels of a filter (x;
+// filters in y): they lie together in the parameter and, tap by tap, with channels last, so that neighbours read and write
+// neighbouring elements.
+#define FILTER_CHANNELS 64u
+#define FILTER_PART (64 * 49)
+
+// The channels of a filter that a block takes: the first, and how many.
+#define FILTER_CHANNELS_OF_BLOCK                                                                                       \
+    const u32 first = blockIdx.x * FILTER_CHANNELS;                                                                    \
+    const u32 n = channels - first < FILTER_CHANNELS ? channels - first : FILTER_CHANNELS;                             \
+    const u32 at = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y
+
+// y = w.
+template <typename T>
+DEVICE void filters_last(T* y, const float* w, u32 filters, u32 channels, u32 taps, float* part) {
+    FILTER_CHANNELS_OF_BLOCK;
+    for (u32 filter = blockIdx.y; filter < filters; filter += gridDim.y) {
+        const float* from = w + ((i64)filter * channels + first) * taps;
+        T* to = y + (i64)filter * channels * taps + first;
+        for (u32 i = at; i < n * taps; i += threads) part[i] = from[i];
+        __syncthreads();
+        for (u32 tap = threadIdx.y; tap < taps; tap += blockDim.y) {
+            if (threadIdx.x < n) to[(i64)tap * channels + threadIdx.x] = part[threadIdx.x * taps + tap];
+        }
+        __syncthreads();
+    }
+}
+
+// dw += dy.
+template <typename T>
+DEVICE void filters_add(float* dw, const T* dy, u32 filters, u32 channels, u32 taps, float* part) {
+    FILTER_CHANNELS_OF_BLOCK;
+    for (u32 filter = blockIdx.y; filter < filters; filter += gridDim.y) {
+        const T* from = dy + (i64)filter * channels * taps + first;
+        float* to = dw + ((i64)filter * channels + first) * taps;
+        for (u32 tap = threadIdx.y; tap < taps; tap += blockDim.y) {
+            if (threadIdx.x < n) part[threadIdx.x * taps + tap] = from[(i64)tap * channels + threadIdx.x];
+        }
+        __syncthreads();
+        for (u32 i = at; i < n * taps; i += threads) to[i] += part[i];
+        __syncthreads();
+    }
+}
+
+KERNEL(conv_filters_last)(float* y, const float* w, u32 filters, u32 channels, u32 taps) {
+    __shared__ float part[FILTER_PART];
+    filters_last(y, w, filters, channels, taps, part);
+}
+KERNEL(conv_filters_last_bf16)(bf16* y, const float* w, u32 filters, u32 channels, u32 taps) {
+    __shared__ float part[FILTER_PART];
+    filters_last(y, w, filters, channels, taps, part);
+}
+KERNEL(conv_filters_add)(float* dw, const float* dy, u32 filters, u32 channels, u32 taps) {
+    __shared__ float part[FILTER_PART];
+    filters_add(dw, dy, filters, channels, taps, part);
+}
+KERNEL(conv_filters_add_bf16)(float* dw, const bf16* dy, u32 filters, u32 channels, u32 taps) {
+    __shared__ float part[FILTER_PART];
+    filters_add(dw, dy, filters, channels, taps, part);
+}
+
 #define GEOMETRY_3D                                                                                                    \
     u32 depth, u32 height, u32 width, u32 deep, u32 down, u32 across, u32 kernel_d, u32 kernel_h, u32 kernel_w,        \
         u32 stride_d, u32 stride_h, u32 stride_w, u32 pad_d, u32 pad_h, u32 pad_w, u32 dilation_d, u32 dilation_h,     \

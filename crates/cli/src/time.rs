@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::time::Instant;
 
 use lgm_core::{Phase, Step};
@@ -11,7 +12,7 @@ use tracing::info;
 
 use crate::args::TimeArgs;
 use crate::gpu::Asked;
-use crate::peaks::{self, Peaks};
+use crate::peaks::{self, Floor, Peaks};
 use crate::{gpu, models};
 
 /// Milliseconds of each layer's forward and backward, summed over iterations.
@@ -62,10 +63,11 @@ fn iterations(args: &TimeArgs, solver: &Path) -> anyhow::Result<()> {
     info!("{}", memory(solver.net()));
     report_conversions(solver.net());
     peak(gpu.as_deref(), before)?;
+    let peaks = gpu.as_ref().and_then(ceilings);
     info!("*** Benchmark begins ***");
     info!("Testing for {} iterations.", args.iterations);
     if gpu.is_some() {
-        return stream(args, &mut solver);
+        return stream(args, &mut solver, peaks.as_ref());
     }
     let mut times = Vec::new();
     let mut loss = 0.0;
@@ -89,7 +91,7 @@ fn iterations(args: &TimeArgs, solver: &Path) -> anyhow::Result<()> {
 }
 
 /// Iterations on a GPU, one after another without waiting for any but the last, as training runs them.
-fn stream(args: &TimeArgs, solver: &mut Solver) -> anyhow::Result<()> {
+fn stream(args: &TimeArgs, solver: &mut Solver, peaks: Option<&Peaks>) -> anyhow::Result<()> {
     let start = Instant::now();
     for _ in 0..args.iterations {
         solver.iterate()?;
@@ -97,10 +99,41 @@ fn stream(args: &TimeArgs, solver: &mut Solver) -> anyhow::Result<()> {
     solver.net().finish()?;
     let total = ms(start);
     info!("Last loss: {}", six_digits(solver.net().loss()? / solver.param().iter_size() as f64));
-    info!("Average iteration: {} ms.", six_digits(total / args.iterations as f64));
+    let average = total / args.iterations as f64;
+    info!("Average iteration: {} ms.", six_digits(average));
+    if let Some(peaks) = peaks {
+        report_floor(solver, peaks, average);
+    }
     info!("Total Time: {} ms.", six_digits(total));
     info!("*** Benchmark ends ***");
     Ok(())
+}
+
+/// How an iteration of so many milliseconds compares with what the GPU takes for its work at the least.
+fn report_floor(solver: &Solver, peaks: &Peaks, average: f64) {
+    let (passes, histories) = (solver.param().iter_size() as usize, lgm_solver::histories(solver.param().r#type()));
+    let Floor { ms, gflop, gbyte } = Floor::of(solver.net(), passes, histories, peaks);
+    info!(
+        "Its work ({gflop:.3} GFLOP and {gbyte:.3} GB, conversions aside) takes {} ms at these rates, layer by layer: {:.0}% of \
+         its time.",
+        six_digits(ms),
+        100.0 * ms / average
+    );
+}
+
+/// A GPU's ceilings, which are told; `None`, which is told too, where they cannot be measured.
+fn ceilings(gpu: &Rc<dyn Gpu>) -> Option<Peaks> {
+    match peaks::on(gpu) {
+        Ok(peaks) => {
+            let Peaks { gflops, gbytes } = peaks;
+            info!("This GPU: {gflops:.0} GFLOP/s in a matrix product, {gbytes:.1} GB/s in a copy.");
+            Some(peaks)
+        }
+        Err(error) => {
+            info!("What this GPU can do is not measured: {error}");
+            None
+        }
+    }
 }
 
 fn memory(net: &Net) -> String {
@@ -152,7 +185,6 @@ fn pass(net: &mut Net, step: &Step, times: &mut Times) -> lgm_core::Result<()> {
 fn layers(args: &TimeArgs, model: &Path) -> anyhow::Result<()> {
     let phase = args.phase.map_or(Phase::Train, Phase::from);
     let gpu = gpu::settle(&Asked { gpus: args.device.gpu.as_ref(), precision: args.precision, solver: None })?;
-    let on_gpu = gpu.is_some();
     let before = free(gpu.as_deref())?;
     let mut net = models::net(model, phase, &args.state, true, Keep::Outputs, gpu.clone())?;
     let mut step = Step { seed: 0, iter: 0, batch: 0 };
@@ -164,11 +196,15 @@ fn layers(args: &TimeArgs, model: &Path) -> anyhow::Result<()> {
     info!("{}", memory(&net));
     report_conversions(&net);
     peak(gpu.as_deref(), before)?;
-    // What is measured is the CPU.
-    let peaks = (!on_gpu).then(peaks::measure);
-    if let Some(peaks) = &peaks {
-        info!("This machine: {:.0} GFLOP/s in a matrix product, {:.1} GB/s in a copy.", peaks.gflops, peaks.gbytes);
-    }
+    let peaks = match &gpu {
+        Some(gpu) => ceilings(gpu),
+        None => {
+            let peaks = peaks::measure();
+            let Peaks { gflops, gbytes } = peaks;
+            info!("This machine: {gflops:.0} GFLOP/s in a matrix product, {gbytes:.1} GB/s in a copy.");
+            Some(peaks)
+        }
+    };
     info!("*** Benchmark begins ***");
     info!("Testing for {} iterations.", args.iterations);
     let layers = net.layers().len();
@@ -186,11 +222,10 @@ fn layers(args: &TimeArgs, model: &Path) -> anyhow::Result<()> {
     for i in 0..layers {
         let layer = net.layer_report(i);
         let (forward, backward) = (times.forward[i] / n, times.backward[i] / n);
-        let (name, flops) = (layer.name, layer.flops as f64);
-        // Backward of a layer with weights makes two products of forward's size.
+        let name = layer.name;
         let (f, b) = (
-            rates(peaks.as_ref(), forward, flops, layer.forward_bytes),
-            rates(peaks.as_ref(), backward, 2.0 * flops, layer.backward_bytes),
+            rates(peaks.as_ref(), forward, layer.flops as f64, layer.forward_bytes),
+            rates(peaks.as_ref(), backward, layer.backward_flops as f64, layer.backward_bytes),
         );
         info!("{name:>10}\tforward: {} ms.{f}", six_digits(forward));
         info!("{name:>10}\tbackward: {} ms.{b}", six_digits(backward));

@@ -81,6 +81,9 @@ fn train_test_and_time_run_on_a_gpu_as_on_the_cpu() {
         let log = on_gpu(&[&["time"][..], &subject, &["-iterations", "2"]].concat());
         assert!(log.iter().any(|l| l.starts_with("Total Time: ")), "{log:#?}");
         assert!(log.iter().any(|l| l.contains("bytes in one arena")), "{log:#?}");
+        assert!(log.iter().any(|l| l.starts_with("This GPU: ") && l.ends_with(" GB/s in a copy.")), "{log:#?}");
+        let floor = log.iter().any(|l| l.starts_with("Its work (") && l.ends_with("% of its time."));
+        assert_eq!(floor, subject[0] == "-solver", "{log:#?}");
         let peak = log.iter().find_map(|l| l.strip_prefix("Peak on the simulated GPU: ")).unwrap();
         assert!(peak.contains(" taken, ") && peak.ends_with(" of 64.0 GiB free.") && !peak.starts_with('0'), "{peak}");
     }

@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-use crate::{Bwd, Element, Error, Format, Fwd, Result, Space, Storage, View, ViewMut, Views, ViewsMut};
+use crate::{Bwd, Element, Error, Format, Fwd, Layout, Result, Space, Storage, View, ViewMut, Views, ViewsMut};
 
 /// The memory of a CUDA device.
 #[derive(Clone, Copy, Debug)]
@@ -172,6 +172,21 @@ pub struct DeviceConvolution {
     pub format: Format,
 }
 
+impl DeviceConvolution {
+    /// Multiply-adds of a pass.
+    pub fn multiply_adds(&self) -> usize {
+        let taps = self.channels / self.groups.max(1) * self.kernel[0] * self.kernel[1];
+        self.batch * self.outputs * self.output[0] * self.output[1] * taps
+    }
+
+    /// Whether the filters, stored as the blobs are, lie as the parameter does: in single precision, and axis by axis or
+    /// of one tap or one channel, which lie the same in both orders.
+    pub fn has_plain_filters(&self) -> bool {
+        let first = self.format.layout == Layout::ChannelsFirst;
+        self.format.element == Element::F32 && (first || self.kernel == [1, 1] || self.channels == self.groups)
+    }
+}
+
 /// Which product of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ConvolutionPass {
@@ -179,7 +194,8 @@ pub enum ConvolutionPass {
     Forward,
     /// dx from dy and w.
     Data,
-    /// dw from x and dy: added to what is there where the format is plain, which is the parameter's own; else written.
+    /// dw from x and dy: added to what is there where that lies as the parameter does
+    /// ([`DeviceConvolution::has_plain_filters`]); else written.
     Filter,
 }
 
@@ -207,10 +223,11 @@ pub trait DeviceQueue {
     fn gemm(&self, gemm: &Gemm) -> Result<()>;
 
     /// Bytes of workspace that a library's convolution wants for a pass, after choosing how to run it; `None` where no
-    /// library does it and the layer must. The choice is made once for each geometry and pass.
+    /// library does it and the layer must. The choice is made once for each geometry and pass, and tried where memory
+    /// allows; never while work is recorded.
     ///
     /// # Errors
-    /// When the library refuses.
+    /// When the device refuses.
     fn convolution_workspace(&self, conv: &DeviceConvolution, pass: ConvolutionPass) -> Result<Option<usize>>;
 
     /// A convolution's pass by the library; the operands are those that [`ConvolutionPass`] names, in its order, the

@@ -165,11 +165,15 @@ pub enum ChannelsLast {
     /// Never.
     #[default]
     Never,
-    /// Where tensor cores take them so: numbers of channels that are multiples of 8.
+    /// Where tensor cores take them so: large convolutions whose numbers of channels fill 16 bytes.
     WhereItPays,
     /// Wherever a layer can.
     Always,
 }
+
+/// Multiply-adds from which on tensor cores are used for factors of single precision: fewer take, without them, some
+/// microseconds, which is what a launch takes.
+pub const TENSOR_CORES_FROM: usize = 1 << 27;
 
 /// What a device would have layers store, where they have the choice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -15,7 +15,7 @@ pub mod space;
 pub use device::{Arg, ConvolutionPass, Device, DeviceConvolution, DevicePtr, DeviceQueue, Fault, Gemm, Grid};
 pub use dtype::{DType, Float};
 pub use error::{Error, Position, Result, nearest};
-pub use format::{ChannelsLast, Element, Format, Formats, Layout, Offer, Storage, rounded};
+pub use format::{ChannelsLast, Element, Format, Formats, Layout, Offer, Storage, TENSOR_CORES_FROM, rounded};
 pub use layer::{
     Arity, BuildCx, Bwd, Factory, Fwd, HostRun, Layer, Node, ParamSpec, Plan, Registry, Run, Sharing, Sink, Source,
     State, Step, Views, ViewsMut,

@@ -6,8 +6,8 @@
 use std::sync::OnceLock;
 
 use lgm_core::{
-    ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Element, Format, Gemm, Grid, Layout, Shape, args,
-    rounded,
+    ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Element, Format, Gemm, Grid, Layout, Shape,
+    TENSOR_CORES_FROM, args, rounded,
 };
 use lgm_cuda::sim::{Order, Sim};
 use lgm_cuda::{Allocator, Cuda, Precision};
@@ -318,24 +318,35 @@ fn convolve(c: &DeviceConvolution, x: &[f32], w: &[f32], dy: &[f32]) -> [Vec<f64
     [y, dx, dw]
 }
 
+#[allow(clippy::too_many_arguments)]
+fn square(
+    batch: usize,
+    channels: usize,
+    outputs: usize,
+    size: usize,
+    kernel: usize,
+    stride: usize,
+    pad: usize,
+    dilation: usize,
+    groups: usize,
+) -> DeviceConvolution {
+    let output = (size + 2 * pad - dilation * (kernel - 1) - 1) / stride + 1;
+    DeviceConvolution {
+        batch,
+        channels,
+        outputs,
+        input: [size; 2],
+        output: [output; 2],
+        kernel: [kernel; 2],
+        stride: [stride; 2],
+        pad: [pad; 2],
+        dilation: [dilation; 2],
+        groups,
+        format: Format::PLAIN,
+    }
+}
+
 fn geometries() -> Vec<DeviceConvolution> {
-    let square =
-        |batch, channels, outputs, size: usize, kernel: usize, stride: usize, pad: usize, dilation: usize, groups| {
-            let output = (size + 2 * pad - dilation * (kernel - 1) - 1) / stride + 1;
-            DeviceConvolution {
-                batch,
-                channels,
-                outputs,
-                input: [size; 2],
-                output: [output; 2],
-                kernel: [kernel; 2],
-                stride: [stride; 2],
-                pad: [pad; 2],
-                dilation: [dilation; 2],
-                groups,
-                format: Format::PLAIN,
-            }
-        };
     let odd = DeviceConvolution {
         input: [9, 11],
         output: [4, 9],
@@ -436,6 +447,88 @@ fn convolutions_in_bf16_are_caffes() {
                 let got = get_stored(&gpu, format, shape, result);
                 assert_near(&got, &want, 1e-2, &format!("{pass:?} of {c:?}"));
                 [at, result].into_iter().for_each(|block| gpu.free(block).unwrap());
+            }
+        }
+    }
+}
+
+/// A blob: its shape and its values in the host's order.
+type Blob<'a> = (&'a Shape, &'a [f32]);
+
+/// What a pass by cuDNN makes of two operands and of what its result holds before, the same bits each time; `None` where
+/// cuDNN does not do it.
+fn by_cudnn(
+    gpu: &Cuda,
+    c: &DeviceConvolution,
+    pass: ConvolutionPass,
+    operands: [Blob<'_>; 2],
+    (shape, before): Blob<'_>,
+) -> Option<Vec<f32>> {
+    let Some(workspace) = gpu.convolution_workspace(c, pass).unwrap() else {
+        println!("skipped: no cuDNN for {pass:?} of {c:?}");
+        return None;
+    };
+    let operands = operands.map(|(shape, values)| put_stored(gpu, c.format, shape, values));
+    let (result, at) = (put_stored(gpu, c.format, shape, before), gpu.alloc(workspace).unwrap());
+    let run = || {
+        gpu.upload(&c.format.encode(shape, before), result).unwrap();
+        gpu.convolution(c, pass, result, operands, at).unwrap();
+        get_stored(gpu, c.format, shape, result)
+    };
+    let (first, again) = (run(), run());
+    assert!(first.iter().zip(&again).all(|(a, b)| a.to_bits() == b.to_bits()), "{pass:?} of {c:?}");
+    operands.into_iter().chain([result, at]).for_each(|block| gpu.free(block).unwrap());
+    Some(first)
+}
+
+/// Where training spends its time: large enough for tensor cores, and in the formats that layers ask for there.
+#[test]
+fn convolutions_on_tensor_cores_are_those_of_single_precision() {
+    let Some(exact) = gpu() else { return };
+    let first = Format { element: Element::Bf16, ..Format::PLAIN };
+    let last = |element| Format { element, layout: Layout::ChannelsLast };
+    let cases = [
+        (Precision::Tf32, Format::PLAIN, 2e-3),
+        (Precision::Tf32, last(Element::F32), 2e-3),
+        (Precision::Bf16, first, 1e-2),
+        (Precision::Bf16, last(Element::Bf16), 1e-2),
+    ];
+    // The second has filters that lie the same in both orders, and the third is an image's.
+    let convolutions = [
+        square(10, 64, 64, 28, 3, 1, 1, 1, 1),
+        square(10, 256, 128, 28, 1, 1, 0, 1, 1),
+        square(10, 3, 64, 112, 7, 2, 3, 1, 1),
+    ];
+    for (precision, format, tolerance) in cases {
+        let Some(gpu) = open(precision) else { continue };
+        for plain in &convolutions {
+            assert!(plain.multiply_adds() >= TENSOR_CORES_FROM, "{plain:?}");
+            let c = &DeviceConvolution { format, ..*plain };
+            let [x, w, y] = [
+                Shape::from([c.batch, c.channels, c.input[0], c.input[1]]),
+                Shape::from([c.outputs, c.channels, c.kernel[0], c.kernel[1]]),
+                Shape::from([c.batch, c.outputs, c.output[0], c.output[1]]),
+            ];
+            let values = |shape: &Shape, seed: u32| -> Vec<f32> {
+                draw(shape.count(), seed).into_iter().map(|v| rounded(v, format.element)).collect()
+            };
+            let [vx, vw, vdy, before] = [values(&x, 1), values(&w, 2), values(&y, 3), values(&w, 4)];
+            let nothing = |shape: &Shape| vec![f32::NAN; shape.count()];
+            let (ny, nx) = (nothing(&y), nothing(&x));
+            let passes = [
+                (ConvolutionPass::Forward, [(&x, &vx[..]), (&w, &vw[..])], (&y, &ny[..])),
+                (ConvolutionPass::Data, [(&y, &vdy[..]), (&w, &vw[..])], (&x, &nx[..])),
+                (ConvolutionPass::Filter, [(&x, &vx[..]), (&y, &vdy[..])], (&w, &before[..])),
+            ];
+            for (pass, operands, (shape, held)) in passes {
+                let Some(want) = by_cudnn(exact, plain, pass, operands, (shape, held)) else { continue };
+                let Some(got) = by_cudnn(&gpu, c, pass, operands, (shape, held)) else { continue };
+                // Where filters lie otherwise than the parameter, their gradient is not added.
+                let added = pass == ConvolutionPass::Filter && !c.has_plain_filters();
+                let want: Vec<f64> = (want.iter().zip(held))
+                    .map(|(v, held)| f64::from(*v) - if added { f64::from(*held) } else { 0.0 })
+                    .collect();
+                assert_near(&got, &want, tolerance, &format!("{precision} {pass:?} of {c:?}"));
             }
         }
     }

@@ -22,6 +22,7 @@ use lgm_proto::{ConvolutionParameter, LayerParameter};
 
 mod device;
 mod own;
+mod reorder;
 mod volume;
 
 /// The layer; see the module.

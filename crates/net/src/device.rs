@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
 
-use lgm_core::{DType, Device, DevicePtr, DeviceQueue, Error, Grid, Host, Node, Result, Step, Storage, args, kernel};
+use lgm_core::{
+    DType, Device, DevicePtr, DeviceQueue, Element, Error, Grid, Host, Node, Result, Step, Storage, args, kernel,
+};
 use tracing::{info, warn};
 
 use crate::bind::{Bound, Extra, ParamMemory, Span};
@@ -434,7 +436,7 @@ impl Drop for OnDevice {
 }
 
 fn log_conversions(storage: Storage, made: &Conversions) {
-    if storage != Storage::default() {
+    if storage.element != Element::F32 || made.forward > 0 {
         info!("Blobs between layers in {}", made.summary(storage));
     }
 }
@@ -442,23 +444,25 @@ fn log_conversions(storage: Storage, made: &Conversions) {
 /// Refuses a net that the device has no room for.
 fn fits(graph: &Graph, roles: &[Role], gpu: &dyn Gpu, arena: usize, params: usize) -> Result<()> {
     let (free, total) = gpu.free_bytes()?;
-    let needed = (arena + params) as u64;
-    if needed <= free {
+    let (needed, aside) = ((arena + params) as u64, gpu.kept_aside());
+    let usable = free.saturating_sub(aside);
+    if needed <= usable {
         return Ok(());
     }
     let feed = graph.layers.iter().zip(roles).find(|(l, role)| **role == Role::Feed && !l.tops.is_empty());
     let batch = feed.and_then(|(l, _)| graph.values[l.tops[0]].spec.shape.first().copied()).unwrap_or(0);
     // What grows with the batch is the arena, and all of it does, but for the rounding of each blob's length.
     let rounding = graph.values.len() * 4 * DEVICE_ALIGN;
-    let room = free.saturating_sub((params + rounding) as u64);
+    let room = usable.saturating_sub((params + rounding) as u64);
     let fit = (batch as f64 * room as f64 / arena.max(1) as f64) as usize;
     let hint = match fit {
         0 => "not even one image a batch would fit: take a smaller net or another GPU".to_string(),
         n => format!("a batch of about {n} would fit, where it is {batch} now (iter_size can make up for it)"),
     };
+    let kept = if aside > 0 { format!(", of which {} stay so for libraries", in_units(aside)) } else { String::new() };
     Err(Error::config(format!(
         "the net does not fit on {}: it needs {} ({} for batches, blobs, gradients and scratch, {} for parameters, their \
-         gradients and histories), {} of {} are free; {hint}",
+         gradients and histories), {} of {} are free{kept}; {hint}",
         gpu.label(),
         in_units(needed),
         in_units(arena as u64),

@@ -10,6 +10,11 @@ pub trait Gpu: DeviceQueue + Allocator {
     /// What to call it in the log.
     fn label(&self) -> String;
 
+    /// Bytes to be left free, for what libraries load when they first need it.
+    fn kept_aside(&self) -> u64 {
+        0
+    }
+
     /// Records what `work` puts on the queue instead of running it; `None`, with nothing run, where the device cannot
     /// record.
     ///
@@ -61,6 +66,10 @@ pub trait Replay {
 impl Gpu for Cuda {
     fn label(&self) -> String {
         format!("GPU {} ({})", self.gpu().id, self.gpu().name)
+    }
+
+    fn kept_aside(&self) -> u64 {
+        256 << 20
     }
 
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Box<dyn Replay>>> {

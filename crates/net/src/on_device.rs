@@ -41,6 +41,9 @@ impl Net {
 
     /// A pass layer by layer, each logged.
     fn pass_aloud(&mut self, pass: Pass, step: &Step, finish: Finish<'_>) -> Result<()> {
+        // Also where nothing runs forward: an update reads the solver's words.
+        let Net { graph, device, .. } = self;
+        device.as_mut().ok_or_else(not_here)?.write_step(graph, step)?;
         if pass.clear {
             self.clear_sums()?;
             self.clear_param_diffs()?;

@@ -19,12 +19,17 @@ pub struct LayerReport<'a> {
     pub params: usize,
     /// Operations of one forward call, a multiply-add counting as two; 0 where the layer does not count them.
     pub flops: u64,
+    /// The same of one backward call: a layer with weights makes a product of forward's size for them, if they are learned,
+    /// and one for its bottoms, if anything asks for their gradients.
+    pub backward_flops: u64,
     /// Bytes that forward must read and write.
     pub forward_bytes: usize,
     /// Bytes that backward must read and write; 0 when it does not run.
     pub backward_bytes: usize,
     /// It is computed together with a later layer.
     pub absorbed: bool,
+    /// No prototxt names it: a conversion between formats.
+    pub internal: bool,
 }
 
 /// What a net takes on its device, in bytes.
@@ -71,7 +76,14 @@ impl Net {
         // What forward leaves for backward, which a net without one has no room for.
         let saved: usize = layer.plan.saved.iter().map(|spec| spec.bytes()).sum();
         let saved = if layer.backward { saved } else { 0 };
-        let forward = bytes(&layer.bottoms, &|_| true) + bytes(&layer.tops, &|t| !self.is_view(i, t)) + params + saved;
+        // Views of a bottom take no reading.
+        let read = layer.tops.is_empty() || (0..layer.tops.len()).any(|t| !self.is_view(i, t));
+        let forward = bytes(&layer.bottoms, &|_| read) + bytes(&layer.tops, &|t| !self.is_view(i, t)) + params + saved;
+        let learned = layer.exec_params.iter().any(|&p| graph.params[p].backward);
+        let products = match layer.exec_params.is_empty() {
+            true => 1,
+            false => u64::from(learned) + u64::from(layer.bottom_backward.contains(&true)),
+        };
         let backward = bytes(&layer.tops, &|_| true)
             + bytes(&layer.bottoms, &|b| layer.bottom_backward[b])
             + bytes(&layer.bottoms, &|b| layer.plan.backward_bottoms.contains(&b))
@@ -85,9 +97,11 @@ impl Net {
             tops: layer.tops.iter().map(|&t| &graph.values[t].spec.shape).collect(),
             params: owned.map(|&p| graph.params[p].spec.shape.count()).sum(),
             flops: layer.plan.flops,
+            backward_flops: if layer.backward { products * layer.plan.flops } else { 0 },
             forward_bytes: forward,
             backward_bytes: if layer.backward { backward } else { 0 },
             absorbed: layer.absorbed,
+            internal: layer.internal,
         }
     }
 

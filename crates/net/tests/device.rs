@@ -370,8 +370,8 @@ fn conversions_are_as_few_as_they_can_be() {
     assert_eq!(conversions(&nets["lenet"], always), Some((3, 2)));
     // From the first convolution to the loss everything follows.
     assert_eq!(conversions(&nets["norm"], always), Some((2, 1)));
-    // Three channels stay first, eight and sixteen go last, and one conversion before a split does for all its readers.
-    let branches = gaussian("x", &[2, 3, 6, 6])
+    // Six channels stay first, eight and sixteen go last, and one conversion before a split does for all its readers.
+    let branches = gaussian("x", &[2, 6, 6, 6])
         + &conv("a", "x", 8, "")
         + &layer("s", "ReLU", &["a"], &["a"], "")
         + &conv("b", "a", 16, "")
@@ -379,13 +379,42 @@ fn conversions_are_as_few_as_they_can_be() {
         + &layer("sum", "Eltwise", &["b", "c"], &["sum"], "")
         + &layer("mean", "Reduction", &["sum"], &["loss"], "loss_weight: 1");
     assert_eq!(conversions(&branches, pays), Some((3, 2)));
+    // Of an image, which has fewer, the channels go last too: it is smaller than what a convolution makes of it.
+    assert_eq!(conversions(&branches.replace("dim: 2 dim: 6", "dim: 2 dim: 3"), pays), Some((2, 1)));
     // A shortcut takes what the convolution beside it wants.
-    let shortcut = gaussian("x", &[2, 3, 6, 6])
+    let shortcut = gaussian("x", &[2, 6, 6, 6])
         + &conv("a", "x", 8, "")
         + &conv("b", "a", 8, "")
         + &layer("sum", "Eltwise", &["a", "b"], &["sum"], "")
         + &layer("mean", "Reduction", &["sum"], &["loss"], "loss_weight: 1");
     assert_eq!(conversions(&shortcut, pays), Some((3, 2)));
+}
+
+/// In single precision channels are last where a product is large enough for tensor cores, and they are multiples of four.
+#[test]
+fn large_convolutions_in_single_precision_have_their_channels_last() {
+    let storage = Storage { element: Element::F32, channels_last: ChannelsLast::WhereItPays };
+    let net = |outputs: usize, size: usize| {
+        gaussian("x", &[2, 128, size, size])
+            + &conv("c", "x", outputs, "bias_term: false")
+            + &layer("r", "ReLU", &["c"], &["c"], "")
+            + &layer("p", "Convolution", &["c"], &["p"], "convolution_param { num_output: 4 kernel_size: 1 }")
+            + &layer("mean", "Reduction", &["p"], &["loss"], "loss_weight: 1")
+    };
+    let Some(few) = conversions(&net(128, 20), storage) else { return };
+    assert_eq!(few, (0, 0), "2 · 20² · 128 · 128 · 9 is less than 2²⁷");
+    assert_eq!(conversions(&net(130, 24), storage), Some((0, 0)), "no multiple of four");
+    // The small one after it takes its channels first.
+    assert_eq!(conversions(&net(128, 24), storage), Some((2, 1)));
+    let Some(gpu) = storing(Order::Forward, None, storage) else { return };
+    let text = net(128, 24);
+    let host = run(&text, &Options::new(Phase::Train, 1)).unwrap();
+    let device = run(&text, &on(&gpu, Options::new(Phase::Train, 1))).unwrap();
+    for (what, (found, want)) in
+        ["losses", "outputs", "parameters", "gradients"].iter().zip(device.all().into_iter().zip(host.all()))
+    {
+        within(2e-4, what, found, want);
+    }
 }
 
 /// An output that is stored otherwise, and one that weighs in the loss, are plain to all who look.

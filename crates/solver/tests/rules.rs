@@ -124,27 +124,37 @@ fn weights(solver: &lgm_solver::Solver) -> Vec<f64> {
 
 #[test]
 fn every_type_does_its_arithmetic() {
-    arithmetic();
+    arithmetic("");
 }
 
 #[test]
 fn every_type_does_its_arithmetic_on_a_device() {
-    common::on_a_device(arithmetic);
+    common::on_a_device(|| arithmetic(""));
 }
 
-fn arithmetic() {
+/// Iterations told blob by blob, all of them or in turn with those that are recorded, update as any others.
+#[test]
+fn every_type_does_its_arithmetic_on_a_device_that_tells_of_every_blob() {
+    common::on_a_device(|| arithmetic(" debug_info: true display: 1"));
+    common::on_a_device(|| arithmetic(" debug_info: true display: 2"));
+}
+
+fn arithmetic(more: &str) {
     let folder = Folder::new();
     for rule in lgm_solver::RULES {
         for l1 in [false, true] {
             for clip in [None, Some(0.5), Some(1e6)] {
                 for iter_size in [1, 3] {
                     let settings = Settings { rule, l1, clip, iter_size };
-                    let mut solver = folder.solver(&settings.text()).unwrap();
+                    let mut solver = folder.solver(&(settings.text() + more)).unwrap();
                     let start = weights(&solver);
                     let want = reference(settings, start.clone());
                     solver.solve(&mut ()).unwrap();
                     for (i, (got, want)) in weights(&solver).iter().zip(&want).enumerate() {
-                        assert!((got - want).abs() < 2e-5 * (1.0 + want.abs()), "{settings:?} {i}: {got}, not {want}");
+                        assert!(
+                            (got - want).abs() < 2e-5 * (1.0 + want.abs()),
+                            "{settings:?}{more} {i}: {got}, not {want}"
+                        );
                     }
                     let moved = want.iter().zip(&start).map(|(w, s)| (w - s).abs()).fold(0.0, f64::max);
                     assert!(moved > 2e-3, "{settings:?}: nothing was learned");

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use lgm_core::{ConvolutionPass, DeviceConvolution, Element, Format, Layout, Result};
 
 use super::api::*;
-use super::convolution::{check, in_order, math_type};
+use super::convolution::{check, in_order};
+use super::ways::math_type;
 use crate::Precision;
 
 /// A convolution's extents as cuDNN takes them.

@@ -15,6 +15,7 @@ mod pinned;
 mod precision;
 pub mod ptxas;
 mod staging;
+mod ways;
 
 #[cfg(test)]
 mod abi;
@@ -103,7 +104,7 @@ impl Cuda {
         libraries.extend(convolutions.as_ref().map(|all| told("cuDNN", all.found().version, &all.found().path)));
         let staging = Mutex::new(Staging::new(&context)?);
         let recording = AtomicBool::new(false);
-        let storage = precision.storage();
+        let storage = precision.storage_on(context.gpu.capability);
         Ok(Cuda { kernels, convolutions, blas, staging, recording, precision, storage, libraries, context })
     }
 
@@ -270,6 +271,7 @@ impl DeviceQueue for Cuda {
     }
 
     fn convolution_workspace(&self, conv: &DeviceConvolution, pass: ConvolutionPass) -> Result<Option<usize>> {
+        self.not_while_recording("a convolution was planned")?;
         self.convolutions.as_ref().map_or(Ok(None), |all| all.workspace(conv, pass))
     }
 

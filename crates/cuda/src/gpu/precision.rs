@@ -3,11 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use lgm_core::{ChannelsLast, Element, Error, Gemm, Storage};
-
-/// Multiply-adds from which on tensor cores are used for factors of single precision: fewer take, without them, some
-/// microseconds, which is what a launch takes.
-const WORTHWHILE: usize = 1 << 27;
+use lgm_core::{ChannelsLast, Element, Error, Gemm, Storage, TENSOR_CORES_FROM};
 
 /// The precision of matrix products and convolutions, and with [`Precision::Bf16`] of what lies between layers; everything
 /// else is single precision.
@@ -41,7 +37,7 @@ impl Precision {
     /// What a product of so many multiply-adds is made in where blobs are single precision: tensor cores have nothing to
     /// gain on a small one.
     pub(crate) fn of_product(self, multiply_adds: usize) -> Precision {
-        if multiply_adds < WORTHWHILE { Precision::Fp32 } else { self }
+        if multiply_adds < TENSOR_CORES_FROM { Precision::Fp32 } else { self }
     }
 
     /// Whether the factors of a product are rounded to TF32. Those of 16 bits go to the tensor cores as they are.
@@ -50,12 +46,19 @@ impl Precision {
         precision != Precision::Fp32 && gemm.factors == Element::F32 && !gemm.exact
     }
 
-    /// What layers should store where they have the choice.
+    /// What layers should store where they have the choice and there are tensor cores for it, which take channels last.
     pub fn storage(self) -> Storage {
+        let channels_last = ChannelsLast::WhereItPays;
         match self {
-            Precision::Fp32 | Precision::Tf32 => Storage::default(),
-            Precision::Bf16 => Storage { element: Element::Bf16, channels_last: ChannelsLast::WhereItPays },
+            Precision::Fp32 => Storage::default(),
+            Precision::Tf32 => Storage { element: Element::F32, channels_last },
+            Precision::Bf16 => Storage { element: Element::Bf16, channels_last },
         }
+    }
+
+    /// The same on a GPU of a compute capability: the tensor cores of those before sm_80 take no single precision.
+    pub(crate) fn storage_on(self, (major, _): (u32, u32)) -> Storage {
+        if major < 8 { Storage::default() } else { self.storage() }
     }
 }
 
@@ -88,7 +91,7 @@ impl fmt::Display for Precision {
 
 #[cfg(test)]
 mod tests {
-    use super::{Precision, WORTHWHILE};
+    use super::*;
 
     #[test]
     fn text_and_back() {
@@ -102,9 +105,18 @@ mod tests {
     #[test]
     fn small_products_stay_in_single_precision() {
         for precision in [Precision::Fp32, Precision::Tf32, Precision::Bf16] {
-            assert_eq!(precision.of_product(WORTHWHILE - 1), Precision::Fp32);
-            assert_eq!(precision.of_product(WORTHWHILE), precision);
+            assert_eq!(precision.of_product(TENSOR_CORES_FROM - 1), Precision::Fp32);
+            assert_eq!(precision.of_product(TENSOR_CORES_FROM), precision);
         }
+    }
+
+    #[test]
+    fn channels_are_last_where_there_are_tensor_cores_for_it() {
+        let last = |element| Storage { element, channels_last: ChannelsLast::WhereItPays };
+        assert_eq!(Precision::Tf32.storage_on((8, 0)), last(Element::F32));
+        assert_eq!(Precision::Bf16.storage_on((9, 0)), last(Element::Bf16));
+        let plain = [Precision::Tf32.storage_on((7, 5)), Precision::Fp32.storage_on((9, 0))];
+        assert_eq!(plain, [Storage::default(); 2]);
     }
 
     #[test]

@@ -1,18 +1,21 @@
 //! Convolution on a device: by a library where there is one, else by our own kernels ([`super::own`]).
 //!
-//! Blobs that are not stored plainly meet filters that are stored alike, in scratch memory: their elements rounded, and
-//! their channels last if the blobs' are. Filters' gradients are added up in single precision.
+//! Blobs that are not stored plainly meet filters that are stored alike: their elements rounded, and their channels last if
+//! the blobs' are. They are made once, forward, and kept for backward. Filters' gradients are added up in single precision.
 
 use lgm_core::{
     BlobSpec, Bwd, ChannelsLast, ConvolutionPass, Device, DeviceConvolution, DevicePtr, DeviceQueue, Element, Format,
-    Formats, Fwd, Layout, Offer, Plan, Result, Run, Shape,
+    Formats, Fwd, Layout, Offer, Plan, Result, Run, Shape, TENSOR_CORES_FROM,
 };
 
 use super::Convolution;
-use super::own::{
-    area, data, filter, filter_count, filter_extents, forward, images, is_depthwise, is_last, is_pointwise, taps,
-};
-use crate::on_device::{Channels, convert};
+use super::own::{adds_gradient, area, data, filter, filter_count, forward, images, is_depthwise, is_pointwise, taps};
+use super::reorder::reorder;
+use crate::on_device::Channels;
+
+/// Channels of an image, for which a convolution whose outputs pay is one with its channels last too: its input, which is
+/// then converted, is small.
+const FEW: usize = 4;
 
 /// How the passes run.
 #[derive(Clone, Debug)]
@@ -26,6 +29,8 @@ pub(super) struct Device2d {
     filters: usize,
     /// Where it begins for the gradient of those.
     gradient: usize,
+    /// Forward's filters are kept, in saved memory, for the gradient of the bottoms.
+    keeps: bool,
 }
 
 /// Where a pass stands among [`Device2d::library`].
@@ -75,23 +80,31 @@ impl Device2d {
 
     /// Whether a pass meets filters that are not the parameter itself.
     fn has_own_filters(&self, pass: ConvolutionPass) -> bool {
-        self.conv.format != Format::PLAIN && (self.is_library(pass) || !is_depthwise(&self.conv))
+        !self.conv.has_plain_filters() && (self.is_library(pass) || !is_depthwise(&self.conv))
     }
 
-    /// The filters as a pass takes them: `w`, or made of it in scratch memory.
+    /// The filters as a pass takes them: `w`, or made of it.
     fn filters(
         &self,
         queue: &dyn DeviceQueue,
         pass: ConvolutionPass,
         w: DevicePtr,
-        scratch: DevicePtr,
+        made: DevicePtr,
     ) -> Result<DevicePtr> {
         if !self.has_own_filters(pass) {
             return Ok(w);
         }
-        let made = scratch.floats(self.filters);
-        convert(queue, (made, self.conv.format), (w, Format::PLAIN), filter_extents(&self.conv), false)?;
+        reorder(queue, &self.conv, (made, self.conv.format), (w, Format::PLAIN), false)?;
         Ok(made)
+    }
+
+    /// The format that the filters' gradient comes in, and whether it is added to the parameter's at once.
+    fn gradient(&self) -> (Format, bool) {
+        let format = self.conv.format;
+        match self.is_library(ConvolutionPass::Filter) {
+            true => (format, self.conv.has_plain_filters()),
+            false => (Format { element: Element::F32, ..format }, adds_gradient(&self.conv)),
+        }
     }
 
     /// dw += the filters' gradient.
@@ -102,19 +115,14 @@ impl Device2d {
         scratch: DevicePtr,
     ) -> Result<()> {
         let (conv, pass) = (&self.conv, ConvolutionPass::Filter);
-        let made = scratch.floats(self.gradient);
-        let format = if self.is_library(pass) {
-            let plain = conv.format == Format::PLAIN;
-            queue.convolution(conv, pass, if plain { dw } else { made }, [x, dy], scratch)?;
-            conv.format
+        let (format, adds) = self.gradient();
+        let to = if adds { dw } else { scratch.floats(self.gradient) };
+        if self.is_library(pass) {
+            queue.convolution(conv, pass, to, [x, dy], scratch)?;
         } else {
-            filter(queue, conv, (if is_last(conv) { made } else { dw }, x, dy), scratch)?;
-            Format { element: Element::F32, ..conv.format }
-        };
-        if format == Format::PLAIN {
-            return Ok(());
+            filter(queue, conv, (to, x, dy), scratch)?;
         }
-        convert(queue, (dw, Format::PLAIN), (made, format), filter_extents(conv), true)
+        if adds { Ok(()) } else { reorder(queue, conv, (dw, Format::PLAIN), (to, format), true) }
     }
 
     fn is_library(&self, pass: ConvolutionPass) -> bool {
@@ -123,18 +131,22 @@ impl Device2d {
 }
 
 impl Run<Device> for Convolution {
-    /// Channels last where tensor cores take them so, and in no more than one group, which the kernels for it know.
+    /// Channels last where tensor cores take them so, 16 bytes of channels at a time, and in no more than one group, which
+    /// the kernels for it know.
     fn formats(&self, offer: &Offer<'_>) -> Formats {
         let Some(conv) = self.planar() else { return Formats::default() };
         let shape = &offer.bottoms[0].shape;
         let second = conv.groups == 1 && shape.len() > 2 && shape.axis(self.param.axis()).is_ok_and(|axis| axis == 1);
+        let element = offer.storage.element;
+        let fills = |channels: usize| channels.is_multiple_of(16 / element.bytes());
+        let large = element != Element::F32 || conv.multiply_adds() >= TENSOR_CORES_FROM;
         let last = match offer.storage.channels_last {
             ChannelsLast::Never => false,
-            ChannelsLast::WhereItPays => conv.channels.is_multiple_of(8) && conv.outputs.is_multiple_of(8),
+            ChannelsLast::WhereItPays => large && fills(conv.outputs) && (conv.channels <= FEW || fills(conv.channels)),
             ChannelsLast::Always => true,
         };
         let layout = if last && second { Layout::ChannelsLast } else { Layout::ChannelsFirst };
-        Formats::all(Format { element: offer.storage.element, layout }, offer.bottoms.len(), offer.tops)
+        Formats::all(Format { element, layout }, offer.bottoms.len(), offer.tops)
     }
 
     fn prepare(&mut self, queue: &(dyn DeviceQueue + 'static), plan: &mut Plan) -> Result<()> {
@@ -159,13 +171,21 @@ impl Run<Device> for Convolution {
             floats = floats.max(workspace.map_or_else(own, |bytes| bytes.div_ceil(4)));
         }
         let top: &BlobSpec = &plan.tops[0];
-        let mut device = Device2d { conv, library, sums: floats.next_multiple_of(64), filters: 0, gradient: 0 };
+        let sums = floats.next_multiple_of(64);
+        let mut device = Device2d { conv, library, sums, filters: 0, gradient: 0, keeps: false };
         let partial = device.outputs().scratch(top, 2).shape.count();
+        let [forward, data] =
+            [ConvolutionPass::Forward, ConvolutionPass::Data].map(|pass| device.has_own_filters(pass));
+        device.keeps = forward && data;
         device.filters = (device.sums + partial).next_multiple_of(64);
         // Room for single precision, which is enough for either.
-        let room = if conv.format == Format::PLAIN { 0 } else { filter_count(&conv).next_multiple_of(64) };
-        device.gradient = device.filters + room;
-        plan.scratch = vec![top.with_shape(Shape::from([device.gradient + room]))];
+        let room = |needed: bool| if needed { filter_count(&conv).next_multiple_of(64) } else { 0 };
+        device.gradient = device.filters + room(forward || data);
+        plan.scratch = vec![top.with_shape(Shape::from([device.gradient + room(!device.gradient().1)]))];
+        if device.keeps {
+            let floats = (filter_count(&conv) * conv.format.element.bytes()).div_ceil(4);
+            plan.saved = vec![top.with_shape(Shape::from([floats]))];
+        }
         self.device = Some(device);
         Ok(())
     }
@@ -179,7 +199,8 @@ impl Run<Device> for Convolution {
         let (w, scratch) = (io.param(0)?, io.scratch(0)?);
         let b = if self.param.bias_term() { io.param(1)? } else { DevicePtr::NULL };
         let library = device.is_library(ConvolutionPass::Forward);
-        let w = device.filters(queue, ConvolutionPass::Forward, w, scratch)?;
+        let made = io.saved(0).unwrap_or(scratch.floats(device.filters));
+        let w = device.filters(queue, ConvolutionPass::Forward, w, made)?;
         for i in 0..self.bottoms {
             let (x, y) = (io.bottom(i)?, io.top(i)?);
             if library {
@@ -204,7 +225,11 @@ impl Run<Device> for Convolution {
         let dw = io.param_diff(0);
         let db = if self.param.bias_term() { io.param_diff(1) } else { None };
         let wanted = io.bottom_diffs.iter().any(Option::is_some);
-        let w = if wanted { device.filters(queue, ConvolutionPass::Data, w, scratch)? } else { w };
+        let w = match wanted {
+            false => w,
+            true if device.keeps => io.saved(0)?,
+            true => device.filters(queue, ConvolutionPass::Data, w, scratch.floats(device.filters))?,
+        };
         for i in 0..self.bottoms {
             let dy = io.top_diff(i)?;
             if let Some(dw) = dw {

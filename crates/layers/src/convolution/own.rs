@@ -2,7 +2,9 @@
 //! number of images at a time; without patches where a filter sees one element; depthwise convolution in kernels of its
 //! own. With channels last, one product for all those images.
 
-use lgm_core::{Arg, DeviceConvolution, DevicePtr, DeviceQueue, Element, Gemm, Grid, Layout, Result, args, kernel};
+use lgm_core::{
+    Arg, DeviceConvolution, DevicePtr, DeviceQueue, Element, Format, Gemm, Grid, Layout, Result, args, kernel,
+};
 
 use crate::on_device::{extent, product, row_grid};
 
@@ -27,6 +29,12 @@ pub(super) fn filter_count(c: &DeviceConvolution) -> usize {
 /// The filters as a blob of images, channels and positions.
 pub(super) fn filter_extents(c: &DeviceConvolution) -> [usize; 3] {
     [c.outputs, c.channels / c.groups, area(c.kernel)]
+}
+
+/// Whether the filters' gradient, which is in single precision, lies as the parameter's does: then it is added to that, and
+/// otherwise written.
+pub(super) fn adds_gradient(c: &DeviceConvolution) -> bool {
+    DeviceConvolution { format: Format { element: Element::F32, ..c.format }, ..*c }.has_plain_filters()
 }
 
 /// Whether patches are the input itself.
@@ -205,7 +213,8 @@ pub(super) fn data(
     Ok(())
 }
 
-/// dw += dy · patchesᵀ, image after image: the order of a sum is the order of the batch.
+/// dw += dy · patchesᵀ, image after image: the order of a sum is the order of the batch. Written, not added, where
+/// [`adds_gradient`] says so.
 pub(super) fn filter(
     queue: &dyn DeviceQueue,
     c: &DeviceConvolution,
@@ -309,7 +318,7 @@ fn data_last(
     Ok(())
 }
 
-/// dw = dyᵀ · patches, in single precision and with channels last.
+/// dw = dyᵀ · patches, or added to what is there, in single precision and with channels last.
 fn filter_last(
     queue: &dyn DeviceQueue,
     c: &DeviceConvolution,
@@ -321,7 +330,7 @@ fn filter_last(
     for (start, n) in runs(c) {
         let p = patches_last(queue, c, n, scratch, x.elements(start * per_x, e))?;
         let dy = dy.elements(start * per_y, e);
-        let beta = if start == 0 { 0.0 } else { 1.0 };
+        let beta = if start == 0 && !adds_gradient(c) { 0.0 } else { 1.0 };
         let gemm = product((c.outputs, k, n * area(c.output)), (dy, c.outputs), (p, k), beta, (dw, k));
         queue.gemm(&Gemm { trans_a: true, factors: e, ..gemm })?;
     }
