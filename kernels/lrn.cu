@@ -1,19 +1,32 @@
-// LRN: each value divided by a power of the mean square around it. Rows of a launch are planes.
+// LRN: each value divided by a power of the mean square around it. Rows of a launch are planes, or, with channels last,
+// positions.
+
+// The channels around channel c, and how far apart elements of neighbouring channels lie. See CHANNEL for `channels`.
+struct Around {
+    u32 first, end;
+    i64 apart;
+
+    __device__ __forceinline__ Around(u32 c, u32 size, u32 width, u32 channels) {
+        const u32 all = channels ? channels : width, before = (size - 1) / 2;
+        first = c > before ? c - before : 0;
+        end = c + size - before < all ? c + size - before : all;
+        apart = channels ? width : 1;
+    }
+};
 
 // s = k + factor * (sum of squares over `size` channels), y = x s^-beta.
 template <typename T>
 DEVICE void lrn_across_forward_of(
-    T* y, float* s, const T* x, u32 size, float factor, float k, float beta, u32 planes, u32 area, u32 channels
+    T* y, float* s, const T* x, u32 size, float factor, float k, float beta, u32 rows, u32 width, u32 channels
 ) {
-    FOR_ROWS(plane, planes) {
-        const u32 c = plane % channels, before = (size - 1) / 2;
-        const u32 first = c > before ? c - before : 0;
-        const u32 end = c + size - before < channels ? c + size - before : channels;
-        FOR_POSITIONS(i, area) {
-            const i64 at = (i64)plane * area + i;
+    FOR_ROWS(row, rows) {
+        FOR_POSITIONS(i, width) {
+            const i64 at = (i64)row * width + i;
+            const u32 c = CHANNEL(row, i, channels);
+            const Around around(c, size, width, channels);
             float sum = 0;
-            for (u32 n = first; n < end; ++n) {
-                const float v = x[at + ((i64)n - c) * area];
+            for (u32 n = around.first; n < around.end; ++n) {
+                const float v = x[at + ((i64)n - c) * around.apart];
                 sum += v * v;
             }
             const float scale = k + factor * sum;
@@ -23,8 +36,8 @@ DEVICE void lrn_across_forward_of(
     }
 }
 KERNELS(lrn_across_forward, lrn_across_forward_bf16,
-    (T* y, float* s, const T* x, u32 size, float factor, float k, float beta, u32 planes, u32 area, u32 channels),
-    (y, s, x, size, factor, k, beta, planes, area, channels))
+    (T* y, float* s, const T* x, u32 size, float factor, float k, float beta, u32 rows, u32 width, u32 channels),
+    (y, s, x, size, factor, k, beta, rows, width, channels))
 
 // s = 1 + factor * (sum of squares over a window of its plane), y = x s^-beta.
 template <typename T>
@@ -81,24 +94,23 @@ KERNELS(lrn_ratio, lrn_ratio_bf16, (float* ratio, const T* dy, const T* y, const
 template <typename T>
 DEVICE void lrn_across_backward_of(
     T* dx, const T* dy, const T* x, const float* s, const float* ratio, u32 size, float factor, float beta,
-    u32 planes, u32 area, u32 channels
+    u32 rows, u32 width, u32 channels
 ) {
-    FOR_ROWS(plane, planes) {
-        const u32 c = plane % channels, before = (size - 1) / 2;
-        const u32 first = c > before ? c - before : 0;
-        const u32 end = c + size - before < channels ? c + size - before : channels;
-        FOR_POSITIONS(i, area) {
-            const i64 at = (i64)plane * area + i;
+    FOR_ROWS(row, rows) {
+        FOR_POSITIONS(i, width) {
+            const i64 at = (i64)row * width + i;
+            const u32 c = CHANNEL(row, i, channels);
+            const Around around(c, size, width, channels);
             float sum = 0;
-            for (u32 n = first; n < end; ++n) sum += ratio[at + ((i64)n - c) * area];
+            for (u32 n = around.first; n < around.end; ++n) sum += ratio[at + ((i64)n - c) * around.apart];
             dx[at] = dy[at] * powf(s[at], -beta) - factor * x[at] * sum;
         }
     }
 }
 KERNELS(lrn_across_backward, lrn_across_backward_bf16,
     (T* dx, const T* dy, const T* x, const float* s, const float* ratio, u32 size, float factor, float beta, u32
-     planes, u32 area, u32 channels),
-    (dx, dy, x, s, ratio, size, factor, beta, planes, area, channels))
+     rows, u32 width, u32 channels),
+    (dx, dy, x, s, ratio, size, factor, beta, rows, width, channels))
 
 template <typename T>
 DEVICE void lrn_within_backward_of(

@@ -1,6 +1,6 @@
-//! LRN on a device.
+//! LRN on a device: across channels in whichever order they come, within them axis by axis.
 
-use lgm_core::{Bwd, Device, DeviceQueue, Formats, Fwd, Grid, Offer, Result, Run, args, kernel};
+use lgm_core::{Bwd, Device, DeviceQueue, Format, Formats, Fwd, Grid, Layout, Offer, Result, Run, args, kernel};
 use lgm_proto::lrn_parameter::NormRegion;
 
 use super::Lrn;
@@ -12,16 +12,28 @@ impl Lrn {
         let size = self.constants.size as f64;
         self.constants.alpha / if self.region == NormRegion::WithinChannel { size * size } else { size }
     }
+
+    /// The grid of a kernel that goes over the blob by CHANNEL, and its last three arguments.
+    fn rows(&self, layout: Layout) -> Result<(Grid, [u32; 3])> {
+        let (n, channels, area) = self.extents;
+        let (rows, width, along) = match layout {
+            Layout::ChannelsFirst => (n * channels, area, channels),
+            Layout::ChannelsLast => (n * area, channels, 0),
+        };
+        Ok((row_grid(rows, width), [extent(rows)?, extent(width)?, extent(along)?]))
+    }
 }
 
 impl Run<Device> for Lrn {
     fn formats(&self, offer: &Offer<'_>) -> Formats {
-        offer.follow_channels_first()
+        match self.region {
+            NormRegion::AcrossChannels => offer.follow(),
+            NormRegion::WithinChannel => offer.follow_channels_first(),
+        }
     }
 
     fn forward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Fwd<'_, Device>) -> Result<()> {
-        let element = io.formats.top(0).element;
-        let (n, channels, area) = self.extents;
+        let Format { element, layout } = io.formats.top(0);
         let (x, y) = (io.bottom(0)?, io.top(0)?);
         let s = match io.saved(0) {
             Some(saved) => saved,
@@ -29,10 +41,10 @@ impl Run<Device> for Lrn {
         };
         let (size, factor) = (extent(self.constants.size)?, self.factor() as f32);
         let (k, beta) = (self.constants.k as f32, self.constants.beta as f32);
-        let (grid, planes) = (row_grid(n * channels, area), extent(n * channels)?);
+        let (grid, [rows, width, channels]) = self.rows(layout)?;
         match self.region {
             NormRegion::AcrossChannels => {
-                let args = args![y, s, x, size, factor, k, beta, planes, extent(area)?, extent(channels)?];
+                let args = args![y, s, x, size, factor, k, beta, rows, width, channels];
                 queue.launch(kernel!(element, "lrn_across_forward"), grid, args)
             }
             NormRegion::WithinChannel => {
@@ -40,14 +52,14 @@ impl Run<Device> for Lrn {
                 queue.launch(
                     kernel!(element, "lrn_within_forward"),
                     grid,
-                    args![y, s, x, size, factor, beta, planes, height, width],
+                    args![y, s, x, size, factor, beta, rows, height, width],
                 )
             }
         }
     }
 
     fn backward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Bwd<'_, Device>) -> Result<()> {
-        let element = io.formats.top(0).element;
+        let Format { element, layout } = io.formats.top(0);
         let (n, channels, area) = self.extents;
         let Some(dx) = io.bottom_diff(0) else { return Ok(()) };
         let (x, y, s, dy, ratio) = (io.bottom(0)?, io.top(0)?, io.saved(0)?, io.top_diff(0)?, io.scratch(0)?);
@@ -55,17 +67,16 @@ impl Run<Device> for Lrn {
         let (size, factor) = (extent(self.constants.size)?, (2.0 * beta * self.factor()) as f32);
         let count = n * channels * area;
         queue.launch(kernel!(element, "lrn_ratio"), Grid::elements(count), args![ratio, dy, y, s, count as i64])?;
-        let (grid, planes) = (row_grid(n * channels, area), extent(n * channels)?);
+        let (grid, [rows, width, channels]) = self.rows(layout)?;
         let beta = beta as f32;
         match self.region {
             NormRegion::AcrossChannels => {
-                let (area, channels) = (extent(area)?, extent(channels)?);
-                let args = args![dx, dy, x, s, ratio, size, factor, beta, planes, area, channels];
+                let args = args![dx, dy, x, s, ratio, size, factor, beta, rows, width, channels];
                 queue.launch(kernel!(element, "lrn_across_backward"), grid, args)
             }
             NormRegion::WithinChannel => {
                 let (height, width) = (extent(self.plane.0)?, extent(self.plane.1)?);
-                let args = args![dx, dy, x, s, ratio, size, factor, beta, planes, height, width];
+                let args = args![dx, dy, x, s, ratio, size, factor, beta, rows, height, width];
                 queue.launch(kernel!(element, "lrn_within_backward"), grid, args)
             }
         }
