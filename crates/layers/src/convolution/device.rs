@@ -13,8 +13,8 @@ use super::own::{adds_gradient, area, data, filter, filter_count, forward, image
 use super::reorder::reorder;
 use crate::on_device::Channels;
 
-/// Channels of an image, for which a convolution whose outputs pay is one with its channels last too: its input, which is
-/// then converted, is small.
+/// The most channels of an image: a convolution of so few has them last where its outputs gain by it, since what is then
+/// converted is its input, which is small.
 const FEW: usize = 4;
 
 /// How the passes run.
