@@ -58,11 +58,8 @@ lgm_cpu::vectorized! {
     /// Scales the elements whose random word is at least `least_kept` and clears the others. Words are drawn from counter
     /// `first` on, four a counter.
     fn drop_some[T: Float](philox: &Philox, first: u64, least_kept: u32, scale: T, to: &mut [T]) {
-        let mut words = [[0; 4]; 16];
-        for (n, to) in to.chunks_mut(words.as_flattened().len()).enumerate() {
-            for (l, words) in words.iter_mut().enumerate() {
-                *words = philox.at(first + (n * 16 + l) as u64);
-            }
+        for (n, to) in to.chunks_mut(4 * 16).enumerate() {
+            let words = philox.at_each::<16>(first + (n * 16) as u64);
             for (x, &word) in to.iter_mut().zip(words.as_flattened()) {
                 *x = if word >= least_kept { *x * scale } else { T::zero() };
             }
