@@ -1,8 +1,10 @@
 // Layers that treat a channel's elements alike: Scale, Bias, PReLU, and the bias of products. See CHANNEL for `channels`.
 
-// y = x s + b; without b where it is null, without s where that is. y may be x.
+// y = x s + b, then max(y, 0) with `relu`; without b where it is null, without s where that is. y may be x.
 template <typename T>
-DEVICE void channels_affine_of(T* y, const T* x, const float* s, const float* b, u32 rows, u32 width, u32 channels) {
+DEVICE void channels_affine_of(
+    T* y, const T* x, const float* s, const float* b, u32 relu, u32 rows, u32 width, u32 channels
+) {
     FOR_ROWS(row, rows) {
         FOR_POSITIONS(i, width) {
             const i64 at = (i64)row * width + i;
@@ -10,13 +12,13 @@ DEVICE void channels_affine_of(T* y, const T* x, const float* s, const float* b,
             float v = x[at];
             if (s) v *= s[c];
             if (b) v += b[c];
-            y[at] = v;
+            y[at] = relu && v < 0 ? 0.0f : v;
         }
     }
 }
 KERNELS(channels_affine, channels_affine_bf16,
-    (T* y, const T* x, const float* s, const float* b, u32 rows, u32 width, u32 channels),
-    (y, x, s, b, rows, width, channels))
+    (T* y, const T* x, const float* s, const float* b, u32 relu, u32 rows, u32 width, u32 channels),
+    (y, x, s, b, relu, rows, width, channels))
 
 // Sums of dy x (where x is not null) and of dy.
 template <typename T>

@@ -170,7 +170,8 @@ impl Channels {
         Ok((grid, [extent(self.outer)?, extent(self.channels)?, extent(self.inner)?]))
     }
 
-    /// y = x · s + b, each where given; y may be x.
+    /// y = x · s + b, each where given, then max(y, 0) with `relu`; y may be x.
+    #[allow(clippy::too_many_arguments)]
     pub fn affine(
         &self,
         queue: &dyn DeviceQueue,
@@ -178,9 +179,14 @@ impl Channels {
         x: DevicePtr,
         s: Option<DevicePtr>,
         b: Option<DevicePtr>,
+        relu: bool,
     ) -> Result<()> {
         let (grid, [rows, width, channels]) = self.rows()?;
-        queue.launch(kernel!(self.element, "channels_affine"), grid, args![y, x, s, b, rows, width, channels])
+        queue.launch(
+            kernel!(self.element, "channels_affine"),
+            grid,
+            args![y, x, s, b, u32::from(relu), rows, width, channels],
+        )
     }
 
     /// Sums of dy · x into `ds` and of dy into `db`, over all that is not the channel; added to what is there with `add`.

@@ -103,7 +103,7 @@ impl Run<Device> for BatchNorm {
             let eps = self.statistics.param.eps();
             let args = args![none, a, none, none, sums.0, sums.1, sums.2, along.channels as u32, eps];
             queue.launch("bn_global", Grid::elements(along.channels), args)?;
-            return along.affine(queue, dx, dy, Some(a), None);
+            return along.affine(queue, dx, dy, Some(a), None, false);
         }
         let y = io.top(0)?;
         let (grid, [outer, channels, inner]) = along.sums()?;

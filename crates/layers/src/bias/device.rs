@@ -35,7 +35,7 @@ impl Run<Device> for Bias {
     fn forward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Fwd<'_, Device>) -> Result<()> {
         let b = if self.learned { io.param(0)? } else { io.bottom(1)? };
         let (x, y) = (io.bottom_or_top(0, 0)?, io.top(0)?);
-        self.along.channels(io.formats.top(0)).affine(queue, y, x, None, Some(b))
+        self.along.channels(io.formats.top(0)).affine(queue, y, x, None, Some(b), false)
     }
 
     fn backward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Bwd<'_, Device>) -> Result<()> {

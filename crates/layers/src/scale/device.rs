@@ -18,7 +18,7 @@ impl Run<Device> for Scale {
         let s = if self.learned { io.param(0)? } else { io.bottom(1)? };
         let (x, y) = (io.bottom_or_top(0, 0)?, io.top(0)?);
         let b = self.bias_index().map(|i| io.param(i)).transpose()?;
-        self.along.channels(io.formats.top(0)).affine(queue, y, x, Some(s), b)
+        self.along.channels(io.formats.top(0)).affine(queue, y, x, Some(s), b, false)
     }
 
     fn backward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Bwd<'_, Device>) -> Result<()> {
@@ -44,6 +44,6 @@ impl Run<Device> for Scale {
         // Last, because dx may hold dy until then.
         let Some(dx) = dx else { return Ok(()) };
         let s = if self.learned { io.param(0)? } else { io.bottom(1)? };
-        along.affine(queue, dx, dy, Some(s), None)
+        along.affine(queue, dx, dy, Some(s), None, false)
     }
 }
