@@ -71,7 +71,10 @@ impl Net {
         // What forward leaves for backward, which a net without one has no room for.
         let saved: usize = layer.plan.saved.iter().map(|spec| spec.bytes()).sum();
         let saved = if layer.backward { saved } else { 0 };
-        let forward = bytes(&layer.bottoms, &|_| true) + bytes(&layer.tops, &|t| !self.is_view(i, t)) + params + saved;
+        // Views of a bottom are made without reading it.
+        let reads = layer.tops.is_empty() || (0..layer.tops.len()).any(|t| !self.is_view(i, t));
+        let written = bytes(&layer.tops, &|t| !self.is_view(i, t));
+        let forward = bytes(&layer.bottoms, &|_| reads) + written + params + saved;
         let backward = bytes(&layer.tops, &|_| true)
             + bytes(&layer.bottoms, &|b| layer.bottom_backward[b])
             + bytes(&layer.bottoms, &|b| layer.plan.backward_bottoms.contains(&b))
