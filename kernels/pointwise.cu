@@ -80,6 +80,18 @@ DEVICE void eltwise_sum_of(T* y, const T* a, const T* b, float ca, float cb, i64
 }
 KERNELS(eltwise_sum, eltwise_sum_bf16, (T* y, const T* a, const T* b, float ca, float cb, i64 n), (y, a, b, ca, cb, n))
 
+// The same, then max(y, 0).
+template <typename T>
+DEVICE void eltwise_rectified_sum_of(T* y, const T* a, const T* b, float ca, float cb, i64 n) {
+    map2(y, a, b, n, [=](float u, float v) {
+        const float sum = ca * u + cb * v;
+        return sum < 0 ? 0.0f : sum;
+    });
+}
+KERNELS(eltwise_rectified_sum, eltwise_rectified_sum_bf16,
+    (T* y, const T* a, const T* b, float ca, float cb, i64 n),
+    (y, a, b, ca, cb, n))
+
 template <typename T>
 DEVICE void eltwise_scale_of(T* y, const T* x, float c, i64 n) {
     map1(y, x, n, [=](float v) { return c * v; });

@@ -175,6 +175,13 @@ pub trait Layer: Send {
     /// When the bottoms do not suit the layer's parameters.
     fn plan(&mut self, bottoms: &[BlobSpec], tops: usize) -> Result<Plan>;
 
+    /// Asked once, before [`Run::prepare`], of a layer whose only top goes to a ReLU and nowhere
+    /// else. `true` is the promise that from now on forward, in every space, writes max(y, 0) where it wrote y, at no more
+    /// than the ReLU's cost. Backward stays as it is: the top's diff is still that by y.
+    fn rectify(&mut self) -> bool {
+        false
+    }
+
     /// Called once before each training iteration (not each sub-batch) of a TRAIN net; schedules advance here. `iter`
     /// counts from 0. Returns what to log.
     fn begin_iteration(&mut self, _iter: u64) -> Vec<String> {

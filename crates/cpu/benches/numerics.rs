@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
 use lgm_cpu::batchnorm::{self, Affine, Extents, Normalized};
-use lgm_cpu::conv::Algorithm;
+use lgm_cpu::conv::{Algorithm, Epilogue};
 use lgm_cpu::pool::{PoolGeometry, Round};
 use lgm_cpu::{ConvGeometry, Kernel, Trans, elementwise, gemm, lrn, math, softmax};
 
@@ -115,7 +115,7 @@ fn convolution(c: &mut Criterion) {
             }
             let how = if winograd { "winograd" } else { "direct" };
             g.bench_function(format!("{name}/{how}/forward"), |b| {
-                b.iter(|| geometry.forward_with(algorithm, batch, &x, &w, None, &mut y));
+                b.iter(|| geometry.forward_with(algorithm, batch, &x, &w, Epilogue::default(), &mut y));
             });
             g.bench_function(format!("{name}/{how}/backward_data"), |b| {
                 b.iter(|| geometry.backward_data_with(algorithm, batch, &w, &dy, &mut dx));

@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 
 use lgm_cpu::batchnorm::{self, Affine, Extents, Normalized};
-use lgm_cpu::conv::Algorithm;
+use lgm_cpu::conv::{Algorithm, Epilogue};
 use lgm_cpu::lrn::Lrn;
 use lgm_cpu::pool::{PoolGeometry, Round};
 use lgm_cpu::{ConvGeometry, Trans, elementwise, gemm, softmax};
@@ -28,6 +28,8 @@ fn product(trans_b: Trans) -> HotLoop {
 #[derive(Clone, Copy)]
 enum Pass {
     Forward,
+    /// Forward, with a bias and a ReLU at its end.
+    Rectified,
     Data,
     Weights,
 }
@@ -38,8 +40,13 @@ fn convolution(batch: usize, [c, o, size, kernel, pad]: [usize; 5], winograd: bo
     let algorithm = Algorithm { winograd, ..Algorithm::active() };
     let units = g.multiply_adds(batch);
     let (mut x, mut w, mut y) = (noise(batch * g.input_len()), noise(g.weights_len()), noise(batch * g.output_len()));
+    let bias = noise(g.out_channels);
     let run: Box<dyn FnMut()> = match pass {
-        Pass::Forward => Box::new(move || g.forward_with(algorithm, batch, &x, &w, None, &mut y)),
+        Pass::Forward => Box::new(move || g.forward_with(algorithm, batch, &x, &w, Epilogue::default(), &mut y)),
+        Pass::Rectified => Box::new(move || {
+            let epilogue = Epilogue { bias: Some(&bias), relu: true };
+            g.forward_with(algorithm, batch, &x, &w, epilogue, &mut y);
+        }),
         Pass::Data => Box::new(move || g.backward_data_with(algorithm, batch, &w, &y, &mut x)),
         Pass::Weights => Box::new(move || g.backward_weights_with(algorithm, batch, &x, &y, &mut w)),
     };
@@ -92,15 +99,17 @@ fn blob(name: &str) -> Option<HotLoop> {
     Some((run, e.len()))
 }
 
-const NAMES: [&str; 26] = [
+const NAMES: [&str; 28] = [
     "gemm_nn",
     "gemm_nt",
     "direct_1x20_forward",
     "direct_1x20_weights",
     "direct_32x32_forward",
+    "direct_32x32_rectified",
     "direct_32x32_data",
     "direct_32x32_weights",
     "winograd_3x3_forward",
+    "winograd_3x3_rectified",
     "winograd_3x3_data",
     "winograd_3x3_weights",
     "winograd_5x5_forward",
@@ -124,6 +133,7 @@ const NAMES: [&str; 26] = [
 fn hot_loop(name: &str) -> Option<HotLoop> {
     let pass = |name: &str| match name {
         "forward" => Some(Pass::Forward),
+        "rectified" => Some(Pass::Rectified),
         "data" => Some(Pass::Data),
         "weights" => Some(Pass::Weights),
         _ => None,

@@ -14,6 +14,12 @@ pub fn set<T: Float>(value: T, dst: &mut [T]) {
     for_each_block(dst, |_, part| part.fill(value));
 }
 
+/// max(x, 0), in which −0 and NaN stay what they are.
+#[inline(always)]
+pub fn rectified<T: Float>(x: T) -> T {
+    if x < T::zero() { T::zero() } else { x }
+}
+
 /// Copies; the slices must be of one length.
 pub fn copy<T: Float>(src: &[T], dst: &mut [T]) {
     assert_eq!(src.len(), dst.len());
@@ -200,7 +206,7 @@ vectorized! {
 }
 
 vectorized! {
-    fn map_block_in_place[T: Float, F: Fn(T) -> T](dst: &mut [T], f: &F) {
+    pub(crate) fn map_block_in_place[T: Float, F: Fn(T) -> T](dst: &mut [T], f: &F) {
         for d in dst {
             *d = f(*d);
         }

@@ -27,7 +27,7 @@ mod team;
 mod testing;
 
 pub use base::Float;
-pub use conv::{Algorithm, ConvGeometry, col2im_nd, im2col_nd, set_winograd};
+pub use conv::{Algorithm, ConvGeometry, Epilogue, col2im_nd, im2col_nd, set_winograd};
 pub use gemm::{Trans, gemm, gemm_with};
 pub use gemv::{gemv, ger};
 pub use kernel::Kernel;

@@ -17,7 +17,7 @@ use lgm_core::{
     Arity, BlobSpec, BuildCx, Bwd, Device, Error, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Plan, Result, Run,
     Shape, ensure,
 };
-use lgm_cpu::ConvGeometry;
+use lgm_cpu::{ConvGeometry, Epilogue};
 use lgm_proto::{ConvolutionParameter, LayerParameter};
 
 mod device;
@@ -31,20 +31,22 @@ pub struct Convolution {
     geometry: Option<ConvGeometry>,
     batch: usize,
     bottoms: usize,
+    relu: bool,
     device: Option<device::Device2d>,
     volume: Option<volume::Volume>,
 }
 
 impl Convolution {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
+        let bottoms = param.bottom.len();
         let param = param.convolution_param.clone().unwrap_or_default();
         ensure!(param.num_output() > 0, "convolution_param needs a num_output of at least 1");
-        Node::compute(Convolution { param, geometry: None, batch: 0, bottoms: 0, device: None, volume: None })
+        Node::compute(Convolution { param, geometry: None, batch: 0, bottoms, relu: false, device: None, volume: None })
     }
 
     /// On a device with three spatial axes.
     fn volume(&self) -> Option<volume::Volume> {
-        volume::Volume::of(self.geometry.as_ref()?, self.batch, self.bottoms, self.param.bias_term())
+        volume::Volume::of(self.geometry.as_ref()?, self.batch, self.bottoms, (self.param.bias_term(), self.relu))
     }
 
     fn geometry(&self) -> Result<&ConvGeometry> {
@@ -148,11 +150,16 @@ impl Layer for Convolution {
         if p.bias_term() {
             plan.params.push(ParamSpec::new([outputs], p.bias_filler.as_ref()));
         }
-        (self.batch, self.bottoms) = (shape.span(0..axis), bottoms.len());
+        self.batch = shape.span(0..axis);
         plan.flops = 2 * (geometry.multiply_adds(self.batch) * self.bottoms) as u64;
         plan.backward_bottoms = (0..self.bottoms).collect();
         self.geometry = Some(geometry);
         Ok(plan)
+    }
+
+    fn rectify(&mut self) -> bool {
+        self.relu = self.bottoms == 1;
+        self.relu
     }
 }
 
@@ -160,9 +167,10 @@ impl HostRun for Convolution {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let geometry = self.geometry()?;
         let w = io.param::<T>(0)?;
-        let b = if self.param.bias_term() { Some(io.param::<T>(1)?) } else { None };
+        let bias = if self.param.bias_term() { Some(io.param::<T>(1)?) } else { None };
+        let epilogue = Epilogue { bias, relu: self.relu };
         for i in 0..self.bottoms {
-            geometry.forward(self.batch, io.bottom::<T>(i)?, w, b, io.top::<T>(i)?);
+            geometry.forward(self.batch, io.bottom::<T>(i)?, w, epilogue, io.top::<T>(i)?);
         }
         Ok(())
     }

@@ -16,6 +16,7 @@
 use std::cmp::Ordering;
 
 use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Error, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, ensure};
+use lgm_cpu::elementwise::rectified;
 use lgm_cpu::{BLOCK, for_each_row};
 use lgm_proto::eltwise_parameter::EltwiseOp;
 use lgm_proto::{EltwiseParameter, LayerParameter};
@@ -27,6 +28,7 @@ pub struct Eltwise {
     param: EltwiseParameter,
     coeffs: Vec<f64>,
     count: usize,
+    relu: bool,
 }
 
 impl Eltwise {
@@ -36,7 +38,7 @@ impl Eltwise {
             param.operation() != EltwiseOp::Prod || param.coeff.is_empty(),
             "coeff is only for operation SUM; PROD takes none"
         );
-        Node::compute(Eltwise { param, coeffs: Vec::new(), count: 0 })
+        Node::compute(Eltwise { param, coeffs: Vec::new(), count: 0, relu: false })
     }
 
     /// Turns the top's diff, in `d`, into bottom `i`'s.
@@ -102,6 +104,11 @@ impl Layer for Eltwise {
         }
         Ok(plan)
     }
+
+    fn rectify(&mut self) -> bool {
+        self.relu = self.param.operation() == EltwiseOp::Sum;
+        self.relu
+    }
 }
 
 impl HostRun for Eltwise {
@@ -130,7 +137,9 @@ impl HostRun for Eltwise {
             }
             for (i, x) in others.iter().enumerate() {
                 let (pairs, c) = (y.iter_mut().zip(&x[start..]), T::of(self.coeffs[i + 1]));
+                let last = i + 1 == others.len();
                 match operation {
+                    EltwiseOp::Sum if self.relu && last => pairs.for_each(|(y, &x)| *y = rectified(*y + c * x)),
                     EltwiseOp::Sum => pairs.for_each(|(y, &x)| *y += c * x),
                     EltwiseOp::Prod => pairs.for_each(|(y, &x)| *y *= x),
                     EltwiseOp::Max if i == 0 => pairs.for_each(|(y, &x)| *y = if *y > x { *y } else { x }),

@@ -9,6 +9,7 @@
 use lgm_core::{
     Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Plan, Result, ensure,
 };
+use lgm_cpu::elementwise::{map_into, rectified};
 use lgm_cpu::{Trans, gemm};
 use lgm_proto::{InnerProductParameter, LayerParameter};
 
@@ -20,6 +21,7 @@ pub struct InnerProduct {
     rows: usize,
     inputs: usize,
     outputs: usize,
+    relu: bool,
 }
 
 impl InnerProduct {
@@ -27,7 +29,7 @@ impl InnerProduct {
         let param = param.inner_product_param.clone().unwrap_or_default();
         let outputs = param.num_output() as usize;
         ensure!(outputs > 0, "inner_product_param needs a num_output of at least 1");
-        Node::compute(InnerProduct { param, rows: 0, inputs: 0, outputs })
+        Node::compute(InnerProduct { param, rows: 0, inputs: 0, outputs, relu: false })
     }
 }
 
@@ -53,6 +55,11 @@ impl Layer for InnerProduct {
         plan.flops = 2 * m as u64 * n as u64 * k as u64;
         Ok(plan)
     }
+
+    fn rectify(&mut self) -> bool {
+        self.relu = true;
+        true
+    }
 }
 
 impl HostRun for InnerProduct {
@@ -67,6 +74,9 @@ impl HostRun for InnerProduct {
         }
         let (trans, ldw) = if self.param.transpose() { (Trans::No, n) } else { (Trans::Yes, k) };
         gemm(Trans::No, trans, m, n, k, T::one(), x, k, w, ldw, beta, y, n);
+        if self.relu {
+            map_into(None, y, rectified);
+        }
         Ok(())
     }
 

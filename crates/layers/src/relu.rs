@@ -3,21 +3,27 @@
 //! Gradient: dx = dy for positive x, a · dy elsewhere. With a ≥ 0 the sign of y tells, so backward reads the top and the
 //! layer runs in place; with a < 0 it reads the bottom.
 //!
+//! Where the layer below rectifies what it writes ([`Layer::rectify`]), forward has nothing left to do and the top is a
+//! view of the bottom; backward is the same.
+//!
 //! Shapes: one top like the bottom. Source: Nair & Hinton (2010); the leaky form, Maas et al. (2013).
 //! Where we differ from Caffe: with a negative slope Caffe in place takes the wrong branch in backward; ours does not
 //! run in place then.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, ensure};
-use lgm_cpu::elementwise::map_into;
+use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, Sharing, ensure};
+use lgm_cpu::elementwise::{map_into, rectified};
 use lgm_proto::LayerParameter;
 
 use crate::pointwise::map2;
+use crate::reshape::forward_view;
 
 mod device;
 
 /// The layer; see the module.
 pub struct ReLU {
     slope: f32,
+    /// The layer below has done it: the top is the bottom.
+    done: bool,
     count: usize,
 }
 
@@ -30,7 +36,12 @@ impl ReLU {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
         let slope = param.relu_param.unwrap_or_default().negative_slope();
         ensure!(slope.is_finite(), "negative_slope must be a finite number, found {slope}");
-        Node::compute(ReLU { slope, count: 0 })
+        Node::compute(ReLU { slope, done: false, count: 0 })
+    }
+
+    /// A ReLU without negative slope whose bottom comes rectified ([`Layer::rectify`]): backward is all that is left.
+    pub(crate) fn done() -> ReLU {
+        ReLU { slope: 0.0, done: true, count: 0 }
     }
 
     fn by_top(&self) -> bool {
@@ -54,18 +65,23 @@ impl Layer for ReLU {
             plan.backward_bottoms = vec![0];
             plan.share_data.clear();
         }
+        if self.done {
+            (plan.share_data, plan.flops) = (vec![(0, 0, Sharing::View)], 0);
+        }
         Ok(plan)
     }
 }
 
 impl HostRun for ReLU {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
-        let zero = T::zero();
+        if self.done {
+            return forward_view::<T>(io);
+        }
         let (src, dst) = (io.bottom_unless_shared::<T>(0)?, io.top::<T>(0)?);
         if self.slope == 0.0 {
-            map_into(src, dst, |x| if x < zero { zero } else { x });
+            map_into(src, dst, rectified);
         } else {
-            let slope = T::of(self.slope.into());
+            let (zero, slope) = (T::zero(), T::of(self.slope.into()));
             map_into(src, dst, |x| if x < zero { slope * x } else { x });
         }
         Ok(())
@@ -84,7 +100,9 @@ impl HostRun for ReLU {
 
 #[cfg(test)]
 mod tests {
-    use lgm_testkit::{Case, check, config_error};
+    use super::*;
+    use lgm_core::{DType, Phase, Registry, Shape};
+    use lgm_testkit::{Case, Draw, Rig, check, config_error};
 
     fn leaky(slope: f32) -> Case {
         let text = format!(
@@ -106,6 +124,115 @@ mod tests {
                 leaky(-0.5),
             ],
         );
+    }
+
+    fn told(node: &mut Node) -> bool {
+        match node {
+            Node::Compute(layer) => layer.rectify(),
+            Node::Source(_) | Node::Sink(_) => false,
+        }
+    }
+
+    /// A layer of the type that its name says, told to rectify; and a ReLU of what is rectified already.
+    fn rectifying() -> Registry {
+        let mut registry = crate::tests::registry();
+        registry.add("Rectified", |param, cx| {
+            let inner = LayerParameter { r#type: Some(param.name().into()), ..param.clone() };
+            let mut node = crate::tests::registry().build(&inner, cx)?;
+            assert!(told(&mut node), "{} cannot", param.name());
+            Ok(node)
+        });
+        registry.add("Done", |_, _| Node::compute(ReLU::done()));
+        registry
+    }
+
+    fn layer(kind: &str, name: &str, bottoms: usize, more: &str) -> String {
+        let bottoms: String = (0..bottoms).map(|b| format!("bottom: 'x{b}' ")).collect();
+        format!("layer {{ name: '{name}' type: '{kind}' {bottoms} top: 'y' {more} }}")
+    }
+
+    /// Layers that can, in all the ways they compute: their type, settings and bottoms.
+    fn makers() -> Vec<(&'static str, String, Vec<Shape>)> {
+        let conv = |fields: &str, shape: &[usize]| {
+            let more = format!("convolution_param {{ {fields} bias_filler {{ value: 0.1 }} }}");
+            ("Convolution", more, vec![Shape::from(shape)])
+        };
+        let product = |fields: &str| {
+            ("InnerProduct", format!("inner_product_param {{ {fields} }}"), vec![Shape::from([3, 4, 5])])
+        };
+        let sum =
+            |fields: &str, n: usize| ("Eltwise", format!("eltwise_param {{ {fields} }}"), vec![[2, 3, 5].into(); n]);
+        vec![
+            conv("num_output: 5 kernel_size: 3 pad: 1", &[2, 3, 5, 7]),
+            conv("num_output: 4 kernel_size: 3 pad: 1 stride: 2 group: 2 bias_term: false", &[2, 4, 5, 6]),
+            conv("num_output: 7 kernel_size: 1", &[2, 9, 4, 5]),
+            conv("num_output: 4 kernel_size: 3 pad: 1 group: 4", &[2, 4, 5, 6]),
+            conv("num_output: 4 kernel_size: 3 pad: 1 group: 4 bias_term: false", &[2, 4, 5, 6]),
+            conv("num_output: 16 kernel_size: 3 pad: 1", &[4, 16, 8, 8]),
+            conv("num_output: 3 kernel_size: 2 pad: 1 group: 3", &[2, 3, 3, 4, 5]),
+            conv("num_output: 3 kernel_size: 2 bias_term: false", &[2, 2, 3, 4, 5]),
+            conv("num_output: 2 kernel_size: 2 pad: 1", &[2, 1, 2, 3, 2, 2]),
+            product("num_output: 33 bias_filler { value: 0.1 }"),
+            product("num_output: 2 axis: 2 transpose: true bias_term: false"),
+            sum("", 2),
+            sum("coeff: 0.5 coeff: -2 coeff: 1", 3),
+        ]
+    }
+
+    #[test]
+    fn layers_that_rectify_do_so_in_every_space() {
+        let mut cases = vec![];
+        for (kind, more, shapes) in makers() {
+            let case = Case::new(layer("Rectified", kind, shapes.len(), &more)).without_gradients();
+            cases.push(shapes.into_iter().fold(case, Case::bottom));
+        }
+        // Backward of what is done already: true for what a layer that rectifies leaves.
+        let done = |shape: Shape| Case::new(layer("Done", "r", 1, "")).bottom_of(shape, Draw::Uniform(0.5, 2.0));
+        cases.extend([done([3, 4].into()), done([2, 3, 4, 5].into())]);
+        check(&rectifying(), &cases);
+    }
+
+    #[test]
+    fn rectified_values_have_the_bits_of_a_relu() {
+        for (kind, more, shapes) in makers() {
+            for dtype in [DType::F32, DType::F64] {
+                let run = |text: &str, shapes: &[Shape], bottoms: &[Vec<f64>], params: Option<&Vec<Vec<f64>>>| {
+                    let rig = Rig::new(&rectifying(), text, Phase::Test, dtype, shapes).unwrap();
+                    let bottoms: Vec<&[f64]> = bottoms.iter().map(Vec::as_slice).collect();
+                    let mut inputs = rig.forward_inputs(&bottoms).unwrap();
+                    inputs.params = params.cloned().unwrap_or(inputs.params);
+                    (rig.run(&inputs).unwrap().tops.remove(0), rig.plan.tops[0].shape.clone(), inputs.params)
+                };
+                let noise = |n: usize| (0..n).map(|i| ((i * 37 + n) % 101) as f64 / 32.0 - 1.5).collect::<Vec<f64>>();
+                let bottoms: Vec<Vec<f64>> = shapes.iter().map(|s| noise(s.count())).collect();
+                let text = |as_type: &str| layer(as_type, kind, shapes.len(), &more);
+                let (_, _, mut params) = run(&text(kind), &shapes, &bottoms, None);
+                params.iter_mut().for_each(|p| *p = noise(p.len()));
+                let (plain, shape, _) = run(&text(kind), &shapes, &bottoms, Some(&params));
+                let (found, ..) = run(&text("Rectified"), &shapes, &bottoms, Some(&params));
+                let relu = layer("ReLU", "r", 1, "");
+                let (want, ..) = run(&relu, std::slice::from_ref(&shape), std::slice::from_ref(&plain), None);
+                let bits = |v: &[f64]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                assert!(plain.iter().any(|&y| y < 0.0) && want.iter().any(|&y| y > 0.0), "{kind} {more}");
+                assert_eq!(bits(&found), bits(&want), "{kind} {more}");
+            }
+        }
+    }
+
+    #[test]
+    fn layers_that_cannot_rectify_say_so() {
+        let cx = BuildCx { phase: Phase::Train, dtype: DType::F32, seed: 0 };
+        let rectifies = |text: &str| {
+            let param = lgm_testkit::parse_layer(text).unwrap();
+            told(&mut crate::tests::registry().build(&param, &cx).unwrap())
+        };
+        let conv = "convolution_param { num_output: 2 kernel_size: 1 }";
+        assert!(rectifies(&layer("Convolution", "c", 1, conv)) && !rectifies(&layer("Convolution", "c", 2, conv)));
+        let eltwise =
+            |operation: &str| layer("Eltwise", "e", 2, &format!("eltwise_param {{ operation: {operation} }}"));
+        assert_eq!(["SUM", "PROD", "MAX"].map(|op| rectifies(&eltwise(op))), [true, false, false]);
+        assert!(!rectifies(&layer("Pooling", "p", 1, "pooling_param { kernel_size: 2 }")));
+        assert!(!rectifies(&layer("ReLU", "r", 1, "")));
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! Fusion: runs of layers that one layer of ours computes in fewer passes over memory, BatchNorm with Scale, a sum and ReLU
 //! above all. The layers stay in the graph with their names and parameters; the last of a run computes for all.
 //!
+//! A ReLU that is not among them is computed, forward, by the layer that makes its bottom, if that can: the value is
+//! rectified as it is written and the ReLU's top is a view of it. Backward each does its own.
+//!
 //! A run is left alone when somebody could see the difference: a blob between its layers is kept, weighs in the loss or
 //! has its gradient steered by `propagate_down`.
 
@@ -13,13 +16,14 @@ use crate::plan::Keep;
 /// Longest run looked at.
 const LONGEST: usize = 4;
 
-/// Replaces every run of layers that [`lgm_layers::fuse`] knows.
-///
-/// With `device`, only by layers that run on one.
+/// Replaces every run of layers that [`lgm_layers::fuse`] knows; with `device`, only by layers that run on one. Then has
+/// the layers before plain ReLUs rectify what they make.
 ///
 /// # Errors
 /// When a fused layer refuses what its parts accepted: a defect.
 pub fn fuse(graph: &mut Graph, cx: BuildCx, keep: &Keep, device: bool) -> Result<()> {
+    // By layer: whether it is one of a run that is computed together.
+    let mut fused = vec![false; graph.layers.len()];
     for first in 0..graph.layers.len() {
         let run = run_from(graph, first, keep);
         let params: Vec<_> = run.iter().map(|&i| &graph.layers[i].param).collect();
@@ -29,6 +33,16 @@ pub fn fuse(graph: &mut Graph, cx: BuildCx, keep: &Keep, device: bool) -> Result
             continue;
         }
         absorb(graph, &run[..len], node).map_err(|e| graph.layers[first].blame(e))?;
+        run[..len].iter().for_each(|&i| fused[i] = true);
+    }
+    for layer in 0..graph.layers.len() {
+        // The last of a run has its own name still, but is another layer.
+        match passed_on(graph, layer, keep) {
+            Some(relu) if !fused[layer] && !fused[relu] => {
+                rectify(graph, layer, relu).map_err(|e| graph.layers[relu].blame(e))?;
+            }
+            _ => {}
+        }
     }
     Ok(())
 }
@@ -36,26 +50,46 @@ pub fn fuse(graph: &mut Graph, cx: BuildCx, keep: &Keep, device: bool) -> Result
 /// The layers that follow one another from `first` on, each reading what the one before makes and, beside that, at most
 /// what others made.
 fn run_from(graph: &Graph, first: usize, keep: &Keep) -> Vec<usize> {
-    let plain = |i: usize| {
-        let layer = &graph.layers[i];
-        layer.tops.len() == 1 && layer.param.propagate_down.is_empty() && !layer.absorbed
-    };
     let mut run = vec![first];
-    while run.len() < LONGEST && plain(run[run.len() - 1]) {
+    while run.len() < LONGEST {
         match passed_on(graph, run[run.len() - 1], keep) {
-            Some((next, _)) if plain(next) => run.push(next),
-            _ => break,
+            Some(next) => run.push(next),
+            None => break,
         }
     }
     run
 }
 
-/// The layer, and which of its bottoms, that reads the first top of `layer`, where nobody else sees that.
-fn passed_on(graph: &Graph, layer: usize, keep: &Keep) -> Option<(usize, usize)> {
-    let value = graph.layers[layer].tops[0];
+/// The layer that reads the only top of `layer`, where nobody else sees that.
+fn passed_on(graph: &Graph, layer: usize, keep: &Keep) -> Option<usize> {
+    let plain = |i: usize| {
+        let layer = &graph.layers[i];
+        layer.tops.len() == 1 && layer.param.propagate_down.is_empty() && !layer.absorbed
+    };
+    let value = *graph.layers[layer].tops.first().filter(|_| plain(layer))?;
     let v = &graph.values[value];
     let kept = graph.by_name.get(&v.name) == Some(&value) && keep.holds(&v.name);
-    v.consumer.filter(|_| v.loss_weight == 0.0 && !kept)
+    let (next, _) = v.consumer.filter(|_| v.loss_weight == 0.0 && !kept)?;
+    plain(next).then_some(next)
+}
+
+/// Has `layer` rectify its top for `relu`, which reads it, if the one can and the other is a ReLU.
+fn rectify(graph: &mut Graph, layer: usize, relu: usize) -> Result<()> {
+    let Some(mut view) = lgm_layers::rectified(&graph.layers[relu].param) else { return Ok(()) };
+    let value = graph.layers[layer].tops[0];
+    let rectifies = match &mut graph.layers[layer].node {
+        Node::Compute(maker) => maker.rectify(),
+        Node::Source(_) | Node::Sink(_) => false,
+    };
+    if !rectifies {
+        return Ok(());
+    }
+    let plan = view.plan(&[graph.values[value].spec.clone()], 1)?;
+    graph.by_name.retain(|_, v| *v != value);
+    info!("{} is computed together with {}", graph.layers[relu].name(), graph.layers[layer].name());
+    let relu = &mut graph.layers[relu];
+    (relu.node, relu.plan) = (Node::Compute(view), plan);
+    Ok(())
 }
 
 fn absorb(graph: &mut Graph, run: &[usize], node: Node) -> Result<()> {

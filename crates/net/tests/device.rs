@@ -131,7 +131,7 @@ fn layer(name: &str, kind: &str, bottoms: &[&str], tops: &[&str], more: &str) ->
 }
 
 /// Nets of every shape that matters here: LeNet's, normalisation in place, classes by distance, indices, blobs read
-/// twice, and parameters and layers shared.
+/// twice, layers that rectify what they make, and parameters and layers shared.
 fn nets() -> Vec<(&'static str, String)> {
     let pool = "pooling_param { pool: MAX kernel_size: 2 stride: 2 }";
     let lenet = gaussian("x", &[3, 1, 8, 8])
@@ -186,12 +186,32 @@ fn nets() -> Vec<(&'static str, String)> {
         + &layer("sum", "Eltwise", &["ip", "y"], &["sum"], "")
         + &layer("last", "HostOnly", &["sum"], &["sum"], "")
         + &layer("loss", "Reduction", &["sum"], &["loss"], "reduction_param { operation: SUMSQ } loss_weight: 0.1");
+    let volume = "convolution_param { num_output: 3 kernel_size: 2 pad: 1 weight_filler { type: 'msra' } }";
+    let rectified = gaussian("x", &[3, 8, 6, 6])
+        + &conv("c", "x", 8, "group: 8")
+        + &layer("cr", "ReLU", &["c"], &["c"], "")
+        + &conv("d", "c", 16, "bias_term: false")
+        + &layer("dr", "ReLU", &["d"], &["dr"], "")
+        + &conv("e", "dr", 8, "bias_filler { type: 'gaussian' }")
+        + &layer("sum", "Eltwise", &["e", "c"], &["sum"], "eltwise_param { coeff: [1, -1] }")
+        + &layer("sr", "ReLU", &["sum"], &["sum"], "")
+        + &layer("cube", "Reshape", &["sum"], &["cube"], "reshape_param { shape { dim: 3 dim: 8 dim: 4 dim: 3 dim: 3 } }")
+        + &layer("v", "Convolution", &["cube"], &["v"], volume)
+        + &layer("vr", "ReLU", &["v"], &["v"], "")
+        + &layer("more", "Reshape", &["v"], &["more"], "reshape_param { shape { dim: 3 dim: 3 dim: 5 dim: 4 dim: 2 dim: 2 } }")
+        // More axes than a device has kernels for.
+        + &layer("w", "Convolution", &["more"], &["w"], volume)
+        + &layer("wr", "ReLU", &["w"], &["w"], "")
+        + &product("ip", "w", 4, "")
+        + &layer("ipr", "ReLU", &["ip"], &["ipr"], "")
+        + &layer("loss", "Reduction", &["ipr"], &["loss"], "reduction_param { operation: SUMSQ } loss_weight: 0.1");
     let embed = "embed_param { input_dim: 3 num_output: 9 weight_filler { type: 'gaussian' } }";
     let words = labels(5)
         + &layer("words", "Embed", &["label"], &["words"], embed)
         + &product("ip", "words", 3, "")
         + &layer("loss", "SoftmaxWithLoss", &["ip", "label"], &["loss"], "");
     vec![
+        ("rectified", rectified),
         ("between", between),
         ("words", words),
         ("lenet", lenet),

@@ -46,7 +46,11 @@ fn text() -> String {
 }
 
 fn net(phase: Phase, fuse: bool, keep: Keep) -> Net {
-    let parsed = lgm_proto::parse_net(text().as_bytes(), std::path::Path::new("net.prototxt")).unwrap();
+    net_of(&text(), phase, fuse, keep)
+}
+
+fn net_of(text: &str, phase: Phase, fuse: bool, keep: Keep) -> Net {
+    let parsed = lgm_proto::parse_net(text.as_bytes(), std::path::Path::new("net.prototxt")).unwrap();
     let options = Options { fuse, keep, ..Options::new(phase, 3) };
     Net::new(&parsed.message, &parsed.positions, &registry(), &options).unwrap()
 }
@@ -118,4 +122,89 @@ fn the_test_phase_fuses_too() {
     assert_eq!(absorbed(&fused).len(), 8);
     let (f, p) = (fused.forward(&step(0)).unwrap(), plain.forward(&step(0)).unwrap());
     assert_near(&[f as f32], &[p as f32]);
+}
+
+/// Layers that can rectify what they make, each with a ReLU behind it, and such as may not or cannot: a blob read twice, a
+/// slope, a maximum, a loss.
+fn rectifying() -> String {
+    let conv = |name: &str, bottom: &str, more: &str| {
+        format!(
+            r#"layer {{ name: "{name}" type: "Convolution" bottom: "{bottom}" top: "{name}" convolution_param {{ num_output: 4
+               kernel_size: 3 pad: 1 weight_filler {{ type: "msra" }} bias_filler {{ type: "gaussian" }} {more} }} }}"#
+        )
+    };
+    let relu =
+        |from: &str, to: &str| format!(r#"layer {{ name: "{from}/relu" type: "ReLU" bottom: "{from}" top: "{to}" }}"#);
+    let parts = [
+        gaussian("x", &[3, 4, 6, 5]),
+        conv("a", "x", r#"group: 4"#),
+        relu("a", "a"),
+        conv("b", "a", "bias_term: false"),
+        relu("b", "b_rectified"),
+        conv("twice", "b_rectified", ""),
+        relu("twice", "twice_rectified"),
+        conv("leaky", "twice_rectified", ""),
+        r#"layer { name: "leaky/relu" type: "ReLU" bottom: "leaky" top: "leaky" relu_param { negative_slope: 0.1 } }"#
+            .into(),
+        r#"layer { name: "sum" type: "Eltwise" bottom: "leaky" bottom: "twice" bottom: "x" top: "sum"
+           eltwise_param { coeff: 1 coeff: -0.5 coeff: 1 } }"#
+            .into(),
+        relu("sum", "sum"),
+        r#"layer { name: "most" type: "Eltwise" bottom: "sum" bottom: "x" top: "most" eltwise_param { operation: MAX } }"#
+            .into(),
+        relu("most", "most"),
+        // The same weights twice: with a ReLU, and without.
+        common::product("ip", "most", "ip", 5, "param { name: 'w' } param { name: 'b' }"),
+        relu("ip", "ip"),
+        common::product("again", "x", "again", 5, "param { name: 'w' } param { name: 'b' }"),
+        common::product("seen", "ip", "seen", 5, "").replace("top: 'seen'", "top: 'seen' loss_weight: 0.1"),
+        relu("seen", "seen_rectified"),
+        r#"layer { name: "loss" type: "EuclideanLoss" bottom: "seen_rectified" bottom: "again" top: "loss" }"#.into(),
+    ];
+    parts.join("\n")
+}
+
+/// The ReLUs of a net that have nothing to do forward.
+fn views(net: &Net) -> Vec<String> {
+    let reports = (0..net.layers().len()).map(|i| net.layer_report(i));
+    reports.filter(|r| r.kind == "ReLU" && r.forward_bytes == 0).map(|r| r.name.to_string()).collect()
+}
+
+#[test]
+fn a_relu_is_computed_by_the_layer_before_it() {
+    for phase in [Phase::Train, Phase::Test] {
+        let net = |fuse: bool, keep: Keep| net_of(&rectifying(), phase, fuse, keep);
+        let (mut fused, mut plain) = (net(true, Keep::Outputs), net(false, Keep::Outputs));
+        assert_eq!(views(&fused), ["a/relu", "b/relu", "sum/relu", "ip/relu"]);
+        assert!(views(&plain).is_empty() && absorbed(&fused).is_empty());
+        for batch in 0..2 {
+            let run = |net: &mut Net| {
+                let loss = net.forward(&step(batch)).unwrap();
+                if phase == Phase::Test {
+                    return (loss.to_bits(), Vec::new());
+                }
+                net.clear_param_diffs().unwrap();
+                net.backward(&step(batch)).unwrap();
+                (loss.to_bits(), gradients(net).iter().map(|g| g.to_bits()).collect())
+            };
+            let (f, p) = (run(&mut fused), run(&mut plain));
+            assert!(f == p, "{phase:?}: not the same bits");
+        }
+        // A blob in place is the rectified one; of two, the one between is gone, or keeps the ReLU where it is.
+        assert!(fused.blob("b").is_none());
+        let mut kept = net(true, Keep::Named(vec!["b".into(), "a".into()]));
+        assert_eq!(views(&kept), ["a/relu", "sum/relu", "ip/relu"]);
+        kept.forward(&step(0)).unwrap();
+        let least = |blob: &str| common::data(&kept, blob).into_iter().fold(f64::INFINITY, f64::min);
+        assert!(least("a") == 0.0 && least("b") < 0.0, "{} and {}", least("a"), least("b"));
+        assert!(fused.arena_bytes() <= plain.arena_bytes());
+    }
+}
+
+/// What a run computes together has its last layer's name, which may be a ReLU's: nobody else may rectify for it.
+#[test]
+fn a_run_that_ends_in_a_relu_is_not_taken_for_one() {
+    assert!(views(&net(Phase::Train, true, Keep::Outputs)).is_empty());
+    let kept = net(Phase::Train, true, Keep::Named(vec!["d".into()]));
+    assert_eq!(views(&kept), ["joined/relu"]);
 }

@@ -1,5 +1,6 @@
 //! Depthwise convolution: every channel has its own kernel, so there is no product to block.
 
+use super::epilogue::Epilogue;
 use super::patches::Plane;
 use crate::Float;
 use crate::gemv::axpy_block;
@@ -21,21 +22,22 @@ fn input_row(plane: &Plane, oh: usize, i: usize) -> Option<usize> {
     (0..plane.h as isize).contains(&ih).then_some(ih as usize)
 }
 
-/// y = w ∗ x + b, channel by channel.
+/// y = w ∗ x, completed by `epilogue`, channel by channel.
 pub(super) fn forward<T: Float>(
     plane: &Plane,
     channels: usize,
     batch: usize,
     x: &[T],
     w: &[T],
-    bias: Option<&[T]>,
+    epilogue: Epilogue<'_, T>,
     y: &mut [T],
 ) {
     debug_assert_eq!(y.len(), batch * channels * plane.out_area());
     for_each_row(y, plane.out_area(), |nc, y| {
         let (x, c) = (&x[nc * plane.area()..][..plane.area()], nc % channels);
-        y.fill(bias.map_or(T::zero(), |b| b[c]));
+        y.fill(epilogue.bias.map_or(T::zero(), |b| b[c]));
         forward_plane(plane, x, &w[c * plane.taps()..][..plane.taps()], y);
+        Epilogue { bias: None, ..epilogue }.apply(c, y);
     });
 }
 

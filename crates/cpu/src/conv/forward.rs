@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use smallvec::SmallVec;
 
+use super::epilogue::Epilogue;
 use super::patches::Plane;
 use crate::Float;
 use crate::gemm::{KC, even_block};
@@ -113,7 +114,7 @@ impl<T: Float> PackedWeights<T> {
     }
 }
 
-/// y = w ∗ x + b.
+/// y = w ∗ x, completed by `epilogue`.
 #[allow(clippy::too_many_arguments)]
 pub(super) fn forward<T: Float>(
     micro: &Micro<T>,
@@ -123,7 +124,7 @@ pub(super) fn forward<T: Float>(
     batch: usize,
     x: &[T],
     w: &[T],
-    bias: Option<&[T]>,
+    epilogue: Epilogue<'_, T>,
     y: &mut [T],
 ) {
     let (rows, depth) = (out_channels / groups, plane.patch_len());
@@ -133,7 +134,7 @@ pub(super) fn forward<T: Float>(
         let src = &w[(g * rows + row) * depth + inner.start..];
         pack_panel(micro, src, Strides { across: depth, along: 1 }, (height, inner.len()), panel, height);
     });
-    run(micro, plane, groups, batch, x, &weights, bias, y, parallel);
+    run(micro, plane, groups, batch, x, &weights, epilogue, y, parallel);
 }
 
 /// dx as the convolution of dy with the rotated kernel; stride 1 only.
@@ -171,7 +172,7 @@ pub(super) fn backward_data<T: Float>(
             }
         }
     });
-    run(micro, &flipped, groups, batch, dy, &weights, None, dx, parallel);
+    run(micro, &flipped, groups, batch, dy, &weights, Epilogue::default(), dx, parallel);
 }
 
 /// The product of packed weights and the patches of x.
@@ -183,7 +184,7 @@ fn run<T: Float>(
     batch: usize,
     x: &[T],
     weights: &PackedWeights<T>,
-    bias: Option<&[T]>,
+    epilogue: Epilogue<'_, T>,
     y: &mut [T],
     parallel: bool,
 ) {
@@ -193,7 +194,7 @@ fn run<T: Float>(
     let shares = TASKS.div_ceil(groups * columns.count).min(panels.div_ceil(4));
     let share = panels.div_ceil(shares);
     let y = Shared::new(y);
-    let task = Task { micro, plane, groups, x, weights, bias, y: &y };
+    let task = Task { micro, plane, groups, x, weights, epilogue, y: &y };
     tasks(groups * columns.count * shares, parallel, |t| {
         let (group, t) = (t % groups, t / groups);
         let (first, t) = (t % shares * share, t / shares);
@@ -209,7 +210,7 @@ struct Task<'a, T> {
     groups: usize,
     x: &'a [T],
     weights: &'a PackedWeights<T>,
-    bias: Option<&'a [T]>,
+    epilogue: Epilogue<'a, T>,
     y: &'a Shared<'a, T>,
 }
 
@@ -296,21 +297,15 @@ impl<T: Float> Task<'_, T> {
                 }
             }
         }
-        if let Some(bias) = self.bias.filter(|_| inner.end == self.weights.depth) {
+        if inner.end == self.weights.depth && self.epilogue.changes() {
             for segment in segments {
                 for r in 0..height {
                     let at = row_of(segment.image) + r * area;
                     // SAFETY: these positions are this task's alone.
                     let dst = unsafe { self.y.part(at + segment.positions.start..at + segment.positions.end) };
-                    add_constant(bias[group * rows + start + r], dst);
+                    self.epilogue.apply(group * rows + start + r, dst);
                 }
             }
         }
-    }
-}
-
-crate::kernel::vectorized! {
-    fn add_constant[T: Float](v: T, dst: &mut [T]) {
-        dst.iter_mut().for_each(|d| *d += v);
     }
 }

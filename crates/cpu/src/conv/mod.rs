@@ -18,6 +18,7 @@ use crate::{Float, elementwise};
 
 mod data;
 mod depthwise;
+mod epilogue;
 mod forward;
 mod nd;
 mod patches;
@@ -26,6 +27,7 @@ mod tests;
 mod weights;
 mod winograd;
 
+pub use epilogue::Epilogue;
 pub use nd::{col2im_nd, im2col_nd};
 use patches::Plane;
 
@@ -221,12 +223,12 @@ impl ConvGeometry {
         Some(p)
     }
 
-    /// y = w ∗ x + b, overwriting y.
+    /// y = w ∗ x, each output completed by `epilogue`, overwriting y.
     ///
     /// # Panics
     /// When a slice is shorter than `batch` images, the weights or the biases.
-    pub fn forward<T: Float>(&self, batch: usize, x: &[T], w: &[T], bias: Option<&[T]>, y: &mut [T]) {
-        self.forward_with(Algorithm::active(), batch, x, w, bias, y);
+    pub fn forward<T: Float>(&self, batch: usize, x: &[T], w: &[T], epilogue: Epilogue<'_, T>, y: &mut [T]) {
+        self.forward_with(Algorithm::active(), batch, x, w, epilogue, y);
     }
 
     /// [`forward`](Self::forward) by a given algorithm.
@@ -236,24 +238,24 @@ impl ConvGeometry {
         batch: usize,
         x: &[T],
         w: &[T],
-        bias: Option<&[T]>,
+        epilogue: Epilogue<'_, T>,
         y: &mut [T],
     ) {
         let x = &x[..batch * self.input_len()];
         let y = &mut y[..batch * self.output_len()];
         let w = &w[..self.weights_len()];
-        let bias = bias.map(|b| &b[..self.out_channels]);
+        let epilogue = Epilogue { bias: epilogue.bias.map(|b| &b[..self.out_channels]), ..epilogue };
         if x.is_empty() || y.is_empty() {
             return;
         }
         let micro = micro(algorithm.kernel);
         match self.plane() {
-            Some(plane) if self.is_depthwise() => depthwise::forward(&plane, self.group, batch, x, w, bias, y),
+            Some(plane) if self.is_depthwise() => depthwise::forward(&plane, self.group, batch, x, w, epilogue, y),
             Some(plane) if self.takes_winograd::<T>(algorithm, &plane, batch) => {
-                winograd::forward(micro, &plane, self.group, self.out_channels, batch, x, w, bias, y);
+                winograd::forward(micro, &plane, self.group, self.out_channels, batch, x, w, epilogue, y);
             }
-            Some(plane) => forward::forward(micro, &plane, self.group, self.out_channels, batch, x, w, bias, y),
-            None => nd::forward(self, algorithm, batch, x, w, bias, y),
+            Some(plane) => forward::forward(micro, &plane, self.group, self.out_channels, batch, x, w, epilogue, y),
+            None => nd::forward(self, algorithm, batch, x, w, epilogue, y),
         }
     }
 

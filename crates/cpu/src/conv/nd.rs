@@ -1,6 +1,7 @@
 //! Any number of spatial axes, by a matrix of patches for each image; also the patches by themselves.
 
-use super::{Algorithm, ConvGeometry};
+use super::{Algorithm, ConvGeometry, Epilogue};
+use crate::elementwise::{map_into, rectified};
 use crate::parallel::for_each_row;
 use crate::scratch::Scratch;
 use crate::{Float, Trans, gemm_with};
@@ -94,7 +95,7 @@ pub(super) fn forward<T: Float>(
     batch: usize,
     x: &[T],
     w: &[T],
-    bias: Option<&[T]>,
+    epilogue: Epilogue<'_, T>,
     y: &mut [T],
 ) {
     let (k, s, rows) = (geometry.patch_len(), geometry.output_area(), geometry.out_channels / geometry.group);
@@ -102,7 +103,7 @@ pub(super) fn forward<T: Float>(
     for image in 0..batch {
         im2col_nd(geometry, &x[image * geometry.input_len()..], &mut col);
         let y = &mut y[image * geometry.output_len()..][..geometry.output_len()];
-        let beta = match bias {
+        let beta = match epilogue.bias {
             Some(bias) => {
                 y.chunks_exact_mut(s).zip(bias).for_each(|(row, &b)| row.fill(b));
                 T::one()
@@ -112,6 +113,9 @@ pub(super) fn forward<T: Float>(
         for g in 0..geometry.group {
             let (w, col, y) = (&w[g * rows * k..], &col[g * k * s..], &mut y[g * rows * s..]);
             gemm_with(algorithm.kernel, Trans::No, Trans::No, rows, s, k, T::one(), w, k, col, s, beta, y, s);
+        }
+        if epilogue.relu {
+            map_into(None, y, rectified);
         }
     }
 }

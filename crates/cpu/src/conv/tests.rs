@@ -103,9 +103,9 @@ impl Reference {
             let e = relative_error(found, want);
             assert!(e < tolerance, "{what} by {algorithm:?}, batch {batch} of {g:?}: off by {e:e}");
         };
-        g.forward_with(algorithm, batch, &x, &w, Some(&b), &mut y);
+        g.forward_with(algorithm, batch, &x, &w, Epilogue::bias(&b), &mut y);
         fits("y", &y, &self.y);
-        g.forward_with(algorithm, batch, &x, &w, None, &mut y);
+        g.forward_with(algorithm, batch, &x, &w, Epilogue::default(), &mut y);
         for (i, v) in y.iter_mut().enumerate() {
             *v += b[i / g.output_area() % g.out_channels];
         }
@@ -132,6 +132,51 @@ fn agrees_with_the_definition() {
             reference.check::<f64>(Algorithm { kernel, winograd: false }, 1e-13);
         }
     }
+}
+
+/// Whatever computes it, an output completed on the spot has the bits of one completed in a pass of its own.
+#[test]
+fn an_epilogue_changes_nothing_but_what_it_says() {
+    fn case<T: Float>(algorithm: Algorithm, batch: usize, g: &ConvGeometry) {
+        let [x, w, b, ..] = operands::<T>(batch, g);
+        let run = |epilogue: Epilogue<'_, T>| {
+            let mut y = vec![T::nan(); batch * g.output_len()];
+            g.forward_with(algorithm, batch, &x, &w, epilogue, &mut y);
+            y
+        };
+        for bias in [None, Some(&b[..])] {
+            let plain = run(Epilogue { bias, relu: false });
+            let bits = |y: T| elementwise::rectified(y).f64().to_bits();
+            let found = run(Epilogue { bias, relu: true });
+            let same = found.iter().zip(&plain).all(|(found, &y)| found.f64().to_bits() == bits(y));
+            assert!(same, "by {algorithm:?}, bias {}, batch {batch} of {g:?}", bias.is_some());
+            let cleared = plain.iter().filter(|y| y.f64() < 0.0).count();
+            assert!(cleared > 0 || plain.len() < 100, "nothing to clear in {g:?}");
+        }
+    }
+    let sq = |a: [usize; 5]| vec![a, a];
+    // Winograd's algorithm by channels, in many blocks and in few, and by images.
+    let more = [
+        (4, geometry(20, 20, 1, &sq([32, 3, 1, 1, 1]))),
+        (3, geometry(34, 48, 2, &sq([8, 3, 1, 1, 1]))),
+        (64, geometry(20, 50, 1, &sq([12, 5, 1, 0, 1]))),
+    ];
+    for (batch, g) in cases().into_iter().chain(more) {
+        for kernel in Kernel::ALL.into_iter().filter(|k| k.is_available()) {
+            case::<f32>(Algorithm { kernel, winograd: false }, batch, &g);
+            case::<f32>(Algorithm { kernel, winograd: true }, batch, &g);
+            case::<f64>(Algorithm { kernel, winograd: false }, batch, &g);
+        }
+    }
+}
+
+#[test]
+fn what_is_not_a_number_is_not_cleared() {
+    let g = geometry(1, 1, 1, &[[40, 1, 1, 0, 1]]);
+    let x: Vec<f32> = (0..40).map(|i| if i % 3 == 0 { f32::NAN } else { -1.0 }).collect();
+    let mut y = vec![5.0; 40];
+    g.forward(1, &x, &[1.0], Epilogue { bias: Some(&[0.5]), relu: true }, &mut y);
+    assert!(y.iter().enumerate().all(|(i, y)| if i % 3 == 0 { y.is_nan() } else { *y == 0.0 }), "{y:?}");
 }
 
 #[test]
@@ -164,7 +209,7 @@ fn threads_do_not_change_the_bits() {
             let mut y = vec![0.0; batch * g.output_len()];
             let mut dx = vec![0.0; batch * g.input_len()];
             let mut dw = vec![1.0; g.weights_len()];
-            g.forward(batch, &x, &w, None, &mut y);
+            g.forward(batch, &x, &w, Epilogue { bias: None, relu: true }, &mut y);
             g.backward_data(batch, &w, &dy, &mut dx);
             g.backward_weights(batch, &x, &dy, &mut dw);
             [y, dx, dw].concat()

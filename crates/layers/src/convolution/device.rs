@@ -208,8 +208,9 @@ impl Run<Device> for Convolution {
             } else {
                 forward(queue, conv, (y, x, w, b), scratch)?;
             }
-            if b != DevicePtr::NULL && (library || !is_depthwise(conv)) {
-                device.outputs().affine(queue, y, y, None, Some(b), false)?;
+            let b = Some(b).filter(|&b| b != DevicePtr::NULL && (library || !is_depthwise(conv)));
+            if b.is_some() || self.relu {
+                device.outputs().affine(queue, y, y, None, b, self.relu)?;
             }
         }
         Ok(())

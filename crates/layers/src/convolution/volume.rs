@@ -13,6 +13,7 @@ pub(super) struct Volume {
     batch: usize,
     bottoms: usize,
     bias: bool,
+    relu: bool,
     channels: usize,
     outputs: usize,
     groups: usize,
@@ -27,14 +28,14 @@ fn count(extents: &[usize; 3]) -> usize {
 }
 
 impl Volume {
-    /// The convolution, if it has three axes.
-    pub fn of(g: &ConvGeometry, batch: usize, bottoms: usize, bias: bool) -> Option<Volume> {
+    /// The convolution, with a bias and a ReLU at its end or without, if it has three axes.
+    pub fn of(g: &ConvGeometry, batch: usize, bottoms: usize, (bias, relu): (bool, bool)) -> Option<Volume> {
         let mut extents = [[0; 3]; 6];
         for (to, from) in extents.iter_mut().zip([&g.input, &g.output, &g.kernel, &g.stride, &g.pad, &g.dilation]) {
             *to = from[..].try_into().ok()?;
         }
         let (channels, outputs, groups) = (g.in_channels, g.out_channels, g.group);
-        Some(Volume { batch, bottoms, bias, channels, outputs, groups, extents, sums: 0 })
+        Some(Volume { batch, bottoms, bias, relu, channels, outputs, groups, extents, sums: 0 })
     }
 
     /// Positions of the output.
@@ -120,8 +121,8 @@ impl Volume {
                     })?;
                 }
             }
-            if b.is_some() {
-                self.tops().affine(queue, y, y, None, b, false)?;
+            if b.is_some() || self.relu {
+                self.tops().affine(queue, y, y, None, b, self.relu)?;
             }
         }
         Ok(())

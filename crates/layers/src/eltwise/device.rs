@@ -53,6 +53,9 @@ impl Run<Device> for Eltwise {
             let x = io.bottom(i)?;
             let (so_far, factor) = if i == 1 { (first, c(0)) } else { (y, 1.0) };
             match self.param.operation() {
+                EltwiseOp::Sum if self.relu && i + 1 == self.coeffs.len() => {
+                    run(kernel!(element, "eltwise_rectified_sum"), args![y, so_far, x, factor, c(i), n])?;
+                }
                 EltwiseOp::Sum => run(kernel!(element, "eltwise_sum"), args![y, so_far, x, factor, c(i), n])?,
                 EltwiseOp::Prod => run(kernel!(element, "eltwise_product"), args![y, so_far, x, n])?,
                 EltwiseOp::Max if i == 1 => run(kernel!(element, "eltwise_max_first"), args![y, chosen, so_far, x, n])?,

@@ -65,8 +65,9 @@ impl Run<Device> for InnerProduct {
             result,
             ..product((m, n, k), (x, k), (w, n), 0.0, (y, n))
         })?;
-        if self.param.bias_term() {
-            self.channels(format).affine(queue, y, y, None, Some(io.param(1)?), false)?;
+        let b = if self.param.bias_term() { Some(io.param(1)?) } else { None };
+        if b.is_some() || self.relu {
+            self.channels(format).affine(queue, y, y, None, b, self.relu)?;
         }
         Ok(())
     }

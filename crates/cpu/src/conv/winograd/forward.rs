@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::kernels::{Kernels, Source};
 use super::tile::{self, LANES};
-use super::{Blocks, Channels, OUT, Plane, Spread, Tiling, sized, spaced};
+use super::{Blocks, Channels, Epilogue, OUT, Plane, Spread, Tiling, sized, spaced};
 use super::{adjoint, images};
 use crate::Float;
 use crate::kernel::{Micro, TileArgs};
@@ -21,7 +21,7 @@ const KERNEL_DEPTH: usize = 128;
 /// Tasks that a pass is cut into where the shapes allow.
 const TASKS: usize = 8;
 
-/// y = w ∗ x + b.
+/// y = w ∗ x, completed by `epilogue`.
 #[allow(clippy::too_many_arguments)]
 pub(in crate::conv) fn forward<T: Float>(
     micro: &Micro<T>,
@@ -31,14 +31,14 @@ pub(in crate::conv) fn forward<T: Float>(
     batch: usize,
     x: &[T],
     w: &[T],
-    bias: Option<&[T]>,
+    epilogue: Epilogue<'_, T>,
     y: &mut [T],
 ) {
     let (c, o) = (plane.channels, out_channels / groups);
     for g in 0..groups {
         let w = &w[g * o * c * plane.taps()..][..o * c * plane.taps()];
         let (from, to) = (Channels::of_group(g, groups, c), Channels::of_group(g, groups, o));
-        sized!(plane, run, (micro, plane, batch, (w, false), (x, from), (y, to), bias));
+        sized!(plane, run, (micro, plane, batch, (w, false), (x, from), (y, to), epilogue));
     }
 }
 
@@ -71,7 +71,7 @@ pub(in crate::conv) fn backward_data<T: Float>(
     for g in 0..groups {
         let w = &w[g * o * c * plane.taps()..][..o * c * plane.taps()];
         let (from, to) = (Channels::of_group(g, groups, o), Channels::of_group(g, groups, c));
-        sized!(plane, run, (micro, &flipped, batch, (w, true), (dy, from), (dx, to), None));
+        sized!(plane, run, (micro, &flipped, batch, (w, true), (dy, from), (dx, to), Epilogue::default()));
     }
 }
 
@@ -81,7 +81,7 @@ fn block_tiles(kernels: usize) -> usize {
     if kernels > 1 << 20 { 64 } else { 32 }
 }
 
-/// y = w ∗ x + b for kernels of K × K and tiles of IN × IN inputs; the kernels may be rotated.
+/// y = w ∗ x, completed by `epilogue`, for kernels of K × K and tiles of IN × IN inputs; the kernels may be rotated.
 fn run<T: Float, const K: usize, const IN: usize>(
     micro: &Micro<T>,
     plane: &Plane,
@@ -89,11 +89,11 @@ fn run<T: Float, const K: usize, const IN: usize>(
     (w, rotated): (&[T], bool),
     (x, from): (&[T], Channels),
     (y, to): (&mut [T], Channels),
-    bias: Option<&[T]>,
+    epilogue: Epilogue<'_, T>,
 ) {
     let source = &Source::<T, K, IN> { micro, w, inner: from.count, outer: to.count, transposed: rotated, rotated };
     if images::suits(from.count, to.count, plane.ow.div_ceil(OUT) * IN * IN, batch) {
-        return images::run::<T, K, IN>(source, plane, batch, (x, from), (y, to), bias);
+        return images::run::<T, K, IN>(source, plane, batch, (x, from), (y, to), epilogue);
     }
     let blocks = Blocks::new(batch, plane.oh, plane.ow, OUT, block_tiles(from.count * to.count * IN * IN));
     let tiling = Tiling { h: plane.h, w: plane.w, top: plane.ph, left: plane.pw, wide: blocks.wide, step: OUT };
@@ -101,7 +101,7 @@ fn run<T: Float, const K: usize, const IN: usize>(
     let stride = blocks.most * pitch + LANES;
     let spread = Spread::<T, IN, IN> { micro, tiling, blocks: &blocks, channels: from, data: x, stride, pitch };
     let y = Shared::new(y);
-    let pass = Pass { micro, plane, blocks: &blocks, to, bias, y: &y, stride, pitch };
+    let pass = Pass { micro, plane, blocks: &blocks, to, epilogue, y: &y, stride, pitch };
     let (step, size, vectors) = (micro.nr.max(LANES), IN * IN * stride, from.vectors());
     let steps = to.count.div_ceil(step);
     if blocks.count >= TASKS {
@@ -207,7 +207,7 @@ struct Pass<'a, T> {
     plane: &'a Plane,
     blocks: &'a Blocks,
     to: Channels,
-    bias: Option<&'a [T]>,
+    epilogue: Epilogue<'a, T>,
     y: &'a Shared<'a, T>,
     /// The distances between frequencies and between tiles of the transformed input.
     stride: usize,
@@ -228,6 +228,7 @@ impl<T: Float> Pass<'_, T> {
         let mut region = Scratch::<T>::new((self.blocks.rows * OUT * ow + 1) * LANES);
         let mut places = SmallVec::new();
         let mut work = tile::Work::<T, IN>::new();
+        let gather = tile::gather_by(self.epilogue.relu);
         let mut first_tile = 0;
         for segment in self.blocks.segments(block) {
             // Outputs beyond the image fall on a position of their own behind the others.
@@ -239,7 +240,7 @@ impl<T: Float> Pass<'_, T> {
                 let (at, channels) = self.to.vector(segment.image, first / LANES, area);
                 for (t, places) in places.as_chunks::<OUT>().0.chunks_exact(OUT).enumerate() {
                     let from = (first_tile + t) * products.pitch + first - columns.start;
-                    tile::gather_outputs(&mut work, &products.data, from, products.stride, &bias, &mut region, places);
+                    gather(&mut work, &products.data, from, products.stride, &bias, &mut region, places);
                 }
                 let dst = self.y.at(at + top * ow, (channels - 1) * area + len);
                 // SAFETY: the span in y was checked and its rows belong to this task; the region holds `len` vectors.
@@ -251,7 +252,7 @@ impl<T: Float> Pass<'_, T> {
 
     fn bias(&self, first: usize) -> [T; LANES] {
         let mut lanes = [T::zero(); LANES];
-        if let Some(bias) = self.bias {
+        if let Some(bias) = self.epilogue.bias {
             let bias = &bias[self.to.first..][..self.to.count];
             lanes.iter_mut().zip(&bias[first..]).for_each(|(l, &b)| *l = b);
         }

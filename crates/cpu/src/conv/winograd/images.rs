@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::kernels::{Kernels, Source};
 use super::tile::{self, LANES};
-use super::{Channels, OUT, Plane, SpreadTile, TileRows, Tiling, spaced};
+use super::{Channels, Epilogue, OUT, Plane, SpreadTile, TileRows, Tiling, spaced};
 use crate::Float;
 use crate::gemm::even_block;
 use crate::kernel::{Micro, TileArgs};
@@ -178,14 +178,14 @@ impl<'a, T: Float, const IN: usize> Lots<'a, T, IN> {
     }
 }
 
-/// y = w ∗ x + b for kernels of K × K and tiles of IN × IN inputs; the kernels may be rotated.
+/// y = w ∗ x, completed by `epilogue`, for kernels of K × K and tiles of IN × IN inputs; the kernels may be rotated.
 pub(super) fn run<T: Float, const K: usize, const IN: usize>(
     source: &Source<'_, T, K, IN>,
     plane: &Plane,
     batch: usize,
     (x, from): (&[T], Channels),
     (y, to): (&mut [T], Channels),
-    bias: Option<&[T]>,
+    epilogue: Epilogue<'_, T>,
 ) {
     let (oh, ow) = (plane.oh, plane.ow);
     let lots = Lots::new(source, batch, (oh, ow));
@@ -194,6 +194,7 @@ pub(super) fn run<T: Float, const K: usize, const IN: usize>(
     let inputs = Tiling::<IN> { h: plane.h, w: plane.w, top: plane.ph, left: plane.pw, wide, step: OUT };
     let outputs = Tiling::<OUT> { h: oh, w: ow, top: 0, left: 0, wide, step: OUT };
     let y = Shared::new(y);
+    let gather = tile::gather_by::<T, IN>(epilogue.relu);
     tasks(lots.count() * parts.len(), true, |t| {
         let (lot, part) = (t / parts.len(), &parts[t % parts.len()]);
         let v = lots.spread(tile::spread::<T, IN, IN>, inputs, lot, part, (x, from));
@@ -205,9 +206,9 @@ pub(super) fn run<T: Float, const K: usize, const IN: usize>(
         let mut region = Scratch::<T>::new((len + 1) * LANES);
         let mut work = tile::Work::<T, IN>::new();
         lots.for_each_outer(&v, part.rows.len() * wide, to.count, |channel, products, from, stride| {
-            let bias = [bias.map_or(T::zero(), |b| b[to.first + channel]); LANES];
+            let bias = [epilogue.bias.map_or(T::zero(), |b| b[to.first + channel]); LANES];
             for (t, places) in places.as_chunks::<OUT>().0.chunks_exact(OUT).enumerate() {
-                tile::gather_outputs(&mut work, products, from + t * LANES, stride, &bias, &mut region, places);
+                gather(&mut work, products, from + t * LANES, stride, &bias, &mut region, places);
             }
             // SAFETY: these rows of these images are this task's.
             unsafe { lots.scatter(&region, lot, (&y, to), (channel, oh * ow), rows.start * ow..rows.end * ow) };

@@ -17,6 +17,7 @@
 
 use smallvec::SmallVec;
 
+use super::epilogue::Epilogue;
 use super::patches::Plane;
 use crate::Float;
 use crate::gemm::even_block;

@@ -49,7 +49,7 @@ fn winograd<T: Float>(kernel: Kernel, batch: usize, g: &ConvGeometry) -> [Vec<T>
     let (mut y, mut dx) = (vec![T::nan(); dy.len()], vec![T::nan(); x.len()]);
     let mut dw: Vec<T> = noise(w.len(), 5);
     let (plane, micro) = (g.plane().unwrap(), micro(kernel));
-    forward(micro, &plane, g.group, g.out_channels, batch, &x, &w, Some(&b), &mut y);
+    forward(micro, &plane, g.group, g.out_channels, batch, &x, &w, Epilogue::bias(&b), &mut y);
     backward_data(micro, &plane, g.group, g.out_channels, batch, &w, &dy, &mut dx);
     backward_weights(micro, &plane, g.group, g.out_channels, batch, &x, &dy, &mut dw);
     [y, dx, dw]
@@ -62,7 +62,7 @@ fn agrees_with_the_direct_algorithm() {
         let (mut y, mut dx) = (vec![0.0; dy.len()], vec![0.0; x.len()]);
         let mut dw: Vec<f64> = noise(w.len(), 5);
         let direct = Algorithm { winograd: false, ..Algorithm::active() };
-        g.forward_with(direct, batch, &x, &w, Some(&b), &mut y);
+        g.forward_with(direct, batch, &x, &w, Epilogue::bias(&b), &mut y);
         g.backward_data_with(direct, batch, &w, &dy, &mut dx);
         g.backward_weights_with(direct, batch, &x, &dy, &mut dw);
         // Larger tiles round more.
@@ -108,7 +108,7 @@ fn it_is_used_where_it_suits_and_can_be_turned_off() {
     let run = |winograd| {
         let algorithm = Algorithm { winograd, kernel: Kernel::active() };
         let (mut y, mut dx, mut dw) = (dy.clone(), x.clone(), w.clone());
-        g.forward_with(algorithm, 4, &x, &w, None, &mut y);
+        g.forward_with(algorithm, 4, &x, &w, Epilogue::default(), &mut y);
         g.backward_data_with(algorithm, 4, &w, &dy, &mut dx);
         g.backward_weights_with(algorithm, 4, &x, &dy, &mut dw);
         [y, dx, dw]

@@ -2,6 +2,7 @@
 
 use super::OUT;
 use crate::Float;
+use crate::elementwise::rectified;
 use crate::kernel::vectorized;
 use crate::parallel::Shared;
 
@@ -271,9 +272,27 @@ vectorized! {
     }
 }
 
+/// A function like [`gather_outputs`].
+pub(super) type GatherTile<T, const N: usize> =
+    fn(&mut Work<T, N>, &[T], usize, usize, &Lanes<T>, &mut [T], &[[u32; OUT]]);
+
+/// [`gather_outputs`] with a ReLU at its end or without.
+pub(super) fn gather_by<T: Float, const N: usize>(relu: bool) -> GatherTile<T, N> {
+    if relu {
+        |work, products, first, stride, bias, region, places| {
+            gather_outputs(work, products, first, stride, bias, region, places, rectified);
+        }
+    } else {
+        |work, products, first, stride, bias, region, places| {
+            gather_outputs(work, products, first, stride, bias, region, places, |y| y);
+        }
+    }
+}
+
 vectorized! {
-    /// The outputs of a tile whose frequencies lie `stride` apart from `first` on, plus `bias`, to `places` of `region`.
-    pub(super) fn gather_outputs[T: Float, const N: usize](
+    /// The outputs of a tile whose frequencies lie `stride` apart from `first` on, plus `bias` and put
+    /// through `finish`, to `places` of `region`.
+    fn gather_outputs[T: Float, const N: usize, F: Fn(T) -> T](
         work: &mut Work<T, N>,
         products: &[T],
         first: usize,
@@ -281,12 +300,15 @@ vectorized! {
         bias: &Lanes<T>,
         region: &mut [T],
         places: &[[u32; OUT]],
+        finish: F,
     ) {
         let put = |a: usize, b: usize, v: &Lanes<T>| {
             let dst = &mut region[places[a][b] as usize..][..LANES];
+            let mut y = [T::zero(); LANES];
             for l in 0..LANES {
-                dst[l] = v[l] + bias[l];
+                y[l] = finish(v[l] + bias[l]);
             }
+            dst.copy_from_slice(&y);
         };
         both(work, |a, b| lanes_at(products, first + (a * N + b) * stride), put, moments::<T, OUT, N>);
     }

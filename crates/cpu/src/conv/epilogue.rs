@@ -1,0 +1,37 @@
+//! What a convolution does to each output when its sum is complete, before the output leaves the cache.
+
+use crate::Float;
+use crate::elementwise::{map_block_in_place, rectified};
+
+/// Adds b[o] to every output of channel o, then clears what is negative; either may be left out.
+///
+/// The bits are those of the two steps in passes of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Epilogue<'a, T> {
+    /// b, of as many elements as there are channels.
+    pub bias: Option<&'a [T]>,
+    /// Whether y = max(y, 0) follows.
+    pub relu: bool,
+}
+
+impl<'a, T: Float> Epilogue<'a, T> {
+    /// A bias alone.
+    pub fn bias(bias: &'a [T]) -> Self {
+        Epilogue { bias: Some(bias), relu: false }
+    }
+
+    /// Completes outputs of one channel.
+    pub(super) fn apply(&self, channel: usize, y: &mut [T]) {
+        match (self.bias.map(|bias| bias[channel]), self.relu) {
+            (Some(b), false) => map_block_in_place(y, &|y| y + b),
+            (Some(b), true) => map_block_in_place(y, &|y| rectified(y + b)),
+            (None, true) => map_block_in_place(y, &rectified),
+            (None, false) => {}
+        }
+    }
+
+    /// Whether there is anything to do.
+    pub(super) fn changes(&self) -> bool {
+        self.bias.is_some() || self.relu
+    }
+}
