@@ -3,7 +3,7 @@
 use crate::Float;
 use crate::elementwise::{map_block_in_place, rectified};
 
-/// Adds b[o] to every output of channel o, then clears what is negative; either may be left out.
+/// Adds its channel's b to every output, then clears what is negative; either may be left out.
 ///
 /// The bits are those of the two steps in passes of their own.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

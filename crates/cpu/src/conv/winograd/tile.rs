@@ -290,8 +290,8 @@ pub(super) fn gather_by<T: Float, const N: usize>(relu: bool) -> GatherTile<T, N
 }
 
 vectorized! {
-    /// The outputs of a tile whose frequencies lie `stride` apart from `first` on, plus `bias` and put
-    /// through `finish`, to `places` of `region`.
+    /// The outputs of a tile whose frequencies lie `stride` apart from `first` on, plus `bias` and through `finish`, to
+    /// `places` of `region`.
     fn gather_outputs[T: Float, const N: usize, F: Fn(T) -> T](
         work: &mut Work<T, N>,
         products: &[T],
