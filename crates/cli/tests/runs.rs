@@ -19,10 +19,9 @@ mod lgm_caffe_tests {
 
     pub fn command(folder: &Path, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lgm-caffe"));
-        // What .cargo/config.toml sets for tests, the binary is to do by itself.
-        command.env_remove("HDF5_USE_FILE_LOCKING");
         command.current_dir(folder).args(args).stdin(Stdio::null());
-        for name in ["GLOG_minloglevel", "GLOG_logtostderr", "GLOG_log_dir", "GLOG_v"] {
+        // What .cargo/config.toml sets for tests' own files, the binary is to do by itself.
+        for name in ["GLOG_minloglevel", "GLOG_logtostderr", "GLOG_log_dir", "GLOG_v", "HDF5_USE_FILE_LOCKING"] {
             command.env_remove(name);
         }
         command
