@@ -362,6 +362,9 @@ fn geometries() -> Vec<DeviceConvolution> {
         square(2, 16, 16, 8, 1, 1, 0, 1, 1),
         square(2, 8, 12, 15, 3, 2, 1, 1, 4),
         square(2, 8, 8, 10, 3, 1, 1, 1, 8),
+        square(2, 32, 32, 14, 3, 2, 1, 1, 4),
+        square(2, 32, 32, 14, 3, 1, 1, 1, 32),
+        square(2, 16, 32, 9, 3, 2, 1, 1, 16),
         square(1, 4, 6, 17, 3, 1, 2, 2, 1),
         square(1, 3, 16, 23, 7, 4, 3, 1, 1),
         odd,
@@ -414,14 +417,14 @@ fn convolutions_are_caffes() {
     }
 }
 
-/// In the formats that layers ask for: both orders without groups, channels first with them.
+/// In the formats that layers ask for.
 #[test]
 fn convolutions_in_bf16_are_caffes() {
     let Some(gpu) = open(Precision::Bf16) else { return };
     let first = Format { element: Element::Bf16, ..Format::PLAIN };
     let last = Format { layout: Layout::ChannelsLast, ..first };
     for plain in geometries() {
-        for format in if plain.groups == 1 { vec![first, last] } else { vec![first] } {
+        for format in [first, last] {
             let c = &DeviceConvolution { format, ..plain };
             let shapes = [
                 Shape::from([c.batch, c.channels, c.input[0], c.input[1]]),
@@ -493,11 +496,13 @@ fn convolutions_on_tensor_cores_are_those_of_single_precision() {
         (Precision::Bf16, first, 1e-2),
         (Precision::Bf16, last(Element::Bf16), 1e-2),
     ];
-    // The second has filters that lie the same in both orders, and the third is an image's.
+    // The second has filters that lie the same in both orders, the third is an image's, and the last two have groups.
     let convolutions = [
         square(10, 64, 64, 28, 3, 1, 1, 1, 1),
         square(10, 256, 128, 28, 1, 1, 0, 1, 1),
         square(10, 3, 64, 112, 7, 2, 3, 1, 1),
+        square(10, 128, 256, 28, 3, 1, 1, 1, 2),
+        square(20, 64, 64, 112, 3, 1, 1, 1, 64),
     ];
     for (precision, format, tolerance) in cases {
         let Some(gpu) = open(precision) else { continue };
@@ -506,7 +511,7 @@ fn convolutions_on_tensor_cores_are_those_of_single_precision() {
             let c = &DeviceConvolution { format, ..*plain };
             let [x, w, y] = [
                 Shape::from([c.batch, c.channels, c.input[0], c.input[1]]),
-                Shape::from([c.outputs, c.channels, c.kernel[0], c.kernel[1]]),
+                Shape::from([c.outputs, c.channels / c.groups, c.kernel[0], c.kernel[1]]),
                 Shape::from([c.batch, c.outputs, c.output[0], c.output[1]]),
             ];
             let values = |shape: &Shape, seed: u32| -> Vec<f32> {
