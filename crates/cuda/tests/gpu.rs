@@ -230,6 +230,56 @@ fn draw_narrow(len: usize, seed: u32) -> Vec<f32> {
     draw(len, seed).into_iter().map(|v| rounded(v, Element::Bf16)).collect()
 }
 
+/// As for the groups of a convolution whose channels are last: rows of A and of C hold group after group, an odd number of
+/// elements apart or one that is a multiple of 16 bytes.
+#[test]
+fn products_of_groups_lie_side_by_side() {
+    let body = |machine: &dyn Machine| {
+        for (groups, m, n, k) in [(2, 33, 7, 5), (4, 64, 16, 72)] {
+            for (element, tolerance) in [(Element::F32, 2e-6), (Element::Bf16, 4e-3)] {
+                let format = Format { element, ..Format::PLAIN };
+                let (a, b) = (draw_narrow(m * groups * k, 1), draw_narrow(groups * n * k, 2));
+                let [pa, pb] = [&a, &b].map(|values| put_stored(machine, format, &[values.len()].into(), values));
+                let shape = Shape::from([m * groups * n]);
+                let c = put_stored(machine, format, &shape, &vec![f32::NAN; shape.count()]);
+                machine
+                    .gemm(&Gemm {
+                        trans_a: false,
+                        trans_b: true,
+                        m,
+                        n,
+                        k,
+                        alpha: 1.0,
+                        a: pa,
+                        lda: groups * k,
+                        b: pb,
+                        ldb: k,
+                        beta: 0.0,
+                        c,
+                        ldc: groups * n,
+                        batch: (groups, [k, n * k, n]),
+                        exact: false,
+                        factors: element,
+                        result: element,
+                    })
+                    .unwrap();
+                let sum = |i: usize, j: usize| -> f64 {
+                    let row = i * groups * k + j / n * k;
+                    (0..k).map(|l| f64::from(a[row + l]) * f64::from(b[j * k + l])).sum()
+                };
+                let want: Vec<f64> = (0..shape.count()).map(|at| sum(at / (groups * n), at % (groups * n))).collect();
+                let got = get_stored(machine, format, &shape, c);
+                assert_near(&got, &want, tolerance, &format!("{groups} groups of {m} x {n} x {k} in {element:?}"));
+                [pa, pb, c].into_iter().for_each(|block| machine.free(block).unwrap());
+            }
+        }
+    };
+    body(&Sim::new(Order::Forward).unwrap());
+    if let Some(gpu) = open(Precision::Bf16) {
+        body(&gpu);
+    }
+}
+
 #[test]
 fn products_of_bf16_are_summed_in_single_precision() {
     let body = |machine: &dyn Machine| {
