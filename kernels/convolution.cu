@@ -145,18 +145,255 @@ KERNELS_ADDING(conv_depthwise_filter, conv_depthwise_filter_bf16,
     (float* dw, const T* x, const T* dy, u32 batch, u32 outputs, u32 each, GEOMETRY),
     (dw, x, dy, batch, outputs, each, GEOMETRY_NAMES, exchange))
 
-// Channels last. Rows of patches: row (image, output position) holds the channels of every tap, tap after tap, so
-// that a filter stored alike meets them in its own order. A launch's rows are those, and its width taps x channels.
+// Depthwise with channels last: filters lie tap by tap, [taps, outputs], and a thread takes a pack of channels, where each
+// has one output, at STRIP neighbouring positions of a line, so that it asks for a tap's numbers once for all of these.
+// A launch's rows are strips, and its width the packs.
+#define STRIP 4u
+
+template <u32 V, typename T>
+DEVICE void depthwise_forward_last_by(
+    T* y, const T* x, const float* w, const float* b, u32 rows, u32 outputs, u32 each, GEOMETRY
+) {
+    const u32 packs = outputs / V, channels = outputs / each, strips = (across + STRIP - 1) / STRIP;
+    FOR_ROWS(row, rows) {
+        const u32 line = row / strips, first = row % strips * STRIP, image = line / down;
+        const int top = (int)(line % down * stride_h) - (int)pad_h;
+        const T* from = x + (i64)image * height * width * channels;
+        FOR_POSITIONS(p, packs) {
+            const u32 o = p * V, c = o / each;
+            float sums[STRIP][V];
+#pragma unroll
+            for (u32 u = 0; u < STRIP; ++u) {
+#pragma unroll
+                for (u32 v = 0; v < V; ++v) sums[u][v] = 0;
+            }
+            for (u32 kh = 0; kh < kernel_h; ++kh) {
+                const int i = top + (int)(kh * dilation_h);
+                if (i < 0 || i >= (int)height) continue;
+                for (u32 kw = 0; kw < kernel_w; ++kw) {
+                    const Pack<float, V> tap = numbers<V>(w + (i64)(kh * kernel_w + kw) * outputs, o);
+                    typename Pack<T, V>::Raw raw[STRIP];
+                    bool seen[STRIP];
+#pragma unroll
+                    for (u32 u = 0; u < STRIP; ++u) {
+                        const int j = (int)((first + u) * stride_w + kw * dilation_w) - (int)pad_w;
+                        seen[u] = first + u < across && j >= 0 && j < (int)width;
+                        if (seen[u]) raw[u] = Pack<T, V>::raw(from + ((i64)i * width + j) * channels + c);
+                    }
+#pragma unroll
+                    for (u32 u = 0; u < STRIP; ++u) {
+                        if (!seen[u]) continue;
+                        Pack<T, V> in;
+                        in.set(raw[u]);
+#pragma unroll
+                        for (u32 v = 0; v < V; ++v) sums[u][v] += tap.v[v] * in.v[v];
+                    }
+                }
+            }
+            const Pack<float, V> start = numbers<V>(b, o);
+#pragma unroll
+            for (u32 u = 0; u < STRIP; ++u) {
+                if (first + u >= across) break;
+                Pack<T, V> out;
+#pragma unroll
+                for (u32 v = 0; v < V; ++v) out.v[v] = sums[u][v] + start.v[v];
+                out.write(y + ((i64)line * across + first + u) * outputs + o);
+            }
+        }
+    }
+}
 template <typename T>
-DEVICE void conv_patches_last_of(T* patches, const T* x, u32 rows, u32 channels, GEOMETRY) {
-    const u32 area = down * across, wide = kernel_h * kernel_w * channels;
+DEVICE void conv_depthwise_forward_last_of(
+    T* y, const T* x, const float* w, const float* b, u32 rows, u32 outputs, u32 each, GEOMETRY
+) {
+    const u32 size = Pack<T>::size;
+    if (each == 1 && outputs % size == 0 && aligned(y) && aligned(x)) {
+        depthwise_forward_last_by<size>(y, x, w, b, rows, outputs, each, GEOMETRY_NAMES);
+    } else {
+        depthwise_forward_last_by<1>(y, x, w, b, rows, outputs, each, GEOMETRY_NAMES);
+    }
+}
+KERNELS(conv_depthwise_forward_last, conv_depthwise_forward_last_bf16,
+    (T* y, const T* x, const float* w, const float* b, u32 rows, u32 outputs, u32 each, GEOMETRY),
+    (y, x, w, b, rows, outputs, each, GEOMETRY_NAMES))
+
+template <u32 V, typename T>
+DEVICE void depthwise_data_last_by(T* dx, const float* w, const T* dy, u32 rows, u32 channels, u32 each, GEOMETRY) {
+    const u32 packs = channels / V, outputs = channels * each, strips = (width + STRIP - 1) / STRIP;
+    FOR_ROWS(row, rows) {
+        const u32 line = row / strips, first = row % strips * STRIP, i = line % height;
+        const T* from = dy + (i64)(line / height) * down * across * outputs;
+        FOR_POSITIONS(p, packs) {
+            float sums[STRIP][V];
+#pragma unroll
+            for (u32 u = 0; u < STRIP; ++u) {
+#pragma unroll
+                for (u32 v = 0; v < V; ++v) sums[u][v] = 0;
+            }
+            for (u32 kh = 0; kh < kernel_h; ++kh) {
+                u32 above;
+                if (!seen_from(i, kh, stride_h, pad_h, dilation_h, down, &above)) continue;
+                for (u32 kw = 0; kw < kernel_w; ++kw) {
+                    u32 column[STRIP];
+                    bool seen[STRIP];
+#pragma unroll
+                    for (u32 u = 0; u < STRIP; ++u) {
+                        const u32 j = first + u;
+                        seen[u] = j < width && seen_from(j, kw, stride_w, pad_w, dilation_w, across, &column[u]);
+                    }
+                    // Of a pack there is one.
+                    for (u32 k = 0; k < each; ++k) {
+                        const u32 o = p * V * each + k;
+                        const Pack<float, V> tap = numbers<V>(w + (i64)(kh * kernel_w + kw) * outputs, o);
+                        typename Pack<T, V>::Raw raw[STRIP];
+#pragma unroll
+                        for (u32 u = 0; u < STRIP; ++u) {
+                            if (!seen[u]) continue;
+                            raw[u] = Pack<T, V>::raw(from + ((i64)above * across + column[u]) * outputs + o);
+                        }
+#pragma unroll
+                        for (u32 u = 0; u < STRIP; ++u) {
+                            if (!seen[u]) continue;
+                            Pack<T, V> in;
+                            in.set(raw[u]);
+#pragma unroll
+                            for (u32 v = 0; v < V; ++v) sums[u][v] += tap.v[v] * in.v[v];
+                        }
+                    }
+                }
+            }
+#pragma unroll
+            for (u32 u = 0; u < STRIP; ++u) {
+                if (first + u >= width) break;
+                Pack<T, V> out;
+#pragma unroll
+                for (u32 v = 0; v < V; ++v) out.v[v] = sums[u][v];
+                out.write(dx + ((i64)line * width + first + u) * channels + p * V);
+            }
+        }
+    }
+}
+template <typename T>
+DEVICE void conv_depthwise_data_last_of(
+    T* dx, const float* w, const T* dy, u32 rows, u32 channels, u32 each, GEOMETRY
+) {
+    const u32 size = Pack<T>::size;
+    if (each == 1 && channels % size == 0 && aligned(dx) && aligned(dy)) {
+        depthwise_data_last_by<size>(dx, w, dy, rows, channels, each, GEOMETRY_NAMES);
+    } else {
+        depthwise_data_last_by<1>(dx, w, dy, rows, channels, each, GEOMETRY_NAMES);
+    }
+}
+KERNELS(conv_depthwise_data_last, conv_depthwise_data_last_bf16,
+    (T* dx, const float* w, const T* dy, u32 rows, u32 channels, u32 each, GEOMETRY),
+    (dx, w, dy, rows, channels, each, GEOMETRY_NAMES))
+
+// The filters' gradient in two steps. The first leaves sums over chunks of images and positions, which are in y, in
+// partial[chunk][tap][output]. A block has a column of threads for each pack of outputs; of the blocks in x, as many as
+// there are sets of SET taps take the same outputs, and the same elements one after another, while these are near.
+#define SET 3u
+
+template <u32 V, typename T>
+DEVICE void depthwise_partials_last_by(
+    float* partial, const T* x, const T* dy, u32 batch, u32 outputs, u32 each, GEOMETRY, float* exchange
+) {
+    const u32 taps = kernel_h * kernel_w, sets = (taps + SET - 1) / SET, tap = blockIdx.x % sets * SET;
+    const u32 packs = outputs / V, channels = outputs / each, area = down * across;
+    const u32 threads = blockDim.x * blockDim.y, me = threadIdx.y * blockDim.x + threadIdx.x;
+    const Chunk chunk(blockIdx.y, gridDim.y, batch, area);
+    float* to = partial + (i64)blockIdx.y * taps * outputs;
+    int top[SET], left[SET];
+#pragma unroll
+    for (u32 t = 0; t < SET; ++t) {
+        top[t] = (int)((tap + t) / kernel_w * dilation_h) - (int)pad_h;
+        left[t] = (int)((tap + t) % kernel_w * dilation_w) - (int)pad_w;
+    }
+    for (u32 base = blockIdx.x / sets * blockDim.x; base < packs; base += gridDim.x / sets * blockDim.x) {
+        const u32 o = (base + threadIdx.x) * V, c = o / each;
+        float sums[SET][V];
+#pragma unroll
+        for (u32 t = 0; t < SET; ++t) {
+#pragma unroll
+            for (u32 v = 0; v < V; ++v) sums[t][v] = 0;
+        }
+        for (u32 r = chunk.from + threadIdx.y; r < chunk.end && base + threadIdx.x < packs; r += blockDim.y) {
+            const u32 image = r / area, at = r - image * area;
+            const int down_to = (int)(at / across * stride_h), across_to = (int)(at % across * stride_w);
+            const T* from = x + (i64)image * height * width * channels + c;
+            const typename Pack<T, V>::Raw above = Pack<T, V>::raw(dy + (i64)r * outputs + o);
+            typename Pack<T, V>::Raw raw[SET];
+            bool seen[SET];
+#pragma unroll
+            for (u32 t = 0; t < SET; ++t) {
+                const int i = down_to + top[t], j = across_to + left[t];
+                seen[t] = tap + t < taps && i >= 0 && i < (int)height && j >= 0 && j < (int)width;
+                if (seen[t]) raw[t] = Pack<T, V>::raw(from + ((i64)i * width + j) * channels);
+            }
+            Pack<T, V> d;
+            d.set(above);
+#pragma unroll
+            for (u32 t = 0; t < SET; ++t) {
+                if (!seen[t]) continue;
+                Pack<T, V> in;
+                in.set(raw[t]);
+#pragma unroll
+                for (u32 v = 0; v < V; ++v) sums[t][v] += d.v[v] * in.v[v];
+            }
+        }
+#pragma unroll
+        for (u32 t = 0; t < SET; ++t) {
+            if (tap + t >= taps) break;
+#pragma unroll
+            for (u32 v = 0; v < V; ++v) exchange[v * 256 + me] = sums[t][v];
+            __syncthreads();
+            for (u32 j = me; j < V * blockDim.x; j += threads) {
+                const u32 output = base * V + j;
+                float sum = 0;
+                for (u32 g = 0; g < blockDim.y; ++g) sum += exchange[j % V * 256 + g * blockDim.x + j / V];
+                if (output < outputs) to[(i64)(tap + t) * outputs + output] = sum;
+            }
+            __syncthreads();
+        }
+    }
+}
+template <typename T>
+DEVICE void conv_depthwise_partials_last_of(
+    float* partial, const T* x, const T* dy, u32 batch, u32 outputs, u32 each, GEOMETRY, float* exchange
+) {
+    const u32 size = Pack<T>::size;
+    if (each == 1 && outputs % size == 0 && aligned(x) && aligned(dy)) {
+        depthwise_partials_last_by<size>(partial, x, dy, batch, outputs, each, GEOMETRY_NAMES, exchange);
+    } else {
+        depthwise_partials_last_by<1>(partial, x, dy, batch, outputs, each, GEOMETRY_NAMES, exchange);
+    }
+}
+KERNELS_ADDING(conv_depthwise_partials_last, conv_depthwise_partials_last_bf16,
+    (float* partial, const T* x, const T* dy, u32 batch, u32 outputs, u32 each, GEOMETRY),
+    (partial, x, dy, batch, outputs, each, GEOMETRY_NAMES, exchange))
+
+// The second adds up what the chunks left: dw += that, axis by axis.
+KERNEL(conv_depthwise_finish)(float* dw, const float* partial, u32 chunks, u32 outputs, u32 taps) {
+    __shared__ float exchange[1024];
+    float sums[1];
+    if (!channel_sums<1>(sums, partial, chunks, taps * outputs, exchange)) return;
+    const u32 at = blockIdx.x * 32 + threadIdx.x;
+    dw[(i64)(at % outputs) * taps + at / outputs] += sums[0];
+}
+
+// Channels last. Rows of patches: row (image, output position) holds, group after group, the `members` channels of every
+// tap, tap after tap, so that a filter stored alike meets them in its own order. A launch's rows are those, and its width
+// taps x channels.
+template <typename T>
+DEVICE void conv_patches_last_of(T* patches, const T* x, u32 rows, u32 channels, u32 members, GEOMETRY) {
+    const u32 area = down * across, taps = kernel_h * kernel_w, wide = taps * channels;
     FOR_ROWS(row, rows) {
         const u32 image = row / area, at = row % area;
         const int top = (int)(at / across * stride_h) - (int)pad_h;
         const int left = (int)(at % across * stride_w) - (int)pad_w;
         const T* from = x + (i64)image * height * width * channels;
         FOR_POSITIONS(k, wide) {
-            const u32 tap = k / channels, c = k % channels;
+            const u32 place = k / members, group = place / taps, tap = place % taps;
+            const u32 c = group * members + k % members;
             const int i = top + (int)(tap / kernel_w * dilation_h), j = left + (int)(tap % kernel_w * dilation_w);
             const bool inside = i >= 0 && i < (int)height && j >= 0 && j < (int)width;
             patches[(i64)row * wide + k] = inside ? (float)from[((i64)i * width + j) * channels + c] : 0.0f;
@@ -164,24 +401,25 @@ DEVICE void conv_patches_last_of(T* patches, const T* x, u32 rows, u32 channels,
     }
 }
 KERNELS(conv_patches_last, conv_patches_last_bf16,
-    (T* patches, const T* x, u32 rows, u32 channels, GEOMETRY),
-    (patches, x, rows, channels, GEOMETRY_NAMES))
+    (T* patches, const T* x, u32 rows, u32 channels, u32 members, GEOMETRY),
+    (patches, x, rows, channels, members, GEOMETRY_NAMES))
 
 // The way back, gathered in the order of taps. A launch's rows are positions of dx, and its width the channels.
 template <typename T>
-DEVICE void conv_unpatch_last_of(T* dx, const T* patches, u32 rows, u32 channels, GEOMETRY) {
-    const u32 area = height * width, outputs = down * across, wide = kernel_h * kernel_w * channels;
+DEVICE void conv_unpatch_last_of(T* dx, const T* patches, u32 rows, u32 channels, u32 members, GEOMETRY) {
+    const u32 area = height * width, outputs = down * across, taps = kernel_h * kernel_w, wide = taps * channels;
     FOR_ROWS(row, rows) {
         const u32 image = row / area, i = row % area / width, j = row % width;
         const T* from = patches + (i64)image * outputs * wide;
         FOR_POSITIONS(c, channels) {
+            const u32 first = c / members * taps * members + c % members;
             float sum = 0;
             for (u32 kh = 0; kh < kernel_h; ++kh) {
                 u32 y, x;
                 if (!seen_from(i, kh, stride_h, pad_h, dilation_h, down, &y)) continue;
                 for (u32 kw = 0; kw < kernel_w; ++kw) {
                     if (!seen_from(j, kw, stride_w, pad_w, dilation_w, across, &x)) continue;
-                    sum += from[(i64)(y * across + x) * wide + (kh * kernel_w + kw) * channels + c];
+                    sum += from[(i64)(y * across + x) * wide + (kh * kernel_w + kw) * members + first];
                 }
             }
             dx[(i64)row * channels + c] = sum;
@@ -189,8 +427,8 @@ DEVICE void conv_unpatch_last_of(T* dx, const T* patches, u32 rows, u32 channels
     }
 }
 KERNELS(conv_unpatch_last, conv_unpatch_last_bf16,
-    (T* dx, const T* patches, u32 rows, u32 channels, GEOMETRY),
-    (dx, patches, rows, channels, GEOMETRY_NAMES))
+    (T* dx, const T* patches, u32 rows, u32 channels, u32 members, GEOMETRY),
+    (dx, patches, rows, channels, members, GEOMETRY_NAMES))
 
 // Filters of up to 49 taps with their channels last, and back. A block of 64 x 4 threads takes 64 channels of a filter (x;
 // filters in y): they lie together in the parameter and, tap by tap, with channels last, so that neighbours read and write

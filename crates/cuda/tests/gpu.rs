@@ -230,6 +230,56 @@ fn draw_narrow(len: usize, seed: u32) -> Vec<f32> {
     draw(len, seed).into_iter().map(|v| rounded(v, Element::Bf16)).collect()
 }
 
+/// As for the groups of a convolution whose channels are last: rows of A and of C hold group after group, an odd number of
+/// elements apart or one that is a multiple of 16 bytes.
+#[test]
+fn products_of_groups_lie_side_by_side() {
+    let body = |machine: &dyn Machine| {
+        for (groups, m, n, k) in [(2, 33, 7, 5), (4, 64, 16, 72)] {
+            for (element, tolerance) in [(Element::F32, 2e-6), (Element::Bf16, 4e-3)] {
+                let format = Format { element, ..Format::PLAIN };
+                let (a, b) = (draw_narrow(m * groups * k, 1), draw_narrow(groups * n * k, 2));
+                let [pa, pb] = [&a, &b].map(|values| put_stored(machine, format, &[values.len()].into(), values));
+                let shape = Shape::from([m * groups * n]);
+                let c = put_stored(machine, format, &shape, &vec![f32::NAN; shape.count()]);
+                machine
+                    .gemm(&Gemm {
+                        trans_a: false,
+                        trans_b: true,
+                        m,
+                        n,
+                        k,
+                        alpha: 1.0,
+                        a: pa,
+                        lda: groups * k,
+                        b: pb,
+                        ldb: k,
+                        beta: 0.0,
+                        c,
+                        ldc: groups * n,
+                        batch: (groups, [k, n * k, n]),
+                        exact: false,
+                        factors: element,
+                        result: element,
+                    })
+                    .unwrap();
+                let sum = |i: usize, j: usize| -> f64 {
+                    let row = i * groups * k + j / n * k;
+                    (0..k).map(|l| f64::from(a[row + l]) * f64::from(b[j * k + l])).sum()
+                };
+                let want: Vec<f64> = (0..shape.count()).map(|at| sum(at / (groups * n), at % (groups * n))).collect();
+                let got = get_stored(machine, format, &shape, c);
+                assert_near(&got, &want, tolerance, &format!("{groups} groups of {m} x {n} x {k} in {element:?}"));
+                [pa, pb, c].into_iter().for_each(|block| machine.free(block).unwrap());
+            }
+        }
+    };
+    body(&Sim::new(Order::Forward).unwrap());
+    if let Some(gpu) = open(Precision::Bf16) {
+        body(&gpu);
+    }
+}
+
 #[test]
 fn products_of_bf16_are_summed_in_single_precision() {
     let body = |machine: &dyn Machine| {
@@ -362,6 +412,9 @@ fn geometries() -> Vec<DeviceConvolution> {
         square(2, 16, 16, 8, 1, 1, 0, 1, 1),
         square(2, 8, 12, 15, 3, 2, 1, 1, 4),
         square(2, 8, 8, 10, 3, 1, 1, 1, 8),
+        square(2, 32, 32, 14, 3, 2, 1, 1, 4),
+        square(2, 32, 32, 14, 3, 1, 1, 1, 32),
+        square(2, 16, 32, 9, 3, 2, 1, 1, 16),
         square(1, 4, 6, 17, 3, 1, 2, 2, 1),
         square(1, 3, 16, 23, 7, 4, 3, 1, 1),
         odd,
@@ -414,14 +467,14 @@ fn convolutions_are_caffes() {
     }
 }
 
-/// In the formats that layers ask for: both orders without groups, channels first with them.
+/// In the formats that layers ask for.
 #[test]
 fn convolutions_in_bf16_are_caffes() {
     let Some(gpu) = open(Precision::Bf16) else { return };
     let first = Format { element: Element::Bf16, ..Format::PLAIN };
     let last = Format { layout: Layout::ChannelsLast, ..first };
     for plain in geometries() {
-        for format in if plain.groups == 1 { vec![first, last] } else { vec![first] } {
+        for format in [first, last] {
             let c = &DeviceConvolution { format, ..plain };
             let shapes = [
                 Shape::from([c.batch, c.channels, c.input[0], c.input[1]]),
@@ -493,11 +546,13 @@ fn convolutions_on_tensor_cores_are_those_of_single_precision() {
         (Precision::Bf16, first, 1e-2),
         (Precision::Bf16, last(Element::Bf16), 1e-2),
     ];
-    // The second has filters that lie the same in both orders, and the third is an image's.
+    // The second has filters that lie the same in both orders, the third is an image's, and the last two have groups.
     let convolutions = [
         square(10, 64, 64, 28, 3, 1, 1, 1, 1),
         square(10, 256, 128, 28, 1, 1, 0, 1, 1),
         square(10, 3, 64, 112, 7, 2, 3, 1, 1),
+        square(10, 128, 256, 28, 3, 1, 1, 1, 2),
+        square(20, 64, 64, 112, 3, 1, 1, 1, 64),
     ];
     for (precision, format, tolerance) in cases {
         let Some(gpu) = open(precision) else { continue };
@@ -506,7 +561,7 @@ fn convolutions_on_tensor_cores_are_those_of_single_precision() {
             let c = &DeviceConvolution { format, ..*plain };
             let [x, w, y] = [
                 Shape::from([c.batch, c.channels, c.input[0], c.input[1]]),
-                Shape::from([c.outputs, c.channels, c.kernel[0], c.kernel[1]]),
+                Shape::from([c.outputs, c.channels / c.groups, c.kernel[0], c.kernel[1]]),
                 Shape::from([c.batch, c.outputs, c.output[0], c.output[1]]),
             ];
             let values = |shape: &Shape, seed: u32| -> Vec<f32> {

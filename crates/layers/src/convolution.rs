@@ -20,6 +20,7 @@ use lgm_core::{
 use lgm_cpu::{ConvGeometry, Epilogue};
 use lgm_proto::{ConvolutionParameter, LayerParameter};
 
+mod depthwise;
 mod device;
 mod own;
 mod reorder;
@@ -219,6 +220,13 @@ mod tests {
                 golden(5),
                 Case::golden("layers/conv_two_bottoms"),
                 Case::new(layer("num_output: 4 kernel_size: 3 pad: 1 group: 4 stride: 2")).bottom([2, 4, 5, 4]),
+                Case::new(layer("num_output: 6 kernel_size: 3 pad: 1 group: 2 stride: 2")).bottom([2, 4, 5, 4]),
+                Case::new(layer("num_output: 4 kernel_size: 2 dilation: 2 pad: 1 group: 2")).bottom([1, 6, 4, 5]),
+                Case::new(layer("num_output: 8 kernel_size: 1 group: 4")).bottom([2, 8, 3, 3]),
+                Case::new(layer("num_output: 8 kernel_size: 3 pad: 1 group: 8")).bottom([2, 8, 3, 5]),
+                Case::new(layer("num_output: 8 kernel_h: 2 kernel_w: 3 group: 4 dilation: 2").replace("bottom: 'x' top: 'y'", "bottom: 'x' bottom: 'z' top: 'y' top: 'v'"))
+                    .bottom([1, 4, 4, 6])
+                    .bottom([1, 4, 4, 6]),
                 Case::new(layer("num_output: 2 kernel_size: 3 kernel_size: 2 dilation: 1 dilation: 2"))
                     .bottom([1, 3, 4, 5]),
                 Case::new(layer("num_output: 3 kernel_size: 3 axis: 2 force_nd_im2col: true")).bottom([2, 2, 3, 4, 4]),

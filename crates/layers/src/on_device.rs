@@ -112,7 +112,7 @@ pub(crate) struct Channels {
 }
 
 /// Blocks that keep a device busy.
-const BLOCKS: usize = 528;
+pub(crate) const BLOCKS: usize = 528;
 /// Elements that are worth a block.
 const WORTH: usize = 4096;
 /// Packs, or rows of them, that a thread asks for before it looks at the first: AHEAD of the kernels.
@@ -120,7 +120,7 @@ const AHEAD: usize = 2;
 /// Rows that are worth a thread.
 const ROWS: usize = 8;
 /// Most columns of a block that sums over rows.
-const TOGETHER: usize = 32;
+pub(crate) const TOGETHER: usize = 32;
 
 impl Channels {
     /// A blob in single precision, axis by axis.

@@ -410,6 +410,52 @@ fn conversions_are_as_few_as_they_can_be() {
     assert_eq!(conversions(&shortcut, pays), Some((3, 2)));
 }
 
+/// A block of MobileNet's: nothing is converted between its layers, whose channels are all last.
+#[test]
+fn depthwise_convolutions_take_channels_as_those_around_them() {
+    let norm = |name: &str, bottom: &str| {
+        layer(&format!("{name}_bn"), "BatchNorm", &[bottom], &[bottom], "")
+            + &layer(&format!("{name}_scale"), "Scale", &[bottom], &[bottom], "scale_param { bias_term: true }")
+            + &layer(&format!("{name}_relu"), "ReLU", &[bottom], &[bottom], "")
+    };
+    let point = |name: &str, bottom: &str, outputs: usize| {
+        let param = format!(
+            "convolution_param {{ num_output: {outputs} kernel_size: 1 bias_term: false weight_filler {{ type: 'msra' }} }}"
+        );
+        layer(name, "Convolution", &[bottom], &[name], &param)
+    };
+    let block = |first: &str| {
+        gaussian("x", &[2, 16, 6, 6])
+            + first
+            + &norm("a", "a")
+            + &conv("b", "a", 32, "group: 32 bias_term: false")
+            + &norm("b", "b")
+            + &point("c", "b", 16)
+            + &norm("c", "c")
+            + &layer("mean", "Reduction", &["c"], &["loss"], "loss_weight: 1")
+    };
+    let of = |element, channels_last| Storage { element, channels_last };
+    let narrow = of(Element::Bf16, ChannelsLast::WhereItPays);
+    let text = block(&point("a", "x", 32));
+    // What is read, which needs no gradient, and what is averaged.
+    let Some(made) = conversions(&text, narrow) else { return };
+    assert_eq!(made, (2, 1));
+    // Small convolutions in single precision have their channels first.
+    assert_eq!(conversions(&text, of(Element::F32, ChannelsLast::WhereItPays)), Some((0, 0)));
+    // Groups of eight channels; and of four, which stay first between layers whose channels go last.
+    assert_eq!(conversions(&text.replace("group: 32", "group: 4"), narrow), Some((2, 1)));
+    assert_eq!(conversions(&text.replace("group: 32", "group: 8"), narrow), Some((4, 3)));
+
+    let Some(gpu) = storing(Order::Forward, None, narrow) else { return };
+    let host = run(&text, &Options::new(Phase::Train, 1)).unwrap();
+    let device = run(&text, &on(&gpu, Options::new(Phase::Train, 1))).unwrap();
+    for (what, (found, want)) in
+        ["losses", "outputs", "parameters", "gradients"].iter().zip(device.all().into_iter().zip(host.all()))
+    {
+        within(8e-2, what, found, want);
+    }
+}
+
 /// In single precision channels are last where a product is large enough for tensor cores, and they are multiples of four.
 #[test]
 fn large_convolutions_in_single_precision_have_their_channels_last() {

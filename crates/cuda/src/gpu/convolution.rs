@@ -475,9 +475,11 @@ mod tests {
             (Precision::Bf16, last.channels_first()),
             (Precision::Bf16, last),
         ] {
-            let geometry = Geometry::of(&conv()).unwrap();
-            let descriptors = Descriptors::new(&api, &geometry, format, precision).unwrap();
-            assert_eq!(descriptors.output().unwrap(), geometry.y);
+            for conv in [conv(), DeviceConvolution { outputs: 12, groups: 6, ..conv() }] {
+                let geometry = Geometry::of(&conv).unwrap();
+                let descriptors = Descriptors::new(&api, &geometry, format, precision).unwrap();
+                assert_eq!(descriptors.output().unwrap(), geometry.y);
+            }
         }
         let bad = Geometry { stride: [0, 1], ..Geometry::of(&conv()).unwrap() };
         let text = Descriptors::new(&api, &bad, Format::PLAIN, Precision::Fp32).map(drop).unwrap_err().to_string();

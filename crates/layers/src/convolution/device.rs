@@ -2,6 +2,7 @@
 //!
 //! Blobs that are not stored plainly meet filters that are stored alike: their elements rounded, and their channels last if
 //! the blobs' are. They are made once, forward, and kept for backward. Filters' gradients are added up in single precision.
+//! Depthwise kernels of our own want filters of their own: see [`super::depthwise`].
 
 use lgm_core::{
     BlobSpec, Bwd, ChannelsLast, ConvolutionPass, Device, DeviceConvolution, DevicePtr, DeviceQueue, Element, Format,
@@ -9,7 +10,8 @@ use lgm_core::{
 };
 
 use super::Convolution;
-use super::own::{adds_gradient, area, data, filter, filter_count, forward, images, is_depthwise, is_pointwise, taps};
+use super::depthwise::{filter_scratch, is_depthwise, turn};
+use super::own::{adds_gradient, area, data, filter, filter_count, forward, images, is_last, is_pointwise, taps};
 use super::reorder::reorder;
 use crate::on_device::Channels;
 
@@ -23,7 +25,7 @@ pub(super) struct Device2d {
     conv: DeviceConvolution,
     /// A library does forward, data, filter.
     library: [bool; 3],
-    /// Where scratch begins for the bias gradient's sums, in floats; before it lie workspace or patches.
+    /// Where scratch begins for the bias gradient's sums, in floats; before it lie workspace, patches or parts of sums.
     sums: usize,
     /// Where it begins for the filters as the passes take them.
     filters: usize,
@@ -80,7 +82,12 @@ impl Device2d {
 
     /// Whether a pass meets filters that are not the parameter itself.
     fn has_own_filters(&self, pass: ConvolutionPass) -> bool {
-        !self.conv.has_plain_filters() && (self.is_library(pass) || !is_depthwise(&self.conv))
+        if self.is_own_depthwise(pass) { is_last(&self.conv) } else { !self.conv.has_plain_filters() }
+    }
+
+    /// Whether our own depthwise kernels do a pass.
+    fn is_own_depthwise(&self, pass: ConvolutionPass) -> bool {
+        !self.is_library(pass) && is_depthwise(&self.conv)
     }
 
     /// The filters as a pass takes them: `w`, or made of it.
@@ -94,7 +101,11 @@ impl Device2d {
         if !self.has_own_filters(pass) {
             return Ok(w);
         }
-        reorder(queue, &self.conv, (made, self.conv.format), (w, Format::PLAIN), false)?;
+        if self.is_own_depthwise(pass) {
+            turn(queue, &self.conv, made, w)?;
+        } else {
+            reorder(queue, &self.conv, (made, self.conv.format), (w, Format::PLAIN), false)?;
+        }
         Ok(made)
     }
 
@@ -131,18 +142,30 @@ impl Device2d {
 }
 
 impl Run<Device> for Convolution {
-    /// Channels last where tensor cores take them so, 16 bytes of channels at a time, and in no more than one group, which
-    /// the kernels for it know.
+    /// Channels last where tensor cores take them so, 16 bytes of a group's channels at a time. Depthwise convolutions, of
+    /// which they have nothing, do with such channels what those around them do: they come last in bf16, and in single
+    /// precision as they arrive.
     fn formats(&self, offer: &Offer<'_>) -> Formats {
         let Some(conv) = self.planar() else { return Formats::default() };
         let shape = &offer.bottoms[0].shape;
-        let second = conv.groups == 1 && shape.len() > 2 && shape.axis(self.param.axis()).is_ok_and(|axis| axis == 1);
+        let second = shape.len() > 2 && shape.axis(self.param.axis()).is_ok_and(|axis| axis == 1);
         let element = offer.storage.element;
         let fills = |channels: usize| channels.is_multiple_of(16 / element.bytes());
-        let large = element != Element::F32 || conv.multiply_adds() >= TENSOR_CORES_FROM;
+        let [channels, outputs] = match is_depthwise(&conv) {
+            true => [conv.channels, conv.outputs],
+            false => [conv.channels, conv.outputs].map(|all| all / conv.groups),
+        };
+        let few = conv.groups == 1 && channels <= FEW;
+        let large = match element {
+            Element::F32 if is_depthwise(&conv) && !few => {
+                offer.arriving.first().is_some_and(|format| format.layout == Layout::ChannelsLast)
+            }
+            Element::F32 => conv.multiply_adds() >= TENSOR_CORES_FROM,
+            Element::Bf16 => true,
+        };
         let last = match offer.storage.channels_last {
             ChannelsLast::Never => false,
-            ChannelsLast::WhereItPays => large && fills(conv.outputs) && (conv.channels <= FEW || fills(conv.channels)),
+            ChannelsLast::WhereItPays => large && fills(outputs) && (few || fills(channels)),
             ChannelsLast::Always => true,
         };
         let layout = if last && second { Layout::ChannelsLast } else { Layout::ChannelsFirst };
@@ -164,8 +187,11 @@ impl Run<Device> for Convolution {
         let mut floats = 0;
         for pass in [ConvolutionPass::Forward, ConvolutionPass::Data, ConvolutionPass::Filter] {
             let patches = images(&conv) * taps(&conv) * area(conv.output);
-            let none = is_depthwise(&conv) || is_pointwise(&conv);
-            let own = || if none { 0 } else { (patches * conv.format.element.bytes()).div_ceil(4) };
+            let own = || match pass {
+                ConvolutionPass::Filter if is_depthwise(&conv) => filter_scratch(&conv),
+                _ if is_depthwise(&conv) || is_pointwise(&conv) => 0,
+                _ => (patches * conv.format.element.bytes()).div_ceil(4),
+            };
             let workspace = queue.convolution_workspace(&conv, pass)?;
             library[place(pass)] = workspace.is_some();
             floats = floats.max(workspace.map_or_else(own, |bytes| bytes.div_ceil(4)));
@@ -176,14 +202,16 @@ impl Run<Device> for Convolution {
         let partial = device.outputs().scratch(top, 2).shape.count();
         let [forward, data] =
             [ConvolutionPass::Forward, ConvolutionPass::Data].map(|pass| device.has_own_filters(pass));
-        device.keeps = forward && data;
+        let own = [ConvolutionPass::Forward, ConvolutionPass::Data].map(|pass| device.is_own_depthwise(pass));
+        device.keeps = forward && data && own[0] == own[1];
         device.filters = (device.sums + partial).next_multiple_of(64);
         // Room for single precision, which is enough for either.
         let room = |needed: bool| if needed { filter_count(&conv).next_multiple_of(64) } else { 0 };
         device.gradient = device.filters + room(forward || data);
         plan.scratch = vec![top.with_shape(Shape::from([device.gradient + room(!device.gradient().1)]))];
         if device.keeps {
-            let floats = (filter_count(&conv) * conv.format.element.bytes()).div_ceil(4);
+            let element = if own[0] { Element::F32 } else { conv.format.element };
+            let floats = (filter_count(&conv) * element.bytes()).div_ceil(4);
             plan.saved = vec![top.with_shape(Shape::from([floats]))];
         }
         self.device = Some(device);
@@ -208,7 +236,8 @@ impl Run<Device> for Convolution {
             } else {
                 forward(queue, conv, (y, x, w, b), scratch)?;
             }
-            let b = Some(b).filter(|&b| b != DevicePtr::NULL && (library || !is_depthwise(conv)));
+            let own = device.is_own_depthwise(ConvolutionPass::Forward);
+            let b = Some(b).filter(|&b| b != DevicePtr::NULL && !own);
             if b.is_some() || self.relu {
                 device.outputs().affine(queue, y, y, None, b, self.relu)?;
             }

@@ -1,20 +1,16 @@
 //! Convolution in two dimensions on a device by our own kernels: a matrix product of the filters and patches of a bounded
 //! number of images at a time; without patches where a filter sees one element; depthwise convolution in kernels of its
-//! own. With channels last, one product for all those images.
+//! own ([`super::depthwise`]). With channels last, one product for all those images, or as many as there are groups at once.
 
 use lgm_core::{
     Arg, DeviceConvolution, DevicePtr, DeviceQueue, Element, Format, Gemm, Grid, Layout, Result, args, kernel,
 };
 
+use super::depthwise::{self, is_depthwise};
 use crate::on_device::{extent, product, row_grid};
 
 /// Elements that patches may have.
 const PATCHES: usize = 32 << 20;
-
-/// Whether every group has one channel and kernels of our own do that.
-pub(super) fn is_depthwise(c: &DeviceConvolution) -> bool {
-    c.groups == c.channels && !is_last(c)
-}
 
 /// Whether the channels are last.
 pub(super) fn is_last(c: &DeviceConvolution) -> bool {
@@ -76,7 +72,8 @@ fn geometry(c: &DeviceConvolution) -> Result<Vec<Arg>> {
     pairs.iter().flatten().map(|&n| extent(n).map(Arg::from)).collect()
 }
 
-fn launch(
+/// Runs a kernel whose last arguments are the geometry.
+pub(super) fn launch(
     queue: &dyn DeviceQueue,
     kernel: &'static str,
     grid: Grid,
@@ -130,20 +127,11 @@ pub(super) fn forward(
     (y, x, w, b): (DevicePtr, DevicePtr, DevicePtr, DevicePtr),
     scratch: DevicePtr,
 ) -> Result<()> {
+    if is_depthwise(c) {
+        return depthwise::forward(queue, c, (y, x, w, b));
+    }
     if is_last(c) {
         return forward_last(queue, c, (y, x, w), scratch);
-    }
-    if is_depthwise(c) {
-        let planes = c.batch * c.outputs;
-        let each = c.outputs / c.channels;
-        let own = args![y, x, w, b, extent(planes)?, extent(c.outputs)?, extent(each)?];
-        return launch(
-            queue,
-            kernel!(c.format.element, "conv_depthwise_forward"),
-            row_grid(planes, area(c.output)),
-            own,
-            c,
-        );
     }
     let (g, e) = (Group::of(c), c.format.element);
     let [per_x, per_y, per_patch] = elements_of_image(c);
@@ -172,19 +160,11 @@ pub(super) fn data(
     (dx, w, dy): (DevicePtr, DevicePtr, DevicePtr),
     scratch: DevicePtr,
 ) -> Result<()> {
+    if is_depthwise(c) {
+        return depthwise::data(queue, c, (dx, w, dy));
+    }
     if is_last(c) {
         return data_last(queue, c, (dx, w, dy), scratch);
-    }
-    if is_depthwise(c) {
-        let planes = c.batch * c.channels;
-        let own = args![dx, w, dy, extent(planes)?, extent(c.channels)?, extent(c.outputs / c.channels)?];
-        return launch(
-            queue,
-            kernel!(c.format.element, "conv_depthwise_data"),
-            row_grid(planes, area(c.input)),
-            own,
-            c,
-        );
     }
     let (g, e) = (Group::of(c), c.format.element);
     let [per_x, per_y, per_patch] = elements_of_image(c);
@@ -221,19 +201,11 @@ pub(super) fn filter(
     (dw, x, dy): (DevicePtr, DevicePtr, DevicePtr),
     scratch: DevicePtr,
 ) -> Result<()> {
+    if is_depthwise(c) {
+        return depthwise::filter(queue, c, (dw, x, dy), scratch);
+    }
     if is_last(c) {
         return filter_last(queue, c, (dw, x, dy), scratch);
-    }
-    if is_depthwise(c) {
-        let blocks = c.outputs * area(c.kernel);
-        let own = args![dw, x, dy, extent(c.batch)?, extent(c.outputs)?, extent(c.outputs / c.channels)?];
-        return launch(
-            queue,
-            kernel!(c.format.element, "conv_depthwise_filter"),
-            Grid::rows(blocks, Grid::THREADS),
-            own,
-            c,
-        );
     }
     let (g, e) = (Group::of(c), c.format.element);
     let [per_x, per_y, per_patch] = elements_of_image(c);
@@ -269,9 +241,28 @@ fn patches_last(
         return Ok(x);
     }
     let rows = n * area(c.output);
-    let own = args![scratch, x, extent(rows)?, extent(c.channels)?];
+    let own = args![scratch, x, extent(rows)?, extent(c.channels)?, extent(c.channels / c.groups)?];
     launch(queue, kernel!(c.format.element, "conv_patches_last"), row_grid(rows, taps(c)), own, c)?;
     Ok(scratch)
+}
+
+/// Extents and distances of the groups' products with channels last, of which all are made at once: a row of patches, or
+/// of what comes of them, holds group after group.
+struct Groups {
+    /// Outputs of a group, and elements of one of its filters.
+    outputs: usize,
+    taps: usize,
+    /// Elements of a row of patches.
+    row: usize,
+    /// From a group to the next: in the filters, in a row of patches, in an output.
+    steps: [usize; 3],
+}
+
+impl Groups {
+    fn of(c: &DeviceConvolution) -> Groups {
+        let Group { outputs, taps: of_group, .. } = Group::of(c);
+        Groups { outputs, taps: of_group, row: taps(c), steps: [outputs * of_group, of_group, outputs] }
+    }
 }
 
 /// y = patches · wᵀ.
@@ -281,14 +272,16 @@ fn forward_last(
     (y, x, w): (DevicePtr, DevicePtr, DevicePtr),
     scratch: DevicePtr,
 ) -> Result<()> {
-    let (k, e) = (taps(c), c.format.element);
+    let (g, e) = (Groups::of(c), c.format.element);
+    let [of_w, of_p, of_y] = g.steps;
     let [per_x, per_y, _] = elements_of_image(c);
     for (start, n) in runs(c) {
         let p = patches_last(queue, c, n, scratch, x.elements(start * per_x, e))?;
         let y = y.elements(start * per_y, e);
-        let extents = (n * area(c.output), c.outputs, k);
-        let gemm = product(extents, (p, k), (w, k), 0.0, (y, c.outputs));
-        queue.gemm(&Gemm { trans_b: true, factors: e, result: e, ..gemm })?;
+        let extents = (n * area(c.output), g.outputs, g.taps);
+        let gemm = product(extents, (p, g.row), (w, g.taps), 0.0, (y, c.outputs));
+        let batch = (c.groups, [of_p, of_w, of_y]);
+        queue.gemm(&Gemm { trans_b: true, batch, factors: e, result: e, ..gemm })?;
     }
     Ok(())
 }
@@ -300,18 +293,20 @@ fn data_last(
     (dx, w, dy): (DevicePtr, DevicePtr, DevicePtr),
     scratch: DevicePtr,
 ) -> Result<()> {
-    let (k, e) = (taps(c), c.format.element);
+    let (g, e) = (Groups::of(c), c.format.element);
+    let [of_w, of_p, of_y] = g.steps;
     let [per_x, per_y, _] = elements_of_image(c);
     for (start, n) in runs(c) {
         let dx = dx.elements(start * per_x, e);
         let dy = dy.elements(start * per_y, e);
         let p = if is_pointwise(c) { dx } else { scratch };
-        let extents = (n * area(c.output), k, c.outputs);
-        let gemm = product(extents, (dy, c.outputs), (w, k), 0.0, (p, k));
-        queue.gemm(&Gemm { factors: e, result: e, ..gemm })?;
+        let extents = (n * area(c.output), g.taps, g.outputs);
+        let gemm = product(extents, (dy, c.outputs), (w, g.taps), 0.0, (p, g.row));
+        let batch = (c.groups, [of_y, of_w, of_p]);
+        queue.gemm(&Gemm { batch, factors: e, result: e, ..gemm })?;
         if !is_pointwise(c) {
             let rows = n * area(c.input);
-            let own = args![dx, scratch, extent(rows)?, extent(c.channels)?];
+            let own = args![dx, scratch, extent(rows)?, extent(c.channels)?, extent(c.channels / c.groups)?];
             launch(queue, kernel!(e, "conv_unpatch_last"), row_grid(rows, c.channels), own, c)?;
         }
     }
@@ -325,14 +320,17 @@ fn filter_last(
     (dw, x, dy): (DevicePtr, DevicePtr, DevicePtr),
     scratch: DevicePtr,
 ) -> Result<()> {
-    let (k, e) = (taps(c), c.format.element);
+    let (g, e) = (Groups::of(c), c.format.element);
+    let [of_w, of_p, of_y] = g.steps;
     let [per_x, per_y, _] = elements_of_image(c);
     for (start, n) in runs(c) {
         let p = patches_last(queue, c, n, scratch, x.elements(start * per_x, e))?;
         let dy = dy.elements(start * per_y, e);
         let beta = if start == 0 && !adds_gradient(c) { 0.0 } else { 1.0 };
-        let gemm = product((c.outputs, k, n * area(c.output)), (dy, c.outputs), (p, k), beta, (dw, k));
-        queue.gemm(&Gemm { trans_a: true, factors: e, ..gemm })?;
+        let extents = (g.outputs, g.taps, n * area(c.output));
+        let gemm = product(extents, (dy, c.outputs), (p, g.row), beta, (dw, g.taps));
+        let batch = (c.groups, [of_y, of_p, of_w]);
+        queue.gemm(&Gemm { trans_a: true, batch, factors: e, ..gemm })?;
     }
     Ok(())
 }

@@ -101,6 +101,33 @@ fn class_by_class() {
     ]);
 }
 
+/// Groups of several channels and of one, with one output or more for each, in packs and not, in more positions than a
+/// chunk has, and for two bottoms.
+#[test]
+fn group_by_group() {
+    let conv = |fields: &str| layer("Convolution", &format!("convolution_param {{ {fields} }}"));
+    let pair = |fields: &str| {
+        let bottoms = "bottom: 'x' bottom: 'z' top: 'y' top: 'v'";
+        Case::new(format!("layer {{ name: 'l' type: 'Convolution' {bottoms} convolution_param {{ {fields} }} }}"))
+            .without_gradients()
+    };
+    checked(vec![
+        conv("num_output: 16 kernel_size: 3 pad: 1 stride: 2 group: 2").bottom([2, 8, 7, 6]),
+        conv("num_output: 32 kernel_size: 3 pad: 1 stride: 2 group: 4 bias_term: false").bottom([2, 16, 5, 9]),
+        conv("num_output: 12 kernel_size: 1 group: 4").bottom([3, 16, 5, 7]),
+        conv("num_output: 8 kernel_size: 3 pad: 1 group: 8").bottom([2, 8, 9, 7]),
+        conv("num_output: 16 kernel_size: 3 pad: 1 stride: 2 group: 8").bottom([2, 8, 9, 10]),
+        conv("num_output: 16 kernel_size: 3 pad: 2 dilation: 2 group: 16 bias_term: false").bottom([3, 16, 11, 13]),
+        conv("num_output: 33 kernel_size: 3 pad: 1 group: 33").bottom([2, 33, 6, 5]),
+        conv("num_output: 320 kernel_size: 5 pad: 2 stride: 3 group: 320").bottom([1, 320, 7, 8]),
+        conv("num_output: 24 kernel_size: 1 group: 24").bottom([2, 24, 5, 5]),
+        conv("num_output: 16 kernel_size: 3 pad: 1 group: 16").bottom([40, 16, 16, 17]),
+        conv("num_output: 1 kernel_size: 3 pad: 1 group: 1").bottom([2, 1, 6, 5]),
+        pair("num_output: 16 kernel_size: 3 pad: 1 group: 16").bottom([2, 16, 5, 6]).bottom([2, 16, 5, 6]),
+        pair("num_output: 16 kernel_size: 3 pad: 1 group: 4").bottom([2, 8, 5, 6]).bottom([2, 8, 5, 6]),
+    ]);
+}
+
 #[test]
 fn window_by_window() {
     let conv = |fields: &str| layer("Convolution", &format!("convolution_param {{ {fields} }}"));

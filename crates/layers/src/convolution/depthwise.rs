@@ -1,0 +1,109 @@
+//! Depthwise convolution, of as many groups as channels, by kernels of its own, which take the filters in single precision:
+//! as the parameter has them, or, with channels last, tap by tap, so that neighbouring threads read neighbouring numbers.
+
+use lgm_core::{DeviceConvolution, DevicePtr, DeviceQueue, Element, Format, Grid, Layout, Result, args, kernel};
+
+use super::own::{area, is_last, launch};
+use crate::on_device::{BLOCKS, TOGETHER, convert, extent, row_grid};
+
+/// Neighbouring positions that a thread takes, and taps that a block does: STRIP and SET of `kernels/convolution.cu`.
+const STRIP: usize = 4;
+const SET: usize = 3;
+/// Positions that are worth a thread.
+const WORTH: usize = 8;
+
+/// Whether every group has one channel.
+pub(super) fn is_depthwise(c: &DeviceConvolution) -> bool {
+    c.groups == c.channels
+}
+
+/// Outputs of a channel.
+fn each(c: &DeviceConvolution) -> usize {
+    c.outputs / c.channels
+}
+
+/// What the channels are taken in: packs of 16 bytes where each has one output and they divide them.
+fn packs(c: &DeviceConvolution) -> usize {
+    let pack = 16 / c.format.element.bytes();
+    if each(c) == 1 && c.channels.is_multiple_of(pack) { c.channels / pack } else { c.outputs }
+}
+
+/// The filters tap by tap.
+pub(super) fn turn(queue: &dyn DeviceQueue, c: &DeviceConvolution, made: DevicePtr, w: DevicePtr) -> Result<()> {
+    let last = Format { element: Element::F32, layout: Layout::ChannelsLast };
+    convert(queue, (made, last), (w, Format::PLAIN), [1, c.outputs, area(c.kernel)], false)
+}
+
+/// y = w ∗ x + b.
+pub(super) fn forward(
+    queue: &dyn DeviceQueue,
+    c: &DeviceConvolution,
+    (y, x, w, b): (DevicePtr, DevicePtr, DevicePtr, DevicePtr),
+) -> Result<()> {
+    let (outputs, each, e) = (extent(c.outputs)?, extent(each(c))?, c.format.element);
+    if is_last(c) {
+        let rows = c.batch * c.output[0] * c.output[1].div_ceil(STRIP);
+        let own = args![y, x, w, b, extent(rows)?, outputs, each];
+        return launch(queue, kernel!(e, "conv_depthwise_forward_last"), row_grid(rows, packs(c)), own, c);
+    }
+    let planes = c.batch * c.outputs;
+    let own = args![y, x, w, b, extent(planes)?, outputs, each];
+    launch(queue, kernel!(e, "conv_depthwise_forward"), row_grid(planes, area(c.output)), own, c)
+}
+
+/// dx: what every tap saw of dy, gathered.
+pub(super) fn data(
+    queue: &dyn DeviceQueue,
+    c: &DeviceConvolution,
+    (dx, w, dy): (DevicePtr, DevicePtr, DevicePtr),
+) -> Result<()> {
+    let (channels, of_each, e) = (extent(c.channels)?, extent(each(c))?, c.format.element);
+    if is_last(c) {
+        let rows = c.batch * c.input[0] * c.input[1].div_ceil(STRIP);
+        let own = args![dx, w, dy, extent(rows)?, channels, of_each];
+        // A thread takes all outputs of a channel.
+        let width = packs(c).min(c.channels);
+        return launch(queue, kernel!(e, "conv_depthwise_data_last"), row_grid(rows, width), own, c);
+    }
+    let planes = c.batch * c.channels;
+    let own = args![dx, w, dy, extent(planes)?, channels, of_each];
+    launch(queue, kernel!(e, "conv_depthwise_data"), row_grid(planes, area(c.input)), own, c)
+}
+
+/// The grid of the filter gradient's first step with channels last; it follows from the shape and the format alone.
+fn partials(c: &DeviceConvolution) -> Grid {
+    let packs = packs(c).max(1);
+    let across = packs.div_ceil(packs.div_ceil(TOGETHER));
+    let down = Grid::THREADS as usize / across;
+    let columns = packs.div_ceil(across) * area(c.kernel).div_ceil(SET);
+    let worth = (c.batch * area(c.output)).div_ceil(down * WORTH);
+    let chunks = BLOCKS.div_ceil(columns).min(worth).max(1);
+    Grid { blocks: [columns as u32, chunks as u32, 1], threads: [across as u32, down as u32, 1] }
+}
+
+/// Floats that [`filter`] takes of scratch.
+pub(super) fn filter_scratch(c: &DeviceConvolution) -> usize {
+    if is_last(c) { partials(c).blocks[1] as usize * area(c.kernel) * c.outputs } else { 0 }
+}
+
+/// dw += the filters' gradient, in single precision and axis by axis.
+pub(super) fn filter(
+    queue: &dyn DeviceQueue,
+    c: &DeviceConvolution,
+    (dw, x, dy): (DevicePtr, DevicePtr, DevicePtr),
+    scratch: DevicePtr,
+) -> Result<()> {
+    let (batch, outputs, each, e) = (extent(c.batch)?, extent(c.outputs)?, extent(each(c))?, c.format.element);
+    let filters = c.outputs * area(c.kernel);
+    if !is_last(c) {
+        let own = args![dw, x, dy, batch, outputs, each];
+        return launch(queue, kernel!(e, "conv_depthwise_filter"), Grid::rows(filters, Grid::THREADS), own, c);
+    }
+    extent(c.batch * area(c.output))?;
+    let grid = partials(c);
+    let own = args![scratch, x, dy, batch, outputs, each];
+    launch(queue, kernel!(e, "conv_depthwise_partials_last"), grid, own, c)?;
+    let chunks = grid.blocks[1];
+    let finish = Grid::rows(extent(filters)?.div_ceil(32) as usize, (32 * chunks).min(1024));
+    queue.launch("conv_depthwise_finish", finish, args![dw, scratch, chunks, outputs, extent(area(c.kernel))?])
+}
