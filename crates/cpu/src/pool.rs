@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use crate::kernel::{Kernel, micro, vectorized};
 use crate::scratch::Scratch;
-use crate::{Float, for_each_part, for_each_part_of, for_each_row};
+use crate::{BLOCK, Float, for_each_part, for_each_part_of, for_each_row};
 
 /// Planes whose maxima are found together.
 const LANES: usize = 16;
@@ -100,6 +100,16 @@ impl PoolGeometry {
         ((i + 1).saturating_sub(self.kernel[d]).div_ceil(stride)).min(end)..end
     }
 
+    /// Whether windows of 2 × 2 cover the input once, without a gap.
+    fn is_in_squares(&self) -> bool {
+        (self.kernel, self.stride, self.pad) == ([2, 2], [2, 2], [0, 0]) && self.input == self.output.map(|n| 2 * n)
+    }
+
+    /// Where each window of a row begins, for [`is_in_squares`](Self::is_in_squares).
+    fn square_columns<T: Float>(&self) -> SmallVec<[T; 64]> {
+        (0..self.output[1]).map(|j| T::of(2.0 * j as f64)).collect()
+    }
+
     /// Elements of a window, padding included; 1 at least along each axis for a window beyond the input, whose mean is 0.
     fn padded_area<T: Float>(&self, window: [usize; 2]) -> T {
         let end = |d: usize| self.input[d] + 2 * self.pad[d];
@@ -126,6 +136,14 @@ impl PoolGeometry {
             }
         };
         assert_eq!(index.len(), y.len());
+        if self.is_in_squares() {
+            let columns = self.square_columns();
+            return for_each_part_of([y, index], out * (BLOCK / area).max(1), |group, [y, index]| {
+                let planes = y.chunks_exact_mut(out).zip(index.chunks_exact_mut(out));
+                let x = &x[group * (BLOCK / area).max(1) * area..];
+                planes.zip(x.chunks_exact(area)).for_each(|((y, index), x)| largest_of_squares(x, &columns, y, index));
+            });
+        }
         for_each_part_of([y, index], LANES * out, |group, [y, index]| {
             let x = &x[group * LANES * area..][..y.len() / out * area];
             match self.kernel {
@@ -143,10 +161,14 @@ impl PoolGeometry {
     pub fn max_backward<T: Float>(&self, dy: &[T], index: &[T], dx: &mut [T]) {
         let (area, out) = (self.input_area(), self.output_area());
         assert!(dx.len() / area.max(1) == dy.len() / out.max(1) && index.len() == dy.len());
-        for_each_row(dx, area, |plane, dx| {
+        let plane = |n: usize| (&dy[n * out..(n + 1) * out], &index[n * out..(n + 1) * out]);
+        if self.is_in_squares() {
+            let columns = self.square_columns();
+            return for_each_row(dx, area, |n, dx| pass_to_squares(plane(n).0, plane(n).1, &columns, dx));
+        }
+        for_each_row(dx, area, |n, dx| {
             dx.fill(T::zero());
-            let range = plane * out..(plane + 1) * out;
-            add_at(&dy[range.clone()], &index[range], dx);
+            add_at(plane(n).0, plane(n).1, dx);
         });
     }
 
@@ -384,6 +406,56 @@ vectorized! {
             (0..LANES).for_each(|l| add(dy[l], at[l]));
         }
         last_dy.iter().zip(last).for_each(|(&dy, &i)| add(dy, whole_number(i)));
+    }
+}
+
+vectorized! {
+    /// What [`largest`] finds, in a plane that windows of 2 × 2 cover without a gap; `columns` is where each window of a row
+    /// begins.
+    fn largest_of_squares[T: Float](x: &[T], columns: &[T], y: &mut [T], index: &mut [T]) {
+        let (wide, width) = (columns.len(), 2 * columns.len());
+        let down = T::of(width as f64);
+        for (i, rows) in x.chunks_exact(2 * width).enumerate() {
+            let (upper, lower) = rows.split_at(width);
+            let begins = T::of((2 * i * width) as f64);
+            let found = y[i * wide..][..wide].iter_mut().zip(&mut index[i * wide..][..wide]);
+            let squares = upper.as_chunks::<2>().0.iter().zip(lower.as_chunks::<2>().0);
+            for (((y, index), (upper, lower)), &column) in found.zip(squares).zip(columns) {
+                let at = begins + column;
+                let (mut value, mut place) = (T::of(-f32::MAX as f64), -T::one());
+                for (v, here) in [
+                    (upper[0], at),
+                    (upper[1], at + T::one()),
+                    (lower[0], at + down),
+                    (lower[1], at + down + T::one()),
+                ] {
+                    let above = v > value;
+                    (value, place) = (if above { v } else { value }, if above { here } else { place });
+                }
+                (*y, *index) = (value, place);
+            }
+        }
+    }
+}
+
+vectorized! {
+    /// dx of a plane that windows of 2 × 2 cover without a gap: each element of dy at its index, and 0 elsewhere. `columns`
+    /// is where each window of a row begins.
+    fn pass_to_squares[T: Float](dy: &[T], index: &[T], columns: &[T], dx: &mut [T]) {
+        let (wide, width) = (columns.len(), 2 * columns.len());
+        let down = T::of(width as f64);
+        for (i, rows) in dx.chunks_exact_mut(2 * width).enumerate() {
+            let (upper, lower) = rows.split_at_mut(width);
+            let begins = T::of((2 * i * width) as f64);
+            let (dy, index) = (&dy[i * wide..][..wide], &index[i * wide..][..wide]);
+            let squares = upper.as_chunks_mut::<2>().0.iter_mut().zip(lower.as_chunks_mut::<2>().0);
+            for ((((upper, lower), &dy), &index), &column) in squares.zip(dy).zip(index).zip(columns) {
+                let at = index - begins - column;
+                let passed = |to: T| if at == to { dy } else { T::zero() };
+                *upper = [passed(T::zero()), passed(T::one())];
+                *lower = [passed(down), passed(down + T::one())];
+            }
+        }
     }
 }
 
