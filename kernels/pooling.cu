@@ -631,7 +631,7 @@ KERNELS(pool_average_backward_pairs, pool_average_backward_pairs_bf16,
 // x, and 256 / lanes threads share the positions of each pack.
 
 // As many positions as are on their way together.
-#define AHEAD 4u
+#define WINDOW_AHEAD 4u
 
 template <u32 N, typename T>
 DEVICE void whole_means_last(T* y, const T* x, u32 images, u32 area, u32 channels, u32 lanes, float* exchange) {
@@ -641,14 +641,14 @@ DEVICE void whole_means_last(T* y, const T* x, u32 images, u32 area, u32 channel
     for (u32 image = blockIdx.y; image < images; image += gridDim.y) {
         const T* from = x + ((i64)image * area * channels + (i64)pack * N);
         Total<T, N> total;
-        for (u32 q = group; q < area && pack < packs; q += AHEAD * groups) {
-            typename P::Raw raw[AHEAD];
+        for (u32 q = group; q < area && pack < packs; q += WINDOW_AHEAD * groups) {
+            typename P::Raw raw[WINDOW_AHEAD];
 #pragma unroll
-            for (u32 s = 0; s < AHEAD; ++s) {
+            for (u32 s = 0; s < WINDOW_AHEAD; ++s) {
                 raw[s] = P::raw(from + (i64)(q + s * groups < area ? q + s * groups : q) * channels);
             }
 #pragma unroll
-            for (u32 s = 0; s < AHEAD; ++s) {
+            for (u32 s = 0; s < WINDOW_AHEAD; ++s) {
                 keep<T, N>(raw[s], q + s * groups < area, 0);
                 total.take(raw[s], 0);
             }
