@@ -29,15 +29,7 @@ impl Philox {
     /// Four random words for `counter`.
     #[inline]
     pub fn at(&self, counter: u64) -> [u32; 4] {
-        let mut c = [counter as u32, (counter >> 32) as u32, self.stream as u32, (self.stream >> 32) as u32];
-        let mut k = self.key;
-        for _ in 0..10 {
-            let p0 = 0xD251_1F53u64 * c[0] as u64;
-            let p1 = 0xCD9E_8D57u64 * c[2] as u64;
-            c = [(p1 >> 32) as u32 ^ c[1] ^ k[0], p1 as u32, (p0 >> 32) as u32 ^ c[3] ^ k[1], p0 as u32];
-            k = [k[0].wrapping_add(0x9E37_79B9), k[1].wrapping_add(0xBB67_AE85)];
-        }
-        c
+        self.at_each::<1>(counter)[0]
     }
 
     /// The words of `N` counters from `first` on, side by side so that the compiler makes vectors of them: lanes hold 32
