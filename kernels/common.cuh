@@ -235,28 +235,41 @@ template <typename T, int IN> DEVICE bool all_aligned(const T* const (&x)[IN]) {
     return all;
 }
 
-// y = f(of, channel among them, the elements of IN blobs); y may be one of them. Rows and positions as for CHANNEL.
-template <u32 V, typename T, int IN, typename Of, typename F>
-DEVICE void channel_map_by(T* y, const T* const (&x)[IN], u32 rows, u32 width, u32 channels, Of of, F f) {
-    const u32 packs = width / V, first = blockIdx.x * blockDim.x + threadIdx.x, across = gridDim.x * blockDim.x;
-    const u32 top = blockIdx.y * blockDim.y + threadIdx.y, down = gridDim.y * blockDim.y;
-    typename Pack<T, V>::Raw raw[AHEAD][IN];
-    const auto read = [&](u32 u, u32 row, u32 p) {
+// A pack of each of IN blobs, at the same place.
+template <u32 V, typename T, int IN> struct Packs {
+    typename Pack<T, V>::Raw raw[IN];
+
+    __device__ __forceinline__ void read(const T* const (&x)[IN], i64 at) {
 #pragma unroll
-        for (int i = 0; i < IN; ++i) raw[u][i] = Pack<T, V>::raw(x[i] + (i64)row * width + p * V);
-    };
-    const auto write = [&](u32 u, u32 row, u32 p, const auto& mine, bool apart) {
+        for (int i = 0; i < IN; ++i) raw[i] = Pack<T, V>::raw(x[i] + at);
+    }
+
+    // What f(k, the elements in place k) gives for every place.
+    template <typename F> __device__ __forceinline__ Pack<T, V> map(F f) const {
         Pack<T, V> in[IN], out;
 #pragma unroll
-        for (int i = 0; i < IN; ++i) in[i].set(raw[u][i]);
+        for (int i = 0; i < IN; ++i) in[i].set(raw[i]);
 #pragma unroll
         for (u32 k = 0; k < V; ++k) {
             float e[IN];
 #pragma unroll
             for (int i = 0; i < IN; ++i) e[i] = in[i].v[k];
-            out.v[k] = f(mine, apart ? k : 0, e);
+            out.v[k] = f(k, e);
         }
-        out.write(y + (i64)row * width + p * V);
+        return out;
+    }
+};
+
+// y = f(of, channel among them, the elements of IN blobs); y may be one of them. Rows and positions as for CHANNEL.
+template <u32 V, typename T, int IN, typename Of, typename F>
+DEVICE void channel_map_by(T* y, const T* const (&x)[IN], u32 rows, u32 width, u32 channels, Of of, F f) {
+    const u32 packs = width / V, first = blockIdx.x * blockDim.x + threadIdx.x, across = gridDim.x * blockDim.x;
+    const u32 top = blockIdx.y * blockDim.y + threadIdx.y, down = gridDim.y * blockDim.y;
+    Packs<V, T, IN> packed[AHEAD];
+    const auto read = [&](u32 u, u32 row, u32 p) { packed[u].read(x, (i64)row * width + p * V); };
+    const auto write = [&](u32 u, u32 row, u32 p, const auto& mine, bool apart) {
+        packed[u].map([&](u32 k, const float* e) { return f(mine, apart ? k : 0, e); })
+            .write(y + (i64)row * width + p * V);
     };
     if (channels == 0) {
         for (u32 p = first; p < packs; p += across) {
@@ -328,6 +341,22 @@ struct Chunk {
     }
 };
 
+// to[c] = the sum down a block's columns of threads of what `of(v)` gives each, for channels c from base * V on, V to a
+// column, that are less than `channels`. `exchange` is 256 V floats of shared memory, free again when this returns.
+template <u32 V, typename Of> DEVICE void add_columns(float* to, u32 base, u32 channels, float* exchange, Of of) {
+    const u32 threads = blockDim.x * blockDim.y, me = threadIdx.y * blockDim.x + threadIdx.x;
+#pragma unroll
+    for (u32 v = 0; v < V; ++v) exchange[v * 256 + me] = of(v);
+    __syncthreads();
+    for (u32 j = me; j < V * blockDim.x; j += threads) {
+        const u32 c = base * V + j;
+        float sum = 0;
+        for (u32 g = 0; g < blockDim.y; ++g) sum += exchange[j % V * 256 + g * blockDim.x + j / V];
+        if (c < channels) to[c] = sum;
+    }
+    __syncthreads();
+}
+
 template <u32 V, int K, typename T, int IN, typename Of, typename F>
 DEVICE void channel_partials_by(
     float* partial, T* y, const T* const (&x)[IN], u32 outer, u32 channels, u32 inner, float* exchange, Of of, F term
@@ -336,22 +365,12 @@ DEVICE void channel_partials_by(
     const i64 step = (i64)chunks * channels;
     const Chunk chunk(blockIdx.y, chunks, outer, inner);
     float* to = partial + (i64)blockIdx.y * channels;
-    typename Pack<T, V>::Raw raw[AHEAD][IN];
-    const auto read = [&](u32 u, i64 at) {
-#pragma unroll
-        for (int i = 0; i < IN; ++i) raw[u][i] = Pack<T, V>::raw(x[i] + at);
-    };
+    Packs<V, T, IN> packed[AHEAD];
+    const auto read = [&](u32 u, i64 at) { packed[u].read(x, at); };
     const auto add = [&](u32 u, i64 at, const auto& mine, bool apart, float (*sums)[K]) {
-        Pack<T, V> in[IN], out;
-#pragma unroll
-        for (int i = 0; i < IN; ++i) in[i].set(raw[u][i]);
-#pragma unroll
-        for (u32 k = 0; k < V; ++k) {
-            float e[IN];
-#pragma unroll
-            for (int i = 0; i < IN; ++i) e[i] = in[i].v[k];
-            out.v[k] = term(mine, apart ? k : 0, e, sums[apart ? k : 0]);
-        }
+        const Pack<T, V> out = packed[u].map([&](u32 k, const float* e) {
+            return term(mine, apart ? k : 0, e, sums[apart ? k : 0]);
+        });
         if (y) out.write(y + at);
     };
     if (inner == 1) {
@@ -381,16 +400,7 @@ DEVICE void channel_partials_by(
             }
 #pragma unroll
             for (int k = 0; k < K; ++k) {
-#pragma unroll
-                for (u32 v = 0; v < V; ++v) exchange[v * 256 + me] = sums[v][k];
-                __syncthreads();
-                for (u32 j = me; j < V * blockDim.x; j += threads) {
-                    const u32 c = (base + j / V) * V + j % V;
-                    float sum = 0;
-                    for (u32 g = 0; g < blockDim.y; ++g) sum += exchange[j % V * 256 + g * blockDim.x + j / V];
-                    if (c < channels) to[k * step + c] = sum;
-                }
-                __syncthreads();
+                add_columns<V>(to + k * step, base, channels, exchange, [&](u32 v) { return sums[v][k]; });
             }
         }
         return;

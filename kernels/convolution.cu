@@ -299,7 +299,6 @@ DEVICE void depthwise_partials_last_by(
 ) {
     const u32 taps = kernel_h * kernel_w, sets = (taps + SET - 1) / SET, tap = blockIdx.x % sets * SET;
     const u32 packs = outputs / V, channels = outputs / each, area = down * across;
-    const u32 threads = blockDim.x * blockDim.y, me = threadIdx.y * blockDim.x + threadIdx.x;
     const Chunk chunk(blockIdx.y, gridDim.y, batch, area);
     float* to = partial + (i64)blockIdx.y * taps * outputs;
     int top[SET], left[SET];
@@ -343,16 +342,8 @@ DEVICE void depthwise_partials_last_by(
 #pragma unroll
         for (u32 t = 0; t < SET; ++t) {
             if (tap + t >= taps) break;
-#pragma unroll
-            for (u32 v = 0; v < V; ++v) exchange[v * 256 + me] = sums[t][v];
-            __syncthreads();
-            for (u32 j = me; j < V * blockDim.x; j += threads) {
-                const u32 output = base * V + j;
-                float sum = 0;
-                for (u32 g = 0; g < blockDim.y; ++g) sum += exchange[j % V * 256 + g * blockDim.x + j / V];
-                if (output < outputs) to[(i64)(tap + t) * outputs + output] = sum;
-            }
-            __syncthreads();
+            add_columns<V>(
+                to + (i64)(tap + t) * outputs, base, outputs, exchange, [&](u32 v) { return sums[t][v]; });
         }
     }
 }

@@ -137,10 +137,10 @@ impl PoolGeometry {
         };
         assert_eq!(index.len(), y.len());
         if self.is_in_squares() {
-            let columns = self.square_columns();
-            return for_each_part_of([y, index], out * (BLOCK / area).max(1), |group, [y, index]| {
+            let (columns, at_once) = (self.square_columns(), (BLOCK / area).max(1));
+            return for_each_part_of([y, index], out * at_once, |group, [y, index]| {
                 let planes = y.chunks_exact_mut(out).zip(index.chunks_exact_mut(out));
-                let x = &x[group * (BLOCK / area).max(1) * area..];
+                let x = &x[group * at_once * area..];
                 planes.zip(x.chunks_exact(area)).for_each(|((y, index), x)| largest_of_squares(x, &columns, y, index));
             });
         }
