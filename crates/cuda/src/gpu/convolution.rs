@@ -30,7 +30,7 @@ pub(crate) struct Convolutions {
 }
 
 struct State {
-    handle: Handle,
+    handle: Handle<cudnn::cudnnContext>,
     choices: HashMap<(DeviceConvolution, ConvolutionPass), Option<Choice>>,
 }
 
@@ -51,10 +51,10 @@ impl Convolutions {
         let all = Convolutions { context: context.clone(), api: Arc::new(api), precision, benchmark, state };
         let mut handle = Handle::NULL;
         // SAFETY, of both calls: types are the header's, pointers and handles are live.
-        check(&all.api, "cudnnCreate", unsafe { (all.api.cudnnCreate)(&mut handle) })?;
+        check(&all.api, "cudnnCreate", unsafe { (all.api.cudnnCreate)(&mut handle.0) })?;
         all.state.lock().unwrap_or_else(PoisonError::into_inner).handle = handle;
         let stream = context.stream(Stream::Compute);
-        check(&all.api, "cudnnSetStream", unsafe { (all.api.cudnnSetStream)(handle, stream) })?;
+        check(&all.api, "cudnnSetStream", unsafe { (all.api.cudnnSetStream)(handle.0, stream) })?;
         Ok(all)
     }
 
@@ -67,7 +67,7 @@ impl Convolutions {
         self.context.make_current()?;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if !state.choices.contains_key(&(*conv, pass)) {
-            let choice = self.choose(state.handle, conv, pass)?;
+            let choice = self.choose(state.handle.0, conv, pass)?;
             state.choices.insert((*conv, pass), choice);
         }
         let choice = state.choices.get(&(*conv, pass));
@@ -80,7 +80,7 @@ impl Convolutions {
     ///
     /// # Errors
     /// When the device fails.
-    fn choose(&self, handle: Handle, conv: &DeviceConvolution, pass: ConvolutionPass) -> Result<Option<Choice>> {
+    fn choose(&self, handle: cudnnHandle_t, conv: &DeviceConvolution, pass: ConvolutionPass) -> Result<Option<Choice>> {
         let Some(geometry) = Geometry::of(conv) else { return Ok(None) };
         let precision = match conv.format.element {
             Element::F32 => self.precision.of_product(conv.multiply_adds()),
@@ -127,7 +127,7 @@ impl Convolutions {
     /// When cuDNN knows none.
     fn propose(
         &self,
-        handle: Handle,
+        handle: cudnnHandle_t,
         descriptors: &Descriptors,
         pass: ConvolutionPass,
         precision: Precision,
@@ -150,7 +150,7 @@ impl Convolutions {
         let mut count = 0;
         // SAFETY: the list has as many places as said; the descriptors are live.
         let status = unsafe {
-            get(handle, first, second, descriptors.conv, result, found.len() as c_int, &mut count, found.as_mut_ptr())
+            get(handle, first, second, descriptors.conv.0, result, found.len() as c_int, &mut count, found.as_mut_ptr())
         };
         check(&self.api, "cudnnGetConvolution…Algorithm_v7", status)?;
         let count = usize::try_from(count).unwrap_or(0).min(found.len());
@@ -160,7 +160,7 @@ impl Convolutions {
             if descriptors.set_math(way.math).is_err() {
                 return false;
             }
-            let (conv, algorithm) = (descriptors.conv, way.algorithm);
+            let (conv, algorithm) = (descriptors.conv.0, way.algorithm);
             // SAFETY: the pointer is to a live integer; the descriptors are live.
             let status = unsafe { size(handle, first, second, conv, result, algorithm, &mut way.workspace) };
             status == CUDNN_STATUS_SUCCESS && way.workspace <= limit
@@ -174,7 +174,7 @@ impl Convolutions {
     /// When the device fails.
     fn attempt(
         &self,
-        handle: Handle,
+        handle: cudnnHandle_t,
         descriptors: &Descriptors,
         (conv, pass): (&DeviceConvolution, ConvolutionPass),
         way: Way,
@@ -216,7 +216,7 @@ impl Convolutions {
     #[allow(clippy::too_many_arguments)]
     fn call(
         &self,
-        handle: Handle,
+        handle: cudnnHandle_t,
         descriptors: &Descriptors,
         (conv, pass): (&DeviceConvolution, ConvolutionPass),
         algorithm: c_int,
@@ -244,7 +244,7 @@ impl Convolutions {
                 at(first),
                 d_second,
                 at(second),
-                descriptors.conv,
+                descriptors.conv.0,
                 algorithm,
                 at(workspace).cast_mut(),
                 bytes,
@@ -270,7 +270,7 @@ impl Convolutions {
     ) -> Result<()> {
         self.context.make_current()?;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let handle = state.handle;
+        let handle = state.handle.0;
         let unplanned = || Error::internal(format!("{pass:?} of {conv:?} was not planned with cuDNN"));
         let choice = state.choices.get_mut(&(*conv, pass)).and_then(Option::as_mut).ok_or_else(unplanned)?;
         loop {
@@ -296,9 +296,9 @@ impl Convolutions {
 impl Drop for Convolutions {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if state.handle != Handle::NULL && self.context.make_current().is_ok() {
+        if !state.handle.is_null() && self.context.make_current().is_ok() {
             // SAFETY: the handle is alive and not used again.
-            unsafe { (self.api.cudnnDestroy)(state.handle) };
+            unsafe { (self.api.cudnnDestroy)(state.handle.0) };
         }
     }
 }

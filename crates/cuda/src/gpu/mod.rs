@@ -17,9 +17,6 @@ pub mod ptxas;
 mod staging;
 mod ways;
 
-#[cfg(test)]
-mod abi;
-
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -32,6 +29,7 @@ use convolution::Convolutions;
 use module::Kernels;
 use staging::Staging;
 
+pub(crate) use api::{Api, ListingApi};
 pub use cache::KernelCache;
 pub use event::Event;
 pub use feed::Feed;
@@ -214,7 +212,7 @@ impl Cuda {
         }
     }
 
-    fn stop(&self) -> Result<api::Handle> {
+    fn stop(&self) -> Result<api::CUgraph> {
         if !self.recording.swap(false, Ordering::AcqRel) {
             return Err(Error::internal("a recording ended that had not begun"));
         }
