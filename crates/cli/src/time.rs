@@ -62,7 +62,8 @@ fn iterations(args: &TimeArgs, solver: &Path) -> anyhow::Result<()> {
     solver.net().finish()?;
     info!("{}", memory(solver.net()));
     report_conversions(solver.net());
-    peak(gpu.as_deref(), before)?;
+    let histories = lgm_solver::histories(solver.param().r#type());
+    peak(gpu.as_deref(), before, solver.net(), histories)?;
     let peaks = gpu.as_ref().and_then(ceilings);
     info!("*** Benchmark begins ***");
     info!("Testing for {} iterations.", args.iterations);
@@ -104,6 +105,7 @@ fn stream(args: &TimeArgs, solver: &mut Solver, peaks: Option<&Peaks>) -> anyhow
     if let Some(peaks) = peaks {
         report_floor(solver, peaks, average);
     }
+    report_convolutions(solver.net());
     info!("Total Time: {} ms.", six_digits(total));
     info!("*** Benchmark ends ***");
     Ok(())
@@ -149,18 +151,31 @@ fn report_conversions(net: &Net) {
     }
 }
 
+/// What makes the convolutions of a net on a GPU, if it has any.
+pub fn report_convolutions(net: &Net) {
+    if let Some(made) = net.convolutions().filter(|made| made.count() > 0) {
+        info!("Convolutions of a forward and a backward pass: {made}.");
+    }
+}
+
 /// Bytes free on a GPU.
 fn free(gpu: Option<&dyn Gpu>) -> lgm_core::Result<u64> {
     gpu.map_or(Ok(0), |gpu| Ok(gpu.free_bytes()?.0))
 }
 
-/// Says what a run takes of a GPU that had so much free before it. Nothing is given back while it lasts, so what is taken
-/// after the first passes is its peak.
-fn peak(gpu: Option<&dyn Gpu>, before: u64) -> lgm_core::Result<()> {
+/// Says what a run takes of a GPU that had so much free before it, and which part of it libraries do: all but the net with
+/// so many histories. Nothing is given back while it lasts, so what is taken after the first passes is its peak.
+fn peak(gpu: Option<&dyn Gpu>, before: u64, net: &Net, histories: usize) -> lgm_core::Result<()> {
     let Some(gpu) = gpu else { return Ok(()) };
     let (free, total) = gpu.free_bytes()?;
-    let taken = in_units(before.saturating_sub(free));
-    info!("Peak on {}: {taken} taken, {} of {} free.", gpu.label(), in_units(free), in_units(total));
+    let taken = before.saturating_sub(free);
+    let own = net.device_memory().map_or(0, |memory| memory.total(histories) as u64);
+    let libraries = in_units(taken.saturating_sub(own));
+    let (taken, free, total) = (in_units(taken), in_units(free), in_units(total));
+    info!(
+        "Peak on {}: {taken} taken, {libraries} of it by libraries and recordings, {free} of {total} free.",
+        gpu.label()
+    );
     Ok(())
 }
 
@@ -195,7 +210,7 @@ fn layers(args: &TimeArgs, model: &Path) -> anyhow::Result<()> {
     net.backward(&step)?;
     info!("{}", memory(&net));
     report_conversions(&net);
-    peak(gpu.as_deref(), before)?;
+    peak(gpu.as_deref(), before, &net, 0)?;
     let peaks = match &gpu {
         Some(gpu) => ceilings(gpu),
         None => {
@@ -234,6 +249,7 @@ fn layers(args: &TimeArgs, model: &Path) -> anyhow::Result<()> {
     info!("Average Forward pass: {} ms.", sum(&times.forward));
     info!("Average Backward pass: {} ms.", sum(&times.backward));
     info!("Average Forward-Backward: {} ms.", six_digits(total / n));
+    report_convolutions(&net);
     info!("Total Time: {} ms.", six_digits(total));
     info!("*** Benchmark ends ***");
     Ok(())

@@ -32,15 +32,21 @@ pub(super) struct Way {
     pub(super) workspace: usize,
 }
 
-impl fmt::Display for Way {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Way {
+    /// What tells it from others for the same pass.
+    pub(super) fn name(&self) -> String {
         let math = match self.math {
             CUDNN_FMA_MATH => "fused multiply-adds",
             CUDNN_TENSOR_OP_MATH => "tensor cores",
             _ => "the default mathematics",
         };
-        let workspace = bytes_text(self.workspace as u64);
-        write!(f, "algorithm {} by {math} with {workspace} of workspace", self.algorithm)
+        format!("algorithm {} by {math}", self.algorithm)
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} with {} of workspace", self.name(), bytes_text(self.workspace as u64))
     }
 }
 
