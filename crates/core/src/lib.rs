@@ -13,7 +13,8 @@ mod shape;
 pub mod space;
 
 pub use device::{
-    Arg, ConvolutionPass, Device, DeviceConvolution, DevicePtr, DeviceQueue, Fault, Gemm, Grid, Maker, PreparedConvolution,
+    Arg, ConvolutionPass, Device, DeviceConvolution, DevicePtr, DeviceQueue, Fault, Gemm, Grid, Maker,
+    PreparedConvolution,
 };
 pub use dtype::{DType, Float};
 pub use error::{Error, Position, Result, nearest};
