@@ -199,6 +199,11 @@ pub enum ConvolutionPass {
     Filter,
 }
 
+impl ConvolutionPass {
+    /// All three.
+    pub const ALL: [ConvolutionPass; 3] = [ConvolutionPass::Forward, ConvolutionPass::Data, ConvolutionPass::Filter];
+}
+
 /// What runs a device's work in order.
 ///
 /// Nothing here waits for the device but [`DeviceQueue::finish`] and the copies that reach host memory. Whatever a layer

@@ -185,7 +185,7 @@ impl Run<Device> for Convolution {
         let conv = DeviceConvolution { format: plan.formats.top(0), ..planar };
         let mut library = [false; 3];
         let mut floats = 0;
-        for pass in [ConvolutionPass::Forward, ConvolutionPass::Data, ConvolutionPass::Filter] {
+        for pass in ConvolutionPass::ALL {
             let patches = images(&conv) * taps(&conv) * area(conv.output);
             let own = || match pass {
                 ConvolutionPass::Filter if is_depthwise(&conv) => filter_scratch(&conv),
