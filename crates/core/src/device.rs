@@ -215,7 +215,7 @@ pub enum ConvolutionPass {
 }
 
 impl ConvolutionPass {
-    /// Each of them, in the order in which they run.
+    /// All three.
     pub const ALL: [ConvolutionPass; 3] = [ConvolutionPass::Forward, ConvolutionPass::Data, ConvolutionPass::Filter];
 }
 

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Once};
 
 use lgm_core::{
-    BlobSpec, Bwd, ChannelsLast, DType, Device, DevicePtr, DeviceQueue, Element, Format, Fwd, Layout, Offer, Phase,
-    Plan, Registry, Result, Shape, Step, Storage, View, ViewMut, Views, ViewsMut, rounded,
+    BlobSpec, Bwd, ChannelsLast, ConvolutionPass, DType, Device, DevicePtr, DeviceQueue, Element, Format, Fwd, Layout,
+    Offer, Phase, Plan, Registry, Result, Shape, Step, Storage, View, ViewMut, Views, ViewsMut, rounded,
 };
 use lgm_cuda::Allocator;
 use lgm_cuda::sim::{Order, Sim};
@@ -26,6 +26,19 @@ pub struct DeviceRig {
     /// The layer, its plan as the device half changed it.
     pub rig: Rig,
     machine: Arc<dyn Machine>,
+    /// A simulated device's library of convolutions does passes of the layer.
+    by_library: bool,
+}
+
+/// A kind of device.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    /// In which order a simulated one's threads take turns.
+    order: Order,
+    /// How it would have blobs stored; the bottoms come so.
+    storage: Storage,
+    /// The passes of convolutions that a simulated one's library does.
+    library: &'a [ConvolutionPass],
 }
 
 /// What runs a device half: the simulated device, or a GPU.
@@ -193,14 +206,27 @@ impl DeviceRig {
         order: Order,
         storage: Storage,
     ) -> Result<Option<DeviceRig>> {
+        DeviceRig::on(registry, text, phase, shapes, &Wanted { order, storage, library: &[] })
+    }
+
+    /// As [`DeviceRig::new`], on a device of this kind.
+    fn on(
+        registry: &Registry,
+        text: &str,
+        phase: Phase,
+        shapes: &[Shape],
+        wanted: &Wanted<'_>,
+    ) -> Result<Option<DeviceRig>> {
+        let Wanted { order, storage, library } = *wanted;
         let mut rig = Rig::new(registry, text, phase, DType::F32, shapes)?;
         if rig.layer.device().is_none() {
             return Ok(None);
         }
+        let mut simulated = None;
         let machine: Arc<dyn Machine> = match shared_gpu(storage.element)? {
             Some(gpu) => gpu,
             None => match Sim::new(order) {
-                Ok(machine) => Arc::new(machine),
+                Ok(machine) => simulated.insert(Arc::new(machine.with_library(library))).clone(),
                 Err(why @ lgm_core::Error::Config(_)) => {
                     static SAID: Once = Once::new();
                     SAID.call_once(|| eprintln!("skipped: device runs on the host: {why}"));
@@ -221,7 +247,8 @@ impl DeviceRig {
         assert!(specs.clone().all(|s| s.dtype == DType::F32), "the device plan has blobs of another element type");
         assert_eq!(plan.tops, rig.plan.tops, "the device half changed the tops");
         rig.plan = plan;
-        Ok(Some(DeviceRig { rig, machine }))
+        let by_library = simulated.is_some_and(|sim| sim.plans_convolutions());
+        Ok(Some(DeviceRig { rig, machine, by_library }))
     }
 
     /// As [`Rig::run`]. The step reaches the layer through device memory alone.
@@ -363,17 +390,34 @@ const STORAGES: [Storage; 3] = [
     Storage { element: Element::F32, channels_last: ChannelsLast::Always },
 ];
 
-/// The device half against the host's outputs, in every format that it has; the same bits whatever is shared, wanted or
-/// saved, and in both orders.
+/// Passes that a simulated device's library does, so that every pass is made with and without it, beside others that are
+/// made the other way. A GPU has its own library, which does what it can.
+const LIBRARIES: [&[ConvolutionPass]; 3] =
+    [&ConvolutionPass::ALL, &[ConvolutionPass::Forward], &[ConvolutionPass::Data, ConvolutionPass::Filter]];
+
+/// The device half against the host's outputs, in every format that it has, with and without a library where that changes
+/// it; the same bits whatever is shared, wanted or saved, and in both orders.
 pub(crate) fn check(registry: &Registry, case: &Case, inputs: &Inputs, host: &Rig) -> Result<()> {
-    check_stored(registry, case, inputs, host, Storage::default())?;
-    STORAGES.into_iter().try_for_each(|storage| check_stored(registry, case, inputs, host, storage))
+    for storage in [Storage::default()].into_iter().chain(STORAGES) {
+        check_on(registry, case, inputs, host, (storage, &[]))?;
+        LIBRARIES.into_iter().try_for_each(|library| check_on(registry, case, inputs, host, (storage, library)))?;
+    }
+    Ok(())
 }
 
-fn check_stored(registry: &Registry, case: &Case, inputs: &Inputs, host: &Rig, storage: Storage) -> Result<()> {
+fn check_on(
+    registry: &Registry,
+    case: &Case,
+    inputs: &Inputs,
+    host: &Rig,
+    (storage, library): (Storage, &[ConvolutionPass]),
+) -> Result<()> {
     let shapes: Vec<Shape> = case.bottoms.iter().map(|(s, _)| s.clone()).collect();
-    let rig = |order| DeviceRig::stored(registry, &case.layer, case.phase, &shapes, order, storage);
+    let rig = |order| DeviceRig::on(registry, &case.layer, case.phase, &shapes, &Wanted { order, storage, library });
     let (Some(forward), Some(reversed)) = (rig(Order::Forward)?, rig(Order::Reversed)?) else { return Ok(()) };
+    if !library.is_empty() && !forward.by_library {
+        return Ok(());
+    }
     let formats = &forward.rig.plan.formats;
     let moved = |spec: &BlobSpec, format: Format| !format.is_same(Format::PLAIN, &spec.shape);
     let changed = host.bottoms.iter().enumerate().any(|(b, spec)| moved(spec, formats.bottom(b)))
@@ -392,7 +436,8 @@ fn check_stored(registry: &Registry, case: &Case, inputs: &Inputs, host: &Rig, s
     let inputs = &inputs;
     let narrow = formats.bottoms.iter().chain(&formats.tops).any(|format| format.element == Element::Bf16);
     let tolerance = if narrow { NARROW_TOLERANCE } else { TOLERANCE };
-    let case = &Case { name: format!("{} ({})", case.name, formats.top(0)), ..case.clone() };
+    let by = if forward.by_library { format!(", {library:?} by a library") } else { String::new() };
+    let case = &Case { name: format!("{} ({}{by})", case.name, formats.top(0)), ..case.clone() };
     let plain = forward.run(inputs)?;
     close(case, inputs, &plain, &host.run(inputs)?, tolerance);
 

@@ -7,6 +7,9 @@
 //! Products are made in the precision of the device, as a GPU's tensor cores would: with [`Precision::Tf32`], factors are
 //! rounded to TF32 and sums are in single precision.
 //!
+//! Convolutions are the layer's own, by its kernels, unless the device is made with a library of them ([`Sim::with_library`]),
+//! which then stands in for cuDNN: what a GPU does.
+//!
 //! Reads beside a block give NaN; AddressSanitizer names the line. With `LGM_SIM_SANITIZE=1` it is compiled in; its library
 //! must be there from the start:
 //!
@@ -15,6 +18,7 @@
 //! ```
 
 mod build;
+mod convolution;
 mod memory;
 #[cfg(test)]
 mod tests;
@@ -22,7 +26,7 @@ mod tf32;
 
 use std::borrow::Cow;
 use std::ffi::c_void;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use lgm_core::{
     Arg, ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Element, Error, Format, Gemm, Grid, Result, Shape,
@@ -31,6 +35,7 @@ use lgm_cpu::{Trans, gemm};
 
 use crate::{Allocator, Precision};
 use build::{Kernels, Launch, kernels};
+use convolution::Library;
 use memory::Blocks;
 
 /// In which order the threads of a block, and the blocks, take turns.
@@ -49,6 +54,7 @@ pub struct Sim {
     precision: Precision,
     capacity: u64,
     blocks: Mutex<Blocks>,
+    library: Mutex<Library>,
 }
 
 impl Sim {
@@ -65,7 +71,18 @@ impl Sim {
     /// # Errors
     /// As for [`Sim::new`].
     pub fn with_capacity(order: Order, capacity: u64) -> Result<Sim> {
-        Ok(Sim { kernels: kernels()?, order, precision: Precision::Fp32, capacity, blocks: Mutex::default() })
+        Ok(Sim::of(kernels()?, order, capacity))
+    }
+
+    fn of(kernels: &'static Kernels, order: Order, capacity: u64) -> Sim {
+        let precision = Precision::Fp32;
+        Sim { kernels, order, precision, capacity, blocks: Mutex::default(), library: Mutex::default() }
+    }
+
+    /// The device, one with a library that does these passes of convolutions; the layer does the others.
+    #[must_use]
+    pub fn with_library(self, passes: &[ConvolutionPass]) -> Sim {
+        Sim { library: Mutex::new(Library::of(passes)), ..self }
     }
 
     /// The device, one that makes products in this precision.
@@ -74,8 +91,22 @@ impl Sim {
         Sim { precision, ..self }
     }
 
+    /// Whether the library was asked for a pass of a convolution that it does.
+    pub fn plans_convolutions(&self) -> bool {
+        self.library().has_plans()
+    }
+
+    /// The precision of products.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
     fn blocks(&self) -> MutexGuard<'_, Blocks> {
-        self.blocks.lock().unwrap_or_else(|broken| broken.into_inner())
+        self.blocks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn library(&self) -> MutexGuard<'_, Library> {
+        self.library.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -203,19 +234,20 @@ impl DeviceQueue for Sim {
         Ok(())
     }
 
-    fn convolution_workspace(&self, _conv: &DeviceConvolution, _pass: ConvolutionPass) -> Result<Option<usize>> {
-        Ok(None)
+    fn convolution_workspace(&self, conv: &DeviceConvolution, pass: ConvolutionPass) -> Result<Option<usize>> {
+        Ok(self.library().workspace(conv, pass))
     }
 
     fn convolution(
         &self,
-        _conv: &DeviceConvolution,
-        _pass: ConvolutionPass,
-        _result: DevicePtr,
-        _operands: [DevicePtr; 2],
-        _workspace: DevicePtr,
+        conv: &DeviceConvolution,
+        pass: ConvolutionPass,
+        result: DevicePtr,
+        operands: [DevicePtr; 2],
+        workspace: DevicePtr,
     ) -> Result<()> {
-        Err(Error::internal("the simulated device has no library for convolutions"))
+        self.library().run(&self.blocks(), self.precision, (conv, pass), result, operands, workspace)?;
+        self.blocks().check_zones(&format!("{pass:?} of a convolution"))
     }
 
     fn copy(&self, from: DevicePtr, to: DevicePtr, bytes: usize) -> Result<()> {
