@@ -36,7 +36,8 @@ def first(run, plan):
     os.environ['TORCHINDUCTOR_CACHE_DIR'] = run.work('inductor')
     compiling = None
     try:
-        if not run.run('device', 20, stages.device):
+        run.run('device', 20, stages.device)
+        if not run.found:
             return
         run.run('smoke', 40, smoke.smoke, **plan.smoke)
         python = machine.python('torch', 'h5py')

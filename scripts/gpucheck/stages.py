@@ -33,23 +33,24 @@ def device(step):
     step.say(query.text().rstrip())
     if query.status != 0:
         lines = [line for line in query.text().splitlines() if line.strip()]
-        return (TIMEOUT if query.status == TIME_UP else FAILED), f'no GPU: {strip(lines[-1]).split("no GPU can be used: ")[-1] if lines else query.status}'
+        return (TIMEOUT if query.status == TIME_UP else FAILED), f'no GPU: {reason(lines[-1]) if lines else query.status}'
+    step.run.found = True
     found = re.findall(r'(CUDA driver|NVRTC|cuBLAS|cuDNN|NCCL) +(\d+\.[\d.]+)', query.text())
     name = re.search(r'Name: +(.*)', query.text())
     smi = re.search(r'Driver Version: *([\d.]+)', others[0].text())
     note = [name.group(1).strip() if name else f'GPU {gpu}', *(' '.join(pair) for pair in found)]
     # The kernels are made ready before processes that start side by side all do it.
-    ready = warm_up(step)
-    return OK, ', '.join(note + ([f'driver {smi.group(1)}'] if smi else []) + ([ready] if ready else []))
+    status, ready = warm_up(step)
+    return status, ', '.join(note + ([f'driver {smi.group(1)}'] if smi else []) + ([ready] if ready else []))
 
 
-def strip(line):
-    """A line of our log without glog's beginning."""
-    return re.sub(r'^[IWEF]\d+ \S+ +\d+ \S+\] ', '', line).strip()
+def reason(line):
+    """What the last line of a log gives as the reason."""
+    return re.sub(r'^[IWEF]\d+ \S+ +\d+ \S+\] (.*no GPU can be used: )?', '', line).strip()
 
 
 def warm_up(step):
-    """Compiles the kernels, unless they were packed for this NVRTC; what it said of that."""
+    """Compiles the kernels, unless they were packed for this NVRTC: what came of it, and what is to be said of it."""
     net = os.path.join(step.work('warm-up'), 'net.prototxt')
     with open(net, 'w') as f:
         f.write("layer { name: 'x' type: 'DummyData' top: 'x' dummy_data_param { shape { dim: 2 dim: 2 } } }\n"
@@ -57,9 +58,10 @@ def warm_up(step):
     job = Job('warm-up', [machine.BINARY, 'time', '-model', net, '-iterations', 1, '-gpu', step.gpu], step.path('warm-up.log'))
     jobs.run([job], step.deadline)
     if job.status != 0:
-        return f'a net of one ReLU does not run ({job.status}): see warm-up.log'
+        step.say(job.tail(12))
+        return FAILED, f'a net of one ReLU does not run ({job.status})'
     compiled = re.search(r'compiled \d+ kernel sources .*? s\b', job.text())
-    return compiled.group(0) if compiled else ''
+    return OK, compiled.group(0) if compiled else ''
 
 
 def conformance(step, only=None):
@@ -123,14 +125,16 @@ def bench(step, nets='simple:128,resnet50:64,lenet:64', precisions='bf16,tf32,fp
         raise Skip('no Python with h5py')
     command = [sys.executable, os.path.join(machine.SCRIPTS, 'bench'), '--bin', machine.BINARY, '--python', python, '--gpu', step.gpu,
                '--precision', precisions, '--rounds', rounds, '--nets', nets, *more]
-    job, seen = Job('bench', command, step.path('bench.log')), 0
+    job, seen, size = Job('bench', command, step.path('bench.log')), 0, 0
 
     def rows():
         return re.findall(r'^\S+ b\d+ .*', job.text(), re.MULTILINE)
 
     def look():
-        nonlocal seen
-        found = rows()
+        nonlocal seen, size
+        if not os.path.exists(job.log) or os.path.getsize(job.log) == size:
+            return
+        size, found = os.path.getsize(job.log), rows()
         for row in found[seen:]:
             step.say(row)
         if len(found) > seen:

@@ -28,7 +28,8 @@ class Run:
     def __init__(self, out, gpu, deadline, revision, bundle=None, quiet=False):
         self.out, self.gpu, self.deadline, self.quiet = os.path.abspath(out), gpu, deadline, quiet
         self.bundle_file = bundle and os.path.abspath(bundle)
-        self.results = {}
+        # Whether there is a GPU at all: the first stage finds out.
+        self.results, self.found = {}, False
         if os.path.isdir(self.out) and os.listdir(self.out) and not os.path.exists(self.path(MARK)):
             sys.exit(f'gpu-check: {self.out} holds files of others: name an empty folder with --out')
         shutil.rmtree(self.out, ignore_errors=True)
