@@ -36,7 +36,7 @@ def glyphs(net, batch):
 
 def lgm():
     with open(os.path.join(machine.ROOT, 'examples', 'quickstart', 'net.prototxt')) as f:
-        return re.sub('source: "[^"]*"', 'source: "list.txt"', f.read())
+        return re.sub('batch_size: .*? ', 'batch_size: 20 ', re.sub('source: "[^"]*"', 'source: "list.txt"', f.read()))
 
 
 def residual():

@@ -167,7 +167,7 @@ pub struct TimeArgs {
     /// Passes to time
     #[arg(long = "iterations", value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     pub iterations: u32,
-    /// With -solver: as many seconds of warming up before, and of iterations at the least
+    /// With -solver: seconds of warming up, and as many iterations as take no less
     #[arg(long = "seconds", value_name = "S", default_value_t = 0.0, value_parser = seconds, requires = "solver")]
     pub seconds: f64,
     /// The net's phase; TRAIN unless given

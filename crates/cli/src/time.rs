@@ -65,22 +65,19 @@ fn iterations(args: &TimeArgs, solver: &Path) -> anyhow::Result<()> {
     let histories = lgm_solver::histories(solver.param().r#type());
     peak(gpu.as_deref(), before, solver.net(), histories)?;
     let peaks = gpu.as_ref().and_then(ceilings);
-    repeat(0, args.seconds, || solver.iterate())?;
-    solver.net().finish()?;
+    let iterations = warm_up(&mut solver, args.seconds)?.max(args.iterations);
     info!("*** Benchmark begins ***");
-    let at_least = if args.seconds > 0.0 { format!(", for {} s at the least", args.seconds) } else { String::new() };
-    info!("Testing for {} iterations{at_least}.", args.iterations);
+    info!("Testing for {iterations} iterations.");
     if gpu.is_some() {
-        return stream(args, &mut solver, peaks.as_ref());
+        return stream(iterations, &mut solver, peaks.as_ref());
     }
     let mut times = Vec::new();
     let mut loss = 0.0;
-    repeat(args.iterations, args.seconds, || {
+    for _ in 0..iterations {
         let lap = Instant::now();
         loss = solver.iterate()?;
         times.push(ms(lap));
-        Ok(())
-    })?;
+    }
     times.sort_by(f64::total_cmp);
     let n = times.len();
     info!("Last loss: {}", six_digits(loss));
@@ -95,24 +92,35 @@ fn iterations(args: &TimeArgs, solver: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Does work so many times, and on until so many seconds are over; how often it was done.
-fn repeat<T>(times: u32, seconds: f64, mut work: impl FnMut() -> lgm_core::Result<T>) -> lgm_core::Result<u64> {
-    let (start, mut done) = (Instant::now(), 0);
-    while done < u64::from(times) || start.elapsed().as_secs_f64() < seconds {
-        work()?;
-        done += 1;
+/// Iterates for so many seconds; the number of iterations that take as long.
+fn warm_up(solver: &mut Solver, seconds: f64) -> lgm_core::Result<u32> {
+    let (start, mut together, mut needed) = (Instant::now(), 1u32, 0.0);
+    while start.elapsed().as_secs_f64() < seconds {
+        let lap = Instant::now();
+        for _ in 0..together {
+            solver.iterate()?;
+        }
+        // Else the host would run ahead of a GPU without end.
+        solver.net().finish()?;
+        let lap = lap.elapsed().as_secs_f64();
+        needed = (seconds * f64::from(together) / lap.max(1e-9)).ceil();
+        if lap < seconds / 8.0 {
+            together = together.saturating_mul(2);
+        }
     }
-    Ok(done)
+    Ok(needed as u32)
 }
 
 /// Iterations on a GPU, one after another without waiting for any but the last, as training runs them.
-fn stream(args: &TimeArgs, solver: &mut Solver, peaks: Option<&Peaks>) -> anyhow::Result<()> {
+fn stream(iterations: u32, solver: &mut Solver, peaks: Option<&Peaks>) -> anyhow::Result<()> {
     let start = Instant::now();
-    let iterations = repeat(args.iterations, args.seconds, || solver.iterate())?;
+    for _ in 0..iterations {
+        solver.iterate()?;
+    }
     solver.net().finish()?;
     let total = ms(start);
     info!("Last loss: {}", six_digits(solver.net().loss()? / solver.param().iter_size() as f64));
-    let average = total / iterations as f64;
+    let average = total / f64::from(iterations);
     info!("Average iteration: {} ms.", six_digits(average));
     if let Some(peaks) = peaks {
         report_floor(solver, peaks, average);

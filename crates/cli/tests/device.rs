@@ -97,14 +97,14 @@ fn train_test_and_time_run_on_a_gpu_as_on_the_cpu() {
         let device: &[&str] = if gpu.is_some() { &["-gpu", "0"] } else { &[] };
         let time = ["time", "-solver", "s.prototxt", "-iterations", "1", "-seconds", "0.05"];
         let (success, log) = run(folder, gpu, &[&time[..], device].concat());
-        assert!(success && log.contains(&"Testing for 1 iterations, for 0.05 s at the least.".into()), "{log:#?}");
+        assert!(success, "{log:#?}");
         let number = |what: &str| -> f64 {
             let found = log.iter().find_map(|l| l.strip_prefix(what)?.split(' ').next()?.parse().ok());
             found.unwrap_or_else(|| panic!("{what} is missing in {log:#?}"))
         };
         // An iteration of this net takes far less.
-        assert!(number("Average iteration: ") < 10.0, "{log:#?}");
-        assert!(gpu.is_none() || number("Total Time: ") >= 50.0, "{log:#?}");
+        let (count, average) = (number("Testing for "), number("Average iteration: "));
+        assert!(count > 5.0 && average < 10.0 && (5.0..500.0).contains(&(count * average)), "{log:#?}");
     }
     let (success, log) = run(folder, None, &["time", "-solver", "s.prototxt", "-seconds", "-1"]);
     assert!(!success && log.iter().any(|l| l.contains("expected seconds, from 0 to 86400")), "{log:#?}");
