@@ -22,8 +22,8 @@ pub(super) struct Library {
     planned: HashSet<(DeviceConvolution, ConvolutionPass)>,
 }
 
-/// The shapes of the input, the filters and the output.
-fn shapes(c: &DeviceConvolution) -> [Shape; 3] {
+/// The shapes of a convolution's input, filters and output.
+pub fn shapes(c: &DeviceConvolution) -> [Shape; 3] {
     [
         Shape::from([c.batch, c.channels, c.input[0], c.input[1]]),
         Shape::from([c.outputs, c.channels / c.groups.max(1), c.kernel[0], c.kernel[1]]),
@@ -31,8 +31,8 @@ fn shapes(c: &DeviceConvolution) -> [Shape; 3] {
     ]
 }
 
-/// Whether the extents fit one another, and 32 bits.
-fn is_known(c: &DeviceConvolution) -> bool {
+/// Whether a convolution's extents fit one another, and 32 bits: what cuDNN describes.
+pub fn is_known(c: &DeviceConvolution) -> bool {
     let grouped = c.groups > 0 && c.channels % c.groups == 0 && c.outputs % c.groups == 0;
     let reaches = |axis: usize| {
         let window = c.dilation[axis] * c.kernel[axis].saturating_sub(1) + 1;
@@ -114,8 +114,9 @@ impl Library {
     }
 }
 
-/// Adds to each element of a pass's result the products that it is the sum of; all in the host's order.
-fn add_products(c: &DeviceConvolution, pass: ConvolutionPass, [a, b]: [&[f32]; 2], sums: &mut [f64]) {
+/// Adds to each element of a pass's result the products that it is the sum of; all in the host's order, and of the extents
+/// of a convolution that [is known](is_known).
+pub fn add_products(c: &DeviceConvolution, pass: ConvolutionPass, [a, b]: [&[f32]; 2], sums: &mut [f64]) {
     each_product(c, |x, w, y| {
         let (to, first, second) = match pass {
             ConvolutionPass::Forward => (y, a[x], b[w]),

@@ -34,9 +34,12 @@ use lgm_core::{
 use lgm_cpu::{Trans, gemm};
 
 use crate::{Allocator, Precision};
-use build::{Kernels, Launch, kernels};
 use convolution::Library;
-use memory::Blocks;
+
+pub use build::{Kernels, kernels};
+pub use convolution::{add_products, is_known, shapes};
+pub use memory::Blocks;
+pub use tf32::rounded as rounded_to_tf32;
 
 /// In which order the threads of a block, and the blocks, take turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,11 +190,9 @@ impl DeviceQueue for Sim {
             }
         }
         let mut pointers: Vec<*mut c_void> = bits.iter_mut().map(|b| (b as *mut u64).cast()).collect();
-        let launch =
-            Launch { grid: grid.blocks, block: grid.threads, reversed: (self.order == Order::Reversed) as u32 };
         // SAFETY: the arguments have the types of the signature; on a little-endian machine a value's address is that of
         // its low word. That kernels stay within their blocks is what this device is for finding out.
-        unsafe { self.kernels.run(kernel, &launch, &mut pointers)? };
+        unsafe { self.kernels.run(kernel, grid, self.order, &mut pointers)? };
         self.blocks().check_zones(&format!("kernel '{kernel}'"))
     }
 
