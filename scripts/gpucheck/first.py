@@ -25,7 +25,7 @@ class Short(Plan):
     nets, precisions, bench = 'lenet:2', 'fp32', ('--ours', '--seconds', '0.2')
     smoke = {'only': [('residual', 'fp32', '1', '1'), ('residual', 'bf16', '0', '1'), ('lgm', 'fp32', '1', '0')], 'iterations': 2,
              'at_once': 2}
-    conformance, tests = ['layers/conv_1', 'lgm/lgm_iso', 'train/sgd_step'], ['lgm_net_device', 'lgm_cuda_probe']
+    conformance, tests = ['layers/conv_1', 'lgm/lgm_iso', 'train/sgd_step'], ['lgm_cuda_probe', 'lgm_solver_rules']
     profile = {'nets': 'lenet:2', 'iterations': 1}
     geometries = [(2, 8, 8, 8, 3, 1), (2, 8, 16, 8, 1, 2)]
 

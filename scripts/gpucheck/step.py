@@ -62,6 +62,8 @@ class Run:
         os.replace(partial, self.bundle_file)
 
     def table(self):
+        if not self.results:
+            return ''
         with open(self.path('table.txt')) as f:
             return f.read()
 
@@ -69,24 +71,24 @@ class Run:
         """Runs a stage, for so many seconds at the most, and notes what came of it; True unless something failed."""
         step = Step(self, name, Deadline(limit, within=self.deadline))
         begun = time.monotonic()
-        if step.deadline.left() < min(5, limit):
-            status, note = SKIPPED, 'no time is left'
-        else:
-            if not self.quiet:
-                print(f'\n== {name}', flush=True)
-            try:
-                status, note = stage(step, *arguments, **options)
-            except Skip as why:
-                status, note = SKIPPED, str(why)
-            except Exception as error:
-                # One stage's fault must not cost the others.
-                step.say(traceback.format_exc())
-                status, note = FAILED, f'{type(error).__name__}: {error}'
-            except BaseException:
-                self.note(name, FAILED, begun, 'ended from outside')
-                raise
+        if not self.quiet:
+            print(f'\n== {name}', flush=True)
+        try:
+            if step.deadline.left() < min(5, limit):
+                raise Skip('no time is left')
+            status, note = stage(step, *arguments, **options)
+        except Skip as why:
+            status, note = SKIPPED, str(why)
+        except Exception as error:
+            # One stage's fault must not cost the others.
+            step.say(traceback.format_exc())
+            status, note = FAILED, f'{type(error).__name__}: {error}'
+        except BaseException:
+            self.note(name, FAILED, begun, 'ended from outside')
+            raise
+        finally:
+            step.close()
         self.note(name, status, begun, note)
-        step.close()
         return settled({name: status})
 
     def note(self, name, status, begun, note):
