@@ -14,6 +14,9 @@ use crate::plan::Role;
 /// A net that leaves so much free fits, whatever the kernels of products take.
 const PLENTY: u64 = 1 << 30;
 
+/// Allocations that a net and its solver make, its recording counted as one: each fills up its last page.
+const ALLOCATIONS: u64 = 10;
+
 /// What a net needs and what was taken for it before, in bytes.
 pub(crate) struct Needs {
     /// Batches, blobs, gradients and scratch.
@@ -37,7 +40,7 @@ pub(crate) fn check(graph: &Graph, roles: &[Role], gpu: &dyn Gpu, needs: &Needs)
     let products = taken_by_products(gpu)?;
     let (free, total) = gpu.free_bytes()?;
     // Products of other extents have kernels of their own: as much again is left to them.
-    let usable = free.saturating_sub(products);
+    let usable = free.saturating_sub(products + ALLOCATIONS * (gpu.page() - 1));
     if needed <= usable {
         return Ok(());
     }
@@ -46,7 +49,7 @@ pub(crate) fn check(graph: &Graph, roles: &[Role], gpu: &dyn Gpu, needs: &Needs)
     // What grows with the batch is the arena, and all of it does, but for the rounding of each blob's length.
     let rounding = graph.values.len() * 4 * DEVICE_ALIGN;
     let room = usable.saturating_sub((params + rounding) as u64);
-    let fit = (batch as f64 * room as f64 / arena.max(1) as f64) as usize;
+    let fit = ((batch as f64 * room as f64 / arena.max(1) as f64) as usize).min(batch.saturating_sub(1));
     let hint = match fit {
         0 => "not even one image a batch would fit: take a smaller net or another GPU".to_string(),
         n => format!("a batch of about {n} would fit, where it is {batch} now (iter_size can make up for it)"),

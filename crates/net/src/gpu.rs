@@ -10,6 +10,11 @@ pub trait Gpu: DeviceQueue + Allocator {
     /// What to call it in the log.
     fn label(&self) -> String;
 
+    /// Bytes of which an allocation takes a whole number.
+    fn page(&self) -> u64 {
+        1
+    }
+
     /// The library's way to make a pass of a convolution that was planned, or why it does not make it; `None` where it was
     /// not planned or there is no library.
     fn convolution_way(&self, _conv: &DeviceConvolution, _pass: ConvolutionPass) -> Option<Result<String, String>> {
@@ -67,6 +72,10 @@ pub trait Replay {
 impl Gpu for Cuda {
     fn label(&self) -> String {
         format!("GPU {} ({})", self.gpu().id, self.gpu().name)
+    }
+
+    fn page(&self) -> u64 {
+        2 << 20
     }
 
     fn convolution_way(&self, conv: &DeviceConvolution, pass: ConvolutionPass) -> Option<Result<String, String>> {
