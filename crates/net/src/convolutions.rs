@@ -22,6 +22,8 @@ pub struct Convolutions {
     pub products: usize,
     /// Those by our own kernels: layer and pass of each.
     pub own: Vec<String>,
+    /// What cuDNN, where it is there, does not make for a layer, with the geometry and why.
+    pub refusals: Vec<String>,
 }
 
 impl Convolutions {
@@ -33,7 +35,7 @@ impl Convolutions {
 
 impl fmt::Display for Convolutions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Convolutions { library, products, own } = self;
+        let Convolutions { library, products, own, .. } = self;
         write!(f, "{} by cuDNN", library.values().sum::<usize>())?;
         if !library.is_empty() {
             let ways: Vec<String> = library.iter().map(|(way, count)| format!("{count} {way}")).collect();
@@ -61,31 +63,36 @@ fn made(graph: &Graph, layer: &LayerNode) -> Vec<(PreparedConvolution, usize)> {
     prepared.into_iter().map(|conv| (conv, runs(conv.pass))).filter(|(_, times)| *times > 0).collect()
 }
 
-/// Says of each layer what the library does not make for it, and why.
-pub(crate) fn tell_refusals(graph: &Graph, gpu: &dyn Gpu) {
-    for layer in &graph.layers {
-        let refused =
-            made(graph, layer).into_iter().filter(|(made, _)| made.maker == Maker::Own).filter_map(|(made, _)| {
-                let conv = made.conv?;
-                Some((conv, made.pass, gpu.convolution_way(&conv, made.pass)?.err()?))
-            });
+/// What the library does not make for each layer, and why.
+fn refusals(graph: &Graph, gpu: &dyn Gpu) -> Vec<String> {
+    let of = |layer: &LayerNode| {
+        let own = made(graph, layer).into_iter().filter(|(made, _)| made.maker == Maker::Own);
+        let refused = own.filter_map(|(made, _)| {
+            let conv = made.conv?;
+            Some((conv, made.pass, gpu.convolution_way(&conv, made.pass)?.err()?))
+        });
         let refused: Vec<_> = refused.collect();
-        if let Some((conv, ..)) = refused.first() {
-            let each: Vec<String> = refused.iter().map(|(_, pass, why)| format!("{pass}: {why}")).collect();
-            let (name, kind) = (layer.name(), layer.kind());
-            warn!(
-                "layer '{name}' ({kind}): our own kernels, which are slower, make what cuDNN does not of {conv}: {}",
-                each.join("; ")
-            );
-        }
-    }
+        let (conv, ..) = refused.first()?;
+        let each: Vec<String> = refused.iter().map(|(_, pass, why)| format!("{pass}: {why}")).collect();
+        let (name, kind, each) = (layer.name(), layer.kind(), each.join("; "));
+        Some(format!(
+            "layer '{name}' ({kind}): cuDNN does not make, and our own kernels make slower, of {conv}: {each}"
+        ))
+    };
+    graph.layers.iter().filter_map(of).collect()
+}
+
+/// Warns of what the library does not make.
+pub(crate) fn tell_refusals(graph: &Graph, gpu: &dyn Gpu) {
+    refusals(graph, gpu).iter().for_each(|refusal| warn!("{refusal}"));
 }
 
 impl Net {
     /// What makes the convolutions of a forward and a backward pass; `None` on the host.
     pub fn convolutions(&self) -> Option<Convolutions> {
         let device = self.device.as_ref()?;
-        let mut all = Convolutions::default();
+        let refusals = refusals(&self.graph, device.gpu.as_ref());
+        let mut all = Convolutions { refusals, ..Convolutions::default() };
         for layer in &self.graph.layers {
             for (made, times) in made(&self.graph, layer) {
                 let pass = made.pass;

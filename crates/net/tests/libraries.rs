@@ -158,6 +158,20 @@ fn a_net_tells_what_makes_its_convolutions() {
         "1 by cuDNN (1 forward by algorithm 1), 3 as matrix products by cuBLAS, 4 by our own kernels (square filter, \
          large forward, large data, large filter)"
     );
+    let of = |layer, geometry, why| {
+        format!(
+            "layer '{layer}' (Convolution): cuDNN does not make, and our own kernels make slower, of 1 images of {geometry}, stride 1x1, pad 0x0, dilation 1x1, groups 1, f32 NCHW: {why}"
+        )
+    };
+    let only = |pass| format!("{pass}: it makes 3x3 convolutions only");
+    let large = ["forward", "data", "filter"].map(only).join("; ");
+    assert_eq!(
+        made.refusals,
+        [
+            of("square", "3 channels of 64x64 to 4 of 62x62, kernel 3x3", "filter: it has no deterministic way"),
+            of("large", "4 channels of 62x62 to 4 of 58x58, kernel 5x5", &large),
+        ]
+    );
     assert!(try_net(&three(1), &options()).unwrap().convolutions().is_none(), "on the host");
 }
 
