@@ -21,6 +21,7 @@ mod device;
 mod gpu;
 mod memory;
 mod npz;
+mod pool;
 mod rig;
 
 pub use case::{Case, Draw};
