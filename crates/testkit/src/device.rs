@@ -3,14 +3,14 @@
 use std::sync::{Arc, Once};
 
 use lgm_core::{
-    BlobSpec, Bwd, ChannelsLast, ConvolutionPass, DType, Device, DevicePtr, DeviceQueue, Element, Format, Fwd, Layout,
-    Offer, Phase, Plan, Registry, Result, Shape, Step, Storage, View, ViewMut, Views, ViewsMut, rounded,
+    BlobSpec, Bwd, ChannelsLast, ConvolutionPass, DType, Element, Format, Fwd, Layout, Offer, Phase, Plan, Registry,
+    Result, Shape, Step, Storage, rounded,
 };
-use lgm_cuda::Allocator;
 use lgm_cuda::sim::{Order, Sim};
 
 use crate::check::{added, finite, same};
 use crate::gpu::shared_gpu;
+use crate::pool::{Block, Pool, Stored, blocks, empty, poisoned, read, stored, views, views_mut};
 use crate::rig::{data_homes, shared_diffs};
 use crate::{Case, Inputs, Outputs, Rig, Sharing, assert_close};
 
@@ -18,14 +18,12 @@ use crate::{Case, Inputs, Outputs, Rig, Sharing, assert_close};
 const TOLERANCE: f64 = 2e-5;
 /// The same where what lies between layers is stored in bf16, which has eight bits: sums of rounded factors.
 const NARROW_TOLERANCE: f64 = 2e-2;
-/// What memory never written holds: as a floating-point number, NaN.
-const POISON: u8 = 0xff;
 
 /// A layer with its plan for the device, and the device.
 pub struct DeviceRig {
     /// The layer, its plan as the device half changed it.
     pub rig: Rig,
-    machine: Arc<dyn Machine>,
+    pool: Arc<Pool>,
     /// A simulated device's library of convolutions does passes of the layer.
     by_library: bool,
 }
@@ -39,142 +37,6 @@ struct Wanted<'a> {
     storage: Storage,
     /// The passes of convolutions that a simulated one's library does.
     library: &'a [ConvolutionPass],
-}
-
-/// What runs a device half: the simulated device, or a GPU.
-pub(crate) trait Machine: DeviceQueue + Allocator {}
-impl<T: DeviceQueue + Allocator> Machine for T {}
-
-/// Device memory of single-precision numbers, full of NaN at first.
-struct Block<'a> {
-    machine: &'a dyn Machine,
-    at: DevicePtr,
-    len: usize,
-}
-
-impl<'a> Block<'a> {
-    fn new(machine: &'a dyn Machine, len: usize) -> Result<Self> {
-        let block = Block { machine, at: machine.alloc(4 * len)?, len };
-        machine.upload(&vec![POISON; 4 * len], block.at)?;
-        Ok(block)
-    }
-
-    fn of(machine: &'a dyn Machine, values: &[f64]) -> Result<Self> {
-        let bytes: Vec<u8> = values.iter().flat_map(|&v| (v as f32).to_ne_bytes()).collect();
-        Block::of_bytes(machine, &bytes)
-    }
-
-    fn of_bytes(machine: &'a dyn Machine, bytes: &[u8]) -> Result<Self> {
-        let block = Block::new(machine, bytes.len().div_ceil(4))?;
-        machine.upload(bytes, block.at)?;
-        Ok(block)
-    }
-
-    fn words(&self) -> Result<Vec<[u8; 4]>> {
-        let mut bytes = vec![0; 4 * self.len];
-        self.machine.download(self.at, &mut bytes)?;
-        Ok(bytes.as_chunks().0.to_vec())
-    }
-
-    fn to_f64(&self) -> Result<Vec<f64>> {
-        Ok(self.words()?.into_iter().map(|w| f32::from_ne_bytes(w) as f64).collect())
-    }
-
-    fn view<'b>(&self, spec: &'b BlobSpec) -> Option<View<'b, Device>> {
-        // SAFETY: the block is of the spec's size, and used only while it is there.
-        Some(unsafe { View::from_addr(self.at, spec) })
-    }
-
-    fn view_mut<'b>(&self, spec: &'b BlobSpec) -> Option<ViewMut<'b, Device>> {
-        // SAFETY: as for `view`; one window of each block is handed out for a call.
-        Some(unsafe { ViewMut::from_addr(self.at, spec) })
-    }
-}
-
-impl Drop for Block<'_> {
-    fn drop(&mut self) {
-        let freed = self.machine.free(self.at);
-        // A second panic would hide the first.
-        if !std::thread::panicking() {
-            freed.expect("nothing wrote beside the block");
-        }
-    }
-}
-
-/// A blob in device memory, in a format.
-struct Stored<'a> {
-    block: Block<'a>,
-    spec: BlobSpec,
-    format: Format,
-}
-
-impl<'a> Stored<'a> {
-    /// Full of NaN.
-    fn poisoned(machine: &'a dyn Machine, spec: &BlobSpec, format: Format) -> Result<Self> {
-        let bytes = format.bytes(&spec.shape);
-        let block = Block { machine, at: machine.alloc(bytes)?, len: 0 };
-        machine.upload(&vec![POISON; bytes], block.at)?;
-        Ok(Stored { block, spec: spec.clone(), format })
-    }
-
-    fn of(machine: &'a dyn Machine, spec: &BlobSpec, format: Format, values: &[f64]) -> Result<Self> {
-        let stored = Stored::poisoned(machine, spec, format)?;
-        let values: Vec<f32> = values.iter().map(|&v| v as f32).collect();
-        machine.upload(&format.encode(&spec.shape, &values), stored.block.at)?;
-        Ok(stored)
-    }
-
-    fn to_f64(&self) -> Result<Vec<f64>> {
-        let mut bytes = vec![0; self.format.bytes(&self.spec.shape)];
-        self.block.machine.download(self.block.at, &mut bytes)?;
-        Ok(self.format.decode(&self.spec.shape, &bytes).into_iter().map(f64::from).collect())
-    }
-
-    fn view<'b>(&self, spec: &'b BlobSpec) -> Option<View<'b, Device>> {
-        self.block.view(spec)
-    }
-
-    fn view_mut<'b>(&self, spec: &'b BlobSpec) -> Option<ViewMut<'b, Device>> {
-        self.block.view_mut(spec)
-    }
-}
-
-/// Blobs of values, each in the format of its place.
-fn stored<'a>(
-    machine: &'a dyn Machine,
-    specs: &[BlobSpec],
-    format: impl Fn(usize) -> Format,
-    values: &[Vec<f64>],
-) -> Result<Vec<Stored<'a>>> {
-    values.iter().zip(specs).enumerate().map(|(i, (v, s))| Stored::of(machine, s, format(i), v)).collect()
-}
-
-fn empty<'a>(
-    machine: &'a dyn Machine,
-    specs: &[BlobSpec],
-    format: impl Fn(usize) -> Format,
-) -> Result<Vec<Stored<'a>>> {
-    specs.iter().enumerate().map(|(i, s)| Stored::poisoned(machine, s, format(i))).collect()
-}
-
-fn blocks<'a>(machine: &'a dyn Machine, values: &[Vec<f64>]) -> Result<Vec<Block<'a>>> {
-    values.iter().map(|v| Block::of(machine, v)).collect()
-}
-
-fn poisoned<'a>(machine: &'a dyn Machine, specs: &[BlobSpec]) -> Result<Vec<Block<'a>>> {
-    specs.iter().map(|s| Block::new(machine, s.shape.count())).collect()
-}
-
-fn views<'b>(blocks: &[Block<'_>], specs: &'b [BlobSpec]) -> Views<'b, Device> {
-    blocks.iter().zip(specs).map(|(b, s)| b.view(s)).collect()
-}
-
-fn views_mut<'b>(blocks: &[Block<'_>], specs: &'b [BlobSpec]) -> ViewsMut<'b, Device> {
-    blocks.iter().zip(specs).map(|(b, s)| b.view_mut(s)).collect()
-}
-
-fn read(blocks: &[Block<'_>]) -> Result<Vec<Vec<f64>>> {
-    blocks.iter().map(Block::to_f64).collect()
 }
 
 impl DeviceRig {
@@ -223,10 +85,13 @@ impl DeviceRig {
             return Ok(None);
         }
         let mut simulated = None;
-        let machine: Arc<dyn Machine> = match shared_gpu(storage.element)? {
+        let pool = match shared_gpu(storage.element)? {
             Some(gpu) => gpu,
             None => match Sim::new(order) {
-                Ok(machine) => simulated.insert(Arc::new(machine.with_library(library))).clone(),
+                Ok(machine) => {
+                    let machine = simulated.insert(Arc::new(machine.with_library(library)));
+                    Arc::new(Pool::new(machine.clone()))
+                }
                 Err(why @ lgm_core::Error::Config(_)) => {
                     static SAID: Once = Once::new();
                     SAID.call_once(|| eprintln!("skipped: device runs on the host: {why}"));
@@ -242,13 +107,13 @@ impl DeviceRig {
         let arriving = vec![Format { element: storage.element, layout }; rig.bottoms.len()];
         let offer = Offer { bottoms: &rig.bottoms, arriving: &arriving, tops: plan.tops.len(), storage };
         plan.formats = half.formats(&offer);
-        half.prepare(machine.as_ref(), &mut plan)?;
+        half.prepare(pool.machine(), &mut plan)?;
         let specs = plan.tops.iter().chain(&plan.saved).chain(&plan.scratch);
         assert!(specs.clone().all(|s| s.dtype == DType::F32), "the device plan has blobs of another element type");
         assert_eq!(plan.tops, rig.plan.tops, "the device half changed the tops");
         rig.plan = plan;
         let by_library = simulated.is_some_and(|sim| sim.plans_convolutions());
-        Ok(Some(DeviceRig { rig, machine, by_library }))
+        Ok(Some(DeviceRig { rig, pool, by_library }))
     }
 
     /// As [`Rig::run`]. The step reaches the layer through device memory alone.
@@ -256,23 +121,23 @@ impl DeviceRig {
     /// # Errors
     /// What the layer refuses, or its kernels report.
     pub fn run(&self, inputs: &Inputs) -> Result<Outputs> {
-        let (rig, plan, machine) = (&self.rig, &self.rig.plan, self.machine.as_ref());
+        let (rig, plan, pool, machine) = (&self.rig, &self.rig.plan, self.pool.as_ref(), self.pool.machine());
         let layer = rig.layer.device().expect("checked when made");
         let backward = !inputs.top_diffs.is_empty() || (plan.tops.is_empty() && !plan.no_backward);
         let formats = &plan.formats;
-        let bottoms = stored(machine, &rig.bottoms, |b| formats.bottom(b), &inputs.bottoms)?;
-        let params = blocks(machine, &inputs.params)?;
-        let (tops, saved) = (empty(machine, &plan.tops, |t| formats.top(t))?, poisoned(machine, &plan.saved)?);
-        let clock = clock(machine, &inputs.step)?;
+        let bottoms = stored(pool, &rig.bottoms, |b| formats.bottom(b), &inputs.bottoms)?;
+        let params = blocks(pool, &inputs.params)?;
+        let (tops, saved) = (empty(pool, &plan.tops, |t| formats.top(t))?, poisoned(pool, &plan.saved)?);
+        let clock = clock(pool, &inputs.step)?;
         let dynamic: Vec<f64> = rig.layer.dynamic().into_iter().map(f64::from).collect();
-        let dynamic = Block::of(machine, &dynamic)?;
-        let fault = Block::of_bytes(machine, &[0; 16])?;
+        let dynamic = Block::of(pool, &dynamic)?;
+        let fault = Block::of_bytes(pool, &[0; 16])?;
         // Not the step: it may not be baked into what could be replayed.
         let stranger = Step { seed: !inputs.step.seed, iter: 77, batch: 99 };
         let homes = data_homes(plan, inputs.sharing, backward);
         let in_place = |k: lgm_core::Sharing| k == lgm_core::Sharing::InPlace;
 
-        let scratch = poisoned(machine, &plan.scratch)?;
+        let scratch = poisoned(pool, &plan.scratch)?;
         let shared = |b: usize| homes.iter().flatten().any(|&(b1, _)| b1 == b);
         let top_at = |t: usize| match homes[t] {
             None => &tops[t],
@@ -318,13 +183,13 @@ impl DeviceRig {
             return Ok(out);
         }
 
-        let scratch = poisoned(machine, &plan.scratch)?;
-        let top_diffs = stored(machine, &plan.tops, |t| formats.top(t), &inputs.top_diffs)?;
-        let param_diffs = blocks(machine, &inputs.param_diffs)?;
-        let mut bottom_diffs = empty(machine, &rig.bottoms, |b| formats.bottom(b))?;
+        let scratch = poisoned(pool, &plan.scratch)?;
+        let top_diffs = stored(pool, &plan.tops, |t| formats.top(t), &inputs.top_diffs)?;
+        let param_diffs = blocks(pool, &inputs.param_diffs)?;
+        let mut bottom_diffs = empty(pool, &rig.bottoms, |b| formats.bottom(b))?;
         let shared = shared_diffs(plan, inputs);
         for &(t, b) in &shared {
-            bottom_diffs[b] = Stored::of(machine, &rig.bottoms[b], formats.bottom(b), &inputs.top_diffs[t])?;
+            bottom_diffs[b] = Stored::of(pool, &rig.bottoms[b], formats.bottom(b), &inputs.top_diffs[t])?;
         }
         let wanted = |plan: &Plan, b: usize| inputs.want_bottoms[b] && !plan.no_gradient.contains(&b);
         let learned = |p: usize| inputs.want_params[p] && !plan.params[p].state;
@@ -378,9 +243,9 @@ fn as_stored(values: &[f64], format: Format) -> Vec<f64> {
     values.iter().map(|&v| f64::from(rounded(v as f32, format.element))).collect()
 }
 
-fn clock<'a>(machine: &'a dyn Machine, step: &Step) -> Result<Block<'a>> {
+fn clock<'a>(pool: &'a Pool, step: &Step) -> Result<Block<'a>> {
     let bytes: Vec<u8> = [step.seed, step.iter, step.batch].iter().flat_map(|v| v.to_le_bytes()).collect();
-    Block::of_bytes(machine, &bytes)
+    Block::of_bytes(pool, &bytes)
 }
 
 /// Storages that a layer is checked in besides the plain one.

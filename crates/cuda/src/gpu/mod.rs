@@ -154,6 +154,22 @@ impl Cuda {
         PinnedBuffer::new(&self.context, bytes)
     }
 
+    /// Puts on the queue that bytes are set to a value.
+    ///
+    /// # Errors
+    /// When the device refuses.
+    pub fn fill(&self, at: DevicePtr, value: u8, bytes: usize) -> Result<()> {
+        let stream = self.context.stream(Stream::Compute);
+        if bytes == 0 {
+            return Ok(());
+        }
+        if at.0.is_multiple_of(4) && bytes.is_multiple_of(4) {
+            let word = u32::from_ne_bytes([value; 4]);
+            return driver!(self.context, cuMemsetD32Async(at.0, word, bytes / 4, stream));
+        }
+        driver!(self.context, cuMemsetD8Async(at.0, value, bytes, stream))
+    }
+
     /// A ring of batches of so many bytes each, copied while the device computes. Two slots are enough for a steady
     /// source, and three for one whose batches take uneven times.
     ///
@@ -297,14 +313,7 @@ impl DeviceQueue for Cuda {
     }
 
     fn zero(&self, at: DevicePtr, bytes: usize) -> Result<()> {
-        let stream = self.context.stream(Stream::Compute);
-        if bytes == 0 {
-            return Ok(());
-        }
-        if at.0.is_multiple_of(4) && bytes.is_multiple_of(4) {
-            return driver!(self.context, cuMemsetD32Async(at.0, 0, bytes / 4, stream));
-        }
-        driver!(self.context, cuMemsetD8Async(at.0, 0, bytes, stream))
+        self.fill(at, 0, bytes)
     }
 
     fn upload(&self, from: &[u8], to: DevicePtr) -> Result<()> {

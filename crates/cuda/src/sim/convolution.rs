@@ -33,7 +33,7 @@ pub fn shapes(c: &DeviceConvolution) -> [Shape; 3] {
 
 /// Whether a convolution's extents fit one another, and 32 bits: what cuDNN describes.
 pub fn is_known(c: &DeviceConvolution) -> bool {
-    let grouped = c.groups > 0 && c.channels % c.groups == 0 && c.outputs % c.groups == 0;
+    let grouped = c.groups > 0 && c.channels.is_multiple_of(c.groups) && c.outputs.is_multiple_of(c.groups);
     let reaches = |axis: usize| {
         let window = c.dilation[axis] * c.kernel[axis].saturating_sub(1) + 1;
         let room = (c.input[axis] + 2 * c.pad[axis]).checked_sub(window);

@@ -99,6 +99,17 @@ impl Sim {
         self.library().has_plans()
     }
 
+    /// Sets bytes to a value.
+    ///
+    /// # Errors
+    /// When they are not memory of the device.
+    pub fn fill(&self, at: DevicePtr, value: u8, bytes: usize) -> Result<()> {
+        self.blocks().check(at, bytes, "memory to fill")?;
+        // SAFETY: checked above.
+        unsafe { (at.0 as *mut u8).write_bytes(value, bytes) };
+        Ok(())
+    }
+
     /// The precision of products.
     pub fn precision(&self) -> Precision {
         self.precision
@@ -264,10 +275,7 @@ impl DeviceQueue for Sim {
     }
 
     fn zero(&self, at: DevicePtr, bytes: usize) -> Result<()> {
-        self.blocks().check(at, bytes, "memory to zero")?;
-        // SAFETY: checked above.
-        unsafe { (at.0 as *mut u8).write_bytes(0, bytes) };
-        Ok(())
+        self.fill(at, 0, bytes)
     }
 
     fn upload(&self, from: &[u8], to: DevicePtr) -> Result<()> {
