@@ -10,7 +10,7 @@ from .step import FAILED, OK, TIMEOUT, Skip
 # Binaries run side by side.
 AT_ONCE = 6
 # What breaks the device on purpose, and with it whatever else runs there: alone, and when all the others have ended.
-ALONE = 'lost'
+ALONE = 'lgm_cuda_lost'
 
 
 def crate(binary):
@@ -103,7 +103,7 @@ class Links:
     """Tests find their files by the path they were built under, and recorded values beside it: links there, while they run."""
 
     def __init__(self, step):
-        self.step, self.made, self.folder = step, [], None
+        self.step, self.made = step, []
 
     def __enter__(self):
         built = machine.first_line(os.path.join(machine.PACK, 'built-in'))
