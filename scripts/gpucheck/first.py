@@ -12,7 +12,7 @@ NETS = 'simple:128,resnet50:64,lenet:64'
 
 class Plan:
     """What the steps are given: all of it."""
-    nets, precisions, bench = NETS, 'bf16,tf32', ()
+    nets, precisions, bench = NETS, 'bf16,tf32', ['--modes', 'compiled-last']
     smoke = {}
     conformance = tests = None
     profile = {'nets': NETS}
@@ -22,7 +22,7 @@ class Plan:
 
 class Short(Plan):
     """So little of each that it can be tried where there is no GPU, on libraries that stand in for NVIDIA's."""
-    nets, precisions, bench = 'lenet:2', 'fp32', ('--ours', '--seconds', '0.2')
+    nets, precisions, bench = 'lenet:2', 'fp32', ['--ours', '--seconds', '0.2']
     smoke = {'only': [('residual', 'fp32', '1', '1'), ('residual', 'bf16', '0', '1'), ('lgm', 'fp32', '1', '0')], 'iterations': 2,
              'at_once': 2}
     conformance, tests = ['layers/conv_1', 'lgm/lgm_iso', 'train/sgd_step'], ['lgm_cuda_probe', 'lgm_solver_rules']
@@ -34,7 +34,7 @@ def first(run, plan):
     """Runs the steps."""
     # Compiled by PyTorch's compiler while other things run, for bench to find.
     os.environ['TORCHINDUCTOR_CACHE_DIR'] = run.work('inductor')
-    compiling = None
+    compiling, kept = None, [*plan.bench, '--folder', run.work('bench')]
     try:
         run.run('device', 20, stages.device)
         if not run.found:
@@ -43,23 +43,23 @@ def first(run, plan):
         python = machine.python('torch', 'h5py')
         if python and plan is Plan:
             command = [sys.executable, os.path.join(machine.SCRIPTS, 'bench'), '--prepare', '--bin', machine.BINARY, '--python', python,
-                       '--gpu', run.gpu, '--precision', plan.precisions, '--nets', plan.nets]
+                       '--gpu', run.gpu, '--precision', plan.precisions, '--nets', plan.nets, *kept]
             compiling = Job('compile', command, run.path('compile.log'))
             compiling.start()
         run.run('conformance', 90, stages.conformance, only=plan.conformance)
         run.run('tests', 120, tests.tests, only=plan.tests)
-        run.run('bench', 150, bench, plan, compiling)
+        run.run('bench', 150, bench, plan, compiling, kept)
         run.run('profile', 25, stages.profile, precision=plan.precisions.split(',')[0], **plan.profile)
-        kept = Deadline(max(0, run.deadline.left() - 55))
-        if kept.left() > 10:
-            run.run('convolutions', min(40, kept.left()), stages.convolutions, plan.geometries)
+        spare = run.deadline.left() - 55
+        if spare > 10:
+            run.run('convolutions', min(40, spare), stages.convolutions, plan.geometries)
         run.run('memcheck', 60, sanitizer.sanitize, tool='memcheck', only=plan.sanitized)
     finally:
         if compiling:
             compiling.stop()
 
 
-def bench(step, plan, compiling):
+def bench(step, plan, compiling, more):
     """The benchmarks, with nothing beside them: what is being compiled is waited for, for a while."""
     if compiling:
         most = Deadline(min(60, step.deadline.left() / 2))
@@ -67,4 +67,4 @@ def bench(step, plan, compiling):
             jobs.pause()
         step.say(f'compiled for PyTorch beforehand: {"all" if compiling.done() else "not all in time"}\n{compiling.tail()}')
         compiling.stop()
-    return stages.bench(step, plan.nets, plan.precisions, more=plan.bench)
+    return stages.bench(step, plan.nets, plan.precisions, more=more)

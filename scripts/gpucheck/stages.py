@@ -120,7 +120,9 @@ def precision(step, **_):
 
 def bench(step, nets='simple:128,resnet50:64,lenet:64', precisions='bf16,tf32,fp32', rounds=1, more=()):
     """scripts/bench, its rows kept as they come."""
-    python = machine.python('torch', 'h5py') or machine.python('h5py')
+    python, more = machine.python('torch', 'h5py'), list(more)
+    if not python:
+        python, more = machine.python('h5py'), [*more, '--ours']
     if not python:
         raise Skip('no Python with h5py')
     command = [sys.executable, os.path.join(machine.SCRIPTS, 'bench'), '--bin', machine.BINARY, '--python', python, '--gpu', step.gpu,
@@ -142,10 +144,9 @@ def bench(step, nets='simple:128,resnet50:64,lenet:64', precisions='bf16,tf32,fp
             step.bundle()
     jobs.run([job], step.deadline, meanwhile=look)
     look()
-    told = [re.sub(r' +', ' ', row) for row in rows()]
     if job.status != 0:
         step.say(job.tail())
-    return (OK if job.status == 0 else TIMEOUT if job.status == TIME_UP else FAILED), f'{len(told)} rows; see bench.log'
+    return (OK if job.status == 0 else TIMEOUT if job.status == TIME_UP else FAILED), f'{len(rows())} rows{"" if "--ours" not in more else ", of ours alone"}: ' + '; '.join(re.sub(' +', ' ', row) for row in rows())
 
 
 def profile(step, nets='simple:128,resnet50:64,lenet:64', precision='bf16', iterations=5):
