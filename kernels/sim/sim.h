@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 #include <sys/mman.h>
 #include <type_traits>
 #include <utility>
@@ -78,7 +79,8 @@ static Context scheduler;
 static Fiber* running;
 static void (*body)(void**);
 static void** arguments;
-static char fault[512];
+static thread_local char fault[512];
+static std::mutex turn;
 Thread* current;
 uint3 block_index;
 dim3 block_extent, grid_extent;
@@ -282,7 +284,9 @@ static const char* run_block() {
     }
 }
 
+// One launch at a time: the threads above are all there are, however often and by whom the library is opened.
 static const char* launch(const Launch& l, void (*run)(void**), void** args) {
+    const std::lock_guard<std::mutex> mine(turn);
     block_extent = {l.block[0], l.block[1], l.block[2]};
     grid_extent = {l.grid[0], l.grid[1], l.grid[2]};
     body = run;

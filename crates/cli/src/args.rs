@@ -167,6 +167,9 @@ pub struct TimeArgs {
     /// Passes to time
     #[arg(long = "iterations", value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     pub iterations: u32,
+    /// With -solver: seconds of warming up, and as many iterations as take no less
+    #[arg(long = "seconds", value_name = "S", default_value_t = 0.0, value_parser = seconds, requires = "solver")]
+    pub seconds: f64,
     /// The net's phase; TRAIN unless given
     #[arg(long = "phase", value_name = "PHASE", value_enum)]
     pub phase: Option<PhaseFlag>,
@@ -180,6 +183,14 @@ pub struct TimeArgs {
     /// The net's state.
     #[command(flatten)]
     pub state: StateFlags,
+}
+
+/// A time that is not negative, and no longer than a day.
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(value) if (0.0..=86400.0).contains(&value) => Ok(value),
+        _ => Err("expected seconds, from 0 to 86400".into()),
+    }
 }
 
 /// Flags of `summary`.

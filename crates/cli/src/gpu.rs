@@ -3,7 +3,8 @@
 use std::rc::Rc;
 
 use anyhow::{Context, Result, bail};
-use lgm_cuda::sim::Order;
+use lgm_core::ConvolutionPass;
+use lgm_cuda::sim::{Order, Sim};
 use lgm_cuda::{Cuda, Device, NoDevice, Precision};
 use lgm_net::{Gpu, Simulated};
 use lgm_proto::SolverParameter;
@@ -11,8 +12,8 @@ use lgm_proto::solver_parameter::SolverMode;
 
 use crate::args::Gpus;
 
-/// The variable that puts a simulated GPU in the place of real ones when it says `sim`, or `sim:BYTES` for one of so much
-/// memory: for tests.
+/// The variable that puts a simulated GPU in the place of real ones when it says `sim`, `sim:BYTES` for one of so much
+/// memory, or `sim-library` for one with a library of convolutions: for tests.
 const SIMULATE: &str = "LGM_GPU";
 
 /// What a command and a solver's file ask for.
@@ -42,10 +43,10 @@ pub fn settle(asked: &Asked<'_>) -> Result<Option<Rc<dyn Gpu>>> {
         tracing::info!("Use CPU.");
         return Ok(None);
     }
-    if let Some(capacity) = std::env::var(SIMULATE).ok().as_deref().and_then(simulated) {
+    if let Some(wanted) = std::env::var(SIMULATE).ok().as_deref().and_then(Simulation::of) {
         tracing::warn!("{SIMULATE}=sim: computing on a simulated GPU, which is slow and only for tests");
         tracing::info!("{}", products_in(precision));
-        return Ok(Some(Rc::new(Simulated::in_precision(precision, Order::Forward, capacity)?)));
+        return Ok(Some(Rc::new(wanted.open(precision)?)));
     }
     let open = |id: u32| open(id, precision);
     let gpu = choose_one(asked.gpus, wish.map_or(0, SolverParameter::device_id), lgm_cuda::devices(), &open)?;
@@ -59,10 +60,32 @@ fn products_in(precision: Precision) -> String {
     format!("Matrix products and convolutions in {precision}")
 }
 
-/// The capacity, if it says one, of the simulated GPU that a variable asks for, if it does.
-fn simulated(value: &str) -> Option<Option<u64>> {
-    let rest = value.strip_prefix("sim")?;
-    if rest.is_empty() { Some(None) } else { rest.strip_prefix(':')?.parse().ok().map(Some) }
+/// A simulated GPU.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Simulation {
+    /// Bytes of memory, if there are to be few.
+    capacity: Option<u64>,
+    /// Convolutions are a library's, not the layer's own.
+    library: bool,
+}
+
+impl Simulation {
+    /// What the variable asks for, if it does.
+    fn of(value: &str) -> Option<Self> {
+        let rest = value.strip_prefix("sim")?;
+        let (library, rest) = rest.strip_prefix("-library").map_or((false, rest), |rest| (true, rest));
+        let capacity = if rest.is_empty() { None } else { Some(rest.strip_prefix(':')?.parse().ok()?) };
+        Some(Simulation { capacity, library })
+    }
+
+    fn open(self, precision: Precision) -> lgm_core::Result<Simulated> {
+        let sim = match self.capacity {
+            Some(bytes) => Sim::with_capacity(Order::Forward, bytes),
+            None => Sim::new(Order::Forward),
+        };
+        let passes: &[ConvolutionPass] = if self.library { &ConvolutionPass::ALL } else { &[] };
+        Ok(Simulated::of(sim?.in_precision(precision).with_library(passes)))
+    }
 }
 
 fn open(id: u32, precision: Precision) -> lgm_core::Result<Rc<dyn Gpu>> {
@@ -151,9 +174,13 @@ mod tests {
     }
 
     #[test]
-    fn a_simulated_gpu_may_be_small() {
-        assert_eq!([simulated("sim"), simulated("sim:4096")], [Some(None), Some(Some(4096))]);
-        assert_eq!([simulated(""), simulated("simple"), simulated("sim:x")], [None; 3]);
+    fn a_simulated_gpu_may_be_small_and_have_a_library() {
+        let plain = Simulation { capacity: None, library: false };
+        let small = Simulation { capacity: Some(4096), ..plain };
+        assert_eq!(["sim", "sim:4096"].map(Simulation::of), [Some(plain), Some(small)]);
+        let with = |simulation| Some(Simulation { library: true, ..simulation });
+        assert_eq!(["sim-library", "sim-library:4096"].map(Simulation::of), [with(plain), with(small)]);
+        assert_eq!(["", "simple", "sim:x", "sim-lib"].map(Simulation::of), [None; 4]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::args::TrainArgs;
 use crate::gpu::Asked;
 use crate::progress::Progress;
 use crate::signals::{self, Signals};
+use crate::time::report_convolutions;
 use crate::{gpu, models};
 
 struct Watcher {
@@ -62,6 +63,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     let mut watcher = Watcher { signals, progress };
     solver.solve(&mut watcher)?;
     watcher.progress.finish();
+    report_convolutions(solver.net());
     info!("Optimization Done.");
     Ok(ExitCode::SUCCESS)
 }

@@ -11,7 +11,9 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use crate::space::{Host, HostQueue, Space, View, ViewMut};
-use crate::{BlobSpec, DType, Device, Error, Fault, Float, Formats, Offer, Result, Shape, with_float};
+use crate::{
+    BlobSpec, DType, Device, Error, Fault, Float, Formats, Offer, PreparedConvolution, Result, Shape, with_float,
+};
 
 /// When a layer runs: everything a computation may depend on besides its blobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -238,6 +240,11 @@ pub trait Run<S: Space>: Layer {
     /// When the space cannot run the layer.
     fn prepare(&mut self, _queue: &S::Queue, _plan: &mut Plan) -> Result<()> {
         Ok(())
+    }
+
+    /// The convolutions that its passes make for each bottom, as [`Run::prepare`] settled them.
+    fn convolutions(&self) -> Vec<PreparedConvolution> {
+        Vec::new()
     }
 
     /// Computes the tops from the bottoms and the parameters.

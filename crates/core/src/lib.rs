@@ -12,7 +12,10 @@ pub mod rng;
 mod shape;
 pub mod space;
 
-pub use device::{Arg, ConvolutionPass, Device, DeviceConvolution, DevicePtr, DeviceQueue, Fault, Gemm, Grid};
+pub use device::{
+    Arg, ConvolutionPass, Device, DeviceConvolution, DevicePtr, DeviceQueue, Fault, Gemm, Grid, Maker,
+    PreparedConvolution,
+};
 pub use dtype::{DType, Float};
 pub use error::{Error, Position, Result, nearest};
 pub use format::{ChannelsLast, Element, Format, Formats, Layout, Offer, Storage, TENSOR_CORES_FROM, rounded};

@@ -1,8 +1,11 @@
 //! The GPUs, as the driver lists them.
 
 use std::env;
-use std::ffi::{CStr, c_char, c_int, c_uint};
+use std::ffi::{CStr, c_char, c_int};
 
+use cudarc::driver::sys::CUdevice_attribute as Attribute;
+
+use crate::gpu::{Api, ListingApi};
 use crate::library::{self, Loaded};
 use crate::{Component, Found, Missing, SearchPath};
 
@@ -108,62 +111,42 @@ fn hint(value: &Option<String>) -> String {
     }
 }
 
-type Attribute = unsafe extern "C" fn(*mut c_int, c_int, c_int) -> c_int;
-type ErrorText = unsafe extern "C" fn(c_int, *mut *const c_char) -> c_int;
-
-/// The functions of the driver that list devices, with the types of NVIDIA's cuda.h.
+/// The driver, and its functions that list devices.
 struct Driver {
-    loaded: Loaded,
-    init: unsafe extern "C" fn(c_uint) -> c_int,
-    count: unsafe extern "C" fn(*mut c_int) -> c_int,
-    get: unsafe extern "C" fn(*mut c_int, c_int) -> c_int,
-    name: unsafe extern "C" fn(*mut c_char, c_int, c_int) -> c_int,
-    memory: unsafe extern "C" fn(*mut usize, c_int) -> c_int,
-    attribute: Attribute,
+    api: ListingApi,
 }
 
 impl Driver {
     fn new(loaded: Loaded) -> Result<Self, NoDevice> {
-        // SAFETY: each field's type is that of the function in cuda.h.
-        let functions = unsafe {
-            (|| {
-                Ok((
-                    loaded.function("cuInit")?,
-                    loaded.function("cuDeviceGetCount")?,
-                    loaded.function("cuDeviceGet")?,
-                    loaded.function("cuDeviceGetName")?,
-                    loaded.function("cuDeviceTotalMem_v2")?,
-                    loaded.function("cuDeviceGetAttribute")?,
-                ))
-            })()
-        };
-        match functions {
-            Ok((init, count, get, name, memory, attribute)) => {
-                Ok(Driver { loaded, init, count, get, name, memory, attribute })
-            }
-            Err(reason) => Err(NoDevice::Foreign { found: loaded.found.clone(), reason }),
-        }
+        let api = ListingApi::of(&loaded);
+        let found = loaded.found.clone();
+        // The driver stays loaded: it has threads and exit handlers of its own once it is initialised.
+        std::mem::forget(loaded);
+        api.map(|api| Driver { api }).map_err(|reason| NoDevice::Foreign { found, reason })
     }
 
     fn check(&self, call: &'static str, status: c_int) -> Result<(), NoDevice> {
         if status == 0 {
             return Ok(());
         }
-        let name = self.error_text("cuGetErrorName", status);
-        let text = self.error_text("cuGetErrorString", status);
+        let name = self.error_text(self.api.cuGetErrorName, status);
+        let text = self.error_text(self.api.cuGetErrorString, status);
         let code = match (name, text) {
             (Some(name), Some(text)) => format!("{name} ({status}: {text})"),
             (Some(name), None) => format!("{name} ({status})"),
             _ => format!("code {status}"),
         };
-        Err(NoDevice::Refused { found: self.loaded.found.clone(), call, code, visible: visible_devices() })
+        Err(NoDevice::Refused { found: self.api.found.clone(), call, code, visible: visible_devices() })
     }
 
-    fn error_text(&self, function: &str, status: c_int) -> Option<String> {
+    fn error_text(
+        &self,
+        get: unsafe extern "C" fn(c_int, *mut *const c_char) -> c_int,
+        status: c_int,
+    ) -> Option<String> {
         let mut text = std::ptr::null();
-        // SAFETY: both functions have this type; the text they give is static.
+        // SAFETY: the text that the driver gives is static.
         unsafe {
-            let get: ErrorText = self.loaded.function(function).ok()?;
             (get(status, &mut text) == 0 && !text.is_null())
                 .then(|| CStr::from_ptr(text).to_string_lossy().into_owned())
         }
@@ -171,51 +154,62 @@ impl Driver {
 
     fn devices(&self) -> Result<Vec<Device>, NoDevice> {
         // SAFETY, of both calls: as the driver documents; the pointer is to a live integer.
-        self.check("cuInit", unsafe { (self.init)(0) })?;
+        self.check("cuInit", unsafe { (self.api.cuInit)(0) })?;
         let mut count = 0;
-        self.check("cuDeviceGetCount", unsafe { (self.count)(&mut count) })?;
+        self.check("cuDeviceGetCount", unsafe { (self.api.cuDeviceGetCount)(&mut count) })?;
         (0..count).map(|ordinal| self.device(ordinal)).collect()
     }
 
     fn device(&self, ordinal: c_int) -> Result<Device, NoDevice> {
         let mut handle = 0;
         // SAFETY: the pointer is to a live integer.
-        self.check("cuDeviceGet", unsafe { (self.get)(&mut handle, ordinal) })?;
+        self.check("cuDeviceGet", unsafe { (self.api.cuDeviceGet)(&mut handle, ordinal) })?;
         let mut name = [0u8; 256];
         // One byte less than the buffer has, so that the text ends whatever the driver writes.
         let room = name.len() as c_int - 1;
         // SAFETY: the buffer is longer than the length given.
-        self.check("cuDeviceGetName", unsafe { (self.name)(name.as_mut_ptr().cast(), room, handle) })?;
+        self.check("cuDeviceGetName", unsafe { (self.api.cuDeviceGetName)(name.as_mut_ptr().cast(), room, handle) })?;
         let name = CStr::from_bytes_until_nul(&name).map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let mut memory = 0;
         // SAFETY: the pointer is to a live integer.
-        self.check("cuDeviceTotalMem", unsafe { (self.memory)(&mut memory, handle) })?;
+        self.check("cuDeviceTotalMem", unsafe { (self.api.cuDeviceTotalMem_v2)(&mut memory, handle) })?;
 
-        // The numbers are those of CUdevice_attribute. An attribute that a driver no longer knows reads as 0.
-        let attribute = |number: c_int| {
+        // An attribute that a driver no longer knows reads as 0.
+        let attribute = |which: Attribute| {
             let mut value = 0;
             // SAFETY: the pointer is to a live integer.
-            let status = unsafe { (self.attribute)(&mut value, number, handle) };
+            let status = unsafe { (self.api.cuDeviceGetAttribute)(&mut value, which, handle) };
             if status == 0 { u32::try_from(value).unwrap_or(0) } else { 0 }
         };
         Ok(Device {
             id: ordinal as u32,
             name,
-            capability: (attribute(75), attribute(76)),
+            capability: (
+                attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR),
+                attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR),
+            ),
             memory: memory as u64,
-            shared_per_block: attribute(8),
-            registers_per_block: attribute(12),
-            warp: attribute(10),
-            pitch: attribute(11),
-            threads_per_block: attribute(1),
-            block: [attribute(2), attribute(3), attribute(4)],
-            grid: [attribute(5), attribute(6), attribute(7)],
-            clock: attribute(13),
-            constant_memory: attribute(9),
-            texture_alignment: attribute(14),
-            overlap: attribute(15) != 0,
-            multiprocessors: attribute(16),
-            kernel_timeout: attribute(17) != 0,
+            shared_per_block: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK),
+            registers_per_block: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_BLOCK),
+            warp: attribute(Attribute::CU_DEVICE_ATTRIBUTE_WARP_SIZE),
+            pitch: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_PITCH),
+            threads_per_block: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK),
+            block: [
+                attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_X),
+                attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Y),
+                attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Z),
+            ],
+            grid: [
+                attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X),
+                attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Y),
+                attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Z),
+            ],
+            clock: attribute(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE),
+            constant_memory: attribute(Attribute::CU_DEVICE_ATTRIBUTE_TOTAL_CONSTANT_MEMORY),
+            texture_alignment: attribute(Attribute::CU_DEVICE_ATTRIBUTE_TEXTURE_ALIGNMENT),
+            overlap: attribute(Attribute::CU_DEVICE_ATTRIBUTE_GPU_OVERLAP) != 0,
+            multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT),
+            kernel_timeout: attribute(Attribute::CU_DEVICE_ATTRIBUTE_KERNEL_EXEC_TIMEOUT) != 0,
         })
     }
 }
@@ -224,9 +218,6 @@ impl Driver {
 pub(crate) fn devices(path: &SearchPath) -> Result<Vec<Device>, NoDevice> {
     let driver = Driver::new(library::load(Component::Driver, path)?)?;
     let result = driver.devices();
-    let none = || NoDevice::NoneSeen { found: driver.loaded.found.clone(), visible: visible_devices() };
-    let result = result.and_then(|devices| if devices.is_empty() { Err(none()) } else { Ok(devices) });
-    // The driver stays loaded: it has threads and exit handlers of its own once it is initialised.
-    std::mem::forget(driver);
-    result
+    let none = || NoDevice::NoneSeen { found: driver.api.found.clone(), visible: visible_devices() };
+    result.and_then(|devices| if devices.is_empty() { Err(none()) } else { Ok(devices) })
 }

@@ -421,122 +421,99 @@ fn geometries() -> Vec<DeviceConvolution> {
     ]
 }
 
-#[test]
-fn convolutions_are_caffes() {
-    for (precision, tolerance) in [(Precision::Fp32, 2e-5), (Precision::Tf32, 5e-3)] {
-        let Some(gpu) = open(precision) else { return };
-        let mut done = 0;
-        for conv in geometries() {
-            let c = &conv;
-            let [x, w, dy, before] = [
-                draw(c.batch * c.channels * c.input[0] * c.input[1], 1),
-                draw(c.outputs * c.channels / c.groups * c.kernel[0] * c.kernel[1], 2),
-                draw(c.batch * c.outputs * c.output[0] * c.output[1], 3),
-                draw(c.outputs * c.channels / c.groups * c.kernel[0] * c.kernel[1], 4),
-            ];
-            let [y, dx, mut dw] = convolve(c, &x, &w, &dy);
-            dw.iter_mut().zip(&before).for_each(|(d, b)| *d += f64::from(*b));
-            let [px, pw, pdy] = [&x, &w, &dy].map(|values| put(&gpu, values));
-            let garbage = |len| put(&gpu, &vec![f32::NAN; len]);
-            let passes = [
-                (ConvolutionPass::Forward, garbage(y.len()), [px, pw], &y),
-                (ConvolutionPass::Data, garbage(dx.len()), [pdy, pw], &dx),
-                (ConvolutionPass::Filter, put(&gpu, &before), [px, pdy], &dw),
-            ];
-            for (pass, result, operands, want) in passes {
-                let Some(workspace) = gpu.convolution_workspace(c, pass).unwrap() else {
-                    println!("skipped: no cuDNN for {pass:?} of {c:?}");
-                    continue;
-                };
-                let at = gpu.alloc(workspace).unwrap();
-                gpu.convolution(c, pass, result, operands, at).unwrap();
-                assert_near(&get(&gpu, result, want.len()), want, tolerance, &format!("{precision} {pass:?} of {c:?}"));
-                // The same bits again.
-                let first = get(&gpu, result, want.len());
-                if pass == ConvolutionPass::Filter {
-                    gpu.upload(&bytes(&before), result).unwrap();
-                }
-                gpu.convolution(c, pass, result, operands, at).unwrap();
-                let again = get(&gpu, result, want.len());
-                assert!(first.iter().zip(&again).all(|(a, b)| a.to_bits() == b.to_bits()), "{pass:?} of {c:?}");
-                gpu.free(at).unwrap();
-                done += 1;
-            }
-        }
-        println!("{precision}: {done} passes by cuDNN");
+/// The simulated device with a library of convolutions, and the GPU of this machine.
+fn by_library(precision: Precision, body: impl Fn(&dyn Machine)) {
+    body(&Sim::new(Order::Forward).unwrap().in_precision(precision).with_library(&ConvolutionPass::ALL));
+    if let Some(gpu) = open(precision) {
+        body(&gpu);
     }
 }
 
-/// In the formats that layers ask for.
-#[test]
-fn convolutions_in_bf16_are_caffes() {
-    let Some(gpu) = open(Precision::Bf16) else { return };
-    let first = Format { element: Element::Bf16, ..Format::PLAIN };
-    let last = Format { layout: Layout::ChannelsLast, ..first };
-    for plain in geometries() {
-        for format in [first, last] {
-            let c = &DeviceConvolution { format, ..plain };
-            let shapes = [
-                Shape::from([c.batch, c.channels, c.input[0], c.input[1]]),
-                Shape::from([c.outputs, c.channels / c.groups, c.kernel[0], c.kernel[1]]),
-                Shape::from([c.batch, c.outputs, c.output[0], c.output[1]]),
-            ];
-            let values = [0, 1, 2].map(|i| draw_narrow(shapes[i].count(), i as u32 + 1));
-            let [px, pw, pdy] = [0, 1, 2].map(|i| put_stored(&gpu, format, &shapes[i], &values[i]));
-            let [y, dx, dw] = convolve(c, &values[0], &values[1], &values[2]);
-            let passes = [
-                (ConvolutionPass::Forward, &shapes[2], [px, pw], y),
-                (ConvolutionPass::Data, &shapes[0], [pdy, pw], dx),
-                (ConvolutionPass::Filter, &shapes[1], [px, pdy], dw),
-            ];
-            for (pass, shape, operands, want) in passes {
-                let Some(workspace) = gpu.convolution_workspace(c, pass).unwrap() else {
-                    println!("skipped: no cuDNN for {pass:?} of {c:?}");
-                    continue;
-                };
-                let result = put_stored(&gpu, format, shape, &vec![f32::NAN; shape.count()]);
-                let at = gpu.alloc(workspace).unwrap();
-                gpu.convolution(c, pass, result, operands, at).unwrap();
-                let got = get_stored(&gpu, format, shape, result);
-                assert_near(&got, &want, 1e-2, &format!("{pass:?} of {c:?}"));
-                [at, result].into_iter().for_each(|block| gpu.free(block).unwrap());
-            }
-        }
-    }
+/// The shapes of a convolution's input, filters and output.
+fn shapes(c: &DeviceConvolution) -> [Shape; 3] {
+    [
+        Shape::from([c.batch, c.channels, c.input[0], c.input[1]]),
+        Shape::from([c.outputs, c.channels / c.groups, c.kernel[0], c.kernel[1]]),
+        Shape::from([c.batch, c.outputs, c.output[0], c.output[1]]),
+    ]
 }
 
 /// A blob: its shape and its values in the host's order.
 type Blob<'a> = (&'a Shape, &'a [f32]);
 
-/// What a pass by cuDNN makes of two operands and of what its result holds before, the same bits each time; `None` where
-/// cuDNN does not do it.
-fn by_cudnn(
-    gpu: &Cuda,
+/// What a library's pass makes of two operands and of what its result holds before, the same bits each time; `None` where
+/// there is none that does it.
+fn pass_of(
+    machine: &dyn Machine,
     c: &DeviceConvolution,
     pass: ConvolutionPass,
     operands: [Blob<'_>; 2],
     (shape, before): Blob<'_>,
 ) -> Option<Vec<f32>> {
-    let Some(workspace) = gpu.convolution_workspace(c, pass).unwrap() else {
+    let Some(workspace) = machine.convolution_workspace(c, pass).unwrap() else {
         println!("skipped: no cuDNN for {pass:?} of {c:?}");
         return None;
     };
-    let operands = operands.map(|(shape, values)| put_stored(gpu, c.format, shape, values));
-    let (result, at) = (put_stored(gpu, c.format, shape, before), gpu.alloc(workspace).unwrap());
+    let operands = operands.map(|(shape, values)| put_stored(machine, c.format, shape, values));
+    let (result, at) = (put_stored(machine, c.format, shape, before), machine.alloc(workspace).unwrap());
     let run = || {
-        gpu.upload(&c.format.encode(shape, before), result).unwrap();
-        gpu.convolution(c, pass, result, operands, at).unwrap();
-        get_stored(gpu, c.format, shape, result)
+        machine.upload(&c.format.encode(shape, before), result).unwrap();
+        machine.convolution(c, pass, result, operands, at).unwrap();
+        get_stored(machine, c.format, shape, result)
     };
     let (first, again) = (run(), run());
     assert!(first.iter().zip(&again).all(|(a, b)| a.to_bits() == b.to_bits()), "{pass:?} of {c:?}");
-    operands.into_iter().chain([result, at]).for_each(|block| gpu.free(block).unwrap());
+    operands.into_iter().chain([result, at]).for_each(|block| machine.free(block).unwrap());
     Some(first)
+}
+
+/// In every format that layers ask for.
+#[test]
+fn convolutions_are_caffes() {
+    let last = |element| Format { element, layout: Layout::ChannelsLast };
+    for (precision, format, tolerance) in [
+        (Precision::Fp32, Format::PLAIN, 2e-5),
+        (Precision::Tf32, Format::PLAIN, 5e-3),
+        (Precision::Tf32, last(Element::F32), 5e-3),
+        (Precision::Bf16, last(Element::Bf16).channels_first(), 1e-2),
+        (Precision::Bf16, last(Element::Bf16), 1e-2),
+    ] {
+        by_library(precision, |machine| {
+            let mut done = 0;
+            for plain in geometries() {
+                let c = &DeviceConvolution { format, ..plain };
+                let [x, w, y] = &shapes(c);
+                let values = |shape: &Shape, seed: u32| -> Vec<f32> {
+                    draw(shape.count(), seed).into_iter().map(|v| rounded(v, format.element)).collect()
+                };
+                let [vx, vw, vdy, before] = [values(x, 1), values(w, 2), values(y, 3), values(w, 4)];
+                let nothing = |shape: &Shape| vec![f32::NAN; shape.count()];
+                let [want_y, want_dx, mut want_dw] = convolve(c, &vx, &vw, &vdy);
+                // Where filters lie as the parameter does, their gradient is added to it; else what is there is not read.
+                let held = if c.has_plain_filters() { before } else { nothing(w) };
+                want_dw.iter_mut().zip(&held).for_each(|(d, h)| *d += f64::from(if h.is_nan() { 0.0 } else { *h }));
+                let passes = [
+                    (ConvolutionPass::Forward, [(x, &vx[..]), (w, &vw[..])], (y, nothing(y)), want_y),
+                    (ConvolutionPass::Data, [(y, &vdy[..]), (w, &vw[..])], (x, nothing(x)), want_dx),
+                    (ConvolutionPass::Filter, [(x, &vx[..]), (y, &vdy[..])], (w, held), want_dw),
+                ];
+                for (pass, operands, (shape, held), want) in passes {
+                    let Some(got) = pass_of(machine, c, pass, operands, (shape, &held)) else { continue };
+                    assert_near(&got, &want, tolerance, &format!("{precision} {pass:?} of {c:?}"));
+                    done += 1;
+                }
+            }
+            println!("{precision} in {format}: {done} passes by a library");
+        });
+    }
 }
 
 /// Where training spends its time: large enough for tensor cores, and in the formats that layers ask for there.
 #[test]
 fn convolutions_on_tensor_cores_are_those_of_single_precision() {
+    if std::env::var_os("LGM_FAKE_GPU").is_some() {
+        return println!("skipped: the fake GPU would take hours");
+    }
     let Some(exact) = gpu() else { return };
     let first = Format { element: Element::Bf16, ..Format::PLAIN };
     let last = |element| Format { element, layout: Layout::ChannelsLast };
@@ -559,11 +536,7 @@ fn convolutions_on_tensor_cores_are_those_of_single_precision() {
         for plain in &convolutions {
             assert!(plain.multiply_adds() >= TENSOR_CORES_FROM, "{plain:?}");
             let c = &DeviceConvolution { format, ..*plain };
-            let [x, w, y] = [
-                Shape::from([c.batch, c.channels, c.input[0], c.input[1]]),
-                Shape::from([c.outputs, c.channels / c.groups, c.kernel[0], c.kernel[1]]),
-                Shape::from([c.batch, c.outputs, c.output[0], c.output[1]]),
-            ];
+            let [x, w, y] = shapes(c);
             let values = |shape: &Shape, seed: u32| -> Vec<f32> {
                 draw(shape.count(), seed).into_iter().map(|v| rounded(v, format.element)).collect()
             };
@@ -576,8 +549,8 @@ fn convolutions_on_tensor_cores_are_those_of_single_precision() {
                 (ConvolutionPass::Filter, [(&x, &vx[..]), (&y, &vdy[..])], (&w, &before[..])),
             ];
             for (pass, operands, (shape, held)) in passes {
-                let Some(want) = by_cudnn(exact, plain, pass, operands, (shape, held)) else { continue };
-                let Some(got) = by_cudnn(&gpu, c, pass, operands, (shape, held)) else { continue };
+                let Some(want) = pass_of(exact, plain, pass, operands, (shape, held)) else { continue };
+                let Some(got) = pass_of(&gpu, c, pass, operands, (shape, held)) else { continue };
                 // Where filters lie otherwise than the parameter, their gradient is not added.
                 let added = pass == ConvolutionPass::Filter && !c.has_plain_filters();
                 let want: Vec<f64> = (want.iter().zip(held))

@@ -11,8 +11,10 @@ use lgm_core::{
 use tracing::{info, warn};
 
 use crate::bind::{Bound, Extra, ParamMemory, Span};
+use crate::convolutions;
+use crate::fit::{self, Needs};
 use crate::formats::{self, Conversions};
-use crate::gpu::{Block, Feeder, Gpu, bytes_of, doubles_of, in_units};
+use crate::gpu::{Block, Feeder, Gpu, bytes_of, doubles_of};
 use crate::graph::{Graph, LayerNode, ValueId};
 use crate::memory::{DEVICE_ALIGN, round_up};
 use crate::net::Options;
@@ -116,6 +118,7 @@ pub(crate) fn prepare(graph: &mut Graph, roles: &[Role], gpu: &(dyn Gpu + 'stati
             prepared.map_err(|e| layer.blame(e))?;
         }
     }
+    convolutions::tell_refusals(graph, gpu);
     Ok(())
 }
 
@@ -139,7 +142,9 @@ impl OnDevice {
         log_conversions(storage, &conversions);
         // Conversions are among the layers now.
         let roles = roles(graph);
+        let before = at.gpu.free_bytes()?.0;
         prepare(graph, &roles, at.gpu.as_ref())?;
+        let libraries = before.saturating_sub(at.gpu.free_bytes()?.0);
         let memory = plan(graph, &options.keep, &roles, DEVICE_ALIGN);
         let away = |i: usize| roles[i] != Role::Here;
         let used = |learnable: usize| {
@@ -147,7 +152,7 @@ impl OnDevice {
             graph.layers.iter().enumerate().any(|(i, layer)| away(i) && uses(layer))
         };
         let mirror = Bound::host(graph, mirror(graph, &roles), options.backward, &away, &used)?;
-        let mut device = OnDevice::new(graph, memory, roles.clone(), options, at, shared)?;
+        let mut device = OnDevice::new(graph, memory, roles.clone(), options, (at, libraries), shared)?;
         device.conversions = conversions;
         Ok((mirror, device))
     }
@@ -157,7 +162,7 @@ impl OnDevice {
         plan: MemoryPlan,
         roles: Vec<Role>,
         options: &Options,
-        at: &Placement,
+        (at, libraries): (&Placement, u64),
         shared: Option<Shared>,
     ) -> Result<Self> {
         let gpu = at.gpu.clone();
@@ -191,7 +196,8 @@ impl OnDevice {
             spans.iter().enumerate().map(|(l, span)| theirs(l).ok_or_else(|| take(span.len()))).collect();
         let copies = usize::from(options.backward) + at.histories;
         // Two batches are on their way while one is computed.
-        fits(graph, &roles, gpu.as_ref(), plan.bytes + 2 * room, own + copies * bytes)?;
+        let needs = Needs { arena: plan.bytes + 2 * room, params: own + copies * bytes, libraries };
+        fit::check(graph, &roles, gpu.as_ref(), &needs)?;
         let data = Rc::new(Block::new(&gpu, own)?);
         let diff = options.backward.then(|| Block::new(&gpu, bytes)).transpose()?;
         let arena = Block::new(&gpu, plan.bytes)?;
@@ -439,35 +445,4 @@ fn log_conversions(storage: Storage, made: &Conversions) {
     if storage.element != Element::F32 || made.forward > 0 {
         info!("Blobs between layers in {}", made.summary(storage));
     }
-}
-
-/// Refuses a net that the device has no room for.
-fn fits(graph: &Graph, roles: &[Role], gpu: &dyn Gpu, arena: usize, params: usize) -> Result<()> {
-    let (free, total) = gpu.free_bytes()?;
-    let (needed, aside) = ((arena + params) as u64, gpu.kept_aside());
-    let usable = free.saturating_sub(aside);
-    if needed <= usable {
-        return Ok(());
-    }
-    let feed = graph.layers.iter().zip(roles).find(|(l, role)| **role == Role::Feed && !l.tops.is_empty());
-    let batch = feed.and_then(|(l, _)| graph.values[l.tops[0]].spec.shape.first().copied()).unwrap_or(0);
-    // What grows with the batch is the arena, and all of it does, but for the rounding of each blob's length.
-    let rounding = graph.values.len() * 4 * DEVICE_ALIGN;
-    let room = usable.saturating_sub((params + rounding) as u64);
-    let fit = (batch as f64 * room as f64 / arena.max(1) as f64) as usize;
-    let hint = match fit {
-        0 => "not even one image a batch would fit: take a smaller net or another GPU".to_string(),
-        n => format!("a batch of about {n} would fit, where it is {batch} now (iter_size can make up for it)"),
-    };
-    let kept = if aside > 0 { format!(", of which {} stay so for libraries", in_units(aside)) } else { String::new() };
-    Err(Error::config(format!(
-        "the net does not fit on {}: it needs {} ({} for batches, blobs, gradients and scratch, {} for parameters, their \
-         gradients and histories), {} of {} are free{kept}; {hint}",
-        gpu.label(),
-        in_units(needed),
-        in_units(arena as u64),
-        in_units(params as u64),
-        in_units(free),
-        in_units(total),
-    )))
 }

@@ -3,10 +3,12 @@
 mod away;
 mod backward;
 mod bind;
+mod convolutions;
 mod copied;
 mod debug;
 mod device;
 mod filter;
+mod fit;
 mod formats;
 mod fuse;
 mod gpu;
@@ -22,6 +24,7 @@ mod tape;
 mod values;
 mod weights;
 
+pub use convolutions::Convolutions;
 pub use copied::Weights;
 pub use debug::six_digits;
 pub use device::{DeviceParams, Placement, SOLVER_WORDS};

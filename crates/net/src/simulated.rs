@@ -5,8 +5,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use lgm_core::{Arg, ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Error, Gemm, Grid, Result, Storage};
+use lgm_cuda::Allocator;
 use lgm_cuda::sim::{Order, Sim};
-use lgm_cuda::{Allocator, Precision};
 
 use crate::gpu::{Feeder, Gpu, Replay};
 
@@ -21,6 +21,7 @@ pub struct Simulated {
 enum Work {
     Launch(&'static str, Grid, Vec<Arg>),
     Gemm(Gemm),
+    Convolution(DeviceConvolution, ConvolutionPass, DevicePtr, [DevicePtr; 2], DevicePtr),
     Copy(DevicePtr, DevicePtr, usize),
     Zero(DevicePtr, usize),
 }
@@ -30,6 +31,9 @@ impl Work {
         match self {
             Work::Launch(kernel, grid, args) => sim.launch(kernel, *grid, args),
             Work::Gemm(gemm) => sim.gemm(gemm),
+            Work::Convolution(conv, pass, result, operands, workspace) => {
+                sim.convolution(conv, *pass, *result, *operands, *workspace)
+            }
             Work::Copy(from, to, bytes) => sim.copy(*from, *to, *bytes),
             Work::Zero(at, bytes) => sim.zero(*at, *bytes),
         }
@@ -43,17 +47,13 @@ impl Simulated {
     /// # Errors
     /// When there is no C++ compiler, or it refuses the kernels.
     pub fn new(order: Order, capacity: Option<u64>) -> Result<Simulated> {
-        Simulated::in_precision(Precision::Fp32, order, capacity)
+        Ok(Simulated::of(capacity.map_or_else(|| Sim::new(order), |bytes| Sim::with_capacity(order, bytes))?))
     }
 
-    /// As [`Simulated::new`], one that makes products in a precision and would have blobs stored as that wants.
-    ///
-    /// # Errors
-    /// As for [`Simulated::new`].
-    pub fn in_precision(precision: Precision, order: Order, capacity: Option<u64>) -> Result<Simulated> {
-        let sim = capacity.map_or_else(|| Sim::new(order), |bytes| Sim::with_capacity(order, bytes))?;
-        let sim = Rc::new(sim.in_precision(precision));
-        Ok(Simulated { sim, tape: RefCell::new(None), storage: precision.storage() })
+    /// A device that was made elsewhere; it would have blobs stored as its precision wants.
+    pub fn of(sim: Sim) -> Simulated {
+        let storage = sim.precision().storage();
+        Simulated { sim: Rc::new(sim), tape: RefCell::new(None), storage }
     }
 
     /// The device, one that would have blobs stored so.
@@ -109,6 +109,7 @@ impl DeviceQueue for Simulated {
     }
 
     fn convolution_workspace(&self, conv: &DeviceConvolution, pass: ConvolutionPass) -> Result<Option<usize>> {
+        self.not_recorded("the planning of a convolution")?;
         self.sim.convolution_workspace(conv, pass)
     }
 
@@ -120,8 +121,7 @@ impl DeviceQueue for Simulated {
         operands: [DevicePtr; 2],
         workspace: DevicePtr,
     ) -> Result<()> {
-        self.not_recorded("a library's convolution")?;
-        self.sim.convolution(conv, pass, result, operands, workspace)
+        self.put(Work::Convolution(*conv, pass, result, operands, workspace))
     }
 
     fn copy(&self, from: DevicePtr, to: DevicePtr, bytes: usize) -> Result<()> {

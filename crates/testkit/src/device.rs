@@ -3,14 +3,14 @@
 use std::sync::{Arc, Once};
 
 use lgm_core::{
-    BlobSpec, Bwd, ChannelsLast, DType, Device, DevicePtr, DeviceQueue, Element, Format, Fwd, Layout, Offer, Phase,
-    Plan, Registry, Result, Shape, Step, Storage, View, ViewMut, Views, ViewsMut, rounded,
+    BlobSpec, Bwd, ChannelsLast, ConvolutionPass, DType, Element, Format, Fwd, Layout, Offer, Phase, Plan, Registry,
+    Result, Shape, Step, Storage, rounded,
 };
-use lgm_cuda::Allocator;
 use lgm_cuda::sim::{Order, Sim};
 
 use crate::check::{added, finite, same};
 use crate::gpu::shared_gpu;
+use crate::pool::{Block, Pool, Stored, blocks, empty, poisoned, read, stored, views, views_mut};
 use crate::rig::{data_homes, shared_diffs};
 use crate::{Case, Inputs, Outputs, Rig, Sharing, assert_close};
 
@@ -18,150 +18,25 @@ use crate::{Case, Inputs, Outputs, Rig, Sharing, assert_close};
 const TOLERANCE: f64 = 2e-5;
 /// The same where what lies between layers is stored in bf16, which has eight bits: sums of rounded factors.
 const NARROW_TOLERANCE: f64 = 2e-2;
-/// What memory never written holds: as a floating-point number, NaN.
-const POISON: u8 = 0xff;
 
 /// A layer with its plan for the device, and the device.
 pub struct DeviceRig {
     /// The layer, its plan as the device half changed it.
     pub rig: Rig,
-    machine: Arc<dyn Machine>,
+    pool: Arc<Pool>,
+    /// A simulated device's library of convolutions does passes of the layer.
+    by_library: bool,
 }
 
-/// What runs a device half: the simulated device, or a GPU.
-pub(crate) trait Machine: DeviceQueue + Allocator {}
-impl<T: DeviceQueue + Allocator> Machine for T {}
-
-/// Device memory of single-precision numbers, full of NaN at first.
-struct Block<'a> {
-    machine: &'a dyn Machine,
-    at: DevicePtr,
-    len: usize,
-}
-
-impl<'a> Block<'a> {
-    fn new(machine: &'a dyn Machine, len: usize) -> Result<Self> {
-        let block = Block { machine, at: machine.alloc(4 * len)?, len };
-        machine.upload(&vec![POISON; 4 * len], block.at)?;
-        Ok(block)
-    }
-
-    fn of(machine: &'a dyn Machine, values: &[f64]) -> Result<Self> {
-        let bytes: Vec<u8> = values.iter().flat_map(|&v| (v as f32).to_ne_bytes()).collect();
-        Block::of_bytes(machine, &bytes)
-    }
-
-    fn of_bytes(machine: &'a dyn Machine, bytes: &[u8]) -> Result<Self> {
-        let block = Block::new(machine, bytes.len().div_ceil(4))?;
-        machine.upload(bytes, block.at)?;
-        Ok(block)
-    }
-
-    fn words(&self) -> Result<Vec<[u8; 4]>> {
-        let mut bytes = vec![0; 4 * self.len];
-        self.machine.download(self.at, &mut bytes)?;
-        Ok(bytes.as_chunks().0.to_vec())
-    }
-
-    fn to_f64(&self) -> Result<Vec<f64>> {
-        Ok(self.words()?.into_iter().map(|w| f32::from_ne_bytes(w) as f64).collect())
-    }
-
-    fn view<'b>(&self, spec: &'b BlobSpec) -> Option<View<'b, Device>> {
-        // SAFETY: the block is of the spec's size, and used only while it is there.
-        Some(unsafe { View::from_addr(self.at, spec) })
-    }
-
-    fn view_mut<'b>(&self, spec: &'b BlobSpec) -> Option<ViewMut<'b, Device>> {
-        // SAFETY: as for `view`; one window of each block is handed out for a call.
-        Some(unsafe { ViewMut::from_addr(self.at, spec) })
-    }
-}
-
-impl Drop for Block<'_> {
-    fn drop(&mut self) {
-        let freed = self.machine.free(self.at);
-        // A second panic would hide the first.
-        if !std::thread::panicking() {
-            freed.expect("nothing wrote beside the block");
-        }
-    }
-}
-
-/// A blob in device memory, in a format.
-struct Stored<'a> {
-    block: Block<'a>,
-    spec: BlobSpec,
-    format: Format,
-}
-
-impl<'a> Stored<'a> {
-    /// Full of NaN.
-    fn poisoned(machine: &'a dyn Machine, spec: &BlobSpec, format: Format) -> Result<Self> {
-        let bytes = format.bytes(&spec.shape);
-        let block = Block { machine, at: machine.alloc(bytes)?, len: 0 };
-        machine.upload(&vec![POISON; bytes], block.at)?;
-        Ok(Stored { block, spec: spec.clone(), format })
-    }
-
-    fn of(machine: &'a dyn Machine, spec: &BlobSpec, format: Format, values: &[f64]) -> Result<Self> {
-        let stored = Stored::poisoned(machine, spec, format)?;
-        let values: Vec<f32> = values.iter().map(|&v| v as f32).collect();
-        machine.upload(&format.encode(&spec.shape, &values), stored.block.at)?;
-        Ok(stored)
-    }
-
-    fn to_f64(&self) -> Result<Vec<f64>> {
-        let mut bytes = vec![0; self.format.bytes(&self.spec.shape)];
-        self.block.machine.download(self.block.at, &mut bytes)?;
-        Ok(self.format.decode(&self.spec.shape, &bytes).into_iter().map(f64::from).collect())
-    }
-
-    fn view<'b>(&self, spec: &'b BlobSpec) -> Option<View<'b, Device>> {
-        self.block.view(spec)
-    }
-
-    fn view_mut<'b>(&self, spec: &'b BlobSpec) -> Option<ViewMut<'b, Device>> {
-        self.block.view_mut(spec)
-    }
-}
-
-/// Blobs of values, each in the format of its place.
-fn stored<'a>(
-    machine: &'a dyn Machine,
-    specs: &[BlobSpec],
-    format: impl Fn(usize) -> Format,
-    values: &[Vec<f64>],
-) -> Result<Vec<Stored<'a>>> {
-    values.iter().zip(specs).enumerate().map(|(i, (v, s))| Stored::of(machine, s, format(i), v)).collect()
-}
-
-fn empty<'a>(
-    machine: &'a dyn Machine,
-    specs: &[BlobSpec],
-    format: impl Fn(usize) -> Format,
-) -> Result<Vec<Stored<'a>>> {
-    specs.iter().enumerate().map(|(i, s)| Stored::poisoned(machine, s, format(i))).collect()
-}
-
-fn blocks<'a>(machine: &'a dyn Machine, values: &[Vec<f64>]) -> Result<Vec<Block<'a>>> {
-    values.iter().map(|v| Block::of(machine, v)).collect()
-}
-
-fn poisoned<'a>(machine: &'a dyn Machine, specs: &[BlobSpec]) -> Result<Vec<Block<'a>>> {
-    specs.iter().map(|s| Block::new(machine, s.shape.count())).collect()
-}
-
-fn views<'b>(blocks: &[Block<'_>], specs: &'b [BlobSpec]) -> Views<'b, Device> {
-    blocks.iter().zip(specs).map(|(b, s)| b.view(s)).collect()
-}
-
-fn views_mut<'b>(blocks: &[Block<'_>], specs: &'b [BlobSpec]) -> ViewsMut<'b, Device> {
-    blocks.iter().zip(specs).map(|(b, s)| b.view_mut(s)).collect()
-}
-
-fn read(blocks: &[Block<'_>]) -> Result<Vec<Vec<f64>>> {
-    blocks.iter().map(Block::to_f64).collect()
+/// A kind of device.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    /// In which order a simulated one's threads take turns.
+    order: Order,
+    /// How it would have blobs stored; the bottoms come so.
+    storage: Storage,
+    /// The passes of convolutions that a simulated one's library does.
+    library: &'a [ConvolutionPass],
 }
 
 impl DeviceRig {
@@ -193,14 +68,30 @@ impl DeviceRig {
         order: Order,
         storage: Storage,
     ) -> Result<Option<DeviceRig>> {
+        DeviceRig::on(registry, text, phase, shapes, &Wanted { order, storage, library: &[] })
+    }
+
+    /// As [`DeviceRig::new`], on a device of this kind.
+    fn on(
+        registry: &Registry,
+        text: &str,
+        phase: Phase,
+        shapes: &[Shape],
+        wanted: &Wanted<'_>,
+    ) -> Result<Option<DeviceRig>> {
+        let Wanted { order, storage, library } = *wanted;
         let mut rig = Rig::new(registry, text, phase, DType::F32, shapes)?;
         if rig.layer.device().is_none() {
             return Ok(None);
         }
-        let machine: Arc<dyn Machine> = match shared_gpu(storage.element)? {
+        let mut simulated = None;
+        let pool = match shared_gpu(storage.element)? {
             Some(gpu) => gpu,
             None => match Sim::new(order) {
-                Ok(machine) => Arc::new(machine),
+                Ok(machine) => {
+                    let machine = simulated.insert(Arc::new(machine.with_library(library)));
+                    Arc::new(Pool::new(machine.clone()))
+                }
                 Err(why @ lgm_core::Error::Config(_)) => {
                     static SAID: Once = Once::new();
                     SAID.call_once(|| eprintln!("skipped: device runs on the host: {why}"));
@@ -216,12 +107,13 @@ impl DeviceRig {
         let arriving = vec![Format { element: storage.element, layout }; rig.bottoms.len()];
         let offer = Offer { bottoms: &rig.bottoms, arriving: &arriving, tops: plan.tops.len(), storage };
         plan.formats = half.formats(&offer);
-        half.prepare(machine.as_ref(), &mut plan)?;
+        half.prepare(pool.machine(), &mut plan)?;
         let specs = plan.tops.iter().chain(&plan.saved).chain(&plan.scratch);
         assert!(specs.clone().all(|s| s.dtype == DType::F32), "the device plan has blobs of another element type");
         assert_eq!(plan.tops, rig.plan.tops, "the device half changed the tops");
         rig.plan = plan;
-        Ok(Some(DeviceRig { rig, machine }))
+        let by_library = simulated.is_some_and(|sim| sim.plans_convolutions());
+        Ok(Some(DeviceRig { rig, pool, by_library }))
     }
 
     /// As [`Rig::run`]. The step reaches the layer through device memory alone.
@@ -229,23 +121,23 @@ impl DeviceRig {
     /// # Errors
     /// What the layer refuses, or its kernels report.
     pub fn run(&self, inputs: &Inputs) -> Result<Outputs> {
-        let (rig, plan, machine) = (&self.rig, &self.rig.plan, self.machine.as_ref());
+        let (rig, plan, pool, machine) = (&self.rig, &self.rig.plan, self.pool.as_ref(), self.pool.machine());
         let layer = rig.layer.device().expect("checked when made");
         let backward = !inputs.top_diffs.is_empty() || (plan.tops.is_empty() && !plan.no_backward);
         let formats = &plan.formats;
-        let bottoms = stored(machine, &rig.bottoms, |b| formats.bottom(b), &inputs.bottoms)?;
-        let params = blocks(machine, &inputs.params)?;
-        let (tops, saved) = (empty(machine, &plan.tops, |t| formats.top(t))?, poisoned(machine, &plan.saved)?);
-        let clock = clock(machine, &inputs.step)?;
+        let bottoms = stored(pool, &rig.bottoms, |b| formats.bottom(b), &inputs.bottoms)?;
+        let params = blocks(pool, &inputs.params)?;
+        let (tops, saved) = (empty(pool, &plan.tops, |t| formats.top(t))?, poisoned(pool, &plan.saved)?);
+        let clock = clock(pool, &inputs.step)?;
         let dynamic: Vec<f64> = rig.layer.dynamic().into_iter().map(f64::from).collect();
-        let dynamic = Block::of(machine, &dynamic)?;
-        let fault = Block::of_bytes(machine, &[0; 16])?;
+        let dynamic = Block::of(pool, &dynamic)?;
+        let fault = Block::of_bytes(pool, &[0; 16])?;
         // Not the step: it may not be baked into what could be replayed.
         let stranger = Step { seed: !inputs.step.seed, iter: 77, batch: 99 };
         let homes = data_homes(plan, inputs.sharing, backward);
         let in_place = |k: lgm_core::Sharing| k == lgm_core::Sharing::InPlace;
 
-        let scratch = poisoned(machine, &plan.scratch)?;
+        let scratch = poisoned(pool, &plan.scratch)?;
         let shared = |b: usize| homes.iter().flatten().any(|&(b1, _)| b1 == b);
         let top_at = |t: usize| match homes[t] {
             None => &tops[t],
@@ -291,13 +183,13 @@ impl DeviceRig {
             return Ok(out);
         }
 
-        let scratch = poisoned(machine, &plan.scratch)?;
-        let top_diffs = stored(machine, &plan.tops, |t| formats.top(t), &inputs.top_diffs)?;
-        let param_diffs = blocks(machine, &inputs.param_diffs)?;
-        let mut bottom_diffs = empty(machine, &rig.bottoms, |b| formats.bottom(b))?;
+        let scratch = poisoned(pool, &plan.scratch)?;
+        let top_diffs = stored(pool, &plan.tops, |t| formats.top(t), &inputs.top_diffs)?;
+        let param_diffs = blocks(pool, &inputs.param_diffs)?;
+        let mut bottom_diffs = empty(pool, &rig.bottoms, |b| formats.bottom(b))?;
         let shared = shared_diffs(plan, inputs);
         for &(t, b) in &shared {
-            bottom_diffs[b] = Stored::of(machine, &rig.bottoms[b], formats.bottom(b), &inputs.top_diffs[t])?;
+            bottom_diffs[b] = Stored::of(pool, &rig.bottoms[b], formats.bottom(b), &inputs.top_diffs[t])?;
         }
         let wanted = |plan: &Plan, b: usize| inputs.want_bottoms[b] && !plan.no_gradient.contains(&b);
         let learned = |p: usize| inputs.want_params[p] && !plan.params[p].state;
@@ -351,9 +243,9 @@ fn as_stored(values: &[f64], format: Format) -> Vec<f64> {
     values.iter().map(|&v| f64::from(rounded(v as f32, format.element))).collect()
 }
 
-fn clock<'a>(machine: &'a dyn Machine, step: &Step) -> Result<Block<'a>> {
+fn clock<'a>(pool: &'a Pool, step: &Step) -> Result<Block<'a>> {
     let bytes: Vec<u8> = [step.seed, step.iter, step.batch].iter().flat_map(|v| v.to_le_bytes()).collect();
-    Block::of_bytes(machine, &bytes)
+    Block::of_bytes(pool, &bytes)
 }
 
 /// Storages that a layer is checked in besides the plain one.
@@ -363,17 +255,34 @@ const STORAGES: [Storage; 3] = [
     Storage { element: Element::F32, channels_last: ChannelsLast::Always },
 ];
 
-/// The device half against the host's outputs, in every format that it has; the same bits whatever is shared, wanted or
-/// saved, and in both orders.
+/// Passes that a simulated device's library does, so that every pass is made with and without it, beside others that are
+/// made the other way. A GPU has its own library, which does what it can.
+const LIBRARIES: [&[ConvolutionPass]; 3] =
+    [&ConvolutionPass::ALL, &[ConvolutionPass::Forward], &[ConvolutionPass::Data, ConvolutionPass::Filter]];
+
+/// The device half against the host's outputs, in every format that it has, with and without a library where that changes
+/// it; the same bits whatever is shared, wanted or saved, and in both orders.
 pub(crate) fn check(registry: &Registry, case: &Case, inputs: &Inputs, host: &Rig) -> Result<()> {
-    check_stored(registry, case, inputs, host, Storage::default())?;
-    STORAGES.into_iter().try_for_each(|storage| check_stored(registry, case, inputs, host, storage))
+    for storage in [Storage::default()].into_iter().chain(STORAGES) {
+        check_on(registry, case, inputs, host, (storage, &[]))?;
+        LIBRARIES.into_iter().try_for_each(|library| check_on(registry, case, inputs, host, (storage, library)))?;
+    }
+    Ok(())
 }
 
-fn check_stored(registry: &Registry, case: &Case, inputs: &Inputs, host: &Rig, storage: Storage) -> Result<()> {
+fn check_on(
+    registry: &Registry,
+    case: &Case,
+    inputs: &Inputs,
+    host: &Rig,
+    (storage, library): (Storage, &[ConvolutionPass]),
+) -> Result<()> {
     let shapes: Vec<Shape> = case.bottoms.iter().map(|(s, _)| s.clone()).collect();
-    let rig = |order| DeviceRig::stored(registry, &case.layer, case.phase, &shapes, order, storage);
+    let rig = |order| DeviceRig::on(registry, &case.layer, case.phase, &shapes, &Wanted { order, storage, library });
     let (Some(forward), Some(reversed)) = (rig(Order::Forward)?, rig(Order::Reversed)?) else { return Ok(()) };
+    if !library.is_empty() && !forward.by_library {
+        return Ok(());
+    }
     let formats = &forward.rig.plan.formats;
     let moved = |spec: &BlobSpec, format: Format| !format.is_same(Format::PLAIN, &spec.shape);
     let changed = host.bottoms.iter().enumerate().any(|(b, spec)| moved(spec, formats.bottom(b)))
@@ -392,7 +301,8 @@ fn check_stored(registry: &Registry, case: &Case, inputs: &Inputs, host: &Rig, s
     let inputs = &inputs;
     let narrow = formats.bottoms.iter().chain(&formats.tops).any(|format| format.element == Element::Bf16);
     let tolerance = if narrow { NARROW_TOLERANCE } else { TOLERANCE };
-    let case = &Case { name: format!("{} ({})", case.name, formats.top(0)), ..case.clone() };
+    let by = if forward.by_library { format!(", {library:?} by a library") } else { String::new() };
+    let case = &Case { name: format!("{} ({}{by})", case.name, formats.top(0)), ..case.clone() };
     let plain = forward.run(inputs)?;
     close(case, inputs, &plain, &host.run(inputs)?, tolerance);
 

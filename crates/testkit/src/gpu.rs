@@ -7,6 +7,8 @@ use std::sync::{Arc, OnceLock};
 use lgm_core::{Element, Error, Result, Storage};
 use lgm_cuda::{Cuda, Precision};
 
+use crate::pool::Pool;
+
 /// Whether tests are to run on a GPU.
 fn wanted() -> Result<bool> {
     match std::env::var("LGM_TEST_DEVICE") {
@@ -27,13 +29,14 @@ fn open(element: Element) -> Result<Cuda> {
 }
 
 /// One that lives as long as the process. Opening another is quick while there is one.
-pub(crate) fn shared_gpu(element: Element) -> Result<Option<Arc<Cuda>>> {
-    static GPUS: [OnceLock<std::result::Result<Arc<Cuda>, String>>; 2] = [const { OnceLock::new() }; 2];
+pub(crate) fn shared_gpu(element: Element) -> Result<Option<Arc<Pool>>> {
+    static GPUS: [OnceLock<std::result::Result<Arc<Pool>, String>>; 2] = [const { OnceLock::new() }; 2];
     if !wanted()? {
         return Ok(None);
     }
     let gpu = GPUS[usize::from(element == Element::Bf16)].get_or_init(|| {
-        open(element).map(|gpu| Arc::new(gpu.storing(Storage::default()))).map_err(|error| error.to_string())
+        let pool = open(element).map(|gpu| Arc::new(Pool::new(Arc::new(gpu.storing(Storage::default())))));
+        pool.map_err(|error| error.to_string())
     });
     gpu.clone().map(Some).map_err(Error::internal)
 }

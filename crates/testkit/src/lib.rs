@@ -23,6 +23,7 @@ mod host_only;
 mod memory;
 mod nets;
 mod npz;
+mod pool;
 mod rig;
 
 pub use case::{Case, Draw};

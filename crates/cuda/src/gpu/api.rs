@@ -1,203 +1,338 @@
-//! The functions of NVIDIA's libraries that a GPU run calls, with the types of NVIDIA's headers, and the headers'
-//! constants. Where the headers are at hand, a test lets a C++ compiler compare every type and number with them.
+//! The functions of NVIDIA's libraries that a GPU run calls, loaded from where they were found.
+//!
+//! Types and constants are cudarc's, generated from NVIDIA's headers: a declaration that differs from its does not compile.
+//! Its own loader is not used: it panics where a library or a function is missing, takes a file of the right name from
+//! wherever the system's loader has one rather than the one that was found, and reads statuses as enumerations, which a
+//! newer library's may not fit.
 
 use std::ffi::{c_char, c_int, c_void};
+use std::mem::{offset_of, size_of};
+
+pub(crate) use cudarc::cublas::sys as cublas;
+pub(crate) use cudarc::cudnn::sys as cudnn;
+pub(crate) use cudarc::driver::sys as driver;
+use cudarc::nvrtc::sys as nvrtc;
+
+pub(crate) use cublas::cublasHandle_t;
+pub(crate) use cudnn::cudnnHandle_t;
+pub(crate) use driver::{CUcontext, CUevent, CUfunction, CUgraph, CUgraphExec, CUmodule, CUstream};
+pub(crate) use nvrtc::nvrtcProgram;
+
+use cublas::{cublasComputeType_t, cublasGemmAlgo_t, cublasOperation_t, cudaDataType};
+use cudnn::{
+    cudnnConvolutionBwdDataAlgo_t, cudnnConvolutionBwdFilterAlgo_t, cudnnConvolutionDescriptor_t,
+    cudnnConvolutionFwdAlgo_t, cudnnConvolutionMode_t, cudnnDataType_t, cudnnFilterDescriptor_t,
+    cudnnTensorDescriptor_t, cudnnTensorFormat_t,
+};
 
 use crate::library::{self, Loaded};
 use crate::{Component, Found, SearchPath};
 use lgm_core::{Error, Result};
 
-/// A handle to something a library owns: a stream, an event, a module, a descriptor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A handle to something a library owns, which any thread may use: a stream, an event, a module, a descriptor.
 #[repr(transparent)]
-pub(crate) struct Handle(pub(crate) *mut c_void);
+pub(crate) struct Handle<T>(pub(crate) *mut T);
 
-impl Handle {
+impl<T> Handle<T> {
     /// No handle.
-    pub(crate) const NULL: Handle = Handle(std::ptr::null_mut());
+    pub(crate) const NULL: Self = Handle(std::ptr::null_mut());
+
+    pub(crate) fn is_null(self) -> bool {
+        self.0.is_null()
+    }
 }
+
+impl<T> Clone for Handle<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Handle<T> {}
 
 // SAFETY: a handle is a name; the driver's functions may be called with it from any thread, and the handles of cuBLAS
 // and cuDNN are kept behind mutexes.
-unsafe impl Send for Handle {}
+unsafe impl<T> Send for Handle<T> {}
 // SAFETY: as above.
-unsafe impl Sync for Handle {}
+unsafe impl<T> Sync for Handle<T> {}
 
+/// Functions of a library.
+pub(crate) trait Api: Sized {
+    /// The library.
+    const COMPONENT: Component;
+
+    /// The functions of one that was loaded, or what it lacks.
+    fn of(loaded: &Loaded) -> std::result::Result<Self, String>;
+
+    /// Loads the library from the first place that has a usable one; it stays loaded.
+    fn load(path: &SearchPath) -> Result<Self> {
+        let component = Self::COMPONENT;
+        let loaded = library::load(component, path).map_err(|missing| Error::config(missing.to_string()))?;
+        let api = Self::of(&loaded).map_err(|reason| {
+            let (what, file, how) = (component.name(), loaded.found.path.display(), component.how_to_get());
+            Error::config(format!("{what} ({file}) cannot be used: {reason}; {how}"))
+        });
+        // Unloading NVIDIA's libraries under their own threads is not safe.
+        std::mem::forget(loaded);
+        api
+    }
+}
+
+/// A parameter's type as our code gives it, where that is not the header's.
+macro_rules! taken {
+    ($type:ty,) => {
+        $type
+    };
+    ($type:ty, $as:ty) => {
+        $as
+    };
+}
+/// What a function gives back as our code takes it: a status as the number it is, since a library newer than its bindings
+/// may give one that their enumerations lack.
+macro_rules! given {
+    () => {
+        c_int
+    };
+    ($type:ty) => {
+        $type
+    };
+}
+/// The same in the header.
+macro_rules! given_there {
+    ($status:ty,) => {
+        $status
+    };
+    ($status:ty, $type:ty) => {
+        $type
+    };
+}
+/// The header's function of a name, or a newer one in its place.
+macro_rules! there {
+    ($sys:ident, $function:ident) => {
+        $sys::$function
+    };
+    ($sys:ident, $function:ident $newer:ident) => {
+        $sys::$newer
+    };
+}
+
+/// Functions of a library and the type of its status, which they give unless another is written. `A as B` is a parameter
+/// of the header's type A for which our code gives a B, and `f like g` a function with the type of another that took its
+/// place in newer headers.
 macro_rules! api {
-    ($(#[$doc:meta])* $name:ident of $component:ident { $(fn $function:ident($($type:ty),*) -> $ret:ty;)* }) => {
+    ($(#[$doc:meta])* $name:ident of $component:ident in $sys:ident, giving $status:ident {
+        $(fn $function:ident $(like $newer:ident)? ($($type:ty $(as $as:ty)?),*) $(-> $ret:ty)?;)*
+    }) => {
         $(#[$doc])*
         #[allow(non_snake_case)]
         pub(crate) struct $name {
-            $(pub(crate) $function: unsafe extern "C" fn($($type),*) -> $ret,)*
+            $(pub(crate) $function: unsafe extern "C" fn($(taken!($type, $($as)?)),*) -> given!($($ret)?),)*
             pub(crate) found: Found,
         }
 
-        impl $name {
-            /// Loads the library from the first place that has a usable one; it stays loaded.
-            pub(crate) fn load(path: &SearchPath) -> Result<Self> {
-                let loaded = library::load(Component::$component, path).map_err(|missing| {
-                    Error::config(missing.to_string())
-                })?;
-                let api = Self::of(&loaded).map_err(|reason| {
-                    let (what, file) = (Component::$component.name(), loaded.found.path.display());
-                    Error::config(format!("{what} ({file}) cannot be used: {reason}; {}", Component::$component.how_to_get()))
-                });
-                // Unloading NVIDIA's libraries under their own threads is not safe.
-                std::mem::forget(loaded);
-                api
-            }
+        $(
+            const _: unsafe fn($($type),*) -> given_there!($sys::$status, $($ret)?) = there!($sys, $function $($newer)?);
+            $($(const _: () = assert!(size_of::<$type>() == size_of::<$as>());)?)*
+        )*
+        const _: () = assert!(size_of::<$sys::$status>() == size_of::<c_int>());
+
+        impl Api for $name {
+            const COMPONENT: Component = Component::$component;
 
             fn of(loaded: &Loaded) -> std::result::Result<Self, String> {
                 Ok($name {
-                    // SAFETY: the types are those of NVIDIA's headers.
+                    // SAFETY: the types are the header's, but for numbers in place of enumerations, which are as wide.
                     $($function: unsafe { loaded.function(stringify!($function)) }?,)*
                     found: loaded.found.clone(),
                 })
             }
-
-            #[cfg(test)]
-            pub(super) const SIGNATURES: &[(&str, &[i32])] = &[
-                $((stringify!($function), &[<$ret as super::abi::Class>::CLASS, $(<$type as super::abi::Class>::CLASS),*]),)*
-            ];
         }
     };
 }
 
 api! {
+    /// cuda.h: what lists devices, which drivers that are too old to run on have too.
+    ListingApi of Driver in driver, giving CUresult {
+        fn cuInit(u32);
+        fn cuGetErrorName(driver::CUresult as c_int, *mut *const c_char);
+        fn cuGetErrorString(driver::CUresult as c_int, *mut *const c_char);
+        fn cuDeviceGetCount(*mut c_int);
+        fn cuDeviceGet(*mut c_int, c_int);
+        fn cuDeviceGetName(*mut c_char, c_int, c_int);
+        fn cuDeviceTotalMem_v2(*mut usize, c_int);
+        fn cuDeviceGetAttribute(*mut c_int, driver::CUdevice_attribute, c_int);
+    }
+}
+
+api! {
     /// cuda.h
-    DriverApi of Driver {
-        fn cuInit(u32) -> c_int;
-        fn cuGetErrorName(c_int, *mut *const c_char) -> c_int;
-        fn cuGetErrorString(c_int, *mut *const c_char) -> c_int;
-        fn cuDeviceGet(*mut c_int, c_int) -> c_int;
-        fn cuDevicePrimaryCtxRetain(*mut Handle, c_int) -> c_int;
-        fn cuDevicePrimaryCtxRelease_v2(c_int) -> c_int;
-        fn cuCtxSetCurrent(Handle) -> c_int;
-        fn cuStreamCreate(*mut Handle, u32) -> c_int;
-        fn cuStreamDestroy_v2(Handle) -> c_int;
-        fn cuStreamSynchronize(Handle) -> c_int;
-        fn cuStreamWaitEvent(Handle, Handle, u32) -> c_int;
-        fn cuStreamBeginCapture_v2(Handle, c_int) -> c_int;
-        fn cuStreamEndCapture(Handle, *mut Handle) -> c_int;
-        fn cuEventCreate(*mut Handle, u32) -> c_int;
-        fn cuEventDestroy_v2(Handle) -> c_int;
-        fn cuEventRecord(Handle, Handle) -> c_int;
-        fn cuEventQuery(Handle) -> c_int;
-        fn cuEventSynchronize(Handle) -> c_int;
-        fn cuEventElapsedTime(*mut f32, Handle, Handle) -> c_int;
-        fn cuMemAlloc_v2(*mut u64, usize) -> c_int;
-        fn cuMemFree_v2(u64) -> c_int;
-        fn cuMemGetInfo_v2(*mut usize, *mut usize) -> c_int;
-        fn cuMemHostAlloc(*mut *mut c_void, usize, u32) -> c_int;
-        fn cuMemFreeHost(*mut c_void) -> c_int;
-        fn cuMemcpyHtoDAsync_v2(u64, *const c_void, usize, Handle) -> c_int;
-        fn cuMemcpyDtoHAsync_v2(*mut c_void, u64, usize, Handle) -> c_int;
-        fn cuMemcpyDtoDAsync_v2(u64, u64, usize, Handle) -> c_int;
-        fn cuMemsetD8Async(u64, u8, usize, Handle) -> c_int;
-        fn cuMemsetD32Async(u64, u32, usize, Handle) -> c_int;
-        fn cuModuleLoadData(*mut Handle, *const c_void) -> c_int;
-        fn cuModuleUnload(Handle) -> c_int;
-        fn cuModuleGetFunction(*mut Handle, Handle, *const c_char) -> c_int;
-        fn cuLaunchKernel(Handle, u32, u32, u32, u32, u32, u32, u32, Handle, *mut *mut c_void, *mut *mut c_void) -> c_int;
-        fn cuGraphInstantiateWithFlags(*mut Handle, Handle, u64) -> c_int;
-        fn cuGraphGetNodes(Handle, *mut Handle, *mut usize) -> c_int;
-        fn cuGraphUpload(Handle, Handle) -> c_int;
-        fn cuGraphLaunch(Handle, Handle) -> c_int;
-        fn cuGraphExecDestroy(Handle) -> c_int;
-        fn cuGraphDestroy(Handle) -> c_int;
+    DriverApi of Driver in driver, giving CUresult {
+        fn cuInit(u32);
+        fn cuGetErrorName(driver::CUresult as c_int, *mut *const c_char);
+        fn cuGetErrorString(driver::CUresult as c_int, *mut *const c_char);
+        fn cuDeviceGet(*mut c_int, c_int);
+        fn cuDevicePrimaryCtxRetain(*mut CUcontext, c_int);
+        fn cuDevicePrimaryCtxRelease_v2(c_int);
+        fn cuCtxSetCurrent(CUcontext);
+        fn cuStreamCreate(*mut CUstream, u32);
+        fn cuStreamDestroy_v2(CUstream);
+        fn cuStreamSynchronize(CUstream);
+        fn cuStreamWaitEvent(CUstream, CUevent, u32);
+        fn cuStreamBeginCapture_v2(CUstream, driver::CUstreamCaptureMode);
+        fn cuStreamEndCapture(CUstream, *mut CUgraph);
+        fn cuEventCreate(*mut CUevent, u32);
+        fn cuEventDestroy_v2(CUevent);
+        fn cuEventRecord(CUevent, CUstream);
+        fn cuEventQuery(CUevent);
+        fn cuEventSynchronize(CUevent);
+        fn cuEventElapsedTime like cuEventElapsedTime_v2 (*mut f32, CUevent, CUevent);
+        fn cuMemAlloc_v2(*mut u64, usize);
+        fn cuMemFree_v2(u64);
+        fn cuMemGetInfo_v2(*mut usize, *mut usize);
+        fn cuMemHostAlloc(*mut *mut c_void, usize, u32);
+        fn cuMemFreeHost(*mut c_void);
+        fn cuMemcpyHtoDAsync_v2(u64, *const c_void, usize, CUstream);
+        fn cuMemcpyDtoHAsync_v2(*mut c_void, u64, usize, CUstream);
+        fn cuMemcpyDtoDAsync_v2(u64, u64, usize, CUstream);
+        fn cuMemsetD8Async(u64, u8, usize, CUstream);
+        fn cuMemsetD32Async(u64, u32, usize, CUstream);
+        fn cuModuleLoadData(*mut CUmodule, *const c_void);
+        fn cuModuleUnload(CUmodule);
+        fn cuModuleGetFunction(*mut CUfunction, CUmodule, *const c_char);
+        fn cuLaunchKernel(CUfunction, u32, u32, u32, u32, u32, u32, u32, CUstream, *mut *mut c_void, *mut *mut c_void);
+        fn cuGraphInstantiateWithFlags(*mut CUgraphExec, CUgraph, u64);
+        fn cuGraphGetNodes(CUgraph, *mut driver::CUgraphNode, *mut usize);
+        fn cuGraphUpload(CUgraphExec, CUstream);
+        fn cuGraphLaunch(CUgraphExec, CUstream);
+        fn cuGraphExecDestroy(CUgraphExec);
+        fn cuGraphDestroy(CUgraph);
     }
 }
 
 api! {
     /// nvrtc.h
-    NvrtcApi of Nvrtc {
-        fn nvrtcGetErrorString(c_int) -> *const c_char;
-        fn nvrtcGetNumSupportedArchs(*mut c_int) -> c_int;
-        fn nvrtcGetSupportedArchs(*mut c_int) -> c_int;
-        fn nvrtcCreateProgram(*mut Handle, *const c_char, *const c_char, c_int, *const *const c_char, *const *const c_char) -> c_int;
-        fn nvrtcDestroyProgram(*mut Handle) -> c_int;
-        fn nvrtcCompileProgram(Handle, c_int, *const *const c_char) -> c_int;
-        fn nvrtcGetCUBINSize(Handle, *mut usize) -> c_int;
-        fn nvrtcGetCUBIN(Handle, *mut c_char) -> c_int;
-        fn nvrtcGetProgramLogSize(Handle, *mut usize) -> c_int;
-        fn nvrtcGetProgramLog(Handle, *mut c_char) -> c_int;
+    NvrtcApi of Nvrtc in nvrtc, giving nvrtcResult {
+        fn nvrtcGetErrorString(nvrtc::nvrtcResult as c_int) -> *const c_char;
+        fn nvrtcGetNumSupportedArchs(*mut c_int);
+        fn nvrtcGetSupportedArchs(*mut c_int);
+        fn nvrtcCreateProgram(
+            *mut nvrtcProgram, *const c_char, *const c_char, c_int, *const *const c_char, *const *const c_char
+        );
+        fn nvrtcDestroyProgram(*mut nvrtcProgram);
+        fn nvrtcCompileProgram(nvrtcProgram, c_int, *const *const c_char);
+        fn nvrtcGetCUBINSize(nvrtcProgram, *mut usize);
+        fn nvrtcGetCUBIN(nvrtcProgram, *mut c_char);
+        fn nvrtcGetProgramLogSize(nvrtcProgram, *mut usize);
+        fn nvrtcGetProgramLog(nvrtcProgram, *mut c_char);
     }
 }
 
 api! {
     /// cublas_api.h
-    CublasApi of Cublas {
-        fn cublasGetStatusName(c_int) -> *const c_char;
-        fn cublasGetStatusString(c_int) -> *const c_char;
-        fn cublasCreate_v2(*mut Handle) -> c_int;
-        fn cublasDestroy_v2(Handle) -> c_int;
-        fn cublasSetStream_v2(Handle, Handle) -> c_int;
-        fn cublasSetWorkspace_v2(Handle, *mut c_void, usize) -> c_int;
-        fn cublasSetAtomicsMode(Handle, c_int) -> c_int;
-        fn cublasSetMathMode(Handle, c_int) -> c_int;
+    CublasApi of Cublas in cublas, giving cublasStatus_t {
+        fn cublasGetStatusName(cublas::cublasStatus_t as c_int) -> *const c_char;
+        fn cublasGetStatusString(cublas::cublasStatus_t as c_int) -> *const c_char;
+        fn cublasCreate_v2(*mut cublasHandle_t);
+        fn cublasDestroy_v2(cublasHandle_t);
+        fn cublasSetStream_v2(cublasHandle_t, cublas::cudaStream_t as CUstream);
+        fn cublasSetWorkspace_v2(cublasHandle_t, *mut c_void, usize);
+        fn cublasSetAtomicsMode(cublasHandle_t, cublas::cublasAtomicsMode_t);
+        fn cublasSetMathMode(cublasHandle_t, cublas::cublasMath_t);
         fn cublasGemmEx_64(
-            Handle, c_int, c_int, i64, i64, i64, *const c_void, *const c_void, c_int, i64, *const c_void, c_int, i64,
-            *const c_void, *mut c_void, c_int, i64, c_int, c_int
-        ) -> c_int;
+            cublasHandle_t, cublasOperation_t, cublasOperation_t, i64, i64, i64, *const c_void, *const c_void,
+            cudaDataType, i64, *const c_void, cudaDataType, i64, *const c_void, *mut c_void, cudaDataType, i64,
+            cublasComputeType_t, cublasGemmAlgo_t
+        );
         fn cublasGemmStridedBatchedEx_64(
-            Handle, c_int, c_int, i64, i64, i64, *const c_void, *const c_void, c_int, i64, i64, *const c_void, c_int,
-            i64, i64, *const c_void, *mut c_void, c_int, i64, i64, i64, c_int, c_int
-        ) -> c_int;
+            cublasHandle_t, cublasOperation_t, cublasOperation_t, i64, i64, i64, *const c_void, *const c_void,
+            cudaDataType, i64, i64, *const c_void, cudaDataType, i64, i64, *const c_void, *mut c_void, cudaDataType,
+            i64, i64, i64, cublasComputeType_t, cublasGemmAlgo_t
+        );
     }
 }
 
 api! {
     /// cudnn_ops.h and cudnn_cnn.h
-    CudnnApi of Cudnn {
-        fn cudnnGetErrorString(c_int) -> *const c_char;
+    CudnnApi of Cudnn in cudnn, giving cudnnStatus_t {
+        fn cudnnGetErrorString(cudnn::cudnnStatus_t as c_int) -> *const c_char;
         fn cudnnGetLastErrorString(*mut c_char, usize) -> ();
-        fn cudnnCreate(*mut Handle) -> c_int;
-        fn cudnnDestroy(Handle) -> c_int;
-        fn cudnnSetStream(Handle, Handle) -> c_int;
-        fn cudnnCreateTensorDescriptor(*mut Handle) -> c_int;
-        fn cudnnDestroyTensorDescriptor(Handle) -> c_int;
-        fn cudnnSetTensor4dDescriptor(Handle, c_int, c_int, c_int, c_int, c_int, c_int) -> c_int;
-        fn cudnnCreateFilterDescriptor(*mut Handle) -> c_int;
-        fn cudnnDestroyFilterDescriptor(Handle) -> c_int;
-        fn cudnnSetFilter4dDescriptor(Handle, c_int, c_int, c_int, c_int, c_int, c_int) -> c_int;
-        fn cudnnCreateConvolutionDescriptor(*mut Handle) -> c_int;
-        fn cudnnDestroyConvolutionDescriptor(Handle) -> c_int;
-        fn cudnnSetConvolution2dDescriptor(Handle, c_int, c_int, c_int, c_int, c_int, c_int, c_int, c_int) -> c_int;
-        fn cudnnSetConvolutionMathType(Handle, c_int) -> c_int;
-        fn cudnnSetConvolutionGroupCount(Handle, c_int) -> c_int;
+        fn cudnnCreate(*mut cudnnHandle_t);
+        fn cudnnDestroy(cudnnHandle_t);
+        fn cudnnSetStream(cudnnHandle_t, cudnn::cudaStream_t as CUstream);
+        fn cudnnCreateTensorDescriptor(*mut cudnnTensorDescriptor_t);
+        fn cudnnDestroyTensorDescriptor(cudnnTensorDescriptor_t);
+        fn cudnnSetTensor4dDescriptor(
+            cudnnTensorDescriptor_t, cudnnTensorFormat_t, cudnnDataType_t, c_int, c_int, c_int, c_int
+        );
+        fn cudnnCreateFilterDescriptor(*mut cudnnFilterDescriptor_t);
+        fn cudnnDestroyFilterDescriptor(cudnnFilterDescriptor_t);
+        fn cudnnSetFilter4dDescriptor(
+            cudnnFilterDescriptor_t, cudnnDataType_t, cudnnTensorFormat_t, c_int, c_int, c_int, c_int
+        );
+        fn cudnnCreateConvolutionDescriptor(*mut cudnnConvolutionDescriptor_t);
+        fn cudnnDestroyConvolutionDescriptor(cudnnConvolutionDescriptor_t);
+        fn cudnnSetConvolution2dDescriptor(
+            cudnnConvolutionDescriptor_t, c_int, c_int, c_int, c_int, c_int, c_int, cudnnConvolutionMode_t,
+            cudnnDataType_t
+        );
+        fn cudnnSetConvolutionMathType(cudnnConvolutionDescriptor_t, cudnn::cudnnMathType_t as c_int);
+        fn cudnnSetConvolutionGroupCount(cudnnConvolutionDescriptor_t, c_int);
         fn cudnnGetConvolution2dForwardOutputDim(
-            Handle, Handle, Handle, *mut c_int, *mut c_int, *mut c_int, *mut c_int
-        ) -> c_int;
+            cudnnConvolutionDescriptor_t, cudnnTensorDescriptor_t, cudnnFilterDescriptor_t, *mut c_int, *mut c_int,
+            *mut c_int, *mut c_int
+        );
         fn cudnnGetConvolutionForwardAlgorithm_v7(
-            Handle, Handle, Handle, Handle, Handle, c_int, *mut c_int, *mut AlgorithmPerf
-        ) -> c_int;
+            cudnnHandle_t, cudnnTensorDescriptor_t as AnyDescriptor, cudnnFilterDescriptor_t as AnyDescriptor,
+            cudnnConvolutionDescriptor_t, cudnnTensorDescriptor_t as AnyDescriptor, c_int, *mut c_int,
+            *mut cudnn::cudnnConvolutionFwdAlgoPerf_t as *mut AlgorithmPerf
+        );
         fn cudnnGetConvolutionBackwardDataAlgorithm_v7(
-            Handle, Handle, Handle, Handle, Handle, c_int, *mut c_int, *mut AlgorithmPerf
-        ) -> c_int;
+            cudnnHandle_t, cudnnFilterDescriptor_t as AnyDescriptor, cudnnTensorDescriptor_t as AnyDescriptor,
+            cudnnConvolutionDescriptor_t, cudnnTensorDescriptor_t as AnyDescriptor, c_int, *mut c_int,
+            *mut cudnn::cudnnConvolutionBwdDataAlgoPerf_t as *mut AlgorithmPerf
+        );
         fn cudnnGetConvolutionBackwardFilterAlgorithm_v7(
-            Handle, Handle, Handle, Handle, Handle, c_int, *mut c_int, *mut AlgorithmPerf
-        ) -> c_int;
-        fn cudnnGetConvolutionForwardWorkspaceSize(Handle, Handle, Handle, Handle, Handle, c_int, *mut usize) -> c_int;
+            cudnnHandle_t, cudnnTensorDescriptor_t as AnyDescriptor, cudnnTensorDescriptor_t as AnyDescriptor,
+            cudnnConvolutionDescriptor_t, cudnnFilterDescriptor_t as AnyDescriptor, c_int, *mut c_int,
+            *mut cudnn::cudnnConvolutionBwdFilterAlgoPerf_t as *mut AlgorithmPerf
+        );
+        fn cudnnGetConvolutionForwardWorkspaceSize(
+            cudnnHandle_t, cudnnTensorDescriptor_t as AnyDescriptor, cudnnFilterDescriptor_t as AnyDescriptor,
+            cudnnConvolutionDescriptor_t, cudnnTensorDescriptor_t as AnyDescriptor,
+            cudnnConvolutionFwdAlgo_t as c_int, *mut usize
+        );
         fn cudnnGetConvolutionBackwardDataWorkspaceSize(
-            Handle, Handle, Handle, Handle, Handle, c_int, *mut usize
-        ) -> c_int;
+            cudnnHandle_t, cudnnFilterDescriptor_t as AnyDescriptor, cudnnTensorDescriptor_t as AnyDescriptor,
+            cudnnConvolutionDescriptor_t, cudnnTensorDescriptor_t as AnyDescriptor,
+            cudnnConvolutionBwdDataAlgo_t as c_int, *mut usize
+        );
         fn cudnnGetConvolutionBackwardFilterWorkspaceSize(
-            Handle, Handle, Handle, Handle, Handle, c_int, *mut usize
-        ) -> c_int;
+            cudnnHandle_t, cudnnTensorDescriptor_t as AnyDescriptor, cudnnTensorDescriptor_t as AnyDescriptor,
+            cudnnConvolutionDescriptor_t, cudnnFilterDescriptor_t as AnyDescriptor,
+            cudnnConvolutionBwdFilterAlgo_t as c_int, *mut usize
+        );
         fn cudnnConvolutionForward(
-            Handle, *const c_void, Handle, *const c_void, Handle, *const c_void, Handle, c_int, *mut c_void, usize,
-            *const c_void, Handle, *mut c_void
-        ) -> c_int;
+            cudnnHandle_t, *const c_void, cudnnTensorDescriptor_t as AnyDescriptor, *const c_void,
+            cudnnFilterDescriptor_t as AnyDescriptor, *const c_void, cudnnConvolutionDescriptor_t,
+            cudnnConvolutionFwdAlgo_t as c_int, *mut c_void, usize, *const c_void,
+            cudnnTensorDescriptor_t as AnyDescriptor, *mut c_void
+        );
         fn cudnnConvolutionBackwardData(
-            Handle, *const c_void, Handle, *const c_void, Handle, *const c_void, Handle, c_int, *mut c_void, usize,
-            *const c_void, Handle, *mut c_void
-        ) -> c_int;
+            cudnnHandle_t, *const c_void, cudnnFilterDescriptor_t as AnyDescriptor, *const c_void,
+            cudnnTensorDescriptor_t as AnyDescriptor, *const c_void, cudnnConvolutionDescriptor_t,
+            cudnnConvolutionBwdDataAlgo_t as c_int, *mut c_void, usize, *const c_void,
+            cudnnTensorDescriptor_t as AnyDescriptor, *mut c_void
+        );
         fn cudnnConvolutionBackwardFilter(
-            Handle, *const c_void, Handle, *const c_void, Handle, *const c_void, Handle, c_int, *mut c_void, usize,
-            *const c_void, Handle, *mut c_void
-        ) -> c_int;
+            cudnnHandle_t, *const c_void, cudnnTensorDescriptor_t as AnyDescriptor, *const c_void,
+            cudnnTensorDescriptor_t as AnyDescriptor, *const c_void, cudnnConvolutionDescriptor_t,
+            cudnnConvolutionBwdFilterAlgo_t as c_int, *mut c_void, usize, *const c_void,
+            cudnnFilterDescriptor_t as AnyDescriptor, *mut c_void
+        );
     }
 }
+
+/// A descriptor of a tensor or of filters: which of the two, the passes of a convolution tell.
+pub(crate) type AnyDescriptor = *mut c_void;
 
 /// What cuDNN says of one way to run a convolution; the same layout for all three passes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -212,69 +347,65 @@ pub(crate) struct AlgorithmPerf {
     pub(crate) reserved: [c_int; 3],
 }
 
-macro_rules! constants {
-    ($($name:ident = $value:literal;)*) => {
-        $(pub(crate) const $name: c_int = $value;)*
-        #[cfg(test)]
-        pub(super) const CONSTANTS: &[(&str, c_int)] = &[$((stringify!($name), $value),)*];
-    };
+macro_rules! same_layout {
+    ($($theirs:ty),+) => { $(
+        const _: () = assert!(
+            size_of::<AlgorithmPerf>() == size_of::<$theirs>()
+                && offset_of!(AlgorithmPerf, algorithm) == offset_of!($theirs, algo)
+                && offset_of!(AlgorithmPerf, status) == offset_of!($theirs, status)
+                && offset_of!(AlgorithmPerf, time) == offset_of!($theirs, time)
+                && offset_of!(AlgorithmPerf, memory) == offset_of!($theirs, memory)
+                && offset_of!(AlgorithmPerf, determinism) == offset_of!($theirs, determinism)
+                && offset_of!(AlgorithmPerf, math) == offset_of!($theirs, mathType)
+        );
+    )+ };
+}
+same_layout!(
+    cudnn::cudnnConvolutionFwdAlgoPerf_t,
+    cudnn::cudnnConvolutionBwdDataAlgoPerf_t,
+    cudnn::cudnnConvolutionBwdFilterAlgoPerf_t
+);
+
+/// Codes that are compared with what a library gave, as numbers.
+macro_rules! codes {
+    ($($of:path { $($name:ident),+ $(,)? })+) => { $($(
+        pub(crate) const $name: c_int = { use $of as Of; Of::$name as c_int };
+    )+)+ };
+}
+codes! {
+    driver::CUresult {
+        CUDA_ERROR_OUT_OF_MEMORY, CUDA_ERROR_DEINITIALIZED, CUDA_ERROR_DEVICE_UNAVAILABLE, CUDA_ERROR_INVALID_IMAGE,
+        CUDA_ERROR_NO_BINARY_FOR_GPU, CUDA_ERROR_ECC_UNCORRECTABLE, CUDA_ERROR_NVLINK_UNCORRECTABLE,
+        CUDA_ERROR_UNSUPPORTED_PTX_VERSION, CUDA_ERROR_CONTAINED, CUDA_ERROR_NOT_READY, CUDA_ERROR_ILLEGAL_ADDRESS,
+        CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES, CUDA_ERROR_LAUNCH_TIMEOUT, CUDA_ERROR_CONTEXT_IS_DESTROYED, CUDA_ERROR_ASSERT,
+        CUDA_ERROR_HARDWARE_STACK_ERROR, CUDA_ERROR_ILLEGAL_INSTRUCTION, CUDA_ERROR_MISALIGNED_ADDRESS,
+        CUDA_ERROR_INVALID_ADDRESS_SPACE, CUDA_ERROR_INVALID_PC, CUDA_ERROR_LAUNCH_FAILED, CUDA_ERROR_TENSOR_MEMORY_LEAK,
+        CUDA_ERROR_SYSTEM_NOT_READY, CUDA_ERROR_SYSTEM_DRIVER_MISMATCH, CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE,
+        CUDA_ERROR_MPS_CLIENT_TERMINATED, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD,
+        CUDA_ERROR_EXTERNAL_DEVICE, CUDA_ERROR_UNKNOWN,
+    }
+    nvrtc::nvrtcResult { NVRTC_ERROR_COMPILATION }
+    cudnn::cudnnStatus_t { CUDNN_STATUS_SUCCESS, CUDNN_STATUS_NOT_SUPPORTED }
+    cudnn::cudnnDeterminism_t { CUDNN_DETERMINISTIC }
+    cudnn::cudnnMathType_t { CUDNN_DEFAULT_MATH, CUDNN_TENSOR_OP_MATH, CUDNN_FMA_MATH }
 }
 
-constants! {
-    CUDA_ERROR_OUT_OF_MEMORY = 2;
-    CUDA_ERROR_DEINITIALIZED = 4;
-    CUDA_ERROR_DEVICE_UNAVAILABLE = 46;
-    CUDA_ERROR_INVALID_IMAGE = 200;
-    CUDA_ERROR_NO_BINARY_FOR_GPU = 209;
-    CUDA_ERROR_ECC_UNCORRECTABLE = 214;
-    CUDA_ERROR_NVLINK_UNCORRECTABLE = 220;
-    CUDA_ERROR_UNSUPPORTED_PTX_VERSION = 222;
-    CUDA_ERROR_CONTAINED = 226;
-    CUDA_ERROR_NOT_READY = 600;
-    CUDA_ERROR_ILLEGAL_ADDRESS = 700;
-    CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES = 701;
-    CUDA_ERROR_LAUNCH_TIMEOUT = 702;
-    CUDA_ERROR_CONTEXT_IS_DESTROYED = 709;
-    CUDA_ERROR_ASSERT = 710;
-    CUDA_ERROR_HARDWARE_STACK_ERROR = 714;
-    CUDA_ERROR_ILLEGAL_INSTRUCTION = 715;
-    CUDA_ERROR_MISALIGNED_ADDRESS = 716;
-    CUDA_ERROR_INVALID_ADDRESS_SPACE = 717;
-    CUDA_ERROR_INVALID_PC = 718;
-    CUDA_ERROR_LAUNCH_FAILED = 719;
-    CUDA_ERROR_TENSOR_MEMORY_LEAK = 721;
-    CUDA_ERROR_SYSTEM_NOT_READY = 802;
-    CUDA_ERROR_SYSTEM_DRIVER_MISMATCH = 803;
-    CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE = 804;
-    CUDA_ERROR_MPS_CLIENT_TERMINATED = 810;
-    CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED = 900;
-    CUDA_ERROR_EXTERNAL_DEVICE = 911;
-    CUDA_ERROR_UNKNOWN = 999;
-    CU_STREAM_NON_BLOCKING = 1;
-    CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1;
-    CU_EVENT_DEFAULT = 0;
-    CU_EVENT_DISABLE_TIMING = 2;
-    CU_MEMHOSTALLOC_PORTABLE = 1;
-    NVRTC_ERROR_COMPILATION = 6;
-    CUBLAS_OP_N = 0;
-    CUBLAS_OP_T = 1;
-    CUBLAS_ATOMICS_NOT_ALLOWED = 0;
-    CUBLAS_DEFAULT_MATH = 0;
-    CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION = 16;
-    CUBLAS_COMPUTE_32F = 68;
-    CUBLAS_COMPUTE_32F_FAST_TF32 = 77;
-    CUBLAS_GEMM_DEFAULT = -1;
-    CUDA_R_32F = 0;
-    CUDA_R_16BF = 14;
-    CUDNN_STATUS_SUCCESS = 0;
-    CUDNN_STATUS_NOT_SUPPORTED = 3000;
-    CUDNN_TENSOR_NCHW = 0;
-    CUDNN_TENSOR_NHWC = 1;
-    CUDNN_DATA_FLOAT = 0;
-    CUDNN_DATA_BFLOAT16 = 9;
-    CUDNN_CROSS_CORRELATION = 1;
-    CUDNN_DETERMINISTIC = 1;
-    CUDNN_DEFAULT_MATH = 0;
-    CUDNN_TENSOR_OP_MATH = 1;
-    CUDNN_FMA_MATH = 3;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_function_is_in_the_libraries_found_here() {
+        let path = SearchPath::from_env();
+        let told = |what: Component, result: Result<()>| match result {
+            Ok(()) => {}
+            Err(error) if error.to_string().contains("was not found") => println!("skipped: {} is absent", what.name()),
+            Err(error) => panic!("{error}"),
+        };
+        told(Component::Driver, ListingApi::load(&path).map(drop));
+        told(Component::Driver, DriverApi::load(&path).map(drop));
+        told(Component::Nvrtc, NvrtcApi::load(&path).map(drop));
+        told(Component::Cublas, CublasApi::load(&path).map(drop));
+        told(Component::Cudnn, CudnnApi::load(&path).map(drop));
+    }
 }

@@ -5,7 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use lgm_core::{DevicePtr, Element, Error, Gemm, Result};
 
-use super::api::*;
+use super::api::cublas::cublasOperation_t::{self, CUBLAS_OP_N, CUBLAS_OP_T};
+use super::api::cublas::{
+    cublasAtomicsMode_t, cublasComputeType_t, cublasContext, cublasGemmAlgo_t, cublasMath_t, cudaDataType,
+};
+use super::api::{CublasApi, Handle};
 use super::context::{Context, Stream};
 use crate::{Precision, Version};
 
@@ -19,7 +23,7 @@ pub(crate) struct Blas {
     context: Arc<Context>,
     api: CublasApi,
     // cuBLAS wants one caller of a handle at a time.
-    handle: Mutex<Handle>,
+    handle: Mutex<Handle<cublasContext>>,
     precision: Precision,
 }
 
@@ -30,19 +34,19 @@ impl Blas {
         let mut handle = Handle::NULL;
         // SAFETY, of all calls: types are the header's, pointers and handles are live, the workspace is as long as said.
         unsafe {
-            blas.check("cublasCreate", (blas.api.cublasCreate_v2)(&mut handle))?;
+            blas.check("cublasCreate", (blas.api.cublasCreate_v2)(&mut handle.0))?;
             *blas.handle.lock().unwrap_or_else(PoisonError::into_inner) = handle;
             let stream = context.stream(Stream::Compute);
-            blas.check("cublasSetStream", (blas.api.cublasSetStream_v2)(handle, stream))?;
+            blas.check("cublasSetStream", (blas.api.cublasSetStream_v2)(handle.0, stream))?;
             // After the stream: setting that one takes the workspace away.
             let bytes = workspace_bytes(context.gpu.capability);
             let at = context.alloc(bytes)?.0 as *mut c_void;
-            blas.check("cublasSetWorkspace", (blas.api.cublasSetWorkspace_v2)(handle, at, bytes))?;
-            let status = (blas.api.cublasSetAtomicsMode)(handle, CUBLAS_ATOMICS_NOT_ALLOWED);
+            blas.check("cublasSetWorkspace", (blas.api.cublasSetWorkspace_v2)(handle.0, at, bytes))?;
+            let status = (blas.api.cublasSetAtomicsMode)(handle.0, cublasAtomicsMode_t::CUBLAS_ATOMICS_NOT_ALLOWED);
             blas.check("cublasSetAtomicsMode", status)?;
             // Parts of long sums, too, are added up in single precision, whatever the result is stored as.
-            let mode = CUBLAS_DEFAULT_MATH | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
-            blas.check("cublasSetMathMode", (blas.api.cublasSetMathMode)(handle, mode))?;
+            let mode = cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
+            blas.check("cublasSetMathMode", (blas.api.cublasSetMathMode)(handle.0, mode))?;
         }
         Ok(blas)
     }
@@ -62,13 +66,14 @@ impl Blas {
         let compute = compute_type(self.precision, gemm);
         let (alpha, beta): (*const f32, *const f32) = (&gemm.alpha, &gemm.beta);
         let (alpha, beta) = (alpha.cast::<c_void>(), beta.cast::<c_void>());
-        let (factor, result, any) = (data_type(gemm.factors), data_type(gemm.result), CUBLAS_GEMM_DEFAULT);
+        let (factor, result, any) =
+            (data_type(gemm.factors), data_type(gemm.result), cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT);
         // SAFETY: the factors live through the call; the matrices are the caller's, of the extents given.
         let (call, status) = unsafe {
             if batch == 1 {
                 let run = self.api.cublasGemmEx_64;
                 let status = run(
-                    *handle,
+                    handle.0,
                     op_a,
                     op_b,
                     m,
@@ -92,7 +97,7 @@ impl Blas {
             } else {
                 let run = self.api.cublasGemmStridedBatchedEx_64;
                 let status = run(
-                    *handle,
+                    handle.0,
                     op_a,
                     op_b,
                     m,
@@ -140,22 +145,25 @@ impl Blas {
 impl Drop for Blas {
     fn drop(&mut self) {
         let handle = *self.handle.lock().unwrap_or_else(PoisonError::into_inner);
-        if handle != Handle::NULL && self.context.make_current().is_ok() {
+        if !handle.is_null() && self.context.make_current().is_ok() {
             // SAFETY: the handle is alive and not used again.
-            unsafe { (self.api.cublasDestroy_v2)(handle) };
+            unsafe { (self.api.cublasDestroy_v2)(handle.0) };
         }
     }
 }
 
-fn data_type(element: Element) -> c_int {
+fn data_type(element: Element) -> cudaDataType {
     match element {
-        Element::F32 => CUDA_R_32F,
-        Element::Bf16 => CUDA_R_16BF,
+        Element::F32 => cudaDataType::CUDA_R_32F,
+        Element::Bf16 => cudaDataType::CUDA_R_16BF,
     }
 }
 
-fn compute_type(precision: Precision, gemm: &Gemm) -> c_int {
-    if precision.shortens(gemm) { CUBLAS_COMPUTE_32F_FAST_TF32 } else { CUBLAS_COMPUTE_32F }
+fn compute_type(precision: Precision, gemm: &Gemm) -> cublasComputeType_t {
+    match precision.shortens(gemm) {
+        true => cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
+        false => cublasComputeType_t::CUBLAS_COMPUTE_32F,
+    }
 }
 
 /// A matrix of a column-major product.
@@ -178,7 +186,7 @@ impl Operand {
 /// column-major, so Cᵀ = op(B)ᵀ · op(A)ᵀ gives C: the operands change places, and so do rows and columns.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct ColumnMajor {
-    ops: [c_int; 2],
+    ops: [cublasOperation_t; 2],
     m: i64,
     n: i64,
     k: i64,
@@ -318,6 +326,7 @@ mod tests {
             factors,
             result: Element::F32,
         };
+        use cublasComputeType_t::{CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_FAST_TF32};
         let (f32, bf16) = (Element::F32, Element::Bf16);
         for precision in [Precision::Tf32, Precision::Bf16] {
             assert_eq!(compute_type(precision, &gemm(false, f32)), CUBLAS_COMPUTE_32F_FAST_TF32);

@@ -36,8 +36,8 @@ pub(crate) struct Context {
     pub(crate) api: DriverApi,
     pub(crate) gpu: Device,
     device: c_int,
-    raw: Handle,
-    streams: [Handle; 2],
+    raw: Handle<driver::CUctx_st>,
+    streams: [Handle<driver::CUstream_st>; 2],
     /// Blocks given out, with their sizes.
     blocks: Mutex<HashMap<u64, usize>>,
     lost: OnceLock<String>,
@@ -55,19 +55,19 @@ impl Context {
         let mut device = 0;
         context.check("cuDeviceGet", unsafe { (context.api.cuDeviceGet)(&mut device, ordinal) })?;
         let mut raw = Handle::NULL;
-        let status = unsafe { (context.api.cuDevicePrimaryCtxRetain)(&mut raw, device) };
+        let status = unsafe { (context.api.cuDevicePrimaryCtxRetain)(&mut raw.0, device) };
         context.check("cuDevicePrimaryCtxRetain", status)?;
         (context.device, context.raw) = (device, raw);
         for i in 0..context.streams.len() {
             let mut stream = Handle::NULL;
-            driver!(context, cuStreamCreate(&mut stream, CU_STREAM_NON_BLOCKING as u32))?;
+            driver!(context, cuStreamCreate(&mut stream.0, driver::CUstream_flags::CU_STREAM_NON_BLOCKING as u32))?;
             context.streams[i] = stream;
         }
         Ok(Arc::new(context))
     }
 
-    pub(crate) fn stream(&self, stream: Stream) -> Handle {
-        self.streams[stream as usize]
+    pub(crate) fn stream(&self, stream: Stream) -> CUstream {
+        self.streams[stream as usize].0
     }
 
     /// Why the device is lost, if it is.
@@ -80,7 +80,7 @@ impl Context {
             return Err(Error::config(lost));
         }
         // SAFETY: the context is alive.
-        self.check("cuCtxSetCurrent", unsafe { (self.api.cuCtxSetCurrent)(self.raw) })
+        self.check("cuCtxSetCurrent", unsafe { (self.api.cuCtxSetCurrent)(self.raw.0) })
     }
 
     /// An error unless the driver's code is success. From a code after which the device takes no more work, the device
@@ -169,15 +169,15 @@ impl Drop for Context {
         // A lost device gives its memory back when the process ends, whatever these calls answer.
         // SAFETY: streams and blocks are this context's own and nothing else holds them now.
         unsafe {
-            (self.api.cuCtxSetCurrent)(self.raw);
-            for &stream in self.streams.iter().filter(|&&s| s != Handle::NULL) {
-                (self.api.cuStreamSynchronize)(stream);
-                (self.api.cuStreamDestroy_v2)(stream);
+            (self.api.cuCtxSetCurrent)(self.raw.0);
+            for stream in self.streams.iter().filter(|s| !s.is_null()) {
+                (self.api.cuStreamSynchronize)(stream.0);
+                (self.api.cuStreamDestroy_v2)(stream.0);
             }
             for &block in self.blocks().keys() {
                 (self.api.cuMemFree_v2)(block);
             }
-            if self.raw != Handle::NULL {
+            if !self.raw.is_null() {
                 (self.api.cuDevicePrimaryCtxRelease_v2)(self.device);
             }
         }
@@ -244,15 +244,12 @@ fn remedy(code: c_int) -> &'static str {
             "the libcuda of a compatibility package (cuda-compat) was taken, which runs on data-center GPUs alone: put the \
              driver's own folder first in LD_LIBRARY_PATH"
         }
-        CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED..=CUDA_ERROR_STREAM_CAPTURE_LAST => {
+        CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED..=CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD => {
             "work that cannot be recorded was put on the GPU while a graph was being recorded"
         }
         _ => "nvidia-smi tells whether the GPU is well",
     }
 }
-
-/// The last of the driver's codes about recording.
-const CUDA_ERROR_STREAM_CAPTURE_LAST: c_int = CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED + 8;
 
 fn failure_text(gpu: &Device, call: &str, code: &Code) -> String {
     format!("GPU {} ({}): {call} failed: {code}; {}", gpu.id, gpu.name, remedy(code.number))

@@ -30,8 +30,9 @@ pub(crate) struct Convolutions {
 }
 
 struct State {
-    handle: Handle,
-    choices: HashMap<(DeviceConvolution, ConvolutionPass), Option<Choice>>,
+    handle: Handle<cudnn::cudnnContext>,
+    /// How each pass is run, or why cuDNN does not do it.
+    choices: HashMap<(DeviceConvolution, ConvolutionPass), Result<Choice, String>>,
 }
 
 /// How to run one pass of one convolution.
@@ -51,10 +52,10 @@ impl Convolutions {
         let all = Convolutions { context: context.clone(), api: Arc::new(api), precision, benchmark, state };
         let mut handle = Handle::NULL;
         // SAFETY, of both calls: types are the header's, pointers and handles are live.
-        check(&all.api, "cudnnCreate", unsafe { (all.api.cudnnCreate)(&mut handle) })?;
+        check(&all.api, "cudnnCreate", unsafe { (all.api.cudnnCreate)(&mut handle.0) })?;
         all.state.lock().unwrap_or_else(PoisonError::into_inner).handle = handle;
         let stream = context.stream(Stream::Compute);
-        check(&all.api, "cudnnSetStream", unsafe { (all.api.cudnnSetStream)(handle, stream) })?;
+        check(&all.api, "cudnnSetStream", unsafe { (all.api.cudnnSetStream)(handle.0, stream) })?;
         Ok(all)
     }
 
@@ -67,49 +68,67 @@ impl Convolutions {
         self.context.make_current()?;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if !state.choices.contains_key(&(*conv, pass)) {
-            let choice = self.choose(state.handle, conv, pass)?;
+            let choice = self.choose(state.handle.0, conv, pass)?;
             state.choices.insert((*conv, pass), choice);
         }
         let choice = state.choices.get(&(*conv, pass));
-        Ok(choice.and_then(Option::as_ref).map(|choice| choice.workspace))
+        Ok(choice.and_then(|choice| choice.as_ref().ok()).map(|choice| choice.workspace))
+    }
+
+    /// The way that a planned pass takes, or why cuDNN does not do it; `None` for one that was not planned.
+    pub(crate) fn taken(&self, conv: &DeviceConvolution, pass: ConvolutionPass) -> Option<Result<String, String>> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = |choice: &Choice| choice.ways.front().map(Way::name).unwrap_or_default();
+        state.choices.get(&(*conv, pass)).map(|choice| choice.as_ref().map(name).map_err(String::clone))
     }
 
     /// The first of cuDNN's ways, which it gives fastest first by its own estimate, that is deterministic and not too
     /// greedy and that runs when it is tried; timing them instead may choose otherwise from run to run, and so give other
-    /// bits. `None` when there is none.
+    /// bits. The reason where there is none.
     ///
     /// # Errors
     /// When the device fails.
-    fn choose(&self, handle: Handle, conv: &DeviceConvolution, pass: ConvolutionPass) -> Result<Option<Choice>> {
-        let Some(geometry) = Geometry::of(conv) else { return Ok(None) };
+    fn choose(
+        &self,
+        handle: cudnnHandle_t,
+        conv: &DeviceConvolution,
+        pass: ConvolutionPass,
+    ) -> Result<Result<Choice, String>> {
+        let Some(geometry) = Geometry::of(conv) else { return Ok(Err("it is too large for cuDNN".into())) };
         let precision = match conv.format.element {
             Element::F32 => self.precision.of_product(conv.multiply_adds()),
             _ => self.precision,
         };
         let descriptors = match self.describe(&geometry, conv, precision) {
             Ok(descriptors) => descriptors,
-            Err(error) => return self.declined(conv, &error),
+            Err(error) => return Ok(Err(error.to_string())),
         };
         let ways = match self.propose(handle, &descriptors, pass, precision) {
             Ok(ways) => ways,
-            Err(error) => return self.declined(conv, &error),
+            Err(error) => return Ok(Err(error.to_string())),
         };
+        let (proposed, mut refusals) = (ways.len(), Vec::new());
         let blobs = Blobs::of(&self.context, conv, pass)?;
-        let ways = ways::tried(ways, |way| match &blobs {
-            Some(blobs) => self.attempt(handle, &descriptors, (conv, pass), way, blobs),
+        let ways = ways::tried(ways, |way| {
             // A net that holds these blobs will not fit either, which is told then.
-            None => Ok(Trial::NoRoom),
+            let Some(blobs) = &blobs else { return Ok(Trial::NoRoom) };
+            let trial = self.attempt(handle, &descriptors, (conv, pass), way, blobs)?;
+            if let Trial::Refused(error) = &trial {
+                refusals.push(format!("{}: {error}", way.name()));
+            }
+            Ok(trial)
         })?;
         let Some(way) = ways.front() else {
-            tracing::info!("cuDNN has no deterministic way for {pass:?} of {conv:?}: our own is taken, slower");
-            return Ok(None);
+            let each = refusals.iter().map(|refusal| format!("\n  {refusal}"));
+            let refused = format!("it refuses all of the {proposed} deterministic ones{}", each.collect::<String>());
+            return Ok(Err(if proposed == 0 { "it has no deterministic way".into() } else { refused }));
         };
         if let Err(error) = descriptors.set_math(way.math) {
-            return self.declined(conv, &error);
+            return Ok(Err(error.to_string()));
         }
-        tracing::debug!("{pass:?} of {conv:?} in {precision} by cuDNN's {way}, {} more behind it", ways.len() - 1);
+        tracing::debug!("{pass} of {conv} in {precision} by cuDNN's {way}, {} more behind it", ways.len() - 1);
         let workspace = ways.iter().map(|way| way.workspace).max().unwrap_or(0);
-        Ok(Some(Choice { descriptors, ways, workspace }))
+        Ok(Ok(Choice { descriptors, ways, workspace }))
     }
 
     /// # Errors
@@ -127,7 +146,7 @@ impl Convolutions {
     /// When cuDNN knows none.
     fn propose(
         &self,
-        handle: Handle,
+        handle: cudnnHandle_t,
         descriptors: &Descriptors,
         pass: ConvolutionPass,
         precision: Precision,
@@ -150,7 +169,7 @@ impl Convolutions {
         let mut count = 0;
         // SAFETY: the list has as many places as said; the descriptors are live.
         let status = unsafe {
-            get(handle, first, second, descriptors.conv, result, found.len() as c_int, &mut count, found.as_mut_ptr())
+            get(handle, first, second, descriptors.conv.0, result, found.len() as c_int, &mut count, found.as_mut_ptr())
         };
         check(&self.api, "cudnnGetConvolution…Algorithm_v7", status)?;
         let count = usize::try_from(count).unwrap_or(0).min(found.len());
@@ -160,7 +179,7 @@ impl Convolutions {
             if descriptors.set_math(way.math).is_err() {
                 return false;
             }
-            let (conv, algorithm) = (descriptors.conv, way.algorithm);
+            let (conv, algorithm) = (descriptors.conv.0, way.algorithm);
             // SAFETY: the pointer is to a live integer; the descriptors are live.
             let status = unsafe { size(handle, first, second, conv, result, algorithm, &mut way.workspace) };
             status == CUDNN_STATUS_SUCCESS && way.workspace <= limit
@@ -174,7 +193,7 @@ impl Convolutions {
     /// When the device fails.
     fn attempt(
         &self,
-        handle: Handle,
+        handle: cudnnHandle_t,
         descriptors: &Descriptors,
         (conv, pass): (&DeviceConvolution, ConvolutionPass),
         way: Way,
@@ -216,7 +235,7 @@ impl Convolutions {
     #[allow(clippy::too_many_arguments)]
     fn call(
         &self,
-        handle: Handle,
+        handle: cudnnHandle_t,
         descriptors: &Descriptors,
         (conv, pass): (&DeviceConvolution, ConvolutionPass),
         algorithm: c_int,
@@ -244,7 +263,7 @@ impl Convolutions {
                 at(first),
                 d_second,
                 at(second),
-                descriptors.conv,
+                descriptors.conv.0,
                 algorithm,
                 at(workspace).cast_mut(),
                 bytes,
@@ -253,11 +272,6 @@ impl Convolutions {
                 at(result).cast_mut(),
             )
         }
-    }
-
-    fn declined(&self, conv: &DeviceConvolution, error: &Error) -> Result<Option<Choice>> {
-        tracing::info!("{conv:?}: {error}: our own is taken, slower");
-        Ok(None)
     }
 
     pub(crate) fn run(
@@ -270,20 +284,21 @@ impl Convolutions {
     ) -> Result<()> {
         self.context.make_current()?;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let handle = state.handle;
-        let unplanned = || Error::internal(format!("{pass:?} of {conv:?} was not planned with cuDNN"));
-        let choice = state.choices.get_mut(&(*conv, pass)).and_then(Option::as_mut).ok_or_else(unplanned)?;
+        let handle = state.handle.0;
+        let unplanned = || Error::internal(format!("{pass} of {conv} was not planned with cuDNN"));
+        let choice = state.choices.get_mut(&(*conv, pass)).and_then(|choice| choice.as_mut().ok());
+        let choice = choice.ok_or_else(unplanned)?;
         loop {
             let way = *choice.ways.front().ok_or_else(unplanned)?;
             let room = (workspace, choice.workspace);
             let status = self.call(handle, &choice.descriptors, (conv, pass), way.algorithm, result, operands, room);
             let done = check(&self.api, "cudnnConvolution…", status)
-                .map_err(|error| Error::config(format!("{pass:?} of {conv:?}: {error}")));
+                .map_err(|error| Error::config(format!("{pass} of {conv}: {error}")));
             // cuDNN may refuse what it proposed itself; nothing has run then.
             let refused = status / 1000 == CUDNN_STATUS_NOT_SUPPORTED / 1000;
             match (done, choice.ways.get(1)) {
                 (Err(error), Some(next)) if refused => {
-                    tracing::info!("{error}: its next way is taken");
+                    tracing::warn!("{error}: its next way is taken");
                     choice.descriptors.set_math(next.math)?;
                     choice.ways.pop_front();
                 }
@@ -296,9 +311,9 @@ impl Convolutions {
 impl Drop for Convolutions {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if state.handle != Handle::NULL && self.context.make_current().is_ok() {
+        if !state.handle.is_null() && self.context.make_current().is_ok() {
             // SAFETY: the handle is alive and not used again.
-            unsafe { (self.api.cudnnDestroy)(state.handle) };
+            unsafe { (self.api.cudnnDestroy)(state.handle.0) };
         }
     }
 }

@@ -55,43 +55,43 @@ impl Geometry {
 /// cuDNN's descriptions of the blobs and of the convolution.
 pub(super) struct Descriptors {
     api: Arc<CudnnApi>,
-    x: Handle,
-    w: Handle,
-    y: Handle,
-    pub(super) conv: Handle,
+    x: Handle<cudnn::cudnnTensorStruct>,
+    w: Handle<cudnn::cudnnFilterStruct>,
+    y: Handle<cudnn::cudnnTensorStruct>,
+    pub(super) conv: Handle<cudnn::cudnnConvolutionStruct>,
 }
 
 impl Descriptors {
     pub(super) fn new(api: &Arc<CudnnApi>, geometry: &Geometry, format: Format, precision: Precision) -> Result<Self> {
-        let null = Handle::NULL;
-        let mut all = Descriptors { api: api.clone(), x: null, w: null, y: null, conv: null };
-        let float = CUDNN_DATA_FLOAT;
+        let mut all =
+            Descriptors { api: api.clone(), x: Handle::NULL, w: Handle::NULL, y: Handle::NULL, conv: Handle::NULL };
+        let float = cudnn::cudnnDataType_t::CUDNN_DATA_FLOAT;
         let element = match format.element {
             Element::F32 => float,
-            Element::Bf16 => CUDNN_DATA_BFLOAT16,
+            Element::Bf16 => cudnn::cudnnDataType_t::CUDNN_DATA_BFLOAT16,
         };
         // The extents are told in the order N, C, H, W whatever the layout.
         let layout = match format.layout {
-            Layout::ChannelsFirst => CUDNN_TENSOR_NCHW,
-            Layout::ChannelsLast => CUDNN_TENSOR_NHWC,
+            Layout::ChannelsFirst => cudnn::cudnnTensorFormat_t::CUDNN_TENSOR_NCHW,
+            Layout::ChannelsLast => cudnn::cudnnTensorFormat_t::CUDNN_TENSOR_NHWC,
         };
         // SAFETY, of all calls: types are the header's, pointers and handles are live.
         unsafe {
             for (blob, [n, c, h, w]) in [(&mut all.x, geometry.x), (&mut all.y, geometry.y)] {
-                check(api, "cudnnCreateTensorDescriptor", (api.cudnnCreateTensorDescriptor)(blob))?;
-                let status = (api.cudnnSetTensor4dDescriptor)(*blob, layout, element, n, c, h, w);
+                check(api, "cudnnCreateTensorDescriptor", (api.cudnnCreateTensorDescriptor)(&mut blob.0))?;
+                let status = (api.cudnnSetTensor4dDescriptor)(blob.0, layout, element, n, c, h, w);
                 check(api, "cudnnSetTensor4dDescriptor", status)?;
             }
-            check(api, "cudnnCreateFilterDescriptor", (api.cudnnCreateFilterDescriptor)(&mut all.w))?;
+            check(api, "cudnnCreateFilterDescriptor", (api.cudnnCreateFilterDescriptor)(&mut all.w.0))?;
             let [k, c, h, w] = geometry.w;
-            let status = (api.cudnnSetFilter4dDescriptor)(all.w, element, layout, k, c, h, w);
+            let status = (api.cudnnSetFilter4dDescriptor)(all.w.0, element, layout, k, c, h, w);
             check(api, "cudnnSetFilter4dDescriptor", status)?;
-            check(api, "cudnnCreateConvolutionDescriptor", (api.cudnnCreateConvolutionDescriptor)(&mut all.conv))?;
+            check(api, "cudnnCreateConvolutionDescriptor", (api.cudnnCreateConvolutionDescriptor)(&mut all.conv.0))?;
+            let mode = cudnn::cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION;
             let ([ph, pw], [sh, sw], [dh, dw]) = (geometry.pad, geometry.stride, geometry.dilation);
-            let status =
-                (api.cudnnSetConvolution2dDescriptor)(all.conv, ph, pw, sh, sw, dh, dw, CUDNN_CROSS_CORRELATION, float);
+            let status = (api.cudnnSetConvolution2dDescriptor)(all.conv.0, ph, pw, sh, sw, dh, dw, mode, float);
             check(api, "cudnnSetConvolution2dDescriptor", status)?;
-            let status = (api.cudnnSetConvolutionGroupCount)(all.conv, geometry.groups);
+            let status = (api.cudnnSetConvolutionGroupCount)(all.conv.0, geometry.groups);
             check(api, "cudnnSetConvolutionGroupCount", status)?;
         }
         all.set_math(math_type(precision, None))?;
@@ -100,7 +100,7 @@ impl Descriptors {
 
     pub(super) fn set_math(&self, math: c_int) -> Result<()> {
         // SAFETY: the descriptor is live.
-        let status = unsafe { (self.api.cudnnSetConvolutionMathType)(self.conv, math) };
+        let status = unsafe { (self.api.cudnnSetConvolutionMathType)(self.conv.0, math) };
         check(&self.api, "cudnnSetConvolutionMathType", status)
     }
 
@@ -109,15 +109,23 @@ impl Descriptors {
         let [mut n, mut c, mut h, mut w] = [0; 4];
         // SAFETY: the descriptors are live, the pointers are to live integers.
         let status = unsafe {
-            (self.api.cudnnGetConvolution2dForwardOutputDim)(self.conv, self.x, self.w, &mut n, &mut c, &mut h, &mut w)
+            (self.api.cudnnGetConvolution2dForwardOutputDim)(
+                self.conv.0,
+                self.x.0,
+                self.w.0,
+                &mut n,
+                &mut c,
+                &mut h,
+                &mut w,
+            )
         };
         check(&self.api, "cudnnGetConvolution2dForwardOutputDim", status)?;
         Ok([n, c, h, w])
     }
 
     /// The descriptors of a pass's operands and of its result, in cuDNN's order.
-    pub(super) fn in_order(&self, pass: ConvolutionPass) -> [Handle; 3] {
-        let Descriptors { x, w, y, .. } = *self;
+    pub(super) fn in_order(&self, pass: ConvolutionPass) -> [AnyDescriptor; 3] {
+        let [x, w, y]: [AnyDescriptor; 3] = [self.x.0.cast(), self.w.0.cast(), self.y.0.cast()];
         let (operands, result) = match pass {
             ConvolutionPass::Forward => ([x, w], y),
             ConvolutionPass::Data => ([y, w], x),
@@ -130,16 +138,16 @@ impl Descriptors {
 
 impl Drop for Descriptors {
     fn drop(&mut self) {
-        let api = &self.api;
-        let all = [
-            (self.x, api.cudnnDestroyTensorDescriptor),
-            (self.y, api.cudnnDestroyTensorDescriptor),
-            (self.w, api.cudnnDestroyFilterDescriptor),
-            (self.conv, api.cudnnDestroyConvolutionDescriptor),
-        ];
-        for (handle, destroy) in all.into_iter().filter(|(handle, _)| *handle != Handle::NULL) {
-            // SAFETY: the descriptor is alive and not used again.
-            unsafe { destroy(handle) };
+        let Descriptors { api, x, w, y, conv } = self;
+        // SAFETY, of all calls: the descriptor is alive and not used again.
+        for tensor in [x, y].into_iter().filter(|tensor| !tensor.is_null()) {
+            unsafe { (api.cudnnDestroyTensorDescriptor)(tensor.0) };
+        }
+        if !w.is_null() {
+            unsafe { (api.cudnnDestroyFilterDescriptor)(w.0) };
+        }
+        if !conv.is_null() {
+            unsafe { (api.cudnnDestroyConvolutionDescriptor)(conv.0) };
         }
     }
 }

@@ -4,30 +4,30 @@ use std::sync::Arc;
 
 use lgm_core::Result;
 
-use super::api::{CU_EVENT_DEFAULT, CU_EVENT_DISABLE_TIMING, CUDA_ERROR_NOT_READY, Handle};
+use super::api::{CUDA_ERROR_NOT_READY, CUevent, Handle, driver::CUevent_flags, driver::CUevent_st};
 use super::context::{Context, Stream, driver};
 
 /// A mark in a stream. One that was never set counts as reached.
 pub struct Event {
     context: Arc<Context>,
-    handle: Handle,
+    handle: Handle<CUevent_st>,
 }
 
 impl Event {
     pub(crate) fn new(context: &Arc<Context>, timed: bool) -> Result<Event> {
         let mut handle = Handle::NULL;
-        let flags = if timed { CU_EVENT_DEFAULT } else { CU_EVENT_DISABLE_TIMING };
-        driver!(context, cuEventCreate(&mut handle, flags as u32))?;
+        let flags = if timed { CUevent_flags::CU_EVENT_DEFAULT } else { CUevent_flags::CU_EVENT_DISABLE_TIMING };
+        driver!(context, cuEventCreate(&mut handle.0, flags as u32))?;
         Ok(Event { context: context.clone(), handle })
     }
 
-    pub(crate) fn handle(&self) -> Handle {
-        self.handle
+    pub(crate) fn handle(&self) -> CUevent {
+        self.handle.0
     }
 
     /// Sets the mark after all that is on a stream now.
     pub(crate) fn record(&self, stream: Stream) -> Result<()> {
-        driver!(self.context, cuEventRecord(self.handle, self.context.stream(stream)))
+        driver!(self.context, cuEventRecord(self.handle.0, self.context.stream(stream)))
     }
 
     /// Waits until the mark is reached.
@@ -35,7 +35,7 @@ impl Event {
     /// # Errors
     /// When work before it failed.
     pub fn wait(&self) -> Result<()> {
-        driver!(self.context, cuEventSynchronize(self.handle))
+        driver!(self.context, cuEventSynchronize(self.handle.0))
     }
 
     /// Whether the mark is reached.
@@ -45,7 +45,7 @@ impl Event {
     pub fn reached(&self) -> Result<bool> {
         self.context.make_current()?;
         // SAFETY: the event is alive.
-        match unsafe { (self.context.api.cuEventQuery)(self.handle) } {
+        match unsafe { (self.context.api.cuEventQuery)(self.handle.0) } {
             CUDA_ERROR_NOT_READY => Ok(false),
             status => self.context.check("cuEventQuery", status).map(|()| true),
         }
@@ -58,13 +58,13 @@ impl Event {
     pub fn milliseconds_to(&self, later: &Event) -> Result<f32> {
         later.wait()?;
         let mut time = 0.0;
-        driver!(self.context, cuEventElapsedTime(&mut time, self.handle, later.handle))?;
+        driver!(self.context, cuEventElapsedTime(&mut time, self.handle.0, later.handle.0))?;
         Ok(time)
     }
 }
 
 impl Drop for Event {
     fn drop(&mut self) {
-        let _ = driver!(self.context, cuEventDestroy_v2(self.handle));
+        let _ = driver!(self.context, cuEventDestroy_v2(self.handle.0));
     }
 }

@@ -4,45 +4,46 @@ use std::sync::Arc;
 
 use lgm_core::Result;
 
-use super::api::{CU_STREAM_CAPTURE_MODE_THREAD_LOCAL, Handle};
+use super::api::{CUgraph, Handle, driver::CUgraphExec_st, driver::CUstreamCaptureMode};
 use super::context::{Context, Stream, driver};
 
 /// Recorded work of the compute stream.
 pub struct Graph {
     context: Arc<Context>,
-    exec: Handle,
+    exec: Handle<CUgraphExec_st>,
     nodes: usize,
 }
 
 /// Everything put on the compute stream from now on is recorded, not run.
 pub(crate) fn begin(context: &Context) -> Result<()> {
-    driver!(context, cuStreamBeginCapture_v2(context.stream(Stream::Compute), CU_STREAM_CAPTURE_MODE_THREAD_LOCAL))
+    let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    driver!(context, cuStreamBeginCapture_v2(context.stream(Stream::Compute), mode))
 }
 
 /// What was recorded, as the driver's graph.
-pub(crate) fn end(context: &Context) -> Result<Handle> {
-    let mut graph = Handle::NULL;
+pub(crate) fn end(context: &Context) -> Result<CUgraph> {
+    let mut graph = std::ptr::null_mut();
     driver!(context, cuStreamEndCapture(context.stream(Stream::Compute), &mut graph))?;
     Ok(graph)
 }
 
 /// Forgets a recorded graph.
-pub(crate) fn discard(context: &Context, graph: Handle) {
-    if graph != Handle::NULL {
+pub(crate) fn discard(context: &Context, graph: CUgraph) {
+    if !graph.is_null() {
         let _ = driver!(context, cuGraphDestroy(graph));
     }
 }
 
 impl Graph {
     /// Makes a recorded graph ready to run.
-    pub(crate) fn new(context: &Arc<Context>, graph: Handle) -> Result<Graph> {
+    pub(crate) fn new(context: &Arc<Context>, graph: CUgraph) -> Result<Graph> {
         let mut result = Graph { context: context.clone(), exec: Handle::NULL, nodes: 0 };
         let nodes = &mut result.nodes;
         driver!(context, cuGraphGetNodes(graph, std::ptr::null_mut(), nodes))?;
-        let exec = &mut result.exec;
+        let exec = &mut result.exec.0;
         driver!(context, cuGraphInstantiateWithFlags(exec, graph, 0))?;
         // The first launch would otherwise pay for the upload.
-        driver!(context, cuGraphUpload(result.exec, context.stream(Stream::Compute)))?;
+        driver!(context, cuGraphUpload(result.exec.0, context.stream(Stream::Compute)))?;
         Ok(result)
     }
 
@@ -56,14 +57,14 @@ impl Graph {
     /// # Errors
     /// When the device refuses.
     pub fn replay(&self) -> Result<()> {
-        driver!(self.context, cuGraphLaunch(self.exec, self.context.stream(Stream::Compute)))
+        driver!(self.context, cuGraphLaunch(self.exec.0, self.context.stream(Stream::Compute)))
     }
 }
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        if self.exec != Handle::NULL {
-            let _ = driver!(self.context, cuGraphExecDestroy(self.exec));
+        if !self.exec.is_null() {
+            let _ = driver!(self.context, cuGraphExecDestroy(self.exec.0));
         }
     }
 }

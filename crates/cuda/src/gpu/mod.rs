@@ -17,9 +17,6 @@ pub mod ptxas;
 mod staging;
 mod ways;
 
-#[cfg(test)]
-mod abi;
-
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -32,6 +29,7 @@ use convolution::Convolutions;
 use module::Kernels;
 use staging::Staging;
 
+pub(crate) use api::{Api, ListingApi};
 pub use cache::KernelCache;
 pub use event::Event;
 pub use feed::Feed;
@@ -137,6 +135,12 @@ impl Cuda {
         [first].into_iter().chain(self.libraries.iter().cloned()).collect()
     }
 
+    /// cuDNN's way to make a pass of a convolution that was planned, or why it does not make it; `None` where it was not
+    /// planned or there is no cuDNN.
+    pub fn convolution_way(&self, conv: &DeviceConvolution, pass: ConvolutionPass) -> Option<Result<String, String>> {
+        self.convolutions.as_ref()?.taken(conv, pass)
+    }
+
     /// Why the device is lost, if it is: what is on it is gone, and only a new process can use it again.
     pub fn lost(&self) -> Option<&str> {
         self.context.lost()
@@ -148,6 +152,22 @@ impl Cuda {
     /// When the driver has no such block.
     pub fn pinned(&self, bytes: usize) -> Result<PinnedBuffer> {
         PinnedBuffer::new(&self.context, bytes)
+    }
+
+    /// Puts on the queue that bytes are set to a value.
+    ///
+    /// # Errors
+    /// When the device refuses.
+    pub fn fill(&self, at: DevicePtr, value: u8, bytes: usize) -> Result<()> {
+        let stream = self.context.stream(Stream::Compute);
+        if bytes == 0 {
+            return Ok(());
+        }
+        if at.0.is_multiple_of(4) && bytes.is_multiple_of(4) {
+            let word = u32::from_ne_bytes([value; 4]);
+            return driver!(self.context, cuMemsetD32Async(at.0, word, bytes / 4, stream));
+        }
+        driver!(self.context, cuMemsetD8Async(at.0, value, bytes, stream))
     }
 
     /// A ring of batches of so many bytes each, copied while the device computes. Two slots are enough for a steady
@@ -214,7 +234,7 @@ impl Cuda {
         }
     }
 
-    fn stop(&self) -> Result<api::Handle> {
+    fn stop(&self) -> Result<api::CUgraph> {
         if !self.recording.swap(false, Ordering::AcqRel) {
             return Err(Error::internal("a recording ended that had not begun"));
         }
@@ -293,14 +313,7 @@ impl DeviceQueue for Cuda {
     }
 
     fn zero(&self, at: DevicePtr, bytes: usize) -> Result<()> {
-        let stream = self.context.stream(Stream::Compute);
-        if bytes == 0 {
-            return Ok(());
-        }
-        if at.0.is_multiple_of(4) && bytes.is_multiple_of(4) {
-            return driver!(self.context, cuMemsetD32Async(at.0, 0, bytes / 4, stream));
-        }
-        driver!(self.context, cuMemsetD8Async(at.0, 0, bytes, stream))
+        self.fill(at, 0, bytes)
     }
 
     fn upload(&self, from: &[u8], to: DevicePtr) -> Result<()> {

@@ -10,7 +10,7 @@ use std::time::Instant;
 use lgm_core::{Arg, Error, Grid, Result};
 use smallvec::SmallVec;
 
-use super::api::Handle;
+use super::api::{Handle, driver::CUfunc_st, driver::CUmod_st};
 use super::cache::{KernelCache, Key};
 use super::context::{Context, Stream, driver};
 use super::nvrtc::{Nvrtc, Unit};
@@ -75,8 +75,8 @@ fn compile_one(
 /// Loaded kernels by name.
 pub(crate) struct Kernels {
     context: Arc<Context>,
-    modules: Vec<Handle>,
-    functions: HashMap<&'static str, Handle>,
+    modules: Vec<Handle<CUmod_st>>,
+    functions: HashMap<&'static str, Handle<CUfunc_st>>,
 }
 
 impl Kernels {
@@ -85,13 +85,13 @@ impl Kernels {
         let mut kernels = Kernels { context: context.clone(), modules: Vec::new(), functions: HashMap::new() };
         for (cubin, file, names) in code {
             let mut module = Handle::NULL;
-            driver!(context, cuModuleLoadData(&mut module, cubin.as_ptr().cast()))
+            driver!(context, cuModuleLoadData(&mut module.0, cubin.as_ptr().cast()))
                 .map_err(|error| Error::config(format!("kernels/{file}.cu cannot be loaded: {error}")))?;
             kernels.modules.push(module);
             for &name in names {
                 let text = CString::new(name).map_err(|_| Error::internal("a kernel's name holds a zero byte"))?;
                 let mut function = Handle::NULL;
-                driver!(context, cuModuleGetFunction(&mut function, module, text.as_ptr()))
+                driver!(context, cuModuleGetFunction(&mut function.0, module.0, text.as_ptr()))
                     .map_err(|error| Error::internal(format!("kernels/{file}.cu has no kernel {name}: {error}")))?;
                 kernels.functions.insert(name, function);
             }
@@ -111,10 +111,13 @@ impl Kernels {
         let ([x, y, z], [tx, ty, tz]) = (grid.blocks, grid.threads);
         let stream = self.context.stream(Stream::Compute);
         let pointers = pointers.as_mut_ptr();
-        driver!(self.context, cuLaunchKernel(function, x, y, z, tx, ty, tz, 0, stream, pointers, std::ptr::null_mut()))
-            .map_err(|error| {
-                Error::config(format!("kernel {kernel} with {:?} blocks of {:?}: {error}", grid.blocks, grid.threads))
-            })
+        driver!(
+            self.context,
+            cuLaunchKernel(function.0, x, y, z, tx, ty, tz, 0, stream, pointers, std::ptr::null_mut())
+        )
+        .map_err(|error| {
+            Error::config(format!("kernel {kernel} with {:?} blocks of {:?}: {error}", grid.blocks, grid.threads))
+        })
     }
 }
 
@@ -125,7 +128,7 @@ impl Drop for Kernels {
             let _ = self.context.finish(stream);
         }
         for &module in &self.modules {
-            let _ = driver!(self.context, cuModuleUnload(module));
+            let _ = driver!(self.context, cuModuleUnload(module.0));
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use lgm_core::{Error, Result};
 
-use super::api::{Handle, NVRTC_ERROR_COMPILATION, NvrtcApi};
+use super::api::{Api, NVRTC_ERROR_COMPILATION, NvrtcApi, nvrtcProgram};
 use crate::{SearchPath, Version, kernels};
 
 /// What is compiled at a time: a source of `kernels/`, or one for a test.
@@ -99,7 +99,7 @@ impl Nvrtc {
             options.iter().chain([&architecture.as_str()]).map(|o| c_string(o)).collect::<Result<_>>()?;
         let pointers: Vec<*const c_char> = options.iter().map(|o| o.as_ptr()).collect();
 
-        let mut program = Program { api: &self.api, handle: Handle::NULL };
+        let mut program = Program { api: &self.api, handle: std::ptr::null_mut() };
         let none = std::ptr::null();
         // SAFETY: text and name end in zero and live through the call; there are no headers.
         let status =
@@ -182,12 +182,12 @@ fn load_builtins(api: &NvrtcApi) {
 
 struct Program<'a> {
     api: &'a NvrtcApi,
-    handle: Handle,
+    handle: nvrtcProgram,
 }
 
 impl Drop for Program<'_> {
     fn drop(&mut self) {
-        if self.handle != Handle::NULL {
+        if !self.handle.is_null() {
             // SAFETY: the program is alive and not used again.
             unsafe { (self.api.nvrtcDestroyProgram)(&mut self.handle) };
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use lgm_core::{Error, Result};
 
-use super::api::{CU_MEMHOSTALLOC_PORTABLE, CUDA_ERROR_OUT_OF_MEMORY};
+use super::api::{CUDA_ERROR_OUT_OF_MEMORY, driver::CU_MEMHOSTALLOC_PORTABLE};
 use super::context::{Context, bytes_text, driver};
 
 /// Page-locked host memory, cached as any other (not write-combined), so that the host may read it too.
@@ -27,7 +27,7 @@ impl PinnedBuffer {
         let mut at: *mut c_void = std::ptr::null_mut();
         context.make_current()?;
         // SAFETY: the pointer is to a live pointer.
-        let status = unsafe { (context.api.cuMemHostAlloc)(&mut at, bytes.max(1), CU_MEMHOSTALLOC_PORTABLE as u32) };
+        let status = unsafe { (context.api.cuMemHostAlloc)(&mut at, bytes.max(1), CU_MEMHOSTALLOC_PORTABLE) };
         if status == CUDA_ERROR_OUT_OF_MEMORY {
             return Err(Error::config(format!(
                 "the CUDA driver cannot pin {} of host memory: lower batch_size, or raise the limit on locked memory \

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use lgm_core::{Error, Result};
+use lgm_core::{Error, Grid, Result};
+
+use super::Order;
 
 use crate::kernels::{COMMON, SIM, Source, sources};
 
@@ -16,10 +18,10 @@ const OPTIONS: [&str; 7] = ["-std=c++17", "-O2", "-g1", "-fPIC", "-shared", "-fn
 
 /// Where and how a kernel runs, as `lgm_sim_launch` takes it.
 #[repr(C)]
-pub(super) struct Launch {
-    pub grid: [u32; 3],
-    pub block: [u32; 3],
-    pub reversed: u32,
+struct Launch {
+    grid: [u32; 3],
+    block: [u32; 3],
+    reversed: u32,
 }
 
 type Run = unsafe extern "C" fn(*mut *mut c_void);
@@ -32,30 +34,31 @@ struct Entry {
     run: Option<Run>,
 }
 
-/// The simulated threads are global to the library, which is one however often it is opened: one launch at a time.
-static TURN: Mutex<()> = Mutex::new(());
-
-/// The compiled kernels.
-pub(super) struct Kernels {
+/// The kernels, compiled for this machine.
+pub struct Kernels {
     start: Start,
     table: HashMap<String, (String, Run)>,
     _library: libloading::Library,
 }
 
 /// The kernels of this build, compiled by the first who asks.
-pub(super) fn kernels() -> Result<&'static Kernels> {
+///
+/// # Errors
+/// When there is no C++ compiler, or it refuses them.
+pub fn kernels() -> Result<&'static Kernels> {
     static KERNELS: OnceLock<Result<Kernels, String>> = OnceLock::new();
     let made = KERNELS.get_or_init(|| load(sources()).map_err(|e| e.to_string()));
     made.as_ref().map_err(|e| Error::config(e.clone()))
 }
 
 impl Kernels {
-    /// The letters of a kernel's parameter types.
+    /// The letters of a kernel's parameter types: `p` pointer, `i` int, `u` unsigned, `l` long long, `m` unsigned long long,
+    /// `f` float; `None` where there is no such kernel.
     pub fn signature(&self, kernel: &str) -> Option<&str> {
         self.table.get(kernel).map(|(signature, _)| signature.as_str())
     }
 
-    /// Runs a kernel.
+    /// Runs a kernel; who else wants to run one, of whatever instance of this, waits meanwhile.
     ///
     /// # Safety
     /// `args` holds a pointer to a value of each type of the kernel's signature, and what the kernel makes of them stays
@@ -63,19 +66,19 @@ impl Kernels {
     ///
     /// # Errors
     /// When there is no such kernel, or its threads wait for one another for ever.
-    pub unsafe fn run(&self, kernel: &str, launch: &Launch, args: &mut [*mut c_void]) -> Result<()> {
+    pub unsafe fn run(&self, kernel: &str, grid: Grid, order: Order, args: &mut [*mut c_void]) -> Result<()> {
         let Some((_, run)) = self.table.get(kernel) else {
             return Err(Error::internal(format!("there is no kernel '{kernel}'")));
         };
-        let _turn = TURN.lock().unwrap_or_else(|broken| broken.into_inner());
+        let launch = Launch { grid: grid.blocks, block: grid.threads, reversed: u32::from(order == Order::Reversed) };
         // SAFETY: the caller's promise; the library's functions have these types.
-        let said = unsafe { (self.start)(launch, *run, args.as_mut_ptr()) };
+        let said = unsafe { (self.start)(&launch, *run, args.as_mut_ptr()) };
         if said.is_null() {
             return Ok(());
         }
-        // SAFETY: a text of the library, which the next launch overwrites.
+        // SAFETY: a text of the library, which this thread's next launch overwrites.
         let text = unsafe { CStr::from_ptr(said) }.to_string_lossy().into_owned();
-        Err(Error::internal(format!("kernel '{kernel}' with {:?} x {:?} threads: {text}", launch.grid, launch.block)))
+        Err(Error::internal(format!("kernel '{kernel}' with {:?} x {:?} threads: {text}", grid.blocks, grid.threads)))
     }
 }
 

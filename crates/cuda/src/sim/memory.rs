@@ -17,26 +17,41 @@ struct Block {
     bytes: usize,
 }
 
-/// The blocks, by address.
-pub(super) struct Blocks {
+/// Blocks of device memory on the host, by address.
+pub struct Blocks {
     blocks: BTreeMap<u64, Block>,
     used: u64,
     zone: usize,
+    poisoned: bool,
 }
 
 impl Default for Blocks {
     fn default() -> Self {
         let zone = if super::build::sanitized() { 0 } else { ZONE };
-        Blocks { blocks: BTreeMap::new(), used: 0, zone }
+        Blocks { blocks: BTreeMap::new(), used: 0, zone, poisoned: true }
     }
 }
 
 impl Blocks {
+    /// Blocks that are never written to, so that large ones cost nothing: for counting what would be done with them.
+    pub fn untouched() -> Blocks {
+        Blocks { blocks: BTreeMap::new(), used: 0, zone: 0, poisoned: false }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.blocks.len()
+    }
+
     /// Bytes in all blocks.
     pub fn used(&self) -> u64 {
         self.used
     }
 
+    /// A block, aligned as a device's, of bytes that as a floating-point number are NaN.
+    ///
+    /// # Errors
+    /// When the host has none.
     pub fn alloc(&mut self, bytes: usize) -> Result<DevicePtr> {
         let refuse = || Error::config(format!("the simulated device has no block of {bytes} bytes"));
         let inner = if self.zone == 0 { Some(bytes.max(1)) } else { bytes.checked_next_multiple_of(ALIGN) };
@@ -47,14 +62,20 @@ impl Blocks {
         if base.is_null() {
             return Err(refuse());
         }
-        // SAFETY: that many bytes were allocated.
-        unsafe { base.write_bytes(POISON, whole) };
+        if self.poisoned {
+            // SAFETY: that many bytes were allocated.
+            unsafe { base.write_bytes(POISON, whole) };
+        }
         let at = base as u64 + self.zone as u64;
         self.blocks.insert(at, Block { layout, bytes });
         self.used += bytes as u64;
         Ok(DevicePtr(at))
     }
 
+    /// Gives a block back.
+    ///
+    /// # Errors
+    /// When that is no block's first byte, or something was written beside a block.
     pub fn free(&mut self, at: DevicePtr) -> Result<()> {
         self.check_zones("what ran before a block was freed")?;
         let Some(block) = self.blocks.remove(&at.0) else {
@@ -67,6 +88,9 @@ impl Blocks {
     }
 
     /// Checks that `bytes` bytes from `at` on lie in one block.
+    ///
+    /// # Errors
+    /// When they do not.
     pub fn check(&self, at: DevicePtr, bytes: usize, what: &str) -> Result<()> {
         let block = self.blocks.range(..=at.0).next_back();
         match block {
@@ -81,6 +105,9 @@ impl Blocks {
     }
 
     /// Checks that nothing was written beside the blocks.
+    ///
+    /// # Errors
+    /// When something was.
     pub fn check_zones(&self, culprit: &str) -> Result<()> {
         for (&at, block) in self.blocks.iter().filter(|_| self.zone > 0) {
             let zone = |from: u64, len: usize| {

@@ -7,6 +7,9 @@
 //! Products are made in the precision of the device, as a GPU's tensor cores would: with [`Precision::Tf32`], factors are
 //! rounded to TF32 and sums are in single precision.
 //!
+//! Convolutions are the layer's own, by its kernels, unless the device is made with a library of them ([`Sim::with_library`]),
+//! which then stands in for cuDNN: what a GPU does.
+//!
 //! Reads beside a block give NaN; AddressSanitizer names the line. With `LGM_SIM_SANITIZE=1` it is compiled in; its library
 //! must be there from the start:
 //!
@@ -15,6 +18,7 @@
 //! ```
 
 mod build;
+mod convolution;
 mod memory;
 #[cfg(test)]
 mod tests;
@@ -22,7 +26,7 @@ mod tf32;
 
 use std::borrow::Cow;
 use std::ffi::c_void;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use lgm_core::{
     Arg, ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Element, Error, Format, Gemm, Grid, Result, Shape,
@@ -30,8 +34,12 @@ use lgm_core::{
 use lgm_cpu::{Trans, gemm};
 
 use crate::{Allocator, Precision};
-use build::{Kernels, Launch, kernels};
-use memory::Blocks;
+use convolution::Library;
+
+pub use build::{Kernels, kernels};
+pub use convolution::{add_products, is_known, shapes};
+pub use memory::Blocks;
+pub use tf32::rounded as rounded_to_tf32;
 
 /// In which order the threads of a block, and the blocks, take turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +57,7 @@ pub struct Sim {
     precision: Precision,
     capacity: u64,
     blocks: Mutex<Blocks>,
+    library: Mutex<Library>,
 }
 
 impl Sim {
@@ -65,7 +74,18 @@ impl Sim {
     /// # Errors
     /// As for [`Sim::new`].
     pub fn with_capacity(order: Order, capacity: u64) -> Result<Sim> {
-        Ok(Sim { kernels: kernels()?, order, precision: Precision::Fp32, capacity, blocks: Mutex::default() })
+        Ok(Sim::of(kernels()?, order, capacity))
+    }
+
+    fn of(kernels: &'static Kernels, order: Order, capacity: u64) -> Sim {
+        let precision = Precision::Fp32;
+        Sim { kernels, order, precision, capacity, blocks: Mutex::default(), library: Mutex::default() }
+    }
+
+    /// The device, one with a library that does these passes of convolutions; the layer does the others.
+    #[must_use]
+    pub fn with_library(self, passes: &[ConvolutionPass]) -> Sim {
+        Sim { library: Mutex::new(Library::of(passes)), ..self }
     }
 
     /// The device, one that makes products in this precision.
@@ -74,8 +94,33 @@ impl Sim {
         Sim { precision, ..self }
     }
 
+    /// Whether the library was asked for a pass of a convolution that it does.
+    pub fn plans_convolutions(&self) -> bool {
+        self.library().has_plans()
+    }
+
+    /// Sets bytes to a value.
+    ///
+    /// # Errors
+    /// When they are not memory of the device.
+    pub fn fill(&self, at: DevicePtr, value: u8, bytes: usize) -> Result<()> {
+        self.blocks().check(at, bytes, "memory to fill")?;
+        // SAFETY: checked above.
+        unsafe { (at.0 as *mut u8).write_bytes(value, bytes) };
+        Ok(())
+    }
+
+    /// The precision of products.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
     fn blocks(&self) -> MutexGuard<'_, Blocks> {
-        self.blocks.lock().unwrap_or_else(|broken| broken.into_inner())
+        self.blocks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn library(&self) -> MutexGuard<'_, Library> {
+        self.library.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -156,11 +201,9 @@ impl DeviceQueue for Sim {
             }
         }
         let mut pointers: Vec<*mut c_void> = bits.iter_mut().map(|b| (b as *mut u64).cast()).collect();
-        let launch =
-            Launch { grid: grid.blocks, block: grid.threads, reversed: (self.order == Order::Reversed) as u32 };
         // SAFETY: the arguments have the types of the signature; on a little-endian machine a value's address is that of
         // its low word. That kernels stay within their blocks is what this device is for finding out.
-        unsafe { self.kernels.run(kernel, &launch, &mut pointers)? };
+        unsafe { self.kernels.run(kernel, grid, self.order, &mut pointers)? };
         self.blocks().check_zones(&format!("kernel '{kernel}'"))
     }
 
@@ -203,19 +246,20 @@ impl DeviceQueue for Sim {
         Ok(())
     }
 
-    fn convolution_workspace(&self, _conv: &DeviceConvolution, _pass: ConvolutionPass) -> Result<Option<usize>> {
-        Ok(None)
+    fn convolution_workspace(&self, conv: &DeviceConvolution, pass: ConvolutionPass) -> Result<Option<usize>> {
+        Ok(self.library().workspace(conv, pass))
     }
 
     fn convolution(
         &self,
-        _conv: &DeviceConvolution,
-        _pass: ConvolutionPass,
-        _result: DevicePtr,
-        _operands: [DevicePtr; 2],
-        _workspace: DevicePtr,
+        conv: &DeviceConvolution,
+        pass: ConvolutionPass,
+        result: DevicePtr,
+        operands: [DevicePtr; 2],
+        workspace: DevicePtr,
     ) -> Result<()> {
-        Err(Error::internal("the simulated device has no library for convolutions"))
+        self.library().run(&self.blocks(), self.precision, (conv, pass), result, operands, workspace)?;
+        self.blocks().check_zones(&format!("{pass:?} of a convolution"))
     }
 
     fn copy(&self, from: DevicePtr, to: DevicePtr, bytes: usize) -> Result<()> {
@@ -231,10 +275,7 @@ impl DeviceQueue for Sim {
     }
 
     fn zero(&self, at: DevicePtr, bytes: usize) -> Result<()> {
-        self.blocks().check(at, bytes, "memory to zero")?;
-        // SAFETY: checked above.
-        unsafe { (at.0 as *mut u8).write_bytes(0, bytes) };
-        Ok(())
+        self.fill(at, 0, bytes)
     }
 
     fn upload(&self, from: &[u8], to: DevicePtr) -> Result<()> {

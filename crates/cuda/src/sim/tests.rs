@@ -55,7 +55,7 @@ KERNEL(test_past_the_end)(float* y, int at) {
 "#;
 
 /// A device with the kernels above, where there is a compiler.
-fn sim(order: Order) -> Option<Sim> {
+pub(super) fn sim(order: Order) -> Option<Sim> {
     let kernels = match build::load(&[Source { name: "selftest", text: SOURCE }]) {
         Ok(kernels) => Box::leak(Box::new(kernels)),
         Err(Error::Config(why)) => {
@@ -64,7 +64,7 @@ fn sim(order: Order) -> Option<Sim> {
         }
         Err(e) => panic!("{e}"),
     };
-    Some(Sim { kernels, order, precision: Precision::Fp32, capacity: 1 << 22, blocks: Mutex::default() })
+    Some(Sim::of(kernels, order, 1 << 22))
 }
 
 fn both() -> impl Iterator<Item = Sim> {

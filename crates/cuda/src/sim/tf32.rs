@@ -2,7 +2,7 @@
 
 /// The nearest number of TF32, of two as near the one further from zero (PTX's `cvt.rna.tf32.f32`). What is not finite
 /// stays as it is.
-pub(super) fn rounded(v: f32) -> f32 {
+pub fn rounded(v: f32) -> f32 {
     if !v.is_finite() {
         return v;
     }

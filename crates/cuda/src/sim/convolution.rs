@@ -1,0 +1,223 @@
+//! Convolutions as a library would do them, in the place of cuDNN: by the definition, without thought of time.
+//!
+//! As cuDNN, it wants to be asked for its workspace first, overwrites that, and refuses what its 32-bit extents do not reach;
+//! in [`Precision::Tf32`] it shortens the factors of what is large enough. It does the passes that it was made for and
+//! refuses the others, as cuDNN refuses some.
+
+use std::collections::HashSet;
+
+use lgm_core::{ConvolutionPass, DeviceConvolution, DevicePtr, Element, Error, Result, Shape};
+
+use super::memory::Blocks;
+use super::tf32;
+use crate::Precision;
+
+/// Bytes of workspace that every pass wants.
+const WORKSPACE: usize = 1000;
+
+/// The library.
+#[derive(Default)]
+pub(super) struct Library {
+    passes: HashSet<ConvolutionPass>,
+    planned: HashSet<(DeviceConvolution, ConvolutionPass)>,
+}
+
+/// The shapes of a convolution's input, filters and output.
+pub fn shapes(c: &DeviceConvolution) -> [Shape; 3] {
+    [
+        Shape::from([c.batch, c.channels, c.input[0], c.input[1]]),
+        Shape::from([c.outputs, c.channels / c.groups.max(1), c.kernel[0], c.kernel[1]]),
+        Shape::from([c.batch, c.outputs, c.output[0], c.output[1]]),
+    ]
+}
+
+/// Whether a convolution's extents fit one another, and 32 bits: what cuDNN describes.
+pub fn is_known(c: &DeviceConvolution) -> bool {
+    let grouped = c.groups > 0 && c.channels.is_multiple_of(c.groups) && c.outputs.is_multiple_of(c.groups);
+    let reaches = |axis: usize| {
+        let window = c.dilation[axis] * c.kernel[axis].saturating_sub(1) + 1;
+        let room = (c.input[axis] + 2 * c.pad[axis]).checked_sub(window);
+        c.kernel[axis] > 0 && c.stride[axis] > 0 && room.is_some_and(|room| room / c.stride[axis] + 1 == c.output[axis])
+    };
+    let countable = |shape: &Shape| {
+        let count = shape.iter().try_fold(1usize, |count, extent| count.checked_mul(*extent));
+        count.is_some_and(|count| count > 0 && i32::try_from(count).is_ok())
+    };
+    grouped && reaches(0) && reaches(1) && shapes(c).iter().all(countable)
+}
+
+impl Library {
+    pub fn of(passes: &[ConvolutionPass]) -> Library {
+        Library { passes: passes.iter().copied().collect(), planned: HashSet::new() }
+    }
+
+    pub fn has_plans(&self) -> bool {
+        !self.planned.is_empty()
+    }
+
+    pub fn workspace(&mut self, conv: &DeviceConvolution, pass: ConvolutionPass) -> Option<usize> {
+        if !self.passes.contains(&pass) || !is_known(conv) {
+            return None;
+        }
+        self.planned.insert((*conv, pass));
+        Some(WORKSPACE)
+    }
+
+    pub fn run(
+        &self,
+        blocks: &Blocks,
+        precision: Precision,
+        (conv, pass): (&DeviceConvolution, ConvolutionPass),
+        result: DevicePtr,
+        operands: [DevicePtr; 2],
+        workspace: DevicePtr,
+    ) -> Result<()> {
+        if !self.planned.contains(&(*conv, pass)) {
+            return Err(Error::internal(format!("{pass:?} of {conv:?} was not planned")));
+        }
+        let [x, w, y] = shapes(conv);
+        let (read, written) = match pass {
+            ConvolutionPass::Forward => ([x, w], y),
+            ConvolutionPass::Data => ([y, w], x),
+            ConvolutionPass::Filter => ([x, y], w),
+        };
+        let bytes = |shape: &Shape| conv.format.bytes(shape);
+        for (at, shape) in operands.iter().zip(&read).chain([(&result, &written)]) {
+            blocks.check(*at, bytes(shape), "a blob of a convolution")?;
+        }
+        blocks.check(workspace, WORKSPACE, "a convolution's workspace")?;
+        let short =
+            conv.format.element == Element::F32 && precision.of_product(conv.multiply_adds()) != Precision::Fp32;
+        let values = |at: DevicePtr, shape: &Shape| -> Vec<f32> {
+            // SAFETY: checked above.
+            let raw = unsafe { std::slice::from_raw_parts(at.0 as *const u8, bytes(shape)) };
+            conv.format.decode(shape, raw)
+        };
+        let factors = [0, 1].map(|i| -> Vec<f32> {
+            let all = values(operands[i], &read[i]);
+            if short { all.into_iter().map(tf32::rounded).collect() } else { all }
+        });
+        let added = pass == ConvolutionPass::Filter && conv.has_plain_filters();
+        let mut sums = match added {
+            true => values(result, &written).into_iter().map(f64::from).collect(),
+            false => vec![0.0; written.count()],
+        };
+        add_products(conv, pass, [&factors[0], &factors[1]], &mut sums);
+        let sums: Vec<f32> = sums.into_iter().map(|sum| sum as f32).collect();
+        let raw = conv.format.encode(&written, &sums);
+        // SAFETY: checked above; the caller keeps result and workspace apart from the operands.
+        unsafe {
+            (workspace.0 as *mut u8).write_bytes(0xff, WORKSPACE);
+            std::ptr::copy_nonoverlapping(raw.as_ptr(), result.0 as *mut u8, raw.len());
+        }
+        Ok(())
+    }
+}
+
+/// Adds to each element of a pass's result the products that it is the sum of; all in the host's order, and of the extents
+/// of a convolution that [is known](is_known).
+pub fn add_products(c: &DeviceConvolution, pass: ConvolutionPass, [a, b]: [&[f32]; 2], sums: &mut [f64]) {
+    each_product(c, |x, w, y| {
+        let (to, first, second) = match pass {
+            ConvolutionPass::Forward => (y, a[x], b[w]),
+            ConvolutionPass::Data => (x, a[y], b[w]),
+            ConvolutionPass::Filter => (w, a[x], b[y]),
+        };
+        sums[to] += f64::from(first) * f64::from(second);
+    });
+}
+
+/// Calls `with` with the places, in the host's order, of every element of the input that meets a filter's tap, of that tap
+/// and of the element of the output to which it contributes.
+fn each_product(c: &DeviceConvolution, mut with: impl FnMut(usize, usize, usize)) {
+    let (channels, outputs) = (c.channels / c.groups, c.outputs / c.groups);
+    // Where a tap meets the input along an axis, from the output's place.
+    let meets = |axis: usize, place: usize, tap: usize| {
+        let at = (place * c.stride[axis] + tap * c.dilation[axis]).checked_sub(c.pad[axis])?;
+        (at < c.input[axis]).then_some(at)
+    };
+    for (image, output) in (0..c.batch).flat_map(|n| (0..c.outputs).map(move |o| (n, o))) {
+        for channel in 0..channels {
+            let plane_x = image * c.channels + output / outputs * channels + channel;
+            let plane_y = image * c.outputs + output;
+            let filter = output * channels + channel;
+            for (p, r) in (0..c.output[0]).flat_map(|p| (0..c.kernel[0]).map(move |r| (p, r))) {
+                let Some(h) = meets(0, p, r) else { continue };
+                let (row_x, row_y) =
+                    ((plane_x * c.input[0] + h) * c.input[1], (plane_y * c.output[0] + p) * c.output[1]);
+                for (q, s) in (0..c.output[1]).flat_map(|q| (0..c.kernel[1]).map(move |s| (q, s))) {
+                    let Some(v) = meets(1, q, s) else { continue };
+                    with(row_x + v, (filter * c.kernel[0] + r) * c.kernel[1] + s, row_y + q);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lgm_core::{DeviceQueue, Format};
+
+    use super::super::tests::sim;
+    use super::*;
+    use crate::Allocator;
+    use crate::sim::Order;
+
+    /// One image, one channel: a 2x2 input under a 2x2 filter, without padding, gives one number.
+    fn least() -> DeviceConvolution {
+        DeviceConvolution {
+            batch: 1,
+            channels: 1,
+            outputs: 1,
+            input: [2; 2],
+            output: [1; 2],
+            kernel: [2; 2],
+            stride: [1; 2],
+            pad: [0; 2],
+            dilation: [1; 2],
+            groups: 1,
+            format: Format::PLAIN,
+        }
+    }
+
+    #[test]
+    fn what_it_does_and_what_it_refuses() {
+        let plans =
+            |conv: DeviceConvolution| Library::of(&[ConvolutionPass::Data]).workspace(&conv, ConvolutionPass::Data);
+        assert_eq!(plans(least()), Some(WORKSPACE));
+        assert_eq!(Library::of(&[ConvolutionPass::Data]).workspace(&least(), ConvolutionPass::Forward), None);
+        for bad in [
+            DeviceConvolution { output: [2; 2], ..least() },
+            DeviceConvolution { kernel: [3, 2], ..least() },
+            DeviceConvolution { stride: [0, 1], ..least() },
+            DeviceConvolution { groups: 0, ..least() },
+            DeviceConvolution { groups: 2, outputs: 2, ..least() },
+            DeviceConvolution { batch: 0, ..least() },
+            DeviceConvolution { batch: 1 << 29, ..least() },
+            DeviceConvolution { batch: usize::MAX, ..least() },
+        ] {
+            assert_eq!(plans(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn blobs_and_workspace_lie_in_memory_and_plans_come_first() {
+        let Some(sim) = sim(Order::Forward).map(|sim| sim.with_library(&ConvolutionPass::ALL)) else { return };
+        let floats = |values: &[f32]| {
+            let at = sim.alloc(4 * values.len()).unwrap();
+            sim.upload(&values.iter().flat_map(|v| v.to_ne_bytes()).collect::<Vec<u8>>(), at).unwrap();
+            at
+        };
+        let [x, w, y, room] =
+            [&[1.0, 2.0, 3.0, 4.0], &[5.0, 6.0, 7.0, 8.0], &[0.0][..], &[0.0; WORKSPACE / 4]].map(floats);
+        let run = |w, room| sim.convolution(&least(), ConvolutionPass::Forward, y, [x, w], room);
+        assert!(run(w, room).unwrap_err().to_string().contains("was not planned"));
+        assert_eq!(sim.convolution_workspace(&least(), ConvolutionPass::Forward).unwrap(), Some(WORKSPACE));
+        run(w, room).unwrap();
+        let mut raw = [0; 4];
+        sim.download(y, &mut raw).unwrap();
+        assert_eq!(f32::from_ne_bytes(raw), 70.0);
+        assert!(run(w.offset(4), room).unwrap_err().to_string().contains("a blob of a convolution"));
+        assert!(run(w, room.offset(4)).unwrap_err().to_string().contains("a convolution's workspace"));
+    }
+}

@@ -1,0 +1,232 @@
+//! libcublas.so.13
+
+use std::ffi::{c_char, c_int, c_void};
+
+use cudarc::cublas::sys::{
+    self, cublasAtomicsMode_t, cublasComputeType_t, cublasGemmAlgo_t, cublasHandle_t, cublasMath_t, cublasOperation_t,
+    cudaDataType, cudaStream_t,
+};
+use lgm_core::{Element, Format, Shape};
+use lgm_cpu::{Trans, gemm};
+use lgm_cuda::sim::rounded_to_tf32;
+
+use crate::enter::{Refusal, functions, give};
+use crate::gpu::Gpu;
+
+/// CUBLAS_STATUS_NOT_INITIALIZED, _INVALID_VALUE, _NOT_SUPPORTED
+const NOT_INITIALIZED: Refusal = 1;
+const INVALID_VALUE: Refusal = 7;
+const NOT_SUPPORTED: Refusal = 15;
+
+/// What a handle holds.
+#[derive(Clone, Copy, Default)]
+pub struct Handle {
+    stream: usize,
+    workspace: (u64, usize),
+}
+
+/// # Safety
+/// The place is valid.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cublasGetProperty(kind: c_int, value: *mut c_int) -> c_int {
+    let Some(part) = usize::try_from(kind).ok().and_then(|kind| [13, 1, 0].get(kind).copied()) else {
+        return INVALID_VALUE;
+    };
+    // SAFETY: the caller's promise.
+    unsafe { give(value, part) }.map_or_else(|status| status, |()| 0)
+}
+
+/// The status in words.
+#[unsafe(no_mangle)]
+pub extern "C" fn cublasGetStatusName(status: c_int) -> *const c_char {
+    let name = match status {
+        0 => c"CUBLAS_STATUS_SUCCESS",
+        1 => c"CUBLAS_STATUS_NOT_INITIALIZED",
+        7 => c"CUBLAS_STATUS_INVALID_VALUE",
+        13 => c"CUBLAS_STATUS_EXECUTION_FAILED",
+        15 => c"CUBLAS_STATUS_NOT_SUPPORTED",
+        _ => c"CUBLAS_STATUS_INTERNAL_ERROR",
+    };
+    name.as_ptr()
+}
+
+/// The status in more words.
+#[unsafe(no_mangle)]
+pub extern "C" fn cublasGetStatusString(_status: c_int) -> *const c_char {
+    c"as the fake GPU has it".as_ptr()
+}
+
+// SAFETY, of all blocks: the places are the caller's, who has them valid, as the header asks.
+functions! { sys, Blas, cublasStatus_t;
+    fn cublasCreate_v2(handle: *mut cublasHandle_t) [not_recorded] |gpu| {
+        let new = gpu.handle();
+        gpu.products.insert(new, Handle::default());
+        unsafe { give(handle, new as cublasHandle_t) }
+    }
+    fn cublasDestroy_v2(handle: cublasHandle_t) [not_recorded releases] |gpu| {
+        gpu.products.remove(&(handle as usize)).map(drop).ok_or(NOT_INITIALIZED)
+    }
+    fn cublasSetStream_v2(handle: cublasHandle_t, stream: cudaStream_t) [] |gpu| {
+        // As documented, this takes a workspace away that was set before.
+        *gpu.product(handle)? = Handle { stream: stream as usize, workspace: (0, 0) };
+        Ok(())
+    }
+    fn cublasSetWorkspace_v2(handle: cublasHandle_t, at: *mut c_void, bytes: usize) [] |gpu| {
+        gpu.product(handle)?.workspace = (at as u64, bytes);
+        if (at as usize) % 256 != 0 {
+            gpu.violation("cublasSetWorkspace with an address that is no multiple of 256");
+        }
+        if gpu.must_be_memory(at as u64, bytes, "cuBLAS's workspace") { Ok(()) } else { Err(INVALID_VALUE) }
+    }
+    fn cublasSetAtomicsMode(handle: cublasHandle_t, mode: cublasAtomicsMode_t) [] |gpu| {
+        if mode != cublasAtomicsMode_t::CUBLAS_ATOMICS_NOT_ALLOWED {
+            gpu.violation("cublasSetAtomicsMode to one whose sums differ from run to run");
+        }
+        gpu.product(handle).map(drop)
+    }
+    fn cublasSetMathMode(handle: cublasHandle_t, mode: cublasMath_t) [] |gpu| {
+        if mode != cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION {
+            gpu.violation("cublasSetMathMode to one that adds parts of sums in less than single precision");
+        }
+        gpu.product(handle).map(drop)
+    }
+    fn cublasGemmEx_64(
+        handle: cublasHandle_t, ta: cublasOperation_t, tb: cublasOperation_t, m: i64, n: i64, k: i64,
+        alpha: *const c_void, a: *const c_void, at: cudaDataType, lda: i64, b: *const c_void, bt: cudaDataType, ldb: i64,
+        beta: *const c_void, c: *mut c_void, ct: cudaDataType, ldc: i64, compute: cublasComputeType_t,
+        algorithm: cublasGemmAlgo_t,
+    ) [] |gpu| {
+        let factors = unsafe { [alpha.cast::<f32>().read(), beta.cast::<f32>().read()] };
+        let blobs = [(a as u64, at, lda, 0), (b as u64, bt, ldb, 0), (c as u64, ct, ldc, 0)];
+        gpu.multiply(handle, [ta, tb], [m, n, k], factors, blobs, 1, (compute, algorithm))
+    }
+    fn cublasGemmStridedBatchedEx_64(
+        handle: cublasHandle_t, ta: cublasOperation_t, tb: cublasOperation_t, m: i64, n: i64, k: i64,
+        alpha: *const c_void, a: *const c_void, at: cudaDataType, lda: i64, sa: i64, b: *const c_void, bt: cudaDataType,
+        ldb: i64, sb: i64, beta: *const c_void, c: *mut c_void, ct: cudaDataType, ldc: i64, sc: i64, batch: i64,
+        compute: cublasComputeType_t, algorithm: cublasGemmAlgo_t,
+    ) [] |gpu| {
+        let factors = unsafe { [alpha.cast::<f32>().read(), beta.cast::<f32>().read()] };
+        let blobs = [(a as u64, at, lda, sa), (b as u64, bt, ldb, sb), (c as u64, ct, ldc, sc)];
+        gpu.multiply(handle, [ta, tb], [m, n, k], factors, blobs, batch, (compute, algorithm))
+    }
+}
+
+/// A matrix, column by column: its address, the type of its elements, elements from one column to the next and from one
+/// matrix of a batch to the next.
+type Matrix = (u64, cudaDataType, i64, i64);
+
+fn element(of: cudaDataType) -> Option<Element> {
+    match of {
+        cudaDataType::CUDA_R_32F => Some(Element::F32),
+        cudaDataType::CUDA_R_16BF => Some(Element::Bf16),
+        _ => None,
+    }
+}
+
+/// Elements of device memory.
+///
+/// # Safety
+/// The memory has so many.
+pub unsafe fn read(at: u64, count: usize, format: Format, shape: &Shape) -> Vec<f32> {
+    // SAFETY: the caller's promise.
+    format.decode(shape, unsafe { std::slice::from_raw_parts(at as *const u8, count * format.element.bytes()) })
+}
+
+impl Gpu {
+    fn product(&mut self, handle: cublasHandle_t) -> Result<&mut Handle, Refusal> {
+        self.products.get_mut(&(handle as usize)).ok_or(NOT_INITIALIZED)
+    }
+
+    /// C ← α · op(A) · op(B) + β · C, column by column: op(A) m × k, op(B) k × n.
+    #[allow(clippy::too_many_arguments)]
+    fn multiply(
+        &mut self,
+        handle: cublasHandle_t,
+        ops: [cublasOperation_t; 2],
+        extents: [i64; 3],
+        [alpha, beta]: [f32; 2],
+        matrices: [Matrix; 3],
+        batch: i64,
+        (compute, algorithm): (cublasComputeType_t, cublasGemmAlgo_t),
+    ) -> Result<(), Refusal> {
+        let Handle { stream, workspace } = *self.product(handle)?;
+        if workspace.1 == 0 {
+            self.violation("a product without a workspace of ours: cuBLAS takes one of its own, which is not recorded");
+        }
+        let transposed = |op: cublasOperation_t| match op {
+            cublasOperation_t::CUBLAS_OP_N => Ok(false),
+            cublasOperation_t::CUBLAS_OP_T => Ok(true),
+            _ => Err(NOT_SUPPORTED),
+        };
+        let [ta, tb] = [transposed(ops[0])?, transposed(ops[1])?];
+        let size = |value: i64| usize::try_from(value).map_err(|_| INVALID_VALUE);
+        let [m, n, k] = [size(extents[0])?, size(extents[1])?, size(extents[2])?];
+        let batch = size(batch)?;
+        let mut all = [(0u64, Element::F32, 0usize, 0usize); 3];
+        for (to, (at, of, columns, stride)) in all.iter_mut().zip(matrices) {
+            *to = (at, element(of).ok_or(NOT_SUPPORTED)?, size(columns)?, size(stride)?);
+        }
+        let [a, b, c] = all;
+        let short = match compute {
+            cublasComputeType_t::CUBLAS_COMPUTE_32F => false,
+            cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32 => true,
+            _ => return Err(NOT_SUPPORTED),
+        };
+        let known = a.1 == b.1 && (a.1 == Element::Bf16 || c.1 == Element::F32) && !(short && a.1 == Element::Bf16);
+        if !known || algorithm != cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT {
+            return Err(NOT_SUPPORTED);
+        }
+        let [rows_a, columns_a] = if ta { [k, m] } else { [m, k] };
+        let [rows_b, columns_b] = if tb { [n, k] } else { [k, n] };
+        if a.2 < rows_a.max(1) || b.2 < rows_b.max(1) || c.2 < m.max(1) {
+            return Err(INVALID_VALUE);
+        }
+        // Elements from the first to the last.
+        let extent =
+            |rows: usize, columns: usize, ld: usize| if rows * columns == 0 { 0 } else { (columns - 1) * ld + rows };
+        let lengths = [extent(rows_a, columns_a, a.2), extent(rows_b, columns_b, b.2), extent(m, n, c.2)];
+        self.counted().products += 1;
+        let dry = self.settings.dry;
+        let work = move |gpu: &mut Gpu| {
+            for i in 0..batch {
+                let place =
+                    |(at, element, _, stride): (u64, Element, usize, usize)| at + (i * stride * element.bytes()) as u64;
+                let [pa, pb, pc] = [place(a), place(b), place(c)];
+                for ((at, of), (length, what)) in
+                    [(pa, a.1), (pb, b.1), (pc, c.1)].into_iter().zip(lengths.into_iter().zip(["A", "B", "C"]))
+                {
+                    if !gpu.must_be_memory(at, length * of.bytes(), &format!("{what} of a product")) {
+                        return;
+                    }
+                }
+                if dry || m * n == 0 {
+                    continue;
+                }
+                let format = |element| Format { element, ..Format::PLAIN };
+                let matrix = |at: u64, of: Element, length: usize| {
+                    // SAFETY: checked above.
+                    let values = unsafe { read(at, length, format(of), &Shape::from([length])) };
+                    if short { values.into_iter().map(rounded_to_tf32).collect() } else { values }
+                };
+                let (va, vb) = (matrix(pa, a.1, lengths[0]), matrix(pb, b.1, lengths[1]));
+                // SAFETY: checked above.
+                let mut vc = unsafe { read(pc, lengths[2], format(c.1), &Shape::from([lengths[2]])) };
+                // Read row by row, what lies column by column is its transpose: Cᵀ = op(B)ᵀ · op(A)ᵀ.
+                let trans = |t: bool| if t { Trans::Yes } else { Trans::No };
+                gemm(trans(tb), trans(ta), n, m, k, alpha, &vb, b.2, &va, a.2, beta, &mut vc, c.2);
+                let bytes = format(c.1).encode(&Shape::from([vc.len()]), &vc);
+                // SAFETY: checked above.
+                unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), pc as *mut u8, bytes.len()) };
+            }
+            if !dry {
+                // A library may write anything there.
+                // SAFETY: checked when it was set; that it is memory still, below.
+                if gpu.must_be_memory(workspace.0, workspace.1, "cuBLAS's workspace") {
+                    unsafe { (workspace.0 as *mut u8).write_bytes(0xff, workspace.1.min(4096)) };
+                }
+            }
+        };
+        self.put(stream, "product", work)
+    }
+}
