@@ -11,6 +11,8 @@
 //! - the device half, if the layer has one, on the simulated device ([`DeviceRig`]) against the host's f32 run, with the
 //!   same honesty; the same bits whatever the order of the threads.
 //!
+//! [`FakeGpu`] has calls fail, where tests run on one.
+//!
 //! [`Rig`] runs one layer by hand, for what a case cannot say. [`config_error`] tests messages.
 
 #![allow(clippy::panic, clippy::expect_used, clippy::unwrap_used)]
@@ -18,6 +20,7 @@
 mod case;
 mod check;
 mod device;
+mod fake;
 mod gpu;
 mod memory;
 mod npz;
@@ -27,6 +30,7 @@ mod rig;
 pub use case::{Case, Draw};
 pub use check::{assert_close, check, config_error};
 pub use device::DeviceRig;
+pub use fake::{Fails, FakeGpu};
 pub use gpu::gpu;
 pub use npz::Recorded;
 pub use rig::{Inputs, Outputs, Rig, Sharing, parse_layer};
