@@ -215,7 +215,7 @@ functions! { sys, Driver, CUresult;
         }
         gpu.begin_recording(stream as usize)
     }
-    fn cuStreamEndCapture(stream: CUstream, graph: *mut CUgraph) [] |gpu| {
+    fn cuStreamEndCapture(stream: CUstream, graph: *mut CUgraph) [ends] |gpu| {
         unsafe { give(graph, std::ptr::null_mut())? };
         let recorded = gpu.end_recording(stream as usize)?;
         unsafe { give(graph, recorded as CUgraph) }
