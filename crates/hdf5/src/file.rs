@@ -6,7 +6,7 @@ use hdf5_metno::types::{FixedAscii, FixedUnicode};
 use lgm_core::{Error, Result};
 
 use crate::dataset::H5Dataset;
-use crate::{reason, walk};
+use crate::{reason, sources, walk};
 
 /// The first bytes of every HDF5 file.
 const MAGIC: [u8; 8] = *b"\x89HDF\r\n\x1a\n";
@@ -87,7 +87,10 @@ impl H5File {
     /// not hold numbers.
     pub fn dataset(&self, name: &str) -> Result<H5Dataset> {
         match self.file.dataset(name) {
-            Ok(dataset) => H5Dataset::new(self, name, dataset),
+            Ok(dataset) => {
+                sources::check(self, name, &dataset)?;
+                H5Dataset::new(self, name, dataset)
+            }
             Err(e) if self.contains(name) => {
                 Err(self.fail(format!("'{name}' cannot be read as a dataset: {}", reason(&e))))
             }

@@ -11,6 +11,7 @@
 mod dataset;
 mod file;
 mod image;
+mod sources;
 mod walk;
 
 pub use dataset::{H5Dataset, H5Number, Values};

@@ -65,6 +65,24 @@ fn a_walk_has_an_end() {
 }
 
 #[test]
+fn virtual_datasets_take_from_datasets_that_are_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = made(dir.path(), |f| {
+        f.new_dataset::<f32>().shape([4]).create("stored")?.write_raw(&[1f32, 2.0, 3.0, 4.0])?;
+        for (name, source) in [("itself", "itself"), ("a", "b"), ("b", "a"), ("good", "stored")] {
+            let builder = f.new_dataset::<f32>().shape([4]);
+            builder.with_dcpl(|d| d.virtual_map(".", source, [4], .., [4], ..)).create(name)?;
+        }
+        Ok(())
+    });
+    let file = H5File::open(&path).unwrap();
+    assert_eq!(file.dataset("good").unwrap().read().unwrap().into_f32(), [1.0, 2.0, 3.0, 4.0]);
+    for name in ["itself", "a", "b"] {
+        assert!(error(file.dataset(name)).contains("has a source that is virtual too"));
+    }
+}
+
+#[test]
 fn the_librarys_reason_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let path = made(dir.path(), |f| {
