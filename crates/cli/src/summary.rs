@@ -7,7 +7,7 @@ use lgm_net::{Gpu, Keep, LayerReport, Net, in_units};
 
 use crate::args::SummaryArgs;
 use crate::gpu::Asked;
-use crate::{gpu, models};
+use crate::{gpu, models, output};
 
 /// Prints a table of a net's layers and what the net takes in parameters, operations and memory.
 ///
@@ -22,10 +22,11 @@ pub fn run(args: &SummaryArgs) -> anyhow::Result<ExitCode> {
     };
     let before = gpu.as_ref().map(|gpu| gpu.free_bytes()).transpose()?;
     let net = models::net(&args.model, phase, &args.state, backward, Keep::Outputs, gpu.clone())?;
-    print!("{}", table(&net));
+    let mut said = table(&net);
     if let (Some(gpu), Some(before)) = (gpu, before) {
-        print!("{}", on_device(&net, gpu.as_ref(), before, backward));
+        said += &on_device(&net, gpu.as_ref(), before, backward);
     }
+    output::print(&said)?;
     Ok(ExitCode::SUCCESS)
 }
 

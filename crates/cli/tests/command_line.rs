@@ -94,9 +94,9 @@ fn device_query_tells_every_library_and_fails_for_a_gpu_that_is_not_there() {
     let folder = tempfile::tempdir().unwrap();
     let query = |args: &[&str]| lgm_caffe(folder.path(), args).env("LD_LIBRARY_PATH", folder.path()).output().unwrap();
     let output = query(&["device_query"]);
-    let log = stderr(&output);
-    assert!(output.status.success(), "{log}");
-    let texts = texts(&log);
+    let log = String::from_utf8(output.stdout.clone()).unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    let texts: Vec<String> = log.lines().map(String::from).collect();
     for name in ["CUDA driver", "NVRTC", "cuBLAS", "cuDNN", "NCCL"] {
         let row = texts.iter().find(|text| text.starts_with(&format!("  {name} "))).unwrap();
         if row.ends_with(" missing") {

@@ -52,9 +52,34 @@ fn strings() {
     for (text, value) in cases {
         assert_eq!(accepted(&format!("name: {text}")).name(), value, "{text}");
     }
-    let latin1 = b"# caf\xe9\nname: 'a'";
-    let parsed: Parsed<NetParameter> = parse(latin1, Path::new("net.prototxt")).unwrap();
-    assert_eq!(parsed.message.name(), "a");
+}
+
+#[test]
+fn text_is_utf8_but_for_comments_and_may_begin_with_a_byte_order_mark() {
+    let net = |text: &[u8]| -> Result<NetParameter, String> {
+        parse(text, Path::new("net.prototxt")).map(|p: Parsed<NetParameter>| p.message).map_err(|e| e.to_string())
+    };
+    for good in [&b"# caf\xe9\nname: 'a' # \xff"[..], b"\xef\xbb\xbfname: 'a'", b"\xef\xbb\xbf# \xe9\n name: 'a'"] {
+        assert_eq!(net(good).unwrap().name(), "a");
+    }
+    assert_eq!(net("name: '\u{fffd}' # \u{fffd}".as_bytes()).unwrap().name(), "\u{fffd}");
+    assert!(net(b"\xef\xbb\xbfnam: 'a'").unwrap_err().starts_with("net.prototxt:1:1: unknown field 'nam'"));
+    for (bad, at) in [
+        (&b"# \xe9\n name: 'caf\xe9'"[..], "2:12"),
+        (b"name: 'a\xc3' name: '\xff'", "1:9"),
+        (b"name: 'a' \xe9", "1:11"),
+        (b"# \xe9\n n\xe9me: 'a'", "2:3"),
+    ] {
+        let error = net(bad).unwrap_err();
+        assert!(error.starts_with(&format!("net.prototxt:{at}: expected UTF-8 text, found the byte 0x")), "{error}");
+    }
+    for bad in ["name: 'a' \u{feff}", "\u{feff}\u{feff}name: 'a'", "name: '\\351'"] {
+        let error = net(bad.as_bytes()).unwrap_err();
+        assert!(error.starts_with("net.prototxt:1:"), "{error}");
+    }
+    let list = lgm_proto::utf8(b"a.h5\ncaf\xe9.h5", Path::new("list.txt")).unwrap_err().to_string();
+    assert!(list.starts_with("list.txt:2:4: expected UTF-8 text, found the byte 0xE9"), "{list}");
+    assert_eq!(lgm_proto::utf8(b"\xef\xbb\xbfa.h5", Path::new("list.txt")).unwrap(), "a.h5");
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! What a solver's prototxt asks for, checked before anything is built.
 
 use lgm_core::{Error, Result, nearest};
-use lgm_proto::{NetParameter, NetState, Parsed, Positions, SolverParameter};
+use lgm_net::expect_kind;
+use lgm_proto::{FileKind, NetParameter, NetState, Parsed, Positions, SolverParameter};
 use tracing::warn;
 
 use crate::rate::LR_POLICIES;
@@ -86,6 +87,7 @@ pub(crate) struct NetSource {
 }
 
 fn read(path: &str) -> Result<Parsed<NetParameter>> {
+    expect_kind(path, FileKind::Net)?;
     let net = lgm_proto::read_net(path)?;
     net.notices.iter().for_each(|n| tracing::info!("{n}"));
     Ok(net)

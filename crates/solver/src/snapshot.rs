@@ -14,10 +14,11 @@ use std::rc::Rc;
 
 use hdf5_metno as hdf5;
 use hdf5_metno::types::{FixedAscii, FixedUnicode};
+use lgm_core::fs::remove_unfinished;
 use lgm_core::{Error, Registry, Result, Shape, State};
-use lgm_net::{Gpu, Weights, hdf5_error, read_dataset};
+use lgm_net::{Gpu, Weights, expect_kind, hdf5_error, read_dataset};
 use lgm_proto::solver_parameter::SnapshotFormat;
-use lgm_proto::{BlobProto, Parsed, SolverParameter, SolverState};
+use lgm_proto::{BlobProto, FileKind, Parsed, SolverParameter, SolverState};
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
@@ -39,13 +40,12 @@ pub(crate) struct Extra {
 }
 
 impl Extra {
-    /// Writes it as JSON.
+    /// As JSON.
     ///
     /// # Errors
-    /// When the file cannot be written.
-    pub fn write(&self, path: &Path) -> Result<()> {
-        let text = serde_json::to_string_pretty(self).map_err(|e| Error::internal(e.to_string()))?;
-        std::fs::write(path, text).map_err(Error::io(path, "write"))
+    /// Never, as far as is known.
+    pub fn to_json(&self) -> Result<String> {
+        serde_json::to_string_pretty(self).map_err(|e| Error::internal(e.to_string()))
     }
 }
 
@@ -117,26 +117,13 @@ pub(crate) fn check_writable(parsed: &Parsed<SolverParameter>) -> Result<()> {
         info!("Creating the snapshot folder {}", folder.display());
         std::fs::create_dir_all(folder).map_err(fail)?;
     }
-    let probe = folder.join(format!(".lgm-caffe-probe-{}", std::process::id()));
-    std::fs::write(&probe, b"").and_then(|()| std::fs::remove_file(&probe)).map_err(fail)?;
-    remove_leavings(folder, prefix);
-    Ok(())
-}
-
-/// Removes the temporary files of snapshots under this prefix whose process was killed while it wrote them.
-fn remove_leavings(folder: &Path, prefix: &Path) {
-    let start = format!(".{}_iter_", prefix.file_name().unwrap_or_default().to_string_lossy());
-    let processes = Path::new("/proc");
-    let Ok(entries) = std::fs::read_dir(folder) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let process = name.strip_prefix(&start).and_then(|rest| rest.rsplit_once(".tmp-")).map(|(_, id)| id);
-        let Some(id) = process.filter(|id| !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit())) else { continue };
-        if processes.join("self").exists() && !processes.join(id).exists() {
-            info!("Removing {}, which process {id} left unfinished", entry.path().display());
-            let _ = std::fs::remove_file(entry.path());
-        }
+    // A file without a name, or at once without one.
+    tempfile::tempfile_in(folder).map_err(fail)?;
+    let start = format!("{}_iter_", prefix.file_name().unwrap_or_default().to_string_lossy());
+    for path in remove_unfinished(folder, |name| name.starts_with(&start)) {
+        info!("Removing {}, which a process left unfinished", path.display());
     }
+    Ok(())
 }
 
 /// What stands beside a state file, if it is there.
@@ -258,6 +245,7 @@ impl Solver {
         gpu: Option<&Rc<dyn Gpu>>,
     ) -> Result<Solver> {
         let path = state.as_ref();
+        expect_kind(path, FileKind::State)?;
         let mut parsed = parsed.clone();
         // Data layers take the seed when they are built.
         if parsed.message.random_seed() < 0

@@ -5,8 +5,8 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use lgm_core::{Phase, Registry, Result, Step};
-use lgm_net::{Gpu, LearnableInfo, Net, Options, Pass, Placement, fresh_seed, six_digits};
-use lgm_proto::{Parsed, SolverParameter};
+use lgm_net::{Gpu, LearnableInfo, Net, Options, Pass, Placement, expect_kind, fresh_seed, six_digits};
+use lgm_proto::{FileKind, Parsed, SolverParameter};
 use tracing::info;
 
 use crate::config::{self, NetSource};
@@ -99,6 +99,8 @@ impl Solver {
         let param = parsed.message.clone();
         info!("Initializing solver from parameters: \n{}", lgm_proto::to_text(&param));
         config::check(parsed)?;
+        let weights: Vec<&str> = param.weights.iter().flat_map(|w| w.split(',')).map(str::trim).collect();
+        weights.iter().try_for_each(|path| expect_kind(path, FileKind::Weights))?;
         crate::snapshot::check_writable(parsed)?;
         let seed = match param.random_seed() {
             seed if seed >= 0 => seed as u64,
@@ -123,7 +125,7 @@ impl Solver {
                 Some(train) => train.sharing(message, positions, registry, &options)?,
                 None => Net::new(message, positions, registry, &options)?,
             };
-            for path in param.weights.iter().flat_map(|w| w.split(',')).map(str::trim) {
+            for path in &weights {
                 info!("Finetuning from {path}");
                 net.load_weights(path)?;
             }

@@ -9,7 +9,7 @@ use lgm_core::fs::{Staged, publish_all};
 use lgm_core::{Error, Result, Shape};
 use lgm_net::{Weights, hdf5_error, write_dataset};
 use lgm_proto::{BlobProto, SolverState};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::snapshot::{Extra, extra_path, write_string};
 
@@ -45,16 +45,19 @@ impl Taken {
     }
 
     fn stage(&self) -> Result<[Staged; 3]> {
-        let weights = Staged::write(&self.model, |tmp| match self.hdf5 {
-            true => self.weights.write_hdf5(tmp),
-            false => self.weights.write(tmp),
-        })?;
-        let extra = Staged::write(&extra_path(&self.state), |tmp| self.extra.write(tmp))?;
+        debug!("Writing {}", self.model.display());
+        let weights = match self.hdf5 {
+            true => Staged::write(&self.model, |tmp| self.weights.write_hdf5(tmp))?,
+            false => Staged::bytes(&self.model, &lgm_proto::encode(&self.weights.to_proto()))?,
+        };
+        let extra = Staged::bytes(&extra_path(&self.state), self.extra.to_json()?.as_bytes())?;
         let model = self.model.to_string_lossy();
-        let state = Staged::write(&self.state, |tmp| match self.hdf5 {
-            true => self.write_state_hdf5(tmp, &model).map_err(hdf5_error(tmp, "write the solver state")),
-            false => self.write_state(tmp, &model),
-        })?;
+        let state = match self.hdf5 {
+            true => Staged::write(&self.state, |tmp| {
+                self.write_state_hdf5(tmp, &model).map_err(hdf5_error(tmp, "write the solver state"))
+            })?,
+            false => Staged::bytes(&self.state, &lgm_proto::encode(&self.state(&model)))?,
+        };
         // Files of an earlier run may have these names. Of theirs the state goes first, so that a process killed half-way
         // leaves no state with another run's weights.
         match std::fs::remove_file(&self.state) {
@@ -63,14 +66,13 @@ impl Taken {
         }
     }
 
-    fn write_state(&self, path: &Path, model: &str) -> Result<()> {
-        let state = SolverState {
+    fn state(&self, model: &str) -> SolverState {
+        SolverState {
             iter: Some(self.iter),
             learned_net: Some(model.into()),
             history: self.histories.iter().map(|(s, h)| BlobProto::from_f32(s, h.clone(), None)).collect(),
             current_step: Some(self.current_step),
-        };
-        std::fs::write(path, lgm_proto::encode(&state)).map_err(Error::io(path, "write"))
+        }
     }
 
     fn write_state_hdf5(&self, path: &Path, model: &str) -> hdf5::Result<()> {
