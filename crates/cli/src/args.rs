@@ -126,6 +126,10 @@ pub struct TrainArgs {
     /// ends the process at once
     #[arg(long = "sigint_effect", value_name = "EFFECT", value_enum, default_value_t = Action::Stop)]
     pub sigint_effect: Action,
+    /// Go on, with a warning, when a loss, a gradient or a parameter becomes NaN or infinite; unless given, the run ends.
+    /// Snapshots of what is not finite are never written
+    #[arg(long = "keep_going")]
+    pub keep_going: bool,
     /// What SIGHUP does
     #[arg(long = "sighup_effect", value_name = "EFFECT", value_enum, default_value_t = Action::Snapshot)]
     pub sighup_effect: Action,

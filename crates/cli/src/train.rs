@@ -66,6 +66,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
         Some(state) => Solver::resume_on(&solver, &registry, state, gpu.as_ref())
             .with_context(|| format!("cannot resume from {}", state.display()))?,
     };
+    solver.keep_going(args.keep_going);
     info!("Starting Optimization");
     let total = solver.param().max_iter().max(0) as u64;
     let progress = Progress::new(total, solver.iter() as u64);

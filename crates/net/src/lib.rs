@@ -7,6 +7,7 @@ mod copied;
 mod debug;
 mod device;
 mod filter;
+mod finite;
 mod formats;
 mod fuse;
 mod gpu;

@@ -163,13 +163,22 @@ impl Solver {
     /// does at its end and dropping the solver too.
     ///
     /// # Errors
-    /// When the one before could not be written, or the device failed. What fails in writing this one is the error of the
+    /// When the one before could not be written, the device failed, or something is not finite, which is not written. What fails in writing this one is the error of the
     /// next iteration of [`Solver::solve`], the next snapshot or [`Solver::finish_snapshot`]; nothing has changed on disk
     /// then.
     pub fn snapshot(&mut self) -> Result<()> {
         self.writer.wait()?;
         self.catch_up()?;
         let taken = self.take(self.net.weights(self.param.snapshot_diff())?, self.net.state())?;
+        if let Some(which) = taken.first_not_finite() {
+            let text = format!("iteration {}: {which} is not finite, so no snapshot is written", self.iter);
+            if self.keep_going {
+                warn!("{text}");
+                return Ok(());
+            }
+            self.diverged = true;
+            return Err(Error::config(text));
+        }
         taken.announce();
         self.writer.start(taken)
     }
@@ -268,6 +277,19 @@ impl Solver {
             true => read_state_hdf5(path)?,
             false => read_state(path)?,
         };
+        // Beyond max_iter nothing is left to do, and no iteration is before the first.
+        let last = self.param.max_iter();
+        if !(0..=last).contains(&state.iter) {
+            let what = format!("is of iteration {}, expected one from 0 to max_iter, which is {last}", state.iter);
+            return Err(Error::data(path, what));
+        }
+        if !(0..=state.iter).contains(&state.current_step) {
+            let what = format!(
+                "says that the learning rate has taken {} steps, expected from 0 to the iteration, which is {}",
+                state.current_step, state.iter
+            );
+            return Err(Error::data(path, what));
+        }
         if let Some(model) = &state.learned_net {
             self.net.load_weights(find_model(model, path)?)?;
         }

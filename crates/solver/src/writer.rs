@@ -35,6 +35,15 @@ impl Taken {
         info!("Snapshotting solver state to {kind} file {}", self.state.display());
     }
 
+    /// The first parameter or history that is not finite, in words.
+    pub fn first_not_finite(&self) -> Option<String> {
+        if let Some((layer, index)) = self.weights.first_not_finite() {
+            return Some(format!("parameter {index} of layer '{layer}'"));
+        }
+        let odd = self.histories.iter().position(|(_, history)| !lgm_cpu::elementwise::all_finite(history));
+        odd.map(|n| format!("the solver's history {n}"))
+    }
+
     /// Writes all files.
     ///
     /// # Errors
