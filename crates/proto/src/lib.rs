@@ -9,6 +9,7 @@ mod binary;
 mod error;
 mod kind;
 mod nearest;
+mod numbers;
 mod text;
 mod upgrade;
 
@@ -20,6 +21,7 @@ pub use binary::{LayerWeights, Weights, decode_net, encode, read_binary, read_ne
 pub use error::{Error, Position, Result};
 pub use kind::FileKind;
 pub use nearest::nearest;
+pub use numbers::check_numbers;
 pub use prost;
 pub use prost_reflect;
 pub use text::{Parsed, Positions, general, parse, parse_net, parse_solver, read_net, read_solver, to_text, utf8};

@@ -265,3 +265,62 @@ fn nets_inside_a_solver_keep_their_positions() {
     assert_eq!(solver.positions.within("test_net_param[1]").layer(0).unwrap().line, 8);
     assert_eq!(solver.positions.within("train_net_param").layer(0), None);
 }
+
+#[test]
+fn numbers_that_make_no_sense_are_refused_where_they_stand() {
+    let solver = |text: &str| {
+        let parsed = lgm_proto::parse_solver(text.as_bytes(), Path::new("s.prototxt")).unwrap();
+        lgm_proto::check_numbers(&parsed.message, &parsed.positions).map_err(|error| error.to_string())
+    };
+    let layer = |fields: &str| {
+        let text = format!("layer {{\n{fields}\n}}");
+        lgm_proto::parse_net(text.as_bytes(), Path::new("n.prototxt")).map(drop).map_err(|error| error.to_string())
+    };
+    for (text, what) in [
+        ("base_lr: nan", "base_lr must be a finite number, found nan"),
+        ("base_lr: 1e60", "base_lr must be a finite number, found inf"),
+        ("base_lr: -0.1", "base_lr must not be negative, found -0.1"),
+        ("momentum: 1", "momentum must be at least 0 and below 1, found 1"),
+        ("momentum: -0.5", "momentum must be at least 0 and below 1, found -0.5"),
+        ("momentum2: 1.5", "momentum2 must be"),
+        ("rms_decay: 1", "rms_decay must be"),
+        ("weight_decay: -1", "weight_decay must not be negative"),
+        ("weight_decay: inf", "weight_decay must be a finite"),
+        ("gamma: nan", "gamma must be"),
+        ("power: -inf", "power must be"),
+        ("delta: -1e-8", "delta must not be negative, found -1e-08"),
+        ("stepsize: -3", "stepsize must not be negative, found -3"),
+        ("stepvalue: 5 stepvalue: -1", "stepvalue must not be negative, found -1"),
+        ("clip_gradients: nan", "clip_gradients must be"),
+        ("net_param { layer { batch_norm_param { eps: -1 } } }", "eps must not be negative, found -1"),
+    ] {
+        let column = if text.starts_with("stepvalue") {
+            14
+        } else if text.starts_with("net") {
+            40
+        } else {
+            1
+        };
+        let error = solver(&format!("# rates\n{text}")).unwrap_err();
+        assert!(error.starts_with(&format!("s.prototxt:2:{column}: {what}")), "{error}");
+    }
+    for (text, what) in [
+        ("batch_norm_param { eps: -1e-5 }", "eps must not be negative"),
+        ("batch_norm_param { moving_average_fraction: 1.5 }", "moving_average_fraction must be from 0 to 1, found 1.5"),
+        ("dropout_param { dropout_ratio: 1 }", "dropout_ratio must be at least 0 and below 1, found 1"),
+        ("dropout_param { dropout_ratio: -0.1 }", "dropout_ratio must be"),
+        ("param { lr_mult: nan }", "lr_mult must be a finite number"),
+        ("param { decay_mult: -1 }", "decay_mult must not be negative"),
+        ("loss_weight: inf", "loss_weight must be a finite number, found inf"),
+        ("convolution_param { weight_filler { std: nan } }", "std must be"),
+        ("lgm_loss_param { margin_mul { value: nan } }", "value must be"),
+        ("lgm_loss_param { center_coef: -1 }", "center_coef must not be negative"),
+    ] {
+        let error = layer(text).unwrap_err();
+        let place = text.find(what.split(' ').next().unwrap()).unwrap() + 1;
+        assert!(error.starts_with(&format!("n.prototxt:2:{place}: {what}")), "{error}");
+    }
+    solver("base_lr: 0 momentum: 0 delta: 0 clip_gradients: -1 power: -1 gamma: 2").unwrap();
+    layer("clip_param { min: -inf max: inf } lgm_loss_param { margin_add { max: inf } } param { lr_mult: -1 }")
+        .unwrap();
+}

@@ -22,6 +22,7 @@ use prost_reflect::{DynamicMessage, ReflectMessage};
 pub use positions::Positions;
 pub use write::{general, to_text};
 
+use crate::numbers::check_numbers;
 use crate::upgrade::{upgrade_net, upgrade_solver};
 use crate::{Error, NetParameter, Position, Result, SolverParameter};
 
@@ -149,9 +150,10 @@ fn with_colons<'a>(text: &'a str, offsets: &[usize]) -> Cow<'a, str> {
 /// Reads a net from text and brings it up to date.
 ///
 /// # Errors
-/// [`Error::Text`]: malformed text, or an older net that cannot be upgraded.
+/// [`Error::Text`]: malformed text, a number that makes no sense, or an older net that cannot be upgraded.
 pub fn parse_net(text: &[u8], file: &Path) -> Result<Parsed<NetParameter>> {
     let mut net: Parsed<NetParameter> = parse(text, file)?;
+    check_numbers(&net.message, &net.positions)?;
     net.notices = upgrade_net(&mut net.message, &mut net.positions)?;
     Ok(net)
 }
