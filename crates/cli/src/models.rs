@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use lgm_core::{Phase, Registry, Result};
-use lgm_net::{Gpu, Keep, Net, Options, Placement, expect_kind, fresh_seed};
-use lgm_proto::{FileKind, NetState, Parsed, SolverParameter};
+use lgm_net::{Gpu, Keep, Net, Options, Outline, Placement, expect_kind, fresh_seed};
+use lgm_proto::{FileKind, NetParameter, NetState, Parsed, SolverParameter};
 
 use crate::args::StateFlags;
 
@@ -35,15 +35,29 @@ pub fn net(
     keep: Keep,
     gpu: Option<Rc<dyn Gpu>>,
 ) -> Result<Net> {
+    let (parsed, mut options) = read(model, phase, flags, backward)?;
+    options.keep = keep;
+    options.device = gpu.map(|gpu| Placement { gpu, histories: 0 });
+    Net::new(&parsed.message, &parsed.positions, &registry(), &options)
+}
+
+/// As [`net`] on the CPU, without the memory that the net takes.
+///
+/// # Errors
+/// Whatever is wrong with the prototxt or the data it names.
+pub fn outline(model: &Path, phase: Phase, flags: &StateFlags, backward: bool) -> Result<Outline> {
+    let (parsed, options) = read(model, phase, flags, backward)?;
+    Outline::new(&parsed.message, &parsed.positions, &registry(), &options)
+}
+
+fn read(model: &Path, phase: Phase, flags: &StateFlags, backward: bool) -> Result<(Parsed<NetParameter>, Options)> {
     expect_kind(model, FileKind::Net)?;
     let parsed = lgm_proto::read_net(model)?;
     parsed.notices.iter().for_each(|n| tracing::info!("{n}"));
     let mut options = Options::new(phase, fresh_seed() >> 11);
     options.state = NetState { phase: Some(phase as i32), ..state(flags) };
     options.backward = backward;
-    options.keep = keep;
-    options.device = gpu.map(|gpu| Placement { gpu, histories: 0 });
-    Net::new(&parsed.message, &parsed.positions, &registry(), &options)
+    Ok((parsed, options))
 }
 
 /// Reads a solver's prototxt.

@@ -65,6 +65,7 @@ fn mistakes_are_answered_in_the_log_with_code_2() {
         (&["train", "-solver=s", "-gpu=one"], "invalid value 'one' for '--gpu <IDS>': expected GPU numbers like '0'"),
         (&["train", "-solver=s", "-sigint_effect=halt"], "invalid value 'halt' for '--sigint_effect <EFFECT>'"),
         (&["train", "-solver=s", "-snapshot=a", "-weights=b"], "the argument '--snapshot <FILE>' cannot be used with"),
+        (&["test", "-model=m", "-weights=a, ,b"], "invalid value ' ' for '--weights <FILES>': expected file names"),
         (&["test", "-model=m", "-weights=w", "-iterations=0"], "invalid value '0' for '--iterations <N>'"),
         (&["time", "-model=m", "-phase=TRIAN"], "invalid value 'TRIAN' for '--phase <PHASE>'"),
         (&["-solver", "s"], "which command?"),

@@ -112,7 +112,8 @@ pub fn remove_unfinished(folder: &Path, whose: impl Fn(&str) -> bool) -> Vec<Pat
         if !plain || !name.is_some_and(|(name, _)| whose(name)) {
             continue;
         }
-        let file = File::options().write(true).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32).open(entry.path());
+        let file =
+            File::options().write(true).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32).open(entry.path());
         if file.is_ok_and(|file| file.try_lock().is_ok()) && fs::remove_file(entry.path()).is_ok() {
             removed.push(entry.path());
         }

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use lgm_core::{BlobSpec, BuildCx, Error, Host, Node, Result, Shape, Sink, View, ensure, with_float};
 use lgm_proto::LayerParameter;
 
-use crate::hdf5::write_f32;
+use lgm_hdf5::write_f32;
 
 /// The HDF5Output sink. See the module's documentation.
 pub struct Hdf5Output {
@@ -90,8 +90,8 @@ pub(crate) fn build(layer: &LayerParameter, cx: &BuildCx) -> Result<Node> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hdf5::H5File;
     use lgm_core::{DType, Phase};
+    use lgm_hdf5::H5File;
 
     fn sink(path: &str) -> Result<Hdf5Output> {
         let hdf5_output_param = Some(lgm_proto::Hdf5OutputParameter { file_name: Some(path.into()) });
@@ -133,6 +133,6 @@ mod tests {
         let (x, v) = (spec(1), [0.0f32; 2]);
         let views = [View::of_slice(&v, &x).unwrap(), View::of_slice(&v, &x).unwrap()];
         let e = s.store(&views).unwrap_err().to_string();
-        assert!(e.contains("/nonexistent/x.h5: cannot create"), "{e}");
+        assert!(e.contains("/nonexistent/x.h5: cannot write"), "{e}");
     }
 }

@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lgm_core::{Error, Result, Shape};
+use lgm_hdf5::{H5Dataset, H5File, Values};
 
-use crate::hdf5::{H5Dataset, H5File, Values};
 use crate::order::Draws;
 
 /// Bytes of one window. Two are in memory: the one in use and the one being read.
@@ -25,6 +25,9 @@ pub(crate) const WINDOW_BYTES: usize = 1 << 30;
 
 /// Blocks that a window of a large file is meant to hold: the more, the better the shuffle mixes.
 const BLOCKS_PER_WINDOW: usize = 64;
+
+/// Blocks of one file whose order is kept in memory.
+const MOST_BLOCKS: usize = 1 << 24;
 
 /// Where in the data the next row is. `file` counts along the epoch's order of files, `row` along the order of the
 /// file's rows.
@@ -97,11 +100,16 @@ impl Files {
                     found: found[i].clone(),
                 });
             }
-            let row_bytes: usize = datasets.iter().map(H5Dataset::row_bytes).sum::<usize>().max(1);
+            let row_bytes = datasets.iter().map(H5Dataset::row_bytes).fold(0, usize::saturating_add).max(1);
             let chunk = datasets.iter().max_by_key(|d| d.row_bytes()).and_then(H5Dataset::chunk_rows).unwrap_or(1);
             let (block_rows, window_blocks) = cut(rows, row_bytes, chunk, window_bytes);
             total = total.saturating_add(rows.saturating_mul(row_bytes));
-            files.push(File { path, rows, block_rows, window_blocks });
+            let file = File { path, rows, block_rows, window_blocks };
+            if file.blocks() > MOST_BLOCKS {
+                let what = format!("says it holds {rows} rows of {row_bytes} bytes, more than can be put in order");
+                return Err(Error::data(&file.path, what));
+            }
+            files.push(file);
         }
         let resident = total <= window_bytes.saturating_mul(2) && files.iter().all(|f| f.blocks() <= f.window_blocks);
         Ok(Files { names: names.into(), files, shapes, resident, shuffle })
@@ -179,7 +187,7 @@ fn cut(rows: usize, row_bytes: usize, chunk_rows: usize, window_bytes: usize) ->
     if rows <= fit {
         return (rows, 1);
     }
-    let block = (fit / BLOCKS_PER_WINDOW).max(1).next_multiple_of(chunk_rows.max(1));
+    let block = (fit / BLOCKS_PER_WINDOW).max(1).checked_next_multiple_of(chunk_rows.max(1)).unwrap_or(fit);
     // A chunk larger than a window can only be read in parts.
     let block = block.min(fit);
     (block, fit / block)
@@ -260,7 +268,7 @@ impl WindowReader {
             return Err(Error::data(&info.path, "the file has changed since training began"));
         }
         let ranges = runs(blocks, info);
-        let data = datasets.iter().map(|d| read_ranges(d, &ranges)).collect::<Result<Vec<_>>>()?;
+        let data = datasets.iter().map(|d| d.read_ranges(&ranges)).collect::<Result<Vec<_>>>()?;
         let data = Arc::new(data);
         if self.files.resident {
             self.kept.insert(index, data.clone());
@@ -284,23 +292,11 @@ fn runs(blocks: &[u32], file: &File) -> Vec<std::ops::Range<usize>> {
     runs
 }
 
-fn read_ranges(dataset: &H5Dataset, ranges: &[std::ops::Range<usize>]) -> Result<Values> {
-    let mut parts = ranges.iter();
-    let mut values = match parts.next() {
-        Some(range) => dataset.read_rows(range.clone())?,
-        None => return Err(Error::internal("a window of no rows")),
-    };
-    let rest: usize = parts.clone().map(|range| range.len() * dataset.row_len()).sum();
-    values.reserve_exact(rest);
-    parts.try_for_each(|range| values.append(dataset.read_rows(range.clone())?))?;
-    Ok(values)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hdf5::write_f32;
     use lgm_core::Phase;
+    use lgm_hdf5::write_f32;
 
     fn visits(files: &Arc<Files>, at: Position, rows: usize) -> Vec<(Position, f32)> {
         let mut reader = WindowReader::new(files.clone(), at);

@@ -7,12 +7,13 @@ use std::rc::Rc;
 
 use lgm_core::{
     DType, Device, DevicePtr, DeviceQueue, Element, Error, Grid, Host, Node, Result, Step, Storage, args, kernel,
+    memory::in_units,
 };
 use tracing::{info, warn};
 
 use crate::bind::{Bound, Extra, ParamMemory, Span};
 use crate::formats::{self, Conversions};
-use crate::gpu::{Block, Feeder, Gpu, bytes_of, doubles_of, in_units};
+use crate::gpu::{Block, Feeder, Gpu, bytes_of, doubles_of};
 use crate::graph::{Graph, LayerNode, ValueId};
 use crate::memory::{DEVICE_ALIGN, round_up};
 use crate::net::Options;
@@ -168,15 +169,15 @@ impl OnDevice {
             .map(|l| {
                 let start = bytes;
                 let len = graph.params[l.owner].spec.bytes();
-                bytes += round_up(len);
-                start..start + len
+                bytes = round_up(len).saturating_add(bytes);
+                start..start.saturating_add(len)
             })
             .collect();
         let mut room = 0;
         let feeds = graph.layers.iter().zip(&roles).filter(|(_, role)| **role == Role::Feed);
         let part = |&v: &ValueId| {
             let (offset, bytes) = (room, graph.values[v].spec.bytes());
-            room += round_up(bytes);
+            room = round_up(bytes).saturating_add(room);
             (v, offset, bytes)
         };
         let parts: Vec<_> = feeds.flat_map(|(layer, _)| &layer.tops).map(part).collect();
@@ -184,14 +185,17 @@ impl OnDevice {
         let theirs = |l: usize| shared.as_ref().and_then(|s| s.address(l));
         let mut own = 0;
         let mut take = |bytes: usize| {
-            own += round_up(bytes);
-            own - round_up(bytes)
+            let at = own;
+            own = round_up(bytes).saturating_add(own);
+            at
         };
         let places: Vec<Result<DevicePtr, usize>> =
             spans.iter().enumerate().map(|(l, span)| theirs(l).ok_or_else(|| take(span.len()))).collect();
         let copies = usize::from(options.backward) + at.histories;
         // Two batches are on their way while one is computed.
-        fits(graph, &roles, gpu.as_ref(), plan.bytes + 2 * room, own + copies * bytes)?;
+        let batches = room.saturating_mul(2);
+        let params = bytes.saturating_mul(copies).saturating_add(own);
+        fits(graph, &roles, gpu.as_ref(), plan.bytes.saturating_add(batches), params)?;
         let data = Rc::new(Block::new(&gpu, own)?);
         let diff = options.backward.then(|| Block::new(&gpu, bytes)).transpose()?;
         let arena = Block::new(&gpu, plan.bytes)?;
@@ -237,7 +241,7 @@ impl OnDevice {
             diff,
             spans,
             _arena: arena,
-            batches: 2 * room,
+            batches,
             sums,
             sum_at,
             step,
@@ -444,7 +448,7 @@ fn log_conversions(storage: Storage, made: &Conversions) {
 /// Refuses a net that the device has no room for.
 fn fits(graph: &Graph, roles: &[Role], gpu: &dyn Gpu, arena: usize, params: usize) -> Result<()> {
     let (free, total) = gpu.free_bytes()?;
-    let (needed, aside) = ((arena + params) as u64, gpu.kept_aside());
+    let (needed, aside) = (arena.saturating_add(params) as u64, gpu.kept_aside());
     let usable = free.saturating_sub(aside);
     if needed <= usable {
         return Ok(());

@@ -174,7 +174,7 @@ impl Graph {
                 if value.loss_weight != 0.0 {
                     info!("    with loss weight {}", value.loss_weight);
                 }
-                data_bytes += value.spec.bytes();
+                data_bytes = value.spec.bytes().saturating_add(data_bytes);
             }
             info!("Memory required for data: {data_bytes}");
         }
@@ -232,6 +232,7 @@ impl Graph {
             "{tops} tops are named, but this layer makes {} from what it is given",
             plan.tops.len()
         );
+        check_sizes(&plan, dtype)?;
         let weights = loss_weights(&param, &plan)?;
         let mut top_ids = Vec::with_capacity(tops);
         for (j, spec) in plan.tops.iter().enumerate() {
@@ -370,6 +371,18 @@ impl Graph {
         Ok(ids)
     }
 
+    /// The layer whose blobs, scratch and parameters take the most memory.
+    pub fn largest(&self, backward: bool) -> Option<&LayerNode> {
+        let bytes = |layer: &&LayerNode| {
+            let tops = layer.tops.iter().map(|&v| self.values[v].bytes());
+            let own = layer.plan.saved.iter().chain(&layer.plan.scratch).map(BlobSpec::bytes);
+            let params = layer.params.iter().map(|&p| self.params[p].spec.bytes());
+            let copied = params.map(|bytes| if backward { bytes.saturating_mul(2) } else { bytes });
+            tops.chain(own).chain(copied).fold(0, usize::saturating_add)
+        };
+        self.layers.iter().rev().max_by_key(bytes)
+    }
+
     /// Values that no layer reads: the net's outputs, in alphabetical order of their names as Caffe lists them.
     pub fn outputs(&self) -> Vec<ValueId> {
         let mut outputs: Vec<ValueId> =
@@ -425,6 +438,18 @@ fn check_arity(arity: &Arity, bottoms: usize, tops: usize) -> Result<usize> {
     ensure!(arity.tops.contains(&wanted), "makes {} top blob(s), found {tops}", say(&arity.tops));
     ensure!(!arity.equal || bottoms == wanted, "makes one top a bottom: expected {bottoms} tops, found {tops}");
     Ok(wanted)
+}
+
+/// Fails for a plan with a blob that no memory can hold. A bottom has been a top, so no layer sees a count that is none.
+pub fn check_sizes(plan: &Plan, dtype: DType) -> Result<()> {
+    let numbered = |what: &'static str, specs: &[BlobSpec]| -> Result<()> {
+        specs.iter().enumerate().try_for_each(|(i, spec)| spec.check(&format!("{what} {i}")))
+    };
+    let params: Vec<BlobSpec> = plan.params.iter().map(|p| BlobSpec { shape: p.shape.clone(), dtype }).collect();
+    numbered("top", &plan.tops)?;
+    numbered("parameter", &params)?;
+    numbered("saved blob", &plan.saved)?;
+    numbered("scratch", &plan.scratch)
 }
 
 fn loss_weights(param: &LayerParameter, plan: &Plan) -> Result<Vec<f32>> {

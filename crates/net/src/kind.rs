@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use hdf5_metno as hdf5;
 use lgm_core::Result;
+use lgm_hdf5::H5File;
 use lgm_proto::FileKind;
 
 /// The kind of a file, of HDF5 by what is in it.
@@ -16,13 +16,11 @@ pub fn kind_of(path: &Path) -> Result<FileKind> {
         return Ok(kind);
     }
     // What cannot be opened is damaged, which whoever reads it says.
-    let Ok(file) = hdf5::File::open(path) else { return Ok(kind) };
-    let group = |name: &str| file.group(name).is_ok();
-    let dataset = |name: &str| file.dataset(name).is_ok();
+    let Ok(file) = H5File::open(path) else { return Ok(kind) };
     Ok(match () {
-        () if group("history") && dataset("iter") => FileKind::State,
-        () if group("data") => FileKind::Weights,
-        () if file.member_names().is_ok_and(|names| names.iter().any(|name| dataset(name))) => FileKind::Hdf5Data,
+        () if file.contains("history") && file.contains("iter") => FileKind::State,
+        () if file.members("data").is_ok() => FileKind::Weights,
+        () if file.datasets().is_ok_and(|names| !names.is_empty()) => FileKind::Hdf5Data,
         () => kind,
     })
 }

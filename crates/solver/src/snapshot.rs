@@ -12,11 +12,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use hdf5_metno as hdf5;
-use hdf5_metno::types::{FixedAscii, FixedUnicode};
 use lgm_core::fs::remove_unfinished;
-use lgm_core::{Error, Registry, Result, Shape, State};
-use lgm_net::{Gpu, Weights, expect_kind, hdf5_error, read_dataset};
+use lgm_core::{Error, Registry, Result, Shape, State, memory};
+use lgm_hdf5::H5File;
+use lgm_net::{Gpu, Weights, expect_kind};
 use lgm_proto::solver_parameter::SnapshotFormat;
 use lgm_proto::{BlobProto, FileKind, Parsed, SolverParameter, SolverState};
 use serde::{Deserialize, Serialize};
@@ -94,7 +93,45 @@ struct Restored {
     iter: i32,
     current_step: i32,
     learned_net: Option<String>,
-    history: Vec<Vec<f32>>,
+    history: Histories,
+}
+
+/// The arrays of a state file, not read yet.
+enum Histories {
+    Binary(Vec<BlobProto>),
+    Hdf5(H5File, usize),
+}
+
+impl Histories {
+    fn len(&self) -> usize {
+        match self {
+            Histories::Binary(blobs) => blobs.len(),
+            Histories::Hdf5(_, count) => *count,
+        }
+    }
+
+    /// Array `n`, which must be of a shape.
+    fn read(&self, n: usize, shape: &Shape) -> Result<Vec<f32>> {
+        let wrong = |found: Shape| Error::Shape { what: "another net's".into(), expected: shape.clone(), found };
+        match self {
+            Histories::Binary(blobs) => {
+                let values = blobs[n].values_f32()?;
+                match blobs[n].fits(shape) {
+                    true => Ok(values.into_owned()),
+                    false => Err(wrong(blobs[n].extents()?.as_slice().into())),
+                }
+            }
+            Histories::Hdf5(file, _) => {
+                let dataset = file.dataset(&format!("history/{n}"))?;
+                if dataset.shape() != shape {
+                    return Err(wrong(dataset.shape().clone()));
+                }
+                let mut values = memory::zeros(shape.count(), "a history array")?;
+                dataset.read_into(&mut values)?;
+                Ok(values)
+            }
+        }
+    }
 }
 
 /// The prefix of snapshot files; its folder is made when it does not exist, so that a run does not end in vain.
@@ -273,7 +310,7 @@ impl Solver {
     /// # Errors
     /// When a file is missing or damaged, or belongs to another net or solver type.
     fn restore(&mut self, path: &Path) -> Result<()> {
-        let state = match lgm_net::is_hdf5(path)? {
+        let state = match lgm_hdf5::is_hdf5(path)? {
             true => read_state_hdf5(path)?,
             false => read_state(path)?,
         };
@@ -304,20 +341,13 @@ impl Solver {
             return Err(Error::data(path, what));
         }
         info!("SGDSolver: restoring history");
-        let counts: Vec<usize> = self.net.learnables().map(|l| l.spec.shape.count()).collect();
-        let mut history = vec![[Vec::new(), Vec::new()]; counts.len()];
-        for ((i, k), found) in wanted.into_iter().zip(state.history) {
-            if counts[i] != found.len() {
+        let shapes: Vec<Shape> = self.net.learnables().map(|l| l.spec.shape.clone()).collect();
+        let mut history = vec![[Vec::new(), Vec::new()]; shapes.len()];
+        for (n, (i, k)) in wanted.into_iter().enumerate() {
+            history[i][k] = state.history.read(n, &shapes[i]).map_err(|e| {
                 let l = self.net.learnables().nth(i).map(|l| format!("parameter {} of layer '{}'", l.index, l.layer));
-                let what = format!(
-                    "history of {}: expected {} values, found {}",
-                    l.unwrap_or_default(),
-                    counts[i],
-                    found.len()
-                );
-                return Err(Error::data(path, what));
-            }
-            history[i][k] = found;
+                Error::data(path, format!("history of {}: {e}", l.unwrap_or_default()))
+            })?;
         }
         match &self.device {
             Some(device) => device.upload(&history)?,
@@ -382,59 +412,23 @@ fn find_model(model: &str, state: &Path) -> Result<PathBuf> {
 
 fn read_state(path: &Path) -> Result<Restored> {
     let state: SolverState = lgm_proto::read_binary(path)?;
-    let values = |b: &BlobProto| b.values_f32().map(|v| v.into_owned());
-    let history = state.history.iter().map(values).collect::<lgm_proto::Result<_>>();
     Ok(Restored {
         iter: state.iter(),
         current_step: state.current_step(),
         learned_net: state.learned_net.clone(),
-        history: history.map_err(|e| Error::data(path, e.to_string()))?,
+        history: Histories::Binary(state.history),
     })
 }
 
 fn read_state_hdf5(path: &Path) -> Result<Restored> {
-    let file = hdf5::File::open(path).map_err(hdf5_error(path, "open it as HDF5"))?;
-    let int = |name: &str| -> Result<i32> {
-        let read = || file.dataset(name)?.read_raw::<i32>();
-        let found = read().map_err(hdf5_error(path, format!("read '{name}'")))?;
-        found.first().copied().ok_or_else(|| Error::data(path, format!("'{name}' is empty")))
-    };
-    let group = file.group("history").map_err(hdf5_error(path, "find the group 'history'"))?;
-    let count = group.len();
-    let history = (0..count).map(|i| {
-        let (_, values) =
-            read_dataset(&group, &i.to_string()).map_err(hdf5_error(path, format!("read 'history/{i}'")))?;
-        Ok(values.into_iter().map(|x| x as f32).collect())
-    });
-    let learned_net = match file.link_exists("learned_net") {
-        true => Some(read_string(&file, "learned_net").map_err(hdf5_error(path, "read 'learned_net'"))?),
-        false => None,
-    };
+    let file = H5File::open(path)?;
     Ok(Restored {
-        iter: int("iter")?,
-        current_step: int("current_step")?,
-        learned_net,
-        history: history.collect::<Result<_>>()?,
+        iter: file.integer("iter")?,
+        current_step: file.integer("current_step")?,
+        learned_net: file.contains("learned_net").then(|| file.text("learned_net")).transpose()?,
+        history: {
+            let count = file.members("history")?;
+            Histories::Hdf5(file, count)
+        },
     })
-}
-
-/// Longest string kept, a path's limit on Linux. Caffe writes strings of just their length and reads any length.
-const STRING: usize = 4096;
-
-pub(crate) fn write_string(file: &hdf5::File, name: &str, value: &str) -> hdf5::Result<()> {
-    match FixedAscii::<STRING>::from_ascii(value.as_bytes()) {
-        Ok(text) => file.new_dataset::<FixedAscii<STRING>>().create(name)?.write_scalar(&text),
-        Err(_) => {
-            let text = value.parse::<FixedUnicode<STRING>>().map_err(|e| e.to_string())?;
-            file.new_dataset::<FixedUnicode<STRING>>().create(name)?.write_scalar(&text)
-        }
-    }
-}
-
-fn read_string(file: &hdf5::File, name: &str) -> hdf5::Result<String> {
-    let dataset = file.dataset(name)?;
-    match dataset.read_scalar::<FixedAscii<STRING>>() {
-        Ok(text) => Ok(text.as_str().into()),
-        Err(_) => Ok(dataset.read_scalar::<FixedUnicode<STRING>>()?.as_str().into()),
-    }
 }

@@ -4,14 +4,14 @@
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
-use hdf5_metno as hdf5;
 use lgm_core::fs::{Staged, publish_all};
 use lgm_core::{Error, Result, Shape};
-use lgm_net::{Weights, hdf5_error, write_dataset};
+use lgm_hdf5::H5Image;
+use lgm_net::Weights;
 use lgm_proto::{BlobProto, SolverState};
 use tracing::{debug, info, warn};
 
-use crate::snapshot::{Extra, extra_path, write_string};
+use crate::snapshot::{Extra, extra_path};
 
 /// A snapshot's contents, as they were at one moment.
 pub(crate) struct Taken {
@@ -56,17 +56,17 @@ impl Taken {
     fn stage(&self) -> Result<[Staged; 3]> {
         debug!("Writing {}", self.model.display());
         let weights = match self.hdf5 {
-            true => Staged::write(&self.model, |tmp| self.weights.write_hdf5(tmp))?,
-            false => Staged::bytes(&self.model, &lgm_proto::encode(&self.weights.to_proto()))?,
+            true => self.weights.image(&self.model)?.bytes()?,
+            false => lgm_proto::encode(&self.weights.to_proto()),
         };
+        let weights = Staged::bytes(&self.model, &weights)?;
         let extra = Staged::bytes(&extra_path(&self.state), self.extra.to_json()?.as_bytes())?;
         let model = self.model.to_string_lossy();
         let state = match self.hdf5 {
-            true => Staged::write(&self.state, |tmp| {
-                self.write_state_hdf5(tmp, &model).map_err(hdf5_error(tmp, "write the solver state"))
-            })?,
-            false => Staged::bytes(&self.state, &lgm_proto::encode(&self.state(&model)))?,
+            true => self.state_image(&model)?.bytes()?,
+            false => lgm_proto::encode(&self.state(&model)),
         };
+        let state = Staged::bytes(&self.state, &state)?;
         // Files of an earlier run may have these names. Of theirs the state goes first, so that a process killed half-way
         // leaves no state with another run's weights.
         match std::fs::remove_file(&self.state) {
@@ -84,18 +84,17 @@ impl Taken {
         }
     }
 
-    fn write_state_hdf5(&self, path: &Path, model: &str) -> hdf5::Result<()> {
-        let file = hdf5::File::create(path)?;
-        let int = |name: &str, value: i32| file.new_dataset::<i32>().shape([1]).create(name)?.write_raw(&[value]);
+    fn state_image(&self, model: &str) -> Result<H5Image> {
+        let image = H5Image::new(&self.state)?;
+        let int = |name: &str, value: i32| image.dataset::<i32>(name, &[1].into(), None)?.write(&[value]);
         int("iter", self.iter)?;
         int("current_step", self.current_step)?;
-        write_string(&file, "learned_net", model)?;
-        let history = file.create_group("history")?;
+        image.text("learned_net", model)?;
+        image.group("history")?;
         for (n, (shape, values)) in self.histories.iter().enumerate() {
-            write_dataset(&history, &n.to_string(), shape, values)?;
+            image.dataset::<f32>(&format!("history/{n}"), shape, None)?.write(values)?;
         }
-        drop(history);
-        file.close()
+        Ok(image)
     }
 }
 
