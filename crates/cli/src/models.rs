@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use lgm_core::{Phase, Registry, Result};
-use lgm_net::{Gpu, Keep, Net, Options, Outline, Placement, fresh_seed};
-use lgm_proto::{NetParameter, NetState, Parsed};
+use lgm_net::{Gpu, Keep, Net, Options, Outline, Placement, expect_kind, fresh_seed};
+use lgm_proto::{FileKind, NetParameter, NetState, Parsed, SolverParameter};
 
 use crate::args::StateFlags;
 
@@ -51,6 +51,7 @@ pub fn outline(model: &Path, phase: Phase, flags: &StateFlags, backward: bool) -
 }
 
 fn read(model: &Path, phase: Phase, flags: &StateFlags, backward: bool) -> Result<(Parsed<NetParameter>, Options)> {
+    expect_kind(model, FileKind::Net)?;
     let parsed = lgm_proto::read_net(model)?;
     parsed.notices.iter().for_each(|n| tracing::info!("{n}"));
     let mut options = Options::new(phase, fresh_seed() >> 11);
@@ -59,10 +60,22 @@ fn read(model: &Path, phase: Phase, flags: &StateFlags, backward: bool) -> Resul
     Ok((parsed, options))
 }
 
+/// Reads a solver's prototxt.
+///
+/// # Errors
+/// Whatever is wrong with it.
+pub fn solver(path: &Path) -> Result<Parsed<SolverParameter>> {
+    expect_kind(path, FileKind::Solver)?;
+    Ok(lgm_proto::read_solver(path)?)
+}
+
 /// Loads several files of weights into a net, in order.
 ///
 /// # Errors
-/// When one is missing, damaged or of another net.
+/// When one is missing, damaged, of another kind or of another net.
 pub fn load_weights(net: &mut Net, files: &[PathBuf]) -> Result<()> {
-    files.iter().try_for_each(|file| net.load_weights(file))
+    files.iter().try_for_each(|file| {
+        expect_kind(file, FileKind::Weights)?;
+        net.load_weights(file)
+    })
 }

@@ -8,7 +8,7 @@ use lgm_net::{Gpu, Keep, LayerReport, Net, in_units};
 
 use crate::args::SummaryArgs;
 use crate::gpu::Asked;
-use crate::{gpu, models};
+use crate::{gpu, models, output};
 
 /// Prints a table of a net's layers and what the net takes in parameters, operations and memory.
 ///
@@ -22,16 +22,17 @@ pub fn run(args: &SummaryArgs) -> anyhow::Result<ExitCode> {
         None => None,
     };
     let before = gpu.as_ref().map(|gpu| gpu.free_bytes()).transpose()?;
-    if let (Some(gpu), Some(before)) = (gpu, before) {
+    let said = if let (Some(gpu), Some(before)) = (gpu, before) {
         let net = models::net(&args.model, phase, &args.state, backward, Keep::Outputs, Some(gpu.clone()))?;
         let layers: Vec<_> = (0..net.layers().len()).map(|i| net.layer_report(i)).collect();
-        print!("{}", table(&layers, net.arena_bytes(), net.param_bytes()));
-        print!("{}", on_device(&net, gpu.as_ref(), before, backward));
+        let table = table(&layers, net.arena_bytes(), net.param_bytes());
+        format!("{table}{}", on_device(&net, gpu.as_ref(), before, backward))
     } else {
         let net = models::outline(&args.model, phase, &args.state, backward)?;
         let (arena, params) = (net.arena_bytes(), net.param_bytes());
-        print!("{}{}", table(&net.layer_reports(), arena, params), lack(arena.saturating_add(params)));
-    }
+        format!("{}{}", table(&net.layer_reports(), arena, params), lack(arena.saturating_add(params)))
+    };
+    output::print(&said)?;
     Ok(ExitCode::SUCCESS)
 }
 

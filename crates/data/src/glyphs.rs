@@ -10,13 +10,15 @@
 mod raster;
 mod skeleton;
 
+use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
-use lgm_core::fs::write_atomic;
+use lgm_core::fs::write_bytes;
 use lgm_core::rng::{Philox, Sequence, stream_id};
 use lgm_core::{Error, Result, Shape, ensure};
 use rayon::prelude::*;
 
+use crate::hdf5_reader::list_of;
 use lgm_hdf5::H5Image;
 use raster::{Ink, Pen};
 use skeleton::DIGITS;
@@ -160,9 +162,7 @@ fn write_split(folder: &Path, split: Split, count: usize, seed: u64) -> Result<P
     }
     file.write_atomic()?;
     let list = folder.join(format!("{}.txt", split.name()));
-    write_atomic::<Error>(&list, |tmp| {
-        std::fs::write(tmp, format!("{}\n", data.display())).map_err(Error::io(&list, "write"))
-    })?;
+    write_bytes(&list, &list_of(&data))?;
     Ok(list)
 }
 
@@ -182,11 +182,10 @@ pub fn contact_sheet(path: impl AsRef<Path>, columns: usize, seed: u64) -> Resul
             sheet.put_pixel((left + i % SIDE) as u32, (top + i / SIDE) as u32, image::Luma([grey]));
         }
     }
-    write_atomic(path, |tmp| {
-        sheet
-            .save_with_format(tmp, image::ImageFormat::Png)
-            .map_err(|e| Error::data(path, format!("cannot be written as a PNG: {e}")))
-    })
+    let mut png = Cursor::new(Vec::new());
+    let encoded = sheet.write_to(&mut png, image::ImageFormat::Png);
+    encoded.map_err(|e| Error::data(path, format!("cannot be written as a PNG: {e}")))?;
+    write_bytes(path, png.get_ref())
 }
 
 #[cfg(test)]

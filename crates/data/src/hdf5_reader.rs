@@ -11,6 +11,7 @@
 //! Files that fit in two windows together are read once and stay.
 
 use std::collections::HashMap;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -69,8 +70,8 @@ pub(crate) struct Files {
 impl Files {
     /// Reads the list file `source` and the outlines of the HDF5 files it names, one dataset for each of `names`.
     pub fn open(source: &Path, names: &[String], shuffle: Option<Draws>, window_bytes: usize) -> Result<Self> {
-        let list = std::fs::read_to_string(source).map_err(Error::io(source, "open the list of HDF5 files"))?;
-        let paths = listed(&list);
+        let list = std::fs::read(source).map_err(Error::io(source, "open the list of HDF5 files"))?;
+        let paths = listed(lgm_proto::utf8(&list, source)?);
         if paths.is_empty() {
             return Err(Error::data(source, "must list at least one HDF5 file, but is empty"));
         }
@@ -152,6 +153,11 @@ fn listed(list: &str) -> Vec<PathBuf> {
         }
     }
     paths
+}
+
+/// A list of one file.
+pub(crate) fn list_of(file: &Path) -> Vec<u8> {
+    [file.as_os_str().as_bytes(), b"\n"].concat()
 }
 
 fn first(files: &[File]) -> String {

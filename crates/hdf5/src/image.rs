@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use hdf5_metno::types::{FixedAscii, FixedUnicode};
 use hdf5_metno::{Hyperslab, SliceOrIndex};
 use hdf5_metno_sys::h5f::H5Fget_file_image;
-use lgm_core::{Error, Result, Shape, fs::write_atomic, memory};
+use lgm_core::{Error, Result, Shape, fs::write_bytes, memory};
 use ndarray17::{ArrayView, IxDyn};
 
 use crate::file::STRING;
@@ -144,7 +144,7 @@ impl H5Image {
     /// # Errors
     /// As [`H5Image::write_to`].
     pub fn write_atomic(self) -> Result<()> {
-        write_atomic(self.path.clone(), |tmp| self.write_to(tmp))
+        write_bytes(self.path.clone(), &self.bytes()?)
     }
 }
 

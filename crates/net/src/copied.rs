@@ -152,6 +152,12 @@ impl Weights {
         Ok(())
     }
 
+    /// The first parameter that is not finite, if any is: its layer and its index there.
+    pub fn first_not_finite(&self) -> Option<(&str, usize)> {
+        let odd = |blob: &&Blob| !lgm_cpu::elementwise::all_finite(&self.data.of(blob.learnable));
+        self.layers.iter().find_map(|layer| layer.blobs.iter().find(odd).map(|blob| (layer.param.name(), blob.index)))
+    }
+
     /// The net with its parameters as a message, as Caffe saves it.
     pub fn to_proto(&self) -> NetParameter {
         let layer = self.layers.iter().map(|layer| {
@@ -184,7 +190,10 @@ impl Weights {
     }
 
     /// The HDF5 file that will be called `path`.
-    fn image(&self, path: &Path) -> Result<H5Image> {
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn image(&self, path: &Path) -> Result<H5Image> {
         let image = H5Image::new(path)?;
         image.group("data")?;
         for layer in &self.layers {

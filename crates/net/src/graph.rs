@@ -298,7 +298,7 @@ impl Graph {
         }
         let mut ids = Vec::with_capacity(planned.len());
         for (index, planned) in planned.iter().enumerate() {
-            let default = Default::default();
+            let default = lgm_proto::ParamSpec::default();
             let given = match param.param.get_mut(index) {
                 Some(spec) => {
                     if planned.state {
@@ -311,6 +311,10 @@ impl Graph {
                     &*spec
                 }
                 None => &default,
+            };
+            let (lr_mult, decay_mult) = match planned.fixed {
+                true => (Some(0.0), Some(0.0)),
+                false => (given.lr_mult, given.decay_mult),
             };
             let spec = BlobSpec { shape: planned.shape.clone(), dtype };
             let name = given.name().to_string();
@@ -341,8 +345,8 @@ impl Graph {
                     }
                     let learnable = self.params[owner].learnable;
                     let target = &mut self.learnables[learnable];
-                    merge(&mut target.lr_mult, given.lr_mult, &name, "lr_mult")?;
-                    merge(&mut target.decay_mult, given.decay_mult, &name, "decay_mult")?;
+                    merge(&mut target.lr_mult, lr_mult, &name, "lr_mult")?;
+                    merge(&mut target.decay_mult, decay_mult, &name, "decay_mult")?;
                     learnable
                 }
                 None => {
@@ -351,15 +355,15 @@ impl Graph {
                     }
                     self.learnables.push(Learnable {
                         owner: id,
-                        lr_mult: (given.lr_mult(), given.lr_mult.is_some()),
-                        decay_mult: (given.decay_mult(), given.decay_mult.is_some()),
+                        lr_mult: (lr_mult.unwrap_or(default.lr_mult()), lr_mult.is_some()),
+                        decay_mult: (decay_mult.unwrap_or(default.decay_mult()), decay_mult.is_some()),
                         filler: planned.filler.clone(),
                     });
                     self.learnables.len() - 1
                 }
             };
             let display = if name.is_empty() { index.to_string() } else { name };
-            let backward = given.lr_mult() != 0.0;
+            let backward = lr_mult.unwrap_or(default.lr_mult()) != 0.0;
             let state = planned.state;
             self.params.push(NetParam { layer, index, spec, owner, learnable, display, backward, state });
             ids.push(id);

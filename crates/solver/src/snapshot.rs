@@ -12,11 +12,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use lgm_core::fs::remove_unfinished;
 use lgm_core::{Error, Registry, Result, Shape, State, memory};
 use lgm_hdf5::H5File;
-use lgm_net::{Gpu, Weights};
+use lgm_net::{Gpu, Weights, expect_kind};
 use lgm_proto::solver_parameter::SnapshotFormat;
-use lgm_proto::{BlobProto, Parsed, SolverParameter, SolverState};
+use lgm_proto::{BlobProto, FileKind, Parsed, SolverParameter, SolverState};
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
@@ -38,13 +39,12 @@ pub(crate) struct Extra {
 }
 
 impl Extra {
-    /// Writes it as JSON.
+    /// As JSON.
     ///
     /// # Errors
-    /// When the file cannot be written.
-    pub fn write(&self, path: &Path) -> Result<()> {
-        let text = serde_json::to_string_pretty(self).map_err(|e| Error::internal(e.to_string()))?;
-        std::fs::write(path, text).map_err(Error::io(path, "write"))
+    /// Never, as far as is known.
+    pub fn to_json(&self) -> Result<String> {
+        serde_json::to_string_pretty(self).map_err(|e| Error::internal(e.to_string()))
     }
 }
 
@@ -110,21 +110,23 @@ impl Histories {
         }
     }
 
-    /// Array `n`, which must have `count` values.
-    fn read(&self, n: usize, count: usize) -> Result<Vec<f32>> {
-        let wrong = |found: usize| Error::config(format!("expected {count} values, found {found}"));
+    /// Array `n`, which must be of a shape.
+    fn read(&self, n: usize, shape: &Shape) -> Result<Vec<f32>> {
+        let wrong = |found: Shape| Error::Shape { what: "another net's".into(), expected: shape.clone(), found };
         match self {
             Histories::Binary(blobs) => {
                 let values = blobs[n].values_f32()?;
-                if values.len() == count { Ok(values.into_owned()) } else { Err(wrong(values.len())) }
+                match blobs[n].fits(shape) {
+                    true => Ok(values.into_owned()),
+                    false => Err(wrong(blobs[n].extents()?.as_slice().into())),
+                }
             }
             Histories::Hdf5(file, _) => {
                 let dataset = file.dataset(&format!("history/{n}"))?;
-                let found = dataset.shape().count();
-                if found != count {
-                    return Err(wrong(found));
+                if dataset.shape() != shape {
+                    return Err(wrong(dataset.shape().clone()));
                 }
-                let mut values = memory::zeros(count, "a history array")?;
+                let mut values = memory::zeros(shape.count(), "a history array")?;
                 dataset.read_into(&mut values)?;
                 Ok(values)
             }
@@ -152,26 +154,13 @@ pub(crate) fn check_writable(parsed: &Parsed<SolverParameter>) -> Result<()> {
         info!("Creating the snapshot folder {}", folder.display());
         std::fs::create_dir_all(folder).map_err(fail)?;
     }
-    let probe = folder.join(format!(".lgm-caffe-probe-{}", std::process::id()));
-    std::fs::write(&probe, b"").and_then(|()| std::fs::remove_file(&probe)).map_err(fail)?;
-    remove_leavings(folder, prefix);
-    Ok(())
-}
-
-/// Removes the temporary files of snapshots under this prefix whose process was killed while it wrote them.
-fn remove_leavings(folder: &Path, prefix: &Path) {
-    let start = format!(".{}_iter_", prefix.file_name().unwrap_or_default().to_string_lossy());
-    let processes = Path::new("/proc");
-    let Ok(entries) = std::fs::read_dir(folder) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let process = name.strip_prefix(&start).and_then(|rest| rest.rsplit_once(".tmp-")).map(|(_, id)| id);
-        let Some(id) = process.filter(|id| !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit())) else { continue };
-        if processes.join("self").exists() && !processes.join(id).exists() {
-            info!("Removing {}, which process {id} left unfinished", entry.path().display());
-            let _ = std::fs::remove_file(entry.path());
-        }
+    // A file without a name, or at once without one.
+    tempfile::tempfile_in(folder).map_err(fail)?;
+    let start = format!("{}_iter_", prefix.file_name().unwrap_or_default().to_string_lossy());
+    for path in remove_unfinished(folder, |name| name.starts_with(&start)) {
+        info!("Removing {}, which a process left unfinished", path.display());
     }
+    Ok(())
 }
 
 /// What stands beside a state file, if it is there.
@@ -211,13 +200,22 @@ impl Solver {
     /// does at its end and dropping the solver too.
     ///
     /// # Errors
-    /// When the one before could not be written, or the device failed. What fails in writing this one is the error of the
+    /// When the one before could not be written, the device failed, or something is not finite, which is not written. What fails in writing this one is the error of the
     /// next iteration of [`Solver::solve`], the next snapshot or [`Solver::finish_snapshot`]; nothing has changed on disk
     /// then.
     pub fn snapshot(&mut self) -> Result<()> {
         self.writer.wait()?;
         self.catch_up()?;
         let taken = self.take(self.net.weights(self.param.snapshot_diff())?, self.net.state())?;
+        if let Some(which) = taken.first_not_finite() {
+            let text = format!("iteration {}: {which} is not finite, so no snapshot is written", self.iter);
+            if self.keep_going {
+                warn!("{text}");
+                return Ok(());
+            }
+            self.diverged = true;
+            return Err(Error::config(text));
+        }
         taken.announce();
         self.writer.start(taken)
     }
@@ -293,6 +291,7 @@ impl Solver {
         gpu: Option<&Rc<dyn Gpu>>,
     ) -> Result<Solver> {
         let path = state.as_ref();
+        expect_kind(path, FileKind::State)?;
         let mut parsed = parsed.clone();
         // Data layers take the seed when they are built.
         if parsed.message.random_seed() < 0
@@ -315,6 +314,19 @@ impl Solver {
             true => read_state_hdf5(path)?,
             false => read_state(path)?,
         };
+        // Beyond max_iter nothing is left to do, and no iteration is before the first.
+        let last = self.param.max_iter();
+        if !(0..=last).contains(&state.iter) {
+            let what = format!("is of iteration {}, expected one from 0 to max_iter, which is {last}", state.iter);
+            return Err(Error::data(path, what));
+        }
+        if !(0..=state.iter).contains(&state.current_step) {
+            let what = format!(
+                "says that the learning rate has taken {} steps, expected from 0 to the iteration, which is {}",
+                state.current_step, state.iter
+            );
+            return Err(Error::data(path, what));
+        }
         if let Some(model) = &state.learned_net {
             self.net.load_weights(find_model(model, path)?)?;
         }
@@ -329,10 +341,10 @@ impl Solver {
             return Err(Error::data(path, what));
         }
         info!("SGDSolver: restoring history");
-        let counts: Vec<usize> = self.net.learnables().map(|l| l.spec.shape.count()).collect();
-        let mut history = vec![[Vec::new(), Vec::new()]; counts.len()];
+        let shapes: Vec<Shape> = self.net.learnables().map(|l| l.spec.shape.clone()).collect();
+        let mut history = vec![[Vec::new(), Vec::new()]; shapes.len()];
         for (n, (i, k)) in wanted.into_iter().enumerate() {
-            history[i][k] = state.history.read(n, counts[i]).map_err(|e| {
+            history[i][k] = state.history.read(n, &shapes[i]).map_err(|e| {
                 let l = self.net.learnables().nth(i).map(|l| format!("parameter {} of layer '{}'", l.index, l.layer));
                 Error::data(path, format!("history of {}: {e}", l.unwrap_or_default()))
             })?;

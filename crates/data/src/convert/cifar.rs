@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use lgm_core::fs::write_atomic;
+use lgm_core::fs::write_bytes;
 use lgm_core::{Error, Result, Shape, ensure};
 
 use super::{BLOCK, Progress, folder, pickle};
 use crate::datum::{Color, Pixels, decode_image};
+use crate::hdf5_reader::list_of;
 use crate::pixels::Extent;
 use lgm_hdf5::H5Image;
 
@@ -231,7 +232,7 @@ fn write(images: &Images, pad: usize, out: &Path, name: &str, progress: Progress
     let labels: Vec<f32> = images.labels.iter().map(|&l| l as f32).collect();
     h5.dataset::<f32>("label", &Shape::from([count]), None)?.write(&labels)?;
     h5.write_atomic()?;
-    write_atomic(&list, |tmp| fs::write(tmp, format!("{}\n", file.display())).map_err(Error::io(&list, "write")))?;
+    write_bytes(&list, &list_of(&file))?;
     let classes = images.labels.iter().max().map_or(0, |&l| l + 1);
     Ok(CifarSplit { file, list, images: count, classes })
 }
