@@ -10,6 +10,7 @@
 
 mod dataset;
 mod file;
+mod heap;
 mod image;
 mod sources;
 mod walk;
