@@ -8,6 +8,7 @@ pub mod filler;
 mod format;
 pub mod fs;
 mod layer;
+pub mod memory;
 pub mod rng;
 mod shape;
 pub mod space;
@@ -24,5 +25,5 @@ pub use layer::{
     State, Step, Views, ViewsMut,
 };
 pub use lgm_proto::Phase;
-pub use shape::{BlobSpec, Shape};
+pub use shape::{BlobSpec, Shape, count};
 pub use space::{Host, HostQueue, Space, View, ViewMut};

@@ -173,15 +173,15 @@ impl OnDevice {
             .map(|l| {
                 let start = bytes;
                 let len = graph.params[l.owner].spec.bytes();
-                bytes += round_up(len);
-                start..start + len
+                bytes = round_up(len).saturating_add(bytes);
+                start..start.saturating_add(len)
             })
             .collect();
         let mut room = 0;
         let feeds = graph.layers.iter().zip(&roles).filter(|(_, role)| **role == Role::Feed);
         let part = |&v: &ValueId| {
             let (offset, bytes) = (room, graph.values[v].spec.bytes());
-            room += round_up(bytes);
+            room = round_up(bytes).saturating_add(room);
             (v, offset, bytes)
         };
         let parts: Vec<_> = feeds.flat_map(|(layer, _)| &layer.tops).map(part).collect();
@@ -189,15 +189,18 @@ impl OnDevice {
         let theirs = |l: usize| shared.as_ref().and_then(|s| s.address(l));
         let mut own = 0;
         let mut take = |bytes: usize| {
-            own += round_up(bytes);
-            own - round_up(bytes)
+            let at = own;
+            own = round_up(bytes).saturating_add(own);
+            at
         };
         let places: Vec<Result<DevicePtr, usize>> =
             spans.iter().enumerate().map(|(l, span)| theirs(l).ok_or_else(|| take(span.len()))).collect();
         let copies = usize::from(options.backward) + at.histories;
         // Two batches are on their way while one is computed.
-        let needs = Needs { arena: plan.bytes + 2 * room, params: own + copies * bytes, libraries };
-        fit::check(graph, &roles, gpu.as_ref(), &needs)?;
+        let batches = room.saturating_mul(2);
+        let arena = plan.bytes.saturating_add(batches);
+        let params = bytes.saturating_mul(copies).saturating_add(own);
+        fit::check(graph, &roles, gpu.as_ref(), &Needs { arena, params, libraries })?;
         let data = Rc::new(Block::new(&gpu, own)?);
         let diff = options.backward.then(|| Block::new(&gpu, bytes)).transpose()?;
         let arena = Block::new(&gpu, plan.bytes)?;
@@ -243,7 +246,7 @@ impl OnDevice {
             diff,
             spans,
             _arena: arena,
-            batches: 2 * room,
+            batches,
             sums,
             sum_at,
             step,

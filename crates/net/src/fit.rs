@@ -4,9 +4,10 @@
 //! each of which is tried then, so what they take is known before memory is given to the net. Those for products are loaded
 //! in the first pass, when it is too late: where a net comes near to what is free, products are made beforehand.
 
+use lgm_core::memory::in_units;
 use lgm_core::{DevicePtr, Element, Error, Gemm, Result};
 
-use crate::gpu::{Gpu, in_units};
+use crate::gpu::Gpu;
 use crate::graph::Graph;
 use crate::memory::DEVICE_ALIGN;
 use crate::plan::Role;
@@ -33,7 +34,7 @@ pub(crate) struct Needs {
 /// When it does not fit, with what takes how much and the batch that would fit; when the device fails.
 pub(crate) fn check(graph: &Graph, roles: &[Role], gpu: &dyn Gpu, needs: &Needs) -> Result<()> {
     let &Needs { arena, params, libraries } = needs;
-    let needed = (arena + params) as u64;
+    let needed = arena.saturating_add(params) as u64;
     if needed.saturating_add(PLENTY) <= gpu.free_bytes()?.0 {
         return Ok(());
     }
@@ -48,7 +49,7 @@ pub(crate) fn check(graph: &Graph, roles: &[Role], gpu: &dyn Gpu, needs: &Needs)
     let batch = feed.and_then(|(l, _)| graph.values[l.tops[0]].spec.shape.first().copied()).unwrap_or(0);
     // What grows with the batch is the arena, and all of it does, but for the rounding of each blob's length.
     let rounding = graph.values.len() * 4 * DEVICE_ALIGN;
-    let room = usable.saturating_sub((params + rounding) as u64);
+    let room = usable.saturating_sub(params.saturating_add(rounding) as u64);
     let fit = ((batch as f64 * room as f64 / arena.max(1) as f64) as usize).min(batch.saturating_sub(1));
     let hint = match fit {
         0 => "not even one image a batch would fit: take a smaller net or another GPU".to_string(),

@@ -202,15 +202,3 @@ pub fn floats_of(bytes: &[u8]) -> Vec<f32> {
 pub fn doubles_of(bytes: &[u8]) -> Vec<f64> {
     bytes.chunks_exact(8).map(|b| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]])).collect()
 }
-
-/// Bytes in the unit that suits.
-pub fn in_units(bytes: u64) -> String {
-    let (mut value, mut unit) = (bytes as f64, "bytes");
-    for next in ["KiB", "MiB", "GiB"] {
-        if value < 1024.0 {
-            break;
-        }
-        (value, unit) = (value / 1024.0, next);
-    }
-    if unit == "bytes" { format!("{bytes} bytes") } else { format!("{value:.1} {unit}") }
-}

@@ -3,13 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use lgm_core::fs::write_atomic;
+use lgm_core::fs::write_bytes;
 use lgm_core::{Error, Result, Shape, ensure};
 
 use super::{BLOCK, Progress, folder, pickle};
 use crate::datum::{Color, Pixels, decode_image};
-use crate::hdf5::H5Writer;
+use crate::hdf5_reader::list_of;
 use crate::pixels::Extent;
+use lgm_hdf5::H5Image;
 
 /// How to convert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,36 +205,34 @@ fn write(images: &Images, pad: usize, out: &Path, name: &str, progress: Progress
     let (of, count) = (images.extent, images.labels.len());
     let padded = Extent { height: of.height + 2 * pad, width: of.width + 2 * pad, ..of };
     let shape = Shape::from([count, padded.channels, padded.height, padded.width]);
-    write_atomic(&file, |tmp| {
-        let h5 = H5Writer::create(&file, tmp)?;
-        let mut data = h5.dataset::<u8>("data", &shape, Some(BLOCK))?;
-        for start in (0..count).step_by(BLOCK) {
-            let end = (start + BLOCK).min(count);
-            let mut block = vec![0u8; (end - start) * padded.count()];
-            for (i, image) in (start..end).zip(block.chunks_exact_mut(padded.count())) {
-                match &images.pixels {
-                    Source::Memory(pixels) => put(&pixels[i * of.count()..(i + 1) * of.count()], of, pad, image),
-                    Source::Files(files) => {
-                        let (extent, pixels) = decode_file(&files[i])?;
-                        if extent != of {
-                            let what = format!(
-                                "is {} x {} pixels, but the first image is {} x {}; all must have one size",
-                                extent.height, extent.width, of.height, of.width
-                            );
-                            return Err(Error::data(&files[i], what));
-                        }
-                        put(&pixels, of, pad, image);
+    let h5 = H5Image::new(&file)?;
+    let mut data = h5.dataset::<u8>("data", &shape, Some(BLOCK))?;
+    for start in (0..count).step_by(BLOCK) {
+        let end = (start + BLOCK).min(count);
+        let mut block = vec![0u8; (end - start) * padded.count()];
+        for (i, image) in (start..end).zip(block.chunks_exact_mut(padded.count())) {
+            match &images.pixels {
+                Source::Memory(pixels) => put(&pixels[i * of.count()..(i + 1) * of.count()], of, pad, image),
+                Source::Files(files) => {
+                    let (extent, pixels) = decode_file(&files[i])?;
+                    if extent != of {
+                        let what = format!(
+                            "is {} x {} pixels, but the first image is {} x {}; all must have one size",
+                            extent.height, extent.width, of.height, of.width
+                        );
+                        return Err(Error::data(&files[i], what));
                     }
+                    put(&pixels, of, pad, image);
                 }
             }
-            data.append(&block)?;
-            progress(end, count);
         }
-        let labels: Vec<f32> = images.labels.iter().map(|&l| l as f32).collect();
-        h5.dataset::<f32>("label", &Shape::from([count]), None)?.write(&labels)?;
-        h5.close()
-    })?;
-    write_atomic(&list, |tmp| fs::write(tmp, format!("{}\n", file.display())).map_err(Error::io(&list, "write")))?;
+        data.append(&block)?;
+        progress(end, count);
+    }
+    let labels: Vec<f32> = images.labels.iter().map(|&l| l as f32).collect();
+    h5.dataset::<f32>("label", &Shape::from([count]), None)?.write(&labels)?;
+    h5.write_atomic()?;
+    write_bytes(&list, &list_of(&file))?;
     let classes = images.labels.iter().max().map_or(0, |&l| l + 1);
     Ok(CifarSplit { file, list, images: count, classes })
 }
@@ -252,7 +251,7 @@ fn put(image: &[u8], of: Extent, pad: usize, out: &mut [u8]) {
 mod tests {
     use super::super::pickle::tests::python2_batch;
     use super::*;
-    use crate::hdf5::H5File;
+    use lgm_hdf5::H5File;
 
     #[test]
     fn the_python_forms() {
