@@ -26,3 +26,5 @@ mod gpu;
 mod nvrtc;
 mod settings;
 mod stream;
+#[cfg(test)]
+mod tests;
