@@ -73,7 +73,7 @@ functions! { sys, Blas, cublasStatus_t;
     }
     fn cublasSetWorkspace_v2(handle: cublasHandle_t, at: *mut c_void, bytes: usize) [] |gpu| {
         gpu.product(handle)?.workspace = (at as u64, bytes);
-        if (at as usize) % 256 != 0 {
+        if !(at as usize).is_multiple_of(256) {
             gpu.violation("cublasSetWorkspace with an address that is no multiple of 256");
         }
         if gpu.must_be_memory(at as u64, bytes, "cuBLAS's workspace") { Ok(()) } else { Err(INVALID_VALUE) }

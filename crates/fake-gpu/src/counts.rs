@@ -4,38 +4,62 @@ use std::ffi::c_int;
 
 use crate::gpu::lock;
 
-/// How often something was done since the process began or a test set the counts back.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct Counts {
+macro_rules! counts {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// How often something was done since the process began or a test set the counts back.
+        #[derive(Clone, Copy, Debug, Default)]
+        pub struct Counts {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl Counts {
+            fn of(&self, name: &[u8]) -> Option<u64> {
+                $(if name == stringify!($name).as_bytes() {
+                    return Some(self.$name);
+                })*
+                None
+            }
+        }
+    };
+}
+
+counts! {
     /// Calls that can fail.
-    pub calls: u64,
+    calls,
     /// Blocks of device and of pinned memory that were asked for.
-    pub allocations: u64,
-    /// Blocks of either now, and the most bytes of device memory at a time.
-    pub blocks: u64,
-    pub peak: u64,
-    /// Kernels, products and passes of convolutions put on a stream or recorded.
-    pub launches: u64,
-    pub products: u64,
-    pub convolutions: u64,
-    /// Passes that cuDNN refused when it was to run them.
-    pub refusals: u64,
-    /// Copies and fills, and the bytes that copies to and from the host moved.
-    pub copies: u64,
-    pub fills: u64,
-    pub bytes: u64,
-    /// Graphs made, nodes of the last, and how often any was put on a stream.
-    pub graphs: u64,
-    pub nodes: u64,
-    pub replays: u64,
+    allocations,
+    /// Blocks of either now.
+    blocks,
+    /// The most bytes of device memory at a time.
+    peak,
+    /// Kernels put on a stream or recorded.
+    launches,
+    /// Products.
+    products,
+    /// Passes of convolutions.
+    convolutions,
+    /// Those that cuDNN refused when it was to run them.
+    refusals,
+    /// Copies, within the device and to and from the host.
+    copies,
+    /// Bytes that copies to and from the host moved.
+    bytes,
+    /// Memory set to a value.
+    fills,
+    /// Graphs made.
+    graphs,
+    /// Nodes of the last.
+    nodes,
+    /// Graphs put on a stream.
+    replays,
     /// Times that the host waited for a stream or an event.
-    pub waits: u64,
-    /// Contexts that were opened, and objects alive now.
-    pub contexts: u64,
-    pub objects: u64,
+    waits,
+    /// Contexts that were opened.
+    contexts,
+    /// Objects alive now.
+    objects,
     /// Mistakes.
-    pub violations: u64,
+    violations,
 }
 
 unsafe extern "C" {
@@ -74,10 +98,14 @@ pub extern "C" fn fake_gpu_arm(fail: u64, status: c_int, lose: u64, oom: u64) {
     gpu.set_back();
 }
 
-/// The counts now.
+/// A count by its name, or the greatest number there is where there is none of that name.
+///
+/// # Safety
+/// The name has so many bytes.
 #[unsafe(no_mangle)]
-pub extern "C" fn fake_gpu_counts() -> Counts {
-    lock().counts()
+pub unsafe extern "C" fn fake_gpu_count(name: *const u8, length: usize) -> u64 {
+    // SAFETY: the caller's promise.
+    lock().counts().of(unsafe { std::slice::from_raw_parts(name, length) }).unwrap_or(u64::MAX)
 }
 
 /// Writes the names of the calls since the counts were set back, one a line and as many as fit, and how many bytes they are.
@@ -89,6 +117,9 @@ pub unsafe extern "C" fn fake_gpu_calls(to: *mut u8, room: usize) -> usize {
     let gpu = lock();
     let text = gpu.names.join("\n");
     let length = text.len().min(room);
+    if length == 0 {
+        return text.len();
+    }
     // SAFETY: the caller's promise.
     unsafe { std::ptr::copy_nonoverlapping(text.as_ptr(), to, length) };
     text.len()

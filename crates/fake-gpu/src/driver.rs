@@ -215,7 +215,7 @@ functions! { sys, Driver, CUresult;
         }
         gpu.begin_recording(stream as usize)
     }
-    fn cuStreamEndCapture(stream: CUstream, graph: *mut CUgraph) [] |gpu| {
+    fn cuStreamEndCapture(stream: CUstream, graph: *mut CUgraph) [ends] |gpu| {
         unsafe { give(graph, std::ptr::null_mut())? };
         let recorded = gpu.end_recording(stream as usize)?;
         unsafe { give(graph, recorded as CUgraph) }
@@ -271,7 +271,7 @@ functions! { sys, Driver, CUresult;
         gpu.fill(at, [value].into(), count, stream as usize)
     }
     fn cuMemsetD32Async(at: CUdeviceptr, value: u32, count: usize, stream: CUstream) [] |gpu| {
-        if at % 4 != 0 {
+        if !at.is_multiple_of(4) {
             gpu.violation("cuMemsetD32 at an address that is no multiple of 4");
             return Err(INVALID_VALUE);
         }

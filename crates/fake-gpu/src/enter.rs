@@ -43,6 +43,8 @@ pub struct Rules {
     pub not_recorded: bool,
     /// It gives something back: it is not counted, and does that whatever it answers.
     pub releases: bool,
+    /// It ends the recording that it is called for, whatever it answers.
+    pub ends: bool,
 }
 
 /// CUDA_ERROR_INVALID_CONTEXT
@@ -69,7 +71,10 @@ pub fn enter(
     let mut gpu = lock();
     let gpu = &mut *gpu;
     if let Some(status) = told_to_fail(gpu, library, name, rules) {
-        if rules.releases {
+        if rules.ends {
+            RECORDS.with_borrow(|streams| streams.iter().for_each(|&stream| gpu.spoil(stream)));
+        }
+        if rules.releases || rules.ends {
             let _ = body(gpu);
         }
         return status;
@@ -78,7 +83,7 @@ pub fn enter(
         gpu.violation(&format!("{name} without a current context"));
         return if library == Library::Driver { INVALID_CONTEXT } else { library.failure() };
     }
-    if rules.not_recorded && RECORDS.with_borrow(|streams| !streams.is_empty()) {
+    if rules.not_recorded && RECORDS.with_borrow(|streams| streams.iter().any(|&stream| gpu.is_recorded(stream))) {
         gpu.violation(&format!("{name} by a thread that records a stream"));
         RECORDS.with_borrow(|streams| streams.iter().for_each(|&stream| gpu.spoil(stream)));
         return CAPTURE_UNSUPPORTED;

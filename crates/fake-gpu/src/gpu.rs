@@ -249,5 +249,15 @@ impl Gpu {
         self.functions.clear();
         self.graphs.clear();
         self.runnable.clear();
+        if self.lost.is_some() {
+            // Nobody gives back what a lost device held; the process takes it along.
+            let pinned: Vec<usize> = self.pinned.keys().copied().collect();
+            pinned.into_iter().for_each(|at| {
+                let _ = self.free_pinned(at);
+            });
+            self.products.clear();
+            self.networks.clear();
+            self.descriptors.clear();
+        }
     }
 }

@@ -14,8 +14,13 @@ use crate::pool::{Block, Pool, Stored, blocks, empty, poisoned, read, stored, vi
 use crate::rig::{data_homes, shared_diffs};
 use crate::{Case, Inputs, Outputs, Rig, Sharing, assert_close};
 
-/// Largest difference between device and host, as [`assert_close`] measures it.
+/// Largest difference between device and host, as [`assert_close`] measures it: sums in other orders, of up to some thousand
+/// terms, each rounded by 2^-24 of itself.
 const TOLERANCE: f64 = 2e-5;
+/// The same on a GPU. Its expf, tanhf and powf are off by up to 2, 2 and 4 units of the last place where the host's are by
+/// one, which is still within the above; but cuDNN may take Winograd's way for a convolution, whose transforms have numbers
+/// grow that cancel again, so that it is off by ten times as much as plain sums and more.
+const GPU_TOLERANCE: f64 = 1e-4;
 /// The same where what lies between layers is stored in bf16, which has eight bits: sums of rounded factors.
 const NARROW_TOLERANCE: f64 = 2e-2;
 
@@ -26,6 +31,7 @@ pub struct DeviceRig {
     pool: Arc<Pool>,
     /// A simulated device's library of convolutions does passes of the layer.
     by_library: bool,
+    on_gpu: bool,
 }
 
 /// A kind of device.
@@ -112,8 +118,9 @@ impl DeviceRig {
         assert!(specs.clone().all(|s| s.dtype == DType::F32), "the device plan has blobs of another element type");
         assert_eq!(plan.tops, rig.plan.tops, "the device half changed the tops");
         rig.plan = plan;
+        let on_gpu = simulated.is_none();
         let by_library = simulated.is_some_and(|sim| sim.plans_convolutions());
-        Ok(Some(DeviceRig { rig, pool, by_library }))
+        Ok(Some(DeviceRig { rig, pool, by_library, on_gpu }))
     }
 
     /// As [`Rig::run`]. The step reaches the layer through device memory alone.
@@ -300,7 +307,11 @@ fn check_on(
     }
     let inputs = &inputs;
     let narrow = formats.bottoms.iter().chain(&formats.tops).any(|format| format.element == Element::Bf16);
-    let tolerance = if narrow { NARROW_TOLERANCE } else { TOLERANCE };
+    let tolerance = match narrow {
+        true => NARROW_TOLERANCE,
+        false if forward.on_gpu => GPU_TOLERANCE,
+        false => TOLERANCE,
+    };
     let by = if forward.by_library { format!(", {library:?} by a library") } else { String::new() };
     let case = &Case { name: format!("{} ({}{by})", case.name, formats.top(0)), ..case.clone() };
     let plain = forward.run(inputs)?;

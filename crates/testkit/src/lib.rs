@@ -11,13 +11,15 @@
 //! - the device half, if the layer has one, on the simulated device ([`DeviceRig`]) against the host's f32 run, with the
 //!   same honesty; the same bits whatever the order of the threads.
 //!
-//! [`random_nets`] draws whole nets, for what lies between layers. [`Rig`] runs one layer by hand, for what a case cannot say. [`config_error`] tests messages.
+//! [`random_nets`] draws whole nets, for what lies between layers. [`Rig`] runs one layer by hand, for what a case cannot
+//! say, and [`FakeGpu`] has calls fail, where tests run on one. [`config_error`] tests messages.
 
 #![allow(clippy::panic, clippy::expect_used, clippy::unwrap_used)]
 
 mod case;
 mod check;
 mod device;
+mod fake;
 mod gpu;
 mod host_only;
 mod memory;
@@ -29,6 +31,7 @@ mod rig;
 pub use case::{Case, Draw};
 pub use check::{assert_close, check, config_error};
 pub use device::DeviceRig;
+pub use fake::{Fails, FakeGpu};
 pub use gpu::gpu;
 pub use host_only::HostOnly;
 pub use nets::{RandomNet, random_nets};
