@@ -117,37 +117,49 @@ impl Library {
 /// Adds to each element of a pass's result the products that it is the sum of; all in the host's order, and of the extents
 /// of a convolution that [is known](is_known).
 pub fn add_products(c: &DeviceConvolution, pass: ConvolutionPass, [a, b]: [&[f32]; 2], sums: &mut [f64]) {
-    each_product(c, |x, w, y| {
-        let (to, first, second) = match pass {
-            ConvolutionPass::Forward => (y, a[x], b[w]),
-            ConvolutionPass::Data => (x, a[y], b[w]),
-            ConvolutionPass::Filter => (w, a[x], b[y]),
-        };
-        sums[to] += f64::from(first) * f64::from(second);
+    let step = c.stride[1];
+    each_row(c, |x, w, y, len| match pass {
+        ConvolutionPass::Forward => {
+            let tap = f64::from(b[w]);
+            let row = a[x..].iter().step_by(step);
+            sums[y..y + len].iter_mut().zip(row).for_each(|(sum, v)| *sum += f64::from(*v) * tap);
+        }
+        ConvolutionPass::Data => {
+            let tap = f64::from(b[w]);
+            let row = sums[x..].iter_mut().step_by(step);
+            row.zip(&a[y..y + len]).for_each(|(sum, v)| *sum += f64::from(*v) * tap);
+        }
+        ConvolutionPass::Filter => {
+            let row = a[x..].iter().step_by(step);
+            sums[w] += row.zip(&b[y..y + len]).map(|(v, d)| f64::from(*v) * f64::from(*d)).sum::<f64>();
+        }
     });
 }
 
-/// Calls `with` with the places, in the host's order, of every element of the input that meets a filter's tap, of that tap
-/// and of the element of the output to which it contributes.
-fn each_product(c: &DeviceConvolution, mut with: impl FnMut(usize, usize, usize)) {
+/// Calls `with`, for every tap and every row of the output, with the places, in the host's order, of the first element of the
+/// input that the tap meets in that row, of the tap, and of the element of the output to which it contributes, and with the
+/// number of such pairs; from one to the next the output's place grows by one and the input's by the stride.
+fn each_row(c: &DeviceConvolution, mut with: impl FnMut(usize, usize, usize, usize)) {
     let (channels, outputs) = (c.channels / c.groups, c.outputs / c.groups);
-    // Where a tap meets the input along an axis, from the output's place.
-    let meets = |axis: usize, place: usize, tap: usize| {
-        let at = (place * c.stride[axis] + tap * c.dilation[axis]).checked_sub(c.pad[axis])?;
-        (at < c.input[axis]).then_some(at)
+    // The output's places at which a tap meets the input along an axis.
+    let meets = |axis: usize, tap: usize| {
+        let (ahead, stride) = (tap * c.dilation[axis], c.stride[axis]);
+        let first = c.pad[axis].saturating_sub(ahead).div_ceil(stride);
+        let end = (c.input[axis] + c.pad[axis]).saturating_sub(ahead).div_ceil(stride);
+        first..end.min(c.output[axis])
     };
+    let at = |axis: usize, place: usize, tap: usize| place * c.stride[axis] + tap * c.dilation[axis] - c.pad[axis];
     for (image, output) in (0..c.batch).flat_map(|n| (0..c.outputs).map(move |o| (n, o))) {
         for channel in 0..channels {
             let plane_x = image * c.channels + output / outputs * channels + channel;
             let plane_y = image * c.outputs + output;
             let filter = output * channels + channel;
-            for (p, r) in (0..c.output[0]).flat_map(|p| (0..c.kernel[0]).map(move |r| (p, r))) {
-                let Some(h) = meets(0, p, r) else { continue };
-                let (row_x, row_y) =
-                    ((plane_x * c.input[0] + h) * c.input[1], (plane_y * c.output[0] + p) * c.output[1]);
-                for (q, s) in (0..c.output[1]).flat_map(|q| (0..c.kernel[1]).map(move |s| (q, s))) {
-                    let Some(v) = meets(1, q, s) else { continue };
-                    with(row_x + v, (filter * c.kernel[0] + r) * c.kernel[1] + s, row_y + q);
+            for (r, s) in (0..c.kernel[0]).flat_map(|r| (0..c.kernel[1]).map(move |s| (r, s))) {
+                let columns = meets(1, s);
+                for p in meets(0, r).filter(|_| !columns.is_empty()) {
+                    let x = (plane_x * c.input[0] + at(0, p, r)) * c.input[1] + at(1, columns.start, s);
+                    let y = (plane_y * c.output[0] + p) * c.output[1] + columns.start;
+                    with(x, (filter * c.kernel[0] + r) * c.kernel[1] + s, y, columns.len());
                 }
             }
         }
