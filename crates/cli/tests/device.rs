@@ -239,9 +239,14 @@ fn blobs_in_bf16_and_channels_last() {
             success && log.iter().any(|l| l.starts_with("Blobs between layers in bf16") && l.contains(said)),
             "{log:#?}"
         );
-        let got = losses(&log);
-        assert_eq!(got.len(), want.len());
-        want.iter().zip(&got).for_each(|(w, g)| assert!((w - g).abs() < 0.03 * w.abs(), "{want:?} and {got:?}"));
+        // The convolution by our own kernels, and by a library.
+        let (success, by_library) = run_in_layout(folder, Some("sim-library"), layout, &train);
+        assert!(success, "{by_library:#?}");
+        for log in [&log, &by_library] {
+            let got = losses(log);
+            assert_eq!(got.len(), want.len());
+            want.iter().zip(&got).for_each(|(w, g)| assert!((w - g).abs() < 0.03 * w.abs(), "{want:?} and {got:?}"));
+        }
         let time = ["time", "-model", "net.prototxt", "-gpu", "0", "-precision", "bf16", "-iterations", "1"];
         let (success, log) = run_in_layout(folder, Some("sim"), layout, &time);
         let conversions = log.iter().find(|l| l.starts_with("Between formats: ")).unwrap_or_else(|| panic!("{log:#?}"));

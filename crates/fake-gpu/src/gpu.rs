@@ -17,10 +17,11 @@ use crate::stream::{Event, Node, Stream};
 
 /// Memory of the device unless told otherwise.
 const MEMORY: u64 = 80 << 30;
-/// CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_OUT_OF_MEMORY, CUDA_ERROR_INVALID_HANDLE
+/// CUDA_ERROR_INVALID_VALUE, CUDA_ERROR_OUT_OF_MEMORY, CUDA_ERROR_INVALID_HANDLE, CUDA_ERROR_NOT_FOUND
 pub const INVALID_VALUE: Refusal = 1;
 pub const OUT_OF_MEMORY: Refusal = 2;
 pub const INVALID_HANDLE: Refusal = 400;
+pub const NOT_FOUND: Refusal = 500;
 /// CUDA_ERROR_ILLEGAL_ADDRESS
 const ILLEGAL_ADDRESS: c_int = 700;
 

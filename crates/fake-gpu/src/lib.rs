@@ -13,7 +13,7 @@
 //!   calls without a context, streams that block others, copies from memory that is not pinned, work outside memory, grids
 //!   and pointers that a GPU does not take, objects that are left when their context goes. Each is told on standard error,
 //!   and a process that had any fails when it ends.
-//! - On demand calls fail, memory runs out or the device is lost: see [`settings`].
+//! - On demand calls fail, memory runs out or the device is lost: see `settings.rs`.
 
 #![allow(non_snake_case)]
 
@@ -26,3 +26,6 @@ mod gpu;
 mod nvrtc;
 mod settings;
 mod stream;
+#[cfg(test)]
+mod tests;
+mod work;
