@@ -48,6 +48,8 @@ pub struct Gpu {
     pub descriptors: HashMap<usize, dnn::Descriptor>,
     pub programs: HashMap<usize, String>,
     next: usize,
+    /// Pieces of work that ran.
+    pub worked: u64,
     /// How often the context is held.
     pub held: usize,
     pub lost: Option<c_int>,
@@ -85,6 +87,7 @@ impl Gpu {
             descriptors: HashMap::new(),
             programs: HashMap::new(),
             next: 0,
+            worked: 0,
             held: 0,
             lost: None,
         }

@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread::ThreadId;
-use std::time::Instant;
 
 use crate::enter::{RECORDS, Refusal};
 use crate::gpu::{Gpu, INVALID_HANDLE};
@@ -43,7 +42,8 @@ pub struct Event {
     pub timed: bool,
     /// Where it stands: a stream, and how many of its items lie before and with it.
     pub at: Option<(usize, u64)>,
-    pub reached: Option<Instant>,
+    /// When it was reached, by how much work the device had done.
+    pub reached: Option<u64>,
 }
 
 /// CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, _UNMATCHED and _ISOLATION
@@ -108,12 +108,16 @@ impl Gpu {
             target.done += 1;
             let done = target.done;
             match item {
-                Item::Work(node) if self.lost.is_none() => (node.work)(self),
+                Item::Work(node) if self.lost.is_none() => {
+                    self.worked += 1;
+                    (node.work)(self);
+                }
                 Item::Work(_) => {}
                 Item::Wait { stream, until } => self.run(stream, until),
                 Item::Mark(event) => {
+                    let worked = self.worked;
                     if let Some(event) = self.events.get_mut(&event).filter(|event| event.at == Some((stream, done))) {
-                        event.reached = Some(Instant::now());
+                        event.reached = Some(worked);
                     }
                 }
             }
