@@ -16,7 +16,7 @@ def without_files(name, batch):
     shape = ' '.join(f'shape {{ {" ".join(f"dim: {extent}" for extent in extents)} }}' for extents in shapes)
     fillers = ' '.join(f'data_filler {{ type: "constant" value: {value} }}' for value in (0.5, 0))
     text, count = re.subn(r'type: "HDF5Data"(.*?)hdf5_data_param {[^}]*}', rf'type: "DummyData"\1dummy_data_param {{ {shape} {fillers} }}',
-                          nets.prototxt(name, batch), count=1)
+                          nets.build(name, batch).prototxt(), count=1)
     if not count:
         raise RuntimeError(f'the benchmark net {name} reads no HDF5 data')
     return text

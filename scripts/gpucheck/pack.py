@@ -1,4 +1,5 @@
 """Builds all that a machine with a GPU needs and has no toolchain for, as one archive."""
+import glob
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ from .machine import ARCHIVE, PACK, ROOT
 
 # Those that a device runs in; all would be too many to carry far.
 TESTS = {
-    'lgm-cuda': ('lgm_cuda', 'gpu', 'lost', 'probe'),
+    'lgm-cuda': ('lgm_cuda', *(os.path.basename(file)[:-3] for file in glob.glob(os.path.join(ROOT, 'crates', 'cuda', 'tests', '*.rs')))),
     'lgm-layers': ('lgm_layers',),
     'lgm-net': ('device',),
     'lgm-solver': ('faults', 'resume', 'rules'),

@@ -77,7 +77,7 @@ def write(folder, name, iterations, data):
     os.makedirs(folder)
     net, rate = NETS[name]
     solver = SOLVER.format(iterations=iterations, rate=rate)
-    texts = {'net.prototxt': net(), 'solver.prototxt': solver, 'list.txt': f'{data}/train.h5\n'}
+    texts = {'net.prototxt': net() if name == 'lgm' else net().prototxt(), 'solver.prototxt': solver, 'list.txt': f'{data}/train.h5\n'}
     for file, text in texts.items():
         with open(os.path.join(folder, file), 'w') as f:
             f.write(text)

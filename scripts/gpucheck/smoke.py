@@ -46,7 +46,7 @@ def combinations():
     yield from (('wide', precision, '1', '1') for precision in ('tf32', 'bf16'))
 
 
-def smoke(step, only=None, iterations=ITERATIONS, at_once=6):
+def smoke(step, only=None, iterations=ITERATIONS, at_once=8):
     """Every combination, or those given."""
     if not os.path.exists(LOSSES):
         raise Skip('no nets were packed for it')
