@@ -52,12 +52,12 @@ pub fn image(bytes: &[u8]) {
     });
 }
 
-fn layer(text: &str) -> LayerParameter {
+pub(crate) fn layer(text: &str) -> LayerParameter {
     let net: Parsed<NetParameter> = lgm_proto::parse(text.as_bytes(), Path::new("net.prototxt")).expect("a sound net");
     net.message.layer.into_iter().next().expect("a layer")
 }
 
-const CX: BuildCx = BuildCx { phase: Phase::Train, dtype: DType::F32, seed: 1 };
+pub(crate) const CX: BuildCx = BuildCx { phase: Phase::Train, dtype: DType::F32, seed: 1 };
 
 /// The mean image of a Data layer.
 pub fn mean(bytes: &[u8]) {

@@ -6,6 +6,7 @@
 mod data;
 mod models;
 mod scratch;
+mod stores;
 
 /// A reader, by name.
 pub struct Target {
@@ -28,6 +29,11 @@ pub const TARGETS: &[Target] = &[
     Target { name: "image", run: data::image },
     Target { name: "mean", run: data::mean },
     Target { name: "list", run: data::list },
+    Target { name: "datum", run: stores::datum },
+    Target { name: "lmdb", run: stores::lmdb },
+    Target { name: "hdf5_data", run: stores::hdf5_data },
+    Target { name: "hdf5_weights", run: stores::hdf5_weights },
+    Target { name: "hdf5_state", run: stores::hdf5_state },
 ];
 
 /// The target of a name.

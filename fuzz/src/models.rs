@@ -121,7 +121,11 @@ mod tests {
         if std::env::var_os("LGM_FUZZ_RENEW").is_some() {
             let two = settings(&folder).replace("max_iter: 9", "max_iter: 2");
             Solver::new(&make(&two), &registry()).unwrap().solve(&mut ()).unwrap();
+            let two = two + " snapshot_format: HDF5";
+            Solver::new(&make(&two), &registry()).unwrap().solve(&mut ()).unwrap();
             for (made, kept) in [
+                ("x_iter_2.caffemodel.h5", "hdf5_weights/sound"),
+                ("x_iter_2.solverstate.h5", "hdf5_state/sound"),
                 ("x_iter_2.caffemodel", "state.weights"),
                 ("x_iter_2.caffemodel", "weights/sound"),
                 ("x_iter_2.solverstate", "state/sound"),

@@ -1,6 +1,7 @@
 //! How much memory there is, and buffers that say what wanted how much where it does not suffice.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{Error, Float, Result};
 
@@ -28,6 +29,28 @@ impl fmt::Display for Available {
 pub fn available() -> Available {
     let none = Available { bytes: u64::MAX, limit: "of memory" };
     sources::all().into_iter().flatten().fold(none, |least, next| if next.bytes < least.bytes { next } else { least })
+}
+
+/// Bytes of all [`Reserved`].
+static RESERVED: AtomicU64 = AtomicU64::new(0);
+
+/// Notes bytes that are allocated and not all written yet: the system gives memory when it is first written, so until then
+/// they count as available there.
+#[derive(Debug)]
+pub struct Reserved(u64);
+
+impl Reserved {
+    /// Notes so many bytes until it is dropped.
+    pub fn new(bytes: usize) -> Self {
+        RESERVED.fetch_add(bytes as u64, Ordering::Relaxed);
+        Reserved(bytes as u64)
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        RESERVED.fetch_sub(self.0, Ordering::Relaxed);
+    }
 }
 
 /// Fails unless `bytes` more can be had; `what` wants them.
@@ -96,10 +119,11 @@ pub fn in_units(bytes: u64) -> String {
 /// Where Linux tells; elsewhere the files are missing, and only an allocation that fails says no.
 mod sources {
     use std::path::Path;
+    use std::sync::atomic::Ordering;
 
     use rustix::process::{Resource, getrlimit};
 
-    use super::Available;
+    use super::{Available, RESERVED};
 
     pub fn all() -> [Option<Available>; 4] {
         [system(), limit(Resource::As, "VmSize:"), limit(Resource::Data, "VmData:"), groups()]
@@ -119,7 +143,15 @@ mod sources {
         let text = text("/proc/meminfo")?;
         let kib = |key| number(&text, key);
         let bytes = (kib("MemAvailable:")? + kib("SwapFree:").unwrap_or(0)) * 1024;
-        Some(Available { bytes, limit: "of memory and swap space available" })
+        Some(Available { bytes: bytes.saturating_sub(unwritten()), limit: "of memory and swap space available" })
+    }
+
+    /// Of what is reserved, what this process has not written yet.
+    fn unwritten() -> u64 {
+        let status = text("/proc/self/status").unwrap_or_default();
+        let kib = |key| number(&status, key).unwrap_or(0);
+        let unwritten = kib("VmData:").saturating_sub(kib("RssAnon:") + kib("VmSwap:")) * 1024;
+        unwritten.min(RESERVED.load(Ordering::Relaxed))
     }
 
     fn limit(resource: Resource, used: &str) -> Option<Available> {
@@ -143,7 +175,7 @@ mod sources {
                 _ => None,
             }
         };
-        let bytes = memberships.lines().filter_map(each).min()?;
+        let bytes = memberships.lines().filter_map(each).min()?.saturating_sub(unwritten());
         Some(Available { bytes, limit: "left in this process's control group" })
     }
 
@@ -175,6 +207,18 @@ mod tests {
         assert!(room::<u64>(usize::MAX, "the list").is_err());
         assert_eq!(zeros::<f64>(3, "three").unwrap(), [0.0; 3]);
         assert_eq!(in_units(1000), "1000 bytes");
+    }
+
+    #[test]
+    fn what_is_allocated_and_not_written_is_not_available() {
+        // More than other processes are likely to take and give meanwhile.
+        let bytes = 4 << 30;
+        let before = available();
+        let untouched: Vec<u8> = Vec::with_capacity(bytes);
+        let reserved = Reserved::new(bytes);
+        let after = available();
+        drop((untouched, reserved));
+        assert!(after.bytes + (bytes as u64) / 2 < before.bytes, "{before}, then {after}");
     }
 
     #[test]

@@ -66,10 +66,10 @@ pub(crate) fn decode(record: &[u8], color: Color) -> Result<Decoded, String> {
     if found != extent.count() {
         let Extent { channels, height, width } = extent;
         let pixels = match extent.count() {
-            usize::MAX => "more pixels than memory can hold".to_string(),
-            count => format!("{count} pixels"),
+            usize::MAX => "pixels, more than memory can hold,".to_string(),
+            count => format!("= {count} pixels"),
         };
-        return Err(format!("has {channels} x {height} x {width} = {pixels} but {found} values"));
+        return Err(format!("has {channels} x {height} x {width} {pixels} but {found} values"));
     }
     Ok(Decoded { image: Image { extent, pixels }, label, encoded: false })
 }
@@ -206,7 +206,7 @@ mod tests {
             let (channels, height, width, data) = (Some(channels), Some(height), Some(width), Some(data));
             let huge = Datum { channels, height, width, data, ..Default::default() }.encode_to_vec();
             let error = decode(&huge, Color::Native).unwrap_err();
-            assert!(error.contains("more pixels than memory can hold"), "{error}");
+            assert!(error.contains("pixels, more than memory can hold"), "{error}");
         }
         let empty = Datum::default().encode_to_vec();
         assert!(decode(&empty, Color::Native).unwrap_err().contains("channels 0"));

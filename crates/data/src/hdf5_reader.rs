@@ -90,6 +90,7 @@ impl Files {
             let file = H5File::open(&path)?;
             let datasets = names.iter().map(|n| file.dataset(n)).collect::<Result<Vec<_>>>()?;
             let rows = check_rows(&path, names, &datasets)?;
+            datasets.iter().try_for_each(H5Dataset::check_stored)?;
             let found: Vec<Shape> = datasets.iter().map(|d| d.shape().splice(0..1, [])).collect();
             if shapes.is_empty() {
                 shapes = found;

@@ -3,14 +3,20 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
+use hdf5_metno::plist::dataset_create::Layout;
 use hdf5_metno::{Datatype, Hyperslab, SliceOrIndex};
 use hdf5_metno_sys::h5d::H5Dread;
 use hdf5_metno_sys::h5p::H5P_DEFAULT;
 use hdf5_metno_sys::h5t::{H5T_class_t, H5Tget_class};
-use lgm_core::{Error, Result, Shape, memory};
+use lgm_core::{Error, Result, Shape, memory, memory::in_units};
 
 use crate::file::H5File;
 use crate::reason;
+
+/// Bytes that a dataset may claim whatever its file's size.
+const ANY: u64 = 256 << 20;
+/// Bytes of a dataset that one byte of a file may stand for, far more than any compression makes of what somebody wrote.
+const MOST_DEFLATED: u64 = 1 << 16;
 
 /// Rows of a dataset in memory: 8-bit data stays 8-bit, everything else becomes `f32`.
 #[derive(Clone, Debug, PartialEq)]
@@ -121,6 +127,24 @@ impl H5Dataset {
         self.chunk.as_ref().and_then(|c| c.first().copied())
     }
 
+    /// Fails for a dataset that is large and whose file is so small that hardly any of it was ever written: reading what
+    /// nobody wrote has no end.
+    ///
+    /// # Errors
+    /// That.
+    pub fn check_stored(&self) -> Result<()> {
+        let bytes = self.shape.count().saturating_mul(self.element) as u64;
+        let file = std::fs::metadata(&self.path).map_err(Error::io(&self.path, "read"))?.len();
+        // Virtual datasets and external ones are stored elsewhere.
+        let here = matches!(self.dataset.layout(), Layout::Contiguous | Layout::Chunked | Layout::Compact)
+            && self.dataset.dcpl().is_ok_and(|dcpl| dcpl.external().is_empty());
+        if !here || bytes <= ANY || bytes / MOST_DEFLATED <= file {
+            return Ok(());
+        }
+        let what = format!("{} of numbers cannot be stored in a file of {}", in_units(bytes), in_units(file));
+        Err(self.fail(&what))
+    }
+
     /// Reads all elements into `out`, which has as many.
     ///
     /// # Errors
@@ -141,7 +165,7 @@ impl H5Dataset {
     /// # Errors
     /// As [`H5Dataset::read_rows`].
     pub fn read(&self) -> Result<Values> {
-        self.read_ranges(&[0..self.rows()])
+        self.read_rows(0..self.rows())
     }
 
     /// Reads a range of rows.
@@ -149,7 +173,7 @@ impl H5Dataset {
     /// # Errors
     /// As [`H5Dataset::read_ranges`].
     pub fn read_rows(&self, rows: Range<usize>) -> Result<Values> {
-        self.read_ranges(&[rows])
+        self.read_ranges(std::slice::from_ref(&rows))
     }
 
     /// Reads ranges of rows, one behind the other; memory is bounded by what the rows and one storage chunk take.

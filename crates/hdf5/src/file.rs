@@ -6,10 +6,10 @@ use hdf5_metno::types::{FixedAscii, FixedUnicode};
 use lgm_core::{Error, Result};
 
 use crate::dataset::H5Dataset;
-use crate::{reason, walk};
+use crate::{heap, reason, sources, walk};
 
 /// The first bytes of every HDF5 file.
-const MAGIC: [u8; 8] = *b"\x89HDF\r\n\x1a\n";
+pub(crate) const MAGIC: [u8; 8] = *b"\x89HDF\r\n\x1a\n";
 /// Names that a message lists at most.
 const LISTED: usize = 50;
 /// Longest string written, a path's limit on Linux. Caffe writes strings of just their length and reads any length.
@@ -42,6 +42,7 @@ impl H5File {
         let path = path.as_ref();
         // Asked of the system first: its reasons are clearer than the library's.
         std::fs::File::open(path).map_err(Error::io(path, "open"))?;
+        heap::check(path)?;
         let file = hdf5_metno::File::open(path)
             .map_err(|e| Error::data(path, format!("cannot be read as an HDF5 file: {}", reason(&e))))?;
         Ok(H5File { path: path.into(), file })
@@ -87,7 +88,10 @@ impl H5File {
     /// not hold numbers.
     pub fn dataset(&self, name: &str) -> Result<H5Dataset> {
         match self.file.dataset(name) {
-            Ok(dataset) => H5Dataset::new(self, name, dataset),
+            Ok(dataset) => {
+                sources::check(self, name, &dataset)?;
+                H5Dataset::new(self, name, dataset)
+            }
             Err(e) if self.contains(name) => {
                 Err(self.fail(format!("'{name}' cannot be read as a dataset: {}", reason(&e))))
             }

@@ -10,7 +10,9 @@
 
 mod dataset;
 mod file;
+mod heap;
 mod image;
+mod sources;
 mod walk;
 
 pub use dataset::{H5Dataset, H5Number, Values};

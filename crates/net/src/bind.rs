@@ -111,10 +111,9 @@ impl Bound<Host> {
         let wanted = (0..graph.learnables.len()).map(|l| Memory::size(bytes(l)).saturating_mul(copies));
         let wanted = wanted.fold(0, usize::saturating_add);
         let say = |bytes: usize| memory::in_units(bytes as u64);
-        let gradients = if backward { " and gradients" } else { "" };
+        let (among, and) = if backward { (", gradients", " and their gradients") } else { ("", "") };
         let what = format!(
-            "the net, of which this layer is the largest ({} for blobs{gradients} and scratch, {} for \
-             parameters{gradients}),",
+            "the net, of which this layer is the largest ({} for blobs{among} and scratch, {} for parameters{and}),",
             say(plan.bytes),
             say(wanted),
         );

@@ -42,6 +42,13 @@ enum Values {
 }
 
 impl Values {
+    fn bytes(&self) -> usize {
+        match self {
+            Values::Floats(all) => all.iter().map(|values| 4 * values.len()).sum(),
+            Values::Bytes(all, _) => all.len(),
+        }
+    }
+
     fn of(&self, learnable: usize) -> Cow<'_, [f32]> {
         match self {
             Values::Floats(all) => Cow::Borrowed(&all[learnable]),
@@ -168,6 +175,9 @@ impl Weights {
     /// # Errors
     /// When the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
+        // The message, and its bytes.
+        let bytes = self.data.bytes().saturating_mul(if self.diff.is_some() { 4 } else { 2 });
+        memory::check(bytes, "encoding the weights")?;
         std::fs::write(path, lgm_proto::encode(&self.to_proto())).map_err(Error::io(path, "write"))
     }
 

@@ -3,7 +3,8 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 
-use lgm_core::{Result, memory};
+use lgm_core::Result;
+use lgm_core::memory::{self, Reserved};
 
 /// Bytes are aligned to this, a cache line and the widest vector.
 pub const ALIGN: usize = 64;
@@ -63,6 +64,7 @@ pub fn round_up(bytes: usize) -> usize {
 pub struct Memory {
     addr: NonNull<u8>,
     layout: Layout,
+    _reserved: Reserved,
 }
 
 // SAFETY: the bytes are owned by this value alone; access goes through views bound to borrows of the net.
@@ -81,7 +83,7 @@ impl Memory {
         let layout = Layout::from_size_align(size, ALIGN).map_err(|_| refused())?;
         // SAFETY: the layout's size is not zero.
         let addr = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(refused)?;
-        Ok(Memory { addr, layout })
+        Ok(Memory { addr, layout, _reserved: Reserved::new(size) })
     }
 
     /// The length of the memory that is made for so many bytes.

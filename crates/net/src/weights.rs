@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use lgm_core::{Error, Result, Shape};
+use lgm_core::{Error, Result, Shape, memory};
 use lgm_hdf5::{H5Dataset, H5File, is_hdf5};
 use tracing::info;
 
@@ -33,6 +33,12 @@ impl Net {
     }
 
     fn load_binary(&mut self, path: &Path) -> Result<()> {
+        // The file's bytes, and the numbers in them.
+        let bytes = std::fs::metadata(path).map_err(Error::io(path, "read"))?.len();
+        memory::check(
+            usize::try_from(bytes).unwrap_or(usize::MAX).saturating_mul(2),
+            format!("reading {}", path.display()),
+        )?;
         let weights = lgm_proto::read_weights(path)?;
         let mut found = Vec::new();
         let keys = keys(weights.layers.iter().map(|l| (l.name.as_str(), l.kind.as_str())));

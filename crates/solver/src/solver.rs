@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Instant;
 
-use lgm_core::{Phase, Registry, Result, Step};
+use lgm_core::{Phase, Registry, Result, Step, memory};
 use lgm_net::{Gpu, LearnableInfo, Net, Options, Pass, Placement, expect_kind, fresh_seed, six_digits};
 use lgm_proto::{FileKind, Parsed, SolverParameter};
 use tracing::{info, warn};
@@ -144,16 +144,16 @@ impl Solver {
         }
         info!("Solver scaffolding done.");
         let two = rule::histories(param.r#type()) == 2;
-        let zeros = |n: usize| vec![0.0; n];
         let device = OnDevice::new(&net, &param)?;
         let history = match &device {
             Some(_) => Vec::new(),
             None => {
                 let each = |l: LearnableInfo<'_>| {
                     let n = l.spec.shape.count();
-                    [zeros(n), zeros(if two { n } else { 0 })]
+                    let zeros = |n| memory::zeros(n, format!("layer '{}': the solver's history", l.layer));
+                    Ok([zeros(n)?, zeros(if two { n } else { 0 })?])
                 };
-                net.learnables().map(each).collect()
+                net.learnables().map(each).collect::<Result<_>>()?
             }
         };
         Ok(Solver {
