@@ -165,7 +165,7 @@ impl H5Dataset {
     /// # Errors
     /// As [`H5Dataset::read_rows`].
     pub fn read(&self) -> Result<Values> {
-        self.read_ranges(&[0..self.rows()])
+        self.read_rows(0..self.rows())
     }
 
     /// Reads a range of rows.
@@ -173,7 +173,7 @@ impl H5Dataset {
     /// # Errors
     /// As [`H5Dataset::read_ranges`].
     pub fn read_rows(&self, rows: Range<usize>) -> Result<Values> {
-        self.read_ranges(&[rows])
+        self.read_ranges(std::slice::from_ref(&rows))
     }
 
     /// Reads ranges of rows, one behind the other; memory is bounded by what the rows and one storage chunk take.

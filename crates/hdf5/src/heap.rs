@@ -1,5 +1,5 @@
-//! Global heaps, in which the library of version 2.2 can go round for ever: an object that is free space of no bytes leads to
-//! itself. Files are looked through for such heaps before the library sees them.
+//! Global heaps, in which the library of version 2.2 can go round for ever: free space of no bytes, or an object whose length
+//! wraps to none, leads to itself. Files are looked through for such heaps before the library sees them.
 
 use std::io::Read;
 use std::path::Path;
@@ -48,11 +48,10 @@ fn is_endless(heap: &[u8], word: usize) -> bool {
     while at + HEADER <= size {
         let Some(len) = length(heap, at + 8, word) else { return false };
         let free = heap[at..at + 2] == [0, 0];
-        let step =
-            if free { Some(len) } else { len.checked_next_multiple_of(8).and_then(|len| len.checked_add(HEADER)) };
-        match step {
-            Some(0) => return true,
-            Some(step) if step <= size - at => at += step,
+        // As the library adds up.
+        match if free { len } else { (len.wrapping_add(7) & !7).wrapping_add(HEADER) } {
+            0 => return true,
+            step if step <= size - at => at += step,
             _ => return false,
         }
     }
@@ -82,5 +81,8 @@ mod tests {
         file[16 + 40 + 8] = 0;
         std::fs::write(&path, &file).unwrap();
         assert!(check(&path).unwrap_err().to_string().contains("the global heap at byte 16 has no end"));
+        file[16 + 16 + 8..][..8].copy_from_slice(&(u64::MAX - 15).to_le_bytes());
+        std::fs::write(&path, &file).unwrap();
+        assert!(check(&path).is_err());
     }
 }
