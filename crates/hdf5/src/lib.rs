@@ -10,9 +10,8 @@
 
 mod dataset;
 mod file;
-mod heap;
+mod header;
 mod image;
-mod sources;
 mod walk;
 
 pub use dataset::{H5Dataset, H5Number, Values};
