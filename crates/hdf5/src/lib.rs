@@ -10,6 +10,7 @@
 
 mod dataset;
 mod file;
+mod filters;
 mod header;
 mod image;
 mod walk;
