@@ -40,7 +40,7 @@ pub fn run(args: &TimeArgs) -> anyhow::Result<ExitCode> {
 
 /// Whole training iterations: data, forward, backward and update, nothing else.
 fn iterations(args: &TimeArgs, solver: &Path) -> anyhow::Result<()> {
-    let mut parsed = lgm_proto::read_solver(solver)?;
+    let mut parsed = models::solver(solver)?;
     // A file's wish for a GPU is not one of `time`, which measures what its flags say.
     parsed.message.solver_mode = None;
     let asked = Asked { gpus: args.device.gpu.as_ref(), precision: args.precision, solver: Some(&parsed.message) };

@@ -52,6 +52,7 @@ fn a_file_of_another_kind_is_told_with_what_takes_it() {
         test("solver.prototxt", &model, &["expected a net's prototxt, found a solver's prototxt: -solver takes it"]);
         test(&model, &model, &["expected a net's prototxt, found weights (.caffemodel): -weights takes it"]);
         test("net.prototxt", &state, &[wants_weights, "a solver state"]);
+        fails(path, &["time", "-solver", "net.prototxt"], &["expected a solver's prototxt, found a net's prototxt"]);
         fails(path, &["train", "-solver", "net.prototxt"], &["expected a solver's prototxt, found a net's prototxt"]);
         fs::write(path.join("s.prototxt"), SOLVER.replace("net.prototxt", "solver.prototxt")).unwrap();
         fails(

@@ -58,6 +58,7 @@ fn a_process_killed_at_any_moment_leaves_whole_snapshots() {
                 assert!(PathBuf::from(format!("{}.lgm", path.display())).exists(), "killed at {moment}: {state}");
                 let text = solver.replace("net.prototxt", folder.path().join("net.prototxt").to_str().unwrap());
                 let text = text.replace("'out'", &format!("'{}'", folder.path().join("out").display()));
+                let text = text.replace("max_iter: 4", "max_iter: 1000000");
                 let parsed = lgm_proto::parse_solver(text.as_bytes(), Path::new("solver.prototxt")).unwrap();
                 let solver = Solver::resume(&parsed, &registry(), &path);
                 let solver = solver.unwrap_or_else(|e| panic!("killed at {moment}: {state}: {e}"));

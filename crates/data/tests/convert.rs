@@ -239,6 +239,10 @@ fn what_is_no_dataset_is_said_so() {
     fails("in: cannot list");
     fs::create_dir(&input).unwrap();
     fails("holds no dataset: expected CIFAR-10 or CIFAR-100");
+    let packed = dir.path().join("cifar.tar.gz");
+    fs::write(&packed, b"\x1f\x8b\x08\0").unwrap();
+    let e = convert_cifar(&packed, dir.path().join("out"), OPTIONS, &mut |_, _| ()).unwrap_err().to_string();
+    assert!(e.ends_with("cifar.tar.gz: expected a folder, found an archive (gzip): unpack it"), "{e}");
     fs::create_dir(input.join("train")).unwrap();
     fails("holds no images: expected a folder for each class");
     put(&input, "train.bin", &[0; 100]);

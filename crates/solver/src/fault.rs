@@ -52,7 +52,7 @@ impl Solver {
     pub(crate) fn salvage(&mut self, error: Error) -> Error {
         let takes_snapshots = self.param.snapshot() > 0 || self.param.snapshot_after_train();
         let can = self.device.is_some() || self.diverged;
-        if !can || self.writer.failed() || !takes_snapshots {
+        if !can || self.writer.failed() {
             return error;
         }
         if let Err(unwritten) = self.writer.wait() {
@@ -64,7 +64,7 @@ impl Solver {
             Ok((taken, mark)) => {
                 let first = self.explain(mark.as_ref());
                 let note = match taken.first_not_finite() {
-                    _ if nothing_new => None,
+                    _ if nothing_new || !takes_snapshots => None,
                     Some(which) => Some(format!(
                         "iteration {} cannot be saved: {which} is not finite; {}",
                         self.iter,
@@ -78,6 +78,7 @@ impl Solver {
                 }
                 parts.join("; ")
             }
+            Err(_) if !takes_snapshots => return error,
             Err(silent) => {
                 warn!("nothing can be read from the device: {silent}");
                 format!("the device does not answer, and what it held is gone; {}", self.newest())

@@ -58,7 +58,7 @@ impl Solver {
     /// # Errors
     /// As for [`Solver::check_loss`].
     pub(crate) fn check_params(&mut self, display: bool) -> Result<()> {
-        if self.device.is_some() || !(display || self.iter as usize % CHECK_EVERY == 0) {
+        if self.device.is_some() || !(display || (self.iter as usize).is_multiple_of(CHECK_EVERY)) {
             return Ok(());
         }
         for i in 0..self.history.len() {

@@ -162,7 +162,13 @@ const ROWS: usize = 44;
 
 /// The file of images, with one label of its own.
 fn images(folder: &Folder, odd: Option<(usize, f32)>) {
-    let pixels: Vec<f32> = (0..ROWS * 5).map(|i| ((i * 7919) % 255) as f32 / 255.0 - 0.5).collect();
+    images_with(folder, odd, None);
+}
+
+/// The same with one pixel of its own too.
+fn images_with(folder: &Folder, odd: Option<(usize, f32)>, pixel: Option<(usize, f32)>) {
+    let mut pixels: Vec<f32> = (0..ROWS * 5).map(|i| ((i * 7919) % 255) as f32 / 255.0 - 0.5).collect();
+    pixel.iter().for_each(|&(i, value)| pixels[i] = value);
     let label = |i: usize| odd.filter(|odd| odd.0 == i).map_or((i * 5 % 3) as f32, |odd| odd.1);
     let labels: Vec<f32> = (0..ROWS).map(label).collect();
     let (file, shapes) = (folder.path("train.h5"), (Shape::from([ROWS, 5]), Shape::from([ROWS])));
@@ -215,6 +221,33 @@ fn a_fault_found_by_a_kernel_leaves_the_last_whole_iteration() {
         says(&log.join("\n"), &["Snapshotting to binary proto file ", "Snapshotting solver state to "]);
         saved_whole(&folder, 5, &error);
     }
+}
+
+/// A pixel that is not a number in the sixth iteration: the updates stop there, whenever the host hears of it.
+#[test]
+fn a_loss_that_is_not_finite_leaves_the_last_whole_iteration() {
+    for (display, order) in [(0, Order::Forward), (1, Order::Reversed), (4, Order::Forward), (5, Order::Reversed)] {
+        let Some(gpu) = common::device(order, Storage::default()) else { return };
+        let folder = Folder::new();
+        images_with(&folder, None, Some((21 * 5 + 2, f32::NAN)));
+        let (error, _) = fails(&folder, &solver("failed", &format!("max_iter: 10 display: {display}")), &gpu);
+        let first = "the first that is not finite is blob 'data' of layer 'data' (HDF5Data)";
+        says(&error, &["iteration 5: the loss is nan; ", first, "; iteration 5, the last whole one"]);
+        saved_whole(&folder, 5, &error);
+    }
+    // Told to keep going, the run ends, and writes nothing.
+    let Some(gpu) = common::device(Order::Forward, Storage::default()) else { return };
+    let folder = Folder::new();
+    images_with(&folder, None, Some((21 * 5 + 2, f32::NAN)));
+    let parsed = folder.parse(&solver("on", "max_iter: 10"));
+    let mut solver = Solver::new_on(&parsed, &registry(), Some(&gpu)).unwrap();
+    solver.keep_going(true);
+    let (_, log) = logged(|| solver.solve(&mut ()).unwrap());
+    says(
+        &log.join("\n"),
+        &["iteration 5: the loss is nan; going on", "iteration 10: parameter 0 of layer 'bn' is not finite, so"],
+    );
+    assert!(folder.files("on_iter").is_empty());
 }
 
 /// A label without a class among the test net's: training was whole up to the test, which a resumed run repeats.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use lgm_core::fs::write_bytes;
 use lgm_core::{Error, Result, Shape, ensure};
+use lgm_proto::FileKind;
 
 use super::{BLOCK, Progress, folder, pickle};
 use crate::datum::{Color, Pixels, decode_image};
@@ -82,6 +83,9 @@ enum Form {
 
 /// Finds out what a folder holds: the form, and the folder its files are in.
 fn detect(input: &Path) -> Result<(Form, PathBuf)> {
+    if let Ok(kind @ (FileKind::Archive(_) | FileKind::Html | FileKind::LfsPointer)) = FileKind::of(input) {
+        kind.expect(FileKind::Folder, input)?;
+    }
     let unpacked = ["cifar-10-batches-bin", "cifar-100-binary", "cifar-10-batches-py", "cifar-100-python"];
     for folder in std::iter::once(input.to_path_buf()).chain(unpacked.iter().map(|n| input.join(n))) {
         let file = |name: &str| folder.join(name).is_file();
