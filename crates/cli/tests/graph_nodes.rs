@@ -33,7 +33,7 @@ fn prepare(folder: &Path, net: &str, batch: usize, [channels, height, width]: [u
     let images = Shape::from([batch, channels, height, width]);
     let (pixels, labels) = (vec![0.0; images.count()], vec![0.0; batch]);
     let blobs = [("data", &images, &pixels[..]), ("label", &Shape::from([batch]), &labels[..])];
-    lgm_data::hdf5::write_f32(&folder.join("data.h5"), &blobs).unwrap();
+    lgm_data::hdf5::write_f32(folder.join("data.h5"), &blobs).unwrap();
     fs::write(folder.join("list.txt"), "data.h5\n").unwrap();
     fs::write(folder.join("net.prototxt"), from_python(&format!("nets.build('{net}', {batch}).prototxt()"))).unwrap();
     fs::write(folder.join("solver.prototxt"), from_python(&format!("nets.solver('{net}')"))).unwrap();
