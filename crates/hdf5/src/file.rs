@@ -6,7 +6,7 @@ use hdf5_metno::types::{FixedAscii, FixedUnicode};
 use lgm_core::{Error, Result};
 
 use crate::dataset::H5Dataset;
-use crate::{heap, reason, sources, walk};
+use crate::{header, reason, walk};
 
 /// The first bytes of every HDF5 file.
 pub(crate) const MAGIC: [u8; 8] = *b"\x89HDF\r\n\x1a\n";
@@ -42,7 +42,6 @@ impl H5File {
         let path = path.as_ref();
         // Asked of the system first: its reasons are clearer than the library's.
         std::fs::File::open(path).map_err(Error::io(path, "open"))?;
-        heap::check(path)?;
         let file = hdf5_metno::File::open(path)
             .map_err(|e| Error::data(path, format!("cannot be read as an HDF5 file: {}", reason(&e))))?;
         Ok(H5File { path: path.into(), file })
@@ -87,16 +86,16 @@ impl H5File {
     /// When it is missing (the message lists what is there), cannot be read (the message has the library's reason) or does
     /// not hold numbers.
     pub fn dataset(&self, name: &str) -> Result<H5Dataset> {
-        match self.file.dataset(name) {
-            Ok(dataset) => {
-                sources::check(self, name, &dataset)?;
-                H5Dataset::new(self, name, dataset)
-            }
-            Err(e) if self.contains(name) => {
-                Err(self.fail(format!("'{name}' cannot be read as a dataset: {}", reason(&e))))
-            }
-            Err(_) => Err(self.fail(format!("no dataset named '{name}' ({})", self.found()))),
+        if !self.contains(name) {
+            return Err(self.fail(format!("no dataset named '{name}' ({})", self.found())));
         }
+        H5Dataset::new(self, name, self.open_dataset(name)?)
+    }
+
+    fn open_dataset(&self, name: &str) -> Result<hdf5_metno::Dataset> {
+        header::check(self, name)?;
+        let fail = |e| self.fail(format!("'{name}' cannot be read as a dataset: {}", reason(&e)));
+        self.file.dataset(name).map_err(fail)
     }
 
     fn found(&self) -> String {
@@ -125,8 +124,8 @@ impl H5File {
     /// # Errors
     /// When it is missing, or none.
     pub fn text(&self, name: &str) -> Result<String> {
+        let dataset = self.open_dataset(name)?;
         let read = || {
-            let dataset = self.file.dataset(name)?;
             let size = dataset.dtype()?.size();
             if size > STRING {
                 return Err(format!("it is {size} bytes long, expected {STRING} at most").into());

@@ -10,9 +10,9 @@
 
 mod dataset;
 mod file;
-mod heap;
+mod filters;
+mod header;
 mod image;
-mod sources;
 mod walk;
 
 pub use dataset::{H5Dataset, H5Number, Values};
