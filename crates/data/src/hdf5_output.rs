@@ -133,6 +133,6 @@ mod tests {
         let (x, v) = (spec(1), [0.0f32; 2]);
         let views = [View::of_slice(&v, &x).unwrap(), View::of_slice(&v, &x).unwrap()];
         let e = s.store(&views).unwrap_err().to_string();
-        assert!(e.contains("/nonexistent/x.h5: cannot write"), "{e}");
+        assert!(e.contains("/nonexistent/x.h5: cannot create"), "{e}");
     }
 }
