@@ -6,20 +6,27 @@ lenet    Caffe's LeNet for MNIST
 alexnet  CaffeNet (pooling before normalisation), 227x227, 1000 classes
 resnet18 ResNet-18, 224x224, 1000 classes
 resnet50 ResNet-50 with the stride in a block's 3x3 convolution, 224x224, 1000 classes
+resnet20 ResNet-20 for CIFAR-10, shortcuts projected by 1x1 convolutions where the shape changes
+resnet20_pad  the same, shortcuts subsampled and padded with zero channels there
 """
 
-SHAPES = {'simple': (3, 32, 32), 'lenet': (1, 28, 28), 'alexnet': (3, 227, 227), 'resnet18': (3, 224, 224), 'resnet50': (3, 224, 224)}
-CLASSES = {'simple': 100, 'lenet': 10, 'alexnet': 1000, 'resnet18': 1000, 'resnet50': 1000}
+SHAPES = {'simple': (3, 32, 32), 'lenet': (1, 28, 28), 'alexnet': (3, 227, 227), 'resnet18': (3, 224, 224), 'resnet50': (3, 224, 224),
+          'resnet20': (3, 32, 32), 'resnet20_pad': (3, 32, 32)}
+CLASSES = {'simple': 100, 'lenet': 10, 'alexnet': 1000, 'resnet18': 1000, 'resnet50': 1000, 'resnet20': 10, 'resnet20_pad': 10}
 
 
 class Net:
+    """A prototxt in the making; `names` are those of its layers by type, in order."""
+
     def __init__(self, name, batch):
+        self.name, self.batch, self.names = name, batch, {}
         self.text = [f'name: "{name}"']
         self.layer('data', 'HDF5Data', [], ['data', 'label'], f'hdf5_data_param {{ source: "list.txt" batch_size: {batch} }}')
 
     def layer(self, name, kind, bottoms, tops, body=''):
         blobs = [f'bottom: "{b}"' for b in bottoms] + [f'top: "{t}"' for t in tops]
         self.text.append(f'layer {{ name: "{name}" type: "{kind}" {" ".join(blobs)} {body} }}')
+        self.names.setdefault(kind, []).append(name)
         return tops[0]
 
     def conv(self, name, bottom, outputs, kernel, stride=1, pad=0, group=1, bias=True):
@@ -46,6 +53,9 @@ class Net:
 
     def loss(self, logits):
         self.layer('loss', 'SoftmaxWithLoss', [logits, 'label'], ['loss'])
+        return self
+
+    def prototxt(self):
         return '\n'.join(self.text) + '\n'
 
 
@@ -116,10 +126,42 @@ def resnet50(batch):
     return net.loss(net.full('fc', net.pool('average', blob, 'AVE', kernel=0), 1000))
 
 
-def solver(name):
-    kind = 'type: "Nesterov"' if name == 'simple' else 'type: "SGD"'
-    return f'net: "net.prototxt"\n{kind}\nbase_lr: 0.001\nlr_policy: "fixed"\nmomentum: 0.9\nweight_decay: 0.0005\nmax_iter: 1000\nrandom_seed: 1\n'
+def resnet20(batch, pad=False):
+    net, blob, width, size = Net("resnet20_pad" if pad else "resnet20", batch), "data", 16, 32
+    blob = net.norm(net.conv('conv1', blob, width, 3, pad=1, bias=False))
+    for stage, outputs in enumerate((16, 32, 64), 1):
+        for block in (1, 2, 3):
+            stride = 2 if stage > 1 and block == 1 else 1
+            at, size = f'res{stage}_{block}', size // stride
+            inner = net.norm(net.conv(f'{at}/a', blob, outputs, 3, stride, 1, bias=False))
+            inner = net.norm(net.conv(f'{at}/b', inner, outputs, 3, 1, 1, bias=False), relu=False)
+            if stride != 1 and pad:
+                every_other = net.pool(f'{at}/subsampled', blob, 'AVE', 1, 2, 'round_mode: FLOOR')
+                shape = f'shape {{ dim: {batch} dim: {outputs - width} dim: {size} dim: {size} }}'
+                zeros = net.layer(f'{at}/zeros', 'DummyData', [], [f'{at}/zeros'], f'dummy_data_param {{ {shape} }}')
+                blob = net.layer(f'{at}/padded', 'Concat', [every_other, zeros], [f'{at}/padded'])
+            elif stride != 1:
+                blob = net.norm(net.conv(f'{at}/project', blob, outputs, 1, stride, bias=False), relu=False)
+            blob, width = net.relu(net.layer(f'{at}/sum', 'Eltwise', [inner, blob], [at])), outputs
+    return net.loss(net.full('fc', net.pool('average', blob, 'AVE', kernel=0), 10))
 
 
-def prototxt(name, batch):
-    return {'simple': simple, 'lenet': lenet, 'alexnet': alexnet, 'resnet18': resnet18, 'resnet50': resnet50}[name](batch)
+def resnet20_pad(batch):
+    return resnet20(batch, pad=True)
+
+
+RATE, MOMENTUM, DECAY = 0.001, 0.9, 0.0005
+
+
+def solver(name, more=''):
+    kind = 'Nesterov' if name == 'simple' else 'SGD'
+    return (f'net: "net.prototxt"\ntype: "{kind}"\nbase_lr: {RATE}\nlr_policy: "fixed"\nmomentum: {MOMENTUM}\n'
+            f'weight_decay: {DECAY}\nrandom_seed: 1\n{more or "max_iter: 1000"}\n')
+
+
+def build(name, batch, dropout=True):
+    """The net; without dropout, whose masks two programs draw differently, if asked."""
+    net = globals()[name](batch)
+    if not dropout:
+        net.text = [line.replace('dropout_ratio: 0.5', 'dropout_ratio: 0') for line in net.text]
+    return net

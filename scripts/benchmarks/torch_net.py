@@ -1,35 +1,39 @@
-"""One training iteration of a benchmark net in PyTorch, timed: what a user would otherwise run.
+"""Training iterations of a benchmark net in PyTorch, timed: what a user would otherwise run.
 
-    torch_net.py {simple|lenet|alexnet|resnet18|resnet50} BATCH [--iterations N] [--channels-last] [--compile] [--threads N]
-                 [--gpu ID] [--precision fp32|tf32|bf16]
+    torch_net.py NET BATCH --weights FILE --data FILE [--iterations N] [--losses N] [--channels-last] [--compile]
+                 [--threads N] [--gpu ID] [--precision fp32|tf32|bf16]
 
-Prints the time in milliseconds of a whole iteration (zero gradients, forward, backward, update), on data that is in memory
-already, the GPU's with --gpu: on the CPU the median, on a GPU the total over the number of iterations, of which only the
-last is waited for. Eager, or with --compile torch.compile, which on a GPU replays CUDA graphs. cuDNN times its ways to run
-each convolution and takes the fastest.
+NET is one of nets.py. It begins with the weights of a .caffemodel.h5 that lgm-caffe wrote for the same net, and takes its
+batches from an HDF5 file with `data` and `label`, one after another, all in memory beforehand, the GPU's with --gpu.
+Prints the time in milliseconds of a whole iteration (zero gradients, forward, backward, update): on the CPU the median, on a
+GPU the total over the number of iterations, of which only the last is waited for. Eager, or with --compile torch.compile,
+which on a GPU replays CUDA graphs. cuDNN times its ways to run each convolution and takes the fastest. With --losses it
+prints in their place the losses of as many first iterations, without dropout.
 """
 import argparse
 import time
 
+import h5py
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from nets import CLASSES, SHAPES
+import nets
 
 
 class GaussianHead(nn.Module):
-    """L-GM logits with the likelihood term, unit variance; margin 0.1, weight 0.1."""
+    """L-GM logits with the likelihood term, unit variance; margin 0.1, weight 0.1. The cross-entropy, and the objective."""
 
     def __init__(self, classes, width):
         super().__init__()
-        self.centers = nn.Parameter(torch.randn(classes, width) * (2 / width) ** 0.5)
+        self.centers = nn.Parameter(torch.zeros(classes, width))
 
     def forward(self, x, label):
         distance = 0.5 * ((x * x).sum(1, keepdim=True) - 2 * x @ self.centers.t() + (self.centers * self.centers).sum(1)[None])
         margin = torch.ones_like(distance).scatter(1, label[:, None], 1.1)
         likelihood = 0.5 * ((x - self.centers[label]) ** 2).sum() / x.shape[0]
-        return F.cross_entropy(-distance * margin, label) + 0.1 * likelihood
+        loss = F.cross_entropy(-distance * margin, label)
+        return loss, loss + 0.1 * likelihood
 
 
 def conv_norm(i, o, kernel, stride=1, pad=0, relu=True):
@@ -37,11 +41,24 @@ def conv_norm(i, o, kernel, stride=1, pad=0, relu=True):
     return nn.Sequential(*layers, nn.ReLU(inplace=True)) if relu else nn.Sequential(*layers)
 
 
+class Pad(nn.Module):
+    """Every other pixel, and zeros for the channels that are not there."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x):
+        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, self.channels))
+
+
 class Block(nn.Module):
-    def __init__(self, i, o, stride):
+    def __init__(self, i, o, stride, pad=False):
         super().__init__()
         self.inner = nn.Sequential(conv_norm(i, o, 3, stride, 1), conv_norm(o, o, 3, 1, 1, relu=False))
-        self.project = conv_norm(i, o, 1, stride, relu=False) if stride != 1 or i != o else nn.Identity()
+        self.project = nn.Identity()
+        if stride != 1 or i != o:
+            self.project = Pad(o - i) if pad else conv_norm(i, o, 1, stride, relu=False)
 
     def forward(self, x):
         return F.relu(self.inner(x) + self.project(x), inplace=True)
@@ -77,6 +94,13 @@ def build(name):
                              *conv(256, 384, 3, padding=1), *conv(384, 384, 3, padding=1, groups=2),
                              *conv(384, 256, 3, padding=1, groups=2), pool, nn.Flatten(), *full(9216), *full(4096),
                              nn.Linear(4096, 1000))
+    if name.startswith('resnet20'):
+        blocks, i = [], 16
+        for stage, o in enumerate((16, 32, 64)):
+            for block in range(3):
+                blocks.append(Block(i, o, 2 if stage and not block else 1, pad=name.endswith('pad')))
+                i = o
+        return nn.Sequential(conv_norm(3, 16, 3, 1, 1), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(i, 10))
     blocks, i = [], 64
     for stage, o in enumerate((64, 128, 256, 512)):
         stride = 2 if stage else 1
@@ -90,11 +114,27 @@ def build(name):
                          nn.Linear(i, 1000))
 
 
+def load(net, head, layers, path):
+    """Gives a net the parameters that lgm-caffe began with: its layers of each kind stand in the same order."""
+    with h5py.File(path) as f:
+        for module, kind in ((nn.Conv2d, 'Convolution'), (nn.BatchNorm2d, 'Scale'), (nn.Linear, 'InnerProduct')):
+            modules, names = [m for m in net.modules() if isinstance(m, module)], layers.get(kind, [])
+            assert len(modules) == len(names), f'{len(modules)} modules for {len(names)} layers of type {kind}'
+            for module, name in zip(modules, names):
+                for i, param in enumerate(p for p in (module.weight, module.bias) if p is not None):
+                    param.data.copy_(torch.from_numpy(f[f'data/{name}/{i}'][...]).reshape(param.shape))
+        if head:
+            head.centers.data.copy_(torch.from_numpy(f[f'data/{layers["ClassDistance"][0]}/0'][...]))
+
+
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument('net', choices=sorted(SHAPES))
+    parser.add_argument('net', choices=sorted(nets.SHAPES))
     parser.add_argument('batch', type=int)
+    parser.add_argument('--weights', required=True)
+    parser.add_argument('--data', required=True)
     parser.add_argument('--iterations', type=int, default=10)
+    parser.add_argument('--losses', type=int)
     parser.add_argument('--channels-last', action='store_true')
     parser.add_argument('--compile', action='store_true')
     parser.add_argument('--threads', type=int)
@@ -109,34 +149,49 @@ def main():
     if args.threads:
         torch.set_num_threads(args.threads)
     net, head = build(args.net), GaussianHead(100, 384) if args.net == 'simple' else None
-    x = torch.randn(args.batch, *SHAPES[args.net])
-    label = torch.randint(0, CLASSES[args.net], (args.batch,))
+    load(net, head, nets.build(args.net, args.batch).names, args.weights)
+    with h5py.File(args.data) as f:
+        x, label = (torch.from_numpy(f[name][...]).split(args.batch) for name in ('data', 'label'))
     if args.channels_last:
-        net, x = net.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
-    net, head, x, label = net.to(device), head and head.to(device), x.to(device), label.to(device)
-    params = list(net.parameters()) + (list(head.parameters()) if head else [])
-    optimizer = torch.optim.SGD(params, lr=0.001, momentum=0.9, nesterov=head is not None, weight_decay=5e-4, fused=True)
+        net, x = net.to(memory_format=torch.channels_last), [x.to(memory_format=torch.channels_last) for x in x]
+    net, head = net.to(device), head and head.to(device)
+    x, label = [x.to(device) for x in x], [label.long().to(device) for label in label]
+    groups = [{'params': net.parameters()}] + ([{'params': head.parameters(), 'lr': 2 * nets.RATE}] if head else [])
+    optimizer = torch.optim.SGD(groups, lr=nets.RATE, momentum=nets.MOMENTUM, nesterov=head is not None,
+                                weight_decay=nets.DECAY, fused=True)
+    if args.losses:
+        for module in net.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0
 
     def objective(x, label):
         with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == 'bf16'):
             features = net(x)
-        return head(features.float(), label) if head else F.cross_entropy(features.float(), label)
+        if head:
+            return head(features.float(), label)
+        loss = F.cross_entropy(features.float(), label)
+        return loss, loss
 
     if args.compile:
         objective = torch.compile(objective, mode='default' if args.gpu is None else 'reduce-overhead')
 
-    def iteration():
+    def iteration(i):
         optimizer.zero_grad(set_to_none=True)
-        objective(x, label).backward()
+        loss, total = objective(x[i % len(x)], label[i % len(x)])
+        total.backward()
         optimizer.step()
+        return loss
 
-    for _ in range(2 if args.gpu is None else 10):
-        iteration()
+    if args.losses:
+        print(*(f'{iteration(i).item():.8g}' for i in range(args.losses)))
+        return
+    for i in range(2 if args.gpu is None else 10):
+        iteration(i)
     finish()
     times, begin = [], time.perf_counter()
-    for _ in range(args.iterations):
+    for i in range(args.iterations):
         start = time.perf_counter()
-        iteration()
+        iteration(i)
         times.append(time.perf_counter() - start)
     finish()
     total = time.perf_counter() - begin

@@ -44,7 +44,8 @@ impl FusedBatchNorm {
     pub(crate) fn of(run: &[&LayerParameter], cx: &BuildCx) -> Result<Option<(Node, usize)>> {
         let [norm, scale, rest @ ..] = run else { return Ok(None) };
         let affine = scale.scale_param.clone().unwrap_or_default();
-        let per_channel = affine.axis() == 1 && affine.num_axes() == 1;
+        // With a second bottom, that is the scale.
+        let per_channel = affine.axis() == 1 && affine.num_axes() == 1 && scale.bottom.len() == 1;
         if norm.r#type() != "BatchNorm" || scale.r#type() != "Scale" || !per_channel {
             return Ok(None);
         }
@@ -155,7 +156,7 @@ impl HostRun for FusedBatchNorm {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use lgm_core::{DType, Phase, Registry};
     use lgm_testkit::{Case, Draw, Rig, assert_close, check};
@@ -165,7 +166,16 @@ mod tests {
         let joins = (param.bottom.len() == 2).then_some("Eltwise");
         let last = if param.relu_param.is_some() { "ReLU" } else { "Power" };
         let kinds = ["BatchNorm", "Scale"].into_iter().chain(joins).chain([last]);
-        kinds.map(|kind| LayerParameter { r#type: Some(kind.into()), ..param.clone() }).collect()
+        kinds.map(|kind| of_kind(param, kind)).collect()
+    }
+
+    /// The entry as a layer of a type: normalisation and scale have one bottom.
+    pub(crate) fn of_kind(param: &LayerParameter, kind: &str) -> LayerParameter {
+        let mut layer = LayerParameter { r#type: Some(kind.into()), ..param.clone() };
+        if kind != "Eltwise" {
+            layer.bottom.truncate(1);
+        }
+        layer
     }
 
     fn registry() -> Registry {
@@ -245,8 +255,7 @@ mod tests {
         let cx = BuildCx { phase: Phase::Train, dtype: DType::F32, seed: 0 };
         let of = |kinds: &[&str], scale: &str| {
             let param = lgm_testkit::parse_layer(&layer("Scale", scale)).unwrap();
-            let run: Vec<_> =
-                kinds.iter().map(|k| LayerParameter { r#type: Some(k.to_string()), ..param.clone() }).collect();
+            let run: Vec<_> = kinds.iter().map(|kind| of_kind(&param, kind)).collect();
             FusedBatchNorm::of(&run.iter().collect::<Vec<_>>(), &cx).unwrap().map(|(_, len)| len)
         };
         assert_eq!(of(&["BatchNorm", "Scale", "ReLU"], ""), Some(3));
@@ -263,5 +272,9 @@ mod tests {
         );
         assert_eq!(of(&["BatchNorm", "Scale", "Eltwise"], "bottom: 'r' eltwise_param { coeff: 1 coeff: -1 }"), Some(2));
         assert_eq!(of(&["BatchNorm", "Scale", "Eltwise"], "bottom: 'r' bottom: 's'"), Some(2));
+        // A scale that comes from another layer.
+        let given = lgm_testkit::parse_layer(&layer("Scale", "bottom: 's'")).unwrap();
+        let norm = of_kind(&given, "BatchNorm");
+        assert!(FusedBatchNorm::of(&[&norm, &given], &cx).unwrap().is_none());
     }
 }

@@ -133,7 +133,22 @@ impl Bound<Host> {
         let arena = Memory::new(plan.bytes, &what).map_err(blame)?;
         Bound::bind(graph, arena, plan, params, extra, here)
     }
+
+    /// Fills the arena with NaN.
+    pub fn poison_all(&mut self) {
+        self.arena.bytes_mut().fill(POISON);
+    }
+
+    /// Fills what nobody reads after a layer's forward or backward with NaN.
+    pub fn poison_released(&mut self, time: usize) {
+        for &(offset, bytes) in &self.plan.released[time] {
+            self.arena.bytes_mut()[offset..offset + bytes].fill(POISON);
+        }
+    }
 }
+
+/// Every byte of a NaN, in single and in double precision.
+const POISON: u8 = 0xff;
 
 impl<S: Place> Bound<S> {
     /// Puts a plan, memory and parameters together and checks them for the layers that `here` says run in this memory.

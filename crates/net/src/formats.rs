@@ -1,6 +1,13 @@
 //! The formats pass: how a device stores each value. Every layer says in which formats it takes its bottoms and gives its
 //! tops; where a reader wants another than the writer gives, a conversion comes between them, a layer like any other that
 //! no prototxt names. Outputs and what counts towards the loss are plain, and so is what layers on the host see.
+//!
+//! # Invariants
+//!
+//! - Afterwards every layer finds each bottom in the format that it asked for, and a name leads to a value that holds what
+//!   the blob of that name holds.
+//! - Layers keep their order, and whoever wrote or read a value still does or reads a conversion of it
+//!   ([`Graph::check`], asserted in debug builds).
 
 use std::fmt;
 
@@ -208,5 +215,8 @@ pub fn assign(graph: &mut Graph, roles: &[Role], storage: Storage) -> Result<Con
         value.consumer = value.consumer.map(|(reader, b)| (place[reader], b));
     }
     graph.params.iter_mut().for_each(|param| param.layer = place[param.layer]);
+    if cfg!(debug_assertions) {
+        graph.check();
+    }
     Ok(conversions)
 }

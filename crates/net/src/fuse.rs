@@ -6,6 +6,18 @@
 //!
 //! A run is left alone when somebody could see the difference: a blob between its layers is kept, weighs in the loss or
 //! has its gradient steered by `propagate_down`.
+//!
+//! # Invariants
+//!
+//! - A run is a path: each value between its layers is written by the one and read by the next, and by nobody else.
+//! - Every layer is computed once: by itself, or by the last layer of the one run that it is part of. Of two runs that
+//!   meet in a layer, as both branches of a residual block do in its sum, the first takes the layer and the other ends
+//!   before it.
+//! - Every parameter is computed with by one layer alone: its own, or the last of its run. Statistics that several layers
+//!   share are updated in the order of the prototxt, so such layers are left alone.
+//! - A layer that rectifies for a ReLU is part of no run, and neither is the ReLU.
+//!
+//! [`Graph::check`] asserts those that concern the graph in debug builds.
 
 use lgm_core::{BuildCx, Node, Plan, Result};
 use tracing::info;
@@ -25,11 +37,12 @@ pub fn fuse(graph: &mut Graph, cx: BuildCx, keep: &Keep, device: bool) -> Result
     // By layer: whether it is one of a run that is computed together.
     let mut fused = vec![false; graph.layers.len()];
     for first in 0..graph.layers.len() {
-        let run = run_from(graph, first, keep);
+        let run = run_from(graph, first, keep, &fused);
         let params: Vec<_> = run.iter().map(|&i| &graph.layers[i].param).collect();
         let Some((node, len)) = lgm_layers::fuse(&params, &cx)? else { continue };
         let runs = |node: &Node| matches!(node, Node::Compute(layer) if layer.device().is_some());
-        if device && !runs(&node) {
+        let shared = run[..len].iter().flat_map(|&i| &graph.layers[i].params).any(|&p| graph.shares_state(p));
+        if shared || (device && !runs(&node)) {
             continue;
         }
         absorb(graph, &run[..len], node).map_err(|e| graph.layers[first].blame(e))?;
@@ -44,20 +57,18 @@ pub fn fuse(graph: &mut Graph, cx: BuildCx, keep: &Keep, device: bool) -> Result
             _ => {}
         }
     }
+    if cfg!(debug_assertions) {
+        graph.check();
+    }
     Ok(())
 }
 
 /// The layers that follow one another from `first` on, each reading what the one before makes and, beside that, at most
-/// what others made.
-fn run_from(graph: &Graph, first: usize, keep: &Keep) -> Vec<usize> {
-    let mut run = vec![first];
-    while run.len() < LONGEST {
-        match passed_on(graph, run[run.len() - 1], keep) {
-            Some(next) => run.push(next),
-            None => break,
-        }
-    }
-    run
+/// what others made; none that is `fused` already.
+fn run_from(graph: &Graph, first: usize, keep: &Keep, fused: &[bool]) -> Vec<usize> {
+    let free = |&layer: &usize| !fused[layer];
+    let start = Some(first).filter(free);
+    std::iter::successors(start, |&layer| passed_on(graph, layer, keep).filter(free)).take(LONGEST).collect()
 }
 
 /// The layer that reads the only top of `layer`, where nobody else sees that.

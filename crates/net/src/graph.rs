@@ -391,6 +391,35 @@ impl Graph {
         outputs
     }
 
+    /// Whether a parameter holds statistics that another layer updates too.
+    pub fn shares_state(&self, p: usize) -> bool {
+        let learnable = self.params[p].learnable;
+        self.params[p].state && self.params.iter().filter(|q| q.learnable == learnable).count() > 1
+    }
+
+    /// Asserts what every pass over the graph must keep: values and layers name each other, a layer that another computes
+    /// has nothing left to do, and every parameter is computed with by one layer.
+    pub fn check(&self) {
+        let mut computed = vec![0; self.params.len()];
+        for (i, layer) in self.layers.iter().enumerate() {
+            for (t, &top) in layer.tops.iter().enumerate() {
+                assert_eq!(self.values[top].producer, (i, t), "top {t} of {} is another layer's", layer.name());
+            }
+            for (b, &bottom) in layer.bottoms.iter().enumerate() {
+                assert_eq!(self.values[bottom].consumer, Some((i, b)), "bottom {b} of {} is not its own", layer.name());
+                assert!(self.values[bottom].producer.0 < i, "{} reads what comes later", layer.name());
+            }
+            assert_eq!(layer.bottom_backward.len(), layer.bottoms.len(), "{}", layer.name());
+            let idle = layer.bottoms.is_empty() && layer.tops.is_empty() && layer.exec_params.is_empty();
+            assert!(!layer.absorbed || idle, "{} is computed twice", layer.name());
+            layer.exec_params.iter().for_each(|&p| computed[p] += 1);
+        }
+        for (param, times) in self.params.iter().zip(computed) {
+            let layer = self.layers[param.layer].name();
+            assert_eq!(times, 1, "layers that compute with parameter {} of {layer}", param.index);
+        }
+    }
+
     /// Whether backward of the value's consumer writes its diff.
     pub fn diff_written(&self, value: ValueId) -> bool {
         self.values[value].consumer.is_some_and(|(l, b)| self.layers[l].backward && self.layers[l].bottom_backward[b])

@@ -96,6 +96,12 @@ impl Memory {
         self.layout.size()
     }
 
+    /// All of it.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: `len` initialised bytes, owned by this value, which is borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.addr.as_ptr(), self.len()) }
+    }
+
     /// The address of the byte at `offset`, which must not lie beyond the end.
     pub(crate) fn addr(&self, offset: usize) -> *mut u8 {
         assert!(offset <= self.len(), "an offset beyond the arena");

@@ -35,6 +35,9 @@ pub struct Options {
     pub keep: Keep,
     /// Whether layers may be computed together where nobody can see it.
     pub fuse: bool,
+    /// Whether a net on the host fills memory with NaN as soon as nothing is to read it, so that a use of it shows: for
+    /// tests.
+    pub poison: bool,
     /// The device to run on; the host if none.
     pub device: Option<Placement>,
 }
@@ -51,6 +54,7 @@ impl Options {
             seed,
             keep: Keep::Outputs,
             fuse: std::env::var_os("LGM_FUSE").is_none_or(|v| v != "0"),
+            poison: false,
             device: None,
         }
     }
@@ -77,7 +81,7 @@ pub(crate) fn build_graph(
     let layers = filter::insert_splits(layers)?;
     let cx = BuildCx { phase, dtype: options.dtype, seed: options.seed };
     let mut graph = Graph::build(layers, registry, cx)?;
-    if options.fuse && !param.debug_info() {
+    if options.fuse && options.keep != Keep::Apart && !param.debug_info() {
         fuse::fuse(&mut graph, cx, &options.keep, options.device.is_some())?;
     }
     if options.backward {
@@ -99,6 +103,7 @@ pub fn fresh_seed() -> u64 {
 pub struct Net {
     name: String,
     debug_info: bool,
+    poison: bool,
     pub(crate) graph: Graph,
     /// All memory of a net on the host; of one on a device, what its layers on the host see.
     pub(crate) bound: Bound<Host>,
@@ -137,7 +142,11 @@ impl Net {
             }
         };
         let name = param.name().to_string();
-        let mut net = Net { name, debug_info: param.debug_info(), graph, bound, queue: HostQueue, device };
+        let (debug_info, poison) = (param.debug_info(), options.poison && device.is_none());
+        let mut net = Net { name, debug_info, poison, graph, bound, queue: HostQueue, device };
+        if poison {
+            net.bound.poison_all();
+        }
         net.fill(options.seed)?;
         for value in net.graph.outputs() {
             info!("This network produces output {}", net.graph.values[value].name);
@@ -183,6 +192,7 @@ impl Net {
         let mut loss = 0.0;
         for i in 0..self.graph.layers.len() {
             loss += self.forward_layer(i, step)?;
+            self.poison_released(i);
         }
         Ok(loss)
     }
@@ -192,10 +202,18 @@ impl Net {
     /// # Errors
     /// What a layer refuses, with the layer's name.
     pub fn backward(&mut self, step: &Step) -> Result<()> {
-        for i in (0..self.graph.layers.len()).rev() {
+        let layers = self.graph.layers.len();
+        for i in (0..layers).rev() {
             self.backward_layer(i, step)?;
+            self.poison_released(2 * layers - 1 - i);
         }
         if self.debug_info { self.log_params() } else { Ok(()) }
+    }
+
+    fn poison_released(&mut self, time: usize) {
+        if self.poison {
+            self.bound.poison_released(time);
+        }
     }
 
     /// Runs layer `i` forward and returns its part of the loss; on a device, which adds the loss up by itself, 0.

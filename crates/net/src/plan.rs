@@ -1,4 +1,15 @@
 //! The memory plan: which values share storage, and where everything lies in the net's one arena.
+//!
+//! # Invariants
+//!
+//! - A value's bytes are its own from its producer's forward until the last read of it: by its consumer's forward, by the
+//!   backward passes that say they read it, or by whoever looks after the pass if it is an output or kept.
+//! - A value takes over its bottom's bytes only where the layer says that it can and nobody reads the bottom, or what else
+//!   lies there, later; a view leaves them as they are. Values have one producer and at most one consumer
+//!   ([`Graph::check`]), so that these reads are all there are.
+//!
+//! [`crate::Options::poison`] has a net on the host write NaN over bytes as soon as they are nobody's, and
+//! [`Keep::Apart`] gives a plan to compare with in which no two things share any.
 
 use lgm_core::{BlobSpec, Node, Sharing};
 
@@ -15,6 +26,9 @@ pub enum Keep {
     Named(Vec<String>),
     /// Every blob.
     All,
+    /// Every blob before and after each layer in place, and every gradient, each in memory of its own. No layers are
+    /// computed together: what other plans can be compared with.
+    Apart,
 }
 
 impl Keep {
@@ -22,7 +36,7 @@ impl Keep {
         match self {
             Keep::Outputs => false,
             Keep::Named(names) => names.iter().any(|n| n == name),
-            Keep::All => true,
+            Keep::All | Keep::Apart => true,
         }
     }
 }
@@ -48,6 +62,8 @@ pub struct MemoryPlan {
     pub diff_shared: Vec<Vec<Option<usize>>>,
     /// The arena's length.
     pub bytes: usize,
+    /// By time, a layer's forward or backward: the offset and length of what nobody reads after it.
+    pub released: Vec<Vec<(usize, usize)>>,
 }
 
 /// Where a layer of a net on a device runs, as far as memory goes.
@@ -71,8 +87,13 @@ struct Planner<'a> {
 
 impl Planner<'_> {
     fn region(&mut self, bytes: usize, start: usize, end: usize) -> usize {
+        let (start, end) = if self.apart() { (0, self.end) } else { (start, end) };
         self.regions.push(Region { bytes, start, end });
         self.regions.len() - 1
+    }
+
+    fn apart(&self) -> bool {
+        *self.keep == Keep::Apart
     }
 
     /// What a layer reads of its own in backward, and keeps, in this memory.
@@ -138,6 +159,7 @@ pub fn plan(graph: &Graph, keep: &Keep, roles: &[Role], align: usize) -> MemoryP
                 let same_size = graph.values[layer.bottoms[b]].bytes() == graph.values[top].bytes();
                 t == j
                     && same_size
+                    && !p.apart()
                     && (!shared[b] || how == Sharing::View)
                     && (how == Sharing::View || p.may_overwrite(&members[group], layer, b))
             });
@@ -182,6 +204,7 @@ pub fn plan(graph: &Graph, keep: &Keep, roles: &[Role], align: usize) -> MemoryP
             let until = if kept { p.end } else { p.backward_time(graph.values[bottom].producer.0) };
             let partner = layer.plan.share_diff.iter().find(|&&(t, bb)| {
                 bb == b
+                    && !p.apart()
                     && !keep.holds(&graph.values[layer.tops[t]].name)
                     && !out.diff_shared[i].contains(&Some(t))
                     && graph.values[layer.tops[t]].bytes() == graph.values[bottom].bytes()
@@ -218,6 +241,10 @@ pub fn plan(graph: &Graph, keep: &Keep, roles: &[Role], align: usize) -> MemoryP
     out.data = storage.iter().map(|&s| storage_region.get(s).map_or(usize::MAX, |&r| offsets[r])).collect();
     out.diff = diff_region.iter().map(|r| r.map(|r| offsets[r])).collect();
     out.bytes = bytes;
+    out.released = vec![Vec::new(); p.end];
+    for (region, &offset) in p.regions.iter().zip(&offsets).filter(|(region, _)| region.end < p.end) {
+        out.released[region.end].push((offset, region.bytes));
+    }
     out
 }
 

@@ -8,39 +8,42 @@ use common::{gaussian, gradients, registry, step};
 use lgm_core::Phase;
 use lgm_net::{Keep, Net, Options};
 
+fn convolution(name: &str, bottom: &str) -> String {
+    format!(
+        r#"layer {{ name: "{name}" type: "Convolution" bottom: "{bottom}" top: "{name}"
+           convolution_param {{ num_output: 5 kernel_size: 3 pad: 1 bias_term: false weight_filler {{ type: "msra" }} }} }}"#
+    )
+}
+
+fn normalised(from: &str, mid: &str, to: &str) -> String {
+    format!(
+        r#"layer {{ name: "{from}/bn" type: "BatchNorm" bottom: "{from}" top: "{mid}" batch_norm_param {{ eps: 0.1 }} }}
+           layer {{ name: "{from}/scale" type: "Scale" bottom: "{mid}" top: "{to}" scale_param {{ bias_term: true }} }}"#
+    )
+}
+
+const SUM: &str = r#"layer { name: "sum" type: "Reduction" bottom: "joined" top: "sum" reduction_param { operation: SUMSQ } }
+    layer { name: "product" type: "Power" bottom: "sum" top: "loss" power_param { power: 2 scale: 0.01 } loss_weight: 1 }"#;
+
 /// Normalised convolutions: one with blobs in place and a ReLU, one with names of their own and none, and a residual block
 /// whose shortcut passes by two.
 fn text() -> String {
-    let conv = |name: &str, bottom: &str| {
-        format!(
-            r#"layer {{ name: "{name}" type: "Convolution" bottom: "{bottom}" top: "{name}"
-               convolution_param {{ num_output: 5 kernel_size: 3 pad: 1 bias_term: false weight_filler {{ type: "msra" }} }} }}"#
-        )
-    };
-    let norm = |from: &str, mid: &str, to: &str| {
-        format!(
-            r#"layer {{ name: "{from}/bn" type: "BatchNorm" bottom: "{from}" top: "{mid}" batch_norm_param {{ eps: 0.1 }} }}
-               layer {{ name: "{from}/scale" type: "Scale" bottom: "{mid}" top: "{to}" scale_param {{ bias_term: true }} }}"#
-        )
-    };
     let parts = [
         gaussian("x", &[6, 3, 7, 5]),
-        conv("a", "x"),
-        norm("a", "a", "a"),
+        convolution("a", "x"),
+        normalised("a", "a", "a"),
         r#"layer { name: "a/relu" type: "ReLU" bottom: "a" top: "a" }"#.into(),
-        conv("b", "a"),
-        norm("b", "b_norm", "b_scaled"),
-        conv("c", "b_scaled"),
-        norm("c", "c", "c"),
+        convolution("b", "a"),
+        normalised("b", "b_norm", "b_scaled"),
+        convolution("c", "b_scaled"),
+        normalised("c", "c", "c"),
         r#"layer { name: "c/relu" type: "ReLU" bottom: "c" top: "c" }"#.into(),
-        conv("d", "c"),
-        norm("d", "d", "d"),
+        convolution("d", "c"),
+        normalised("d", "d", "d"),
         r#"layer { name: "joined" type: "Eltwise" bottom: "b_scaled" bottom: "d" top: "joined" }
            layer { name: "joined/relu" type: "ReLU" bottom: "joined" top: "joined" }"#
             .into(),
-        r#"layer { name: "sum" type: "Reduction" bottom: "joined" top: "sum" reduction_param { operation: SUMSQ } }
-           layer { name: "product" type: "Power" bottom: "sum" top: "loss" power_param { power: 2 scale: 0.01 } loss_weight: 1 }"#
-            .into(),
+        SUM.into(),
     ];
     parts.join("\n")
 }
@@ -90,6 +93,33 @@ fn fused_and_unfused_agree() {
         };
         assert_near(&params(&fused), &params(&plain));
     }
+}
+
+/// A residual block whose shortcut is normalised too: both branches could take the sum, and one does.
+#[test]
+fn of_two_branches_into_a_sum_one_takes_it() {
+    let parts = [
+        gaussian("x", &[6, 3, 7, 5]),
+        convolution("a", "x"),
+        normalised("a", "a", "a"),
+        convolution("b", "x"),
+        normalised("b", "b", "b"),
+        r#"layer { name: "joined" type: "Eltwise" bottom: "a" bottom: "b" top: "joined" }
+           layer { name: "joined/relu" type: "ReLU" bottom: "joined" top: "joined" }"#
+            .into(),
+        SUM.into(),
+    ];
+    let net = |fuse| net_of(&parts.join("\n"), Phase::Train, fuse, Keep::Outputs);
+    let (mut fused, mut plain) = (net(true), net(false));
+    assert_eq!(absorbed(&fused), ["a/bn", "a/scale", "b/bn", "joined"]);
+    let run = |net: &mut Net| {
+        let loss = net.forward(&step(0)).unwrap();
+        net.backward(&step(0)).unwrap();
+        (loss as f32, gradients(net))
+    };
+    let (f, p) = (run(&mut fused), run(&mut plain));
+    assert_near(&[f.0], &[p.0]);
+    assert_near(&f.1, &p.1);
 }
 
 #[test]

@@ -11,7 +11,7 @@
 //! - the device half, if the layer has one, on the simulated device ([`DeviceRig`]) against the host's f32 run, with the
 //!   same honesty; the same bits whatever the order of the threads.
 //!
-//! [`Rig`] runs one layer by hand, for what a case cannot say. [`config_error`] tests messages.
+//! [`random_nets`] draws whole nets, for what lies between layers. [`Rig`] runs one layer by hand, for what a case cannot say. [`config_error`] tests messages.
 
 #![allow(clippy::panic, clippy::expect_used, clippy::unwrap_used)]
 
@@ -19,7 +19,9 @@ mod case;
 mod check;
 mod device;
 mod gpu;
+mod host_only;
 mod memory;
+mod nets;
 mod npz;
 mod rig;
 
@@ -27,5 +29,7 @@ pub use case::{Case, Draw};
 pub use check::{assert_close, check, config_error};
 pub use device::DeviceRig;
 pub use gpu::gpu;
+pub use host_only::HostOnly;
+pub use nets::{RandomNet, random_nets};
 pub use npz::Recorded;
 pub use rig::{Inputs, Outputs, Rig, Sharing, parse_layer};

@@ -56,6 +56,10 @@ pub fn convert_cifar(
     progress: Progress<'_>,
 ) -> Result<[CifarSplit; 2]> {
     let (input, out) = (input.as_ref(), out.as_ref());
+    if let Ok(kind @ (FileKind::Archive(_) | FileKind::Html | FileKind::LfsPointer)) = FileKind::of(input) {
+        kind.expect(FileKind::Folder, input)?;
+    }
+    fs::read_dir(input).map_err(Error::io(input, "list"))?;
     let (form, folder) = detect(input)?;
     ensure!(
         !options.coarse || matches!(form, Form::Binary100 | Form::Python100),
@@ -82,10 +86,6 @@ enum Form {
 
 /// Finds out what a folder holds: the form, and the folder its files are in.
 fn detect(input: &Path) -> Result<(Form, PathBuf)> {
-    if let Ok(kind @ (FileKind::Archive(_) | FileKind::Html | FileKind::LfsPointer)) = FileKind::of(input) {
-        kind.expect(FileKind::Folder, input)?;
-    }
-    fs::read_dir(input).map_err(Error::io(input, "list"))?;
     let unpacked = ["cifar-10-batches-bin", "cifar-100-binary", "cifar-10-batches-py", "cifar-100-python"];
     for folder in std::iter::once(input.to_path_buf()).chain(unpacked.iter().map(|n| input.join(n))) {
         let file = |name: &str| folder.join(name).is_file();

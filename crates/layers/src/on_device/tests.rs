@@ -164,7 +164,7 @@ fn window_by_window() {
 
 /// A BatchNorm and a Scale in one, with the sum if there are two bottoms and with the ReLU if the name says so.
 fn fused(param: &LayerParameter, cx: &BuildCx) -> Result<Node> {
-    let as_type = |kind: &str| LayerParameter { r#type: Some(kind.into()), ..param.clone() };
+    let as_type = |kind: &str| crate::fused_batch_norm::tests::of_kind(param, kind);
     let joins = (param.bottom.len() == 2).then_some("Eltwise");
     let relu = (param.name() == "rectified").then_some("ReLU");
     let run: Vec<_> = ["BatchNorm", "Scale"].into_iter().chain(joins).chain(relu).map(as_type).collect();
