@@ -2,6 +2,8 @@
 //!
 //! Temporary files are made new, under names that nobody can guess, so that no link planted in a folder that others may
 //! write leads a write elsewhere. While one is written it is locked, which tells it from what a killed process left.
+//!
+//! A device, a pipe or a socket under the name (`/dev/null`, `/dev/stdout`) is written to and stays what it is.
 
 use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
@@ -49,7 +51,8 @@ impl Staged {
 
     fn create(path: &Path) -> Result<Staged> {
         let mut refused = None;
-        let tmp = Builder::new().prefix(&temporary_prefix(path)).rand_bytes(RANDOM).make_in(folder_of(path), |tmp| {
+        let folder = if is_stream(path) { std::env::temp_dir() } else { folder_of(path).into() };
+        let tmp = Builder::new().prefix(&temporary_prefix(path)).rand_bytes(RANDOM).make_in(folder, |tmp| {
             let file = File::options().write(true).create_new(true).open(tmp);
             file.inspect_err(|e| refused = e.raw_os_error())
         });
@@ -73,6 +76,10 @@ impl Staged {
 /// When the system refuses a rename; files before it are in place, it and those after are not.
 pub fn publish_all(files: impl IntoIterator<Item = Staged>) -> Result<()> {
     files.into_iter().try_for_each(|Staged { tmp, path }| {
+        if is_stream(&path) {
+            let copy = || io::copy(&mut File::open(tmp.path())?, &mut File::options().write(true).open(&path)?);
+            return copy().map(drop).map_err(Error::io(&path, "write"));
+        }
         tmp.persist(&path).map_err(|e| Error::io(&path, "write")(e.error))?;
         sync_folder(&path)
     })
@@ -144,6 +151,11 @@ pub fn create_dir_atomic(path: impl AsRef<Path>, write: impl FnOnce(&Path) -> Re
     sync_folder(path)
 }
 
+/// Whether a name leads to something that bytes go through and that no file may take the place of.
+fn is_stream(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
+}
+
 /// How the names of a file's temporary files begin.
 fn temporary_prefix(path: &Path) -> OsString {
     let mut prefix = OsString::from(".");
@@ -189,6 +201,21 @@ mod tests {
         let missing =
             write_atomic::<Error>(dir.path().join("no/b.txt"), |t| fs::write(t, "x").map_err(Error::io(t, "create")));
         assert!(missing.unwrap_err().to_string().contains("cannot create"));
+    }
+
+    #[test]
+    fn a_pipe_is_written_to_and_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let reader = std::thread::spawn({
+            let path = path.clone();
+            move || fs::read_to_string(path).unwrap()
+        });
+        write_bytes(&path, b"whole").unwrap();
+        assert_eq!(reader.join().unwrap(), "whole");
+        assert!(is_stream(&path));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]

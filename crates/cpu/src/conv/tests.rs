@@ -69,6 +69,10 @@ fn cases() -> Vec<(usize, ConvGeometry)> {
         // More of the input than the kernel ever reaches.
         (2, geometry(2, 3, 1, &sq([10, 2, 5, 0, 1]))),
         (2, geometry(2, 3, 1, &sq([11, 1, 3, 0, 1]))),
+        // Far more of nothing than of anything.
+        (2, geometry(3, 2, 1, &sq([5, 3, 1 << 31, 0, 1]))),
+        (2, geometry(4, 6, 2, &sq([5, 3, 1 << 30, 1 << 30, 1]))),
+        (2, geometry(3, 3, 3, &sq([5, 3, 1, 1 << 30, 1 << 30]))),
     ]
 }
 
