@@ -153,15 +153,17 @@ KERNEL(solver_clip)(float* clip, const double* parts, int n, float limit) {
 #define BOUNDS
 
 // Keeps an iteration's loss, the mean over its passes, at the place of the ring that `slot` tells; in one warp. `faults`
-// has four words for each layer, the first not zero where one was reported. guard[0] becomes 1 with the first fault, and
-// guard[1] is the number of whole iterations since slot 0.
+// has four words for each layer, the first not zero where one was reported. guard[0] becomes 1 with the first fault, with
+// `finite` also with a loss that is not finite, and guard[1] is the number of whole iterations since slot 0.
 KERNEL(solver_keep_loss)(double* ring, const u32* slot, const double* loss, float passes, u32* guard, const u32* faults,
-                         int layers) {
+                         int layers, int finite) {
     int fault = 0;
     for (int i = threadIdx.x; i < layers; i += WARP) fault |= faults[4 * i] != 0;
     fault = warp_reduce<Largest>(fault);
     if (threadIdx.x != 0 || guard[0] != 0) return;
+    double mean = *loss / passes;
+    if (finite && !(mean - mean == 0)) fault = 1;
     guard[0] = fault;
     guard[1] = fault ? *slot : *slot + 1;
-    if (!fault) ring[*slot] = *loss / passes;
+    ring[*slot] = mean;
 }

@@ -1,16 +1,18 @@
 """Training iterations of a benchmark net in PyTorch, timed: what a user would otherwise run.
 
-    torch_net.py NET BATCH --weights FILE --data FILE [--iterations N] [--losses N] [--channels-last] [--compile]
-                 [--threads N] [--gpu ID] [--precision fp32|tf32|bf16]
+    torch_net.py NET BATCH --weights FILE --data FILE [--iterations N] [--seconds S] [--losses N] [--channels-last]
+                 [--compile] [--threads N] [--gpu ID] [--precision fp32|tf32|bf16]
 
 NET is one of nets.py. It begins with the weights of a .caffemodel.h5 that lgm-caffe wrote for the same net, and takes its
 batches from an HDF5 file with `data` and `label`, one after another, all in memory beforehand, the GPU's with --gpu.
 Prints the time in milliseconds of a whole iteration (zero gradients, forward, backward, update): on the CPU the median, on a
-GPU the total over the number of iterations, of which only the last is waited for. Eager, or with --compile torch.compile,
+GPU the total over the number of iterations, of which only the last is waited for; with --seconds after so long to warm up, and
+of as many iterations as take no less. Eager, or with --compile torch.compile,
 which on a GPU replays CUDA graphs. cuDNN times its ways to run each convolution and takes the fastest. With --losses it
 prints in their place the losses of as many first iterations, without dropout.
 """
 import argparse
+import math
 import time
 
 import h5py
@@ -127,6 +129,21 @@ def load(net, head, layers, path):
             head.centers.data.copy_(torch.from_numpy(f[f'data/{layers["ClassDistance"][0]}/0'][...]))
 
 
+def warm_up(iteration, finish, seconds):
+    """Iterates for so many seconds; the number of iterations that take as long."""
+    begin, together, needed = time.perf_counter(), 1, 0
+    while time.perf_counter() - begin < seconds:
+        lap = time.perf_counter()
+        for i in range(together):
+            iteration(i)
+        # Else the host would run ahead of a GPU without end.
+        finish()
+        lap = time.perf_counter() - lap
+        needed = math.ceil(seconds * together / lap)
+        together *= 2 if lap < seconds / 8 else 1
+    return needed
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument('net', choices=sorted(nets.SHAPES))
@@ -134,6 +151,7 @@ def main():
     parser.add_argument('--weights', required=True)
     parser.add_argument('--data', required=True)
     parser.add_argument('--iterations', type=int, default=10)
+    parser.add_argument('--seconds', type=float, default=0)
     parser.add_argument('--losses', type=int)
     parser.add_argument('--channels-last', action='store_true')
     parser.add_argument('--compile', action='store_true')
@@ -189,14 +207,14 @@ def main():
         iteration(i)
     finish()
     times, begin = [], time.perf_counter()
-    for i in range(args.iterations):
+    for i in range(max(args.iterations, warm_up(iteration, finish, args.seconds))):
         start = time.perf_counter()
         iteration(i)
         times.append(time.perf_counter() - start)
     finish()
     total = time.perf_counter() - begin
     median = sorted(times)[len(times) // 2]
-    print(f'{(median if args.gpu is None else total / args.iterations) * 1e3:.3f}')
+    print(f'{(median if args.gpu is None else total / len(times)) * 1e3:.3f}')
 
 
 main()

@@ -1,9 +1,12 @@
 //! The commands and their flags. One definition serves the parsing, the help and [`crate::argv`]'s rewriting.
 
+use std::ffi::OsStr;
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use clap::builder::{OsStringValueParser, RangedI64ValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lgm_cuda::Precision;
 
@@ -110,7 +113,7 @@ pub struct TrainArgs {
     #[arg(long = "snapshot", value_name = "FILE", conflicts_with = "weights")]
     pub snapshot: Option<PathBuf>,
     /// Trained weights to start from, several files separated by commas
-    #[arg(long = "weights", value_name = "FILES", value_delimiter = ',')]
+    #[arg(long = "weights", value_name = "FILES", value_delimiter = ',', value_parser = file())]
     pub weights: Vec<PathBuf>,
     /// The device.
     #[command(flatten)]
@@ -126,6 +129,10 @@ pub struct TrainArgs {
     /// ends the process at once
     #[arg(long = "sigint_effect", value_name = "EFFECT", value_enum, default_value_t = Action::Stop)]
     pub sigint_effect: Action,
+    /// Go on, with a warning, when a loss, a gradient or a parameter becomes NaN or infinite; unless given, the run ends.
+    /// Snapshots of what is not finite are never written
+    #[arg(long = "keep_going")]
+    pub keep_going: bool,
     /// What SIGHUP does
     #[arg(long = "sighup_effect", value_name = "EFFECT", value_enum, default_value_t = Action::Snapshot)]
     pub sighup_effect: Action,
@@ -138,10 +145,10 @@ pub struct TestArgs {
     #[arg(long = "model", value_name = "FILE")]
     pub model: PathBuf,
     /// Trained weights, several files separated by commas
-    #[arg(long = "weights", value_name = "FILES", value_delimiter = ',', required = true)]
+    #[arg(long = "weights", value_name = "FILES", value_delimiter = ',', value_parser = file(), required = true)]
     pub weights: Vec<PathBuf>,
     /// Batches to score
-    #[arg(long = "iterations", value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long = "iterations", value_name = "N", default_value_t = 50, value_parser = at_least_one())]
     pub iterations: u32,
     /// The device.
     #[command(flatten)]
@@ -165,8 +172,11 @@ pub struct TimeArgs {
     #[arg(long = "solver", value_name = "FILE", conflicts_with = "model")]
     pub solver: Option<PathBuf>,
     /// Passes to time
-    #[arg(long = "iterations", value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long = "iterations", value_name = "N", default_value_t = 50, value_parser = at_least_one())]
     pub iterations: u32,
+    /// With -solver: seconds of warming up, and as many iterations as take no less
+    #[arg(long = "seconds", value_name = "S", default_value_t = 0.0, value_parser = seconds, requires = "solver")]
+    pub seconds: f64,
     /// The net's phase; TRAIN unless given
     #[arg(long = "phase", value_name = "PHASE", value_enum)]
     pub phase: Option<PhaseFlag>,
@@ -180,6 +190,14 @@ pub struct TimeArgs {
     /// The net's state.
     #[command(flatten)]
     pub state: StateFlags,
+}
+
+/// A time that is not negative, and no longer than a day.
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(value) if (0.0..=86400.0).contains(&value) => Ok(value),
+        _ => Err("expected seconds, from 0 to 86400".into()),
+    }
 }
 
 /// Flags of `summary`.
@@ -275,7 +293,7 @@ pub struct PlotFeaturesArgs {
     #[arg(long = "model", value_name = "FILE")]
     pub model: PathBuf,
     /// Trained weights, several files separated by commas
-    #[arg(long = "weights", value_name = "FILES", value_delimiter = ',', required = true)]
+    #[arg(long = "weights", value_name = "FILES", value_delimiter = ',', value_parser = file(), required = true)]
     pub weights: Vec<PathBuf>,
     /// The blob with the features; of more than two, the first two principal components are drawn
     #[arg(long = "blob", value_name = "NAME")]
@@ -290,7 +308,7 @@ pub struct PlotFeaturesArgs {
     #[arg(long = "out", value_name = "FILE")]
     pub out: PathBuf,
     /// Batches to run
-    #[arg(long = "iterations", value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long = "iterations", value_name = "N", default_value_t = 50, value_parser = at_least_one())]
     pub iterations: u32,
     /// The device.
     #[command(flatten)]
@@ -301,6 +319,19 @@ pub struct PlotFeaturesArgs {
     /// The net's state.
     #[command(flatten)]
     pub state: StateFlags,
+}
+
+/// One file of several; blanks around it are not its name's.
+fn file() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().try_map(|name| match OsStr::from_bytes(name.as_bytes().trim_ascii()) {
+        name if name.is_empty() => Err("expected file names separated by commas, found an empty one"),
+        name => Ok(PathBuf::from(name)),
+    })
+}
+
+/// A number of passes.
+fn at_least_one() -> RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..)
 }
 
 /// The form of a converted data set.

@@ -7,7 +7,7 @@ use lgm_data::convert::{CifarOptions, convert_cifar};
 use tracing::info;
 
 use crate::args::ConvertCifarArgs;
-use crate::progress;
+use crate::{output, progress};
 
 /// Converts the training and the test images.
 ///
@@ -19,9 +19,11 @@ pub fn run(args: &ConvertCifarArgs) -> Result<ExitCode> {
     let mut shown = progress::counter("images");
     let splits = convert_cifar(&args.input, &args.output, options, &mut shown)?;
     drop(shown);
+    let mut said = String::new();
     for split in &splits {
         let (file, list) = (split.file.display(), split.list.display());
-        info!("Wrote {} images of {} classes to {file}, listed in {list}", split.images, split.classes);
+        said += &format!("Wrote {} images of {} classes to {file}, listed in {list}\n", split.images, split.classes);
     }
+    output::print(&said)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -7,7 +7,7 @@ use lgm_data::convert::convert_mnist;
 use tracing::info;
 
 use crate::args::ConvertMnistArgs;
-use crate::progress;
+use crate::{output, progress};
 
 /// Converts the files.
 ///
@@ -18,6 +18,6 @@ pub fn run(args: &ConvertMnistArgs) -> Result<ExitCode> {
     let mut shown = progress::counter("images");
     let count = convert_mnist(&args.images, &args.labels, &args.output, args.backend.into(), &mut shown)?;
     drop(shown);
-    info!("Wrote {count} images to {}", args.output.display());
+    output::print(&format!("Wrote {count} images to {}\n", args.output.display()))?;
     Ok(ExitCode::SUCCESS)
 }

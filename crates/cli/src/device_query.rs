@@ -2,14 +2,14 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow};
 use lgm_cuda::{Device, Library, probe};
 use tracing::info;
 
 use crate::args::DeviceQueryArgs;
-use crate::gpu;
+use crate::{gpu, output};
 
-/// Logs the libraries and the GPUs that `-gpu` names, all of them without it.
+/// Prints the libraries and the GPUs that `-gpu` names, all of them without it.
 ///
 /// # Errors
 /// When `-gpu` names a GPU that is not there.
@@ -20,20 +20,20 @@ pub fn run(args: &DeviceQueryArgs) -> Result<ExitCode> {
         None => info!("Querying all GPUs"),
     }
     let probe = probe();
-    info!("NVIDIA's libraries:");
-    probe.libraries.iter().for_each(|library| info!("{}", row(library)));
-    for missing in probe.libraries.iter().filter_map(|library| library.found.as_ref().err()) {
-        info!("{missing}");
-    }
-    match (probe.devices, asked) {
-        (Ok(devices), Some(gpus)) => {
-            gpu::choose(gpus, &devices)?.into_iter().for_each(|device| info!("{}", table(device)))
-        }
-        (Ok(devices), None) => devices.iter().for_each(|device| info!("{}", table(device))),
-        (Err(error), Some(gpus)) => bail!("-gpu {gpus}: no GPU can be used: {}", error.summary()),
-        (Err(error), None) => info!("No GPU can be used: {}", error.summary()),
-    }
-    Ok(ExitCode::SUCCESS)
+    let mut said = vec!["NVIDIA's libraries:".to_string()];
+    said.extend(probe.libraries.iter().map(row));
+    said.extend(probe.libraries.iter().filter_map(|library| library.found.as_ref().err()).map(ToString::to_string));
+    let found = match (&probe.devices, asked) {
+        (Ok(devices), Some(gpus)) => gpu::choose(gpus, devices).map(|chosen| chosen.into_iter().map(table).collect()),
+        (Ok(devices), None) => Ok(devices.iter().map(table).collect()),
+        (Err(error), Some(gpus)) => Err(anyhow!("-gpu {gpus}: no GPU can be used: {}", error.summary())),
+        (Err(error), None) => Ok(vec![format!("No GPU can be used: {}", error.summary())]),
+    };
+    // The libraries say why, so they are told before an error too.
+    let (devices, error): (Vec<String>, _) = found.map_or_else(|error| (Vec::new(), Some(error)), |d| (d, None));
+    said.extend(devices);
+    output::print(&(said.join("\n") + "\n"))?;
+    error.map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
 fn row(library: &Library) -> String {

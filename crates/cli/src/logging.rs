@@ -20,11 +20,12 @@ use crate::progress;
 use file::LogFile;
 use format::{Severity, Stamp};
 
-/// Sets up the log for the process. Later calls change nothing.
+/// Sets up the log for the process. Later calls change nothing. Where the command does not narrate what it does, only
+/// warnings and errors are logged, unless `-v` asks for more.
 ///
 /// # Errors
 /// When a log file was asked for and cannot be made.
-pub fn init(flags: &LogFlags) -> anyhow::Result<()> {
+pub fn init(flags: &LogFlags, narrates: bool) -> anyhow::Result<()> {
     if tracing::dispatcher::has_been_set() {
         return Ok(());
     }
@@ -35,7 +36,7 @@ pub fn init(flags: &LogFlags) -> anyhow::Result<()> {
         Ok(file) => (file, None),
         Err(error) => (None, Some(error)),
     };
-    let glog = Glog { min: settings.min, verbosity: settings.verbosity, file };
+    let glog = Glog { min: settings.min, verbosity: settings.verbosity, narrates, file };
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(glog))?;
     error.map_or(Ok(()), |error| Err(error.into()))
 }
@@ -67,13 +68,15 @@ impl Settings {
 struct Glog {
     min: Severity,
     verbosity: u8,
+    narrates: bool,
     file: Option<LogFile>,
 }
 
 impl Glog {
     fn most_verbose(&self) -> LevelFilter {
         match self.verbosity {
-            0 => LevelFilter::INFO,
+            0 if self.narrates => LevelFilter::INFO,
+            0 => LevelFilter::WARN,
             1 => LevelFilter::DEBUG,
             _ => LevelFilter::TRACE,
         }

@@ -10,6 +10,7 @@ mod gpu;
 mod logging;
 mod make_glyphs;
 mod models;
+mod output;
 mod peaks;
 mod plot_features;
 mod progress;
@@ -32,8 +33,11 @@ const USAGE: u8 = 2;
 fn main() -> ExitCode {
     unlocked_hdf5();
     run().unwrap_or_else(|error| {
+        if output::reader_left(&error) {
+            return ExitCode::SUCCESS;
+        }
         // A command line that could not be read has set up no log yet; then the environment's settings hold.
-        let _ = logging::init(&args::LogFlags::default());
+        let _ = logging::init(&args::LogFlags::default(), true);
         report(&error);
         ExitCode::from(if error.is::<UsageError>() { USAGE } else { FAILED })
     })
@@ -57,13 +61,15 @@ fn run() -> anyhow::Result<ExitCode> {
     let matches = match command.try_get_matches_from(rewritten.args) {
         Ok(matches) => matches,
         Err(error) if !error.use_stderr() => {
-            error.print()?;
+            error.print().map_err(output::StdoutError)?;
             return Ok(ExitCode::SUCCESS);
         }
         Err(error) => return Err(UsageError::from(error).into()),
     };
     let cli = Cli::from_arg_matches(&matches).map_err(UsageError::from)?;
-    logging::init(&cli.log)?;
+    // Caffe's commands tell what they do as Caffe does; of the others, the result is what was asked for.
+    let narrates = matches!(cli.command, Command::Train(_) | Command::Test(_) | Command::Time(_));
+    logging::init(&cli.log, narrates)?;
     for warning in &rewritten.warnings {
         tracing::warn!("{warning}");
     }

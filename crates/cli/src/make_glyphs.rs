@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use lgm_data::glyphs;
 
 use crate::args::MakeGlyphsArgs;
+use crate::output;
 
 /// Samples of each digit on the sheet.
 const SHEET_COLUMNS: usize = 24;
@@ -15,11 +16,12 @@ const SHEET_COLUMNS: usize = 24;
 /// When the files cannot be written.
 pub fn run(args: &MakeGlyphsArgs) -> anyhow::Result<ExitCode> {
     let files = glyphs::generate(&args.out, args.train, args.test, args.seed)?;
-    println!("{} training images: {}", args.train, files.train_list.display());
-    println!("{} test images: {}", args.test, files.test_list.display());
+    let mut said = format!("{} training images: {}\n", args.train, files.train_list.display());
+    said += &format!("{} test images: {}\n", args.test, files.test_list.display());
     if let Some(sheet) = &args.sheet {
         glyphs::contact_sheet(sheet, SHEET_COLUMNS, args.seed)?;
-        println!("samples: {}", sheet.display());
+        said += &format!("samples: {}\n", sheet.display());
     }
+    output::print(&said)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use lgm_core::{Phase, Registry, Result};
-use lgm_net::{Gpu, Keep, Net, Options, Placement, fresh_seed};
-use lgm_proto::NetState;
+use lgm_net::{Gpu, Keep, Net, Options, Outline, Placement, expect_kind, fresh_seed};
+use lgm_proto::{FileKind, NetParameter, NetState, Parsed, SolverParameter};
 
 use crate::args::StateFlags;
 
@@ -35,20 +35,47 @@ pub fn net(
     keep: Keep,
     gpu: Option<Rc<dyn Gpu>>,
 ) -> Result<Net> {
-    let parsed = lgm_proto::read_net(model)?;
-    parsed.notices.iter().for_each(|n| tracing::info!("{n}"));
-    let mut options = Options::new(phase, fresh_seed() >> 11);
-    options.state = NetState { phase: Some(phase as i32), ..state(flags) };
-    options.backward = backward;
+    let (parsed, mut options) = read(model, phase, flags, backward)?;
     options.keep = keep;
     options.device = gpu.map(|gpu| Placement { gpu, histories: 0 });
     Net::new(&parsed.message, &parsed.positions, &registry(), &options)
 }
 
+/// As [`net`] on the CPU, without the memory that the net takes.
+///
+/// # Errors
+/// Whatever is wrong with the prototxt or the data it names.
+pub fn outline(model: &Path, phase: Phase, flags: &StateFlags, backward: bool) -> Result<Outline> {
+    let (parsed, options) = read(model, phase, flags, backward)?;
+    Outline::new(&parsed.message, &parsed.positions, &registry(), &options)
+}
+
+fn read(model: &Path, phase: Phase, flags: &StateFlags, backward: bool) -> Result<(Parsed<NetParameter>, Options)> {
+    expect_kind(model, FileKind::Net)?;
+    let parsed = lgm_proto::read_net(model)?;
+    parsed.notices.iter().for_each(|n| tracing::info!("{n}"));
+    let mut options = Options::new(phase, fresh_seed() >> 11);
+    options.state = NetState { phase: Some(phase as i32), ..state(flags) };
+    options.backward = backward;
+    Ok((parsed, options))
+}
+
+/// Reads a solver's prototxt.
+///
+/// # Errors
+/// Whatever is wrong with it.
+pub fn solver(path: &Path) -> Result<Parsed<SolverParameter>> {
+    expect_kind(path, FileKind::Solver)?;
+    Ok(lgm_proto::read_solver(path)?)
+}
+
 /// Loads several files of weights into a net, in order.
 ///
 /// # Errors
-/// When one is missing, damaged or of another net.
+/// When one is missing, damaged, of another kind or of another net.
 pub fn load_weights(net: &mut Net, files: &[PathBuf]) -> Result<()> {
-    files.iter().try_for_each(|file| net.load_weights(file))
+    files.iter().try_for_each(|file| {
+        expect_kind(file, FileKind::Weights)?;
+        net.load_weights(file)
+    })
 }

@@ -69,25 +69,7 @@ pub fn on(gpu: &Rc<dyn Gpu>) -> Result<Peaks> {
         let element = gpu.storage().element;
         let matrix = || filled(gpu, n * n * element.bytes());
         let (a, b, c) = (matrix()?, matrix()?, matrix()?);
-        let product = Gemm {
-            trans_a: false,
-            trans_b: false,
-            m: n,
-            n,
-            k: n,
-            alpha: 1.0,
-            a: a.at(),
-            lda: n,
-            b: b.at(),
-            ldb: n,
-            beta: 0.0,
-            c: c.at(),
-            ldc: n,
-            batch: (1, [0; 3]),
-            exact: false,
-            factors: element,
-            result: element,
-        };
+        let product = Gemm::dense([n; 3], [false; 2], [&a, &b, &c].map(Block::at), element);
         let seconds = best_on(gpu, || gpu.gemm(&product))?;
         Ok((2.0 * (n as f64).powi(3) / 1e9, seconds))
     })?;

@@ -13,7 +13,7 @@ use lgm_net::{Keep, Net, six_digits};
 
 use crate::args::PlotFeaturesArgs;
 use crate::gpu::Asked;
-use crate::{gpu, models};
+use crate::{gpu, models, output};
 use figure::Figure;
 use projection::Projection;
 
@@ -65,10 +65,11 @@ pub fn run(args: &PlotFeaturesArgs) -> Result<ExitCode> {
         centers: &projection.apply(&centers),
     };
     figure::draw(&args.out, &figure)?;
-    println!("{} items of {} classes: {}", collected.labels.len(), shape[0], args.out.display());
+    let mut said = format!("{} items of {} classes: {}\n", collected.labels.len(), shape[0], args.out.display());
     for (name, mean) in &collected.measures {
-        println!("{name} = {}", six_digits(*mean));
+        said += &format!("{name} = {}\n", six_digits(*mean));
     }
+    output::print(&said)?;
     Ok(ExitCode::SUCCESS)
 }
 

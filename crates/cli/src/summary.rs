@@ -3,11 +3,12 @@
 use std::process::ExitCode;
 
 use lgm_core::Phase;
+use lgm_core::memory::available;
 use lgm_net::{Gpu, Keep, LayerReport, Net, in_units};
 
 use crate::args::SummaryArgs;
 use crate::gpu::Asked;
-use crate::{gpu, models};
+use crate::{gpu, models, output};
 
 /// Prints a table of a net's layers and what the net takes in parameters, operations and memory.
 ///
@@ -21,11 +22,17 @@ pub fn run(args: &SummaryArgs) -> anyhow::Result<ExitCode> {
         None => None,
     };
     let before = gpu.as_ref().map(|gpu| gpu.free_bytes()).transpose()?;
-    let net = models::net(&args.model, phase, &args.state, backward, Keep::Outputs, gpu.clone())?;
-    print!("{}", table(&net));
-    if let (Some(gpu), Some(before)) = (gpu, before) {
-        print!("{}", on_device(&net, gpu.as_ref(), before, backward));
-    }
+    let said = if let (Some(gpu), Some(before)) = (gpu, before) {
+        let net = models::net(&args.model, phase, &args.state, backward, Keep::Outputs, Some(gpu.clone()))?;
+        let layers: Vec<_> = (0..net.layers().len()).map(|i| net.layer_report(i)).collect();
+        let table = table(&layers, net.arena_bytes(), net.param_bytes());
+        format!("{table}{}", on_device(&net, gpu.as_ref(), before, backward))
+    } else {
+        let net = models::outline(&args.model, phase, &args.state, backward)?;
+        let (arena, params) = (net.arena_bytes(), net.param_bytes());
+        format!("{}{}", table(&net.layer_reports(), arena, params), lack(arena.saturating_add(params)))
+    };
+    output::print(&said)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -41,25 +48,33 @@ fn mib(bytes: usize) -> String {
     format!("{:.1} MiB", bytes as f64 / (1 << 20) as f64)
 }
 
-fn table(net: &Net) -> String {
-    let layers: Vec<LayerReport<'_>> = (0..net.layers().len()).map(|i| net.layer_report(i)).collect();
+/// A line for a net that takes more than there is.
+fn lack(bytes: usize) -> String {
+    let there = available();
+    if bytes as u64 <= there.bytes { String::new() } else { format!("more than there is: {there}\n") }
+}
+
+fn table(layers: &[LayerReport<'_>], arena: usize, weights: usize) -> String {
     let name = layers.iter().map(|l| l.name.len()).max().unwrap_or(0).max(5);
     let kind = layers.iter().map(|l| l.kind.len()).max().unwrap_or(0).max(4);
     let shape = layers.iter().map(|l| shapes(l).len()).max().unwrap_or(0).max(12);
     let row =
         |a: &str, b: &str, c: &str, d: &str, e: &str| format!("{a:name$}  {b:kind$}  {c:shape$}  {d:>12}  {e:>13}\n");
     let mut out = row("layer", "type", "output shape", "parameters", "forward GFLOP");
-    for l in &layers {
+    for l in layers {
         let flops = if l.flops == 0 { String::new() } else { format!("{:.4}", l.flops as f64 / 1e9) };
         let params = if l.params == 0 { String::new() } else { l.params.to_string() };
         out += &row(l.name, l.kind, &shapes(l), &params, &flops);
     }
-    let params: usize = layers.iter().map(|l| l.params).sum();
-    let flops: u64 = layers.iter().map(|l| l.flops).sum();
-    let (arena, weights) = (net.arena_bytes(), net.param_bytes());
+    let params = layers.iter().fold(0, |sum: usize, l| sum.saturating_add(l.params));
+    let flops = layers.iter().fold(0, |sum: u64, l| sum.saturating_add(l.flops));
     out += &format!("\nparameters: {params}\nforward: {:.3} GFLOP a batch\n", flops as f64 / 1e9);
     out += &format!("memory: {} for blobs, gradients and scratch in one arena, ", mib(arena));
-    out + &format!("{} for parameters and their gradients, {} in all\n", mib(weights), mib(arena + weights))
+    out + &format!(
+        "{} for parameters and their gradients, {} in all\n",
+        mib(weights),
+        mib(arena.saturating_add(weights))
+    )
 }
 
 /// What the net takes on a GPU of which so many bytes were free, of all; for training, with what solvers keep.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use lgm_core::{Phase, Step};
 use lgm_net::{Keep, six_digits};
 use lgm_solver::scores_of;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::args::TestArgs;
 use crate::gpu::Asked;
@@ -33,6 +33,9 @@ pub fn run(args: &TestArgs) -> anyhow::Result<ExitCode> {
         } else {
             sums.iter_mut().zip(scores).for_each(|(sum, s)| sum.value += s.value);
         }
+    }
+    if !loss.is_finite() {
+        warn!("the loss is not finite: the data, or the weights, hold numbers that are not, or the net overflows");
     }
     info!("Loss: {}", six_digits(loss / passes as f64));
     for sum in &mut sums {

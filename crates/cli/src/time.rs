@@ -40,7 +40,7 @@ pub fn run(args: &TimeArgs) -> anyhow::Result<ExitCode> {
 
 /// Whole training iterations: data, forward, backward and update, nothing else.
 fn iterations(args: &TimeArgs, solver: &Path) -> anyhow::Result<()> {
-    let mut parsed = lgm_proto::read_solver(solver)?;
+    let mut parsed = models::solver(solver)?;
     // A file's wish for a GPU is not one of `time`, which measures what its flags say.
     parsed.message.solver_mode = None;
     let asked = Asked { gpus: args.device.gpu.as_ref(), precision: args.precision, solver: Some(&parsed.message) };
@@ -62,16 +62,18 @@ fn iterations(args: &TimeArgs, solver: &Path) -> anyhow::Result<()> {
     solver.net().finish()?;
     info!("{}", memory(solver.net()));
     report_conversions(solver.net());
-    peak(gpu.as_deref(), before)?;
+    let histories = lgm_solver::histories(solver.param().r#type());
+    peak(gpu.as_deref(), before, solver.net(), histories)?;
     let peaks = gpu.as_ref().and_then(ceilings);
+    let iterations = warm_up(&mut solver, args.seconds)?.max(args.iterations);
     info!("*** Benchmark begins ***");
-    info!("Testing for {} iterations.", args.iterations);
+    info!("Testing for {iterations} iterations.");
     if gpu.is_some() {
-        return stream(args, &mut solver, peaks.as_ref());
+        return stream(iterations, &mut solver, peaks.as_ref());
     }
     let mut times = Vec::new();
     let mut loss = 0.0;
-    for _ in 0..args.iterations {
+    for _ in 0..iterations {
         let lap = Instant::now();
         loss = solver.iterate()?;
         times.push(ms(lap));
@@ -90,20 +92,40 @@ fn iterations(args: &TimeArgs, solver: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Iterates for so many seconds; the number of iterations that take as long.
+fn warm_up(solver: &mut Solver, seconds: f64) -> lgm_core::Result<u32> {
+    let (start, mut together, mut needed) = (Instant::now(), 1u32, 0.0);
+    while start.elapsed().as_secs_f64() < seconds {
+        let lap = Instant::now();
+        for _ in 0..together {
+            solver.iterate()?;
+        }
+        // Else the host would run ahead of a GPU without end.
+        solver.net().finish()?;
+        let lap = lap.elapsed().as_secs_f64();
+        needed = (seconds * f64::from(together) / lap.max(1e-9)).ceil();
+        if lap < seconds / 8.0 {
+            together = together.saturating_mul(2);
+        }
+    }
+    Ok(needed as u32)
+}
+
 /// Iterations on a GPU, one after another without waiting for any but the last, as training runs them.
-fn stream(args: &TimeArgs, solver: &mut Solver, peaks: Option<&Peaks>) -> anyhow::Result<()> {
+fn stream(iterations: u32, solver: &mut Solver, peaks: Option<&Peaks>) -> anyhow::Result<()> {
     let start = Instant::now();
-    for _ in 0..args.iterations {
+    for _ in 0..iterations {
         solver.iterate()?;
     }
     solver.net().finish()?;
     let total = ms(start);
     info!("Last loss: {}", six_digits(solver.net().loss()? / solver.param().iter_size() as f64));
-    let average = total / args.iterations as f64;
+    let average = total / f64::from(iterations);
     info!("Average iteration: {} ms.", six_digits(average));
     if let Some(peaks) = peaks {
         report_floor(solver, peaks, average);
     }
+    report_convolutions(solver.net());
     info!("Total Time: {} ms.", six_digits(total));
     info!("*** Benchmark ends ***");
     Ok(())
@@ -149,18 +171,31 @@ fn report_conversions(net: &Net) {
     }
 }
 
+/// What makes the convolutions of a net on a GPU, if it has any.
+pub fn report_convolutions(net: &Net) {
+    if let Some(made) = net.convolutions().filter(|made| made.count() > 0) {
+        info!("Convolutions of a forward and a backward pass: {made}.");
+    }
+}
+
 /// Bytes free on a GPU.
 fn free(gpu: Option<&dyn Gpu>) -> lgm_core::Result<u64> {
     gpu.map_or(Ok(0), |gpu| Ok(gpu.free_bytes()?.0))
 }
 
-/// Says what a run takes of a GPU that had so much free before it. Nothing is given back while it lasts, so what is taken
-/// after the first passes is its peak.
-fn peak(gpu: Option<&dyn Gpu>, before: u64) -> lgm_core::Result<()> {
+/// Says what a run takes of a GPU that had so much free before it, and which part of it libraries do: all but the net with
+/// so many histories. Nothing is given back while it lasts, so what is taken after the first passes is its peak.
+fn peak(gpu: Option<&dyn Gpu>, before: u64, net: &Net, histories: usize) -> lgm_core::Result<()> {
     let Some(gpu) = gpu else { return Ok(()) };
     let (free, total) = gpu.free_bytes()?;
-    let taken = in_units(before.saturating_sub(free));
-    info!("Peak on {}: {taken} taken, {} of {} free.", gpu.label(), in_units(free), in_units(total));
+    let taken = before.saturating_sub(free);
+    let own = net.device_memory().map_or(0, |memory| memory.total(histories) as u64);
+    let libraries = in_units(taken.saturating_sub(own));
+    let (taken, free, total) = (in_units(taken), in_units(free), in_units(total));
+    info!(
+        "Peak on {}: {taken} taken, {libraries} of it by libraries and recordings, {free} of {total} free.",
+        gpu.label()
+    );
     Ok(())
 }
 
@@ -195,7 +230,7 @@ fn layers(args: &TimeArgs, model: &Path) -> anyhow::Result<()> {
     net.backward(&step)?;
     info!("{}", memory(&net));
     report_conversions(&net);
-    peak(gpu.as_deref(), before)?;
+    peak(gpu.as_deref(), before, &net, 0)?;
     let peaks = match &gpu {
         Some(gpu) => ceilings(gpu),
         None => {
@@ -234,6 +269,7 @@ fn layers(args: &TimeArgs, model: &Path) -> anyhow::Result<()> {
     info!("Average Forward pass: {} ms.", sum(&times.forward));
     info!("Average Backward pass: {} ms.", sum(&times.backward));
     info!("Average Forward-Backward: {} ms.", six_digits(total / n));
+    report_convolutions(&net);
     info!("Total Time: {} ms.", six_digits(total));
     info!("*** Benchmark ends ***");
     Ok(())

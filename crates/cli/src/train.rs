@@ -1,5 +1,6 @@
 //! `lgm-caffe train`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -10,6 +11,7 @@ use crate::args::TrainArgs;
 use crate::gpu::Asked;
 use crate::progress::Progress;
 use crate::signals::{self, Signals};
+use crate::time::report_convolutions;
 use crate::{gpu, models};
 
 struct Watcher {
@@ -36,7 +38,7 @@ impl Watch for Watcher {
 /// # Errors
 /// Whatever is wrong with the solver, its nets and data, or the files named by flags.
 pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
-    let mut solver = lgm_proto::read_solver(&args.solver)?;
+    let mut solver = models::solver(&args.solver)?;
     let param = &mut solver.message;
     let state = models::state(&args.state);
     let train_state = param.train_state.get_or_insert_default();
@@ -47,7 +49,16 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     if args.snapshot.is_some() {
         param.weights.clear();
     } else if !args.weights.is_empty() {
-        param.weights = args.weights.iter().map(|w| w.to_string_lossy().into_owned()).collect();
+        // The solver keeps names as text.
+        let name = |w: &PathBuf| {
+            w.to_str().map(String::from).with_context(|| {
+                format!(
+                    "-weights {}: the file's name is not UTF-8; give the file, or a link to it, another",
+                    w.display()
+                )
+            })
+        };
+        param.weights = args.weights.iter().map(name).collect::<anyhow::Result<_>>()?;
     }
     let signals = signals::install(args.sigint_effect, args.sighup_effect)?;
     let registry = models::registry();
@@ -56,12 +67,14 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
         Some(state) => Solver::resume_on(&solver, &registry, state, gpu.as_ref())
             .with_context(|| format!("cannot resume from {}", state.display()))?,
     };
+    solver.keep_going(args.keep_going);
     info!("Starting Optimization");
     let total = solver.param().max_iter().max(0) as u64;
     let progress = Progress::new(total, solver.iter() as u64);
     let mut watcher = Watcher { signals, progress };
     solver.solve(&mut watcher)?;
     watcher.progress.finish();
+    report_convolutions(solver.net());
     info!("Optimization Done.");
     Ok(ExitCode::SUCCESS)
 }

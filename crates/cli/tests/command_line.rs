@@ -65,6 +65,7 @@ fn mistakes_are_answered_in_the_log_with_code_2() {
         (&["train", "-solver=s", "-gpu=one"], "invalid value 'one' for '--gpu <IDS>': expected GPU numbers like '0'"),
         (&["train", "-solver=s", "-sigint_effect=halt"], "invalid value 'halt' for '--sigint_effect <EFFECT>'"),
         (&["train", "-solver=s", "-snapshot=a", "-weights=b"], "the argument '--snapshot <FILE>' cannot be used with"),
+        (&["test", "-model=m", "-weights=a, ,b"], "invalid value ' ' for '--weights <FILES>': expected file names"),
         (&["test", "-model=m", "-weights=w", "-iterations=0"], "invalid value '0' for '--iterations <N>'"),
         (&["time", "-model=m", "-phase=TRIAN"], "invalid value 'TRIAN' for '--phase <PHASE>'"),
         (&["-solver", "s"], "which command?"),
@@ -94,9 +95,9 @@ fn device_query_tells_every_library_and_fails_for_a_gpu_that_is_not_there() {
     let folder = tempfile::tempdir().unwrap();
     let query = |args: &[&str]| lgm_caffe(folder.path(), args).env("LD_LIBRARY_PATH", folder.path()).output().unwrap();
     let output = query(&["device_query"]);
-    let log = stderr(&output);
-    assert!(output.status.success(), "{log}");
-    let texts = texts(&log);
+    let log = String::from_utf8(output.stdout.clone()).unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    let texts: Vec<String> = log.lines().map(String::from).collect();
     for name in ["CUDA driver", "NVRTC", "cuBLAS", "cuDNN", "NCCL"] {
         let row = texts.iter().find(|text| text.starts_with(&format!("  {name} "))).unwrap();
         if row.ends_with(" missing") {

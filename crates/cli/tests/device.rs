@@ -85,8 +85,29 @@ fn train_test_and_time_run_on_a_gpu_as_on_the_cpu() {
         let floor = log.iter().any(|l| l.starts_with("Its work (") && l.ends_with("% of its time."));
         assert_eq!(floor, subject[0] == "-solver", "{log:#?}");
         let peak = log.iter().find_map(|l| l.strip_prefix("Peak on the simulated GPU: ")).unwrap();
-        assert!(peak.contains(" taken, ") && peak.ends_with(" of 64.0 GiB free.") && !peak.starts_with('0'), "{peak}");
+        assert!(
+            peak.contains(" taken, ")
+                && peak.contains(" of it by libraries")
+                && peak.ends_with(" of 64.0 GiB free.")
+                && !peak.starts_with('0'),
+            "{peak}"
+        );
     }
+    for gpu in [None, Some("sim")] {
+        let device: &[&str] = if gpu.is_some() { &["-gpu", "0"] } else { &[] };
+        let time = ["time", "-solver", "s.prototxt", "-iterations", "1", "-seconds", "0.05"];
+        let (success, log) = run(folder, gpu, &[&time[..], device].concat());
+        assert!(success, "{log:#?}");
+        let number = |what: &str| -> f64 {
+            let found = log.iter().find_map(|l| l.strip_prefix(what)?.split(' ').next()?.parse().ok());
+            found.unwrap_or_else(|| panic!("{what} is missing in {log:#?}"))
+        };
+        // An iteration of this net takes far less.
+        let (count, average) = (number("Testing for "), number("Average iteration: "));
+        assert!(count > 5.0 && average < 10.0 && (5.0..500.0).contains(&(count * average)), "{log:#?}");
+    }
+    let (success, log) = run(folder, None, &["time", "-solver", "s.prototxt", "-seconds", "-1"]);
+    assert!(!success && log.iter().any(|l| l.contains("expected seconds, from 0 to 86400")), "{log:#?}");
     let (success, log) = run(folder, None, &[&train[..], &["-precision", "bf61"]].concat());
     assert!(!success && log.iter().any(|l| l.contains("unknown precision 'bf61'")), "{log:#?}");
 }
@@ -233,6 +254,19 @@ fn blobs_in_bf16_and_channels_last() {
             if layout.is_some() { "3 conversions forward and 2 backward" } else { "2 conversions forward and 1" };
         assert!(success && conversions.contains(count), "{conversions}");
         assert!(log.iter().any(|l| l.contains("y to f32 NCHW\tforward: ")), "{log:#?}");
+        let made = "Convolutions of a forward and a backward pass: ";
+        let (library, timed) = run_in_layout(folder, Some("sim-library"), layout, &time);
+        assert!(
+            library
+                && timed.contains(&format!(
+                    "{made}2 by cuDNN (1 filter, 1 forward), 0 as matrix products by cuBLAS, 0 by our own kernels."
+                )),
+            "{timed:#?}"
+        );
+        let own = format!(
+            "{made}0 by cuDNN, 0 as matrix products by cuBLAS, 2 by our own kernels (conv forward, conv filter)."
+        );
+        assert!(log.contains(&own) && run_in_layout(folder, Some("sim"), layout, &train).1.contains(&own), "{log:#?}");
     }
     let (success, log) = run_in_layout(folder, Some("sim"), Some("hwcn"), &train);
     assert!(!success && log.iter().any(|l| l.contains("LGM_LAYOUT is 'hwcn'; it can be nchw or nhwc")), "{log:#?}");

@@ -145,6 +145,21 @@ pub struct Gemm {
     pub result: Element,
 }
 
+impl Gemm {
+    /// C ← op(A) · op(B) with `m` rows, `n` columns and sums of `k`, once, all stored as `element` with no gap between rows.
+    pub fn dense(
+        [m, n, k]: [usize; 3],
+        [trans_a, trans_b]: [bool; 2],
+        [a, b, c]: [DevicePtr; 3],
+        element: Element,
+    ) -> Gemm {
+        let (lda, ldb) = (if trans_a { m } else { k }, if trans_b { k } else { n });
+        let (alpha, beta, batch, exact) = (1.0, 0.0, (1, [0; 3]), false);
+        let (factors, result) = (element, element);
+        Gemm { trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc: n, batch, exact, factors, result }
+    }
+}
+
 /// A two-dimensional convolution, groups and dilation included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DeviceConvolution {
@@ -202,6 +217,48 @@ pub enum ConvolutionPass {
 impl ConvolutionPass {
     /// All three.
     pub const ALL: [ConvolutionPass; 3] = [ConvolutionPass::Forward, ConvolutionPass::Data, ConvolutionPass::Filter];
+}
+
+impl fmt::Display for DeviceConvolution {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let by = |[h, w]: [usize; 2]| format!("{h}x{w}");
+        let DeviceConvolution { batch, channels, outputs, groups, format, .. } = self;
+        write!(f, "{batch} images of {channels} channels of {} to {outputs} of {}", by(self.input), by(self.output))?;
+        write!(f, ", kernel {}, stride {}, pad {}", by(self.kernel), by(self.stride), by(self.pad))?;
+        write!(f, ", dilation {}, groups {groups}, {format}", by(self.dilation))
+    }
+}
+
+impl fmt::Display for ConvolutionPass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ConvolutionPass::Forward => "forward",
+            ConvolutionPass::Data => "data",
+            ConvolutionPass::Filter => "filter",
+        })
+    }
+}
+
+/// What makes a pass of a convolution on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Maker {
+    /// A library's convolution, by [`DeviceQueue::convolution`].
+    Library,
+    /// A matrix product of the blobs as they are, by [`DeviceQueue::gemm`].
+    Product,
+    /// Our own kernels, a product of the patches that they gather among them.
+    Own,
+}
+
+/// A pass of a convolution as a layer makes it on a device.
+#[derive(Clone, Copy, Debug)]
+pub struct PreparedConvolution {
+    /// Which product.
+    pub pass: ConvolutionPass,
+    /// What makes it.
+    pub maker: Maker,
+    /// Its geometry; none with three spatial axes, which no library is asked for.
+    pub conv: Option<DeviceConvolution>,
 }
 
 /// What runs a device's work in order.

@@ -44,6 +44,16 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// Something wants more memory than there is.
+    #[error("{what} takes {}, but there are only {available}", crate::memory::in_units(*wanted))]
+    Memory {
+        /// What wants it: a layer's blobs, a parameter, a file's records.
+        what: String,
+        /// Bytes it takes.
+        wanted: u64,
+        /// What there is.
+        available: crate::memory::Available,
+    },
     /// The text of a prototxt is malformed; the message carries file, line and column.
     #[error(transparent)]
     Proto(#[from] lgm_proto::Error),

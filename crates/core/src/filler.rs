@@ -17,91 +17,112 @@ use lgm_proto::FillerParameter;
 use lgm_proto::filler_parameter::VarianceNorm;
 
 use crate::rng::Sequence;
-use crate::{Result, Shape, ensure};
+use crate::{Error, Float, Result, Shape, ensure, memory};
 
 /// The names that [`fill`] knows.
 pub const FILLERS: [&str; 7] = ["constant", "uniform", "gaussian", "positive_unitball", "xavier", "msra", "bilinear"];
 
-/// The elements of a blob of the given shape, filled as `filler` says with numbers from `rng`.
+/// Fills `out`, the elements of a blob of the given shape, as `filler` says with numbers from `rng`.
 ///
 /// # Errors
-/// For an unknown type, or a shape or setting the type cannot take.
-pub fn fill(filler: &FillerParameter, shape: &Shape, rng: &mut Sequence) -> Result<Vec<f64>> {
-    let n = shape.count();
-    let kind = filler.r#type();
-    let sparse = filler.sparse();
-    ensure!(sparse == -1 || kind == "gaussian", "sparse is only for the gaussian filler, not for '{kind}'");
-    let mut draw = |f: &mut dyn FnMut(&mut Sequence) -> f64| (0..n).map(|_| f(rng)).collect::<Vec<f64>>();
-    Ok(match kind {
-        "constant" => vec![filler.value() as f64; n],
+/// As [`check`], and when `out` has another number of elements.
+pub fn fill<T: Float>(filler: &FillerParameter, shape: &Shape, rng: &mut Sequence, out: &mut [T]) -> Result<()> {
+    check(filler, shape)?;
+    if out.len() != shape.count() {
+        return Err(Error::internal(format!("{} elements do not fill a blob of shape {shape}", out.len())));
+    }
+    let mut draw = |f: &mut dyn FnMut(&mut Sequence) -> f64| out.iter_mut().for_each(|v| *v = T::of(f(rng)));
+    match filler.r#type() {
+        "constant" => out.fill(T::of(filler.value() as f64)),
         "uniform" => {
             let (lo, hi) = (filler.min() as f64, filler.max() as f64);
-            ensure!(lo <= hi, "uniform filler: min {lo} exceeds max {hi}");
-            draw(&mut |r| r.uniform(lo, hi))
+            draw(&mut |r| r.uniform(lo, hi));
         }
         "gaussian" => {
             let (mean, std) = (filler.mean() as f64, filler.std() as f64);
-            ensure!(std >= 0.0, "gaussian filler: std {std} is negative");
-            let mut values = draw(&mut |r| r.gaussian(mean, std));
-            if sparse >= 0 {
-                ensure!(!shape.is_empty(), "a sparse gaussian filler needs a blob with at least one axis");
-                let keep = sparse as f64 / shape[0] as f64;
-                values.iter_mut().for_each(|v| *v *= (rng.unit() < keep) as u8 as f64);
+            draw(&mut |r| r.gaussian(mean, std));
+            if filler.sparse() >= 0 {
+                let keep = filler.sparse() as f64 / shape[0] as f64;
+                out.iter_mut().for_each(|v| *v *= T::of((rng.unit() < keep) as u8 as f64));
             }
-            values
         }
         "positive_unitball" => {
-            ensure!(!shape.is_empty() && n > 0, "the positive_unitball filler needs a blob with at least one axis");
-            let mut values = draw(&mut |r| r.unit());
-            for row in values.chunks_mut(n / shape[0]) {
-                let sum: f64 = row.iter().sum();
-                row.iter_mut().for_each(|v| *v /= sum);
+            let mut values = Vec::new();
+            let row = out.len() / shape[0];
+            memory::reserve(&mut values, row, "a row of the positive_unitball filler")?;
+            for row in out.chunks_mut(row) {
+                values.clear();
+                values.extend(row.iter().map(|_| rng.unit()));
+                let sum: f64 = values.iter().sum();
+                row.iter_mut().zip(&values).for_each(|(out, v)| *out = T::of(v / sum));
             }
-            values
         }
         "xavier" => {
-            let s = (3.0 / fan(filler, shape)?).sqrt();
-            draw(&mut |r| r.uniform(-s, s))
+            let s = (3.0 / fan(filler, shape)).sqrt();
+            draw(&mut |r| r.uniform(-s, s));
         }
         "msra" => {
-            let std = (2.0 / fan(filler, shape)?).sqrt();
-            draw(&mut |r| r.gaussian(0.0, std))
+            let std = (2.0 / fan(filler, shape)).sqrt();
+            draw(&mut |r| r.gaussian(0.0, std));
         }
-        "bilinear" => {
-            ensure!(
-                shape.len() == 4 && shape[2] == shape[3],
-                "the bilinear filler needs a 4-axis blob with square kernels, found shape {shape}"
-            );
+        _ => {
             let side = shape[3];
             let f = side.div_ceil(2) as f64;
             let c = (side as f64 - 1.0) / (2.0 * f);
             let tent = |i: usize| 1.0 - (i as f64 / f - c).abs();
-            (0..n).map(|i| tent(i % side) * tent(i / side % side)).collect()
+            out.iter_mut().enumerate().for_each(|(i, v)| *v = T::of(tent(i % side) * tent(i / side % side)));
         }
+    }
+    Ok(())
+}
+
+/// Whether a blob of the given shape can be filled as `filler` says.
+///
+/// # Errors
+/// For an unknown type, or a shape or setting the type cannot take.
+pub fn check(filler: &FillerParameter, shape: &Shape) -> Result<()> {
+    let (kind, sparse) = (filler.r#type(), filler.sparse());
+    ensure!(sparse == -1 || kind == "gaussian", "sparse is only for the gaussian filler, not for '{kind}'");
+    let has_axes = !shape.is_empty() && shape.count() > 0;
+    match kind {
+        "constant" => {}
+        "uniform" => {
+            let (lo, hi) = (filler.min(), filler.max());
+            ensure!(lo <= hi, "uniform filler: min {lo} exceeds max {hi}");
+        }
+        "gaussian" => {
+            let std = filler.std();
+            ensure!(std >= 0.0, "gaussian filler: std {std} is negative");
+            let suits = sparse < 0 || !shape.is_empty();
+            ensure!(suits, "a sparse gaussian filler needs a blob with at least one axis");
+        }
+        "positive_unitball" | "xavier" | "msra" => {
+            ensure!(has_axes, "the {kind} filler needs a blob with at least one axis");
+        }
+        "bilinear" => ensure!(
+            shape.len() == 4 && shape[2] == shape[3],
+            "the bilinear filler needs a 4-axis blob with square kernels, found shape {shape}"
+        ),
         other => {
             let hint = crate::nearest(other, FILLERS).map(|n| format!("; did you mean '{n}'?")).unwrap_or_default();
-            return Err(crate::Error::config(format!(
+            return Err(Error::config(format!(
                 "unknown filler type '{other}'{hint} (known types: {})",
                 FILLERS.join(", ")
             )));
         }
-    })
+    }
+    Ok(())
 }
 
-fn fan(filler: &FillerParameter, shape: &Shape) -> Result<f64> {
-    ensure!(
-        !shape.is_empty() && shape.count() > 0,
-        "the {} filler needs a blob with at least one axis",
-        filler.r#type()
-    );
+fn fan(filler: &FillerParameter, shape: &Shape) -> f64 {
     let n = shape.count() as f64;
     let fan_in = n / shape[0] as f64;
     let fan_out = if shape.len() > 1 { n / shape[1] as f64 } else { n };
-    Ok(match filler.variance_norm() {
+    match filler.variance_norm() {
         VarianceNorm::FanIn => fan_in,
         VarianceNorm::FanOut => fan_out,
         VarianceNorm::Average => (fan_in + fan_out) / 2.0,
-    })
+    }
 }
 
 #[cfg(test)]
@@ -110,7 +131,9 @@ mod tests {
     use crate::rng::Philox;
 
     fn run(filler: FillerParameter, shape: impl Into<Shape>) -> Result<Vec<f64>> {
-        fill(&filler, &shape.into(), &mut Philox::new(1, 2).from(0))
+        let shape = shape.into();
+        let mut values = vec![0.0; shape.count()];
+        fill(&filler, &shape, &mut Philox::new(1, 2).from(0), &mut values).map(|()| values)
     }
 
     fn named(kind: &str) -> FillerParameter {

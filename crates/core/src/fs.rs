@@ -1,34 +1,69 @@
 //! Writing files so that a reader sees the old file or the whole new one, never a part.
+//!
+//! Temporary files are made new, under names that nobody can guess, so that no link planted in a folder that others may
+//! write leads a write elsewhere. While one is written it is locked, which tells it from what a killed process left.
 
-use std::fs::{self, File};
-use std::io;
+use std::ffi::OsString;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use tempfile::{Builder, NamedTempFile};
+
 use crate::{Error, Result};
+
+/// What stands between a file's name and the random part in the name of its temporary file.
+const MARK: &str = ".tmp-";
+/// Letters and digits of the random part: more than anybody plants links for.
+const RANDOM: usize = 16;
 
 /// A file written and synced under a temporary name, not yet in its place. Dropped unpublished, it is removed.
 #[must_use = "a staged file is removed unless it is published"]
 pub struct Staged {
-    tmp: PathBuf,
+    tmp: NamedTempFile,
     path: PathBuf,
 }
 
 impl Staged {
-    /// Fills a temporary file beside `path` with `write` and syncs it.
+    /// Fills a temporary file beside `path` with `write`, which gets its name, and syncs it. What writes bytes better
+    /// calls [`Staged::bytes`], which opens no name twice.
     ///
     /// # Errors
     /// When the folder does not exist or cannot be written, or `write` fails; nothing is left behind.
     pub fn write<E: From<Error>>(path: &Path, write: impl FnOnce(&Path) -> Result<(), E>) -> Result<Staged, E> {
-        let staged = Staged { tmp: temporary_name(path), path: path.into() };
-        write(&staged.tmp)?;
-        sync(&staged.tmp)?;
-        Ok(staged)
+        let staged = Staged::create(path)?;
+        write(staged.tmp.path())?;
+        staged.synced().map_err(E::from)
     }
-}
 
-impl Drop for Staged {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.tmp);
+    /// Writes bytes to a temporary file beside `path` and syncs it.
+    ///
+    /// # Errors
+    /// When the folder does not exist or cannot be written; nothing is left behind.
+    pub fn bytes(path: &Path, bytes: &[u8]) -> Result<Staged> {
+        let mut staged = Staged::create(path)?;
+        staged.tmp.as_file_mut().write_all(bytes).map_err(Error::io(path, "write"))?;
+        staged.synced()
+    }
+
+    fn create(path: &Path) -> Result<Staged> {
+        let mut refused = None;
+        let tmp = Builder::new().prefix(&temporary_prefix(path)).rand_bytes(RANDOM).make_in(folder_of(path), |tmp| {
+            let file = File::options().write(true).create_new(true).open(tmp);
+            file.inspect_err(|e| refused = e.raw_os_error())
+        });
+        // The system's own reason: the library's adds the temporary name.
+        let tmp = tmp.map_err(|e| Error::io(path, "create")(refused.map_or(e, io::Error::from_raw_os_error)))?;
+        // Some file systems have no locks; there, what a killed process leaves stays.
+        let _ = tmp.as_file().try_lock();
+        Ok(Staged { tmp, path: path.into() })
+    }
+
+    /// Syncs what the name holds, which a writer by name may have put another file in place of.
+    fn synced(self) -> Result<Staged> {
+        sync(self.tmp.path())?;
+        Ok(self)
     }
 }
 
@@ -37,7 +72,10 @@ impl Drop for Staged {
 /// # Errors
 /// When the system refuses a rename; files before it are in place, it and those after are not.
 pub fn publish_all(files: impl IntoIterator<Item = Staged>) -> Result<()> {
-    files.into_iter().try_for_each(|f| publish(&f.tmp, &f.path))
+    files.into_iter().try_for_each(|Staged { tmp, path }| {
+        tmp.persist(&path).map_err(|e| Error::io(&path, "write")(e.error))?;
+        sync_folder(&path)
+    })
 }
 
 /// Writes a file through a temporary name in the same folder: `write` fills the temporary file, which is then synced
@@ -53,6 +91,36 @@ pub fn write_atomic<E: From<Error>>(
     publish_all([staged]).map_err(E::from)
 }
 
+/// Writes bytes as [`write_atomic`] does.
+///
+/// # Errors
+/// When the folder does not exist or cannot be written.
+pub fn write_bytes(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
+    publish_all([Staged::bytes(path.as_ref(), bytes)?])
+}
+
+/// Removes temporary files that killed processes left in a folder, of those files whose names `whose` wants. Gives what was
+/// removed.
+pub fn remove_unfinished(folder: &Path, whose: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let mut removed = Vec::new();
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let name = name.to_str().and_then(|n| n.strip_prefix('.')?.rsplit_once(MARK));
+        // Not through a link, which may lead to a file that is somebody's.
+        let plain = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if !plain || !name.is_some_and(|(name, _)| whose(name)) {
+            continue;
+        }
+        let file =
+            File::options().write(true).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32).open(entry.path());
+        if file.is_ok_and(|file| file.try_lock().is_ok()) && fs::remove_file(entry.path()).is_ok() {
+            removed.push(entry.path());
+        }
+    }
+    removed
+}
+
 /// Builds a folder through a temporary name beside it, syncs its files and renames it to `path`, which must not exist.
 ///
 /// # Errors
@@ -62,40 +130,43 @@ pub fn create_dir_atomic(path: impl AsRef<Path>, write: impl FnOnce(&Path) -> Re
     if path.exists() {
         return Err(Error::data(path, "already exists; remove it or choose another name"));
     }
-    let tmp = temporary_name(path);
-    let _ = fs::remove_dir_all(&tmp);
-    let result = fs::create_dir(&tmp).map_err(Error::io(&tmp, "create")).and_then(|()| write(&tmp)).and_then(|()| {
-        for entry in fs::read_dir(&tmp).map_err(Error::io(&tmp, "list"))? {
-            sync(&entry.map_err(Error::io(&tmp, "list"))?.path())?;
-        }
-        sync(&tmp)?;
-        publish(&tmp, path)
-    });
-    if result.is_err() {
-        let _ = fs::remove_dir_all(&tmp);
+    let (prefix, mode) = (temporary_prefix(path), Permissions::from_mode(0o777));
+    let tmp = Builder::new().prefix(&prefix).rand_bytes(RANDOM).permissions(mode).tempdir_in(folder_of(path));
+    let tmp = tmp.map_err(Error::io(path, "create"))?;
+    write(tmp.path())?;
+    for entry in fs::read_dir(tmp.path()).map_err(Error::io(&tmp, "list"))? {
+        sync(&entry.map_err(Error::io(&tmp, "list"))?.path())?;
     }
-    result
+    sync(tmp.path())?;
+    fs::rename(tmp.path(), path).map_err(Error::io(path, "write"))?;
+    // Under its new name it stays.
+    let _ = tmp.keep();
+    sync_folder(path)
 }
 
-fn temporary_name(path: &Path) -> PathBuf {
-    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    path.with_file_name(format!(".{name}.tmp-{}", std::process::id()))
+/// How the names of a file's temporary files begin.
+fn temporary_prefix(path: &Path) -> OsString {
+    let mut prefix = OsString::from(".");
+    prefix.push(path.file_name().unwrap_or_default());
+    prefix.push(MARK);
+    prefix
+}
+
+/// The folder that a path lies in.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn sync(path: &Path) -> Result<()> {
     File::open(path).and_then(|f| f.sync_all()).map_err(Error::io(path, "sync"))
 }
 
-fn publish(tmp: &Path, path: &Path) -> Result<()> {
-    fs::rename(tmp, path).map_err(Error::io(path, "write"))?;
-    let parent = match path.parent() {
-        Some(p) if !p.as_os_str().is_empty() => p,
-        _ => Path::new("."),
-    };
-    match File::open(parent).and_then(|d| d.sync_all()) {
+fn sync_folder(path: &Path) -> Result<()> {
+    let folder = folder_of(path);
+    match File::open(folder).and_then(|d| d.sync_all()) {
         // Some file systems refuse to sync a folder; the rename itself has happened.
         Err(e) if e.kind() != io::ErrorKind::NotFound => Ok(()),
-        other => other.map_err(Error::io(parent, "sync")),
+        other => other.map_err(Error::io(folder, "sync")),
     }
 }
 
@@ -118,6 +189,43 @@ mod tests {
         let missing =
             write_atomic::<Error>(dir.path().join("no/b.txt"), |t| fs::write(t, "x").map_err(Error::io(t, "create")));
         assert!(missing.unwrap_err().to_string().contains("cannot create"));
+    }
+
+    #[test]
+    fn names_are_new_each_time_and_planted_links_are_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (victim, path) = (dir.path().join("victim"), dir.path().join("a"));
+        fs::write(&victim, "precious").unwrap();
+        std::os::unix::fs::symlink(&victim, &path).unwrap();
+        let mut names = Vec::new();
+        for _ in 0..2 {
+            write_atomic::<Error>(&path, |t| {
+                names.push(t.to_path_buf());
+                fs::write(t, "new").map_err(Error::io(t, "write"))
+            })
+            .unwrap();
+        }
+        assert_ne!(names[0], names[1]);
+        assert!(!fs::symlink_metadata(&path).unwrap().is_symlink());
+        write_bytes(&path, b"bytes").unwrap();
+        assert_eq!((fs::read(&path).unwrap(), fs::read(&victim).unwrap()), (b"bytes".to_vec(), b"precious".to_vec()));
+        let plain = fs::File::create(dir.path().join("plain")).unwrap().metadata().unwrap().permissions();
+        assert_eq!(fs::metadata(&path).unwrap().permissions(), plain, "as any file that this process makes");
+    }
+
+    #[test]
+    fn what_killed_processes_left_is_removed_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for name in [".a_iter_1.x.tmp-123", ".b_iter_1.x.tmp-123", "a_iter_1.x.tmp-123", ".a_iter_1.x"] {
+            fs::write(at(name), "").unwrap();
+        }
+        std::os::unix::fs::symlink(at(".a_iter_1.x"), at(".a_iter_2.x.tmp-5")).unwrap();
+        let under_way = Staged::bytes(&at("a_iter_3.x"), b"half").unwrap();
+        assert_eq!(remove_unfinished(dir.path(), |name| name.starts_with("a_iter_")), [at(".a_iter_1.x.tmp-123")]);
+        publish_all([under_way]).unwrap();
+        assert_eq!(fs::read(at("a_iter_3.x")).unwrap(), b"half");
+        assert!(at(".a_iter_1.x").exists() && at(".a_iter_2.x.tmp-5").is_symlink());
     }
 
     #[test]

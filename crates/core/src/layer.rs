@@ -11,7 +11,9 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use crate::space::{Host, HostQueue, Space, View, ViewMut};
-use crate::{BlobSpec, DType, Device, Error, Fault, Float, Formats, Offer, Result, Shape, with_float};
+use crate::{
+    BlobSpec, DType, Device, Error, Fault, Float, Formats, Offer, PreparedConvolution, Result, Shape, with_float,
+};
 
 /// When a layer runs: everything a computation may depend on besides its blobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,18 +82,21 @@ pub struct ParamSpec {
     /// Set by the layer's own forward, never by the solver: its learning rate and decay are zero (BatchNorm's
     /// statistics).
     pub state: bool,
+    /// Never changed at all: the solver leaves it as it was filled or loaded, whatever the prototxt gives it as `lr_mult`
+    /// and `decay_mult`.
+    pub fixed: bool,
 }
 
 impl ParamSpec {
     /// A learned parameter filled by `filler` (constant zero when absent).
     pub fn new(shape: impl Into<Shape>, filler: Option<&FillerParameter>) -> Self {
-        ParamSpec { shape: shape.into(), filler: filler.cloned().unwrap_or_default(), state: false }
+        ParamSpec { shape: shape.into(), filler: filler.cloned().unwrap_or_default(), state: false, fixed: false }
     }
 
     /// A learned parameter that starts at `value`.
     pub fn constant(shape: impl Into<Shape>, value: f32) -> Self {
         let filler = FillerParameter { value: Some(value), ..Default::default() };
-        ParamSpec { shape: shape.into(), filler, state: false }
+        ParamSpec { shape: shape.into(), filler, state: false, fixed: false }
     }
 }
 
@@ -238,6 +243,11 @@ pub trait Run<S: Space>: Layer {
     /// When the space cannot run the layer.
     fn prepare(&mut self, _queue: &S::Queue, _plan: &mut Plan) -> Result<()> {
         Ok(())
+    }
+
+    /// The convolutions that its passes make for each bottom, as [`Run::prepare`] settled them.
+    fn convolutions(&self) -> Vec<PreparedConvolution> {
+        Vec::new()
     }
 
     /// Computes the tops from the bottoms and the parameters.

@@ -8,11 +8,15 @@ pub mod filler;
 mod format;
 pub mod fs;
 mod layer;
+pub mod memory;
 pub mod rng;
 mod shape;
 pub mod space;
 
-pub use device::{Arg, ConvolutionPass, Device, DeviceConvolution, DevicePtr, DeviceQueue, Fault, Gemm, Grid};
+pub use device::{
+    Arg, ConvolutionPass, Device, DeviceConvolution, DevicePtr, DeviceQueue, Fault, Gemm, Grid, Maker,
+    PreparedConvolution,
+};
 pub use dtype::{DType, Float};
 pub use error::{Error, Position, Result, nearest};
 pub use format::{ChannelsLast, Element, Format, Formats, Layout, Offer, Storage, TENSOR_CORES_FROM, rounded};
@@ -21,5 +25,5 @@ pub use layer::{
     State, Step, Views, ViewsMut,
 };
 pub use lgm_proto::Phase;
-pub use shape::{BlobSpec, Shape};
+pub use shape::{BlobSpec, Shape, count};
 pub use space::{Host, HostQueue, Space, View, ViewMut};

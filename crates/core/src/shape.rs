@@ -7,6 +7,15 @@ use smallvec::SmallVec;
 
 use crate::{DType, Error, Result};
 
+/// The number of elements that extents span, `usize::MAX` standing for that and every greater number: no product of
+/// extents wraps, and none that reaches it fits in memory.
+pub fn count(extents: &[usize]) -> usize {
+    if extents.contains(&0) {
+        return 0;
+    }
+    extents.iter().fold(1, |count: usize, &extent| count.saturating_mul(extent))
+}
+
 /// The extents of a blob, outermost axis first. A shape with no axes is a scalar of one element.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Shape(SmallVec<[usize; 6]>);
@@ -22,14 +31,14 @@ impl Shape {
         Shape::default()
     }
 
-    /// Number of elements.
+    /// Number of elements; see [`count`].
     pub fn count(&self) -> usize {
-        self.0.iter().product()
+        count(&self.0)
     }
 
     /// Number of elements spanned by the axes in `range`, clipped to the axes there are.
     pub fn span(&self, range: Range<usize>) -> usize {
-        self.0[range.start.min(self.len())..range.end.min(self.len())].iter().product()
+        count(&self.0[range.start.min(self.len())..range.end.min(self.len())])
     }
 
     /// Number of elements from `axis` to the innermost axis.
@@ -114,9 +123,20 @@ impl BlobSpec {
         BlobSpec { shape: shape.into(), dtype }
     }
 
-    /// Bytes the elements take.
+    /// Bytes the elements take, `usize::MAX` at most.
     pub fn bytes(&self) -> usize {
-        self.shape.count() * self.dtype.size()
+        self.shape.count().saturating_mul(self.dtype.size())
+    }
+
+    /// Fails unless the elements could lie in memory one behind the other; `what` they are is for the message.
+    ///
+    /// # Errors
+    /// When they take more bytes than an address can count.
+    pub fn check(&self, what: &str) -> Result<()> {
+        if self.bytes() <= isize::MAX as usize {
+            return Ok(());
+        }
+        Err(Error::config(format!("{what} of shape {} has more elements than memory can hold", self.shape)))
     }
 
     /// The same element type with another shape.
@@ -138,5 +158,19 @@ mod tests {
         assert_eq!((s.count(), s.count_from(1), s.span(0..1), Shape::scalar().count()), (24, 12, 2, 1));
         assert_eq!(s.splice(1..3, [12]), Shape::from([2, 12]));
         assert_eq!(s.caffe(), "2 3 4 (24)");
+    }
+
+    #[test]
+    fn no_number_of_elements_wraps() {
+        let spec = |dims: &[usize]| BlobSpec::new(dims, DType::F32);
+        for dims in [[1 << 32, 1 << 32, 1], [1 << 40, 1 << 40, 28], [usize::MAX, 3, 7]] {
+            assert_eq!(spec(&dims).bytes(), usize::MAX);
+            let error = spec(&dims).check("top 0").unwrap_err().to_string();
+            assert!(error.contains("top 0") && error.contains("more elements than memory can hold"), "{error}");
+        }
+        // 2^64 + 28 elements, which a product that wraps takes for 28.
+        assert_ne!(Shape::from([38113107590308991, 4, 11, 11]).count(), 28);
+        assert_eq!(Shape::from([usize::MAX, usize::MAX, 0]).count(), 0);
+        assert!(spec(&[1 << 61]).check("x").is_err() && spec(&[1 << 60]).check("x").is_ok());
     }
 }

@@ -20,6 +20,13 @@ pub fn rectified<T: Float>(x: T) -> T {
     if x < T::zero() { T::zero() } else { x }
 }
 
+/// Whether no element is NaN or infinite.
+pub fn all_finite(values: &[f32]) -> bool {
+    // Without their signs the bits order as the numbers do, and all that are not finite stand above those that are.
+    let largest = |part: &[f32]| part.iter().fold(0, |largest, x| (x.to_bits() as i32 & i32::MAX).max(largest));
+    values.chunks(BLOCK).all(|part| largest(part) < f32::INFINITY.to_bits() as i32)
+}
+
 /// Copies; the slices must be of one length.
 pub fn copy<T: Float>(src: &[T], dst: &mut [T]) {
     assert_eq!(src.len(), dst.len());

@@ -32,4 +32,5 @@ pub use gemm::{Trans, gemm, gemm_with};
 pub use gemv::{gemv, ger};
 pub use kernel::Kernel;
 pub use parallel::{BLOCK, for_blocks, for_each_block, for_each_part, for_each_part_of, for_each_row};
+pub use scratch::with_scratch;
 pub use team::{num_threads, with_threads};

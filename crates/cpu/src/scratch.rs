@@ -3,6 +3,9 @@
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use lgm_core::{Error, Result, memory};
 
 use crate::Float;
 
@@ -13,6 +16,21 @@ struct Line([u8; 64]);
 
 thread_local! {
     static SPARE: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What a buffer that cannot be had unwinds with.
+struct OutOfScratch(Error);
+
+/// Runs `body`, which computes in scratch memory on this thread and the team's. Loops have no way to return an error from
+/// their midst, so one for which there is no scratch memory unwinds, without a word, to here.
+///
+/// # Errors
+/// What `body` returns, and [`Error::Memory`].
+pub fn with_scratch<R>(body: impl FnOnce() -> Result<R>) -> Result<R> {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| match panic.downcast::<OutOfScratch>() {
+        Ok(out) => Err(out.0),
+        Err(panic) => resume_unwind(panic),
+    })
 }
 
 /// A buffer on loan from the thread that asked for it. Its contents are unspecified but initialised.
@@ -27,7 +45,7 @@ pub(crate) struct Scratch<T> {
 impl<T: Float> Scratch<T> {
     /// A buffer of at least `len` elements, of which `len` are seen.
     pub fn new(len: usize) -> Self {
-        let need = (len * size_of::<T>()).div_ceil(64);
+        let need = len.saturating_mul(size_of::<T>()).div_ceil(64);
         let mut lines = SPARE.with_borrow_mut(|spare| {
             // The smallest that fits, else the largest, which then grows.
             let fit = (0..spare.len()).filter(|&i| spare[i].len() >= need).min_by_key(|&i| spare[i].len());
@@ -36,6 +54,9 @@ impl<T: Float> Scratch<T> {
         });
         if lines.len() < need {
             lines.clear();
+            if let Err(error) = memory::reserve(&mut lines, need, "scratch memory") {
+                resume_unwind(Box::new(OutOfScratch(error)));
+            }
             lines.resize(need, Line([0; 64]));
         }
         Scratch { lines, len, of: PhantomData }
@@ -62,5 +83,28 @@ impl<T: Float> DerefMut for Scratch<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         // SAFETY: as above, and borrowed mutably.
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_large_a_buffer_is_an_error_on_any_thread() {
+        let ask = |len: usize| {
+            with_scratch(|| {
+                crate::with_threads(3, || {
+                    crate::team::run(8, &|i| drop(Scratch::<f32>::new(if i == 5 { len } else { 1 })))
+                });
+                Ok(())
+            })
+        };
+        assert!(ask(100).is_ok());
+        for len in [1 << 50, usize::MAX] {
+            let error = ask(len).unwrap_err().to_string();
+            assert!(error.contains("scratch memory takes"), "{error}");
+        }
+        assert!(ask(100).is_ok());
     }
 }

@@ -2,7 +2,8 @@
 //! a thread by architecture, bytes of shared memory of a block, bytes of local memory of a thread. Fails on an error, a
 //! warning or a spilled register.
 //!
-//!     scripts/nvrtc-check [NAME…]        (part of a source's name; all without)
+//!     scripts/nvrtc-check [NAME…]                  (part of a source's name; all without)
+//!     scripts/nvrtc-check --keep 90 FOLDER         compiles for one architecture as running on it does, into a cache
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -10,7 +11,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lgm_cuda::ptxas::{self, KernelUse};
-use lgm_cuda::{Nvrtc, SearchPath, Unit, kernels};
+use lgm_cuda::{KernelCache, Nvrtc, SearchPath, Unit, compile_all, kernels};
 
 const ARCHITECTURES: [u32; 7] = [75, 80, 86, 89, 90, 100, 120];
 
@@ -83,6 +84,15 @@ fn report(outcomes: &[Outcome], units: &[Unit<'_>]) -> Vec<String> {
     problems
 }
 
+/// Fills a cache, for a machine that is not to compile.
+fn keep(nvrtc: &Nvrtc, architecture: &str, folder: &str) -> Result<(), String> {
+    let architecture = architecture.parse().map_err(|_| format!("'{architecture}' is no architecture; 90 is"))?;
+    let units: Vec<Unit<'_>> = kernels::sources().iter().map(Unit::from).collect();
+    compile_all(nvrtc, architecture, &units, &KernelCache::in_folder(folder)).map_err(|error| error.to_string())?;
+    println!("{} sources for sm_{architecture} in {folder}", units.len());
+    Ok(())
+}
+
 fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     let nvrtc = match Nvrtc::load(&SearchPath::from_env()) {
@@ -93,6 +103,17 @@ fn main() -> ExitCode {
         }
     };
     println!("NVRTC {} ({})", nvrtc.version(), nvrtc.path().display());
+    if let [keeps, architecture, folder] = &wanted[..]
+        && keeps == "--keep"
+    {
+        return keep(&nvrtc, architecture, folder).map_or_else(
+            |error| {
+                eprintln!("nvrtc-check: {error}");
+                ExitCode::FAILURE
+            },
+            |()| ExitCode::SUCCESS,
+        );
+    }
     let named = |name: &str| wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()));
     let units: Vec<Unit<'_>> = kernels::sources().iter().filter(|s| named(s.name)).map(Unit::from).collect();
     if units.is_empty() {

@@ -1,6 +1,6 @@
 //! A batch in host memory, on its way from a reading thread to the net.
 
-use lgm_core::{Error, Float, Host, Result, Shape, State, ViewMut, with_float};
+use lgm_core::{Error, Float, Host, Result, Shape, State, ViewMut, memory, with_float};
 
 /// The values of each top, and the position that follows the batch.
 pub(crate) struct Batch<P> {
@@ -9,9 +9,14 @@ pub(crate) struct Batch<P> {
 }
 
 impl<P: Default> Batch<P> {
-    /// Zeros for tops of the given shapes.
-    pub fn new(shapes: &[Shape]) -> Self {
-        Batch { tops: shapes.iter().map(|s| vec![0.0; s.count()]).collect(), next: P::default() }
+    /// So many batches of zeros for tops of the given shapes.
+    pub fn several(count: usize, shapes: &[Shape]) -> Result<Vec<Self>> {
+        // Beside the values, what a batch and its places in the queues take.
+        let all = shapes.iter().fold(256, |sum: usize, s| s.count().saturating_mul(4).saturating_add(sum));
+        memory::check(all.saturating_mul(count), format!("reading {count} batches ahead"))?;
+        let top = |s: &Shape| memory::zeros(s.count(), "a batch read ahead");
+        let batch = |_| Ok(Batch { tops: shapes.iter().map(top).collect::<Result<_>>()?, next: P::default() });
+        (0..count).map(batch).collect()
     }
 }
 

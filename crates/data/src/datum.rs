@@ -1,6 +1,6 @@
 //! Records of databases: Caffe's `Datum`, and the images in them.
 
-use image::{DynamicImage, ImageReader};
+use image::{DynamicImage, ImageReader, Limits};
 use lgm_core::{Error, Result};
 use lgm_proto::Datum;
 use prost::Message;
@@ -65,7 +65,11 @@ pub(crate) fn decode(record: &[u8], color: Color) -> Result<Decoded, String> {
     };
     if found != extent.count() {
         let Extent { channels, height, width } = extent;
-        return Err(format!("has {channels} x {height} x {width} = {} pixels but {found} values", extent.count()));
+        let pixels = match extent.count() {
+            usize::MAX => "pixels, more than memory can hold,".to_string(),
+            count => format!("= {count} pixels"),
+        };
+        return Err(format!("has {channels} x {height} x {width} {pixels} but {found} values"));
     }
     Ok(Decoded { image: Image { extent, pixels }, label, encoded: false })
 }
@@ -77,16 +81,22 @@ fn positive(what: &str, value: i32) -> Result<usize, String> {
         .ok_or_else(|| format!("has {what} {value}, expected a positive number"))
 }
 
+/// Bytes that decoding an image file may take: some kilobytes of PNG can claim to be any size.
+const MOST_BYTES: u64 = 512 << 20;
+
 /// Decodes a JPEG or PNG file in memory.
 pub(crate) fn decode_image(bytes: &[u8], color: Color) -> Result<Image, String> {
     let reader = ImageReader::new(std::io::Cursor::new(bytes)).with_guessed_format();
-    let image = reader
-        .map_err(|e| e.to_string())
-        .and_then(|r| r.decode().map_err(|e| e.to_string()))
-        .map_err(|e| format!("its image cannot be decoded (JPEG and PNG can be): {e}"))?;
+    let decoded = reader.map_err(|e| e.to_string()).and_then(|mut reader| {
+        let mut limits = Limits::no_limits();
+        limits.max_alloc = Some(MOST_BYTES);
+        reader.limits(limits);
+        reader.decode().map_err(|e| e.to_string())
+    });
+    let image = decoded.map_err(|e| format!("its image cannot be decoded (JPEG and PNG can be): {e}"))?;
     let (width, height) = (image.width() as usize, image.height() as usize);
     let planar = |channels, interleaved: &[u8], order: &[usize]| {
-        let mut planes = Vec::with_capacity(channels * height * width);
+        let mut planes = Vec::with_capacity(interleaved.len());
         for &c in order {
             planes.extend(interleaved.iter().skip(c).step_by(channels));
         }
@@ -189,6 +199,15 @@ mod tests {
         assert!(decode(&[0xff], Color::Native).unwrap_err().contains("is not a Datum"));
         let short = encode(PAIR, &[1], 0).unwrap();
         assert!(decode(&short, Color::Native).unwrap_err().contains("1 x 1 x 2 = 2 pixels but 1 values"));
+        // 2^64 + 28 pixels with 28 values, and 2^64 with none.
+        for (channels, height, width, data) in
+            [(1 << 20, 1 << 22, 1 << 22, vec![]), (3_735_391, 3_161_593, 1_561_988, vec![0; 28])]
+        {
+            let (channels, height, width, data) = (Some(channels), Some(height), Some(width), Some(data));
+            let huge = Datum { channels, height, width, data, ..Default::default() }.encode_to_vec();
+            let error = decode(&huge, Color::Native).unwrap_err();
+            assert!(error.contains("pixels, more than memory can hold"), "{error}");
+        }
         let empty = Datum::default().encode_to_vec();
         assert!(decode(&empty, Color::Native).unwrap_err().contains("channels 0"));
         let junk = Datum { data: Some(vec![1, 2, 3]), encoded: Some(true), ..Default::default() };

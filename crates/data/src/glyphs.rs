@@ -10,14 +10,16 @@
 mod raster;
 mod skeleton;
 
+use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
-use lgm_core::fs::write_atomic;
+use lgm_core::fs::write_bytes;
 use lgm_core::rng::{Philox, Sequence, stream_id};
 use lgm_core::{Error, Result, Shape, ensure};
 use rayon::prelude::*;
 
-use crate::hdf5::H5Writer;
+use crate::hdf5_reader::list_of;
+use lgm_hdf5::H5Image;
 use raster::{Ink, Pen};
 use skeleton::DIGITS;
 
@@ -149,22 +151,18 @@ const BLOCK: usize = 1000;
 fn write_split(folder: &Path, split: Split, count: usize, seed: u64) -> Result<PathBuf> {
     ensure!(count > 0, "the {} split must hold at least one image, found 0", split.name());
     let data = folder.join(format!("{}.h5", split.name()));
-    write_atomic(&data, |tmp| {
-        let file = H5Writer::create(&data, tmp)?;
-        let mut images = file.dataset::<u8>("data", &Shape::new([count, 1, SIDE, SIDE]), Some(BLOCK))?;
-        let mut labels = file.dataset::<u8>("label", &Shape::new([count]), None)?;
-        for start in (0..count).step_by(BLOCK) {
-            let block = start as u64..(start + BLOCK).min(count) as u64;
-            let glyphs: Vec<Glyph> = block.into_par_iter().map(|index| glyph(seed, split, index)).collect();
-            images.append(&glyphs.iter().flat_map(|g| g.pixels.iter().copied()).collect::<Vec<u8>>())?;
-            labels.append(&glyphs.iter().map(|g| g.label).collect::<Vec<u8>>())?;
-        }
-        file.close()
-    })?;
+    let file = H5Image::new(&data)?;
+    let mut images = file.dataset::<u8>("data", &Shape::new([count, 1, SIDE, SIDE]), Some(BLOCK))?;
+    let mut labels = file.dataset::<u8>("label", &Shape::new([count]), None)?;
+    for start in (0..count).step_by(BLOCK) {
+        let block = start as u64..(start + BLOCK).min(count) as u64;
+        let glyphs: Vec<Glyph> = block.into_par_iter().map(|index| glyph(seed, split, index)).collect();
+        images.append(&glyphs.iter().flat_map(|g| g.pixels.iter().copied()).collect::<Vec<u8>>())?;
+        labels.append(&glyphs.iter().map(|g| g.label).collect::<Vec<u8>>())?;
+    }
+    file.write_atomic()?;
     let list = folder.join(format!("{}.txt", split.name()));
-    write_atomic::<Error>(&list, |tmp| {
-        std::fs::write(tmp, format!("{}\n", data.display())).map_err(Error::io(&list, "write"))
-    })?;
+    write_bytes(&list, &list_of(&data))?;
     Ok(list)
 }
 
@@ -184,17 +182,16 @@ pub fn contact_sheet(path: impl AsRef<Path>, columns: usize, seed: u64) -> Resul
             sheet.put_pixel((left + i % SIDE) as u32, (top + i / SIDE) as u32, image::Luma([grey]));
         }
     }
-    write_atomic(path, |tmp| {
-        sheet
-            .save_with_format(tmp, image::ImageFormat::Png)
-            .map_err(|e| Error::data(path, format!("cannot be written as a PNG: {e}")))
-    })
+    let mut png = Cursor::new(Vec::new());
+    let encoded = sheet.write_to(&mut png, image::ImageFormat::Png);
+    encoded.map_err(|e| Error::data(path, format!("cannot be written as a PNG: {e}")))?;
+    write_bytes(path, png.get_ref())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hdf5::{H5File, Values};
+    use lgm_hdf5::{H5File, Values};
 
     #[test]
     fn an_image_depends_on_seed_split_and_index_alone() {

@@ -27,10 +27,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use lgm_core::{BuildCx, Error, Host, Node, Phase, Result, Shape, Source, State, Step, ViewMut, ensure};
+use lgm_hdf5::Values;
 use lgm_proto::{Hdf5DataParameter, LayerParameter};
 
 use crate::batch::{Batch, copy_out, read_counter};
-use crate::hdf5::Values;
 use crate::hdf5_reader::{Files, Position, WINDOW_BYTES, Window, WindowReader};
 use crate::order::Draws;
 use crate::pixels::{self, Extent, Mean, cut};
@@ -125,7 +125,7 @@ impl Source for Hdf5Data {
             Some(ahead) => ahead,
             none => {
                 let mut assembler = Assembler::new(opened.files.clone(), opened.first.clone(), draws, cursor, rows)?;
-                let buffers = (0..BATCHES).map(|_| Batch::new(&opened.shapes)).collect();
+                let buffers = Batch::several(BATCHES, &opened.shapes)?;
                 none.insert(Prefetch::spawn("HDF5Data batches", buffers, move |batch| assembler.fill(batch))?)
             }
         };

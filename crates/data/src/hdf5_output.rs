@@ -1,21 +1,22 @@
-//! HDF5Output: keeps the last batch of two blobs in an HDF5 file.
+//! HDF5Output: keeps a batch of two blobs in an HDF5 file.
 //!
 //! The first bottom is saved as dataset `data`, the second as `label`, in single precision, with Caffe's four axes (a
 //! blob of fewer is padded with ones at the end; one of more keeps its own). Both have as many rows.
 //!
-//! Difference: Caffe writes in place and stops at the second batch, whose datasets then exist; here every batch
-//! replaces the file, whole or not at all.
+//! A second batch is refused, as in Caffe, whose datasets exist then: the file holds one batch, and none is lost silently.
+//! Difference: Caffe writes in place; here the file appears whole, or not at all.
 
 use std::path::PathBuf;
 
 use lgm_core::{BlobSpec, BuildCx, Error, Host, Node, Result, Shape, Sink, View, ensure, with_float};
 use lgm_proto::LayerParameter;
 
-use crate::hdf5::write_f32;
+use lgm_hdf5::write_f32;
 
 /// The HDF5Output sink. See the module's documentation.
 pub struct Hdf5Output {
     path: PathBuf,
+    stored: bool,
 }
 
 impl Hdf5Output {
@@ -26,7 +27,7 @@ impl Hdf5Output {
     pub fn new(layer: &LayerParameter, _cx: &BuildCx) -> Result<Self> {
         let path = layer.hdf5_output_param.as_ref().map(|p| p.file_name()).unwrap_or_default();
         ensure!(!path.is_empty(), "hdf5_output_param needs a file_name");
-        Ok(Hdf5Output { path: path.into() })
+        Ok(Hdf5Output { path: path.into(), stored: false })
     }
 }
 
@@ -61,11 +62,17 @@ impl Sink for Hdf5Output {
         let [data, label] = bottoms else {
             return Err(Error::internal("HDF5Output was opened with two bottoms and run with another number"));
         };
+        if self.stored {
+            let what = "holds the first batch already, and HDF5Output keeps one; run one pass (-iterations 1) over a \
+                        batch_size that takes all items, or leave the layer out (include { stage: … })";
+            return Err(Error::data(&self.path, what));
+        }
         let (data_values, label_values) = (values(data)?, values(label)?);
         let (data_shape, label_shape) = (four_axes(data.shape()), four_axes(label.shape()));
         let datasets: [(&str, &Shape, &[f32]); 2] =
             [("data", &data_shape, &data_values), ("label", &label_shape, &label_values)];
         write_f32(&self.path, &datasets)?;
+        self.stored = true;
         tracing::debug!("saved {} rows to {}", rows(data.shape()), self.path.display());
         Ok(())
     }
@@ -83,8 +90,8 @@ pub(crate) fn build(layer: &LayerParameter, cx: &BuildCx) -> Result<Node> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hdf5::H5File;
     use lgm_core::{DType, Phase};
+    use lgm_hdf5::H5File;
 
     fn sink(path: &str) -> Result<Hdf5Output> {
         let hdf5_output_param = Some(lgm_proto::Hdf5OutputParameter { file_name: Some(path.into()) });
@@ -93,17 +100,18 @@ mod tests {
     }
 
     #[test]
-    fn each_batch_replaces_the_file() {
+    fn one_batch_is_kept_and_a_second_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out.h5");
+        std::fs::write(&path, "an older file").unwrap();
         let mut sink = sink(path.to_str().unwrap()).unwrap();
         let (x, y) = (BlobSpec::new([2, 3], DType::F64), BlobSpec::new([2], DType::F32));
         sink.open(&[x.clone(), y.clone()]).unwrap();
-        for n in [0.0, 10.0] {
-            let data: Vec<f64> = (0..6).map(|i| n + f64::from(i)).collect();
-            let label = [1.0f32, 2.0];
-            sink.store(&[View::of_slice(&data, &x).unwrap(), View::of_slice(&label, &y).unwrap()]).unwrap();
-        }
+        let (data, label) = ([10.0f64, 11.0, 12.0, 13.0, 14.0, 15.0], [1.0f32, 2.0]);
+        let views = [View::of_slice(&data, &x).unwrap(), View::of_slice(&label, &y).unwrap()];
+        sink.store(&views).unwrap();
+        let error = sink.store(&views).unwrap_err().to_string();
+        assert!(error.contains("out.h5: holds the first batch already"), "{error}");
         let file = H5File::open(&path).unwrap();
         assert_eq!(file.datasets().unwrap(), ["data", "label"]);
         let data = file.dataset("data").unwrap();

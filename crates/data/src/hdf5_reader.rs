@@ -11,12 +11,13 @@
 //! Files that fit in two windows together are read once and stay.
 
 use std::collections::HashMap;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lgm_core::{Error, Result, Shape};
+use lgm_hdf5::{H5Dataset, H5File, Values};
 
-use crate::hdf5::{H5Dataset, H5File, Values};
 use crate::order::Draws;
 
 /// Bytes of one window. Two are in memory: the one in use and the one being read.
@@ -24,6 +25,9 @@ pub(crate) const WINDOW_BYTES: usize = 1 << 30;
 
 /// Blocks that a window of a large file is meant to hold: the more, the better the shuffle mixes.
 const BLOCKS_PER_WINDOW: usize = 64;
+
+/// Blocks of one file whose order is kept in memory.
+const MOST_BLOCKS: usize = 1 << 24;
 
 /// Where in the data the next row is. `file` counts along the epoch's order of files, `row` along the order of the
 /// file's rows.
@@ -66,8 +70,8 @@ pub(crate) struct Files {
 impl Files {
     /// Reads the list file `source` and the outlines of the HDF5 files it names, one dataset for each of `names`.
     pub fn open(source: &Path, names: &[String], shuffle: Option<Draws>, window_bytes: usize) -> Result<Self> {
-        let list = std::fs::read_to_string(source).map_err(Error::io(source, "open the list of HDF5 files"))?;
-        let paths = listed(&list);
+        let list = std::fs::read(source).map_err(Error::io(source, "open the list of HDF5 files"))?;
+        let paths = listed(lgm_proto::utf8(&list, source)?);
         if paths.is_empty() {
             return Err(Error::data(source, "must list at least one HDF5 file, but is empty"));
         }
@@ -86,6 +90,7 @@ impl Files {
             let file = H5File::open(&path)?;
             let datasets = names.iter().map(|n| file.dataset(n)).collect::<Result<Vec<_>>>()?;
             let rows = check_rows(&path, names, &datasets)?;
+            datasets.iter().try_for_each(H5Dataset::check_stored)?;
             let found: Vec<Shape> = datasets.iter().map(|d| d.shape().splice(0..1, [])).collect();
             if shapes.is_empty() {
                 shapes = found;
@@ -96,11 +101,16 @@ impl Files {
                     found: found[i].clone(),
                 });
             }
-            let row_bytes: usize = datasets.iter().map(H5Dataset::row_bytes).sum::<usize>().max(1);
+            let row_bytes = datasets.iter().map(H5Dataset::row_bytes).fold(0, usize::saturating_add).max(1);
             let chunk = datasets.iter().max_by_key(|d| d.row_bytes()).and_then(H5Dataset::chunk_rows).unwrap_or(1);
             let (block_rows, window_blocks) = cut(rows, row_bytes, chunk, window_bytes);
             total = total.saturating_add(rows.saturating_mul(row_bytes));
-            files.push(File { path, rows, block_rows, window_blocks });
+            let file = File { path, rows, block_rows, window_blocks };
+            if file.blocks() > MOST_BLOCKS {
+                let what = format!("says it holds {rows} rows of {row_bytes} bytes, more than can be put in order");
+                return Err(Error::data(&file.path, what));
+            }
+            files.push(file);
         }
         let resident = total <= window_bytes.saturating_mul(2) && files.iter().all(|f| f.blocks() <= f.window_blocks);
         Ok(Files { names: names.into(), files, shapes, resident, shuffle })
@@ -145,6 +155,11 @@ fn listed(list: &str) -> Vec<PathBuf> {
     paths
 }
 
+/// A list of one file.
+pub(crate) fn list_of(file: &Path) -> Vec<u8> {
+    [file.as_os_str().as_bytes(), b"\n"].concat()
+}
+
 fn first(files: &[File]) -> String {
     files.first().map(|f| f.path.display().to_string()).unwrap_or_default()
 }
@@ -173,7 +188,7 @@ fn cut(rows: usize, row_bytes: usize, chunk_rows: usize, window_bytes: usize) ->
     if rows <= fit {
         return (rows, 1);
     }
-    let block = (fit / BLOCKS_PER_WINDOW).max(1).next_multiple_of(chunk_rows.max(1));
+    let block = (fit / BLOCKS_PER_WINDOW).max(1).checked_next_multiple_of(chunk_rows.max(1)).unwrap_or(fit);
     // A chunk larger than a window can only be read in parts.
     let block = block.min(fit);
     (block, fit / block)
@@ -254,7 +269,7 @@ impl WindowReader {
             return Err(Error::data(&info.path, "the file has changed since training began"));
         }
         let ranges = runs(blocks, info);
-        let data = datasets.iter().map(|d| read_ranges(d, &ranges)).collect::<Result<Vec<_>>>()?;
+        let data = datasets.iter().map(|d| d.read_ranges(&ranges)).collect::<Result<Vec<_>>>()?;
         let data = Arc::new(data);
         if self.files.resident {
             self.kept.insert(index, data.clone());
@@ -278,23 +293,11 @@ fn runs(blocks: &[u32], file: &File) -> Vec<std::ops::Range<usize>> {
     runs
 }
 
-fn read_ranges(dataset: &H5Dataset, ranges: &[std::ops::Range<usize>]) -> Result<Values> {
-    let mut parts = ranges.iter();
-    let mut values = match parts.next() {
-        Some(range) => dataset.read_rows(range.clone())?,
-        None => return Err(Error::internal("a window of no rows")),
-    };
-    let rest: usize = parts.clone().map(|range| range.len() * dataset.row_len()).sum();
-    values.reserve_exact(rest);
-    parts.try_for_each(|range| values.append(dataset.read_rows(range.clone())?))?;
-    Ok(values)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hdf5::write_f32;
     use lgm_core::Phase;
+    use lgm_hdf5::write_f32;
 
     fn visits(files: &Arc<Files>, at: Position, rows: usize) -> Vec<(Position, f32)> {
         let mut reader = WindowReader::new(files.clone(), at);

@@ -5,7 +5,6 @@ mod batch;
 pub mod convert;
 mod datum;
 pub mod glyphs;
-pub mod hdf5;
 mod hdf5_data;
 mod hdf5_output;
 mod hdf5_reader;
@@ -15,6 +14,8 @@ mod order;
 mod pixels;
 mod prefetch;
 mod transform;
+
+pub use lgm_hdf5 as hdf5;
 
 pub use hdf5_data::Hdf5Data;
 pub use hdf5_output::Hdf5Output;

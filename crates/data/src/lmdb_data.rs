@@ -86,8 +86,10 @@ impl Source for LmdbData {
         ensure!((1..=2).contains(&tops), "Data takes one top, the images, or two, images and labels; found {tops}");
         let lmdb = Lmdb::open(&self.path)?;
         let color = self.color;
-        let first = Records::from(lmdb.clone(), 0)?
-            .next(1, |r| decode(r[0].1, color).map_err(|e| record_error(&lmdb, 0, &e)))?;
+        let mut records = Records::from(lmdb.clone(), 0)?;
+        let first = records.next(1)?.first().map(|(_, record)| decode(record, color));
+        let first = first.ok_or_else(|| Error::internal("a database without records was opened"))?;
+        let first = first.map_err(|e| record_error(&lmdb, 0, &e))?;
         let transformer = Transformer::new(&self.transform, self.phase, first.image.extent)?;
         transformer.check(first.image.extent).map_err(|e| record_error(&lmdb, 0, &e))?;
         let batch = self.param.batch_size() as usize;
@@ -127,7 +129,7 @@ impl Source for LmdbData {
                     rows,
                     threads: if opened.encoded { cores.min(rows.div_ceil(IMAGES_PER_THREAD)) } else { 1 },
                 };
-                let buffers = (0..self.param.prefetch().max(1)).map(|_| Batch::new(&opened.shapes)).collect();
+                let buffers = Batch::several(self.param.prefetch().max(1) as usize, &opened.shapes)?;
                 none.insert(Prefetch::spawn("Data batches", buffers, move |batch| assembler.fill(batch))?)
             }
         };
@@ -184,8 +186,11 @@ impl Assembler {
             None => return Err(Error::internal("a Data layer without tops")),
         };
         let (transformer, draws, color, lmdb) = (&self.transformer, &self.draws, self.color, &self.lmdb);
-        let (image, threads) = (self.image, self.threads);
-        let labels = self.records.next(self.rows, |records| {
+        let threads = self.threads;
+        let mut done = 0;
+        while done < self.rows {
+            let records = self.records.next(self.rows - done)?;
+            let image = self.image + done as u64;
             let one = |i: usize, out: &mut [f32]| -> Result<f32> {
                 let (index, record) = records[i];
                 let fail = |e: String| record_error(lmdb, index, &e);
@@ -194,10 +199,12 @@ impl Assembler {
                 transformer.apply(&decoded.image, draws.image(image + i as u64), out);
                 Ok(decoded.label.unwrap_or(0) as f32)
             };
-            in_parallel(first, each, records.len().div_ceil(threads), one)
-        })?;
-        if let Some(top) = rest.first_mut() {
-            top.copy_from_slice(&labels);
+            let (from, to) = (done, done + records.len());
+            let labels = in_parallel(&mut first[from * each..to * each], each, records.len().div_ceil(threads), one)?;
+            if let Some(top) = rest.first_mut() {
+                top[from..to].copy_from_slice(&labels);
+            }
+            done = to;
         }
         self.image += self.rows as u64;
         batch.next = Cursor { record: self.records.index(), image: self.image };

@@ -9,8 +9,9 @@ pub(crate) struct Extent {
 }
 
 impl Extent {
+    /// Number of pixels, all channels together; see [`lgm_core::count`].
     pub fn count(&self) -> usize {
-        self.channels * self.height * self.width
+        lgm_core::count(&[self.channels, self.height, self.width])
     }
 }
 

@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use lgm_core::{Error, Phase, Result, ensure};
-use lgm_proto::{BlobProto, TransformationParameter};
+use lgm_proto::{BlobProto, FileKind, TransformationParameter};
 use prost::Message;
 
 use crate::datum::{Color, Image, Pixels};
@@ -112,6 +112,9 @@ impl Transformer {
 
 /// Reads a mean image: a BlobProto of 1 × channels × height × width, or without the 1.
 fn read_mean(path: &Path, expected: Extent) -> Result<Vec<f32>> {
+    if let Ok(kind) = FileKind::of(path) {
+        kind.expect(FileKind::Mean, path)?;
+    }
     let bytes = std::fs::read(path).map_err(Error::io(path, "read the mean file"))?;
     let blob = BlobProto::decode(&bytes[..]).map_err(|e| Error::data(path, format!("is not a BlobProto: {e}")))?;
     let dims: Vec<i64> = match &blob.shape {

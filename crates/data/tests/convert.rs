@@ -54,22 +54,18 @@ fn idx_files_become_lmdb_and_hdf5_compressed_or_not() {
     let lmdb = Lmdb::open(&db).unwrap();
     assert_eq!(lmdb.records(), 600);
     let mut records = Records::from(lmdb, 0).unwrap();
-    let check = |r: &[(u64, &[u8])]| {
-        for (i, &(index, value)) in r.iter().enumerate() {
-            assert_eq!(index, i as u64);
-            let want = Datum {
-                channels: Some(1),
-                height: Some(2),
-                width: Some(3),
-                data: Some(pixels[6 * i..6 * i + 6].to_vec()),
-                label: Some(i32::from(labels[i])),
-                ..Default::default()
-            };
-            assert_eq!(value, want.encode_to_vec());
-        }
-        Ok(())
-    };
-    records.next(600, check).unwrap();
+    for (i, &(index, value)) in records.next(600).unwrap().iter().enumerate() {
+        assert_eq!(index, i as u64);
+        let want = Datum {
+            channels: Some(1),
+            height: Some(2),
+            width: Some(3),
+            data: Some(pixels[6 * i..6 * i + 6].to_vec()),
+            label: Some(i32::from(labels[i])),
+            ..Default::default()
+        };
+        assert_eq!(value, want.encode_to_vec());
+    }
 
     let h5 = dir.path().join("out.h5");
     assert_eq!(convert_mnist(&images, &labels_file, &h5, Format::Hdf5, &mut |_, _| ()).unwrap(), 600);
@@ -130,7 +126,7 @@ fn mnist_to_lmdb_holds_what_caffe_s_converter_wrote() {
     convert_mnist(images, labels, dir.path().join("db"), Format::Lmdb, &mut |_, _| ()).unwrap();
     let records = |path: &Path| {
         let mut records = Records::from(Lmdb::open(path).unwrap(), 0).unwrap();
-        records.next(200, |r| Ok(r.iter().map(|&(_, v)| v.to_vec()).collect::<Vec<_>>())).unwrap()
+        records.next(200).unwrap().into_iter().map(|(_, v)| v.to_vec()).collect::<Vec<_>>()
     };
     let (ours, theirs) = (records(&dir.path().join("db")), records(&golden));
     let differ: Vec<usize> = (0..200).filter(|&i| ours[i] != theirs[i]).collect();
@@ -243,6 +239,10 @@ fn what_is_no_dataset_is_said_so() {
     fails("in: cannot list");
     fs::create_dir(&input).unwrap();
     fails("holds no dataset: expected CIFAR-10 or CIFAR-100");
+    let packed = dir.path().join("cifar.tar.gz");
+    fs::write(&packed, b"\x1f\x8b\x08\0").unwrap();
+    let e = convert_cifar(&packed, dir.path().join("out"), OPTIONS, &mut |_, _| ()).unwrap_err().to_string();
+    assert!(e.ends_with("cifar.tar.gz: expected a folder, found an archive (gzip): unpack it"), "{e}");
     fs::create_dir(input.join("train")).unwrap();
     fails("holds no images: expected a folder for each class");
     put(&input, "train.bin", &[0; 100]);

@@ -47,6 +47,8 @@ fn row_ranges_of_chunked_and_contiguous_datasets() {
     file.new_dataset::<u8>().shape([10, 2, 3]).create("plain").unwrap().write_raw(&values).unwrap();
     let packed = file.new_dataset::<u8>().chunk([4, 1, 3]).deflate(4).shape([10, 2, 3]);
     packed.create("packed").unwrap().write_raw(&values).unwrap();
+    // Which keeps the file open.
+    drop(packed);
     file.close().unwrap();
 
     let file = H5File::open(&path).unwrap();

@@ -152,7 +152,7 @@ impl Layer for Convolution {
             plan.params.push(ParamSpec::new([outputs], p.bias_filler.as_ref()));
         }
         self.batch = shape.span(0..axis);
-        plan.flops = 2 * (geometry.multiply_adds(self.batch) * self.bottoms) as u64;
+        plan.flops = (geometry.multiply_adds(self.batch) as u64).saturating_mul(2 * self.bottoms as u64);
         plan.backward_bottoms = (0..self.bottoms).collect();
         self.geometry = Some(geometry);
         Ok(plan)

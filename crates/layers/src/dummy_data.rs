@@ -71,8 +71,7 @@ impl Layer for DummyData {
         let top = |(t, shape): (usize, Shape)| {
             let filler = fillers.get(if fillers.len() > 1 { t } else { 0 }).cloned().unwrap_or_default();
             let stream = stream_id(&self.name, &format!("top {t}"));
-            // A setting that does not suit the shape shows now, not in the first pass.
-            filler::fill(&filler, &shape, &mut Philox::new(0, stream).from(0))?;
+            filler::check(&filler, &shape)?;
             Ok(Top { shape, filler, stream })
         };
         self.tops = self.shapes(tops)?.into_iter().enumerate().map(top).collect::<Result<_>>()?;
@@ -85,13 +84,8 @@ impl HostRun for DummyData {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         for (t, Top { shape, filler, stream }) in self.tops.iter().enumerate() {
             let y = io.top::<T>(t)?;
-            if filler.r#type() == "constant" {
-                y.fill(T::of(filler.value() as f64));
-                continue;
-            }
             let mut rng = Philox::new(io.step.seed, *stream).from(io.step.batch << 32);
-            let values = filler::fill(filler, shape, &mut rng)?;
-            y.iter_mut().zip(values).for_each(|(y, v)| *y = T::of(v));
+            filler::fill(filler, shape, &mut rng, y)?;
         }
         Ok(())
     }

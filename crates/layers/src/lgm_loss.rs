@@ -34,7 +34,8 @@
 //!   always comes back, even when its cluster has shrunk to a point.
 //!
 //! The gradient of features and centers goes as 1/v, so f bounds it too: a lower floor wants a lower learning rate. Give
-//! variances a `decay_mult` of 0; decay shrinks them for no reason.
+//! learned variances a `decay_mult` of 0; decay shrinks them for no reason. Without `update_sigma` they keep exactly the
+//! values they begin with, whatever the layer's `param` says.
 //!
 //! Source: Wan, Zhong, Li and Chen, "Rethinking Feature Distribution for Loss Functions in Image Classification" (CVPR
 //! 2018). Their code is a ClassDistance (see [`crate::class_distance`]) and a SoftmaxWithLoss; it leaves out h, adds 10⁻⁴ to
@@ -186,14 +187,15 @@ impl Layer for LgmLoss {
         self.margins.activate(self.train);
         let logits = features.with_shape([items, classes]);
         let scalar = features.with_shape(Shape::scalar());
+        let variances = match &self.param.bias_filler {
+            Some(filler) => ParamSpec::new(sigma.clone(), Some(filler)),
+            None => ParamSpec::constant(sigma.clone(), 1.0),
+        };
         Ok(Plan {
             tops: [scalar.clone(), logits.clone(), scalar].into_iter().take(tops).collect(),
             params: vec![
                 ParamSpec::new(centers, self.param.weight_filler.as_ref()),
-                match &self.param.bias_filler {
-                    Some(filler) => ParamSpec::new(sigma.clone(), Some(filler)),
-                    None => ParamSpec::constant(sigma.clone(), 1.0),
-                },
+                ParamSpec { fixed: !self.param.update_sigma(), ..variances },
             ],
             saved: vec![logits.clone()],
             scratch: vec![features.with_shape(sigma.clone()), features.with_shape(sigma), logits.clone(), logits],

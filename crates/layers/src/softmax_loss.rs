@@ -146,7 +146,9 @@ impl HostRun for SoftmaxWithLoss {
         for i in 0..labels.len() {
             if let Some(class) = self.class(labels, i)? {
                 let p = p[(i / inner * channels + class) * inner + i % inner].f64();
-                loss -= p.max(f32::MIN_POSITIVE.into()).ln();
+                let least = f64::from(f32::MIN_POSITIVE);
+                // NaN stays NaN, so that it is seen.
+                loss -= if p < least { least } else { p }.ln();
                 counted += 1;
             }
         }

@@ -92,7 +92,7 @@ impl OnDevice {
         }
         let blame = |e: Error| layer.blame(e);
         for (t, &top) in layer.tops.iter().enumerate() {
-            if !self.bound.is_view(i, t) {
+            if !self.bound.plan().top_is_view[i][t] {
                 let to = self.bound.value(graph, top).addr();
                 self.gpu.upload(host_bytes(mirror.value(graph, top)), to).map_err(blame)?;
             }

@@ -6,7 +6,7 @@
 //! is borrowed exclusively for that call.
 
 use lgm_core::{
-    BlobSpec, Bwd, Device, DevicePtr, Error, Fwd, Host, Result, Space, Step, View, ViewMut, Views, ViewsMut,
+    BlobSpec, Bwd, Device, DevicePtr, Error, Fwd, Host, Result, Space, Step, View, ViewMut, Views, ViewsMut, memory,
 };
 
 use crate::graph::{Graph, LayerNode, ValueId};
@@ -98,7 +98,7 @@ impl Bound<Host> {
     /// which learnable parameters get memory.
     ///
     /// # Errors
-    /// See [`Bound::bind`].
+    /// When there is less memory, with the layer that takes the most, and see [`Bound::bind`].
     pub fn host(
         graph: &Graph,
         plan: MemoryPlan,
@@ -106,13 +106,32 @@ impl Bound<Host> {
         here: &dyn Fn(usize) -> bool,
         params: &dyn Fn(usize) -> bool,
     ) -> Result<Bound<Host>> {
-        let each = |(l, learnable): (usize, &crate::graph::Learnable)| {
-            let bytes = if params(l) { graph.params[learnable.owner].spec.bytes() } else { 0 };
-            ParamMemory { data: Memory::new(bytes), diff: backward.then(|| Memory::new(bytes)) }
+        let bytes = |l: usize| if params(l) { graph.params[graph.learnables[l].owner].spec.bytes() } else { 0 };
+        let copies = 1 + usize::from(backward);
+        let wanted = (0..graph.learnables.len()).map(|l| Memory::size(bytes(l)).saturating_mul(copies));
+        let wanted = wanted.fold(0, usize::saturating_add);
+        let say = |bytes: usize| memory::in_units(bytes as u64);
+        let (among, and) = if backward { (", gradients", " and their gradients") } else { ("", "") };
+        let what = format!(
+            "the net, of which this layer is the largest ({} for blobs{among} and scratch, {} for parameters{and}),",
+            say(plan.bytes),
+            say(wanted),
+        );
+        let blame = |e: Error| match graph.largest(backward) {
+            Some(layer) => layer.blame(e),
+            None => e,
         };
-        let params = graph.learnables.iter().enumerate().map(each).collect();
+        memory::check(Memory::size(plan.bytes).saturating_add(wanted), &what).map_err(blame)?;
+        let each = |l: usize| {
+            let learnable = &graph.params[graph.learnables[l].owner];
+            let what = format!("parameter {}", learnable.display);
+            let memory = || Memory::new(bytes(l), &what).map_err(|e| graph.layers[learnable.layer].blame(e));
+            Ok(ParamMemory { data: memory()?, diff: backward.then(memory).transpose()? })
+        };
+        let params = (0..graph.learnables.len()).map(each).collect::<Result<_>>()?;
         let extra = graph.layers.iter().map(|_| Extra::default()).collect();
-        Bound::bind(graph, Memory::new(plan.bytes), plan, params, extra, here)
+        let arena = Memory::new(plan.bytes, &what).map_err(blame)?;
+        Bound::bind(graph, arena, plan, params, extra, here)
     }
 
     /// Fills the arena with NaN.
@@ -151,14 +170,9 @@ impl<S: Place> Bound<S> {
         Ok(bound)
     }
 
-    /// Bytes of the arena.
-    pub fn arena_bytes(&self) -> usize {
-        self.plan.bytes
-    }
-
-    /// Whether top `t` of layer `i` is a view of a bottom.
-    pub fn is_view(&self, i: usize, t: usize) -> bool {
-        self.plan.top_is_view[i][t]
+    /// Where everything lies.
+    pub fn plan(&self) -> &MemoryPlan {
+        &self.plan
     }
 
     fn verify(&self, graph: &Graph, i: usize) -> Result<()> {
@@ -385,7 +399,7 @@ fn dtype(graph: &Graph, layer: &LayerNode) -> lgm_core::DType {
 
 fn disjoint(ranges: &[Range], len: usize) -> Result<()> {
     for (k, a) in ranges.iter().enumerate() {
-        if a.0 + a.1 > len {
+        if a.0.saturating_add(a.1) > len {
             return Err(Error::internal("a blob lies outside the arena"));
         }
         for b in &ranges[k + 1..] {

@@ -1,15 +1,15 @@
 //! A copy of a net's parameters on the host, and Caffe's files made of it: the net may train on while they are written.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::path::Path;
 
-use hdf5_metno as hdf5;
-use lgm_core::{DType, Error, Result, Shape};
+use lgm_core::{DType, Error, Result, Shape, memory};
+use lgm_hdf5::H5Image;
 use lgm_proto::{BlobProto, LayerParameter, NetParameter};
 
 use crate::gpu::floats_of;
 use crate::net::Net;
-use crate::weights::{hdf5_error, write_dataset};
 
 /// Parameters as they were when they were copied, with what a file of weights says of the net besides.
 pub struct Weights {
@@ -42,10 +42,17 @@ enum Values {
 }
 
 impl Values {
-    fn of(&self, learnable: usize) -> Vec<f32> {
+    fn bytes(&self) -> usize {
         match self {
-            Values::Floats(all) => all[learnable].clone(),
-            Values::Bytes(all, spans) => floats_of(&all[spans[learnable].clone()]),
+            Values::Floats(all) => all.iter().map(|values| 4 * values.len()).sum(),
+            Values::Bytes(all, _) => all.len(),
+        }
+    }
+
+    fn of(&self, learnable: usize) -> Cow<'_, [f32]> {
+        match self {
+            Values::Floats(all) => Cow::Borrowed(&all[learnable]),
+            Values::Bytes(all, spans) => Cow::Owned(floats_of(&all[spans[learnable].clone()])),
         }
     }
 }
@@ -66,10 +73,12 @@ impl Net {
             None => {
                 let owners = || self.graph.learnables.iter().map(|l| l.owner);
                 let narrow = |view: lgm_core::View<'_, lgm_core::Host>| -> Result<Vec<f32>> {
+                    let mut copy = memory::room(view.shape().count(), "a copy of the weights")?;
                     match view.dtype() {
-                        DType::F32 => Ok(view.slice::<f32>()?.to_vec()),
-                        DType::F64 => Ok(view.slice::<f64>()?.iter().map(|&x| x as f32).collect()),
+                        DType::F32 => copy.extend_from_slice(view.slice::<f32>()?),
+                        DType::F64 => copy.extend(view.slice::<f64>()?.iter().map(|&x| x as f32)),
                     }
+                    Ok(copy)
                 };
                 let data = owners().map(|p| narrow(self.bound.param(&self.graph, p))).collect::<Result<_>>()?;
                 let diffs = || owners().map(|p| self.bound.param_diff(&self.graph, p).map(narrow).transpose());
@@ -143,11 +152,18 @@ impl Weights {
         Ok(())
     }
 
+    /// The first parameter that is not finite, if any is: its layer and its index there.
+    pub fn first_not_finite(&self) -> Option<(&str, usize)> {
+        let odd = |blob: &&Blob| !lgm_cpu::elementwise::all_finite(&self.data.of(blob.learnable));
+        self.layers.iter().find_map(|layer| layer.blobs.iter().find(odd).map(|blob| (layer.param.name(), blob.index)))
+    }
+
     /// The net with its parameters as a message, as Caffe saves it.
     pub fn to_proto(&self) -> NetParameter {
         let layer = self.layers.iter().map(|layer| {
             let blob = |b: &Blob| {
-                BlobProto::from_f32(&b.shape, self.data.of(b.learnable), self.diff.as_ref().map(|d| d.of(b.learnable)))
+                let diff = self.diff.as_ref().map(|d| d.of(b.learnable).into_owned());
+                BlobProto::from_f32(&b.shape, self.data.of(b.learnable).into_owned(), diff)
             };
             LayerParameter { blobs: layer.blobs.iter().map(blob).collect(), ..layer.param.clone() }
         });
@@ -159,6 +175,9 @@ impl Weights {
     /// # Errors
     /// When the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
+        // The message, and its bytes.
+        let bytes = self.data.bytes().saturating_mul(if self.diff.is_some() { 4 } else { 2 });
+        memory::check(bytes, "encoding the weights")?;
         std::fs::write(path, lgm_proto::encode(&self.to_proto())).map_err(Error::io(path, "write"))
     }
 
@@ -167,35 +186,31 @@ impl Weights {
     /// # Errors
     /// When the file cannot be written.
     pub fn write_hdf5(&self, path: &Path) -> Result<()> {
-        self.fill_hdf5(path).map_err(hdf5_error(path, "write weights"))
+        self.image(path)?.write_to(path)
     }
 
-    fn fill_hdf5(&self, path: &Path) -> hdf5::Result<()> {
-        let file = hdf5::File::create(path)?;
-        let data = file.create_group("data")?;
-        let diffs = self.diff.as_ref().map(|diff| Ok::<_, hdf5::Error>((file.create_group("diff")?, diff)));
-        let diffs = diffs.transpose()?;
+    /// The HDF5 file that will be called `path`.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn image(&self, path: &Path) -> Result<H5Image> {
+        let image = H5Image::new(path)?;
+        image.group("data")?;
         for layer in &self.layers {
-            let group = subgroup(&data, &layer.key)?;
-            let diff_group = diffs.as_ref().map(|(d, _)| subgroup(d, &layer.key)).transpose()?;
+            image.group(&format!("data/{}", layer.key))?;
+            if self.diff.is_some() {
+                image.group(&format!("diff/{}", layer.key))?;
+            }
             for b in &layer.blobs {
-                let name = b.index.to_string();
+                let name = |of: &str| format!("{of}/{}/{}", layer.key, b.index);
                 if !b.shared {
-                    write_dataset(&group, &name, &b.shape, &self.data.of(b.learnable))?;
+                    image.dataset::<f32>(&name("data"), &b.shape, None)?.write(&self.data.of(b.learnable))?;
                 }
-                if let (Some(group), Some((_, diff))) = (&diff_group, &diffs) {
-                    write_dataset(group, &name, &b.shape, &diff.of(b.learnable))?;
+                if let Some(diff) = &self.diff {
+                    image.dataset::<f32>(&name("diff"), &b.shape, None)?.write(&diff.of(b.learnable))?;
                 }
             }
         }
-        file.close()
-    }
-}
-
-/// A group by a name that may be a path, made where it is not there yet.
-fn subgroup(of: &hdf5::Group, name: &str) -> hdf5::Result<hdf5::Group> {
-    match of.link_exists(name) {
-        true => of.group(name),
-        false => of.create_group(name),
+        Ok(image)
     }
 }

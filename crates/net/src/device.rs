@@ -11,8 +11,10 @@ use lgm_core::{
 use tracing::{info, warn};
 
 use crate::bind::{Bound, Extra, ParamMemory, Span};
+use crate::convolutions;
+use crate::fit::{self, Needs};
 use crate::formats::{self, Conversions};
-use crate::gpu::{Block, Feeder, Gpu, bytes_of, doubles_of, in_units};
+use crate::gpu::{Block, Feeder, Gpu, bytes_of, doubles_of};
 use crate::graph::{Graph, LayerNode, ValueId};
 use crate::memory::{DEVICE_ALIGN, round_up};
 use crate::net::Options;
@@ -116,6 +118,7 @@ pub(crate) fn prepare(graph: &mut Graph, roles: &[Role], gpu: &(dyn Gpu + 'stati
             prepared.map_err(|e| layer.blame(e))?;
         }
     }
+    convolutions::tell_refusals(graph, gpu);
     Ok(())
 }
 
@@ -139,7 +142,9 @@ impl OnDevice {
         log_conversions(storage, &conversions);
         // Conversions are among the layers now.
         let roles = roles(graph);
+        let before = at.gpu.free_bytes()?.0;
         prepare(graph, &roles, at.gpu.as_ref())?;
+        let libraries = before.saturating_sub(at.gpu.free_bytes()?.0);
         let memory = plan(graph, &options.keep, &roles, DEVICE_ALIGN);
         let away = |i: usize| roles[i] != Role::Here;
         let used = |learnable: usize| {
@@ -147,7 +152,7 @@ impl OnDevice {
             graph.layers.iter().enumerate().any(|(i, layer)| away(i) && uses(layer))
         };
         let mirror = Bound::host(graph, mirror(graph, &roles), options.backward, &away, &used)?;
-        let mut device = OnDevice::new(graph, memory, roles.clone(), options, at, shared)?;
+        let mut device = OnDevice::new(graph, memory, roles.clone(), options, (at, libraries), shared)?;
         device.conversions = conversions;
         Ok((mirror, device))
     }
@@ -157,7 +162,7 @@ impl OnDevice {
         plan: MemoryPlan,
         roles: Vec<Role>,
         options: &Options,
-        at: &Placement,
+        (at, libraries): (&Placement, u64),
         shared: Option<Shared>,
     ) -> Result<Self> {
         let gpu = at.gpu.clone();
@@ -168,15 +173,15 @@ impl OnDevice {
             .map(|l| {
                 let start = bytes;
                 let len = graph.params[l.owner].spec.bytes();
-                bytes += round_up(len);
-                start..start + len
+                bytes = round_up(len).saturating_add(bytes);
+                start..start.saturating_add(len)
             })
             .collect();
         let mut room = 0;
         let feeds = graph.layers.iter().zip(&roles).filter(|(_, role)| **role == Role::Feed);
         let part = |&v: &ValueId| {
             let (offset, bytes) = (room, graph.values[v].spec.bytes());
-            room += round_up(bytes);
+            room = round_up(bytes).saturating_add(room);
             (v, offset, bytes)
         };
         let parts: Vec<_> = feeds.flat_map(|(layer, _)| &layer.tops).map(part).collect();
@@ -184,14 +189,18 @@ impl OnDevice {
         let theirs = |l: usize| shared.as_ref().and_then(|s| s.address(l));
         let mut own = 0;
         let mut take = |bytes: usize| {
-            own += round_up(bytes);
-            own - round_up(bytes)
+            let at = own;
+            own = round_up(bytes).saturating_add(own);
+            at
         };
         let places: Vec<Result<DevicePtr, usize>> =
             spans.iter().enumerate().map(|(l, span)| theirs(l).ok_or_else(|| take(span.len()))).collect();
         let copies = usize::from(options.backward) + at.histories;
         // Two batches are on their way while one is computed.
-        fits(graph, &roles, gpu.as_ref(), plan.bytes + 2 * room, own + copies * bytes)?;
+        let batches = room.saturating_mul(2);
+        let arena = plan.bytes.saturating_add(batches);
+        let params = bytes.saturating_mul(copies).saturating_add(own);
+        fit::check(graph, &roles, gpu.as_ref(), &Needs { arena, params, libraries })?;
         let data = Rc::new(Block::new(&gpu, own)?);
         let diff = options.backward.then(|| Block::new(&gpu, bytes)).transpose()?;
         let arena = Block::new(&gpu, plan.bytes)?;
@@ -237,7 +246,7 @@ impl OnDevice {
             diff,
             spans,
             _arena: arena,
-            batches: 2 * room,
+            batches,
             sums,
             sum_at,
             step,
@@ -439,35 +448,4 @@ fn log_conversions(storage: Storage, made: &Conversions) {
     if storage.element != Element::F32 || made.forward > 0 {
         info!("Blobs between layers in {}", made.summary(storage));
     }
-}
-
-/// Refuses a net that the device has no room for.
-fn fits(graph: &Graph, roles: &[Role], gpu: &dyn Gpu, arena: usize, params: usize) -> Result<()> {
-    let (free, total) = gpu.free_bytes()?;
-    let (needed, aside) = ((arena + params) as u64, gpu.kept_aside());
-    let usable = free.saturating_sub(aside);
-    if needed <= usable {
-        return Ok(());
-    }
-    let feed = graph.layers.iter().zip(roles).find(|(l, role)| **role == Role::Feed && !l.tops.is_empty());
-    let batch = feed.and_then(|(l, _)| graph.values[l.tops[0]].spec.shape.first().copied()).unwrap_or(0);
-    // What grows with the batch is the arena, and all of it does, but for the rounding of each blob's length.
-    let rounding = graph.values.len() * 4 * DEVICE_ALIGN;
-    let room = usable.saturating_sub((params + rounding) as u64);
-    let fit = (batch as f64 * room as f64 / arena.max(1) as f64) as usize;
-    let hint = match fit {
-        0 => "not even one image a batch would fit: take a smaller net or another GPU".to_string(),
-        n => format!("a batch of about {n} would fit, where it is {batch} now (iter_size can make up for it)"),
-    };
-    let kept = if aside > 0 { format!(", of which {} stay so for libraries", in_units(aside)) } else { String::new() };
-    Err(Error::config(format!(
-        "the net does not fit on {}: it needs {} ({} for batches, blobs, gradients and scratch, {} for parameters, their \
-         gradients and histories), {} of {} are free{kept}; {hint}",
-        gpu.label(),
-        in_units(needed),
-        in_units(arena as u64),
-        in_units(params as u64),
-        in_units(free),
-        in_units(total),
-    )))
 }

@@ -15,9 +15,9 @@ use lgm_core::{BlobSpec, ChannelsLast, Error, Format, Formats, Layer, Node, Offe
 use lgm_layers::Conversion;
 use lgm_proto::LayerParameter;
 
-use crate::gpu::in_units;
 use crate::graph::{Graph, LayerNode, Value, ValueId};
 use crate::plan::Role;
+use lgm_core::memory::in_units;
 
 /// The conversions that a net's passes make.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

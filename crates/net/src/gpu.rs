@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use lgm_core::{DevicePtr, DeviceQueue, Result};
+use lgm_core::{ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Result};
 use lgm_cuda::{Allocator, Cuda};
 
 /// A device that nets and solvers run on.
@@ -10,9 +10,15 @@ pub trait Gpu: DeviceQueue + Allocator {
     /// What to call it in the log.
     fn label(&self) -> String;
 
-    /// Bytes to be left free, for what libraries load when they first need it.
-    fn kept_aside(&self) -> u64 {
-        0
+    /// Bytes of which an allocation takes a whole number.
+    fn page(&self) -> u64 {
+        1
+    }
+
+    /// The library's way to make a pass of a convolution that was planned, or why it does not make it; `None` where it was
+    /// not planned or there is no library.
+    fn convolution_way(&self, _conv: &DeviceConvolution, _pass: ConvolutionPass) -> Option<Result<String, String>> {
+        None
     }
 
     /// Records what `work` puts on the queue instead of running it; `None`, with nothing run, where the device cannot
@@ -68,8 +74,12 @@ impl Gpu for Cuda {
         format!("GPU {} ({})", self.gpu().id, self.gpu().name)
     }
 
-    fn kept_aside(&self) -> u64 {
-        256 << 20
+    fn page(&self) -> u64 {
+        2 << 20
+    }
+
+    fn convolution_way(&self, conv: &DeviceConvolution, pass: ConvolutionPass) -> Option<Result<String, String>> {
+        Cuda::convolution_way(self, conv, pass)
     }
 
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Box<dyn Replay>>> {
@@ -191,16 +201,4 @@ pub fn floats_of(bytes: &[u8]) -> Vec<f32> {
 /// Bytes as double-precision numbers.
 pub fn doubles_of(bytes: &[u8]) -> Vec<f64> {
     bytes.chunks_exact(8).map(|b| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]])).collect()
-}
-
-/// Bytes in the unit that suits.
-pub fn in_units(bytes: u64) -> String {
-    let (mut value, mut unit) = (bytes as f64, "bytes");
-    for next in ["KiB", "MiB", "GiB"] {
-        if value < 1024.0 {
-            break;
-        }
-        (value, unit) = (value / 1024.0, next);
-    }
-    if unit == "bytes" { format!("{bytes} bytes") } else { format!("{value:.1} {unit}") }
 }

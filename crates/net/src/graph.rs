@@ -174,7 +174,7 @@ impl Graph {
                 if value.loss_weight != 0.0 {
                     info!("    with loss weight {}", value.loss_weight);
                 }
-                data_bytes += value.spec.bytes();
+                data_bytes = value.spec.bytes().saturating_add(data_bytes);
             }
             info!("Memory required for data: {data_bytes}");
         }
@@ -232,6 +232,7 @@ impl Graph {
             "{tops} tops are named, but this layer makes {} from what it is given",
             plan.tops.len()
         );
+        check_sizes(&plan, dtype)?;
         let weights = loss_weights(&param, &plan)?;
         let mut top_ids = Vec::with_capacity(tops);
         for (j, spec) in plan.tops.iter().enumerate() {
@@ -297,7 +298,7 @@ impl Graph {
         }
         let mut ids = Vec::with_capacity(planned.len());
         for (index, planned) in planned.iter().enumerate() {
-            let default = Default::default();
+            let default = lgm_proto::ParamSpec::default();
             let given = match param.param.get_mut(index) {
                 Some(spec) => {
                     if planned.state {
@@ -310,6 +311,10 @@ impl Graph {
                     &*spec
                 }
                 None => &default,
+            };
+            let (lr_mult, decay_mult) = match planned.fixed {
+                true => (Some(0.0), Some(0.0)),
+                false => (given.lr_mult, given.decay_mult),
             };
             let spec = BlobSpec { shape: planned.shape.clone(), dtype };
             let name = given.name().to_string();
@@ -340,8 +345,8 @@ impl Graph {
                     }
                     let learnable = self.params[owner].learnable;
                     let target = &mut self.learnables[learnable];
-                    merge(&mut target.lr_mult, given.lr_mult, &name, "lr_mult")?;
-                    merge(&mut target.decay_mult, given.decay_mult, &name, "decay_mult")?;
+                    merge(&mut target.lr_mult, lr_mult, &name, "lr_mult")?;
+                    merge(&mut target.decay_mult, decay_mult, &name, "decay_mult")?;
                     learnable
                 }
                 None => {
@@ -350,20 +355,32 @@ impl Graph {
                     }
                     self.learnables.push(Learnable {
                         owner: id,
-                        lr_mult: (given.lr_mult(), given.lr_mult.is_some()),
-                        decay_mult: (given.decay_mult(), given.decay_mult.is_some()),
+                        lr_mult: (lr_mult.unwrap_or(default.lr_mult()), lr_mult.is_some()),
+                        decay_mult: (decay_mult.unwrap_or(default.decay_mult()), decay_mult.is_some()),
                         filler: planned.filler.clone(),
                     });
                     self.learnables.len() - 1
                 }
             };
             let display = if name.is_empty() { index.to_string() } else { name };
-            let backward = given.lr_mult() != 0.0;
+            let backward = lr_mult.unwrap_or(default.lr_mult()) != 0.0;
             let state = planned.state;
             self.params.push(NetParam { layer, index, spec, owner, learnable, display, backward, state });
             ids.push(id);
         }
         Ok(ids)
+    }
+
+    /// The layer whose blobs, scratch and parameters take the most memory.
+    pub fn largest(&self, backward: bool) -> Option<&LayerNode> {
+        let bytes = |layer: &&LayerNode| {
+            let tops = layer.tops.iter().map(|&v| self.values[v].bytes());
+            let own = layer.plan.saved.iter().chain(&layer.plan.scratch).map(BlobSpec::bytes);
+            let params = layer.params.iter().map(|&p| self.params[p].spec.bytes());
+            let copied = params.map(|bytes| if backward { bytes.saturating_mul(2) } else { bytes });
+            tops.chain(own).chain(copied).fold(0, usize::saturating_add)
+        };
+        self.layers.iter().rev().max_by_key(bytes)
     }
 
     /// Values that no layer reads: the net's outputs, in alphabetical order of their names as Caffe lists them.
@@ -450,6 +467,18 @@ fn check_arity(arity: &Arity, bottoms: usize, tops: usize) -> Result<usize> {
     ensure!(arity.tops.contains(&wanted), "makes {} top blob(s), found {tops}", say(&arity.tops));
     ensure!(!arity.equal || bottoms == wanted, "makes one top a bottom: expected {bottoms} tops, found {tops}");
     Ok(wanted)
+}
+
+/// Fails for a plan with a blob that no memory can hold. A bottom has been a top, so no layer sees a count that is none.
+pub fn check_sizes(plan: &Plan, dtype: DType) -> Result<()> {
+    let numbered = |what: &'static str, specs: &[BlobSpec]| -> Result<()> {
+        specs.iter().enumerate().try_for_each(|(i, spec)| spec.check(&format!("{what} {i}")))
+    };
+    let params: Vec<BlobSpec> = plan.params.iter().map(|p| BlobSpec { shape: p.shape.clone(), dtype }).collect();
+    numbered("top", &plan.tops)?;
+    numbered("parameter", &params)?;
+    numbered("saved blob", &plan.saved)?;
+    numbered("scratch", &plan.scratch)
 }
 
 fn loss_weights(param: &LayerParameter, plan: &Plan) -> Result<Vec<f32>> {

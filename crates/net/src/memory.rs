@@ -1,7 +1,10 @@
 //! Laying blobs out in one arena: regions whose times of use do not meet may share bytes.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
+
+use lgm_core::Result;
+use lgm_core::memory::{self, Reserved};
 
 /// Bytes are aligned to this, a cache line and the widest vector.
 pub const ALIGN: usize = 64;
@@ -21,45 +24,47 @@ pub struct Region {
 }
 
 /// Gives each region an offset, a multiple of `align`, such that regions in use at a common time do not overlap; returns the offsets and the
-/// arena's length. Greedy: the largest region first, each at the lowest offset that is free for its time.
+/// arena's length, at most `usize::MAX`, which no memory has. Greedy: the largest region first, each at the lowest offset
+/// that is free for its time.
 pub fn pack(regions: &[Region], align: usize) -> (Vec<usize>, usize) {
-    let round_up = |bytes: usize| bytes.next_multiple_of(align);
+    let round_up = |bytes: usize| bytes.checked_next_multiple_of(align).unwrap_or(usize::MAX);
     let mut order: Vec<usize> = (0..regions.len()).collect();
     order.sort_by_key(|&i| (std::cmp::Reverse(regions[i].bytes), regions[i].start, i));
     let mut offsets = vec![0; regions.len()];
     let mut placed: Vec<usize> = Vec::with_capacity(regions.len());
-    let mut total = 0;
+    let mut total = 0usize;
     for i in order {
         let (r, bytes) = (regions[i], round_up(regions[i].bytes));
         // `placed` is sorted by offset, so one sweep finds the lowest gap.
-        let mut offset = 0;
+        let mut offset = 0usize;
         for &j in &placed {
             let o = regions[j];
             if bytes == 0 || o.end < r.start || r.end < o.start {
                 continue;
             }
-            if offsets[j] >= offset + bytes {
+            if offsets[j] >= offset.saturating_add(bytes) {
                 break;
             }
-            offset = offset.max(offsets[j] + round_up(o.bytes));
+            offset = offset.max(offsets[j].saturating_add(round_up(o.bytes)));
         }
         offsets[i] = offset;
-        total = total.max(offset + bytes);
+        total = total.max(offset.saturating_add(bytes));
         let at = placed.partition_point(|&j| offsets[j] <= offset);
         placed.insert(at, i);
     }
     (offsets, total)
 }
 
-/// The next multiple of [`ALIGN`].
+/// The next multiple of [`ALIGN`], at most `usize::MAX`.
 pub fn round_up(bytes: usize) -> usize {
-    bytes.div_ceil(ALIGN) * ALIGN
+    bytes.checked_next_multiple_of(ALIGN).unwrap_or(usize::MAX)
 }
 
 /// Zeroed, aligned bytes of the host.
 pub struct Memory {
     addr: NonNull<u8>,
     layout: Layout,
+    _reserved: Reserved,
 }
 
 // SAFETY: the bytes are owned by this value alone; access goes through views bound to borrows of the net.
@@ -68,19 +73,22 @@ unsafe impl Send for Memory {}
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    /// Allocates `bytes` zeroed bytes.
-    pub fn new(bytes: usize) -> Self {
-        let size = round_up(bytes).max(ALIGN);
-        let layout = match Layout::from_size_align(size, ALIGN) {
-            Ok(layout) => layout,
-            Err(_) => handle_alloc_error(Layout::new::<u8>()),
-        };
+    /// Allocates `bytes` zeroed bytes; `what` they are for is for the message.
+    ///
+    /// # Errors
+    /// [`lgm_core::Error::Memory`] when the system has not as many.
+    pub fn new(bytes: usize, what: &str) -> Result<Self> {
+        let size = Memory::size(bytes);
+        let refused = || memory::refused(size, what);
+        let layout = Layout::from_size_align(size, ALIGN).map_err(|_| refused())?;
         // SAFETY: the layout's size is not zero.
-        let addr = unsafe { alloc_zeroed(layout) };
-        match NonNull::new(addr) {
-            Some(addr) => Memory { addr, layout },
-            None => handle_alloc_error(layout),
-        }
+        let addr = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(refused)?;
+        Ok(Memory { addr, layout, _reserved: Reserved::new(size) })
+    }
+
+    /// The length of the memory that is made for so many bytes.
+    pub fn size(bytes: usize) -> usize {
+        round_up(bytes).max(ALIGN)
     }
 
     /// The length in bytes.
@@ -140,5 +148,13 @@ mod tests {
         }
         let chain: Vec<Region> = (0..10).map(|i| Region { bytes: 640, start: i, end: i + 1 }).collect();
         assert_eq!([ALIGN, DEVICE_ALIGN].map(|align| pack(&chain, align).1), [1280, 1536]);
+    }
+
+    #[test]
+    fn sums_beyond_every_address_do_not_wrap() {
+        let huge = Region { bytes: isize::MAX as usize, start: 0, end: 1 };
+        assert_eq!(pack(&[huge; 3], ALIGN).1, usize::MAX);
+        let error = Memory::new(usize::MAX, "the arena").err().unwrap().to_string();
+        assert!(error.contains("the arena takes") && error.contains("there are only"), "{error}");
     }
 }

@@ -4,17 +4,20 @@ use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 
+use lgm_core::filler::fill;
 use lgm_core::rng::{Philox, stream_id};
 use lgm_core::{
     BlobSpec, BuildCx, DType, Error, Host, HostQueue, Node, Phase, Registry, Result, State, Step, with_float,
 };
+use lgm_cpu::with_scratch;
 use lgm_proto::{NetParameter, NetState, Positions};
 use tracing::info;
 
 use crate::bind::Bound;
 use crate::device::{OnDevice, Placement};
-use crate::graph::Graph;
+use crate::graph::{Graph, check_sizes};
 use crate::plan::{Keep, Role, plan};
+use crate::values::Numbers;
 use crate::{backward, filter, fuse};
 
 /// What a net is built for.
@@ -57,6 +60,39 @@ impl Options {
     }
 }
 
+/// The layers of a net that `options` choose, planned, fused and marked for backward.
+///
+/// # Errors
+/// As [`Net::new`], but for the lack of memory.
+pub(crate) fn build_graph(
+    param: &NetParameter,
+    positions: &Positions,
+    registry: &Registry,
+    options: &Options,
+) -> Result<Graph> {
+    let phase = options.state.phase();
+    let layers = filter::filter(param, positions, &options.state)?;
+    let filtered = NetParameter {
+        state: Some(options.state.clone()),
+        layer: layers.iter().map(|(l, _)| l.clone()).collect(),
+        ..param.clone()
+    };
+    info!("Initializing net from parameters: \n{}", lgm_proto::to_text(&filtered));
+    let layers = filter::insert_splits(layers)?;
+    let cx = BuildCx { phase, dtype: options.dtype, seed: options.seed };
+    let mut graph = Graph::build(layers, registry, cx)?;
+    if options.fuse && options.keep != Keep::Apart && !param.debug_info() {
+        fuse::fuse(&mut graph, cx, &options.keep, options.device.is_some())?;
+    }
+    if options.backward {
+        backward::mark(&mut graph, param.force_backward())?;
+    }
+    for layer in &graph.layers {
+        check_sizes(&layer.plan, options.dtype).map_err(|e| layer.blame(e))?;
+    }
+    Ok(graph)
+}
+
 /// A seed for runs that name none.
 pub fn fresh_seed() -> u64 {
     // The standard library keys each RandomState from the system's entropy.
@@ -93,23 +129,7 @@ impl Net {
         options: &Options,
         with: Option<&Net>,
     ) -> Result<Net> {
-        let phase = options.state.phase();
-        let layers = filter::filter(param, positions, &options.state)?;
-        let filtered = NetParameter {
-            state: Some(options.state.clone()),
-            layer: layers.iter().map(|(l, _)| l.clone()).collect(),
-            ..param.clone()
-        };
-        info!("Initializing net from parameters: \n{}", lgm_proto::to_text(&filtered));
-        let layers = filter::insert_splits(layers)?;
-        let cx = BuildCx { phase, dtype: options.dtype, seed: options.seed };
-        let mut graph = Graph::build(layers, registry, cx)?;
-        if options.fuse && options.keep != Keep::Apart && !param.debug_info() {
-            fuse::fuse(&mut graph, cx, &options.keep, options.device.is_some())?;
-        }
-        if options.backward {
-            backward::mark(&mut graph, param.force_backward())?;
-        }
+        let mut graph = build_graph(param, positions, registry, options)?;
         let (bound, device) = match &options.device {
             None => {
                 let here = vec![Role::Here; graph.layers.len()];
@@ -138,13 +158,15 @@ impl Net {
     fn fill(&mut self, seed: u64) -> Result<()> {
         for learnable in 0..self.graph.learnables.len() {
             let p = self.graph.learnables[learnable].owner;
-            let param = &self.graph.params[p];
-            let layer = &self.graph.layers[param.layer];
-            let stream = stream_id(&layer.key, &format!("fill {}", param.index));
+            let (param, filler) = (&self.graph.params[p], self.graph.learnables[learnable].filler.clone());
+            let (layer, shape) = (param.layer, param.spec.shape.clone());
+            let stream = stream_id(&self.graph.layers[layer].key, &format!("fill {}", param.index));
             let mut rng = Philox::new(seed, stream).from(0);
-            let values = lgm_core::filler::fill(&self.graph.learnables[learnable].filler, &param.spec.shape, &mut rng)
-                .map_err(|e| layer.blame(e))?;
-            self.write_param(p, &values)?;
+            let filled = self.fill_param(p, &mut |values| match values {
+                Numbers::F32(out) => fill(&filler, &shape, &mut rng, out),
+                Numbers::F64(out) => fill(&filler, &shape, &mut rng, out),
+            });
+            filled.map_err(|e| self.graph.layers[layer].blame(e))?;
         }
         Ok(())
     }
@@ -215,7 +237,7 @@ impl Net {
         let layer = &self.graph.layers[i];
         if let Some(compute) = layer.compute() {
             let io = self.bound.forward(&self.graph, i, step);
-            compute.forward(&self.queue, io).map_err(|e| layer.blame(e))?;
+            with_scratch(|| compute.forward(&self.queue, io)).map_err(|e| layer.blame(e))?;
         }
         let mut loss = 0.0;
         for &top in &layer.tops {
@@ -256,7 +278,7 @@ impl Net {
         let layer = &self.graph.layers[i];
         if let Some(compute) = layer.compute() {
             let io = self.bound.backward(&self.graph, i, step);
-            compute.backward(&self.queue, io).map_err(|e| layer.blame(e))?;
+            with_scratch(|| compute.backward(&self.queue, io)).map_err(|e| layer.blame(e))?;
         }
         if self.debug_info {
             self.log_backward(i)?;

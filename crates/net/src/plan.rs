@@ -254,7 +254,7 @@ pub fn mirror(graph: &Graph, roles: &[Role]) -> MemoryPlan {
     let mut bytes = 0;
     let mut take = |spec: &BlobSpec| {
         let at = bytes;
-        bytes += crate::memory::round_up(spec.bytes());
+        bytes = crate::memory::round_up(spec.bytes()).saturating_add(bytes);
         at
     };
     let mut out = MemoryPlan {

@@ -1,10 +1,13 @@
 //! What a net says about itself: sizes, operations and bytes, layer by layer.
 
-use lgm_core::Shape;
+use lgm_core::{BlobSpec, Registry, Result, Shape};
+use lgm_proto::{NetParameter, Positions};
 
 use crate::formats::Conversions;
-use crate::graph::ValueId;
-use crate::net::Net;
+use crate::graph::{Graph, ValueId};
+use crate::memory::Memory;
+use crate::net::{Net, Options, build_graph};
+use crate::plan::{MemoryPlan, Role, plan};
 
 /// One layer's sizes.
 #[derive(Clone, Debug)]
@@ -57,7 +60,7 @@ impl Net {
     pub fn device_memory(&self) -> Option<DeviceMemory> {
         let device = self.device.as_ref()?;
         Some(DeviceMemory {
-            arena: device.bound.arena_bytes(),
+            arena: device.bound.plan().bytes,
             batches: device.batches,
             params: device.param_bytes(),
             history: device.params().map_or(0, |p| p.bytes),
@@ -66,48 +69,12 @@ impl Net {
 
     /// The sizes of layer `i`.
     pub fn layer_report(&self, i: usize) -> LayerReport<'_> {
-        let graph = &self.graph;
-        let layer = &graph.layers[i];
-        let bytes = |values: &[ValueId], which: &dyn Fn(usize) -> bool| -> usize {
-            let wanted = values.iter().enumerate().filter(|(k, _)| which(*k));
-            wanted.map(|(_, &v)| graph.values[v].bytes()).sum()
-        };
-        let params: usize = layer.exec_params.iter().map(|&p| graph.params[p].spec.bytes()).sum();
-        // What forward leaves for backward, which a net without one has no room for.
-        let saved: usize = layer.plan.saved.iter().map(|spec| spec.bytes()).sum();
-        let saved = if layer.backward { saved } else { 0 };
-        // Views of a bottom take no reading.
-        let read = layer.tops.is_empty() || (0..layer.tops.len()).any(|t| !self.is_view(i, t));
-        let forward = bytes(&layer.bottoms, &|_| read) + bytes(&layer.tops, &|t| !self.is_view(i, t)) + params + saved;
-        let learned = layer.exec_params.iter().any(|&p| graph.params[p].backward);
-        let products = match layer.exec_params.is_empty() {
-            true => 1,
-            false => u64::from(learned) + u64::from(layer.bottom_backward.contains(&true)),
-        };
-        let backward = bytes(&layer.tops, &|_| true)
-            + bytes(&layer.bottoms, &|b| layer.bottom_backward[b])
-            + bytes(&layer.bottoms, &|b| layer.plan.backward_bottoms.contains(&b))
-            + bytes(&layer.tops, &|t| layer.plan.backward_tops.contains(&t))
-            + 2 * params
-            + saved;
-        let owned = layer.params.iter().filter(|&&p| graph.params[p].owner.is_none());
-        LayerReport {
-            name: layer.name(),
-            kind: layer.kind(),
-            tops: layer.tops.iter().map(|&t| &graph.values[t].spec.shape).collect(),
-            params: owned.map(|&p| graph.params[p].spec.shape.count()).sum(),
-            flops: layer.plan.flops,
-            backward_flops: if layer.backward { products * layer.plan.flops } else { 0 },
-            forward_bytes: forward,
-            backward_bytes: if layer.backward { backward } else { 0 },
-            absorbed: layer.absorbed,
-            internal: layer.internal,
-        }
+        self.graph.report(self.plan(), i)
     }
 
     /// Bytes of blobs, gradients, saved values and scratch, all in one arena: the net's peak besides its parameters.
     pub fn arena_bytes(&self) -> usize {
-        self.device.as_ref().map_or(self.bound.arena_bytes(), |d| d.bound.arena_bytes())
+        self.plan().bytes
     }
 
     /// The conversions between formats that the net's passes make; none on the host.
@@ -115,8 +82,8 @@ impl Net {
         self.device.as_ref().map_or_else(Conversions::default, |d| d.conversions)
     }
 
-    fn is_view(&self, i: usize, t: usize) -> bool {
-        self.device.as_ref().map_or(self.bound.is_view(i, t), |d| d.bound.is_view(i, t))
+    fn plan(&self) -> &MemoryPlan {
+        self.device.as_ref().map_or(self.bound.plan(), |d| d.bound.plan())
     }
 
     /// Bytes of parameters and, where backward runs, their gradients; without those that are another net's.
@@ -125,5 +92,89 @@ impl Net {
             return device.param_bytes();
         }
         self.bound.params.iter().map(|p| p.data.len() + p.diff.as_ref().map_or(0, |d| d.len())).sum()
+    }
+}
+
+/// A net on the host without its memory: what it takes is told without taking it, so it may be larger than the machine.
+pub struct Outline {
+    graph: Graph,
+    plan: MemoryPlan,
+    backward: bool,
+}
+
+impl Outline {
+    /// Plans a net as [`Net::new`] does.
+    ///
+    /// # Errors
+    /// As [`Net::new`], but for the lack of memory.
+    pub fn new(param: &NetParameter, positions: &Positions, registry: &Registry, options: &Options) -> Result<Self> {
+        let graph = build_graph(param, positions, registry, options)?;
+        let here = vec![Role::Here; graph.layers.len()];
+        let plan = plan(&graph, &options.keep, &here, crate::memory::ALIGN);
+        Ok(Outline { graph, plan, backward: options.backward })
+    }
+
+    /// The sizes of each layer, in order.
+    pub fn layer_reports(&self) -> Vec<LayerReport<'_>> {
+        (0..self.graph.layers.len()).map(|i| self.graph.report(&self.plan, i)).collect()
+    }
+
+    /// As [`Net::arena_bytes`]; `usize::MAX` for any greater number.
+    pub fn arena_bytes(&self) -> usize {
+        self.plan.bytes
+    }
+
+    /// As [`Net::param_bytes`]; `usize::MAX` for any greater number.
+    pub fn param_bytes(&self) -> usize {
+        let each = self.graph.learnables.iter().map(|l| Memory::size(self.graph.params[l.owner].spec.bytes()));
+        total(each).saturating_mul(1 + usize::from(self.backward))
+    }
+}
+
+fn total(bytes: impl Iterator<Item = usize>) -> usize {
+    bytes.fold(0, usize::saturating_add)
+}
+
+impl Graph {
+    fn report(&self, plan: &MemoryPlan, i: usize) -> LayerReport<'_> {
+        let layer = &self.layers[i];
+        let is_view = |t: usize| plan.top_is_view[i][t];
+        let bytes = |values: &[ValueId], which: &dyn Fn(usize) -> bool| -> usize {
+            let wanted = values.iter().enumerate().filter(|(k, _)| which(*k));
+            total(wanted.map(|(_, &v)| self.values[v].bytes()))
+        };
+        let params = total(layer.exec_params.iter().map(|&p| self.params[p].spec.bytes()));
+        // What forward leaves for backward, which a net without one has no room for.
+        let saved = if layer.backward { total(layer.plan.saved.iter().map(BlobSpec::bytes)) } else { 0 };
+        // Views of a bottom take no reading.
+        let read = layer.tops.is_empty() || (0..layer.tops.len()).any(|t| !is_view(t));
+        let forward = [bytes(&layer.bottoms, &|_| read), bytes(&layer.tops, &|t| !is_view(t)), params, saved];
+        let learned = layer.exec_params.iter().any(|&p| self.params[p].backward);
+        let products = match layer.exec_params.is_empty() {
+            true => 1,
+            false => u64::from(learned) + u64::from(layer.bottom_backward.contains(&true)),
+        };
+        let backward = [
+            bytes(&layer.tops, &|_| true),
+            bytes(&layer.bottoms, &|b| layer.bottom_backward[b]),
+            bytes(&layer.bottoms, &|b| layer.plan.backward_bottoms.contains(&b)),
+            bytes(&layer.tops, &|t| layer.plan.backward_tops.contains(&t)),
+            params,
+            params,
+            saved,
+        ];
+        let owned = layer.params.iter().filter(|&&p| self.params[p].owner.is_none());
+        LayerReport {
+            name: layer.name(),
+            kind: layer.kind(),
+            tops: layer.tops.iter().map(|&t| &self.values[t].spec.shape).collect(),
+            params: total(owned.map(|&p| self.params[p].spec.shape.count())),
+            flops: layer.plan.flops,
+            backward_flops: if layer.backward { layer.plan.flops.saturating_mul(products) } else { 0 },
+            forward_bytes: total(forward.into_iter()),
+            backward_bytes: if layer.backward { total(backward.into_iter()) } else { 0 },
+            absorbed: layer.absorbed,
+            internal: layer.internal,
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Reading and writing blobs and parameters from outside, wherever they live.
 
-use lgm_core::{Error, Result, Shape, View};
+use lgm_core::{DType, Error, Result, Shape, View, memory};
 
 use crate::gpu::{float_bytes, floats_of};
 use crate::graph::ValueId;
@@ -9,6 +9,12 @@ use crate::plan::Role;
 
 /// An output by name, and its values.
 pub type NamedValues<Name = String> = (Name, Vec<f64>);
+
+/// Values to be filled in, in the precision they are kept in.
+pub(crate) enum Numbers<'a> {
+    F32(&'a mut [f32]),
+    F64(&'a mut [f64]),
+}
 
 /// The parameters of a net: as they lie on the host, or copied from a device in one go.
 pub(crate) enum ParamValues<'a> {
@@ -53,17 +59,24 @@ impl Net {
         Ok(ParamValues::Device { net: self, data, diff })
     }
 
-    /// Sets parameter `p`, wherever it lives, unless it is another net's.
-    pub(crate) fn write_param(&mut self, p: usize, values: &[f64]) -> Result<()> {
+    /// Sets parameter `p`, wherever it lives, unless it is another net's: `read` fills its values, in `f64` where the net is
+    /// in `f64`. On the host they are the parameter's own memory.
+    pub(crate) fn fill_param(&mut self, p: usize, read: &mut dyn FnMut(Numbers<'_>) -> Result<()>) -> Result<()> {
+        let param = &self.graph.params[p];
         let Some(device) = &self.device else {
-            return self.bound.param_mut(&self.graph, p).0.write_f64(values);
+            let (mut data, _) = self.bound.param_mut(&self.graph, p);
+            return match data.dtype() {
+                DType::F32 => read(Numbers::F32(data.slice_mut()?)),
+                DType::F64 => read(Numbers::F64(data.slice_mut()?)),
+            };
         };
-        if device.is_shared(self.graph.params[p].learnable) {
+        if device.is_shared(param.learnable) {
             return Ok(());
         }
+        let mut values = memory::zeros(param.spec.shape.count(), "a parameter on its way to the device")?;
+        read(Numbers::F32(&mut values))?;
         let view = device.bound.param(&self.graph, p);
-        same_count(values.len(), view.shape())?;
-        device.gpu.upload(&float_bytes(values.iter().map(|&v| v as f32)), view.addr())
+        device.gpu.upload(&float_bytes(values), view.addr())
     }
 
     /// Data of a value as the last pass left it.

@@ -7,7 +7,9 @@
 
 mod binary;
 mod error;
+mod kind;
 mod nearest;
+mod numbers;
 mod text;
 mod upgrade;
 
@@ -17,10 +19,12 @@ use prost_reflect::DescriptorPool;
 
 pub use binary::{LayerWeights, Weights, decode_net, encode, read_binary, read_net_binary, read_weights};
 pub use error::{Error, Position, Result};
+pub use kind::FileKind;
 pub use nearest::nearest;
+pub use numbers::check_numbers;
 pub use prost;
 pub use prost_reflect;
-pub use text::{Parsed, Positions, general, parse, parse_net, parse_solver, read_net, read_solver, to_text};
+pub use text::{Parsed, Positions, general, parse, parse_net, parse_solver, read_net, read_solver, to_text, utf8};
 pub use upgrade::{upgrade_net, upgrade_solver, v1_layer_type};
 
 mod schema {

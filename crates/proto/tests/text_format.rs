@@ -52,9 +52,34 @@ fn strings() {
     for (text, value) in cases {
         assert_eq!(accepted(&format!("name: {text}")).name(), value, "{text}");
     }
-    let latin1 = b"# caf\xe9\nname: 'a'";
-    let parsed: Parsed<NetParameter> = parse(latin1, Path::new("net.prototxt")).unwrap();
-    assert_eq!(parsed.message.name(), "a");
+}
+
+#[test]
+fn text_is_utf8_but_for_comments_and_may_begin_with_a_byte_order_mark() {
+    let net = |text: &[u8]| -> Result<NetParameter, String> {
+        parse(text, Path::new("net.prototxt")).map(|p: Parsed<NetParameter>| p.message).map_err(|e| e.to_string())
+    };
+    for good in [&b"# caf\xe9\nname: 'a' # \xff"[..], b"\xef\xbb\xbfname: 'a'", b"\xef\xbb\xbf# \xe9\n name: 'a'"] {
+        assert_eq!(net(good).unwrap().name(), "a");
+    }
+    assert_eq!(net("name: '\u{fffd}' # \u{fffd}".as_bytes()).unwrap().name(), "\u{fffd}");
+    assert!(net(b"\xef\xbb\xbfnam: 'a'").unwrap_err().starts_with("net.prototxt:1:1: unknown field 'nam'"));
+    for (bad, at) in [
+        (&b"# \xe9\n name: 'caf\xe9'"[..], "2:12"),
+        (b"name: 'a\xc3' name: '\xff'", "1:9"),
+        (b"name: 'a' \xe9", "1:11"),
+        (b"# \xe9\n n\xe9me: 'a'", "2:3"),
+    ] {
+        let error = net(bad).unwrap_err();
+        assert!(error.starts_with(&format!("net.prototxt:{at}: expected UTF-8 text, found the byte 0x")), "{error}");
+    }
+    for bad in ["name: 'a' \u{feff}", "\u{feff}\u{feff}name: 'a'", "name: '\\351'"] {
+        let error = net(bad.as_bytes()).unwrap_err();
+        assert!(error.starts_with("net.prototxt:1:"), "{error}");
+    }
+    let list = lgm_proto::utf8(b"a.h5\ncaf\xe9.h5", Path::new("list.txt")).unwrap_err().to_string();
+    assert!(list.starts_with("list.txt:2:4: expected UTF-8 text, found the byte 0xE9"), "{list}");
+    assert_eq!(lgm_proto::utf8(b"\xef\xbb\xbfa.h5", Path::new("list.txt")).unwrap(), "a.h5");
 }
 
 #[test]
@@ -239,4 +264,63 @@ fn nets_inside_a_solver_keep_their_positions() {
     assert_eq!(net.get("layer[1].name").unwrap().to_string(), "s.prototxt:4:11");
     assert_eq!(solver.positions.within("test_net_param[1]").layer(0).unwrap().line, 8);
     assert_eq!(solver.positions.within("train_net_param").layer(0), None);
+}
+
+#[test]
+fn numbers_that_make_no_sense_are_refused_where_they_stand() {
+    let solver = |text: &str| {
+        let parsed = lgm_proto::parse_solver(text.as_bytes(), Path::new("s.prototxt")).unwrap();
+        lgm_proto::check_numbers(&parsed.message, &parsed.positions).map_err(|error| error.to_string())
+    };
+    let layer = |fields: &str| {
+        let text = format!("layer {{\n{fields}\n}}");
+        lgm_proto::parse_net(text.as_bytes(), Path::new("n.prototxt")).map(drop).map_err(|error| error.to_string())
+    };
+    for (text, what) in [
+        ("base_lr: nan", "base_lr must be a finite number, found nan"),
+        ("base_lr: 1e60", "base_lr must be a finite number, found inf"),
+        ("base_lr: -0.1", "base_lr must not be negative, found -0.1"),
+        ("momentum: 1", "momentum must be at least 0 and below 1, found 1"),
+        ("momentum: -0.5", "momentum must be at least 0 and below 1, found -0.5"),
+        ("momentum2: 1.5", "momentum2 must be"),
+        ("rms_decay: 1", "rms_decay must be"),
+        ("weight_decay: -1", "weight_decay must not be negative"),
+        ("weight_decay: inf", "weight_decay must be a finite"),
+        ("gamma: nan", "gamma must be"),
+        ("power: -inf", "power must be"),
+        ("delta: -1e-8", "delta must not be negative, found -1e-08"),
+        ("stepsize: -3", "stepsize must not be negative, found -3"),
+        ("stepvalue: 5 stepvalue: -1", "stepvalue must not be negative, found -1"),
+        ("clip_gradients: nan", "clip_gradients must be"),
+        ("net_param { layer { batch_norm_param { eps: -1 } } }", "eps must not be negative, found -1"),
+    ] {
+        let column = if text.starts_with("stepvalue") {
+            14
+        } else if text.starts_with("net") {
+            40
+        } else {
+            1
+        };
+        let error = solver(&format!("# rates\n{text}")).unwrap_err();
+        assert!(error.starts_with(&format!("s.prototxt:2:{column}: {what}")), "{error}");
+    }
+    for (text, what) in [
+        ("batch_norm_param { eps: -1e-5 }", "eps must not be negative"),
+        ("batch_norm_param { moving_average_fraction: 1.5 }", "moving_average_fraction must be from 0 to 1, found 1.5"),
+        ("dropout_param { dropout_ratio: 1 }", "dropout_ratio must be at least 0 and below 1, found 1"),
+        ("dropout_param { dropout_ratio: -0.1 }", "dropout_ratio must be"),
+        ("param { lr_mult: nan }", "lr_mult must be a finite number"),
+        ("param { decay_mult: -1 }", "decay_mult must not be negative"),
+        ("loss_weight: inf", "loss_weight must be a finite number, found inf"),
+        ("convolution_param { weight_filler { std: nan } }", "std must be"),
+        ("lgm_loss_param { margin_mul { value: nan } }", "value must be"),
+        ("lgm_loss_param { center_coef: -1 }", "center_coef must not be negative"),
+    ] {
+        let error = layer(text).unwrap_err();
+        let place = text.find(what.split(' ').next().unwrap()).unwrap() + 1;
+        assert!(error.starts_with(&format!("n.prototxt:2:{place}: {what}")), "{error}");
+    }
+    solver("base_lr: 0 momentum: 0 delta: 0 clip_gradients: -1 power: -1 gamma: 2").unwrap();
+    layer("clip_param { min: -inf max: inf } lgm_loss_param { margin_add { max: inf } } param { lr_mult: -1 }")
+        .unwrap();
 }

@@ -1,7 +1,8 @@
 //! What a solver's prototxt asks for, checked before anything is built.
 
 use lgm_core::{Error, Result, nearest};
-use lgm_proto::{NetParameter, NetState, Parsed, Positions, SolverParameter};
+use lgm_net::expect_kind;
+use lgm_proto::{FileKind, NetParameter, NetState, Parsed, Positions, SolverParameter, check_numbers};
 use tracing::warn;
 
 use crate::rate::LR_POLICIES;
@@ -10,7 +11,8 @@ use crate::rule::RULES;
 /// An error about one field of the solver, with its place in the prototxt.
 pub(crate) fn field_error(positions: &Positions, field: &str, text: impl Into<String>) -> Error {
     let at = positions.nearest(field).map(|p| format!("{p}: ")).unwrap_or_default();
-    Error::config(format!("{at}solver field '{field}': {}", text.into()))
+    let name = field.split('[').next().unwrap_or(field);
+    Error::config(format!("{at}solver field '{name}': {}", text.into()))
 }
 
 /// Refuses settings that cannot work.
@@ -21,6 +23,7 @@ pub(crate) fn check(parsed: &Parsed<SolverParameter>) -> Result<()> {
         let hint = nearest(found, known.iter().copied()).map(|n| format!("; did you mean '{n}'?")).unwrap_or_default();
         format!("unknown value '{found}'{hint} (known: {})", known.join(", "))
     };
+    check_numbers(p, at)?;
     if !RULES.contains(&p.r#type()) {
         return fail("type", unknown(p.r#type(), &RULES));
     }
@@ -41,12 +44,7 @@ pub(crate) fn check(parsed: &Parsed<SolverParameter>) -> Result<()> {
             return fail(field, format!("must be at least 1, found {value}"));
         }
     }
-    let not_negative = [
-        ("max_iter", p.max_iter()),
-        ("display", p.display()),
-        ("snapshot", p.snapshot()),
-        ("test_interval", p.test_interval()),
-    ];
+    let not_negative = [("display", p.display()), ("snapshot", p.snapshot()), ("test_interval", p.test_interval())];
     for (field, value) in not_negative {
         if value < 0 {
             return fail(field, format!("must not be negative, found {value}"));
@@ -58,17 +56,17 @@ pub(crate) fn check(parsed: &Parsed<SolverParameter>) -> Result<()> {
             format!("lr_policy \"{}\" needs a positive stepsize, found {}", p.lr_policy(), p.stepsize()),
         );
     }
-    if ["step", "exp", "inv", "multistep", "sigmoid"].contains(&p.lr_policy()) && p.gamma() < 0.0 {
-        return fail("gamma", format!("must not be negative, found {}", p.gamma()));
+    if p.lr_policy() == "multistep"
+        && let Some(i) = p.stepvalue.windows(2).position(|two| two[0] > two[1])
+    {
+        let text = format!("must ascend, found {} before {}", p.stepvalue[i], p.stepvalue[i + 1]);
+        return fail(&format!("stepvalue[{}]", i + 1), text);
     }
     if p.lr_policy() == "poly" && p.max_iter() == 0 {
         return fail("max_iter", "lr_policy \"poly\" needs a positive max_iter".into());
     }
     if ["AdaGrad", "RMSProp"].contains(&p.r#type()) && p.momentum() != 0.0 {
         return fail("momentum", format!("momentum cannot be used with {}, found {}", p.r#type(), p.momentum()));
-    }
-    if p.r#type() == "RMSProp" && !(0.0..1.0).contains(&p.rms_decay()) {
-        return fail("rms_decay", format!("must be at least 0 and below 1, found {}", p.rms_decay()));
     }
     if p.snapshot() > 0 && p.snapshot_prefix.is_none() {
         return fail("snapshot", "is given but snapshot_prefix is not".into());
@@ -86,6 +84,7 @@ pub(crate) struct NetSource {
 }
 
 fn read(path: &str) -> Result<Parsed<NetParameter>> {
+    expect_kind(path, FileKind::Net)?;
     let net = lgm_proto::read_net(path)?;
     net.notices.iter().for_each(|n| tracing::info!("{n}"));
     Ok(net)

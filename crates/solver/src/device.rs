@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use lgm_core::{DevicePtr, DeviceQueue, Error, Grid, Result, args};
-use lgm_net::{Block, DeviceParams, Gpu, Net, Pass, SOLVER_WORDS, doubles_of, float_bytes, floats_of};
+use lgm_net::{Block, DeviceParams, Gpu, Net, Pass, SOLVER_WORDS, doubles_of, float_bytes, floats_of, six_digits};
 use lgm_proto::SolverParameter;
 
 use crate::rate::learning_rate;
@@ -183,8 +183,9 @@ impl OnDevice {
         queue.launch(kernel, rows, args)
     }
 
-    /// Puts the keeping of the iteration's loss on the queue, and the look for faults in it.
-    pub fn keep_loss(&self, queue: &dyn DeviceQueue, param: &SolverParameter) -> Result<()> {
+    /// Puts the keeping of the iteration's loss on the queue, and the look for faults in it: with `finite`, a loss that is
+    /// not finite is one.
+    pub fn keep_loss(&self, queue: &dyn DeviceQueue, param: &SolverParameter, finite: bool) -> Result<()> {
         let (faults, layers) = self.faults;
         let args = args![
             self.ring.at(),
@@ -194,6 +195,7 @@ impl OnDevice {
             self.guard.at(),
             faults,
             layers as i32,
+            i32::from(finite),
         ];
         queue.launch("solver_keep_loss", Grid::rows(1, 32), args)
     }
@@ -287,10 +289,10 @@ impl Solver {
             let step = self.step(sub_batch);
             let finish = update && sub_batch == last;
             let pass = Pass { clear: sub_batch == 0, forward: true, accumulate: false, backward: true, finish };
-            let Solver { net, param, device, .. } = self;
+            let Solver { net, param, device, keep_going, .. } = self;
             let Some(device) = device else { return Err(Error::internal("the solver runs on the host")) };
             let work = |queue: &dyn DeviceQueue| {
-                device.keep_loss(queue, param)?;
+                device.keep_loss(queue, param, !*keep_going)?;
                 device.update(queue, param)
             };
             net.pass(pass, &step, Some(&work))?;
@@ -320,6 +322,12 @@ impl Solver {
         let Some(device) = &mut self.device else { return Ok(()) };
         let losses = device.losses()?;
         self.net.check()?;
+        if let Some(k) = losses.iter().position(|loss| !loss.is_finite()) {
+            let text =
+                format!("iteration {}: the loss is {}", self.iter - (losses.len() - k) as i32, six_digits(losses[k]));
+            self.not_finite(|_| Ok(text))?;
+        }
+        let Some(device) = &mut self.device else { return Ok(()) };
         device.start_anew();
         self.marks.clear();
         losses.into_iter().for_each(|loss| self.smooth(loss));

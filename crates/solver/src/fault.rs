@@ -1,9 +1,12 @@
-//! What is left of a run on a device when something on it fails.
+//! What is left of a run when something on a device fails, or something is not finite any more.
 //!
 //! Nobody waits for an iteration on a device, so a fault shows late. From the first iteration with a fault on, the update
 //! leaves parameters and histories alone (`kernels/solver.cu`), and the statistics that layers keep by themselves are
 //! copied with each update; so what the device holds is the last whole iteration's, and the host keeps what it knew
 //! before each iteration that it has not looked at. A device that still answers gives all that back for a last snapshot.
+//!
+//! On the host, a loss that is not finite is seen before the update, so parameters and histories are the last whole
+//! iteration's too, and what the iteration has changed already is kept from before it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,42 +21,88 @@ use crate::writer::Taken;
 pub(crate) struct Mark {
     state: BTreeMap<String, State>,
     current_step: i32,
+    /// On the host, the statistics that layers keep, by learnable parameter.
+    statistics: Vec<(usize, Vec<f32>)>,
+}
+
+impl Mark {
+    /// What layers must remember besides parameters.
+    pub fn state(&self) -> &BTreeMap<String, State> {
+        &self.state
+    }
 }
 
 impl Solver {
-    /// Remembers what the host knows, on a device; call before each iteration.
-    pub(crate) fn mark(&mut self) {
-        if self.device.is_some() {
-            self.marks.push(Mark { state: self.net.state(), current_step: self.current_step });
+    /// Remembers what an iteration goes on to change; call before each.
+    pub(crate) fn mark(&mut self) -> Result<()> {
+        let mut statistics = Vec::new();
+        if self.device.is_none() {
+            self.marks.clear();
+            let kept: Vec<usize> = self.net.learnables().enumerate().filter(|(_, l)| l.state).map(|(i, _)| i).collect();
+            for i in kept {
+                statistics.push((i, self.net.learnable::<f32>(i)?.0.to_vec()));
+            }
         }
+        self.marks.push(Mark { state: self.net.state(), current_step: self.current_step, statistics });
+        Ok(())
     }
 
-    /// What to say of an error that ends a run: on a device, with where its last whole iteration is saved, or what to
-    /// resume from if it does not answer. The solver is of no further use.
+    /// What to say of an error that ends a run: where its last whole iteration is saved, or what to resume from if it
+    /// cannot be. The solver is of no further use.
     pub(crate) fn salvage(&mut self, error: Error) -> Error {
         let takes_snapshots = self.param.snapshot() > 0 || self.param.snapshot_after_train();
-        if self.device.is_none() || self.writer.failed() || !takes_snapshots {
+        let can = self.device.is_some() || self.diverged;
+        if !can || self.writer.failed() {
             return error;
         }
         if let Err(unwritten) = self.writer.wait() {
             warn!("{unwritten}");
         }
-        let note = match self.last_whole() {
-            Ok(_) if self.iter == self.started => return error,
-            Ok(taken) => self.save(taken),
+        let last = self.last_whole();
+        let nothing_new = self.iter == self.started;
+        let note = match last {
+            Ok((taken, mark)) => {
+                let first = self.explain(mark.as_ref());
+                let note = match taken.first_not_finite() {
+                    _ if nothing_new || !takes_snapshots => None,
+                    Some(which) => Some(format!(
+                        "iteration {} cannot be saved: {which} is not finite; {}",
+                        self.iter,
+                        self.newest()
+                    )),
+                    None => Some(self.save(taken)),
+                };
+                let parts = [first, note].into_iter().flatten().collect::<Vec<_>>();
+                if parts.is_empty() {
+                    return error;
+                }
+                parts.join("; ")
+            }
+            Err(_) if !takes_snapshots => return error,
             Err(silent) => {
                 warn!("nothing can be read from the device: {silent}");
-                let lost = "the device does not answer, and what it held is gone";
-                match newest(Path::new(self.param.snapshot_prefix())) {
-                    Some(state) => {
-                        let state = state.display();
-                        format!("{lost}; the newest snapshot is {state}: resume with -snapshot {state}")
-                    }
-                    None => format!("{lost}; there is no snapshot yet (the solver's 'snapshot' takes them on the way)"),
-                }
+                format!("the device does not answer, and what it held is gone; {}", self.newest())
             }
         };
         Error::config(format!("{error}; {note}"))
+    }
+
+    /// What to resume from instead of the last iteration.
+    fn newest(&self) -> String {
+        match newest(Path::new(self.param.snapshot_prefix())) {
+            Some(state) => {
+                let state = state.display();
+                format!("the newest snapshot is {state}: resume with -snapshot {state}")
+            }
+            None => "there is no snapshot yet (the solver's 'snapshot' takes them on the way)".into(),
+        }
+    }
+
+    /// For a loss on a device that turned out not to be finite iterations ago: what was the first not to be.
+    fn explain(&mut self, mark: Option<&Mark>) -> Option<String> {
+        let mark = mark.filter(|_| self.diverged && self.device.is_some())?;
+        let first = self.net.restore(&mark.state).and_then(|()| self.first_not_finite());
+        first.unwrap_or_default().map(|first| format!("the first that is not finite is {first}"))
     }
 
     fn save(&self, taken: Taken) -> String {
@@ -73,23 +122,29 @@ impl Solver {
         }
     }
 
-    /// Goes back to the last whole iteration and takes what a snapshot of it holds.
-    fn last_whole(&mut self) -> Result<Taken> {
-        let Some(device) = &self.device else { return Err(Error::internal("the solver runs on the host")) };
-        let (queued, losses) = device.whole()?;
-        let whole = losses.len();
+    /// Goes back to the last whole iteration and takes what a snapshot of it holds. Gives what was known before the
+    /// iteration that failed too, if one did.
+    fn last_whole(&mut self) -> Result<(Taken, Option<Mark>)> {
         let mut weights = self.net.weights(false)?;
-        device.kept_state()?.iter().try_for_each(|(learnable, values)| weights.set(*learnable, values))?;
-        losses.into_iter().for_each(|loss| self.smooth(loss));
-        self.iter -= (queued - whole) as i32;
-        let state = match self.marks.drain(..).nth(whole) {
+        let (mut whole, mut statistics) = (0, Vec::new());
+        if let Some(device) = &self.device {
+            let (queued, losses) = device.whole()?;
+            whole = losses.len();
+            statistics = device.kept_state()?;
+            losses.into_iter().for_each(|loss| self.smooth(loss));
+            self.iter -= (queued - whole) as i32;
+        }
+        let mark = self.marks.drain(..).nth(whole);
+        let state = match &mark {
             Some(mark) => {
                 self.current_step = mark.current_step;
-                mark.state
+                mark.state.clone()
             }
             None => self.net.state(),
         };
-        self.take(weights, state)
+        statistics.extend(mark.iter().flat_map(|mark| mark.statistics.clone()));
+        statistics.iter().try_for_each(|(learnable, values)| weights.set(*learnable, values))?;
+        Ok((self.take(weights, state)?, mark))
     }
 }
 

@@ -3,6 +3,7 @@
 mod config;
 mod device;
 mod fault;
+mod finite;
 mod rate;
 mod rule;
 mod snapshot;

@@ -12,12 +12,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use hdf5_metno as hdf5;
-use hdf5_metno::types::{FixedAscii, FixedUnicode};
-use lgm_core::{Error, Registry, Result, Shape, State};
-use lgm_net::{Gpu, Weights, hdf5_error, read_dataset};
+use lgm_core::fs::remove_unfinished;
+use lgm_core::{Error, Registry, Result, Shape, State, memory};
+use lgm_hdf5::H5File;
+use lgm_net::{Gpu, Weights, expect_kind};
 use lgm_proto::solver_parameter::SnapshotFormat;
-use lgm_proto::{BlobProto, Parsed, SolverParameter, SolverState};
+use lgm_proto::{BlobProto, FileKind, Parsed, SolverParameter, SolverState};
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
@@ -39,13 +39,12 @@ pub(crate) struct Extra {
 }
 
 impl Extra {
-    /// Writes it as JSON.
+    /// As JSON.
     ///
     /// # Errors
-    /// When the file cannot be written.
-    pub fn write(&self, path: &Path) -> Result<()> {
-        let text = serde_json::to_string_pretty(self).map_err(|e| Error::internal(e.to_string()))?;
-        std::fs::write(path, text).map_err(Error::io(path, "write"))
+    /// Never, as far as is known.
+    pub fn to_json(&self) -> Result<String> {
+        serde_json::to_string_pretty(self).map_err(|e| Error::internal(e.to_string()))
     }
 }
 
@@ -94,7 +93,45 @@ struct Restored {
     iter: i32,
     current_step: i32,
     learned_net: Option<String>,
-    history: Vec<Vec<f32>>,
+    history: Histories,
+}
+
+/// The arrays of a state file, not read yet.
+enum Histories {
+    Binary(Vec<BlobProto>),
+    Hdf5(H5File, usize),
+}
+
+impl Histories {
+    fn len(&self) -> usize {
+        match self {
+            Histories::Binary(blobs) => blobs.len(),
+            Histories::Hdf5(_, count) => *count,
+        }
+    }
+
+    /// Array `n`, which must be of a shape.
+    fn read(&self, n: usize, shape: &Shape) -> Result<Vec<f32>> {
+        let wrong = |found: Shape| Error::Shape { what: "another net's".into(), expected: shape.clone(), found };
+        match self {
+            Histories::Binary(blobs) => {
+                let values = blobs[n].values_f32()?;
+                match blobs[n].fits(shape) {
+                    true => Ok(values.into_owned()),
+                    false => Err(wrong(blobs[n].extents()?.as_slice().into())),
+                }
+            }
+            Histories::Hdf5(file, _) => {
+                let dataset = file.dataset(&format!("history/{n}"))?;
+                if dataset.shape() != shape {
+                    return Err(wrong(dataset.shape().clone()));
+                }
+                let mut values = memory::zeros(shape.count(), "a history array")?;
+                dataset.read_into(&mut values)?;
+                Ok(values)
+            }
+        }
+    }
 }
 
 /// The prefix of snapshot files; its folder is made when it does not exist, so that a run does not end in vain.
@@ -117,26 +154,13 @@ pub(crate) fn check_writable(parsed: &Parsed<SolverParameter>) -> Result<()> {
         info!("Creating the snapshot folder {}", folder.display());
         std::fs::create_dir_all(folder).map_err(fail)?;
     }
-    let probe = folder.join(format!(".lgm-caffe-probe-{}", std::process::id()));
-    std::fs::write(&probe, b"").and_then(|()| std::fs::remove_file(&probe)).map_err(fail)?;
-    remove_leavings(folder, prefix);
-    Ok(())
-}
-
-/// Removes the temporary files of snapshots under this prefix whose process was killed while it wrote them.
-fn remove_leavings(folder: &Path, prefix: &Path) {
-    let start = format!(".{}_iter_", prefix.file_name().unwrap_or_default().to_string_lossy());
-    let processes = Path::new("/proc");
-    let Ok(entries) = std::fs::read_dir(folder) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let process = name.strip_prefix(&start).and_then(|rest| rest.rsplit_once(".tmp-")).map(|(_, id)| id);
-        let Some(id) = process.filter(|id| !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit())) else { continue };
-        if processes.join("self").exists() && !processes.join(id).exists() {
-            info!("Removing {}, which process {id} left unfinished", entry.path().display());
-            let _ = std::fs::remove_file(entry.path());
-        }
+    // A file without a name, or at once without one.
+    tempfile::tempfile_in(folder).map_err(fail)?;
+    let start = format!("{}_iter_", prefix.file_name().unwrap_or_default().to_string_lossy());
+    for path in remove_unfinished(folder, |name| name.starts_with(&start)) {
+        info!("Removing {}, which a process left unfinished", path.display());
     }
+    Ok(())
 }
 
 /// What stands beside a state file, if it is there.
@@ -176,13 +200,22 @@ impl Solver {
     /// does at its end and dropping the solver too.
     ///
     /// # Errors
-    /// When the one before could not be written, or the device failed. What fails in writing this one is the error of the
+    /// When the one before could not be written, the device failed, or something is not finite, which is not written. What fails in writing this one is the error of the
     /// next iteration of [`Solver::solve`], the next snapshot or [`Solver::finish_snapshot`]; nothing has changed on disk
     /// then.
     pub fn snapshot(&mut self) -> Result<()> {
         self.writer.wait()?;
         self.catch_up()?;
         let taken = self.take(self.net.weights(self.param.snapshot_diff())?, self.net.state())?;
+        if let Some(which) = taken.first_not_finite() {
+            let text = format!("iteration {}: {which} is not finite, so no snapshot is written", self.iter);
+            if self.keep_going {
+                warn!("{text}");
+                return Ok(());
+            }
+            self.diverged = true;
+            return Err(Error::config(text));
+        }
         taken.announce();
         self.writer.start(taken)
     }
@@ -258,6 +291,7 @@ impl Solver {
         gpu: Option<&Rc<dyn Gpu>>,
     ) -> Result<Solver> {
         let path = state.as_ref();
+        expect_kind(path, FileKind::State)?;
         let mut parsed = parsed.clone();
         // Data layers take the seed when they are built.
         if parsed.message.random_seed() < 0
@@ -276,10 +310,23 @@ impl Solver {
     /// # Errors
     /// When a file is missing or damaged, or belongs to another net or solver type.
     fn restore(&mut self, path: &Path) -> Result<()> {
-        let state = match lgm_net::is_hdf5(path)? {
+        let state = match lgm_hdf5::is_hdf5(path)? {
             true => read_state_hdf5(path)?,
             false => read_state(path)?,
         };
+        // Beyond max_iter nothing is left to do, and no iteration is before the first.
+        let last = self.param.max_iter();
+        if !(0..=last).contains(&state.iter) {
+            let what = format!("is of iteration {}, expected one from 0 to max_iter, which is {last}", state.iter);
+            return Err(Error::data(path, what));
+        }
+        if !(0..=state.iter).contains(&state.current_step) {
+            let what = format!(
+                "says that the learning rate has taken {} steps, expected from 0 to the iteration, which is {}",
+                state.current_step, state.iter
+            );
+            return Err(Error::data(path, what));
+        }
         if let Some(model) = &state.learned_net {
             self.net.load_weights(find_model(model, path)?)?;
         }
@@ -294,20 +341,13 @@ impl Solver {
             return Err(Error::data(path, what));
         }
         info!("SGDSolver: restoring history");
-        let counts: Vec<usize> = self.net.learnables().map(|l| l.spec.shape.count()).collect();
-        let mut history = vec![[Vec::new(), Vec::new()]; counts.len()];
-        for ((i, k), found) in wanted.into_iter().zip(state.history) {
-            if counts[i] != found.len() {
+        let shapes: Vec<Shape> = self.net.learnables().map(|l| l.spec.shape.clone()).collect();
+        let mut history = vec![[Vec::new(), Vec::new()]; shapes.len()];
+        for (n, (i, k)) in wanted.into_iter().enumerate() {
+            history[i][k] = state.history.read(n, &shapes[i]).map_err(|e| {
                 let l = self.net.learnables().nth(i).map(|l| format!("parameter {} of layer '{}'", l.index, l.layer));
-                let what = format!(
-                    "history of {}: expected {} values, found {}",
-                    l.unwrap_or_default(),
-                    counts[i],
-                    found.len()
-                );
-                return Err(Error::data(path, what));
-            }
-            history[i][k] = found;
+                Error::data(path, format!("history of {}: {e}", l.unwrap_or_default()))
+            })?;
         }
         match &self.device {
             Some(device) => device.upload(&history)?,
@@ -372,59 +412,23 @@ fn find_model(model: &str, state: &Path) -> Result<PathBuf> {
 
 fn read_state(path: &Path) -> Result<Restored> {
     let state: SolverState = lgm_proto::read_binary(path)?;
-    let values = |b: &BlobProto| b.values_f32().map(|v| v.into_owned());
-    let history = state.history.iter().map(values).collect::<lgm_proto::Result<_>>();
     Ok(Restored {
         iter: state.iter(),
         current_step: state.current_step(),
         learned_net: state.learned_net.clone(),
-        history: history.map_err(|e| Error::data(path, e.to_string()))?,
+        history: Histories::Binary(state.history),
     })
 }
 
 fn read_state_hdf5(path: &Path) -> Result<Restored> {
-    let file = hdf5::File::open(path).map_err(hdf5_error(path, "open it as HDF5"))?;
-    let int = |name: &str| -> Result<i32> {
-        let read = || file.dataset(name)?.read_raw::<i32>();
-        let found = read().map_err(hdf5_error(path, format!("read '{name}'")))?;
-        found.first().copied().ok_or_else(|| Error::data(path, format!("'{name}' is empty")))
-    };
-    let group = file.group("history").map_err(hdf5_error(path, "find the group 'history'"))?;
-    let count = group.len();
-    let history = (0..count).map(|i| {
-        let (_, values) =
-            read_dataset(&group, &i.to_string()).map_err(hdf5_error(path, format!("read 'history/{i}'")))?;
-        Ok(values.into_iter().map(|x| x as f32).collect())
-    });
-    let learned_net = match file.link_exists("learned_net") {
-        true => Some(read_string(&file, "learned_net").map_err(hdf5_error(path, "read 'learned_net'"))?),
-        false => None,
-    };
+    let file = H5File::open(path)?;
     Ok(Restored {
-        iter: int("iter")?,
-        current_step: int("current_step")?,
-        learned_net,
-        history: history.collect::<Result<_>>()?,
+        iter: file.integer("iter")?,
+        current_step: file.integer("current_step")?,
+        learned_net: file.contains("learned_net").then(|| file.text("learned_net")).transpose()?,
+        history: {
+            let count = file.members("history")?;
+            Histories::Hdf5(file, count)
+        },
     })
-}
-
-/// Longest string kept, a path's limit on Linux. Caffe writes strings of just their length and reads any length.
-const STRING: usize = 4096;
-
-pub(crate) fn write_string(file: &hdf5::File, name: &str, value: &str) -> hdf5::Result<()> {
-    match FixedAscii::<STRING>::from_ascii(value.as_bytes()) {
-        Ok(text) => file.new_dataset::<FixedAscii<STRING>>().create(name)?.write_scalar(&text),
-        Err(_) => {
-            let text = value.parse::<FixedUnicode<STRING>>().map_err(|e| e.to_string())?;
-            file.new_dataset::<FixedUnicode<STRING>>().create(name)?.write_scalar(&text)
-        }
-    }
-}
-
-fn read_string(file: &hdf5::File, name: &str) -> hdf5::Result<String> {
-    let dataset = file.dataset(name)?;
-    match dataset.read_scalar::<FixedAscii<STRING>>() {
-        Ok(text) => Ok(text.as_str().into()),
-        Err(_) => Ok(dataset.read_scalar::<FixedUnicode<STRING>>()?.as_str().into()),
-    }
 }

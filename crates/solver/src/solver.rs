@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Instant;
 
-use lgm_core::{Phase, Registry, Result, Step};
-use lgm_net::{Gpu, LearnableInfo, Net, Options, Pass, Placement, fresh_seed, six_digits};
-use lgm_proto::{Parsed, SolverParameter};
-use tracing::info;
+use lgm_core::{Phase, Registry, Result, Step, memory};
+use lgm_net::{Gpu, LearnableInfo, Net, Options, Pass, Placement, expect_kind, fresh_seed, six_digits};
+use lgm_proto::{FileKind, Parsed, SolverParameter};
+use tracing::{info, warn};
 
 use crate::config::{self, NetSource};
 use crate::device::OnDevice;
@@ -67,11 +67,14 @@ pub struct Solver {
     /// Where the test nets stood when the round of tests in hand began: a run resumed from within it repeats it.
     pub(crate) round_start: Option<Vec<TestExtra>>,
     pub(crate) device: Option<OnDevice>,
-    /// What the host knew before each iteration since it last looked at the device.
+    /// What was known before each iteration that is not over, or that the host has not looked at the device since.
     pub(crate) marks: Vec<Mark>,
     /// The iteration at which [`Solver::solve`] began.
     pub(crate) started: i32,
     pub(crate) writer: Writer,
+    /// Whether something was not finite, and whether the run goes on then.
+    pub(crate) diverged: bool,
+    pub(crate) keep_going: bool,
     stop: bool,
 }
 
@@ -99,6 +102,8 @@ impl Solver {
         let param = parsed.message.clone();
         info!("Initializing solver from parameters: \n{}", lgm_proto::to_text(&param));
         config::check(parsed)?;
+        let weights: Vec<&str> = param.weights.iter().flat_map(|w| w.split(',')).map(str::trim).collect();
+        weights.iter().try_for_each(|path| expect_kind(path, FileKind::Weights))?;
         crate::snapshot::check_writable(parsed)?;
         let seed = match param.random_seed() {
             seed if seed >= 0 => seed as u64,
@@ -123,7 +128,7 @@ impl Solver {
                 Some(train) => train.sharing(message, positions, registry, &options)?,
                 None => Net::new(message, positions, registry, &options)?,
             };
-            for path in param.weights.iter().flat_map(|w| w.split(',')).map(str::trim) {
+            for path in &weights {
                 info!("Finetuning from {path}");
                 net.load_weights(path)?;
             }
@@ -139,16 +144,16 @@ impl Solver {
         }
         info!("Solver scaffolding done.");
         let two = rule::histories(param.r#type()) == 2;
-        let zeros = |n: usize| vec![0.0; n];
         let device = OnDevice::new(&net, &param)?;
         let history = match &device {
             Some(_) => Vec::new(),
             None => {
                 let each = |l: LearnableInfo<'_>| {
                     let n = l.spec.shape.count();
-                    [zeros(n), zeros(if two { n } else { 0 })]
+                    let zeros = |n| memory::zeros(n, format!("layer '{}': the solver's history", l.layer));
+                    Ok([zeros(n)?, zeros(if two { n } else { 0 })?])
                 };
-                net.learnables().map(each).collect()
+                net.learnables().map(each).collect::<Result<_>>()?
             }
         };
         Ok(Solver {
@@ -166,6 +171,8 @@ impl Solver {
             marks: Vec::new(),
             started: 0,
             writer: Writer::default(),
+            diverged: false,
+            keep_going: false,
             stop: false,
         })
     }
@@ -188,13 +195,13 @@ impl Solver {
     /// Trains to `max_iter`, with tests and snapshots on the way. Snapshots are on disk when this returns.
     ///
     /// # Errors
-    /// When data cannot be read, a layer refuses its input or a snapshot cannot be written; when a device fails, after a
-    /// snapshot of the last whole iteration where it can be had, with what to resume from. The solver is not to be used
-    /// any more then.
+    /// When data cannot be read, a layer refuses its input or a snapshot cannot be written; when a loss, a gradient or a
+    /// parameter is not finite (but see [`Solver::keep_going`]) or a device fails, after a snapshot of the last whole
+    /// iteration where it can be had, with what to resume from. The solver is not to be used any more then.
     pub fn solve(&mut self, watch: &mut dyn Watch) -> Result<Outcome> {
         info!("Solving {}", self.net.name());
         info!("Learning Rate Policy: {}", self.param.lr_policy());
-        (self.stop, self.round_start, self.started) = (false, None, self.iter);
+        (self.stop, self.round_start, self.started, self.diverged) = (false, None, self.iter, false);
         if let Some(device) = &self.device {
             device.keep_state()?;
         }
@@ -216,6 +223,9 @@ impl Solver {
         if self.due(self.param.display()) {
             self.catch_up()?;
             let loss = self.net.forward(&self.step(0))?;
+            if !loss.is_finite() {
+                warn!("Iteration {}: the loss of a batch after the last is {}", self.iter, six_digits(loss));
+            }
             self.smooth(loss);
             info!("Iteration {}, loss = {}", self.iter, six_digits(self.smoothed_loss));
         }
@@ -250,12 +260,13 @@ impl Solver {
             // On a device nobody waits for an iteration whose loss is not shown.
             let alone = self.device.is_some() && !display;
             if alone {
-                self.mark();
+                self.mark()?;
                 self.iterate_on_device()?;
             } else {
                 self.catch_up()?;
-                self.mark();
+                self.mark()?;
                 let loss = self.passes()?;
+                self.check_loss(loss)?;
                 self.smooth(loss);
             }
             if display {
@@ -347,7 +358,8 @@ impl Solver {
             rule::apply(&self.param, update, data, diff, first, second);
         }
         self.iter += 1;
-        Ok(())
+        self.marks.clear();
+        self.check_params(display)
     }
 
     /// The factor that brings the gradients' common norm down to `clip_gradients`.
@@ -361,6 +373,7 @@ impl Solver {
             sumsq += lgm_cpu::elementwise::sumsq(self.net.learnable::<f32>(i)?.1) as f64;
         }
         let norm = sumsq.sqrt() as f32;
+        self.check_norm(norm)?;
         let factor = if norm <= limit { 1.0 } else { limit / norm };
         log_clipping(factor, norm, limit);
         Ok(factor)
@@ -425,6 +438,9 @@ impl Solver {
         if on_device {
             let (sum, outputs) = self.test_nets[id].net.sums()?;
             (loss, scores) = (sum, scores_from(outputs));
+        }
+        if !loss.is_finite() {
+            warn!("Iteration {}: the loss of test net #{id} is {}", self.iter, six_digits(loss / passes as f64));
         }
         if self.param.test_compute_loss() {
             info!("Test loss: {}", six_digits(loss / passes as f64));

@@ -4,14 +4,14 @@
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
-use hdf5_metno as hdf5;
 use lgm_core::fs::{Staged, publish_all};
 use lgm_core::{Error, Result, Shape};
-use lgm_net::{Weights, hdf5_error, write_dataset};
+use lgm_hdf5::H5Image;
+use lgm_net::Weights;
 use lgm_proto::{BlobProto, SolverState};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-use crate::snapshot::{Extra, extra_path, write_string};
+use crate::snapshot::{Extra, extra_path};
 
 /// A snapshot's contents, as they were at one moment.
 pub(crate) struct Taken {
@@ -35,6 +35,15 @@ impl Taken {
         info!("Snapshotting solver state to {kind} file {}", self.state.display());
     }
 
+    /// The first parameter or history that is not finite, in words.
+    pub fn first_not_finite(&self) -> Option<String> {
+        if let Some((layer, index)) = self.weights.first_not_finite() {
+            return Some(format!("parameter {index} of layer '{layer}'"));
+        }
+        let odd = self.histories.iter().position(|(_, history)| !lgm_cpu::elementwise::all_finite(history));
+        odd.map(|n| format!("the solver's history {n}"))
+    }
+
     /// Writes all files.
     ///
     /// # Errors
@@ -45,16 +54,19 @@ impl Taken {
     }
 
     fn stage(&self) -> Result<[Staged; 3]> {
-        let weights = Staged::write(&self.model, |tmp| match self.hdf5 {
-            true => self.weights.write_hdf5(tmp),
-            false => self.weights.write(tmp),
-        })?;
-        let extra = Staged::write(&extra_path(&self.state), |tmp| self.extra.write(tmp))?;
+        debug!("Writing {}", self.model.display());
+        let weights = match self.hdf5 {
+            true => self.weights.image(&self.model)?.bytes()?,
+            false => lgm_proto::encode(&self.weights.to_proto()),
+        };
+        let weights = Staged::bytes(&self.model, &weights)?;
+        let extra = Staged::bytes(&extra_path(&self.state), self.extra.to_json()?.as_bytes())?;
         let model = self.model.to_string_lossy();
-        let state = Staged::write(&self.state, |tmp| match self.hdf5 {
-            true => self.write_state_hdf5(tmp, &model).map_err(hdf5_error(tmp, "write the solver state")),
-            false => self.write_state(tmp, &model),
-        })?;
+        let state = match self.hdf5 {
+            true => self.state_image(&model)?.bytes()?,
+            false => lgm_proto::encode(&self.state(&model)),
+        };
+        let state = Staged::bytes(&self.state, &state)?;
         // Files of an earlier run may have these names. Of theirs the state goes first, so that a process killed half-way
         // leaves no state with another run's weights.
         match std::fs::remove_file(&self.state) {
@@ -63,28 +75,26 @@ impl Taken {
         }
     }
 
-    fn write_state(&self, path: &Path, model: &str) -> Result<()> {
-        let state = SolverState {
+    fn state(&self, model: &str) -> SolverState {
+        SolverState {
             iter: Some(self.iter),
             learned_net: Some(model.into()),
             history: self.histories.iter().map(|(s, h)| BlobProto::from_f32(s, h.clone(), None)).collect(),
             current_step: Some(self.current_step),
-        };
-        std::fs::write(path, lgm_proto::encode(&state)).map_err(Error::io(path, "write"))
+        }
     }
 
-    fn write_state_hdf5(&self, path: &Path, model: &str) -> hdf5::Result<()> {
-        let file = hdf5::File::create(path)?;
-        let int = |name: &str, value: i32| file.new_dataset::<i32>().shape([1]).create(name)?.write_raw(&[value]);
+    fn state_image(&self, model: &str) -> Result<H5Image> {
+        let image = H5Image::new(&self.state)?;
+        let int = |name: &str, value: i32| image.dataset::<i32>(name, &[1].into(), None)?.write(&[value]);
         int("iter", self.iter)?;
         int("current_step", self.current_step)?;
-        write_string(&file, "learned_net", model)?;
-        let history = file.create_group("history")?;
+        image.text("learned_net", model)?;
+        image.group("history")?;
         for (n, (shape, values)) in self.histories.iter().enumerate() {
-            write_dataset(&history, &n.to_string(), shape, values)?;
+            image.dataset::<f32>(&format!("history/{n}"), shape, None)?.write(values)?;
         }
-        drop(history);
-        file.close()
+        Ok(image)
     }
 }
 

@@ -7,7 +7,7 @@ mod common;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use common::{Folder, logged, params, registry, says};
+use common::{Folder, HELD, logged, params, registry, says};
 use lgm_core::{
     Arg, ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Error, Gemm, Grid, Result, Shape, Storage,
 };
@@ -162,7 +162,13 @@ const ROWS: usize = 44;
 
 /// The file of images, with one label of its own.
 fn images(folder: &Folder, odd: Option<(usize, f32)>) {
-    let pixels: Vec<f32> = (0..ROWS * 5).map(|i| ((i * 7919) % 255) as f32 / 255.0 - 0.5).collect();
+    images_with(folder, odd, None);
+}
+
+/// The same with one pixel of its own too.
+fn images_with(folder: &Folder, odd: Option<(usize, f32)>, pixel: Option<(usize, f32)>) {
+    let mut pixels: Vec<f32> = (0..ROWS * 5).map(|i| ((i * 7919) % 255) as f32 / 255.0 - 0.5).collect();
+    pixel.iter().for_each(|&(i, value)| pixels[i] = value);
     let label = |i: usize| odd.filter(|odd| odd.0 == i).map_or((i * 5 % 3) as f32, |odd| odd.1);
     let labels: Vec<f32> = (0..ROWS).map(label).collect();
     let (file, shapes) = (folder.path("train.h5"), (Shape::from([ROWS, 5]), Shape::from([ROWS])));
@@ -215,6 +221,33 @@ fn a_fault_found_by_a_kernel_leaves_the_last_whole_iteration() {
         says(&log.join("\n"), &["Snapshotting to binary proto file ", "Snapshotting solver state to "]);
         saved_whole(&folder, 5, &error);
     }
+}
+
+/// A pixel that is not a number in the sixth iteration: the updates stop there, whenever the host hears of it.
+#[test]
+fn a_loss_that_is_not_finite_leaves_the_last_whole_iteration() {
+    for (display, order) in [(0, Order::Forward), (1, Order::Reversed), (4, Order::Forward), (5, Order::Reversed)] {
+        let Some(gpu) = common::device(order, Storage::default()) else { return };
+        let folder = Folder::new();
+        images_with(&folder, None, Some((21 * 5 + 2, f32::NAN)));
+        let (error, _) = fails(&folder, &solver("failed", &format!("max_iter: 10 display: {display}")), &gpu);
+        let first = "the first that is not finite is blob 'data' of layer 'data' (HDF5Data)";
+        says(&error, &["iteration 5: the loss is nan; ", first, "; iteration 5, the last whole one"]);
+        saved_whole(&folder, 5, &error);
+    }
+    // Told to keep going, the run ends, and writes nothing.
+    let Some(gpu) = common::device(Order::Forward, Storage::default()) else { return };
+    let folder = Folder::new();
+    images_with(&folder, None, Some((21 * 5 + 2, f32::NAN)));
+    let parsed = folder.parse(&solver("on", "max_iter: 10"));
+    let mut solver = Solver::new_on(&parsed, &registry(), Some(&gpu)).unwrap();
+    solver.keep_going(true);
+    let (_, log) = logged(|| solver.solve(&mut ()).unwrap());
+    says(
+        &log.join("\n"),
+        &["iteration 5: the loss is nan; going on", "iteration 10: parameter 0 of layer 'bn' is not finite, so"],
+    );
+    assert!(folder.files("on_iter").is_empty());
 }
 
 /// A label without a class among the test net's: training was whole up to the test, which a resumed run repeats.
@@ -346,32 +379,26 @@ fn a_snapshot_that_cannot_be_written_ends_the_run() {
         (error.replace(&(folder.0.path().display().to_string() + "/"), ""), iter.take())
     };
     let (error, iter) = trains("snapshot: 3", 3);
-    says(&error, &["the snapshot new/out_iter_3.solverstate was not written: ", "cannot write"]);
+    says(&error, &["the snapshot new/out_iter_3.solverstate was not written: ", "cannot create"]);
     assert!((3..=6).contains(&iter), "the next snapshot at the latest waits for it, found {iter}");
     let (error, iter) = trains("", 10);
-    says(&error, &["the snapshot new/out_iter_10.solverstate was not written: ", "cannot write"]);
+    says(&error, &["the snapshot new/out_iter_10.solverstate was not written: ", "cannot create"]);
     assert_eq!(iter, 10);
 }
 
-/// A snapshot whose file takes nothing holds up the next snapshot, not the iterations before it.
+/// A snapshot whose writing takes long holds up the next snapshot, not the iterations before it.
 #[test]
 fn training_goes_on_while_a_snapshot_is_written() {
     let folder = Folder::new();
     images(&folder, None);
-    // More than a pipe takes in at once.
-    let wide = solver("out", "max_iter: 9 snapshot: 4").replace("num_output: 3", "num_output: 9000");
-    let pipe = folder.path(&format!(".out_iter_4.caffemodel.tmp-{}", std::process::id()));
-    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let wide = solver("out", "max_iter: 9 snapshot: 4");
     let (model, state) = (folder.path("out_iter_4.caffemodel"), folder.path("out_iter_4.solverstate"));
+    *HELD.lock().unwrap() = Some(format!("Writing {}", model.display()));
     let release = || {
-        assert!(!model.exists() && !state.exists(), "nobody has read from the pipe");
-        let (pipe, kept) = (pipe.clone(), pipe.with_file_name("kept"));
-        std::thread::spawn(move || {
+        assert!(!model.exists() && !state.exists(), "the thread that writes was held");
+        std::thread::spawn(|| {
             std::thread::sleep(std::time::Duration::from_millis(100));
-            let mut from = std::fs::File::open(&pipe).unwrap();
-            let mut to = std::fs::File::create(&kept).unwrap();
-            std::fs::rename(&kept, &pipe).unwrap();
-            std::io::copy(&mut from, &mut to).unwrap();
+            *HELD.lock().unwrap() = None;
         });
     };
     let (_, log) = logged(|| folder.solver(&wide).unwrap().solve(&mut After(7, &release)).unwrap());

@@ -66,7 +66,8 @@ impl Outcome {
         self.0.iter().zip(&want.0).find_map(|((name, found), (wanted_name, wanted))| {
             assert_eq!((name, found.len()), (wanted_name, wanted.len()));
             let scale = wanted.iter().fold(0.1f64, |most, w| most.max(w.abs()));
-            let far = |(f, w): &(&f64, &f64)| !((*f - *w).abs() <= tolerance * scale);
+            // A NaN is far from everything.
+            let far = |(f, w): &(&f64, &f64)| (*f - *w).is_nan() || (*f - *w).abs() > tolerance * scale;
             let (f, w) = found.iter().zip(wanted).find(far)?;
             Some(format!("{name}: {f} against {w}, of at most {scale}"))
         })
@@ -131,7 +132,7 @@ impl Host {
                 let (data, diff) = net.learnable::<T>(i)?;
                 for ((w, &mut d), m) in data.iter_mut().zip(diff).zip(momentum) {
                     *m = T::of(MOMENTUM) * *m + rate * d;
-                    *w = *w - *m;
+                    *w -= *m;
                 }
             }
         }

@@ -230,26 +230,18 @@ fn a_snapshot_replaces_an_older_one_whole() {
 }
 
 /// What a killed process left under a temporary name goes when the next run with that prefix begins; what a living one
-/// is writing stays.
+/// is writing, and holds a lock on, stays.
 #[test]
 fn leavings_of_killed_processes_are_removed() {
     let folder = Folder::new();
-    let mut child = std::process::Command::new("true").spawn().unwrap();
-    let dead = child.id();
-    child.wait().unwrap();
-    let alive = std::process::id();
-    let keep = [
-        format!(".out_iter_7.caffemodel.tmp-{alive}"),
-        format!(".other_iter_7.caffemodel.tmp-{dead}"),
-        format!(".out_iter_7.caffemodel.tmp-{dead}x"),
-    ];
-    for name in [format!(".out_iter_7.caffemodel.tmp-{dead}"), format!(".out_iter_7.solverstate.lgm.tmp-{dead}")] {
-        folder.write(&name, "half");
+    for name in [".out_iter_7.caffemodel.tmp-aB3", ".out_iter_7.solverstate.lgm.tmp-123"] {
+        folder.write(name, "half");
     }
+    let keep = [".other_iter_7.caffemodel.tmp-123", ".out_iter_7.caffemodel.tmp-living"];
     keep.iter().for_each(|name| drop(folder.write(name, "x")));
+    let living = std::fs::File::open(folder.path(keep[1])).unwrap();
+    living.lock().unwrap();
     folder.train(&text("max_iter: 1"));
-    let mut keep = keep.to_vec();
-    keep.sort();
     assert_eq!(folder.files(".tmp-"), keep);
 }
 
@@ -383,11 +375,11 @@ fn settings_that_cannot_work_are_refused() {
                 "known: SGD",
             ],
         ),
-        ("max_iter: -1", &["'max_iter': must not be negative, found -1"]),
+        ("max_iter: -1", &["max_iter must not be negative, found -1"]),
         ("iter_size: 0", &["'iter_size': must be at least 1, found 0"]),
         ("average_loss: 0", &["'average_loss': must be at least 1, found 0"]),
         ("type: 'AdaGrad' momentum: 0.9", &["'momentum': momentum cannot be used with AdaGrad, found 0.9"]),
-        ("type: 'RMSProp' rms_decay: 1.5", &["'rms_decay': must be at least 0 and below 1, found 1.5"]),
+        ("type: 'RMSProp' rms_decay: 1.5", &["rms_decay must be at least 0 and below 1, found 1.5"]),
         ("regularization_type: 'L3'", &["'regularization_type': unknown value 'L3'", "known: L1, L2"]),
         ("test_iter: 2", &["'test_interval'", "must be positive"]),
         ("test_iter: 0 test_interval: 1", &["'test_iter': must be positive, found 0"]),
@@ -405,6 +397,7 @@ fn settings_that_cannot_work_are_refused() {
     says(&policy(""), &["'lr_policy': is missing; for a constant rate say \"fixed\""]);
     says(&policy("lr_policy: 'stpe'"), &["'lr_policy': unknown value 'stpe'", "did you mean 'step'?"]);
     says(&policy("lr_policy: 'step'"), &["'stepsize'", "needs a positive stepsize, found 0"]);
+    says(&policy("lr_policy: 'multistep' stepvalue: [3, 2]"), &["'stepvalue': must ascend, found 3 before 2"]);
     says(&policy("lr_policy: 'poly'"), &["'max_iter'", "poly"]);
     // A net given inside the solver is blamed by its place there.
     let error = folder.error(

@@ -28,7 +28,8 @@ impl LogFile {
         let name = format!("lgm-caffe.{host}.{user}.log.INFO.{}.{}", now.format("%Y%m%d-%H%M%S"), process::id())
             .replace('/', "_");
         let path = folder.join(&name);
-        let mut file = File::create(&path).map_err(Error::io(&path, "make the log file"))?;
+        // A new file, and not one that a link of this name leads to.
+        let mut file = File::create_new(&path).map_err(Error::io(&path, "make the log file"))?;
         let header = format!(
             "Log file created at: {}\nRunning on machine: {host}\n\
              Log line format: [IWEF]mmdd hh:mm:ss.uuuuuu threadid file:line] msg\n",
@@ -65,6 +66,23 @@ mod tests {
         assert_eq!((date.len(), pid), (15, process::id().to_string().as_str()), "{name}");
         let text = fs::read_to_string(link).unwrap();
         assert!(text.starts_with("Log file created at: 20") && text.ends_with("threadid file:line] msg\nI1103 line\n"));
+    }
+
+    #[test]
+    fn nothing_is_written_through_a_planted_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let victim = folder.path().join("victim");
+        fs::write(&victim, "precious").unwrap();
+        symlink(&victim, folder.path().join("lgm-caffe.INFO")).unwrap();
+        LogFile::create(folder.path()).unwrap().write("line\n");
+        let name = fs::read_link(folder.path().join("lgm-caffe.INFO")).unwrap();
+        let log = folder.path().join(&name);
+        assert!(fs::read_to_string(&log).unwrap().ends_with("line\n"));
+        fs::remove_file(&log).unwrap();
+        symlink(&victim, &log).unwrap();
+        // The name holds the second, so the link is in the way if this is quick, as it is.
+        let _ = LogFile::create(folder.path());
+        assert_eq!(fs::read_to_string(victim).unwrap(), "precious");
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! The scatter plot of features: points coloured by class, the centers marked, a legend. Drawn twice as large and
 //! scaled down, because the bitmap backend does not smooth edges.
 
+use std::io::Cursor;
 use std::path::Path;
 use std::sync::Once;
 
 use image::imageops::{FilterType, resize};
-use lgm_core::fs::write_atomic;
+use lgm_core::fs::write_bytes;
 use lgm_core::{Error, Result, ensure};
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -44,11 +45,10 @@ pub fn draw(path: impl AsRef<Path>, figure: &Figure<'_>) -> Result<()> {
     let path = path.as_ref();
     check(figure)?;
     let image = render(figure).map_err(|e| Error::internal(format!("drawing the figure: {e}")))?;
-    write_atomic(path, |tmp| {
-        image
-            .save_with_format(tmp, image::ImageFormat::Png)
-            .map_err(|e| Error::data(path, format!("cannot be written as a PNG: {e}")))
-    })
+    let mut png = Cursor::new(Vec::new());
+    let encoded = image.write_to(&mut png, image::ImageFormat::Png);
+    encoded.map_err(|e| Error::data(path, format!("cannot be written as a PNG: {e}")))?;
+    write_bytes(path, png.get_ref())
 }
 
 fn check(figure: &Figure<'_>) -> Result<()> {

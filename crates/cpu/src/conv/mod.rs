@@ -156,7 +156,7 @@ impl ConvGeometry {
 
     /// Elements of one image of x.
     pub fn input_len(&self) -> usize {
-        self.in_channels * self.input.iter().product::<usize>()
+        self.in_channels * self.input_area()
     }
 
     /// Elements of one image of y.
@@ -166,7 +166,7 @@ impl ConvGeometry {
 
     /// Output positions of one image.
     pub fn output_area(&self) -> usize {
-        self.output.iter().product()
+        lgm_core::count(&self.output)
     }
 
     /// Elements of the weights.
@@ -176,12 +176,13 @@ impl ConvGeometry {
 
     /// Elements of a patch, the inner extent of the product: C/g · kernel.
     pub fn patch_len(&self) -> usize {
-        self.in_channels / self.group * self.kernel.iter().product::<usize>()
+        self.in_channels / self.group * self.taps()
     }
 
-    /// Multiply-adds of one pass over `batch` images.
+    /// Multiply-adds of one pass over `batch` images, `usize::MAX` for any greater number.
     pub fn multiply_adds(&self, batch: usize) -> usize {
-        batch * self.output_len() * self.patch_len()
+        let factors = [batch, self.out_channels, self.output_area(), self.in_channels / self.group, self.taps()];
+        lgm_core::count(&factors)
     }
 
     fn is_depthwise(&self) -> bool {
@@ -192,7 +193,8 @@ impl ConvGeometry {
         algorithm.winograd && winograd::suits::<T>(plane, self.out_channels / self.group, batch)
     }
 
-    /// The two-dimensional form of one group, if there are at most two axes.
+    /// The two-dimensional form of one group, if there are at most two axes. Not where the kernel's elements or positions lie
+    /// so far apart that most of what is between them is never read: windows would copy that too.
     fn plane(&self) -> Option<Plane> {
         let at = |list: &[usize], axis: usize, none: usize| match list.len() {
             1 if axis == 0 => Some(none),
@@ -220,7 +222,7 @@ impl ConvGeometry {
             (p.w, p.h) = (p.w * p.h, 1);
             (p.ow, p.oh) = (p.w, 1);
         }
-        Some(p)
+        (!p.is_sparse()).then_some(p)
     }
 
     /// y = w ∗ x, each output completed by `epilogue`, overwriting y.

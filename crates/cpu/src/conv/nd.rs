@@ -48,12 +48,12 @@ impl ConvGeometry {
         }
     }
 
-    fn taps(&self) -> usize {
-        self.kernel.iter().product()
+    pub(super) fn taps(&self) -> usize {
+        lgm_core::count(&self.kernel)
     }
 
-    fn input_area(&self) -> usize {
-        self.input.iter().product()
+    pub(super) fn input_area(&self) -> usize {
+        lgm_core::count(&self.input)
     }
 }
 

@@ -70,6 +70,16 @@ impl Plane {
         (self.ph, self.pw) != (0, 0) || reach_h > self.h || self.reach_w() > self.w || self.phases() > 1
     }
 
+    /// Whether windows would be many times what is read of them, and of the image.
+    pub fn is_sparse(&self) -> bool {
+        if self.oh == 0 || self.ow == 0 || !self.copies() {
+            return false;
+        }
+        let rows = (self.oh - 1) * self.sh + (self.kh - 1) * self.dh + 1;
+        let window = lgm_core::count(&[rows, self.phases(), self.phase_len()]);
+        window / 16 > lgm_core::count(&[self.taps(), self.out_area()]).saturating_add(self.area())
+    }
+
     /// Columns of one phase in a copied window.
     fn phase_len(&self) -> usize {
         self.reach_w().div_ceil(self.phases())

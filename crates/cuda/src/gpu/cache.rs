@@ -59,7 +59,7 @@ impl KernelCache {
             fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
         }
         let entry = [MAGIC, Sha256::digest(cubin).as_slice(), cubin].concat();
-        lgm_core::fs::write_atomic(&file, |path| fs::write(path, &entry).map_err(Error::io(path, "write")))
+        lgm_core::fs::write_bytes(&file, &entry)
     }
 }
 

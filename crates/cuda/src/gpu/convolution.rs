@@ -31,7 +31,8 @@ pub(crate) struct Convolutions {
 
 struct State {
     handle: Handle<cudnn::cudnnContext>,
-    choices: HashMap<(DeviceConvolution, ConvolutionPass), Option<Choice>>,
+    /// How each pass is run, or why cuDNN does not do it.
+    choices: HashMap<(DeviceConvolution, ConvolutionPass), Result<Choice, String>>,
 }
 
 /// How to run one pass of one convolution.
@@ -71,45 +72,63 @@ impl Convolutions {
             state.choices.insert((*conv, pass), choice);
         }
         let choice = state.choices.get(&(*conv, pass));
-        Ok(choice.and_then(Option::as_ref).map(|choice| choice.workspace))
+        Ok(choice.and_then(|choice| choice.as_ref().ok()).map(|choice| choice.workspace))
+    }
+
+    /// The way that a planned pass takes, or why cuDNN does not do it; `None` for one that was not planned.
+    pub(crate) fn taken(&self, conv: &DeviceConvolution, pass: ConvolutionPass) -> Option<Result<String, String>> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = |choice: &Choice| choice.ways.front().map(Way::name).unwrap_or_default();
+        state.choices.get(&(*conv, pass)).map(|choice| choice.as_ref().map(name).map_err(String::clone))
     }
 
     /// The first of cuDNN's ways, which it gives fastest first by its own estimate, that is deterministic and not too
     /// greedy and that runs when it is tried; timing them instead may choose otherwise from run to run, and so give other
-    /// bits. `None` when there is none.
+    /// bits. The reason where there is none.
     ///
     /// # Errors
     /// When the device fails.
-    fn choose(&self, handle: cudnnHandle_t, conv: &DeviceConvolution, pass: ConvolutionPass) -> Result<Option<Choice>> {
-        let Some(geometry) = Geometry::of(conv) else { return Ok(None) };
+    fn choose(
+        &self,
+        handle: cudnnHandle_t,
+        conv: &DeviceConvolution,
+        pass: ConvolutionPass,
+    ) -> Result<Result<Choice, String>> {
+        let Some(geometry) = Geometry::of(conv) else { return Ok(Err("it is too large for cuDNN".into())) };
         let precision = match conv.format.element {
             Element::F32 => self.precision.of_product(conv.multiply_adds()),
             _ => self.precision,
         };
         let descriptors = match self.describe(&geometry, conv, precision) {
             Ok(descriptors) => descriptors,
-            Err(error) => return self.declined(conv, &error),
+            Err(error) => return Ok(Err(error.to_string())),
         };
         let ways = match self.propose(handle, &descriptors, pass, precision) {
             Ok(ways) => ways,
-            Err(error) => return self.declined(conv, &error),
+            Err(error) => return Ok(Err(error.to_string())),
         };
+        let (proposed, mut refusals) = (ways.len(), Vec::new());
         let blobs = Blobs::of(&self.context, conv, pass)?;
-        let ways = ways::tried(ways, |way| match &blobs {
-            Some(blobs) => self.attempt(handle, &descriptors, (conv, pass), way, blobs),
+        let ways = ways::tried(ways, |way| {
             // A net that holds these blobs will not fit either, which is told then.
-            None => Ok(Trial::NoRoom),
+            let Some(blobs) = &blobs else { return Ok(Trial::NoRoom) };
+            let trial = self.attempt(handle, &descriptors, (conv, pass), way, blobs)?;
+            if let Trial::Refused(error) = &trial {
+                refusals.push(format!("{}: {error}", way.name()));
+            }
+            Ok(trial)
         })?;
         let Some(way) = ways.front() else {
-            tracing::info!("cuDNN has no deterministic way for {pass:?} of {conv:?}: our own is taken, slower");
-            return Ok(None);
+            let each = refusals.iter().map(|refusal| format!("\n  {refusal}"));
+            let refused = format!("it refuses all of the {proposed} deterministic ones{}", each.collect::<String>());
+            return Ok(Err(if proposed == 0 { "it has no deterministic way".into() } else { refused }));
         };
         if let Err(error) = descriptors.set_math(way.math) {
-            return self.declined(conv, &error);
+            return Ok(Err(error.to_string()));
         }
-        tracing::debug!("{pass:?} of {conv:?} in {precision} by cuDNN's {way}, {} more behind it", ways.len() - 1);
+        tracing::debug!("{pass} of {conv} in {precision} by cuDNN's {way}, {} more behind it", ways.len() - 1);
         let workspace = ways.iter().map(|way| way.workspace).max().unwrap_or(0);
-        Ok(Some(Choice { descriptors, ways, workspace }))
+        Ok(Ok(Choice { descriptors, ways, workspace }))
     }
 
     /// # Errors
@@ -255,11 +274,6 @@ impl Convolutions {
         }
     }
 
-    fn declined(&self, conv: &DeviceConvolution, error: &Error) -> Result<Option<Choice>> {
-        tracing::info!("{conv:?}: {error}: our own is taken, slower");
-        Ok(None)
-    }
-
     pub(crate) fn run(
         &self,
         conv: &DeviceConvolution,
@@ -271,19 +285,20 @@ impl Convolutions {
         self.context.make_current()?;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let handle = state.handle.0;
-        let unplanned = || Error::internal(format!("{pass:?} of {conv:?} was not planned with cuDNN"));
-        let choice = state.choices.get_mut(&(*conv, pass)).and_then(Option::as_mut).ok_or_else(unplanned)?;
+        let unplanned = || Error::internal(format!("{pass} of {conv} was not planned with cuDNN"));
+        let choice = state.choices.get_mut(&(*conv, pass)).and_then(|choice| choice.as_mut().ok());
+        let choice = choice.ok_or_else(unplanned)?;
         loop {
             let way = *choice.ways.front().ok_or_else(unplanned)?;
             let room = (workspace, choice.workspace);
             let status = self.call(handle, &choice.descriptors, (conv, pass), way.algorithm, result, operands, room);
             let done = check(&self.api, "cudnnConvolution…", status)
-                .map_err(|error| Error::config(format!("{pass:?} of {conv:?}: {error}")));
+                .map_err(|error| Error::config(format!("{pass} of {conv}: {error}")));
             // cuDNN may refuse what it proposed itself; nothing has run then.
             let refused = status / 1000 == CUDNN_STATUS_NOT_SUPPORTED / 1000;
             match (done, choice.ways.get(1)) {
                 (Err(error), Some(next)) if refused => {
-                    tracing::info!("{error}: its next way is taken");
+                    tracing::warn!("{error}: its next way is taken");
                     choice.descriptors.set_math(next.math)?;
                     choice.ways.pop_front();
                 }

@@ -135,6 +135,12 @@ impl Cuda {
         [first].into_iter().chain(self.libraries.iter().cloned()).collect()
     }
 
+    /// cuDNN's way to make a pass of a convolution that was planned, or why it does not make it; `None` where it was not
+    /// planned or there is no cuDNN.
+    pub fn convolution_way(&self, conv: &DeviceConvolution, pass: ConvolutionPass) -> Option<Result<String, String>> {
+        self.convolutions.as_ref()?.taken(conv, pass)
+    }
+
     /// Why the device is lost, if it is: what is on it is gone, and only a new process can use it again.
     pub fn lost(&self) -> Option<&str> {
         self.context.lost()

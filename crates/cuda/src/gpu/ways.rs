@@ -32,15 +32,21 @@ pub(super) struct Way {
     pub(super) workspace: usize,
 }
 
+impl Way {
+    /// What tells it from others for the same pass.
+    pub(super) fn name(&self) -> String {
+        let math = match self.math {
+            CUDNN_FMA_MATH => "in fused multiply-adds",
+            CUDNN_TENSOR_OP_MATH => "on tensor cores",
+            _ => "in the default mathematics",
+        };
+        format!("algorithm {} {math}", self.algorithm)
+    }
+}
+
 impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let math = match self.math {
-            CUDNN_FMA_MATH => "fused multiply-adds",
-            CUDNN_TENSOR_OP_MATH => "tensor cores",
-            _ => "the default mathematics",
-        };
-        let workspace = bytes_text(self.workspace as u64);
-        write!(f, "algorithm {} by {math} with {workspace} of workspace", self.algorithm)
+        write!(f, "{} with {} of workspace", self.name(), bytes_text(self.workspace as u64))
     }
 }
 
@@ -232,6 +238,6 @@ mod tests {
         assert_eq!(left(&ways, |_| Trial::NoRoom).0, [0, 1]);
         assert_eq!(left(&[way(1, 2 * SPARE), way(2, 2 * SPARE)], |_| Trial::NoRoom).0, [1, 2]);
         let text = way(6, 3 << 20).to_string();
-        assert_eq!(text, "algorithm 6 by the default mathematics with 3.0 MiB of workspace");
+        assert_eq!(text, "algorithm 6 in the default mathematics with 3.0 MiB of workspace");
     }
 }

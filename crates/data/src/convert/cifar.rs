@@ -3,13 +3,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use lgm_core::fs::write_atomic;
-use lgm_core::{Error, Result, Shape, ensure};
+use lgm_core::fs::write_bytes;
+use lgm_core::{Error, Result, Shape, ensure, memory};
+use lgm_proto::FileKind;
 
 use super::{BLOCK, Progress, folder, pickle};
 use crate::datum::{Color, Pixels, decode_image};
-use crate::hdf5::H5Writer;
+use crate::hdf5_reader::list_of;
 use crate::pixels::Extent;
+use lgm_hdf5::H5Image;
 
 /// How to convert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +56,6 @@ pub fn convert_cifar(
     progress: Progress<'_>,
 ) -> Result<[CifarSplit; 2]> {
     let (input, out) = (input.as_ref(), out.as_ref());
-    fs::read_dir(input).map_err(Error::io(input, "list"))?;
     let (form, folder) = detect(input)?;
     ensure!(
         !options.coarse || matches!(form, Form::Binary100 | Form::Python100),
@@ -81,6 +82,10 @@ enum Form {
 
 /// Finds out what a folder holds: the form, and the folder its files are in.
 fn detect(input: &Path) -> Result<(Form, PathBuf)> {
+    if let Ok(kind @ (FileKind::Archive(_) | FileKind::Html | FileKind::LfsPointer)) = FileKind::of(input) {
+        kind.expect(FileKind::Folder, input)?;
+    }
+    fs::read_dir(input).map_err(Error::io(input, "list"))?;
     let unpacked = ["cifar-10-batches-bin", "cifar-100-binary", "cifar-10-batches-py", "cifar-100-python"];
     for folder in std::iter::once(input.to_path_buf()).chain(unpacked.iter().map(|n| input.join(n))) {
         let file = |name: &str| folder.join(name).is_file();
@@ -202,38 +207,40 @@ fn decode_file(path: &Path) -> Result<(Extent, Vec<u8>)> {
 fn write(images: &Images, pad: usize, out: &Path, name: &str, progress: Progress<'_>) -> Result<CifarSplit> {
     let (file, list) = (out.join(format!("{name}.h5")), out.join(format!("{name}.txt")));
     let (of, count) = (images.extent, images.labels.len());
-    let padded = Extent { height: of.height + 2 * pad, width: of.width + 2 * pad, ..of };
+    let with = |extent: usize| extent.saturating_add(pad.saturating_mul(2));
+    let padded = Extent { height: with(of.height), width: with(of.width), ..of };
     let shape = Shape::from([count, padded.channels, padded.height, padded.width]);
-    write_atomic(&file, |tmp| {
-        let h5 = H5Writer::create(&file, tmp)?;
-        let mut data = h5.dataset::<u8>("data", &shape, Some(BLOCK))?;
-        for start in (0..count).step_by(BLOCK) {
-            let end = (start + BLOCK).min(count);
-            let mut block = vec![0u8; (end - start) * padded.count()];
-            for (i, image) in (start..end).zip(block.chunks_exact_mut(padded.count())) {
-                match &images.pixels {
-                    Source::Memory(pixels) => put(&pixels[i * of.count()..(i + 1) * of.count()], of, pad, image),
-                    Source::Files(files) => {
-                        let (extent, pixels) = decode_file(&files[i])?;
-                        if extent != of {
-                            let what = format!(
-                                "is {} x {} pixels, but the first image is {} x {}; all must have one size",
-                                extent.height, extent.width, of.height, of.width
-                            );
-                            return Err(Error::data(&files[i], what));
-                        }
-                        put(&pixels, of, pad, image);
+    let h5 = H5Image::new(&file)?;
+    let mut data = h5.dataset::<u8>("data", &shape, Some(BLOCK))?;
+    for start in (0..count).step_by(BLOCK) {
+        let end = (start + BLOCK).min(count);
+        let mut block = Vec::new();
+        let bytes = padded.count().saturating_mul(end - start);
+        memory::reserve(&mut block, bytes, format!("{}: a block of padded images", file.display()))?;
+        block.resize(bytes, 0u8);
+        for (i, image) in (start..end).zip(block.chunks_exact_mut(padded.count())) {
+            match &images.pixels {
+                Source::Memory(pixels) => put(&pixels[i * of.count()..(i + 1) * of.count()], of, pad, image),
+                Source::Files(files) => {
+                    let (extent, pixels) = decode_file(&files[i])?;
+                    if extent != of {
+                        let what = format!(
+                            "is {} x {} pixels, but the first image is {} x {}; all must have one size",
+                            extent.height, extent.width, of.height, of.width
+                        );
+                        return Err(Error::data(&files[i], what));
                     }
+                    put(&pixels, of, pad, image);
                 }
             }
-            data.append(&block)?;
-            progress(end, count);
         }
-        let labels: Vec<f32> = images.labels.iter().map(|&l| l as f32).collect();
-        h5.dataset::<f32>("label", &Shape::from([count]), None)?.write(&labels)?;
-        h5.close()
-    })?;
-    write_atomic(&list, |tmp| fs::write(tmp, format!("{}\n", file.display())).map_err(Error::io(&list, "write")))?;
+        data.append(&block)?;
+        progress(end, count);
+    }
+    let labels: Vec<f32> = images.labels.iter().map(|&l| l as f32).collect();
+    h5.dataset::<f32>("label", &Shape::from([count]), None)?.write(&labels)?;
+    h5.write_atomic()?;
+    write_bytes(&list, &list_of(&file))?;
     let classes = images.labels.iter().max().map_or(0, |&l| l + 1);
     Ok(CifarSplit { file, list, images: count, classes })
 }
@@ -252,7 +259,7 @@ fn put(image: &[u8], of: Extent, pad: usize, out: &mut [u8]) {
 mod tests {
     use super::super::pickle::tests::python2_batch;
     use super::*;
-    use crate::hdf5::H5File;
+    use lgm_hdf5::H5File;
 
     #[test]
     fn the_python_forms() {

@@ -5,14 +5,14 @@ use std::io::{BufReader, Read};
 use std::path::Path;
 
 use flate2::read::MultiGzDecoder;
-use lgm_core::fs::{create_dir_atomic, write_atomic};
+use lgm_core::fs::create_dir_atomic;
 use lgm_core::{Error, Result, Shape};
 
 use super::{BLOCK, Progress};
 use crate::datum::encode;
-use crate::hdf5::H5Writer;
 use crate::lmdb;
 use crate::pixels::Extent;
+use lgm_hdf5::H5Image;
 
 /// What a converter writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,8 +60,8 @@ pub fn convert_mnist(
                 Ok(())
             })
         })?,
-        Format::Hdf5 => write_atomic(out, |tmp| {
-            let file = H5Writer::create(out, tmp)?;
+        Format::Hdf5 => {
+            let file = H5Image::new(out)?;
             let mut data = file.dataset::<f32>("data", &Shape::from([count, 1, height, width]), Some(BLOCK))?;
             let mut done = 0;
             for block in pixels.chunks(BLOCK * extent.count()) {
@@ -72,8 +72,8 @@ pub fn convert_mnist(
             }
             let labels: Vec<f32> = labels.iter().map(|&v| f32::from(v)).collect();
             file.dataset::<f32>("label", &Shape::from([count]), None)?.write(&labels)?;
-            file.close()
-        })?,
+            file.write_atomic()?;
+        }
     }
     Ok(count)
 }

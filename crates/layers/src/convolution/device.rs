@@ -6,7 +6,7 @@
 
 use lgm_core::{
     BlobSpec, Bwd, ChannelsLast, ConvolutionPass, Device, DeviceConvolution, DevicePtr, DeviceQueue, Element, Format,
-    Formats, Fwd, Layout, Offer, Plan, Result, Run, Shape, TENSOR_CORES_FROM,
+    Formats, Fwd, Layout, Maker, Offer, Plan, PreparedConvolution, Result, Run, Shape, TENSOR_CORES_FROM,
 };
 
 use super::Convolution;
@@ -139,6 +139,14 @@ impl Device2d {
     fn is_library(&self, pass: ConvolutionPass) -> bool {
         self.library[place(pass)]
     }
+
+    fn maker(&self, pass: ConvolutionPass) -> Maker {
+        match self.is_library(pass) {
+            true => Maker::Library,
+            false if is_pointwise(&self.conv) && !is_depthwise(&self.conv) => Maker::Product,
+            false => Maker::Own,
+        }
+    }
 }
 
 impl Run<Device> for Convolution {
@@ -216,6 +224,17 @@ impl Run<Device> for Convolution {
         }
         self.device = Some(device);
         Ok(())
+    }
+
+    fn convolutions(&self) -> Vec<PreparedConvolution> {
+        if self.device.is_none() && self.volume.is_none() {
+            return Vec::new();
+        }
+        let prepared = |pass| match &self.device {
+            Some(device) => PreparedConvolution { pass, maker: device.maker(pass), conv: Some(device.conv) },
+            None => PreparedConvolution { pass, maker: Maker::Own, conv: None },
+        };
+        ConvolutionPass::ALL.map(prepared).to_vec()
     }
 
     fn forward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Fwd<'_, Device>) -> Result<()> {

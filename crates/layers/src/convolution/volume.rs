@@ -24,7 +24,7 @@ pub(super) struct Volume {
 }
 
 fn count(extents: &[usize; 3]) -> usize {
-    extents.iter().product()
+    lgm_core::count(extents)
 }
 
 impl Volume {

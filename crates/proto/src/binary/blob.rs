@@ -82,14 +82,58 @@ impl BlobProto {
         if gradients.is_empty() { Ok(None) } else { self.checked(gradients, "gradients").map(Some) }
     }
 
-    fn checked<'a, T: Clone>(&self, values: Cow<'a, [T]>, what: &str) -> Result<Cow<'a, [T]>> {
-        let extents = self.extents()?;
-        let count: usize = extents.iter().product();
-        if values.len() != count {
-            let what = format!("expected {count} {what} for shape {extents:?}, found {}", values.len());
-            return Err(Error::Blob { what });
+    /// Fails unless there are as many values as the shape says.
+    ///
+    /// # Errors
+    /// [`Error::Blob`].
+    pub fn check_values(&self) -> Result<()> {
+        let found = if self.double_data.is_empty() { self.data.len() } else { self.double_data.len() };
+        self.check_count(found, "values")
+    }
+
+    /// Writes the values to `out`, from whichever precision is stored.
+    ///
+    /// # Errors
+    /// [`Error::Blob`] if their number is not the shape's or that of `out`.
+    pub fn copy_to_f32(&self, out: &mut [f32]) -> Result<()> {
+        self.copy(out, |value| value, |value| value as f32)
+    }
+
+    /// Writes the values to `out`, from whichever precision is stored.
+    ///
+    /// # Errors
+    /// [`Error::Blob`] if their number is not the shape's or that of `out`.
+    pub fn copy_to_f64(&self, out: &mut [f64]) -> Result<()> {
+        self.copy(out, f64::from, |value| value)
+    }
+
+    /// Double precision wins where both are stored, as in Caffe.
+    fn copy<T>(&self, out: &mut [T], single: impl Fn(f32) -> T, double: impl Fn(f64) -> T) -> Result<()> {
+        self.check_values()?;
+        let found = if self.double_data.is_empty() { self.data.len() } else { self.double_data.len() };
+        if found != out.len() {
+            return Err(Error::Blob { what: format!("expected {} values, found {found}", out.len()) });
         }
+        match self.double_data.is_empty() {
+            true => out.iter_mut().zip(&self.data).for_each(|(out, &value)| *out = single(value)),
+            false => out.iter_mut().zip(&self.double_data).for_each(|(out, &value)| *out = double(value)),
+        }
+        Ok(())
+    }
+
+    fn checked<'a, T: Clone>(&self, values: Cow<'a, [T]>, what: &str) -> Result<Cow<'a, [T]>> {
+        self.check_count(values.len(), what)?;
         Ok(values)
+    }
+
+    fn check_count(&self, found: usize, what: &str) -> Result<()> {
+        let extents = self.extents()?;
+        // The extents' product has been checked with them.
+        let count: usize = extents.iter().fold(1, |count, &extent| count.saturating_mul(extent));
+        if found == count {
+            return Ok(());
+        }
+        Err(Error::Blob { what: format!("expected {count} {what} for shape {extents:?}, found {found}") })
     }
 }
 

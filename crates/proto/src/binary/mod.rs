@@ -10,13 +10,14 @@ use std::path::Path;
 use prost::Message;
 
 pub use weights::{LayerWeights, Weights, read_weights};
+pub(crate) use wire::outline;
 
 use crate::text::{Parsed, Positions};
 use crate::upgrade::upgrade_net;
 use crate::{Error, NetParameter, Result};
 
 /// The first bytes of an HDF5 file.
-const HDF5_SIGNATURE: &[u8] = b"\x89HDF\r\n\x1a\n";
+pub(crate) const HDF5_SIGNATURE: &[u8] = b"\x89HDF\r\n\x1a\n";
 
 /// The bytes of a message, as protobuf stores it.
 pub fn encode(message: &impl Message) -> Vec<u8> {

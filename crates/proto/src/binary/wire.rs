@@ -90,6 +90,31 @@ impl<'a> Iterator for Fields<'a> {
     }
 }
 
+/// Number and wire type of the outermost fields of a message of which `head` is the beginning, up to the first that is
+/// malformed. The last one may go on behind the head.
+pub(crate) fn outline(head: &[u8]) -> Vec<(u64, WireType)> {
+    let mut fields = Fields::new(head);
+    let mut found = Vec::new();
+    loop {
+        let at = fields.at;
+        match fields.next() {
+            None => return found,
+            Some(Ok(field)) => found.push((field.number, field.wire)),
+            Some(Err(_)) => {
+                fields.at = at;
+                let mut key = || Some((fields.varint()?, fields.varint()?));
+                match key().and_then(|(key, _)| Some((key >> 3, WireType::try_from(key & 7).ok()?))) {
+                    Some((number, WireType::LengthDelimited)) if number > 0 => {
+                        found.push((number, WireType::LengthDelimited))
+                    }
+                    _ => {}
+                }
+                return found;
+            }
+        }
+    }
+}
+
 /// What is wrong with the outermost fields of a message, if anything is.
 pub(super) fn fault(bytes: &[u8]) -> Option<String> {
     Fields::new(bytes).find_map(Result::err)

@@ -3,8 +3,8 @@
 //! Text is accepted and refused as protobuf's C++ `TextFormat` does. prost-reflect parses; it is more lenient than C++
 //! in four ways, which are checked here: a number that touches the next name, a fraction with a leading zero, the
 //! number of an enum value that does not exist, and required fields that are missing. It is stricter in one: a list of
-//! messages must have a colon before it, which is put there first. Bytes that are not UTF-8, as
-//! found in old comments, are read as U+FFFD.
+//! messages must have a colon before it, which is put there first. A byte order mark at the start is skipped, as by
+//! protobuf. Comments may hold any bytes; elsewhere, bytes that are not UTF-8 are refused, for names and paths are text.
 
 mod check;
 mod diagnose;
@@ -22,6 +22,7 @@ use prost_reflect::{DynamicMessage, ReflectMessage};
 pub use positions::Positions;
 pub use write::{general, to_text};
 
+use crate::numbers::check_numbers;
 use crate::upgrade::{upgrade_net, upgrade_solver};
 use crate::{Error, NetParameter, Position, Result, SolverParameter};
 
@@ -41,7 +42,7 @@ pub struct Parsed<M> {
 /// # Errors
 /// [`Error::Text`] with the first fault's line and column, what was expected and what was found.
 pub fn parse<M: ReflectMessage + Default>(text: &[u8], file: &Path) -> Result<Parsed<M>> {
-    let text = String::from_utf8_lossy(text);
+    let (text, strangers) = lossy(text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text));
     let scan = scan::scan(&text);
     let positions = Positions::new(file, &text, &scan);
     let descriptor = M::default().descriptor();
@@ -49,6 +50,10 @@ pub fn parse<M: ReflectMessage + Default>(text: &[u8], file: &Path) -> Result<Pa
         let (line, column) = positions::Lines::new(&text).place(offset);
         Position { file: file.into(), line, column }
     };
+
+    if let Some(stranger) = first_outside_comments(&text, &strangers) {
+        return Err(not_utf8(stranger, &text, file));
+    }
 
     let is_message = |path: &str| diagnose::resolve(&descriptor, path).is_some();
     let colons: Vec<usize> = scan.bare_lists.iter().filter(|(path, _)| is_message(path)).map(|list| list.1).collect();
@@ -69,6 +74,65 @@ pub fn parse<M: ReflectMessage + Default>(text: &[u8], file: &Path) -> Result<Pa
     Ok(Parsed { message, positions, notices: Vec::new() })
 }
 
+/// What Windows editors put before UTF-8 text.
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+
+/// A list or other plain text: bytes that must be UTF-8, without the byte order mark they may begin with.
+///
+/// # Errors
+/// [`Error::Text`] with the line and column of the first byte that is not UTF-8.
+pub fn utf8<'a>(bytes: &'a [u8], file: &Path) -> Result<&'a str> {
+    let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
+    std::str::from_utf8(bytes).map_err(|_| {
+        let (text, strangers) = lossy(bytes);
+        not_utf8(strangers.first().copied().unwrap_or_default(), &text, file)
+    })
+}
+
+fn not_utf8((offset, byte): (usize, u8), text: &str, file: &Path) -> Error {
+    let (line, column) = positions::Lines::new(text).place(offset);
+    let what =
+        format!("expected UTF-8 text, found the byte 0x{byte:02X}; save the file as UTF-8 (iconv -f latin1 -t utf-8)");
+    Error::Text { at: Position { file: file.into(), line, column }, what }
+}
+
+/// Bytes as text, with U+FFFD for what is not UTF-8: where in the text each of these stands, and its first byte.
+fn lossy(bytes: &[u8]) -> (Cow<'_, str>, Vec<(usize, u8)>) {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        return (Cow::Borrowed(text), Vec::new());
+    }
+    let (mut text, mut strangers) = (String::with_capacity(bytes.len()), Vec::new());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        if let Some(&byte) = chunk.invalid().first() {
+            strangers.push((text.len(), byte));
+            text.push(char::REPLACEMENT_CHARACTER);
+        }
+    }
+    (Cow::Owned(text), strangers)
+}
+
+/// The first of the strangers that is part of a word of the text.
+fn first_outside_comments(text: &str, strangers: &[(usize, u8)]) -> Option<(usize, u8)> {
+    let mut left = strangers.iter().copied().peekable();
+    for token in token::Tokens::new(text) {
+        while left.next_if(|(at, _)| *at < token.start).is_some() {}
+        match left.peek() {
+            None => return None,
+            Some(&stranger) if stranger.0 < token.end => return Some(stranger),
+            Some(_) => {}
+        }
+    }
+    None
+}
+
+/// The names of the outermost fields of a text, or of the beginning of one.
+pub(crate) fn top_level_names(text: &str) -> Vec<String> {
+    let scan = scan::scan(text.strip_prefix('\u{feff}').unwrap_or(text));
+    let outermost = scan.entries.into_iter().map(|entry| entry.path).filter(|path| !path.contains('.'));
+    outermost.map(|path| path.split('[').next().unwrap_or_default().to_owned()).collect()
+}
+
 /// A text with a colon put in at each of the offsets, which ascend.
 fn with_colons<'a>(text: &'a str, offsets: &[usize]) -> Cow<'a, str> {
     let (mut whole, mut done) = (String::new(), 0);
@@ -86,9 +150,10 @@ fn with_colons<'a>(text: &'a str, offsets: &[usize]) -> Cow<'a, str> {
 /// Reads a net from text and brings it up to date.
 ///
 /// # Errors
-/// [`Error::Text`]: malformed text, or an older net that cannot be upgraded.
+/// [`Error::Text`]: malformed text, a number that makes no sense, or an older net that cannot be upgraded.
 pub fn parse_net(text: &[u8], file: &Path) -> Result<Parsed<NetParameter>> {
     let mut net: Parsed<NetParameter> = parse(text, file)?;
+    check_numbers(&net.message, &net.positions)?;
     net.notices = upgrade_net(&mut net.message, &mut net.positions)?;
     Ok(net)
 }

@@ -11,7 +11,8 @@ use crate::{Error, Result, SolverParameter};
 /// each, for the log.
 ///
 /// # Errors
-/// [`Error::Text`] if both `solver_type` and `type` are given, or `solver_type` is none of the known ones.
+/// [`Error::Text`] if both `solver_type` and `type` are given, `solver_type` is none of the known ones, or snapshots
+/// would be named after a file whose name is not UTF-8.
 pub fn upgrade_solver(solver: &mut SolverParameter, positions: &Positions) -> Result<Vec<String>> {
     let file = positions.file().to_path_buf();
     let mut notices = Vec::new();
@@ -44,7 +45,12 @@ pub fn upgrade_solver(solver: &mut SolverParameter, positions: &Positions) -> Re
     };
     if let Some(prefix) = prefix {
         let why = if solver.snapshot_prefix.is_some() { "is a folder" } else { "is not given" };
-        let prefix = prefix.to_string_lossy().into_owned();
+        let Some(prefix) = prefix.to_str().map(String::from) else {
+            let at = positions.get("snapshot_prefix").unwrap_or_else(|| positions.start());
+            let what =
+                "the solver's file name, which snapshots are named after, is not UTF-8; give snapshot_prefix".into();
+            return Err(Error::Text { at, what });
+        };
         notices.push(format!("{}: snapshot_prefix {why}; using {prefix}", file.display()));
         solver.snapshot_prefix = Some(prefix);
     }

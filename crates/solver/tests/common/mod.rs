@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::fmt::Debug;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Once;
+use std::sync::{Mutex, Once};
 
 use lgm_core::{Registry, Result, Shape, Storage};
 use lgm_cuda::sim::Order;
@@ -69,6 +69,9 @@ fn gpu() -> Option<Rc<dyn Gpu>> {
     GPU.with_borrow(Clone::clone)
 }
 
+/// A thread that logs this text is held up for as long as it stands here.
+pub static HELD: Mutex<Option<String>> = Mutex::new(None);
+
 /// Sends the texts of events to their thread's log.
 struct Collect;
 
@@ -94,6 +97,9 @@ impl Subscriber for Collect {
     fn event(&self, event: &Event<'_>) {
         let mut text = Text(String::new());
         event.record(&mut text);
+        while HELD.lock().unwrap().as_ref().is_some_and(|held| text.0 == *held) {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
         LOG.with_borrow_mut(|log| log.as_mut().map(|log| log.push(text.0)));
     }
     fn enter(&self, _: &Id) {}

@@ -23,7 +23,7 @@ fn normalize(w: &mut Writer, blob: usize, how: u8, relu: bool) -> usize {
 /// What [`normalize`] writes.
 pub fn normalized(w: &mut Writer, picks: &Picks) -> Option<()> {
     let blob = w.blob(picks[0], |b| b.shape.len() >= 2)?;
-    normalize(w, blob, picks[1], picks[3] % 2 == 0);
+    normalize(w, blob, picks[1], picks[3].is_multiple_of(2));
     Some(())
 }
 

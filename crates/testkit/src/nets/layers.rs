@@ -21,7 +21,8 @@ fn unary(w: &mut Writer, kind: &str, blob: usize, manner: Manner, body: &str) ->
 
 pub fn data(w: &mut Writer, picks: &Picks) -> Option<()> {
     let like = w.blob(picks[0], |_| true)?;
-    w.data(&w.shape(like).to_vec());
+    let shape = w.shape(like).to_vec();
+    w.data(&shape);
     Some(())
 }
 
@@ -125,10 +126,10 @@ pub fn convolution(w: &mut Writer, picks: &Picks) -> Option<()> {
     let outputs = [c, 4, 8, 5, 16, 12][picks[1] as usize % 6];
     let group = match picks[3] % 8 {
         5 => c,
-        6 | 7 if c % 2 == 0 => 2,
+        6 | 7 if c.is_multiple_of(2) => 2,
         _ => 1,
     };
-    let outputs = if outputs % group == 0 { outputs } else { c };
+    let outputs = if outputs.is_multiple_of(group) { outputs } else { c };
     let (kernel, pad, stride, dilation) = [
         (3, 1, 1, 1),
         (1, 0, 1, 1),
@@ -263,7 +264,7 @@ pub fn reshape(w: &mut Writer, picks: &Picks) -> Option<()> {
     let blob = w.blob(picks[0], |b| b.shape.len() >= 2)?;
     let (n, features) = (w.shape(blob)[0], w.shape(blob)[1..].iter().product::<usize>());
     let channels = [4, 2, 8, 1][picks[1] as usize % 4];
-    if features % channels != 0 {
+    if !features.is_multiple_of(channels) {
         return None;
     }
     let shape = vec![n, channels, features / channels, 1];

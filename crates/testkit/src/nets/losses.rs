@@ -34,7 +34,7 @@ pub fn large_margin(w: &mut Writer, picks: &Picks) -> Option<()> {
     let label = w.labels(&[n], picks[1] as usize % 3);
     let more = "num_output: 3 weight_filler { type: 'gaussian' } bias_filler { value: 1 } center_coef: 0.1 \
                 margin_mul { policy: ADDUP value: 0.1 gamma: 0.1 step: 1 }";
-    if picks[3] % 2 == 0 {
+    if picks[3].is_multiple_of(2) {
         return loss(w, "LGMLoss", &[features, label], 0.3, &format!("lgm_loss_param {{ {more} }}"));
     }
     let body = format!("class_distance_param {{ {more} }}");

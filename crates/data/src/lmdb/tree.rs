@@ -1,0 +1,157 @@
+//! The B+ trees that pages make, walked from leaf to leaf.
+
+use lgm_core::Result;
+
+use super::page::{Header, Pages, TreePage, Value, word32, word64};
+
+/// The page number of no page.
+const NONE: u64 = u64::MAX;
+/// Flag of a tree that keeps several values under one key.
+const DUPLICATES: u16 = 0x04;
+
+/// What a header says of a tree.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tree {
+    flags: u16,
+    depth: u16,
+    /// Pages: branches, leaves, values that have pages of their own.
+    pages: [u64; 3],
+    /// Values.
+    pub entries: u64,
+    /// The topmost page; none if the tree is empty.
+    pub root: Option<u64>,
+}
+
+impl Tree {
+    /// The 48 bytes of a tree in a header.
+    pub fn parse(bytes: &[u8]) -> Tree {
+        let words = word32(bytes, 4);
+        Tree {
+            flags: words as u16,
+            depth: (words >> 16) as u16,
+            pages: [8, 16, 24].map(|at| word64(bytes, at)),
+            entries: word64(bytes, 32),
+            root: Some(word64(bytes, 40)).filter(|&root| root != NONE),
+        }
+    }
+
+    pub fn has_duplicates(&self) -> bool {
+        self.flags & DUPLICATES != 0
+    }
+}
+
+/// Fails for a file that lacks pages its header counts. The last ones may be missing if nothing lies on them, which the
+/// tree of free pages then says.
+pub(super) fn check_length(pages: &Pages, header: &Header) -> Result<()> {
+    check_entries(pages, header)?;
+    let missing = header.last.saturating_add(1).saturating_sub(pages.count);
+    if missing == 0 {
+        return Ok(());
+    }
+    let cut = || pages.cut(&format!("its header counts pages up to {}", header.last));
+    let trees = [header.free, header.records].map(|tree| tree.pages);
+    let used = trees.as_flattened().iter().fold(2, |sum: u64, &n| sum.saturating_add(n));
+    if used > pages.count {
+        return Err(cut());
+    }
+    let mut free = 0;
+    if header.free.root.is_some() && header.free.entries > 0 {
+        let mut cursor = Cursor::first(pages, header.free)?;
+        for entry in 0..header.free.entries {
+            if entry > 0 {
+                cursor.skip(pages, 1)?;
+            }
+            let (value, mut list) = (cursor.value(pages)?, Vec::new());
+            lgm_core::memory::reserve(&mut list, value.len(), "the list of a database's free pages")?;
+            value.append_to(pages, &mut list)?;
+            // The number of pages, then the pages.
+            let listed = list.chunks_exact(8).skip(1).map(|page| word64(page, 0));
+            free += listed.filter(|page| (pages.count..=header.last).contains(page)).count() as u64;
+        }
+    }
+    if free < missing { Err(cut()) } else { Ok(()) }
+}
+
+/// Fails for a count of records that the file has no room for: a walk of that length would have no end.
+fn check_entries(pages: &Pages, header: &Header) -> Result<()> {
+    for tree in [header.free, header.records] {
+        // A node takes ten bytes at least.
+        let most = pages.count.saturating_mul(pages.size as u64 / 10);
+        if tree.entries > most {
+            return Err(pages.damaged(0, &format!("counts {} records, more than the file can hold", tree.entries)));
+        }
+    }
+    Ok(())
+}
+
+/// A place in a tree: the pages from the root down to a leaf, with a node of each.
+pub(super) struct Cursor {
+    tree: Tree,
+    levels: Vec<(TreePage, usize)>,
+    /// Pages to be used again.
+    spare: Vec<TreePage>,
+}
+
+impl Cursor {
+    /// At the first value of a tree that has some.
+    pub fn first(pages: &Pages, tree: Tree) -> Result<Cursor> {
+        let mut cursor = Cursor { tree, levels: Vec::new(), spare: Vec::new() };
+        let Some(root) = tree.root else { return Err(pages.damaged(0, "says that a tree is empty and is not")) };
+        cursor.descend(pages, root)?;
+        Ok(cursor)
+    }
+
+    fn descend(&mut self, pages: &Pages, mut number: u64) -> Result<()> {
+        let depth = usize::from(self.tree.depth);
+        loop {
+            let mut page = self.spare.pop().unwrap_or_default();
+            page.load(pages, number)?;
+            // Equal depth everywhere: a circle of pages has an end here.
+            if page.is_leaf != (self.levels.len() + 1 == depth) {
+                return Err(pages.damaged(number, &format!("is not where a tree of depth {depth} has it")));
+            }
+            self.levels.push((page, 0));
+            let Some((page, _)) = self.levels.last().filter(|(page, _)| !page.is_leaf) else { return Ok(()) };
+            number = page.child(pages, 0)?;
+        }
+    }
+
+    /// The value at hand.
+    pub fn value(&self, pages: &Pages) -> Result<Value<'_>> {
+        match self.levels.last() {
+            Some((leaf, node)) => leaf.value(pages, *node),
+            None => Err(ended(pages)),
+        }
+    }
+
+    /// Moves on by so many values, all of which must be there.
+    pub fn skip(&mut self, pages: &Pages, mut count: u64) -> Result<()> {
+        while count > 0 {
+            let Some((leaf, node)) = self.levels.last_mut() else { return Err(ended(pages)) };
+            let left = (leaf.nodes - 1 - *node) as u64;
+            if count <= left {
+                *node += count as usize;
+                return Ok(());
+            }
+            count -= left + 1;
+            self.next_leaf(pages)?;
+        }
+        Ok(())
+    }
+
+    fn next_leaf(&mut self, pages: &Pages) -> Result<()> {
+        loop {
+            self.spare.extend(self.levels.pop().map(|(page, _)| page));
+            let Some((page, node)) = self.levels.last_mut() else { return Err(ended(pages)) };
+            if *node + 1 < page.nodes {
+                *node += 1;
+                let child = page.child(pages, *node)?;
+                return self.descend(pages, child);
+            }
+        }
+    }
+}
+
+fn ended(pages: &Pages) -> lgm_core::Error {
+    pages.damaged(0, "counts more records than there are")
+}

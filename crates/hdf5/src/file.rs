@@ -1,0 +1,159 @@
+//! A file opened for reading.
+
+use std::path::{Path, PathBuf};
+
+use hdf5_metno::types::{FixedAscii, FixedUnicode};
+use lgm_core::{Error, Result};
+
+use crate::dataset::H5Dataset;
+use crate::{header, reason, walk};
+
+/// The first bytes of every HDF5 file.
+pub(crate) const MAGIC: [u8; 8] = *b"\x89HDF\r\n\x1a\n";
+/// Names that a message lists at most.
+const LISTED: usize = 50;
+/// Longest string written, a path's limit on Linux. Caffe writes strings of just their length and reads any length.
+pub(crate) const STRING: usize = 4096;
+
+/// Whether a file is HDF5, by its first bytes.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn is_hdf5(path: &Path) -> Result<bool> {
+    use std::io::Read;
+    let mut head = Vec::new();
+    let file = std::fs::File::open(path).map_err(Error::io(path, "open"))?;
+    file.take(8).read_to_end(&mut head).map_err(Error::io(path, "read"))?;
+    Ok(head == MAGIC)
+}
+
+/// An HDF5 file opened for reading.
+pub struct H5File {
+    path: PathBuf,
+    pub(crate) file: hdf5_metno::File,
+}
+
+impl H5File {
+    /// Opens a file for reading.
+    ///
+    /// # Errors
+    /// When it is missing, unreadable or not HDF5.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        // Asked of the system first: its reasons are clearer than the library's.
+        std::fs::File::open(path).map_err(Error::io(path, "open"))?;
+        let file = hdf5_metno::File::open(path)
+            .map_err(|e| Error::data(path, format!("cannot be read as an HDF5 file: {}", reason(&e))))?;
+        Ok(H5File { path: path.into(), file })
+    }
+
+    /// The file's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn fail(&self, what: impl Into<String>) -> Error {
+        Error::data(&self.path, what)
+    }
+
+    /// The names of all datasets, groups included (`group/name`), in alphabetical order within a group. A group that
+    /// several links name is listed under each, but not within itself.
+    ///
+    /// # Errors
+    /// When the file is damaged, or holds more than a file that means well.
+    pub fn datasets(&self) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for group in walk::groups(self, &self.file)? {
+            let path = |name| if group.name.is_empty() { name } else { format!("{}/{name}", group.name) };
+            names.extend(group.datasets.into_iter().map(path));
+        }
+        Ok(names)
+    }
+
+    /// Whether there is a link of this name, which may hold groups.
+    pub fn contains(&self, name: &str) -> bool {
+        let mut path = String::new();
+        name.split('/').filter(|part| !part.is_empty()).all(|part| {
+            path += if path.is_empty() { "" } else { "/" };
+            path += part;
+            self.file.link_exists(&path)
+        })
+    }
+
+    /// Opens a dataset of numbers.
+    ///
+    /// # Errors
+    /// When it is missing (the message lists what is there), cannot be read (the message has the library's reason) or does
+    /// not hold numbers.
+    pub fn dataset(&self, name: &str) -> Result<H5Dataset> {
+        if !self.contains(name) {
+            return Err(self.fail(format!("no dataset named '{name}' ({})", self.found())));
+        }
+        H5Dataset::new(self, name, self.open_dataset(name)?)
+    }
+
+    fn open_dataset(&self, name: &str) -> Result<hdf5_metno::Dataset> {
+        header::check(self, name)?;
+        let fail = |e| self.fail(format!("'{name}' cannot be read as a dataset: {}", reason(&e)));
+        self.file.dataset(name).map_err(fail)
+    }
+
+    fn found(&self) -> String {
+        match self.datasets() {
+            Ok(names) if names.is_empty() => "datasets found: none".into(),
+            Ok(names) if names.len() > LISTED => {
+                format!("datasets found: {} and {} more", names[..LISTED].join(", "), names.len() - LISTED)
+            }
+            Ok(names) => format!("datasets found: {}", names.join(", ")),
+            Err(e) => format!("what is there cannot be listed: {e}"),
+        }
+    }
+
+    /// The one number of a dataset.
+    ///
+    /// # Errors
+    /// As [`H5File::dataset`], and when it holds none or several.
+    pub fn integer(&self, name: &str) -> Result<i32> {
+        let mut number = [0];
+        self.dataset(name)?.read_into(&mut number)?;
+        Ok(number[0])
+    }
+
+    /// A string of fixed length, as Caffe and this program write them.
+    ///
+    /// # Errors
+    /// When it is missing, or none.
+    pub fn text(&self, name: &str) -> Result<String> {
+        let dataset = self.open_dataset(name)?;
+        let read = || {
+            let size = dataset.dtype()?.size();
+            if size > STRING {
+                return Err(format!("it is {size} bytes long, expected {STRING} at most").into());
+            }
+            match dataset.read_scalar::<FixedAscii<STRING>>() {
+                Ok(text) => Ok(text.as_str().to_string()),
+                Err(_) => Ok(dataset.read_scalar::<FixedUnicode<STRING>>()?.as_str().into()),
+            }
+        };
+        read().map_err(|e| self.fail(format!("'{name}' cannot be read as a string: {}", reason(&e))))
+    }
+
+    /// The groups under the group `of` that stand for something: the innermost ones, and those that hold datasets too. Names
+    /// are paths below `of`.
+    ///
+    /// # Errors
+    /// When there is no such group, it is damaged, or it holds more than a file that means well.
+    pub fn groups(&self, of: &str) -> Result<Vec<crate::H5Group>> {
+        let group = self.file.group(of).map_err(|e| self.fail(format!("has no group '{of}': {}", reason(&e))))?;
+        walk::groups(self, &group)
+    }
+
+    /// Number of links in the group `of`.
+    ///
+    /// # Errors
+    /// When there is no such group.
+    pub fn members(&self, of: &str) -> Result<usize> {
+        let group = self.file.group(of).map_err(|e| self.fail(format!("has no group '{of}': {}", reason(&e))))?;
+        Ok(usize::try_from(group.len()).unwrap_or(usize::MAX))
+    }
+}

@@ -1,0 +1,29 @@
+//! The filters that storage chunks go through, as far as the library of version 2.2 trusts what comes out of them.
+
+use hdf5_metno::Dataset;
+use hdf5_metno::filters::Filter;
+use lgm_core::Result;
+
+use crate::file::H5File;
+use crate::reason;
+
+/// Bytes of a checksum, which its filter takes off whatever there is.
+const CHECKSUM: u64 = 4;
+
+/// Fails for a chunk with a checksum that is smaller than one, of which the library would read what is before it.
+pub(crate) fn check(file: &H5File, name: &str, dataset: &Dataset) -> Result<()> {
+    let fail = |what: &str| file.fail(format!("dataset '{name}' cannot be read: {what}"));
+    let filters = dataset.dcpl().and_then(|dcpl| dcpl.get_filters()).map_err(|e| fail(&reason(&e)))?;
+    let Some(at) = filters.iter().position(|filter| *filter == Filter::Fletcher32) else { return Ok(()) };
+    // How large the checksum's chunk is, its own size says only where no filter comes after it.
+    if at + 1 != filters.len() {
+        return Err(fail("its checksums are not the last of its filters, as every program writes them"));
+    }
+    let mut small = false;
+    let each = |chunk: hdf5_metno::dataset::ChunkInfoRef<'_>| {
+        small |= chunk.size < CHECKSUM;
+        i32::from(small)
+    };
+    dataset.chunks_visit(each).map_err(|e| fail(&reason(&e)))?;
+    if small { Err(fail("a storage chunk is damaged: it is smaller than its checksum")) } else { Ok(()) }
+}

@@ -1,0 +1,142 @@
+//! What an object's header says of how a dataset is stored, read before the library opens it: the library of version 2.2 can
+//! crash, hang or follow a circle in virtual datasets, whose numbers lie in others, and so those are refused unopened.
+
+use std::fs::File;
+use std::mem::MaybeUninit;
+use std::os::unix::fs::FileExt;
+
+use hdf5_metno_sys::h5o::{H5O_INFO_BASIC, H5O_info2_t, H5Oget_info_by_name3};
+use hdf5_metno_sys::h5p::H5P_DEFAULT;
+use lgm_core::{Error, Result};
+
+use crate::file::{H5File, MAGIC};
+use crate::reason;
+
+/// Types of messages: how a dataset is stored, and where the header goes on.
+const LAYOUT: u16 = 0x08;
+const CONTINUATION: u16 = 0x10;
+/// The class of a virtual dataset's layout, which layouts have from version 4 on.
+const VIRTUAL: (u8, u8) = (4, 3);
+/// Most blocks of one header, and bytes of one block.
+const BLOCKS: usize = 1000;
+const BLOCK: u64 = 16 << 20;
+
+/// Fails for a dataset that is virtual or lies in another file, and for what is no dataset with a whole header.
+pub(crate) fn check(file: &H5File, name: &str) -> Result<()> {
+    let fail = |what: &str| file.fail(format!("'{name}' cannot be read as a dataset: {what}"));
+    let (here, _) = locate(file, ".").map_err(|e| fail(&reason(&e)))?;
+    let (there, address) = locate(file, name).map_err(|e| fail(&reason(&e)))?;
+    if here != there {
+        return Err(fail("it lies in another file, which an external link names; give that file"));
+    }
+    let bytes = File::open(file.path()).map_err(Error::io(file.path(), "open"))?;
+    let header = Bytes::new(&bytes).and_then(|bytes| bytes.layout(address));
+    match header {
+        Some((version, class)) if version >= VIRTUAL.0 && class == VIRTUAL.1 => {
+            Err(fail("it is virtual, its numbers lie in other datasets; write them into one"))
+        }
+        Some(_) => Ok(()),
+        None => Err(fail("its header is damaged or that of something else")),
+    }
+}
+
+/// The number of the file that an object lies in, and its address there.
+fn locate(file: &H5File, name: &str) -> hdf5_metno::Result<(u64, u64)> {
+    let name = std::ffi::CString::new(name).map_err(|e| e.to_string())?;
+    let mut info = MaybeUninit::<H5O_info2_t>::uninit();
+    let (object, to) = (file.file.id(), info.as_mut_ptr());
+    // SAFETY: the name ends in a zero, and `info` is the struct that the call fills.
+    let get = || unsafe { H5Oget_info_by_name3(object, name.as_ptr(), to, H5O_INFO_BASIC, H5P_DEFAULT) };
+    hdf5_metno::sync::sync(|| hdf5_metno::h5check(get()))?;
+    // SAFETY: the call has filled it.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: a token is sixteen bytes, which begin with the address in files.
+    let address = unsafe { (&raw const info.token).cast::<[u8; 8]>().read() };
+    let address = u64::from_le_bytes(address);
+    Ok((info.fileno, address))
+}
+
+/// A file's bytes, and how its addresses and lengths are written.
+struct Bytes<'a> {
+    file: &'a File,
+    base: u64,
+    address: usize,
+    length: usize,
+}
+
+impl<'a> Bytes<'a> {
+    /// Reads the superblock, which begins at byte 0 or at 512 · 2ⁿ.
+    fn new(file: &'a File) -> Option<Bytes<'a>> {
+        let starts = std::iter::once(0).chain((9..40).map(|n| 1 << n));
+        for base in starts {
+            let mut start = [0; 16];
+            file.read_exact_at(&mut start, base).ok()?;
+            if start.starts_with(&MAGIC) {
+                let at = if start[8] < 2 { 13 } else { 9 };
+                let (address, length) = (usize::from(start[at]), usize::from(start[at + 1]));
+                let known = |size| [2, 4, 8].contains(&size);
+                return (known(address) && known(length)).then_some(Bytes { file, base, address, length });
+            }
+        }
+        None
+    }
+
+    fn read(&self, at: u64, len: u64) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(len).ok().filter(|_| len <= BLOCK)?];
+        self.file.read_exact_at(&mut bytes, self.base.checked_add(at)?).ok()?;
+        Some(bytes)
+    }
+
+    /// The version and class of the layout that the header at `at` holds.
+    fn layout(&self, at: u64) -> Option<(u8, u8)> {
+        let head = self.read(at, 16)?;
+        let mut found = None;
+        // Blocks of messages still to be looked through; in version 2, a header of each.
+        let (mut blocks, before, ordered) = if head.starts_with(b"OHDR") {
+            let flags = head[5];
+            let start = 6 + if flags & 0x20 != 0 { 16 } else { 0 } + if flags & 0x10 != 0 { 4 } else { 0 };
+            let width = 1 << (flags & 3);
+            let size = number(&self.read(at.checked_add(start)?, width)?, 0, width as usize)?;
+            (vec![(at.checked_add(start + width)?, size)], 4, Some(flags & 0x04 != 0))
+        } else if head[0] == 1 {
+            (vec![(at.checked_add(16)?, number(&head, 8, 4)?)], 8, None)
+        } else {
+            return None;
+        };
+        let mut seen = 0;
+        while let Some((at, size)) = blocks.pop() {
+            seen += 1;
+            let block = self.read(at, size).filter(|_| seen <= BLOCKS)?;
+            let mut i = 0;
+            let before = before + if ordered == Some(true) { 2 } else { 0 };
+            while i + before <= block.len() {
+                let (kind, size) = match ordered {
+                    None => (number(&block, i, 2)? as u16, number(&block, i + 2, 2)?),
+                    Some(_) => (u16::from(block[i]), number(&block, i + 1, 2)?),
+                };
+                // What does not fit is a gap at the end.
+                let Some(message) = block.get(i + before..i + before + size as usize) else { break };
+                match kind {
+                    // Of several, a virtual one counts: which the library takes is its affair.
+                    LAYOUT if message.len() >= 2 => found = found.max(Some((message[0], message[1]))),
+                    CONTINUATION => {
+                        let at = number(message, 0, self.address)?;
+                        let len = number(message, self.address, self.length)?;
+                        // In version 2 a block begins with its signature and ends with its checksum.
+                        let inner =
+                            if ordered.is_some() { (at.checked_add(4)?, len.checked_sub(8)?) } else { (at, len) };
+                        blocks.push(inner);
+                    }
+                    _ => {}
+                }
+                i += before + size as usize;
+            }
+        }
+        found
+    }
+}
+
+fn number(bytes: &[u8], at: usize, size: usize) -> Option<u64> {
+    let bytes = bytes.get(at..at + size)?;
+    Some(bytes.iter().rev().fold(0, |n, &byte| n << 8 | u64::from(byte)))
+}

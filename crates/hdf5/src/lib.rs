@@ -1,0 +1,26 @@
+//! HDF5 files: weights, solver states and data, read and written in one place.
+//!
+//! A file may be damaged or made to do harm, so nothing it says is believed: extents are compared and held against the
+//! memory there is before a value is read, groups that contain each other are walked once, and the walk has an end. Files
+//! are written as an image in memory first, which the caller then puts on disk: the library itself does not survive a disk
+//! that is full.
+//!
+//! The C library is not thread-safe; `hdf5-metno` takes one lock around every call, so any number of threads may use this
+//! and take turns.
+
+mod dataset;
+mod file;
+mod filters;
+mod header;
+mod image;
+mod walk;
+
+pub use dataset::{H5Dataset, H5Number, Values};
+pub use file::{H5File, is_hdf5};
+pub use image::{H5Image, H5RowWriter, write_f32};
+pub use walk::H5Group;
+
+/// The library's error text on one line: what it was asked for, and the innermost reason.
+fn reason(e: &hdf5_metno::Error) -> String {
+    e.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,84 @@
+//! Numbers that make no sense, found before anything is built, each with its place in the text.
+
+use prost_reflect::{DynamicMessage, ReflectMessage, Value};
+
+use crate::text::Positions;
+use crate::{Error, Result, general};
+
+/// Numbers that some fields must be: the message, the field, what holds, and how to say it.
+type Rule = (&'static str, &'static str, fn(f64) -> bool, &'static str);
+
+const NOT_NEGATIVE: &str = "must not be negative";
+const FRACTION: &str = "must be at least 0 and below 1";
+
+const RULES: [Rule; 20] = [
+    ("BatchNormParameter", "eps", |x| x >= 0.0, NOT_NEGATIVE),
+    ("BatchNormParameter", "moving_average_fraction", |x| (0.0..=1.0).contains(&x), "must be from 0 to 1"),
+    ("MVNParameter", "eps", |x| x >= 0.0, NOT_NEGATIVE),
+    ("DropoutParameter", "dropout_ratio", |x| (0.0..1.0).contains(&x), FRACTION),
+    ("V0LayerParameter", "dropout_ratio", |x| (0.0..1.0).contains(&x), FRACTION),
+    ("ClassDistanceParameter", "center_coef", |x| x >= 0.0, NOT_NEGATIVE),
+    ("LGMLossParameter", "center_coef", |x| x >= 0.0, NOT_NEGATIVE),
+    ("ParamSpec", "decay_mult", |x| x >= 0.0, NOT_NEGATIVE),
+    ("V1LayerParameter", "weight_decay", |x| x >= 0.0, NOT_NEGATIVE),
+    ("V0LayerParameter", "weight_decay", |x| x >= 0.0, NOT_NEGATIVE),
+    ("SolverParameter", "base_lr", |x| x >= 0.0, NOT_NEGATIVE),
+    ("SolverParameter", "weight_decay", |x| x >= 0.0, NOT_NEGATIVE),
+    ("SolverParameter", "momentum", |x| (0.0..1.0).contains(&x), FRACTION),
+    ("SolverParameter", "momentum2", |x| (0.0..1.0).contains(&x), FRACTION),
+    ("SolverParameter", "rms_decay", |x| (0.0..1.0).contains(&x), FRACTION),
+    ("SolverParameter", "delta", |x| x >= 0.0, NOT_NEGATIVE),
+    ("SolverParameter", "gamma", |x| x >= 0.0, NOT_NEGATIVE),
+    ("SolverParameter", "stepsize", |x| x >= 0.0, NOT_NEGATIVE),
+    ("SolverParameter", "stepvalue", |x| x >= 0.0, NOT_NEGATIVE),
+    ("SolverParameter", "max_iter", |x| x >= 0.0, NOT_NEGATIVE),
+];
+
+/// Bounds, which an infinite number leaves open.
+const OPEN: [(&str, &str); 4] =
+    [("ClipParameter", "min"), ("ClipParameter", "max"), ("ParamParameter", "min"), ("ParamParameter", "max")];
+
+/// Refuses numbers of a net or a solver that are not finite or that their field cannot mean.
+///
+/// # Errors
+/// [`Error::Text`] for the first.
+pub fn check_numbers(message: &impl ReflectMessage, positions: &Positions) -> Result<()> {
+    check_message(&message.transcode_to_dynamic(), "", positions)
+}
+
+fn check_message(message: &DynamicMessage, path: &str, positions: &Positions) -> Result<()> {
+    let descriptor = message.descriptor();
+    for (field, value) in message.fields() {
+        let name = if path.is_empty() { field.name().to_owned() } else { format!("{path}.{}", field.name()) };
+        let values = match value {
+            Value::List(values) => values.as_slice(),
+            single => std::slice::from_ref(single),
+        };
+        for (i, value) in values.iter().enumerate() {
+            let path = || if i == 0 { name.clone() } else { format!("{name}[{i}]") };
+            let (number, real) = match value {
+                Value::Message(inner) => {
+                    check_message(inner, &path(), positions)?;
+                    continue;
+                }
+                Value::F32(x) => (f64::from(*x), true),
+                Value::F64(x) => (*x, true),
+                Value::I32(x) => (f64::from(*x), false),
+                _ => continue,
+            };
+            let of = |rule: &(&str, &str)| *rule == (descriptor.name(), field.name());
+            let open = !number.is_nan() && OPEN.iter().any(of);
+            let broken = match RULES.iter().find(|rule| of(&(rule.0, rule.1))) {
+                _ if !number.is_finite() && !open => Some("must be a finite number"),
+                Some((_, _, holds, must)) if !holds(number) => Some(*must),
+                _ => None,
+            };
+            if let Some(must) = broken {
+                let at = positions.nearest(&path()).unwrap_or_else(|| positions.start());
+                let found = if real { general(number, 6) } else { number.to_string() };
+                return Err(Error::Text { at, what: format!("{} {must}, found {found}", field.name()) });
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,93 @@
+//! Data sets that converters read, and what data layers read besides records.
+
+use std::path::Path;
+
+use lgm_core::{BuildCx, DType, Phase, Source};
+use lgm_data::convert::{CifarOptions, Format, convert_cifar, convert_mnist};
+use lgm_data::{Hdf5Data, LmdbData};
+use lgm_proto::{LayerParameter, NetParameter, Parsed};
+
+use crate::scratch::Scratch;
+
+thread_local!(static FOLDER: Scratch = Scratch::new());
+
+/// Two images of 2 x 3 pixels, and their labels.
+const IMAGES: &[u8] = include_bytes!("../corpus/idx_images/sound");
+const LABELS: &[u8] = include_bytes!("../corpus/idx_labels/sound");
+
+fn mnist(images: &[u8], labels: &[u8]) {
+    FOLDER.with(|folder| {
+        let (images, labels) = (folder.write("images", images), folder.write("labels", labels));
+        let _ = convert_mnist(images, labels, folder.at("mnist.h5"), Format::Hdf5, &mut |_, _| ());
+    });
+}
+
+/// MNIST's images, gzipped or not.
+pub fn idx_images(bytes: &[u8]) {
+    mnist(bytes, LABELS);
+}
+
+/// MNIST's labels, gzipped or not.
+pub fn idx_labels(bytes: &[u8]) {
+    mnist(IMAGES, bytes);
+}
+
+/// CIFAR-100 as pickled by Python.
+pub fn pickle(bytes: &[u8]) {
+    FOLDER.with(|folder| {
+        folder.write("pickle/train", bytes);
+        folder.write("pickle/test", bytes);
+        let options = CifarOptions { pad: 0, coarse: false };
+        let _ = convert_cifar(folder.at("pickle"), folder.at("pickled"), options, &mut |_, _| ());
+    });
+}
+
+/// A picture among those of a class.
+pub fn image(bytes: &[u8]) {
+    FOLDER.with(|folder| {
+        folder.write("pictures/train/a/1.png", bytes);
+        folder.write("pictures/test/a/1.png", bytes);
+        let options = CifarOptions { pad: 0, coarse: false };
+        let _ = convert_cifar(folder.at("pictures"), folder.at("drawn"), options, &mut |_, _| ());
+    });
+}
+
+pub(crate) fn layer(text: &str) -> LayerParameter {
+    let net: Parsed<NetParameter> = lgm_proto::parse(text.as_bytes(), Path::new("net.prototxt")).expect("a sound net");
+    net.message.layer.into_iter().next().expect("a layer")
+}
+
+pub(crate) const CX: BuildCx = BuildCx { phase: Phase::Train, dtype: DType::F32, seed: 1 };
+
+/// The mean image of a Data layer.
+pub fn mean(bytes: &[u8]) {
+    FOLDER.with(|folder| {
+        let (images, labels, db) = (folder.write("images", IMAGES), folder.write("labels", LABELS), folder.at("db"));
+        if !db.exists() {
+            convert_mnist(images, labels, &db, Format::Lmdb, &mut |_, _| ()).expect("a sound data set");
+        }
+        folder.write("mean.binaryproto", bytes);
+        let (mean, db) = (folder.text("mean.binaryproto"), folder.text("db"));
+        let text = format!(
+            "layer {{ name: 'd' type: 'Data' top: 'x' transform_param {{ mean_file: '{mean}' }} \
+             data_param {{ source: '{db}' batch_size: 2 backend: LMDB }} }}"
+        );
+        let _ = LmdbData::new(&layer(&text), &CX).and_then(|mut data| data.open(1));
+    });
+}
+
+/// The list of files of an HDF5Data layer; the files it names are not there.
+pub fn list(bytes: &[u8]) {
+    // What lies on this machine is none of the fuzzer's business.
+    if bytes.contains(&b'/') {
+        return;
+    }
+    FOLDER.with(|folder| {
+        folder.write("list.txt", bytes);
+        let list = folder.text("list.txt");
+        let text = format!(
+            "layer {{ name: 'd' type: 'HDF5Data' top: 'x' hdf5_data_param {{ source: '{list}' batch_size: 2 }} }}"
+        );
+        let _ = Hdf5Data::new(&layer(&text), &CX).and_then(|mut data| data.open(1));
+    });
+}
