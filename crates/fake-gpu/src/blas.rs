@@ -112,9 +112,53 @@ functions! { sys, Blas, cublasStatus_t;
     }
 }
 
-/// A matrix, column by column: its address, the type of its elements, elements from one column to the next and from one
-/// matrix of a batch to the next.
-type Matrix = (u64, cudaDataType, i64, i64);
+/// A matrix as it is given: its address, the type of its elements, elements from one column to the next and from one matrix
+/// of a batch to the next.
+type Given = (u64, cudaDataType, i64, i64);
+
+/// A matrix, column by column.
+#[derive(Clone, Copy)]
+struct Matrix {
+    at: u64,
+    element: Element,
+    /// Elements from one column to the next.
+    ld: usize,
+    /// Elements to the next matrix of a batch.
+    stride: usize,
+    /// Elements from the first to the last.
+    length: usize,
+}
+
+impl Matrix {
+    fn new((at, of, ld, stride): Given, rows: usize, columns: usize) -> Result<Matrix, Refusal> {
+        let (ld, stride) = (size(ld)?, size(stride)?);
+        if ld < rows.max(1) {
+            return Err(INVALID_VALUE);
+        }
+        let length = if rows * columns == 0 { 0 } else { (columns - 1) * ld + rows };
+        Ok(Matrix { at, element: element(of).ok_or(NOT_SUPPORTED)?, ld, stride, length })
+    }
+
+    /// One of a batch.
+    fn of_batch(self, i: usize) -> Matrix {
+        Matrix { at: self.at + (i * self.stride * self.element.bytes()) as u64, ..self }
+    }
+
+    fn format(&self) -> Format {
+        Format { element: self.element, ..Format::PLAIN }
+    }
+
+    /// # Safety
+    /// It is memory of the device.
+    unsafe fn values(&self) -> Vec<f32> {
+        // SAFETY: the caller's promise.
+        unsafe { read(self.at, self.length, self.format(), &Shape::from([self.length])) }
+    }
+}
+
+fn size(value: i64) -> Result<usize, Refusal> {
+    usize::try_from(value).map_err(|_| INVALID_VALUE)
+}
 
 fn element(of: cudaDataType) -> Option<Element> {
     match of {
@@ -146,7 +190,7 @@ impl Gpu {
         ops: [cublasOperation_t; 2],
         extents: [i64; 3],
         [alpha, beta]: [f32; 2],
-        matrices: [Matrix; 3],
+        matrices: [Given; 3],
         batch: i64,
         (compute, algorithm): (cublasComputeType_t, cublasGemmAlgo_t),
     ) -> Result<(), Refusal> {
@@ -160,71 +204,52 @@ impl Gpu {
             _ => Err(NOT_SUPPORTED),
         };
         let [ta, tb] = [transposed(ops[0])?, transposed(ops[1])?];
-        let size = |value: i64| usize::try_from(value).map_err(|_| INVALID_VALUE);
-        let [m, n, k] = [size(extents[0])?, size(extents[1])?, size(extents[2])?];
-        let batch = size(batch)?;
-        let mut all = [(0u64, Element::F32, 0usize, 0usize); 3];
-        for (to, (at, of, columns, stride)) in all.iter_mut().zip(matrices) {
-            *to = (at, element(of).ok_or(NOT_SUPPORTED)?, size(columns)?, size(stride)?);
-        }
-        let [a, b, c] = all;
+        let ([m, n, k], batch) = ([size(extents[0])?, size(extents[1])?, size(extents[2])?], size(batch)?);
+        let turned = |t: bool, rows: usize, columns: usize| if t { (columns, rows) } else { (rows, columns) };
+        let ((rows_a, columns_a), (rows_b, columns_b)) = (turned(ta, m, k), turned(tb, k, n));
+        let a = Matrix::new(matrices[0], rows_a, columns_a)?;
+        let b = Matrix::new(matrices[1], rows_b, columns_b)?;
+        let c = Matrix::new(matrices[2], m, n)?;
         let short = match compute {
             cublasComputeType_t::CUBLAS_COMPUTE_32F => false,
             cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32 => true,
             _ => return Err(NOT_SUPPORTED),
         };
-        let known = a.1 == b.1 && (a.1 == Element::Bf16 || c.1 == Element::F32) && !(short && a.1 == Element::Bf16);
+        let narrow = a.element == Element::Bf16;
+        let known = a.element == b.element && (narrow || c.element == Element::F32) && !(short && narrow);
         if !known || algorithm != cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT {
             return Err(NOT_SUPPORTED);
         }
-        let [rows_a, columns_a] = if ta { [k, m] } else { [m, k] };
-        let [rows_b, columns_b] = if tb { [n, k] } else { [k, n] };
-        if a.2 < rows_a.max(1) || b.2 < rows_b.max(1) || c.2 < m.max(1) {
-            return Err(INVALID_VALUE);
-        }
-        // Elements from the first to the last.
-        let extent =
-            |rows: usize, columns: usize, ld: usize| if rows * columns == 0 { 0 } else { (columns - 1) * ld + rows };
-        let lengths = [extent(rows_a, columns_a, a.2), extent(rows_b, columns_b, b.2), extent(m, n, c.2)];
         self.counted().products += 1;
         let dry = self.settings.dry;
         let work = move |gpu: &mut Gpu| {
             for i in 0..batch {
-                let place =
-                    |(at, element, _, stride): (u64, Element, usize, usize)| at + (i * stride * element.bytes()) as u64;
-                let [pa, pb, pc] = [place(a), place(b), place(c)];
-                for ((at, of), (length, what)) in
-                    [(pa, a.1), (pb, b.1), (pc, c.1)].into_iter().zip(lengths.into_iter().zip(["A", "B", "C"]))
-                {
-                    if !gpu.must_be_memory(at, length * of.bytes(), &format!("{what} of a product")) {
+                let all = [a, b, c].map(|matrix| matrix.of_batch(i));
+                for (matrix, name) in all.iter().zip(["A", "B", "C"]) {
+                    let bytes = matrix.length * matrix.element.bytes();
+                    if !gpu.must_be_memory(matrix.at, bytes, &format!("{name} of a product")) {
                         return;
                     }
                 }
                 if dry || m * n == 0 {
                     continue;
                 }
-                let format = |element| Format { element, ..Format::PLAIN };
-                let matrix = |at: u64, of: Element, length: usize| {
-                    // SAFETY: checked above.
-                    let values = unsafe { read(at, length, format(of), &Shape::from([length])) };
-                    if short { values.into_iter().map(rounded_to_tf32).collect() } else { values }
-                };
-                let (va, vb) = (matrix(pa, a.1, lengths[0]), matrix(pb, b.1, lengths[1]));
                 // SAFETY: checked above.
-                let mut vc = unsafe { read(pc, lengths[2], format(c.1), &Shape::from([lengths[2]])) };
+                let [mut va, mut vb, mut vc] = all.map(|matrix| unsafe { matrix.values() });
+                if short {
+                    va.iter_mut().chain(&mut vb).for_each(|v| *v = rounded_to_tf32(*v));
+                }
                 // Read row by row, what lies column by column is its transpose: Cᵀ = op(B)ᵀ · op(A)ᵀ.
                 let trans = |t: bool| if t { Trans::Yes } else { Trans::No };
-                gemm(trans(tb), trans(ta), n, m, k, alpha, &vb, b.2, &va, a.2, beta, &mut vc, c.2);
-                let bytes = format(c.1).encode(&Shape::from([vc.len()]), &vc);
+                gemm(trans(tb), trans(ta), n, m, k, alpha, &vb, b.ld, &va, a.ld, beta, &mut vc, c.ld);
+                let bytes = c.format().encode(&Shape::from([vc.len()]), &vc);
                 // SAFETY: checked above.
-                unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), pc as *mut u8, bytes.len()) };
+                unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), all[2].at as *mut u8, bytes.len()) };
             }
-            if !dry {
+            if gpu.must_be_memory(workspace.0, workspace.1, "cuBLAS's workspace") && !dry {
                 // A library may write anything there.
-                // SAFETY: checked when it was set; that it is memory still, below.
-                if gpu.must_be_memory(workspace.0, workspace.1, "cuBLAS's workspace") {
-                    unsafe { (workspace.0 as *mut u8).write_bytes(0xff, workspace.1.min(4096)) };
-                }
+                // SAFETY: checked above.
+                unsafe { (workspace.0 as *mut u8).write_bytes(0xff, workspace.1.min(4096)) };
             }
         };
         self.put(stream, "product", work)
