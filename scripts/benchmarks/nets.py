@@ -153,9 +153,9 @@ def resnet20_pad(batch):
 RATE, MOMENTUM, DECAY = 0.001, 0.9, 0.0005
 
 
-def solver(name, more=''):
+def solver(name, more='', rate=RATE):
     kind = 'Nesterov' if name == 'simple' else 'SGD'
-    return (f'net: "net.prototxt"\ntype: "{kind}"\nbase_lr: {RATE}\nlr_policy: "fixed"\nmomentum: {MOMENTUM}\n'
+    return (f'net: "net.prototxt"\ntype: "{kind}"\nbase_lr: {rate}\nlr_policy: "fixed"\nmomentum: {MOMENTUM}\n'
             f'weight_decay: {DECAY}\nrandom_seed: 1\n{more or "max_iter: 1000"}\n')
 
 

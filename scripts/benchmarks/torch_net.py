@@ -1,6 +1,6 @@
 """Training iterations of a benchmark net in PyTorch, timed: what a user would otherwise run.
 
-    torch_net.py NET BATCH --weights FILE --data FILE [--iterations N] [--seconds S] [--losses N] [--channels-last]
+    torch_net.py NET BATCH --weights FILE --data FILE [--iterations N] [--seconds S] [--losses N] [--rate R] [--channels-last]
                  [--compile] [--threads N] [--gpu ID] [--precision fp32|tf32|bf16]
 
 NET is one of nets.py. It begins with the weights of a .caffemodel.h5 that lgm-caffe wrote for the same net, and takes its
@@ -153,6 +153,7 @@ def main():
     parser.add_argument('--iterations', type=int, default=10)
     parser.add_argument('--seconds', type=float, default=0)
     parser.add_argument('--losses', type=int)
+    parser.add_argument('--rate', type=float, default=nets.RATE)
     parser.add_argument('--channels-last', action='store_true')
     parser.add_argument('--compile', action='store_true')
     parser.add_argument('--threads', type=int)
@@ -174,8 +175,8 @@ def main():
         net, x = net.to(memory_format=torch.channels_last), [x.to(memory_format=torch.channels_last) for x in x]
     net, head = net.to(device), head and head.to(device)
     x, label = [x.to(device) for x in x], [label.long().to(device) for label in label]
-    groups = [{'params': net.parameters()}] + ([{'params': head.parameters(), 'lr': 2 * nets.RATE}] if head else [])
-    optimizer = torch.optim.SGD(groups, lr=nets.RATE, momentum=nets.MOMENTUM, nesterov=head is not None,
+    groups = [{'params': net.parameters()}] + ([{'params': head.parameters(), 'lr': 2 * args.rate}] if head else [])
+    optimizer = torch.optim.SGD(groups, lr=args.rate, momentum=nets.MOMENTUM, nesterov=head is not None,
                                 weight_decay=nets.DECAY, fused=True)
     if args.losses:
         for module in net.modules():
