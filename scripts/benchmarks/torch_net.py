@@ -153,13 +153,14 @@ def main():
     parser.add_argument('--iterations', type=int, default=10)
     parser.add_argument('--seconds', type=float, default=0)
     parser.add_argument('--losses', type=int)
-    parser.add_argument('--rate', type=float, default=nets.RATE)
+    parser.add_argument('--rate', type=float)
     parser.add_argument('--channels-last', action='store_true')
     parser.add_argument('--compile', action='store_true')
     parser.add_argument('--threads', type=int)
     parser.add_argument('--gpu')
     parser.add_argument('--precision', choices=['fp32', 'tf32', 'bf16'], default='fp32')
     args = parser.parse_args()
+    rate = args.rate or nets.rate(args.net)
     torch.manual_seed(0)
     device = torch.device('cpu' if args.gpu is None else f'cuda:{args.gpu}')
     finish = (lambda: None) if args.gpu is None else torch.cuda.synchronize
@@ -175,8 +176,8 @@ def main():
         net, x = net.to(memory_format=torch.channels_last), [x.to(memory_format=torch.channels_last) for x in x]
     net, head = net.to(device), head and head.to(device)
     x, label = [x.to(device) for x in x], [label.long().to(device) for label in label]
-    groups = [{'params': net.parameters()}] + ([{'params': head.parameters(), 'lr': 2 * args.rate}] if head else [])
-    optimizer = torch.optim.SGD(groups, lr=args.rate, momentum=nets.MOMENTUM, nesterov=head is not None,
+    groups = [{'params': net.parameters()}] + ([{'params': head.parameters(), 'lr': 2 * rate}] if head else [])
+    optimizer = torch.optim.SGD(groups, lr=rate, momentum=nets.MOMENTUM, nesterov=head is not None,
                                 weight_decay=nets.DECAY, fused=True)
     if args.losses:
         for module in net.modules():
