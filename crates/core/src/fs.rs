@@ -3,7 +3,7 @@
 //! Temporary files are made new, under names that nobody can guess, so that no link planted in a folder that others may
 //! write leads a write elsewhere. While one is written it is locked, which tells it from what a killed process left.
 //!
-//! A device, a pipe or a socket under the name (`/dev/null`, `/dev/stdout`) is written to and stays what it is.
+//! A device, a pipe or a socket under the name (`/dev/null`, a terminal) is written to and stays what it is.
 
 use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
