@@ -1,9 +1,9 @@
 //! What a net on a device has to do with the host: layers that bring data in, and those that have no device half and
 //! run between copies.
 
-use lgm_core::{Error, Host, HostQueue, Node, Result, Run, Step};
+use lgm_core::{Error, Host, Node, Result, Step};
 
-use crate::bind::{Bound, host_bytes, host_bytes_mut};
+use crate::bind::{Bound, host_bytes, host_bytes_mut, host_call};
 use crate::device::{FeedPart, OnDevice};
 use crate::graph::{Graph, LayerNode};
 use crate::plan::Role;
@@ -54,7 +54,7 @@ impl OnDevice {
         }
         let layer = &graph.layers[i];
         if let Some(compute) = layer.compute() {
-            let ran = Run::forward(compute, &HostQueue, mirror.forward(graph, i, step));
+            let ran = compute.forward(mirror.forward(graph, i, host_call(graph, i, step)));
             ran.map_err(|e| layer.blame(e))?;
         }
         Ok(())
@@ -87,7 +87,7 @@ impl OnDevice {
         }
         let layer = &graph.layers[i];
         if let Some(compute) = layer.compute() {
-            let ran = Run::forward(compute, &HostQueue, mirror.forward(graph, i, step));
+            let ran = compute.forward(mirror.forward(graph, i, host_call(graph, i, step)));
             ran.map_err(|e| layer.blame(e))?;
         }
         let blame = |e: Error| layer.blame(e);
@@ -122,7 +122,7 @@ impl OnDevice {
             }
         }
         if let Some(compute) = layer.compute() {
-            Run::backward(compute, &HostQueue, mirror.backward(graph, i, step)).map_err(blame)?;
+            compute.backward(mirror.backward(graph, i, host_call(graph, i, step))).map_err(blame)?;
         }
         for (b, &bottom) in layer.bottoms.iter().enumerate().filter(|(b, _)| layer.bottom_backward[*b]) {
             let (Some(from), Some(to)) = (mirror.diff(graph, bottom), self.bound.diff(graph, bottom)) else {

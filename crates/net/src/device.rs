@@ -6,11 +6,12 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use lgm_core::{
-    DType, Device, DevicePtr, DeviceQueue, Element, Error, Grid, Host, Node, Result, Step, Storage, args, kernel,
+    DType, Device, DeviceCall, DevicePtr, DeviceQueue, Element, Error, Grid, Host, Node, Result, Step, Storage, args,
+    kernel,
 };
 use tracing::{info, warn};
 
-use crate::bind::{Bound, Extra, ParamMemory, Span};
+use crate::bind::{Bound, ParamMemory, Span};
 use crate::convolutions;
 use crate::fit::{self, Needs};
 use crate::formats::{self, Conversions};
@@ -207,7 +208,7 @@ impl OnDevice {
         let mut words = CLOCK + SOLVER_WORDS;
         let dynamic = graph.layers.iter().map(|layer| {
             let start = words;
-            words += layer.compute().map_or(0, |c| c.dynamic().len());
+            words += layer.compute().and_then(|c| c.device()).map_or(0, |c| c.dynamic().len());
             start..words
         });
         let dynamic: Vec<Range<usize>> = dynamic.collect();
@@ -225,14 +226,9 @@ impl OnDevice {
             ParamMemory { data: span(values), diff: diff.as_ref().map(|d| span(d.at().offset(range.start))) }
         };
         let params = spans.iter().zip(&places).map(memory).collect();
-        let extra = dynamic.iter().enumerate().map(|(i, range)| Extra {
-            clock: Some(step.at()),
-            dynamic: (!range.is_empty()).then(|| step.at().offset(4 * range.start)),
-            fault: Some(faults.at().offset(16 * i)),
-        });
         let here = |i: usize| roles[i] == Role::Here;
         let memory = Span { at: arena.at(), bytes: plan.bytes };
-        let bound = Bound::bind(graph, memory, plan, params, extra.collect(), &here)?;
+        let bound = Bound::bind(graph, memory, plan, params, &here)?;
         let feeder = if room > 0 { gpu.feeder(room)?.map(|feeder| (feeder, parts)) } else { None };
         let mut device = OnDevice {
             gpu,
@@ -350,7 +346,7 @@ impl OnDevice {
 
     fn write_dynamic(&mut self, graph: &Graph) {
         for (layer, range) in graph.layers.iter().zip(&self.dynamic) {
-            let values = layer.compute().map(|c| c.dynamic()).unwrap_or_default();
+            let values = layer.compute().and_then(|c| c.device()).map(|c| c.dynamic()).unwrap_or_default();
             self.words[range.clone()].iter_mut().zip(values).for_each(|(w, v)| *w = v.to_bits());
         }
     }
@@ -363,13 +359,20 @@ impl OnDevice {
         self.step.upload(&bytes_of(&self.words))
     }
 
+    /// Where layer `i` finds the clock, its dynamic numbers and its fault record.
+    fn addresses(&self, i: usize) -> [DevicePtr; 3] {
+        let numbers = &self.dynamic[i];
+        let dynamic = if numbers.is_empty() { DevicePtr::NULL } else { self.step.at().offset(4 * numbers.start) };
+        [self.step.at(), dynamic, self.faults.at().offset(16 * i)]
+    }
+
     /// What kernels reported, the first layer's first.
     pub fn check(&self, graph: &Graph) -> Result<()> {
         let bytes = self.faults.download()?;
         let words: Vec<u32> = bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         for (layer, fault) in graph.layers.iter().zip(words.as_chunks::<4>().0) {
-            if let Some(compute) = layer.compute().filter(|_| fault[0] != 0) {
-                return Err(layer.blame(compute.explain(*fault)));
+            if let Some(run) = layer.compute().and_then(|c| c.device()).filter(|_| fault[0] != 0) {
+                return Err(layer.blame(run.explain(*fault)));
             }
         }
         Ok(())
@@ -383,8 +386,9 @@ impl OnDevice {
         let layer = &graph.layers[i];
         let run = layer.compute().filter(|_| self.roles[i] == Role::Here).and_then(|c| c.device());
         if let Some(run) = run {
-            let io = self.bound.forward(graph, i, step);
-            run.forward(self.gpu.as_ref(), io).map_err(|e| layer.blame(e))?;
+            let [clock, dynamic, fault] = self.addresses(i);
+            let call = DeviceCall { queue: self.gpu.as_ref(), formats: &layer.plan.formats, clock, dynamic, fault };
+            run.forward(self.bound.forward(graph, i, call)).map_err(|e| layer.blame(e))?;
         }
         for &top in &layer.tops {
             let weight = graph.values[top].loss_weight;
@@ -431,8 +435,9 @@ impl OnDevice {
             return self.backward_away(graph, mirror, i, step);
         }
         let Some(run) = layer.compute().and_then(|c| c.device()) else { return Ok(()) };
-        let io = self.bound.backward(graph, i, step);
-        run.backward(self.gpu.as_ref(), io).map_err(|e| layer.blame(e))
+        let [clock, dynamic, fault] = self.addresses(i);
+        let call = DeviceCall { queue: self.gpu.as_ref(), formats: &layer.plan.formats, clock, dynamic, fault };
+        run.backward(self.bound.backward(graph, i, call)).map_err(|e| layer.blame(e))
     }
 }
 

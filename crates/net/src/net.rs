@@ -6,14 +6,12 @@ use std::hash::{BuildHasher, Hasher};
 
 use lgm_core::filler::fill;
 use lgm_core::rng::{Philox, stream_id};
-use lgm_core::{
-    BlobSpec, BuildCx, DType, Error, Host, HostQueue, Node, Phase, Registry, Result, State, Step, with_float,
-};
+use lgm_core::{BlobSpec, BuildCx, DType, Error, Host, Node, Phase, Registry, Result, State, Step, with_float};
 use lgm_cpu::with_scratch;
 use lgm_proto::{NetParameter, NetState, Positions};
 use tracing::info;
 
-use crate::bind::Bound;
+use crate::bind::{Bound, host_call};
 use crate::device::{OnDevice, Placement};
 use crate::graph::{Graph, check_sizes};
 use crate::plan::{Keep, Role, plan};
@@ -107,7 +105,6 @@ pub struct Net {
     pub(crate) graph: Graph,
     /// All memory of a net on the host; of one on a device, what its layers on the host see.
     pub(crate) bound: Bound<Host>,
-    queue: HostQueue,
     pub(crate) device: Option<OnDevice>,
 }
 
@@ -143,7 +140,7 @@ impl Net {
         };
         let name = param.name().to_string();
         let (debug_info, poison) = (param.debug_info(), options.poison && device.is_none());
-        let mut net = Net { name, debug_info, poison, graph, bound, queue: HostQueue, device };
+        let mut net = Net { name, debug_info, poison, graph, bound, device };
         if poison {
             net.bound.poison_all();
         }
@@ -236,8 +233,8 @@ impl Net {
         }
         let layer = &self.graph.layers[i];
         if let Some(compute) = layer.compute() {
-            let io = self.bound.forward(&self.graph, i, step);
-            with_scratch(|| compute.forward(&self.queue, io)).map_err(|e| layer.blame(e))?;
+            let io = self.bound.forward(&self.graph, i, host_call(&self.graph, i, step));
+            with_scratch(|| compute.forward(io)).map_err(|e| layer.blame(e))?;
         }
         let mut loss = 0.0;
         for &top in &layer.tops {
@@ -277,8 +274,8 @@ impl Net {
         }
         let layer = &self.graph.layers[i];
         if let Some(compute) = layer.compute() {
-            let io = self.bound.backward(&self.graph, i, step);
-            with_scratch(|| compute.backward(&self.queue, io)).map_err(|e| layer.blame(e))?;
+            let io = self.bound.backward(&self.graph, i, host_call(&self.graph, i, step));
+            with_scratch(|| compute.backward(io)).map_err(|e| layer.blame(e))?;
         }
         if self.debug_info {
             self.log_backward(i)?;
