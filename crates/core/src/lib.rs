@@ -24,5 +24,5 @@ pub use layer::{
     ParamSpec, Plan, Registry, Run, Sharing, Sink, Source, State, Step, Views, ViewsMut,
 };
 pub use lgm_proto::Phase;
-pub use shape::{BlobSpec, Shape, count};
+pub use shape::{Axes3, BlobSpec, Shape, count};
 pub use space::{Host, Space, View, ViewMut};

@@ -41,14 +41,21 @@ pub fn sources() -> &'static [Source] {
 }
 
 impl Source {
-    /// The names of the source's kernels, in order: every line that begins with `KERNEL(name)`, and both of
-    /// `KERNELS(name, name_bf16,` and `KERNELS_ADDING(name, name_bf16,`.
-    pub fn kernels(&self) -> impl Iterator<Item = &'static str> + use<> {
-        let one = |line: &'static str| line.strip_prefix("KERNEL(")?.split(')').next();
-        let pair = |line: &'static str| line.strip_prefix("KERNELS(").or_else(|| line.strip_prefix("KERNELS_ADDING("));
-        self.text.lines().flat_map(move |line| {
-            let names = pair(line).into_iter().flat_map(|names| names.split(", ").take(2));
-            one(line).into_iter().chain(names.map(|name| name.trim_end_matches(',')))
+    /// The names of the source's kernels, in order: those of every line that begins with `KERNEL(name)`, with
+    /// `KERNELS(name, name_bf16,` or `KERNELS_ADDING(name, name_bf16,`, or with `POINTWISE(name,`, which makes four.
+    pub fn kernels(&self) -> impl Iterator<Item = String> + use<> {
+        self.text.lines().flat_map(|line| {
+            let Some((kind, names)) = line.split_once('(') else { return Vec::new() };
+            let mut names = names.split([',', ')']).map(|name| name.trim().to_string());
+            match kind {
+                "KERNEL" => names.take(1).collect(),
+                "KERNELS" | "KERNELS_ADDING" => names.take(2).collect(),
+                "POINTWISE" => {
+                    let name = names.next().unwrap_or_default();
+                    ["forward", "forward_bf16", "backward", "backward_bf16"].map(|of| format!("{name}_{of}")).into()
+                }
+                _ => Vec::new(),
+            }
         })
     }
 }
@@ -79,14 +86,20 @@ mod tests {
         let mut seen = BTreeSet::new();
         for source in sources() {
             for kernel in source.kernels() {
-                assert!(seen.insert(kernel), "{kernel} is defined twice");
                 assert!(kernel.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'), "{kernel}");
-                assert_eq!(source_of(kernel).unwrap().name, source.name);
+                assert_eq!(source_of(&kernel).unwrap().name, source.name);
+                assert!(seen.insert(kernel.clone()), "{kernel} is defined twice");
             }
-            let pairs = source.text.matches("KERNELS(").count() + source.text.matches("KERNELS_ADDING(").count();
-            assert_eq!(source.kernels().count(), source.text.matches("KERNEL(").count() + 2 * pairs, "{}", source.name);
+            // What the macros are defined with is indented.
+            let named = |kind: &str| source.text.matches(&format!("\n{kind}(")).count();
+            let pairs = named("KERNELS") + named("KERNELS_ADDING");
+            let count = named("KERNEL") + 2 * pairs + 4 * named("POINTWISE");
+            assert_eq!(source.kernels().count(), count, "{}", source.name);
             for (name, narrow) in source.kernels().zip(source.kernels().skip(1)).filter(|(_, n)| n.ends_with("_bf16")) {
-                assert!(narrow.strip_suffix("_bf16") == Some(name), "{narrow} does not follow its single precision");
+                assert!(
+                    narrow.strip_suffix("_bf16") == Some(name.as_str()),
+                    "{narrow} does not follow its single precision"
+                );
             }
         }
     }

@@ -3,12 +3,10 @@
 use lgm_core::{BuildCx, Compute, Node, Registry, Result};
 use lgm_proto::LayerParameter;
 
+mod common;
 mod conversion;
-mod fused_batch_norm;
-mod labels;
-pub mod margin_schedule;
-mod on_device;
-mod pointwise;
+#[cfg(test)]
+mod device_extents;
 
 /// Declares the layer modules and the types each registers: `file { "Type" => Struct, … }`. Every struct has
 /// `pub(crate) fn build(&LayerParameter, &BuildCx) -> Result<Node>`.
@@ -54,8 +52,7 @@ layers! {
     euclidean_loss { "EuclideanLoss" => EuclideanLoss }
     accuracy { "Accuracy" => Accuracy }
     reduction { "Reduction" => Reduction }
-    class_distance { "ClassDistance" => ClassDistance }
-    lgm_loss { "LGMLoss" => LgmLoss }
+    lgm { "ClassDistance" => ClassDistance, "LGMLoss" => LgmLoss }
 }
 
 /// One layer that computes what the first of `run`'s layers compute one after another in fewer passes over memory, and
@@ -64,13 +61,13 @@ layers! {
 /// # Errors
 /// When a layer's parameters are wrong.
 pub fn fuse(run: &[&LayerParameter], cx: &BuildCx) -> Result<Option<(Node, usize)>> {
-    fused_batch_norm::FusedBatchNorm::of(run, cx)
+    batch_norm::FusedBatchNorm::of(run, cx)
 }
 
 /// The layer that takes the place of a ReLU that the layer below applies ([`lgm_core::Layer::fuse_relu`]); `None` for a layer
 /// that is no ReLU, or has a negative slope.
 pub fn fused_relu(param: &LayerParameter) -> Option<Compute> {
-    relu::is_plain(param).then(|| Compute::Everywhere(Box::new(relu::ReLU::done())))
+    common::fusable::is_plain_relu(param).then(|| Compute::Everywhere(Box::new(relu::ReLU::done())))
 }
 
 #[cfg(test)]

@@ -76,24 +76,25 @@ fn compile_one(
 pub(crate) struct Kernels {
     context: Arc<Context>,
     modules: Vec<Handle<CUmod_st>>,
-    functions: HashMap<&'static str, Handle<CUfunc_st>>,
+    functions: HashMap<String, Handle<CUfunc_st>>,
 }
 
 impl Kernels {
     /// Loads machine code and looks up the kernels that each piece holds.
-    pub(crate) fn load(context: &Arc<Context>, code: &[(Vec<u8>, &str, Vec<&'static str>)]) -> Result<Kernels> {
+    pub(crate) fn load(context: &Arc<Context>, code: &[(Vec<u8>, &str, Vec<String>)]) -> Result<Kernels> {
         let mut kernels = Kernels { context: context.clone(), modules: Vec::new(), functions: HashMap::new() };
         for (cubin, file, names) in code {
             let mut module = Handle::NULL;
             driver!(context, cuModuleLoadData(&mut module.0, cubin.as_ptr().cast()))
                 .map_err(|error| Error::config(format!("kernels/{file}.cu cannot be loaded: {error}")))?;
             kernels.modules.push(module);
-            for &name in names {
-                let text = CString::new(name).map_err(|_| Error::internal("a kernel's name holds a zero byte"))?;
+            for name in names {
+                let text =
+                    CString::new(name.as_str()).map_err(|_| Error::internal("a kernel's name holds a zero byte"))?;
                 let mut function = Handle::NULL;
                 driver!(context, cuModuleGetFunction(&mut function.0, module.0, text.as_ptr()))
                     .map_err(|error| Error::internal(format!("kernels/{file}.cu has no kernel {name}: {error}")))?;
-                kernels.functions.insert(name, function);
+                kernels.functions.insert(name.clone(), function);
             }
         }
         Ok(kernels)
@@ -101,7 +102,7 @@ impl Kernels {
 
     pub(crate) fn launch(&self, kernel: &'static str, grid: Grid, args: &[Arg]) -> Result<()> {
         let Some(&function) = self.functions.get(kernel) else {
-            let hint = lgm_core::nearest(kernel, self.functions.keys().copied());
+            let hint = lgm_core::nearest(kernel, self.functions.keys().map(String::as_str));
             let hint = hint.map(|n| format!("; did you mean {n}?")).unwrap_or_default();
             return Err(Error::internal(format!("there is no kernel {kernel}{hint}")));
         };
