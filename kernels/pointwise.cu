@@ -29,13 +29,17 @@ KERNELS(pointwise_fill, pointwise_fill_bf16, (T* y, float value, i64 n), (y, val
     KERNELS(name##_backward, name##_backward_bf16, (T* dx, const T* dy, const T* v, BARE params i64 n),                \
             (dx, dy, v, BARE args n))
 
+DEVICE float logistic(float x) { return 1.0f / (1.0f + expf(-x)); }
+
 // base^power by the simplest arithmetic that gives it.
 DEVICE float raised(float base, float power) {
     return power == 1.0f ? base : power == 2.0f ? base * base : powf(base, power);
 }
 
 POINTWISE(relu, (float slope,), (slope,), x < 0 ? slope * x : x, v > 0 ? dy : slope * dy)
-POINTWISE(sigmoid, (), (), 1.0f / (1.0f + expf(-x)), dy * v * (1.0f - v))
+POINTWISE(sigmoid, (), (), logistic(x), dy * v * (1.0f - v))
+POINTWISE(swish, (float beta,), (beta,), x * logistic(beta * x),
+          dy * logistic(beta * v) * (1.0f + beta * v * (1.0f - logistic(beta * v))))
 POINTWISE(tanh, (), (), tanhf(x), dy * (1.0f - v * v))
 POINTWISE(power, (float power, float scale, float shift,), (power, scale, shift,), raised(scale * x + shift, power),
           dy * (power * scale) * raised(scale * v + shift, power - 1.0f))

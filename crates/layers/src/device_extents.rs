@@ -28,6 +28,7 @@ fn element_by_element() {
             layer("ReLU", "relu_param { negative_slope: 0.1 }").bottom([n]),
             layer("Sigmoid", "").bottom([n]),
             layer("TanH", "").bottom([n]),
+            layer("Swish", "").bottom([n]),
             layer("Power", "power_param { power: 2 shift: 3 }").bottom([n]),
             layer("Dropout", "").bottom([n]),
             two("Eltwise", "eltwise_param { operation: MAX }").bottom([n]).bottom([n]),

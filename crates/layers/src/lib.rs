@@ -46,6 +46,7 @@ layers! {
     prelu { "PReLU" => PReLU }
     sigmoid { "Sigmoid" => Sigmoid }
     tanh { "TanH" => TanH }
+    swish { "Swish" => Swish }
     power { "Power" => Power }
     softmax { "Softmax" => Softmax }
     softmax_loss { "SoftmaxWithLoss" => SoftmaxWithLoss }
