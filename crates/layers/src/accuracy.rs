@@ -11,12 +11,10 @@
 //! for ties: of equal scores the higher class wins). Where we differ: scores that are not numbers are wrong, not right;
 //! a label outside the classes is an error.
 
-use lgm_core::{
-    Arity, BlobSpec, BuildCx, Error, Fault, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, Shape, ensure,
-};
+use lgm_core::{Arity, BlobSpec, BuildCx, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, Shape, ensure};
 use lgm_proto::{AccuracyParameter, LayerParameter};
 
-use crate::labels::{check_count, class_at, explain};
+use crate::labels::{check_count, class_at};
 use crate::softmax::Along;
 
 mod device;
@@ -56,8 +54,6 @@ impl Accuracy {
 }
 
 impl Layer for Accuracy {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::range(2..=2, 1..=2)
     }
@@ -85,13 +81,9 @@ impl Layer for Accuracy {
         plan.flops = scores.shape.count() as u64;
         Ok(plan)
     }
-
-    fn explain(&self, fault: Fault) -> Error {
-        explain(fault, self.along.channels)
-    }
 }
 
-impl HostRun for Accuracy {
+impl HostLayer for Accuracy {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let (scores, labels) = (io.bottom::<T>(0)?, io.bottom::<T>(1)?);
         let mut by_class = if self.by_class { Some((io.top::<T>(1)?, io.scratch::<T>(0)?)) } else { None };

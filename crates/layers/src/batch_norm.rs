@@ -15,7 +15,7 @@
 //! Source: Ioffe and Szegedy, "Batch Normalization" (2015); Caffe's layer of this name, which keeps its own copy of y.
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Phase, Plan, Result, Shape,
+    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, ParamSpec, Phase, Plan, Result, Shape,
     ensure,
 };
 use lgm_cpu::batchnorm::{self, Extents, Normalized};
@@ -111,8 +111,6 @@ pub(crate) fn extents(shape: &Shape) -> Result<Extents> {
 }
 
 impl Layer for BatchNorm {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }
@@ -133,7 +131,7 @@ impl Layer for BatchNorm {
     }
 }
 
-impl HostRun for BatchNorm {
+impl HostLayer for BatchNorm {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let (x, y) = (io.bottom_unless_shared::<T>(0)?, io.top::<T>(0)?);
         let (mean, spread) = (io.scratch::<T>(0)?, io.scratch::<T>(1)?);

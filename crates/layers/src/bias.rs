@@ -7,7 +7,7 @@
 //! Source: Caffe's layer of this name.
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Error, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Plan, Result, Shape,
+    Arity, BlobSpec, BuildCx, Bwd, Error, Float, Fwd, Host, HostLayer, Layer, Node, ParamSpec, Plan, Result, Shape,
     ensure,
 };
 use lgm_cpu::batchnorm::{self, Extents};
@@ -33,8 +33,6 @@ impl Bias {
 }
 
 impl Layer for Bias {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::range(1..=2, 1..=1)
     }
@@ -54,7 +52,7 @@ impl Layer for Bias {
     }
 }
 
-impl HostRun for Bias {
+impl HostLayer for Bias {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let b = if self.learned { io.param::<T>(0)? } else { io.bottom::<T>(1)? };
         self.along.add(io.bottom_unless_shared::<T>(0)?, b, io.top::<T>(0)?);

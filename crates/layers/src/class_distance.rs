@@ -39,14 +39,14 @@ mod tests;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Error, Fault, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Phase, Plan,
-    Result, Shape, State, ensure,
+    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, ParamSpec, Phase, Plan, Result, Shape,
+    State, ensure,
 };
 use lgm_cpu::{Trans, gemm};
 use lgm_proto::class_distance_parameter::Metric;
 use lgm_proto::{ClassDistanceParameter, LayerParameter};
 
-use crate::labels::{check_count, class_at, explain};
+use crate::labels::{check_count, class_at};
 use crate::margin_schedule::{Margins, general};
 pub(crate) use device_pairs::{DeviceExtents, DevicePairs, Of};
 pub(crate) use pairs::Pairs;
@@ -150,8 +150,6 @@ pub(crate) fn mixture_shapes(
 }
 
 impl Layer for ClassDistance {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::range(1..=2, 1..=1)
     }
@@ -192,18 +190,9 @@ impl Layer for ClassDistance {
     fn restore(&mut self, state: &State) -> Result<()> {
         self.margins.restore(state)
     }
-
-    fn dynamic(&self) -> Vec<f32> {
-        let (mul, add) = self.margins.values();
-        vec![mul as f32, add as f32]
-    }
-
-    fn explain(&self, fault: Fault) -> Error {
-        explain(fault, self.dims.classes)
-    }
 }
 
-impl HostRun for ClassDistance {
+impl HostLayer for ClassDistance {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let Dims { items, classes, width } = self.dims;
         let (x, w, sigma, top) = (io.bottom::<T>(0)?, io.param::<T>(0)?, io.param::<T>(1)?, io.top::<T>(0)?);

@@ -6,7 +6,7 @@
 //!
 //! Source: Caffe's layer of this name.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Error, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, ensure};
+use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Error, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, ensure};
 use lgm_cpu::for_each_row;
 use lgm_proto::{ConcatParameter, LayerParameter};
 
@@ -36,8 +36,6 @@ impl Concat {
 }
 
 impl Layer for Concat {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::range(1..=usize::MAX, 1..=1)
     }
@@ -69,7 +67,7 @@ impl Layer for Concat {
     }
 }
 
-impl HostRun for Concat {
+impl HostLayer for Concat {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         if self.parts.is_empty() {
             return forward_view::<T>(io);

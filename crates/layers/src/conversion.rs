@@ -3,7 +3,7 @@
 //!
 //! Shapes: bottom and top alike. Gradient: the top's, in the bottom's format.
 
-use lgm_core::{Arity, BlobSpec, Bwd, Float, Format, Formats, Fwd, Host, HostRun, Layer, Plan, Result};
+use lgm_core::{Arity, BlobSpec, Bwd, Float, Format, Formats, Fwd, Host, HostLayer, Layer, Plan, Result};
 
 mod device;
 
@@ -26,8 +26,6 @@ impl Conversion {
 }
 
 impl Layer for Conversion {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }
@@ -42,7 +40,7 @@ impl Layer for Conversion {
     }
 }
 
-impl HostRun for Conversion {
+impl HostLayer for Conversion {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         io.top::<T>(0)?.copy_from_slice(io.bottom::<T>(0)?);
         Ok(())

@@ -9,7 +9,7 @@
 
 use lgm_core::rng::{Philox, stream_id};
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Phase, Plan, Result, Step, ensure,
+    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, Phase, Plan, Result, Step, ensure,
 };
 use lgm_cpu::{BLOCK, for_each_row};
 use lgm_proto::LayerParameter;
@@ -68,8 +68,6 @@ lgm_cpu::vectorized! {
 }
 
 impl Layer for Dropout {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }
@@ -81,13 +79,13 @@ impl Layer for Dropout {
     }
 }
 
-impl HostRun for Dropout {
+impl HostLayer for Dropout {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         if !self.train {
             return forward_view::<T>(io);
         }
         let (x, y) = (io.bottom_unless_shared::<T>(0)?, io.top::<T>(0)?);
-        self.apply(io.step, x, y);
+        self.apply(io.call.step, x, y);
         Ok(())
     }
 
@@ -97,7 +95,7 @@ impl HostRun for Dropout {
         }
         let dy = io.top_diff_unless_shared::<T>(0)?;
         if let Some(dx) = io.bottom_diff::<T>(0)? {
-            self.apply(io.step, dy, dx);
+            self.apply(io.call.step, dy, dx);
         }
         Ok(())
     }

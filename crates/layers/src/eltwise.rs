@@ -15,7 +15,7 @@
 
 use std::cmp::Ordering;
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Error, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, ensure};
+use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Error, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, ensure};
 use lgm_cpu::elementwise::rectified;
 use lgm_cpu::{BLOCK, for_each_row};
 use lgm_proto::eltwise_parameter::EltwiseOp;
@@ -75,8 +75,6 @@ struct Reads<'a, T> {
 }
 
 impl Layer for Eltwise {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::range(2..=usize::MAX, 1..=1)
     }
@@ -105,13 +103,13 @@ impl Layer for Eltwise {
         Ok(plan)
     }
 
-    fn rectify(&mut self) -> bool {
+    fn fuse_relu(&mut self) -> bool {
         self.relu = self.param.operation() == EltwiseOp::Sum;
         self.relu
     }
 }
 
-impl HostRun for Eltwise {
+impl HostLayer for Eltwise {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let first = io.bottom_unless_shared::<T>(0)?;
         let others = (1..self.coeffs.len()).map(|i| io.bottom::<T>(i)).collect::<Result<Vec<_>>>()?;

@@ -5,7 +5,7 @@
 //!
 //! Source: Caffe's layer of this name. Caffe, given an `end_axis` before `axis`, makes an axis of extent 1; we refuse.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, ensure};
+use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, ensure};
 use lgm_proto::{FlattenParameter, LayerParameter};
 
 use crate::reshape::{backward_view, forward_view, plan_view};
@@ -22,8 +22,6 @@ impl Flatten {
 }
 
 impl Layer for Flatten {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }
@@ -41,7 +39,7 @@ impl Layer for Flatten {
     }
 }
 
-impl HostRun for Flatten {
+impl HostLayer for Flatten {
     fn forward<T: Float>(&self, io: Fwd<'_, Host>) -> Result<()> {
         forward_view::<T>(io)
     }

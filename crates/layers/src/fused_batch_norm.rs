@@ -13,7 +13,7 @@
 //! layers.
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Plan, Result, Sharing,
+    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, ParamSpec, Plan, Result, Sharing,
 };
 use lgm_cpu::batchnorm::{Affine, Extents, Joined, Normalized, Rectified, backward_data, normalize, normalize_and_add};
 use lgm_proto::LayerParameter;
@@ -67,8 +67,6 @@ impl FusedBatchNorm {
 }
 
 impl Layer for FusedBatchNorm {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::exactly(1 + self.joins as usize, 1)
     }
@@ -94,7 +92,7 @@ impl Layer for FusedBatchNorm {
     }
 }
 
-impl HostRun for FusedBatchNorm {
+impl HostLayer for FusedBatchNorm {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let (x, y) = (io.bottom::<T>(0)?, io.top::<T>(0)?);
         let (mean, inv_std) = (io.scratch::<T>(0)?, io.scratch::<T>(1)?);

@@ -6,7 +6,7 @@
 //! out when they are built, so a shape is required.
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, DType, Error, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, Shape, ensure,
+    Arity, BlobSpec, BuildCx, DType, Error, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, Shape, ensure,
 };
 use lgm_proto::{BlobShape, InputParameter, LayerParameter};
 
@@ -18,7 +18,7 @@ pub struct Input {
 
 impl Input {
     pub(crate) fn build(param: &LayerParameter, cx: &BuildCx) -> Result<Node> {
-        Node::compute(Input { param: param.input_param.clone().unwrap_or_default(), dtype: cx.dtype })
+        Node::host_only(Input { param: param.input_param.clone().unwrap_or_default(), dtype: cx.dtype })
     }
 }
 
@@ -54,7 +54,7 @@ impl Layer for Input {
     }
 }
 
-impl HostRun for Input {
+impl HostLayer for Input {
     fn forward<T: Float>(&self, _io: Fwd<'_, Host>) -> Result<()> {
         Ok(())
     }

@@ -51,14 +51,14 @@ mod training_tests;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Error, Fault, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Phase, Plan,
-    Result, Shape, State, ensure,
+    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, ParamSpec, Phase, Plan, Result, Shape,
+    State, ensure,
 };
 use lgm_proto::lgm_loss_parameter::Metric;
 use lgm_proto::{LayerParameter, LgmLossParameter};
 
 use crate::class_distance::{Pairs, mixture_shapes, warn_unused};
-use crate::labels::{check_count, class_at, explain};
+use crate::labels::{check_count, class_at};
 use crate::margin_schedule::{Margins, general};
 use remedy::Remedy;
 
@@ -171,8 +171,6 @@ impl LgmLoss {
 }
 
 impl Layer for LgmLoss {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::range(2..=2, 1..=3).with_auto_tops()
     }
@@ -216,18 +214,9 @@ impl Layer for LgmLoss {
     fn restore(&mut self, state: &State) -> Result<()> {
         self.margins.restore(state)
     }
-
-    fn dynamic(&self) -> Vec<f32> {
-        let (mul, add) = self.margins.values();
-        vec![mul as f32, add as f32]
-    }
-
-    fn explain(&self, fault: Fault) -> Error {
-        explain(fault, self.classes)
-    }
 }
 
-impl HostRun for LgmLoss {
+impl HostLayer for LgmLoss {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let (x, labels) = (io.bottom::<T>(0)?, io.bottom::<T>(1)?);
         let (w, sigma) = (io.param::<T>(0)?, io.param::<T>(1)?);

@@ -1,6 +1,6 @@
 //! The layers of lgm-caffe, one file each: what it computes, its shapes, its host run and its tests.
 
-use lgm_core::{BuildCx, Host, Node, Registry, Result, Run};
+use lgm_core::{BuildCx, Compute, Node, Registry, Result};
 use lgm_proto::LayerParameter;
 
 mod conversion;
@@ -67,10 +67,10 @@ pub fn fuse(run: &[&LayerParameter], cx: &BuildCx) -> Result<Option<(Node, usize
     fused_batch_norm::FusedBatchNorm::of(run, cx)
 }
 
-/// The layer that takes the place of a ReLU whose bottom comes rectified, which the layer below has promised
-/// ([`lgm_core::Layer::rectify`]); `None` for a layer that is no ReLU, or has a negative slope.
-pub fn rectified(param: &LayerParameter) -> Option<Box<dyn Run<Host>>> {
-    relu::is_plain(param).then(|| Box::new(relu::ReLU::done()) as Box<dyn Run<Host>>)
+/// The layer that takes the place of a ReLU that the layer below applies ([`lgm_core::Layer::fuse_relu`]); `None` for a layer
+/// that is no ReLU, or has a negative slope.
+pub fn fused_relu(param: &LayerParameter) -> Option<Compute> {
+    relu::is_plain(param).then(|| Compute::Everywhere(Box::new(relu::ReLU::done())))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@
 //! Source: Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural Networks" (2012); Caffe's layer of
 //! this name, whose `k`, as here, means nothing within a channel.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, ensure};
+use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, ensure};
 use lgm_cpu::lrn;
 use lgm_proto::LayerParameter;
 use lgm_proto::lrn_parameter::NormRegion;
@@ -37,8 +37,6 @@ impl Lrn {
 }
 
 impl Layer for Lrn {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }
@@ -58,7 +56,7 @@ impl Layer for Lrn {
     }
 }
 
-impl HostRun for Lrn {
+impl HostLayer for Lrn {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let (x, y) = (io.bottom::<T>(0)?, io.top::<T>(0)?);
         let s = match io.saved::<T>(0)? {

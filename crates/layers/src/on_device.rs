@@ -7,20 +7,6 @@ use lgm_core::{
 #[cfg(test)]
 mod tests;
 
-/// Says that a layer has a device half; within `impl Layer`.
-macro_rules! on_device {
-    () => {
-        fn device(&self) -> Option<&dyn lgm_core::Run<lgm_core::Device>> {
-            Some(self)
-        }
-
-        fn device_mut(&mut self) -> Option<&mut dyn lgm_core::Run<lgm_core::Device>> {
-            Some(self)
-        }
-    };
-}
-pub(crate) use on_device;
-
 /// An extent as kernels take it.
 ///
 /// # Errors

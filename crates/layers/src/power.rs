@@ -7,7 +7,7 @@
 //! Source: Caffe's layer of this name. Where we differ: Caffe divides the top by a·x + b for a power other than 1 and 2,
 //! which is 0/0 where that is zero, and in place computes with a bottom already overwritten; ours does neither.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, ensure};
+use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, ensure};
 use lgm_cpu::elementwise::map_into;
 use lgm_proto::LayerParameter;
 
@@ -39,8 +39,6 @@ impl Power {
 }
 
 impl Layer for Power {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }
@@ -56,7 +54,7 @@ impl Layer for Power {
     }
 }
 
-impl HostRun for Power {
+impl HostLayer for Power {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let [p, a, b] = [self.power, self.scale, self.shift].map(|v| T::of(v.into()));
         let (src, dst) = (io.bottom_unless_shared::<T>(0)?, io.top::<T>(0)?);

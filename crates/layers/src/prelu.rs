@@ -8,7 +8,7 @@
 //! Source: He et al., "Delving Deep into Rectifiers" (2015), and Caffe's layer of this name.
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Plan, Result, Shape, ensure,
+    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, ParamSpec, Plan, Result, Shape, ensure,
 };
 use lgm_proto::{LayerParameter, PReLuParameter};
 
@@ -35,8 +35,6 @@ impl PReLU {
 }
 
 impl Layer for PReLU {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }
@@ -62,7 +60,7 @@ impl Layer for PReLU {
     }
 }
 
-impl HostRun for PReLU {
+impl HostLayer for PReLU {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let (x, slopes, y) = (io.bottom::<T>(0)?, io.param::<T>(0)?, io.top::<T>(0)?);
         for_rows(y, self.inner, self.inner, |row, y| {

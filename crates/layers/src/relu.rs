@@ -3,14 +3,16 @@
 //! Gradient: dx = dy for positive x, a · dy elsewhere. With a ≥ 0 the sign of y tells, so backward reads the top and the
 //! layer runs in place; with a < 0 it reads the bottom.
 //!
-//! Where the layer below rectifies what it writes ([`Layer::rectify`]), forward has nothing left to do and the top is a
+//! Where the layer below applies the ReLU to its top ([`Layer::fuse_relu`]), forward has nothing left to do and the top is a
 //! view of the bottom; backward is the same.
 //!
 //! Shapes: one top like the bottom. Source: Nair & Hinton (2010); the leaky form, Maas et al. (2013).
 //! Where we differ from Caffe: with a negative slope Caffe in place takes the wrong branch in backward; ours does not
 //! run in place then.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, Sharing, ensure};
+use lgm_core::{
+    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, Sharing, ensure,
+};
 use lgm_cpu::elementwise::{map_into, rectified};
 use lgm_proto::LayerParameter;
 
@@ -39,7 +41,7 @@ impl ReLU {
         Node::compute(ReLU { slope, done: false, count: 0 })
     }
 
-    /// A ReLU without negative slope whose bottom comes rectified ([`Layer::rectify`]): backward is all that is left.
+    /// A ReLU without negative slope that the layer below applies ([`Layer::fuse_relu`]): backward is all that is left.
     pub(crate) fn done() -> ReLU {
         ReLU { slope: 0.0, done: true, count: 0 }
     }
@@ -50,8 +52,6 @@ impl ReLU {
 }
 
 impl Layer for ReLU {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }
@@ -72,7 +72,7 @@ impl Layer for ReLU {
     }
 }
 
-impl HostRun for ReLU {
+impl HostLayer for ReLU {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         if self.done {
             return forward_view::<T>(io);
@@ -128,7 +128,7 @@ mod tests {
 
     fn told(node: &mut Node) -> bool {
         match node {
-            Node::Compute(layer) => layer.rectify(),
+            Node::Compute(layer) => layer.fuse_relu(),
             Node::Source(_) | Node::Sink(_) => false,
         }
     }

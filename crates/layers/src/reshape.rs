@@ -10,7 +10,7 @@
 //! Source: Caffe's layer of this name.
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, Shape, Sharing, ensure,
+    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, Shape, Sharing, ensure,
 };
 use lgm_proto::{LayerParameter, ReshapeParameter};
 
@@ -71,8 +71,6 @@ impl Reshape {
 }
 
 impl Layer for Reshape {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }
@@ -82,7 +80,7 @@ impl Layer for Reshape {
     }
 }
 
-impl HostRun for Reshape {
+impl HostLayer for Reshape {
     fn forward<T: Float>(&self, io: Fwd<'_, Host>) -> Result<()> {
         forward_view::<T>(io)
     }

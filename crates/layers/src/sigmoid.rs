@@ -2,7 +2,7 @@
 //!
 //! Gradient: dx = dy · y · (1 − y). Shapes: one top like the bottom; runs in place. Source: Caffe's layer of this name.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result};
+use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result};
 use lgm_cpu::elementwise::map_into;
 use lgm_cpu::math;
 use lgm_proto::LayerParameter;
@@ -23,8 +23,6 @@ impl Sigmoid {
 }
 
 impl Layer for Sigmoid {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }
@@ -36,7 +34,7 @@ impl Layer for Sigmoid {
     }
 }
 
-impl HostRun for Sigmoid {
+impl HostLayer for Sigmoid {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         map_into(io.bottom_unless_shared::<T>(0)?, io.top::<T>(0)?, math::sigmoid);
         Ok(())

@@ -6,7 +6,7 @@
 //!
 //! Source: Caffe's layer of this name. Caffe checks the last part only by the total; we refuse a point past the end.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, ensure};
+use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, ensure};
 use lgm_proto::{LayerParameter, SliceParameter};
 
 use crate::concat::{gather, scatter};
@@ -62,8 +62,6 @@ impl Slice {
 }
 
 impl Layer for Slice {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::range(1..=1, 1..=usize::MAX)
     }
@@ -88,7 +86,7 @@ impl Layer for Slice {
     }
 }
 
-impl HostRun for Slice {
+impl HostLayer for Slice {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         if self.parts.is_empty() {
             return forward_view::<T>(io);

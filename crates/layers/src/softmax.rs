@@ -3,7 +3,7 @@
 //! Gradient: dxᵢ = yᵢ · (dyᵢ − Σⱼ dyⱼ·yⱼ). Shapes: one top like the bottom, softmax along `axis` (1) for each position of
 //! the others; runs in place. Source: Caffe's layer of this name.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result};
+use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result};
 use lgm_cpu::softmax::{softmax, softmax_backward};
 use lgm_proto::LayerParameter;
 
@@ -54,8 +54,6 @@ impl Softmax {
 }
 
 impl Layer for Softmax {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }
@@ -67,7 +65,7 @@ impl Layer for Softmax {
     }
 }
 
-impl HostRun for Softmax {
+impl HostLayer for Softmax {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         self.along.softmax(io.bottom_unless_shared::<T>(0)?, io.top::<T>(0)?);
         Ok(())

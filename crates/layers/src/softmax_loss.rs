@@ -20,13 +20,11 @@
 //! the softmax (Caffe passes none). Source: Caffe's layer of this name, and the L-GM fork's label range. Where we differ:
 //! another label outside the classes is an error that names it (Caffe reads memory beyond the scores, the fork ignores it).
 
-use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Error, Fault, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, ensure,
-};
+use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, ensure};
 use lgm_proto::loss_parameter::NormalizationMode;
 use lgm_proto::{LayerParameter, LossParameter};
 
-use crate::labels::{check_count, class_at, explain};
+use crate::labels::{check_count, class_at};
 use crate::softmax::Along;
 
 mod device;
@@ -88,8 +86,6 @@ impl SoftmaxWithLoss {
 }
 
 impl Layer for SoftmaxWithLoss {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::range(2..=2, 1..=2).with_auto_tops()
     }
@@ -123,13 +119,9 @@ impl Layer for SoftmaxWithLoss {
         }
         Ok(plan)
     }
-
-    fn explain(&self, fault: Fault) -> Error {
-        explain(fault, self.along.channels)
-    }
 }
 
-impl HostRun for SoftmaxWithLoss {
+impl HostLayer for SoftmaxWithLoss {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let (scores, labels) = (io.bottom::<T>(0)?, io.bottom::<T>(1)?);
         let p = if self.with_probabilities {

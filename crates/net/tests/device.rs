@@ -18,7 +18,7 @@ const PASSES: u64 = 4;
 /// A net from text, with [`HostOnly`] among the types known.
 fn try_net(text: &str, options: &Options) -> Result<Net> {
     let mut registry = common::registry();
-    registry.add("HostOnly", |_, _| Node::compute(HostOnly));
+    registry.add("HostOnly", |_, _| Node::host_only(HostOnly));
     let parsed = lgm_proto::parse_net(text.as_bytes(), std::path::Path::new(common::FILE))?;
     Net::new(&parsed.message, &parsed.positions, &registry, options)
 }

@@ -33,7 +33,7 @@ const LARGEST: f64 = 1e6;
 
 fn registry() -> Registry {
     let mut registry = common::registry();
-    registry.add("HostOnly", |_, _| Node::compute(HostOnly));
+    registry.add("HostOnly", |_, _| Node::host_only(HostOnly));
     registry
 }
 

@@ -1,7 +1,7 @@
 //! BatchNorm on a device: one read for the statistics, one for the values.
 
 use lgm_core::{
-    Bwd, Device, DevicePtr, DeviceQueue, Format, Formats, Fwd, Grid, Offer, Plan, Result, Run, args, kernel,
+    Bwd, Device, DeviceLayer, DevicePtr, DeviceQueue, Format, Formats, Fwd, Grid, Offer, Plan, Result, args, kernel,
 };
 use lgm_cpu::batchnorm::Extents;
 
@@ -66,59 +66,52 @@ impl Statistics {
     }
 }
 
-impl Run<Device> for BatchNorm {
+impl DeviceLayer for BatchNorm {
     fn formats(&self, offer: &Offer<'_>) -> Formats {
         offer.follow()
     }
 
-    fn prepare(&mut self, _queue: &(dyn DeviceQueue + 'static), plan: &mut Plan) -> Result<()> {
+    fn prepare(&mut self, _queue: &dyn DeviceQueue, plan: &mut Plan) -> Result<()> {
         plan.scratch.push(channels(self.extents, plan.formats.top(0)).scratch(&plan.tops[0], 2));
         Ok(())
     }
 
-    fn forward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Fwd<'_, Device>) -> Result<()> {
-        let along = channels(self.extents, io.formats.top(0));
-        let (x, y) = (io.bottom_or_top(0, 0)?, io.top(0)?);
+    fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
+        let along = channels(self.extents, io.format());
+        let y = io.top(0)?;
+        let x = io.bottom_unless_shared(0).unwrap_or(y);
         let (mean, inverse, partial) = (io.scratch(0)?, io.scratch(1)?, io.scratch(2)?);
         let found = Found { mean, inverse, kept_mean: None, kept_inverse: io.saved(0) };
-        self.statistics.forward_on(queue, x, along, &mut io, &found, partial)?;
+        self.statistics.forward_on(io.queue(), x, along, &mut io, &found, partial)?;
         let (grid, [rows, width, channels]) = along.rows()?;
         let none = DevicePtr::NULL;
-        queue.launch(
-            kernel!(along.element, "bn_normalize"),
+        io.launch(
+            kernel!("bn_normalize"),
             grid,
             args![y, x, none, mean, inverse, none, none, 0u32, rows, width, channels],
         )
     }
 
-    fn backward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Bwd<'_, Device>) -> Result<()> {
-        let along = channels(self.extents, io.formats.top(0));
-        let dy = io.top_diff_or_bottom(0, 0)?;
+    fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
+        let along = channels(self.extents, io.format());
         let Some(dx) = io.bottom_diff(0) else { return Ok(()) };
+        let dy = io.top_diff_unless_shared(0).unwrap_or(dx);
         let (a, b, partial) = (io.scratch(0)?, io.scratch(1)?, io.scratch(2)?);
         if self.statistics.global {
             let none = DevicePtr::NULL;
             let sums = (io.param(0)?, io.param(1)?, io.param(2)?);
             let eps = self.statistics.param.eps();
             let args = args![none, a, none, none, sums.0, sums.1, sums.2, along.channels as u32, eps];
-            queue.launch("bn_global", Grid::elements(along.channels), args)?;
-            return along.affine(queue, dx, dy, Some(a), None, false);
+            io.launch("bn_global", Grid::elements(along.channels), args)?;
+            return along.affine(io.queue(), dx, dy, Some(a), None, false);
         }
         let y = io.top(0)?;
         let (grid, [outer, channels, inner]) = along.sums()?;
-        queue.launch(
-            kernel!(along.element, "bn_backward_partials"),
-            grid,
-            args![partial, dy, y, outer, channels, inner],
-        )?;
+        io.launch(kernel!("bn_backward_partials"), grid, args![partial, dy, y, outer, channels, inner])?;
         let count = (along.outer * along.inner) as f32;
         let finish = args![a, b, partial, along.chunks() as u32, channels, count];
-        queue.launch("bn_backward_finish", along.finish(1024), finish)?;
+        io.launch("bn_backward_finish", along.finish(1024), finish)?;
         let (grid, [rows, width, channels]) = along.rows()?;
-        queue.launch(
-            kernel!(along.element, "bn_backward"),
-            grid,
-            args![dx, dy, y, io.saved(0)?, a, b, rows, width, channels],
-        )
+        io.launch(kernel!("bn_backward"), grid, args![dx, dy, y, io.saved(0)?, a, b, rows, width, channels])
     }
 }

@@ -1,11 +1,14 @@
 //! ClassDistance on a device. Margins are read there, so that what is recorded follows their schedules; a label that names
 //! no class is reported by its item. That variances are small, which the host warns of, is not looked at.
 
-use lgm_core::{Bwd, Device, DevicePtr, DeviceQueue, Fwd, Gemm, Grid, Plan, Result, Run, args};
+use lgm_core::{
+    Bwd, Device, DeviceCall, DeviceLayer, DevicePtr, DeviceQueue, Error, Fault, Fwd, Gemm, Grid, Plan, Result, args,
+};
 use lgm_proto::class_distance_parameter::Metric;
 
 use super::device_pairs::{DeviceExtents, DevicePairs, Of};
 use super::{ClassDistance, DIAGONAL_FLOOR, Dims};
+use crate::labels;
 use crate::on_device::{extent, product, row_grid};
 
 /// Scratch memory, by number.
@@ -24,7 +27,7 @@ impl ClassDistance {
         DeviceExtents { items, classes, width }
     }
 
-    fn device_pairs<'q>(&self, queue: &'q (dyn DeviceQueue + 'static), x: DevicePtr, w: DevicePtr) -> DevicePairs<'q> {
+    fn device_pairs<'q>(&self, queue: &'q dyn DeviceQueue, x: DevicePtr, w: DevicePtr) -> DevicePairs<'q> {
         let skip_zero = self.train && self.param.ignore_zero();
         DevicePairs { queue, extents: self.extents(), x, w, skip_zero }
     }
@@ -39,12 +42,7 @@ impl ClassDistance {
     }
 
     /// The weights of a diagonal metric, put in `inverse`.
-    fn weights(
-        &self,
-        queue: &(dyn DeviceQueue + 'static),
-        sigma: DevicePtr,
-        inverse: DevicePtr,
-    ) -> Result<Option<DevicePtr>> {
+    fn weights(&self, queue: &dyn DeviceQueue, sigma: DevicePtr, inverse: DevicePtr) -> Result<Option<DevicePtr>> {
         if self.param.isotropic() {
             return Ok(None);
         }
@@ -54,19 +52,14 @@ impl ClassDistance {
         Ok(Some(inverse))
     }
 
-    fn check_labels(
-        &self,
-        queue: &(dyn DeviceQueue + 'static),
-        labels: DevicePtr,
-        fault: Option<DevicePtr>,
-    ) -> Result<()> {
-        let args = args![labels, extent(self.dims.items)?, extent(self.dims.classes)?, fault];
-        queue.launch("lgm_check_labels", Grid::rows(1, Grid::THREADS), args)
+    fn check_labels(&self, call: DeviceCall<'_>, labels: DevicePtr) -> Result<()> {
+        let args = args![labels, extent(self.dims.items)?, extent(self.dims.classes)?, call.fault];
+        call.launch("lgm_check_labels", Grid::rows(1, Grid::THREADS), args)
     }
 }
 
-impl Run<Device> for ClassDistance {
-    fn prepare(&mut self, _queue: &(dyn DeviceQueue + 'static), plan: &mut Plan) -> Result<()> {
+impl DeviceLayer for ClassDistance {
+    fn prepare(&mut self, _queue: &dyn DeviceQueue, plan: &mut Plan) -> Result<()> {
         let logits = plan.tops[0].clone();
         plan.scratch = vec![logits.clone(), plan.scratch[1].clone(), self.extents().partial(&logits)];
         if self.isotropic_l2() && self.param.update_sigma() {
@@ -75,24 +68,33 @@ impl Run<Device> for ClassDistance {
         Ok(())
     }
 
-    fn forward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Fwd<'_, Device>) -> Result<()> {
+    fn dynamic(&self) -> Vec<f32> {
+        let (mul, add) = self.margins.values();
+        vec![mul as f32, add as f32]
+    }
+
+    fn explain(&self, fault: Fault) -> Error {
+        labels::explain(fault, self.dims.classes)
+    }
+
+    fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
         let Dims { items, classes, width } = self.dims;
         let (x, w, sigma, top) = (io.bottom(0)?, io.param(0)?, io.param(1)?, io.top(0)?);
         let (inverse, partial) = (io.scratch(scratch::INVERSE)?, io.scratch(scratch::PARTIAL)?);
-        let pairs = self.device_pairs(queue, x, w);
+        let pairs = self.device_pairs(io.queue(), x, w);
         let labels = if self.labelled && self.train { Some(io.bottom(1)?) } else { None };
         if let Some(labels) = labels {
-            self.check_labels(queue, labels, io.fault)?;
+            self.check_labels(io.call, labels)?;
         }
         let parts = extent(self.extents().feature_parts())?;
         let (sums, parts, factor) = match self.param.metric() {
             Metric::L2 => {
-                pairs.squares(self.weights(queue, sigma, inverse)?, partial)?;
+                pairs.squares(self.weights(io.queue(), sigma, inverse)?, partial)?;
                 (partial, parts, -0.5f32)
             }
             Metric::Ip => {
                 let gemm = product((items, classes, width), (x, width), (w, width), 0.0, (top, classes));
-                queue.gemm(&Gemm { trans_b: true, exact: true, ..gemm })?;
+                io.queue().gemm(&Gemm { trans_b: true, exact: true, ..gemm })?;
                 if labels.is_none() {
                     return Ok(());
                 }
@@ -105,11 +107,11 @@ impl Run<Device> for ClassDistance {
         };
         let sigma = self.isotropic_l2().then_some(sigma);
         let (m, n) = (extent(items)?, extent(classes)?);
-        let args = args![top, io.saved(0), sums, parts, sigma, factor, labels, io.dynamic, m, n];
-        queue.launch("lgm_logits", row_grid(items, classes), args)
+        let args = args![top, io.saved(0), sums, parts, sigma, factor, labels, io.call.dynamic, m, n];
+        io.launch("lgm_logits", row_grid(items, classes), args)
     }
 
-    fn backward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Bwd<'_, Device>) -> Result<()> {
+    fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
         let Dims { items, classes, width } = self.dims;
         let ([m, n, k], metric) = (self.extents().words()?, self.param.metric());
         let (x, w, sigma, dz) = (io.bottom(0)?, io.param(0)?, io.param(1)?, io.top_diff(0)?);
@@ -117,45 +119,45 @@ impl Run<Device> for ClassDistance {
         let ds = io.param_diff(1).filter(|_| metric == Metric::L2 && self.param.update_sigma());
         let (c, inverse, partial) =
             (io.scratch(scratch::C)?, io.scratch(scratch::INVERSE)?, io.scratch(scratch::PARTIAL)?);
-        let pairs = self.device_pairs(queue, x, w);
+        let pairs = self.device_pairs(io.queue(), x, w);
         let labels = if self.labelled { Some(io.bottom(1)?) } else { None };
         if let Some(labels) = labels.filter(|_| !self.train) {
-            self.check_labels(queue, labels, io.fault)?;
+            self.check_labels(io.call, labels)?;
         }
-        let margins = io.dynamic.filter(|_| !self.param.block_mul_grad());
+        let margins = (!self.param.block_mul_grad()).then_some(io.call.dynamic);
         let coef = (f64::from(self.param.center_coef()) / items as f64) as f32;
 
         // An isotropic metric pulls along the same differences as the center term.
         let isotropic = self.isotropic_l2();
         let (variances, pull) = if isotropic { (Some(sigma), coef) } else { (None, 0.0) };
         let args = args![c, dz, variances, labels, margins, pull, m, n];
-        queue.launch("lgm_coefficients", row_grid(items, classes), args)?;
+        io.launch("lgm_coefficients", row_grid(items, classes), args)?;
         let of = match metric {
-            Metric::L2 => Of::Difference(self.weights(queue, sigma, inverse)?),
+            Metric::L2 => Of::Difference(self.weights(io.queue(), sigma, inverse)?),
             Metric::L1 => Of::Sign,
             Metric::Ip => Of::Difference(None),
         };
         if let Some(ds) = ds {
             let (parts, elements) = if isotropic {
                 let args = args![partial, dz, io.saved(0)?, labels, margins, m, n];
-                queue.launch("lgm_distance_class_sums", self.extents().class_sums(), args)?;
+                io.launch("lgm_distance_class_sums", self.extents().class_sums(), args)?;
                 (1, classes)
             } else {
                 pairs.squares_over_items(c, None, partial)?;
                 (extent(self.extents().item_parts())?, classes * width)
             };
             let args = args![ds, partial, parts, sigma, self.floor(), elements as i64];
-            queue.launch("lgm_distance_variances", Grid::elements(elements), args)?;
+            io.launch("lgm_distance_variances", Grid::elements(elements), args)?;
         }
         if metric == Metric::Ip {
             let exact = true;
             if let Some(dx) = dx {
                 let gemm = product((items, width, classes), (c, classes), (w, width), 0.0, (dx, width));
-                queue.gemm(&Gemm { exact, ..gemm })?;
+                io.queue().gemm(&Gemm { exact, ..gemm })?;
             }
             if let Some(dw) = dw {
                 let gemm = product((classes, width, items), (c, classes), (x, width), 1.0, (dw, width));
-                queue.gemm(&Gemm { trans_a: true, exact, ..gemm })?;
+                io.queue().gemm(&Gemm { trans_a: true, exact, ..gemm })?;
             }
         } else {
             if let Some(dx) = dx {
@@ -169,11 +171,11 @@ impl Run<Device> for ClassDistance {
         if let Some(labels) = labels.filter(|_| coef != 0.0 && !isotropic) {
             let skip = u32::from(pairs.skip_zero && metric != Metric::Ip);
             if let Some(dx) = dx {
-                queue.launch("lgm_pull_items", row_grid(items, width), args![dx, x, w, labels, coef, skip, m, n, k])?;
+                io.launch("lgm_pull_items", row_grid(items, width), args![dx, x, w, labels, coef, skip, m, n, k])?;
             }
             if let Some(dw) = dw {
                 let args = args![dw, x, w, labels, coef, skip, m, n, k];
-                queue.launch("lgm_pull_centers", row_grid(classes, width), args)?;
+                io.launch("lgm_pull_centers", row_grid(classes, width), args)?;
             }
         }
         Ok(())

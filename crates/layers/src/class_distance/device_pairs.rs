@@ -28,7 +28,7 @@ pub(crate) struct DeviceExtents {
 #[derive(Clone, Copy)]
 pub(crate) struct DevicePairs<'q> {
     /// What runs the sums.
-    pub queue: &'q (dyn DeviceQueue + 'static),
+    pub queue: &'q dyn DeviceQueue,
     /// The extents.
     pub extents: DeviceExtents,
     /// Features, [M, K].

@@ -1,8 +1,8 @@
 //! Concat on a device.
 
 use lgm_core::{
-    Bwd, Device, DevicePtr, DeviceQueue, Element, Format, Formats, Fwd, Layout, Offer, Plan, Result, Run, Shape, args,
-    kernel,
+    Bwd, Device, DeviceLayer, DevicePtr, DeviceQueue, Element, Format, Formats, Fwd, Layout, Offer, Plan, Result,
+    Shape, args, kernel,
 };
 
 use super::Concat;
@@ -46,37 +46,43 @@ pub(crate) fn rows_in(format: Format, whole: &Shape, rows: usize, parts: &[usize
     }
 }
 
-impl Run<Device> for Concat {
+impl DeviceLayer for Concat {
     fn formats(&self, offer: &Offer<'_>) -> Formats {
         formats(offer, self.axis)
     }
 
-    fn prepare(&mut self, _queue: &(dyn DeviceQueue + 'static), plan: &mut Plan) -> Result<()> {
+    fn prepare(&mut self, _queue: &dyn DeviceQueue, plan: &mut Plan) -> Result<()> {
         (self.rows, self.parts) = rows_in(plan.formats.top(0), &plan.tops[0].shape, self.rows, &self.parts);
         Ok(())
     }
 
-    fn forward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Fwd<'_, Device>) -> Result<()> {
+    fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
         if self.parts.is_empty() {
-            return forward_view(queue, io);
+            return forward_view(io);
         }
-        let element = io.formats.top(0).element;
+        let element = io.format().element;
         let (y, whole) = (io.top(0)?, self.parts.iter().sum());
         for (i, (start, len)) in spans(&self.parts).enumerate() {
-            copy_rows(queue, element, (self.rows, len), (y.elements(start, element), whole), (io.bottom(i)?, len))?;
+            copy_rows(
+                io.queue(),
+                element,
+                (self.rows, len),
+                (y.elements(start, element), whole),
+                (io.bottom(i)?, len),
+            )?;
         }
         Ok(())
     }
 
-    fn backward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Bwd<'_, Device>) -> Result<()> {
+    fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
         if self.parts.is_empty() {
-            return backward_view(queue, io);
+            return backward_view(io);
         }
-        let element = io.formats.top(0).element;
+        let element = io.format().element;
         let (dy, whole) = (io.top_diff(0)?, self.parts.iter().sum());
         for (i, (start, len)) in spans(&self.parts).enumerate() {
             if let Some(dx) = io.bottom_diff(i) {
-                copy_rows(queue, element, (self.rows, len), (dx, len), (dy.elements(start, element), whole))?;
+                copy_rows(io.queue(), element, (self.rows, len), (dx, len), (dy.elements(start, element), whole))?;
             }
         }
         Ok(())

@@ -1,11 +1,12 @@
 //! LGMLoss on a device. Margins are read there, so that what is recorded follows their schedules; a label that names no
 //! class is reported by its item. That variances are lost, which the host warns of, is not looked at.
 
-use lgm_core::{Bwd, Device, DevicePtr, DeviceQueue, Fwd, Grid, Plan, Result, Run, args};
+use lgm_core::{Bwd, Device, DeviceLayer, DevicePtr, DeviceQueue, Error, Fault, Fwd, Grid, Plan, Result, args};
 
 use super::LgmLoss;
 use super::remedy::Remedy;
 use crate::class_distance::{DeviceExtents, DevicePairs, Of};
+use crate::labels;
 use crate::on_device::{extent, row_grid};
 
 /// Scratch memory, by number.
@@ -40,17 +41,12 @@ impl LgmLoss {
         self.train && self.param.ignore_zero()
     }
 
-    fn device_pairs<'q>(&self, queue: &'q (dyn DeviceQueue + 'static), x: DevicePtr, w: DevicePtr) -> DevicePairs<'q> {
+    fn device_pairs<'q>(&self, queue: &'q dyn DeviceQueue, x: DevicePtr, w: DevicePtr) -> DevicePairs<'q> {
         DevicePairs { queue, extents: self.extents(), x, w, skip_zero: self.skips() }
     }
 
     /// Counts the observed features of each item, where not all are.
-    fn counts(
-        &self,
-        queue: &(dyn DeviceQueue + 'static),
-        x: DevicePtr,
-        counts: DevicePtr,
-    ) -> Result<Option<DevicePtr>> {
+    fn counts(&self, queue: &dyn DeviceQueue, x: DevicePtr, counts: DevicePtr) -> Result<Option<DevicePtr>> {
         if !self.skips() {
             return Ok(None);
         }
@@ -60,8 +56,8 @@ impl LgmLoss {
     }
 }
 
-impl Run<Device> for LgmLoss {
-    fn prepare(&mut self, _queue: &(dyn DeviceQueue + 'static), plan: &mut Plan) -> Result<()> {
+impl DeviceLayer for LgmLoss {
+    fn prepare(&mut self, _queue: &dyn DeviceQueue, plan: &mut Plan) -> Result<()> {
         let (like, sigma, extents) = (plan.saved[0].clone(), plan.scratch[scratch::INVERSE].clone(), self.extents());
         let of = |elements: usize| like.with_shape([elements.max(1)]);
         let pairs = self.items * self.classes;
@@ -81,21 +77,30 @@ impl Run<Device> for LgmLoss {
         Ok(())
     }
 
-    fn forward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Fwd<'_, Device>) -> Result<()> {
+    fn dynamic(&self) -> Vec<f32> {
+        let (mul, add) = self.margins.values();
+        vec![mul as f32, add as f32]
+    }
+
+    fn explain(&self, fault: Fault) -> Error {
+        labels::explain(fault, self.classes)
+    }
+
+    fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
         let [m, n, k] = self.extents().words()?;
         let (x, labels, w, sigma) = (io.bottom(0)?, io.bottom(1)?, io.param(0)?, io.param(1)?);
-        let pairs = self.device_pairs(queue, x, w);
+        let pairs = self.device_pairs(io.queue(), x, w);
         let partial = io.scratch(scratch::PARTIAL)?;
         let (mut counts, mut determinants, mut observed) = (None, None, None);
         let variances = self.param.isotropic().then_some(sigma);
         if variances.is_some() {
             pairs.squares(None, partial)?;
-            counts = self.counts(queue, x, io.scratch(scratch::COUNTS)?)?;
+            counts = self.counts(io.queue(), x, io.scratch(scratch::COUNTS)?)?;
         } else {
             let (inverse, half_log) = (io.scratch(scratch::INVERSE)?, io.scratch(scratch::HALF_LOG)?);
             let elements = self.classes * self.width;
             let args = args![inverse, half_log, sigma, self.floor, elements as i64];
-            queue.launch("lgm_invert", Grid::elements(elements), args)?;
+            io.launch("lgm_invert", Grid::elements(elements), args)?;
             pairs.squares(Some(inverse), partial)?;
             if self.skips() {
                 let h = io.scratch(scratch::D)?;
@@ -104,7 +109,7 @@ impl Run<Device> for LgmLoss {
             } else {
                 let h = io.scratch(scratch::H)?;
                 let grid = Grid::rows(self.classes.div_ceil(WARPS), Grid::THREADS);
-                queue.launch("lgm_log_determinants", grid, args![h, half_log, n, k])?;
+                io.launch("lgm_log_determinants", grid, args![h, half_log, n, k])?;
                 determinants = Some(h);
             }
         }
@@ -127,46 +132,46 @@ impl Run<Device> for LgmLoss {
             determinants,
             observed,
             labels,
-            io.dynamic,
+            io.call.dynamic,
             m,
             n,
             k
         ];
-        queue.launch("lgm_loss_rows", Grid::rows(self.items, threads), args)?;
+        io.launch("lgm_loss_rows", Grid::rows(self.items, threads), args)?;
         let likelihood = if self.tops > 2 { Some(io.top(2)?) } else { None };
-        let args = args![io.top(0)?, likelihood, of_items, labels, self.param.center_coef(), m, n, io.fault];
-        queue.launch("lgm_loss_finish", Grid::rows(1, Grid::THREADS), args)
+        let args = args![io.top(0)?, likelihood, of_items, labels, self.param.center_coef(), m, n, io.call.fault];
+        io.launch("lgm_loss_finish", Grid::rows(1, Grid::THREADS), args)
     }
 
-    fn backward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Bwd<'_, Device>) -> Result<()> {
+    fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
         let [m, n, k] = self.extents().words()?;
         let (x, labels, w, sigma, p) = (io.bottom(0)?, io.bottom(1)?, io.param(0)?, io.param(1)?, io.saved(0)?);
-        let pairs = self.device_pairs(queue, x, w);
+        let pairs = self.device_pairs(io.queue(), x, w);
         let d_loss = io.top_diff(0)?;
         let d_logits = if self.tops > 1 { Some(io.top_diff(1)?) } else { None };
         let d_likelihood = if self.tops > 2 { Some(io.top_diff(2)?) } else { None };
         let (dd, dh, partial) = (io.scratch(scratch::D)?, io.scratch(scratch::H)?, io.scratch(scratch::PARTIAL)?);
         let isotropic = self.param.isotropic();
         let variances = isotropic.then_some(sigma);
-        let margins = io.dynamic.filter(|_| !self.param.block_mul_grad());
+        let margins = (!self.param.block_mul_grad()).then_some(io.call.dynamic);
         let coef = self.param.center_coef();
         let args = args![dd, dh, p, d_loss, d_logits, d_likelihood, variances, self.floor, labels, margins, coef, m, n];
-        queue.launch("lgm_loss_coefficients", row_grid(self.items, self.classes), args)?;
+        io.launch("lgm_loss_coefficients", row_grid(self.items, self.classes), args)?;
 
         let weights = if isotropic {
             None
         } else {
             let (inverse, elements) = (io.scratch(scratch::INVERSE)?, self.classes * self.width);
             let args = args![inverse, DevicePtr::NULL, sigma, self.floor, elements as i64];
-            queue.launch("lgm_invert", Grid::elements(elements), args)?;
+            io.launch("lgm_invert", Grid::elements(elements), args)?;
             Some(inverse)
         };
         if let Some(ds) = io.param_diff(1).filter(|_| self.param.update_sigma()) {
             let (parts, elements) = match weights {
                 None => {
-                    let counts = self.counts(queue, x, io.scratch(scratch::COUNTS)?)?;
+                    let counts = self.counts(io.queue(), x, io.scratch(scratch::COUNTS)?)?;
                     let args = args![partial, dd, dh, io.saved(1)?, counts, m, n, k];
-                    queue.launch("lgm_loss_class_sums", self.extents().class_sums(), args)?;
+                    io.launch("lgm_loss_class_sums", self.extents().class_sums(), args)?;
                     (1, self.classes)
                 }
                 Some(v) => {
@@ -176,7 +181,7 @@ impl Run<Device> for LgmLoss {
             };
             let [floor, damped_below, strongest_pull] = Remedy::limits(self.floor);
             let args = args![ds, partial, parts, sigma, d_loss, floor, damped_below, strongest_pull, elements as i64];
-            queue.launch("lgm_loss_variances", Grid::elements(elements), args)?;
+            io.launch("lgm_loss_variances", Grid::elements(elements), args)?;
         }
         if let Some(dx) = io.bottom_diff(0) {
             pairs.sum_over_classes(dd, Of::Difference(weights), -1.0, dx, partial)?;

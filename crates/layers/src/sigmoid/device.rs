@@ -1,30 +1,23 @@
 //! Sigmoid on a device.
 
-use lgm_core::{Bwd, Device, DeviceQueue, Formats, Fwd, Grid, Offer, Result, Run, args, kernel};
+use lgm_core::{Bwd, Device, DeviceLayer, Formats, Fwd, Grid, Offer, Result, args, kernel};
 
 use super::Sigmoid;
 
-impl Run<Device> for Sigmoid {
+impl DeviceLayer for Sigmoid {
     fn formats(&self, offer: &Offer<'_>) -> Formats {
         offer.follow()
     }
 
-    fn forward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Fwd<'_, Device>) -> Result<()> {
-        let (x, y) = (io.bottom_or_top(0, 0)?, io.top(0)?);
-        queue.launch(
-            kernel!(io.formats.top(0).element, "sigmoid_forward"),
-            Grid::elements(self.count),
-            args![y, x, self.count as i64],
-        )
+    fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
+        let y = io.top(0)?;
+        let x = io.bottom_unless_shared(0).unwrap_or(y);
+        io.launch(kernel!("sigmoid_forward"), Grid::elements(self.count), args![y, x, self.count as i64])
     }
 
-    fn backward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Bwd<'_, Device>) -> Result<()> {
-        let (y, dy) = (io.top(0)?, io.top_diff_or_bottom(0, 0)?);
+    fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
         let Some(dx) = io.bottom_diff(0) else { return Ok(()) };
-        queue.launch(
-            kernel!(io.formats.top(0).element, "sigmoid_backward"),
-            Grid::elements(self.count),
-            args![dx, dy, y, self.count as i64],
-        )
+        let (y, dy) = (io.top(0)?, io.top_diff_unless_shared(0).unwrap_or(dx));
+        io.launch(kernel!("sigmoid_backward"), Grid::elements(self.count), args![dx, dy, y, self.count as i64])
     }
 }

@@ -1,6 +1,6 @@
 //! Softmax on a device.
 
-use lgm_core::{Bwd, Device, DevicePtr, DeviceQueue, Fwd, Grid, Result, Run, args};
+use lgm_core::{Bwd, Device, DeviceLayer, DevicePtr, DeviceQueue, Fwd, Grid, Result, args};
 
 use super::{Along, Softmax};
 use crate::on_device::{extent, row_grid};
@@ -38,15 +38,16 @@ impl Along {
     }
 }
 
-impl Run<Device> for Softmax {
-    fn forward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Fwd<'_, Device>) -> Result<()> {
-        let (x, y) = (io.bottom_or_top(0, 0)?, io.top(0)?);
-        self.along.softmax_on(queue, y, x)
+impl DeviceLayer for Softmax {
+    fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
+        let y = io.top(0)?;
+        let x = io.bottom_unless_shared(0).unwrap_or(y);
+        self.along.softmax_on(io.queue(), y, x)
     }
 
-    fn backward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Bwd<'_, Device>) -> Result<()> {
-        let (y, dy) = (io.top(0)?, io.top_diff_or_bottom(0, 0)?);
+    fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
         let Some(dx) = io.bottom_diff(0) else { return Ok(()) };
-        self.along.gradient_on(queue, dx, dy, y)
+        let (y, dy) = (io.top(0)?, io.top_diff_unless_shared(0).unwrap_or(dx));
+        self.along.gradient_on(io.queue(), dx, dy, y)
     }
 }

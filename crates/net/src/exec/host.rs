@@ -1,9 +1,9 @@
 //! Execution on the CPU.
 
-use lgm_core::{DType, Error, Float, Host, HostQueue, Node, Result, Step, with_float};
+use lgm_core::{DType, Error, Float, Host, Node, Result, Step, with_float};
 use lgm_cpu::with_scratch;
 
-use super::views::Bound;
+use super::views::{Bound, host_call};
 use super::{ALIGN, DeviceUpdate, Executor, Numbers, Op, Params, Pass, Sums};
 use crate::graph::{Graph, ValueId};
 use crate::options::Options;
@@ -12,7 +12,6 @@ use crate::passes::memory::{MemoryPlan, Role, plan};
 /// A net in the host's memory.
 pub(crate) struct HostExec {
     bound: Bound<Host>,
-    queue: HostQueue,
     /// Whether memory is filled with NaN as soon as nothing is to read it.
     poison: bool,
     sums: Sums,
@@ -34,7 +33,7 @@ impl HostExec {
         }
         let outputs = graph.outputs().into_iter().map(|v| (v, Vec::new())).collect();
         let sums = Sums { loss: 0.0, outputs };
-        Ok(HostExec { bound, queue: HostQueue, poison: options.poison, sums, pass_loss: 0.0 })
+        Ok(HostExec { bound, poison: options.poison, sums, pass_loss: 0.0 })
     }
 
     /// Values and gradient of learnable parameter `i`.
@@ -60,8 +59,8 @@ impl HostExec {
         }
         let layer = &graph.layers[i];
         if let Some(compute) = layer.compute() {
-            let io = self.bound.forward(graph, i, step);
-            with_scratch(|| compute.forward(&self.queue, io)).map_err(|e| layer.in_layer(e))?;
+            let io = self.bound.forward(graph, i, host_call(graph, i, step));
+            with_scratch(|| compute.forward(io)).map_err(|e| layer.in_layer(e))?;
         }
         let mut loss = 0.0;
         for &top in &layer.tops {
@@ -92,8 +91,8 @@ impl HostExec {
             }
         }
         if let Some(compute) = layer.compute() {
-            let io = self.bound.backward(graph, i, step);
-            with_scratch(|| compute.backward(&self.queue, io)).map_err(|e| layer.in_layer(e))?;
+            let io = self.bound.backward(graph, i, host_call(graph, i, step));
+            with_scratch(|| compute.backward(io)).map_err(|e| layer.in_layer(e))?;
         }
         Ok(())
     }

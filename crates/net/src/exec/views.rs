@@ -6,7 +6,8 @@
 //! is borrowed exclusively for that call.
 
 use lgm_core::{
-    BlobSpec, Bwd, Device, DevicePtr, Error, Fwd, Host, Result, Space, Step, View, ViewMut, Views, ViewsMut, memory,
+    BlobSpec, Bwd, DType, Device, DevicePtr, Error, Fwd, Host, HostCall, Result, Space, Step, View, ViewMut, Views,
+    ViewsMut, memory,
 };
 
 use super::arena::Memory;
@@ -64,30 +65,12 @@ pub struct ParamMemory<S: MemorySpace> {
     pub diff: Option<S::Memory>,
 }
 
-/// What a layer on a device reads and writes besides blobs; see [`Fwd`]. Nothing on the host.
-pub struct Extra<S: Space> {
-    /// The clock.
-    pub clock: Option<S::Addr>,
-    /// The layer's numbers that change from step to step.
-    pub dynamic: Option<S::Addr>,
-    /// The layer's fault record.
-    pub fault: Option<S::Addr>,
-}
-
-impl<S: Space> Default for Extra<S> {
-    fn default() -> Self {
-        Extra { clock: None, dynamic: None, fault: None }
-    }
-}
-
 /// A net's memory in one space, bound to its graph.
 pub struct Bound<S: MemorySpace> {
     plan: MemoryPlan,
     arena: S::Memory,
     /// By learnable parameter.
     pub params: Vec<ParamMemory<S>>,
-    /// By layer.
-    extra: Vec<Extra<S>>,
 }
 
 /// A range of the arena that one call touches: offset, length in bytes, exclusive.
@@ -129,9 +112,8 @@ impl Bound<Host> {
             Ok(ParamMemory { data: memory()?, diff: backward.then(memory).transpose()? })
         };
         let params = (0..graph.learnables.len()).map(each).collect::<Result<_>>()?;
-        let extra = graph.layers.iter().map(|_| Extra::default()).collect();
         let arena = Memory::new(plan.bytes, &what).map_err(name)?;
-        Bound::bind(graph, arena, plan, params, extra, here)
+        Bound::bind(graph, arena, plan, params, here)
     }
 
     /// Fills the arena with NaN.
@@ -160,10 +142,9 @@ impl<S: MemorySpace> Bound<S> {
         arena: S::Memory,
         plan: MemoryPlan,
         params: Vec<ParamMemory<S>>,
-        extra: Vec<Extra<S>>,
         here: &dyn Fn(usize) -> bool,
     ) -> Result<Bound<S>> {
-        let bound = Bound { plan, arena, params, extra };
+        let bound = Bound { plan, arena, params };
         for (i, layer) in graph.layers.iter().enumerate().filter(|(i, _)| here(*i)) {
             bound.verify(graph, i).map_err(|e| layer.in_layer(e))?;
         }
@@ -281,7 +262,7 @@ impl<S: MemorySpace> Bound<S> {
     }
 
     /// The inputs and outputs of layer `i`'s forward.
-    pub fn forward<'a>(&'a mut self, graph: &'a Graph, i: usize, step: &'a Step) -> Fwd<'a, S> {
+    pub fn forward<'a>(&'a mut self, graph: &'a Graph, i: usize, call: S::Call<'a>) -> Fwd<'a, S> {
         let layer = &graph.layers[i];
         let spec = |v: ValueId| &graph.values[v].spec;
         let bottoms: Views<'a, S> = layer
@@ -292,22 +273,17 @@ impl<S: MemorySpace> Bound<S> {
             .collect();
         let tops = layer.tops.iter().zip(&self.plan.top_is_view[i]);
         Fwd {
-            step,
-            dtype: dtype(graph, layer),
-            formats: &layer.plan.formats,
+            call,
             bottoms,
             tops: tops.map(|(&v, view)| (!view).then(|| self.view_mut(self.plan.data[v], spec(v)))).collect(),
             params: self.params_mut(graph, layer),
             saved: self.local_mut(&self.plan.saved[i], &layer.plan.saved),
             scratch: self.local_mut(&self.plan.forward_scratch[i], &layer.plan.scratch),
-            clock: self.extra[i].clock,
-            dynamic: self.extra[i].dynamic,
-            fault: self.extra[i].fault,
         }
     }
 
     /// The inputs and outputs of layer `i`'s backward.
-    pub fn backward<'a>(&'a mut self, graph: &'a Graph, i: usize, step: &'a Step) -> Bwd<'a, S> {
+    pub fn backward<'a>(&'a mut self, graph: &'a Graph, i: usize, call: S::Call<'a>) -> Bwd<'a, S> {
         let layer = &graph.layers[i];
         let spec = |v: ValueId| &graph.values[v].spec;
         let data = |ids: &[ValueId], wanted: &[usize]| -> Views<'a, S> {
@@ -328,9 +304,7 @@ impl<S: MemorySpace> Bound<S> {
             .map(|(b, &v)| diff(v).filter(|_| layer.bottom_backward[b]).map(|o| self.view_mut(o, spec(v))));
         let param = |p: usize| &graph.params[p];
         Bwd {
-            step,
-            dtype: dtype(graph, layer),
-            formats: &layer.plan.formats,
+            call,
             bottoms: data(&layer.bottoms, &layer.plan.backward_bottoms),
             tops: data(&layer.tops, &layer.plan.backward_tops),
             top_diffs: top_diffs.collect(),
@@ -346,9 +320,6 @@ impl<S: MemorySpace> Bound<S> {
                 .collect(),
             saved: self.local(&self.plan.saved[i], &layer.plan.saved),
             scratch: self.local_mut(&self.plan.backward_scratch[i], &layer.plan.scratch),
-            clock: self.extra[i].clock,
-            dynamic: self.extra[i].dynamic,
-            fault: self.extra[i].fault,
         }
     }
 
@@ -392,9 +363,11 @@ fn memory_view_mut<'a, S: MemorySpace>(memory: &'a S::Memory, spec: &'a BlobSpec
     unsafe { ViewMut::from_addr(S::addr(memory, 0), spec) }
 }
 
-fn dtype(graph: &Graph, layer: &LayerNode) -> lgm_core::DType {
+/// What layer `i` is called with on the host.
+pub fn host_call<'a>(graph: &Graph, i: usize, step: &'a Step) -> HostCall<'a> {
+    let layer = &graph.layers[i];
     let first = layer.tops.first().or(layer.bottoms.first());
-    first.map_or(lgm_core::DType::F32, |&v| graph.values[v].spec.dtype)
+    HostCall { step, dtype: first.map_or(DType::F32, |&v| graph.values[v].spec.dtype) }
 }
 
 fn disjoint(ranges: &[Touched], len: usize) -> Result<()> {

@@ -7,8 +7,8 @@ pub(crate) mod filter;
 use std::collections::{HashMap, HashSet};
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, DType, Element, Error, Format, Host, Node, ParamSpec as PlannedParam, Phase, Plan,
-    Position, Registry, Result, Run, ensure,
+    Arity, BlobSpec, BuildCx, Compute, DType, Element, Error, Format, Node, ParamSpec as PlannedParam, Phase, Plan,
+    Position, Registry, Result, ensure,
 };
 use lgm_proto::LayerParameter;
 use lgm_proto::param_spec::DimCheckMode;
@@ -93,9 +93,9 @@ impl LayerNode {
     }
 
     /// The layer as one that computes, if it does.
-    pub fn compute(&self) -> Option<&dyn Run<Host>> {
+    pub fn compute(&self) -> Option<&Compute> {
         match &self.node {
-            Node::Compute(layer) if !self.absorbed => Some(layer.as_ref()),
+            Node::Compute(layer) if !self.absorbed => Some(layer),
             _ => None,
         }
     }

@@ -29,7 +29,7 @@ use crate::graph::Graph;
 const LONGEST: usize = 4;
 
 /// Replaces every run of layers that [`lgm_layers::fuse`] knows; with `device`, only by layers that run on one. Then has
-/// the layers before plain ReLUs rectify what they make.
+/// the layers before plain ReLUs apply those.
 ///
 /// # Errors
 /// When a fused layer refuses what its parts accepted: a defect.
@@ -52,7 +52,7 @@ pub fn fuse(graph: &mut Graph, cx: BuildCx, keep: &Keep, device: bool) -> Result
         // The last of a run has its own name still, but is another layer.
         match passed_on(graph, layer, keep) {
             Some(relu) if !fused[layer] && !fused[relu] => {
-                rectify(graph, layer, relu).map_err(|e| graph.layers[relu].in_layer(e))?;
+                fuse_relu(graph, layer, relu).map_err(|e| graph.layers[relu].in_layer(e))?;
             }
             _ => {}
         }
@@ -84,15 +84,15 @@ fn passed_on(graph: &Graph, layer: usize, keep: &Keep) -> Option<usize> {
     plain(next).then_some(next)
 }
 
-/// Has `layer` rectify its top for `relu`, which reads it, if the one can and the other is a ReLU.
-fn rectify(graph: &mut Graph, layer: usize, relu: usize) -> Result<()> {
-    let Some(mut view) = lgm_layers::rectified(&graph.layers[relu].param) else { return Ok(()) };
+/// Has `layer` apply `relu`, which reads its top, if the one can and the other is a ReLU.
+fn fuse_relu(graph: &mut Graph, layer: usize, relu: usize) -> Result<()> {
+    let Some(mut view) = lgm_layers::fused_relu(&graph.layers[relu].param) else { return Ok(()) };
     let value = graph.layers[layer].tops[0];
-    let rectifies = match &mut graph.layers[layer].node {
-        Node::Compute(maker) => maker.rectify(),
+    let fuses = match &mut graph.layers[layer].node {
+        Node::Compute(maker) => maker.fuse_relu(),
         Node::Source(_) | Node::Sink(_) => false,
     };
-    if !rectifies {
+    if !fuses {
         return Ok(());
     }
     let plan = view.plan(&[graph.values[value].spec.clone()], 1)?;

@@ -1,9 +1,9 @@
 //! Layers without a device half: they run on the host, between copies.
 
-use lgm_core::{Error, HostQueue, Node, Result, Run, Step};
+use lgm_core::{Error, Node, Result, Step};
 
 use super::DeviceExec;
-use crate::exec::views::{host_bytes, host_bytes_mut};
+use crate::exec::views::{host_bytes, host_bytes_mut, host_call};
 use crate::graph::Graph;
 
 impl DeviceExec {
@@ -28,7 +28,7 @@ impl DeviceExec {
         }
         let layer = &graph.layers[i];
         if let Some(compute) = layer.compute() {
-            let ran = Run::forward(compute, &HostQueue, self.host.forward(graph, i, step));
+            let ran = compute.forward(self.host.forward(graph, i, host_call(graph, i, step)));
             ran.map_err(|e| layer.in_layer(e))?;
         }
         let name = |e: Error| layer.in_layer(e);
@@ -63,7 +63,7 @@ impl DeviceExec {
             }
         }
         if let Some(compute) = layer.compute() {
-            Run::backward(compute, &HostQueue, self.host.backward(graph, i, step)).map_err(name)?;
+            compute.backward(self.host.backward(graph, i, host_call(graph, i, step))).map_err(name)?;
         }
         for (b, &bottom) in layer.bottoms.iter().enumerate().filter(|(b, _)| layer.bottom_backward[*b]) {
             let (Some(from), Some(to)) = (self.host.diff(graph, bottom), self.bound.diff(graph, bottom)) else {

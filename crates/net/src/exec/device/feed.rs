@@ -1,9 +1,9 @@
 //! Batches on their way to a device: layers that bring data in run on the host, and their tops are copied over.
 
-use lgm_core::{HostQueue, Node, Result, Run, Step};
+use lgm_core::{Node, Result, Step};
 
 use super::{DeviceExec, FeedPart};
-use crate::exec::views::host_bytes;
+use crate::exec::views::{host_bytes, host_call};
 use crate::graph::Graph;
 use crate::passes::memory::Role;
 
@@ -50,7 +50,7 @@ impl DeviceExec {
         }
         let layer = &graph.layers[i];
         if let Some(compute) = layer.compute() {
-            let ran = Run::forward(compute, &HostQueue, self.host.forward(graph, i, step));
+            let ran = compute.forward(self.host.forward(graph, i, host_call(graph, i, step)));
             ran.map_err(|e| layer.in_layer(e))?;
         }
         Ok(())

@@ -10,7 +10,7 @@ use tracing::info;
 
 use super::fit::{self, Needs};
 use super::{CLOCK, DeviceExec, Placement, SOLVER_WORDS};
-use crate::exec::views::{Bound, Extra, ParamMemory, Span};
+use crate::exec::views::{Bound, ParamMemory, Span};
 use crate::exec::{DEVICE_ALIGN, round_up};
 use crate::graph::{Graph, LayerNode, ValueId};
 use crate::options::Options;
@@ -131,7 +131,7 @@ impl DeviceExec {
         let mut words = CLOCK + SOLVER_WORDS;
         let dynamic = graph.layers.iter().map(|layer| {
             let start = words;
-            words += layer.compute().map_or(0, |c| c.dynamic().len());
+            words += layer.compute().and_then(|c| c.device()).map_or(0, |c| c.dynamic().len());
             start..words
         });
         let dynamic: Vec<Range<usize>> = dynamic.collect();
@@ -149,14 +149,9 @@ impl DeviceExec {
             ParamMemory { data: span(values), diff: diff.as_ref().map(|d| span(d.at().offset(range.start))) }
         };
         let params = spans.iter().zip(&places).map(memory).collect();
-        let extra = dynamic.iter().enumerate().map(|(i, range)| Extra {
-            clock: Some(step.at()),
-            dynamic: (!range.is_empty()).then(|| step.at().offset(4 * range.start)),
-            fault: Some(faults.at().offset(16 * i)),
-        });
         let here = |i: usize| roles[i] == Role::Here;
         let memory = Span { at: arena.at(), bytes: plan.bytes };
-        let bound = Bound::bind(graph, memory, plan, params, extra.collect(), &here)?;
+        let bound = Bound::bind(graph, memory, plan, params, &here)?;
         let feeder = if room > 0 { gpu.feeder(room)?.map(|feeder| (feeder, parts)) } else { None };
         let mut device = DeviceExec {
             gpu,

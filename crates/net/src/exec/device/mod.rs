@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
 
-use lgm_core::{Device, DevicePtr, Error, Grid, Host, Result, Step, View, args, kernel, memory};
+use lgm_core::{Device, DeviceCall, DevicePtr, Error, Grid, Host, Result, Step, View, args, kernel, memory};
 use lgm_cuda::{Block, Feeder, Gpu, Launch, bytes_of, doubles_of, float_bytes};
 use tracing::warn;
 
@@ -156,7 +156,7 @@ impl DeviceExec {
 
     fn write_dynamic(&mut self, graph: &Graph) {
         for (layer, range) in graph.layers.iter().zip(&self.dynamic) {
-            let values = layer.compute().map(|c| c.dynamic()).unwrap_or_default();
+            let values = layer.compute().and_then(|c| c.device()).map(|c| c.dynamic()).unwrap_or_default();
             self.words[range.clone()].iter_mut().zip(values).for_each(|(w, v)| *w = v.to_bits());
         }
     }
@@ -169,6 +169,13 @@ impl DeviceExec {
         self.step.upload(&bytes_of(&self.words))
     }
 
+    /// Where layer `i` finds the clock, its dynamic numbers and its fault record.
+    fn addresses(&self, i: usize) -> [DevicePtr; 3] {
+        let numbers = &self.dynamic[i];
+        let dynamic = if numbers.is_empty() { DevicePtr::NULL } else { self.step.at().offset(4 * numbers.start) };
+        [self.step.at(), dynamic, self.faults.at().offset(16 * i)]
+    }
+
     /// Runs layer `i` forward where it runs, and adds its part to the loss. Layers that bring data in have done so.
     fn forward(&mut self, graph: &mut Graph, i: usize, step: &Step) -> Result<()> {
         if self.roles[i] == Role::Host {
@@ -177,8 +184,9 @@ impl DeviceExec {
         let layer = &graph.layers[i];
         let run = layer.compute().filter(|_| self.roles[i] == Role::Here).and_then(|c| c.device());
         if let Some(run) = run {
-            let io = self.bound.forward(graph, i, step);
-            run.forward(self.gpu.as_ref(), io).map_err(|e| layer.in_layer(e))?;
+            let [clock, dynamic, fault] = self.addresses(i);
+            let call = DeviceCall { queue: self.gpu.as_ref(), formats: &layer.plan.formats, clock, dynamic, fault };
+            run.forward(self.bound.forward(graph, i, call)).map_err(|e| layer.in_layer(e))?;
         }
         for &top in &layer.tops {
             let weight = graph.values[top].loss_weight;
@@ -225,8 +233,9 @@ impl DeviceExec {
             return self.backward_on_host(graph, i, step);
         }
         let Some(run) = layer.compute().and_then(|c| c.device()) else { return Ok(()) };
-        let io = self.bound.backward(graph, i, step);
-        run.backward(self.gpu.as_ref(), io).map_err(|e| layer.in_layer(e))
+        let [clock, dynamic, fault] = self.addresses(i);
+        let call = DeviceCall { queue: self.gpu.as_ref(), formats: &layer.plan.formats, clock, dynamic, fault };
+        run.backward(self.bound.backward(graph, i, call)).map_err(|e| layer.in_layer(e))
     }
 
     /// Data or gradient of a value, which is stored in its format.
@@ -295,8 +304,8 @@ impl Executor for DeviceExec {
         let bytes = self.faults.download()?;
         let words: Vec<u32> = bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         for (layer, fault) in graph.layers.iter().zip(words.as_chunks::<4>().0) {
-            if let Some(compute) = layer.compute().filter(|_| fault[0] != 0) {
-                return Err(layer.in_layer(compute.explain(*fault)));
+            if let Some(run) = layer.compute().and_then(|c| c.device()).filter(|_| fault[0] != 0) {
+                return Err(layer.in_layer(run.explain(*fault)));
             }
         }
         Ok(())
