@@ -12,7 +12,6 @@ use lgm_core::{Phase, Shape, Step};
 use lgm_net::{Keep, Net, six_digits};
 
 use crate::args::PlotFeaturesArgs;
-use crate::gpu::Asked;
 use crate::{gpu, models, output};
 use figure::Figure;
 use projection::Projection;
@@ -32,7 +31,7 @@ struct Collected {
 /// When the net cannot be built or run, or the figure cannot be drawn.
 pub fn run(args: &PlotFeaturesArgs) -> Result<ExitCode> {
     let keep = Keep::Named(vec![args.blob.clone(), args.label.clone()]);
-    let gpu = gpu::settle(&Asked { gpus: args.device.gpu.as_ref(), precision: args.precision, solver: None })?;
+    let gpu = gpu::settle(&args.device, None)?;
     let mut net = models::net(&args.model, Phase::Test, &args.state, false, keep, gpu)?;
     models::load_weights(&mut net, &args.weights)?;
 

@@ -8,7 +8,6 @@ use lgm_cuda::Gpu;
 use lgm_net::{Keep, LayerReport, Net, in_units};
 
 use crate::args::SummaryArgs;
-use crate::gpu::Asked;
 use crate::{gpu, models, output};
 
 /// Prints a table of a net's layers and what the net takes in parameters, operations and memory.
@@ -18,10 +17,7 @@ use crate::{gpu, models, output};
 pub fn run(args: &SummaryArgs) -> anyhow::Result<ExitCode> {
     let phase = args.phase.map_or(Phase::Train, Phase::from);
     let backward = phase == Phase::Train;
-    let gpu = match &args.device.gpu {
-        Some(gpus) => gpu::settle(&Asked { gpus: Some(gpus), precision: args.precision, solver: None })?,
-        None => None,
-    };
+    let gpu = gpu::settle(&args.device, None)?;
     let before = gpu.as_ref().map(|gpu| gpu.free_bytes()).transpose()?;
     let said = if let (Some(gpu), Some(before)) = (gpu, before) {
         let net = models::net(&args.model, phase, &args.state, backward, Keep::Outputs, Some(gpu.clone()))?;

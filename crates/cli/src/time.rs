@@ -12,7 +12,6 @@ use lgm_solver::Solver;
 use tracing::info;
 
 use crate::args::TimeArgs;
-use crate::gpu::Asked;
 use crate::peaks::{self, Floor, Peaks};
 use crate::{gpu, models};
 
@@ -44,8 +43,7 @@ fn iterations(args: &TimeArgs, solver: &Path) -> anyhow::Result<()> {
     let mut parsed = models::solver(solver)?;
     // A file's wish for a GPU is not one of `time`, which measures what its flags say.
     parsed.message.solver_mode = None;
-    let asked = Asked { gpus: args.device.gpu.as_ref(), precision: args.precision, solver: Some(&parsed.message) };
-    let gpu = gpu::settle(&asked)?;
+    let gpu = gpu::settle(&args.device, Some(&parsed.message))?;
     let param = &mut parsed.message;
     // Tests and snapshots are not timed, so nothing is asked of them.
     (param.test_iter, param.test_net, param.test_net_param, param.test_state) = Default::default();
@@ -220,7 +218,7 @@ fn pass(net: &mut Net, step: &Step, times: &mut Times) -> lgm_core::Result<()> {
 /// Forward and backward of each layer, with Caffe's lines, and how near each comes to what the machine can do.
 fn layers(args: &TimeArgs, model: &Path) -> anyhow::Result<()> {
     let phase = args.phase.map_or(Phase::Train, Phase::from);
-    let gpu = gpu::settle(&Asked { gpus: args.device.gpu.as_ref(), precision: args.precision, solver: None })?;
+    let gpu = gpu::settle(&args.device, None)?;
     let before = free(gpu.as_deref())?;
     let mut net = models::net(model, phase, &args.state, true, Keep::Outputs, gpu.clone())?;
     let mut step = Step { seed: 0, iter: 0, batch: 0 };

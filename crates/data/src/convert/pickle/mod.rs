@@ -1,19 +1,24 @@
 //! The Python form of CIFAR: pickled dictionaries of a NumPy array of pixels and a list of labels.
 
+#![warn(clippy::arithmetic_side_effects)]
+
+mod guard;
+
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::BufReader;
 use std::path::Path;
 
 use lgm_core::{Error, Result};
+use lgm_proto::FileKind;
 use serde_pickle::{DeOptions, HashableValue, Value};
 
 /// The pixels and labels of a batch file: images × `image_len` 8-bit values, channel-major, and one label an image.
 pub(super) fn read_batch(path: &Path, label_key: &str, image_len: usize) -> Result<(Vec<u8>, Vec<usize>)> {
-    let file = File::open(path).map_err(Error::io(path, "open"))?;
+    let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
+    FileKind::of_head(&bytes).expect(FileKind::Pickle, path)?;
+    guard::check(&bytes).map_err(|why| Error::data(path, format!("is not a pickled CIFAR batch: it {why}")))?;
     // NumPy's classes are unknown to the reader; what it keeps of an array is the tuple of its state.
     let options = DeOptions::new().replace_unresolved_globals();
-    let value = serde_pickle::value_from_reader(BufReader::new(file), options)
+    let value = serde_pickle::value_from_slice(&bytes, options)
         .map_err(|e| Error::data(path, format!("is not a pickled CIFAR batch: {e}")))?;
     let Value::Dict(mut dict) = value else {
         return Err(Error::data(path, "is not a pickled CIFAR batch: expected a dictionary"));
@@ -24,9 +29,9 @@ pub(super) fn read_batch(path: &Path, label_key: &str, image_len: usize) -> Resu
     let labels = take(&mut dict, label_key)
         .and_then(integers)
         .ok_or_else(|| Error::data(path, format!("expected '{label_key}', a list of class numbers")))?;
-    if labels.len() != pixels.len() / image_len {
-        let what = format!("holds {} labels for {} images", labels.len(), pixels.len() / image_len);
-        return Err(Error::data(path, what));
+    let images = pixels.chunks_exact(image_len).len();
+    if labels.len() != images {
+        return Err(Error::data(path, format!("holds {} labels for {images} images", labels.len())));
     }
     Ok((pixels, labels))
 }
@@ -50,7 +55,8 @@ fn array(value: Value, width: usize) -> Option<Vec<u8>> {
     if !fortran {
         return Some(bytes.clone());
     }
-    Some((0..bytes.len()).map(|i| bytes[i % width * rows + i / width]).collect())
+    let row = |row| bytes.iter().skip(row).step_by(rows.max(1));
+    Some((0..rows).flat_map(row).copied().collect())
 }
 
 fn integers(value: Value) -> Option<Vec<usize>> {
@@ -122,5 +128,52 @@ pub(super) mod tests {
         fails(&python2_batch("labels", &[1, 2], 2, &[7], false), "images x 3 bytes");
         fails(&python2_batch("other", &[1, 2, 3], 3, &[7], false), "expected 'labels'");
         fails(&python2_batch("labels", &[1, 2, 3], 3, &[7, 8], false), "2 labels for 1 images");
+        fails(b"\0\0\x08\x01\0\0\0\0", "expected a Python pickle, found labels in MNIST's format (idx)");
+    }
+
+    #[test]
+    fn pickles_that_would_take_all_there_is_are_refused() {
+        let fails = |bytes: &[u8], what: &str| {
+            let e = read(bytes).unwrap_err().to_string();
+            assert!(e.contains(&format!("is not a pickled CIFAR batch: it {what}")), "{e}");
+        };
+        let many = |parts: &[u8]| parts.repeat(1_000_000);
+        for nested in [
+            [b"]".repeat(1_000_000), many(b"a"), b".".to_vec()].concat(),
+            [b"N".to_vec(), many(b"\x85"), b".".to_vec()].concat(),
+            [many(b"("), many(b"t"), b".".to_vec()].concat(),
+            [many(b"(lp0\n"), many(b"a"), b".".to_vec()].concat(),
+            [many(b"}K\0"), b"}".to_vec(), many(b"s"), b".".to_vec()].concat(),
+        ] {
+            fails(&nested, "holds more than 64 values inside each other");
+        }
+        fails(&[b"]".to_vec(), b"2a".repeat(60), b".".to_vec()].concat(), "copies a value on its stack");
+        // Tuples of ten of the one before, and lists that each hold the next.
+        let tuples = (0..20).flat_map(|i: u8| [b"(", &[b'h', i].repeat(10)[..], &[b't', b'q', i + 1]].concat());
+        fails(&[b")q\0".to_vec(), tuples.collect(), b".".to_vec()].concat(), "refers to its values so often");
+        let lists: Vec<u8> = (0..200).flat_map(|i: u8| [b']', b'q', i]).collect();
+        fails(&[lists, b"h\0h\x01a.".to_vec()].concat(), "refers to a list or dictionary a second time");
+        fails(
+            &[b"U\xff".to_vec(), vec![0; 255], b"q\0".to_vec(), b"h\0".repeat(40_000)].concat(),
+            "refers to its values so often",
+        );
+        let call = b"\x85r\0\0\0\0R".repeat(20_000);
+        fails(
+            &[many(b"c\n\n"), b"T\0\0\x10\0".to_vec(), vec![0; 1 << 20], call].concat(),
+            "refers to its values so often",
+        );
+        fails(&[b"L".to_vec(), many(b"9"), b"L\n.".to_vec()].concat(), "holds a number of more than 64 bytes");
+        fails(b"c\n\n]\x85R]a.", "puts something into a value that is whole");
+    }
+
+    #[test]
+    fn what_python_writes_is_not_refused() {
+        for protocol in ["protocol0", "protocol2", "protocol4"] {
+            let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/pickle").join(protocol);
+            let bytes = std::fs::read(&file).unwrap();
+            assert_eq!(guard::check(&bytes), Ok(()), "{protocol}");
+            let (pixels, labels) = read_batch(&file, "fine_labels", 3072).unwrap();
+            assert_eq!(pixels.len(), 3072 * labels.len());
+        }
     }
 }
