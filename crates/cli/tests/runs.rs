@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use common::*;
 use lgm_solver::Solver;
-use lgm_testkit::Recorded;
 
 /// A number of moments that differ from run to run; each is told in a failure.
 fn moments(n: usize) -> Vec<u64> {
@@ -118,46 +117,6 @@ fn the_number_of_threads_never_shows() {
         let other = weights(threads);
         assert_eq!(one.0, other.0, "losses with {threads} threads");
         assert!(one == other, "files with {threads} threads");
-    }
-}
-
-/// Snapshots that Caffe itself wrote, with no file of ours beside them, taken up at iteration 15 and trained to 30.
-#[test]
-fn caffes_own_snapshots_go_on_as_caffe_does() {
-    for name in ["sgd_step_binaryproto", "adam_hdf5", "bn_residual_exp_binaryproto"] {
-        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/conformance/golden/resume");
-        let Some(recorded) = Recorded::find(&format!("resume/{name}/run")) else { continue };
-        let folder = tempfile::tempdir().unwrap();
-        let work = folder.path().join(name);
-        fs::create_dir(&work).unwrap();
-        for entry in fs::read_dir(golden.join(name)).unwrap() {
-            let entry = entry.unwrap();
-            fs::copy(entry.path(), work.join(entry.file_name())).unwrap();
-        }
-        fs::copy(golden.join("mnist_512.h5"), folder.path().join("mnist_512.h5")).unwrap();
-        let end = if name.contains("hdf5") { ".h5" } else { "" };
-        let state = format!("out_iter_15.solverstate{end}");
-        let log = succeeds(&work, &[&TRAIN[..], &["-snapshot", &state]].concat());
-        assert!(log.iter().any(|l| l.starts_with("There is no ")), "{log:#?}");
-        let parsed = lgm_proto::read_net(work.join("net.prototxt")).unwrap();
-        let text = lgm_proto::to_text(&parsed.message).replace("list.txt", work.join("list.txt").to_str().unwrap());
-        fs::write(work.join("list.txt"), format!("{}/mnist_512.h5\n", folder.path().display())).unwrap();
-        let parsed = lgm_proto::parse_net(text.as_bytes(), Path::new("net.prototxt")).unwrap();
-        let options = lgm_net::Options::new(lgm_core::Phase::Train, 1);
-        let mut net = lgm_net::Net::new(&parsed.message, &parsed.positions, &registry(), &options).unwrap();
-        net.load_weights(work.join(format!("out_iter_30.caffemodel{end}"))).unwrap();
-        let layers: Vec<_> = net.layers().map(|(name, _)| name.to_string()).collect();
-        let mut compared = 0;
-        for layer in layers {
-            for (i, (_, got)) in net.layer_params(&layer).unwrap().into_iter().enumerate() {
-                let Some((_, want)) = recorded.array(&format!("final_{layer}_{i}")) else { continue };
-                let largest = want.iter().fold(1e-2, |a: f64, w| a.max(w.abs()));
-                let error = got.iter().zip(want).map(|(g, w)| (g - w).abs()).fold(0.0, f64::max) / largest;
-                assert!(error < 2e-3, "{name}: {layer} {i} is off by {error}");
-                compared += 1;
-            }
-        }
-        assert!(compared >= 4, "{name}: {compared} parameters were compared");
     }
 }
 

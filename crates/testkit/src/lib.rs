@@ -26,6 +26,7 @@ mod memory;
 mod nets;
 mod npz;
 mod pool;
+mod require;
 mod rig;
 
 pub use case::{Case, Draw};
@@ -35,5 +36,6 @@ pub use fake::{Fails, FakeGpu};
 pub use gpu::gpu;
 pub use host_only::HostOnly;
 pub use nets::{RandomNet, random_nets};
-pub use npz::Recorded;
+pub use npz::{Recorded, golden};
+pub use require::{has_simulator, skip};
 pub use rig::{Inputs, Outputs, Rig, Sharing, parse_layer};
