@@ -11,7 +11,7 @@
 //! run in place then.
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, Sharing, ensure,
+    Arity, BlobSpec, BuildCx, Bwd, Compute, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, Sharing, ensure,
 };
 use lgm_cpu::elementwise::{map_into, rectified};
 use lgm_proto::LayerParameter;
@@ -34,6 +34,11 @@ pub(crate) fn is_plain(param: &LayerParameter) -> bool {
     param.r#type() == "ReLU" && param.relu_param.unwrap_or_default().negative_slope() == 0.0
 }
 
+/// The layer that takes the place of a plain ReLU that the layer before it applies ([`Layer::fuse_relu`]).
+pub(crate) fn applied_before(param: &LayerParameter) -> Option<Compute> {
+    is_plain(param).then(|| Compute::Everywhere(Box::new(ReLU::done())))
+}
+
 impl ReLU {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
         let slope = param.relu_param.unwrap_or_default().negative_slope();
@@ -42,7 +47,7 @@ impl ReLU {
     }
 
     /// A ReLU without negative slope that the layer below applies ([`Layer::fuse_relu`]): backward is all that is left.
-    pub(crate) fn done() -> ReLU {
+    fn done() -> ReLU {
         ReLU { slope: 0.0, done: true, count: 0 }
     }
 

@@ -38,7 +38,7 @@ pub(crate) fn build_graph(
     let cx = BuildCx { phase, dtype: options.dtype, seed: options.seed };
     let mut graph = Graph::build(layers, registry, cx)?;
     if options.fuse && options.keep != Keep::Apart && !param.debug_info() {
-        fuse::fuse(&mut graph, cx, &options.keep, options.device.is_some())?;
+        fuse::fuse(&mut graph, registry, cx, &options.keep, options.device.is_some())?;
     }
     if options.backward {
         graph::backward::mark(&mut graph, param.force_backward())?;
@@ -80,7 +80,7 @@ impl Net {
             None => Box::new(HostExec::new(&graph, options)?),
             Some(placement) => {
                 let shared = with.map(|net| net.shared_with(&graph)).transpose()?.flatten();
-                Box::new(DeviceExec::lay_out(&mut graph, options, placement, shared)?)
+                Box::new(DeviceExec::lay_out(&mut graph, registry, options, placement, shared)?)
             }
         };
         let mut net = Net { name: param.name().to_string(), debug_info: param.debug_info(), graph, exec };

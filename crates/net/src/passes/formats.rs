@@ -11,8 +11,7 @@
 
 use std::fmt;
 
-use lgm_core::{BlobSpec, ChannelsLast, Error, Format, Formats, Layer, Node, Offer, Result, Storage};
-use lgm_layers::Conversion;
+use lgm_core::{BlobSpec, ChannelsLast, Error, Format, Formats, Node, Offer, Plan, Registry, Result, Storage};
 use lgm_proto::LayerParameter;
 
 use super::memory::Role;
@@ -120,12 +119,22 @@ struct Rebuilt {
 
 impl Rebuilt {
     /// A conversion of `from` next in order; the value it makes, which nobody reads yet.
-    fn convert(&mut self, graph: &mut Graph, from: ValueId, format: Format, backward: bool) -> Result<ValueId> {
+    fn convert(
+        &mut self,
+        graph: &mut Graph,
+        registry: &Registry,
+        from: ValueId,
+        format: Format,
+        backward: bool,
+    ) -> Result<ValueId> {
         let value = &graph.values[from];
         let (spec, was) = (value.spec.clone(), value.format);
         let (id, made) = (self.layers.len(), graph.values.len());
-        let mut layer = Conversion::new(was, format);
-        let plan = layer.plan(std::slice::from_ref(&spec), 1)?;
+        let mut node = registry.conversion(was, format)?;
+        let plan = match &mut node {
+            Node::Compute(layer) => layer.plan(std::slice::from_ref(&spec), 1)?,
+            Node::Source(_) | Node::Sink(_) => Plan::default(),
+        };
         let name = format!("{} to {format}", value.name);
         let bytes = was.bytes(&spec.shape) + format.bytes(&spec.shape);
         let times = 1 + usize::from(backward);
@@ -137,7 +146,7 @@ impl Rebuilt {
             key: name.clone(),
             param,
             at: None,
-            node: Node::compute(layer)?,
+            node,
             plan,
             bottoms: vec![from],
             tops: vec![made],
@@ -174,7 +183,7 @@ impl Rebuilt {
 ///
 /// # Errors
 /// Never for a graph that was built.
-pub fn assign(graph: &mut Graph, roles: &[Role], storage: Storage) -> Result<Conversions> {
+pub fn assign(graph: &mut Graph, registry: &Registry, roles: &[Role], storage: Storage) -> Result<Conversions> {
     if storage == Storage::default() {
         return Ok(Conversions::default());
     }
@@ -188,7 +197,7 @@ pub fn assign(graph: &mut Graph, roles: &[Role], storage: Storage) -> Result<Con
             let (bottom, format) = (layer.bottoms[b], layer.plan.formats.bottom(b));
             if !graph.values[bottom].format.is_same(format, &graph.values[bottom].spec.shape) {
                 let backward = layer.backward && layer.bottom_backward[b];
-                let made = rebuilt.convert(graph, bottom, format, backward)?;
+                let made = rebuilt.convert(graph, registry, bottom, format, backward)?;
                 graph.values[made].consumer = Some((i, b));
                 rebuilt.layers[i].bottoms[b] = made;
             }
@@ -199,7 +208,7 @@ pub fn assign(graph: &mut Graph, roles: &[Role], storage: Storage) -> Result<Con
             let seen = value.loss_weight != 0.0 || value.consumer.is_none();
             if seen && !value.format.is_same(Format::PLAIN, &value.spec.shape) {
                 let (reader, backward) = (value.consumer, rebuilt.layers[i].backward);
-                let made = rebuilt.convert(graph, top, Format::PLAIN, backward)?;
+                let made = rebuilt.convert(graph, registry, top, Format::PLAIN, backward)?;
                 rebuilt.show(graph, top, made, reader);
             }
         }

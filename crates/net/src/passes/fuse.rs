@@ -19,7 +19,7 @@
 //!
 //! [`Graph::check`] asserts those that concern the graph in debug builds.
 
-use lgm_core::{BuildCx, Node, Plan, Result};
+use lgm_core::{BuildCx, Node, Plan, Registry, Result};
 use tracing::info;
 
 use super::memory::Keep;
@@ -28,18 +28,18 @@ use crate::graph::Graph;
 /// Longest run looked at.
 const LONGEST: usize = 4;
 
-/// Replaces every run of layers that [`lgm_layers::fuse`] knows; with `device`, only by layers that run on one. Then has
-/// the layers before plain ReLUs apply those.
+/// Replaces every run of layers that the registry has a rule for; with `device`, only by layers that run on one. Then has
+/// layers apply what follows them, where the registry has a rule for that.
 ///
 /// # Errors
 /// When a fused layer refuses what its parts accepted: a defect.
-pub fn fuse(graph: &mut Graph, cx: BuildCx, keep: &Keep, device: bool) -> Result<()> {
+pub fn fuse(graph: &mut Graph, registry: &Registry, cx: BuildCx, keep: &Keep, device: bool) -> Result<()> {
     // By layer: whether it is one of a run that is computed together.
     let mut fused = vec![false; graph.layers.len()];
     for first in 0..graph.layers.len() {
         let run = run_from(graph, first, keep, &fused);
         let params: Vec<_> = run.iter().map(|&i| &graph.layers[i].param).collect();
-        let Some((node, len)) = lgm_layers::fuse(&params, &cx)? else { continue };
+        let Some((node, len)) = registry.fuse(&params, &cx)? else { continue };
         let runs = |node: &Node| matches!(node, Node::Compute(layer) if layer.device().is_some());
         let shared = run[..len].iter().flat_map(|&i| &graph.layers[i].params).any(|&p| graph.shares_state(p));
         if shared || (device && !runs(&node)) {
@@ -52,7 +52,7 @@ pub fn fuse(graph: &mut Graph, cx: BuildCx, keep: &Keep, device: bool) -> Result
         // The last of a run has its own name still, but is another layer.
         match passed_on(graph, layer, keep) {
             Some(relu) if !fused[layer] && !fused[relu] => {
-                fuse_relu(graph, layer, relu).map_err(|e| graph.layers[relu].in_layer(e))?;
+                fuse_relu(graph, registry, layer, relu).map_err(|e| graph.layers[relu].in_layer(e))?;
             }
             _ => {}
         }
@@ -85,8 +85,8 @@ fn passed_on(graph: &Graph, layer: usize, keep: &Keep) -> Option<usize> {
 }
 
 /// Has `layer` apply `relu`, which reads its top, if the one can and the other is a ReLU.
-fn fuse_relu(graph: &mut Graph, layer: usize, relu: usize) -> Result<()> {
-    let Some(mut view) = lgm_layers::fused_relu(&graph.layers[relu].param) else { return Ok(()) };
+fn fuse_relu(graph: &mut Graph, registry: &Registry, layer: usize, relu: usize) -> Result<()> {
+    let Some(mut view) = registry.epilogue(&graph.layers[relu].param) else { return Ok(()) };
     let value = graph.layers[layer].tops[0];
     let fuses = match &mut graph.layers[layer].node {
         Node::Compute(maker) => maker.fuse_relu(),

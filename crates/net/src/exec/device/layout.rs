@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
 
-use lgm_core::{DType, DevicePtr, Element, Error, Host, Node, Result, Storage};
+use lgm_core::{DType, DevicePtr, Element, Error, Host, Node, Registry, Result, Storage};
 use lgm_cuda::{Block, Gpu};
 use tracing::info;
 
@@ -57,12 +57,18 @@ impl DeviceExec {
     ///
     /// # Errors
     /// When the device cannot run a layer or has no room, or blobs are not in single precision.
-    pub fn lay_out(graph: &mut Graph, options: &Options, at: &Placement, shared: Option<Shared>) -> Result<DeviceExec> {
+    pub fn lay_out(
+        graph: &mut Graph,
+        registry: &Registry,
+        options: &Options,
+        at: &Placement,
+        shared: Option<Shared>,
+    ) -> Result<DeviceExec> {
         if options.dtype != DType::F32 {
             return Err(Error::config(format!("nets of {} run on the CPU only", options.dtype)));
         }
         let storage = formats::storage(at.gpu.storage())?;
-        let conversions = formats::assign(graph, &roles(graph), storage)?;
+        let conversions = formats::assign(graph, registry, &roles(graph), storage)?;
         log_conversions(storage, &conversions);
         // Conversions are among the layers now.
         let roles = roles(graph);
