@@ -34,7 +34,7 @@ pub fn run(args: &SummaryArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn shapes(layer: &LayerReport<'_>) -> String {
-    match (layer.absorbed, layer.tops.is_empty()) {
+    match (layer.fused, layer.tops.is_empty()) {
         (true, _) => "(with a later layer)".into(),
         (false, true) => "-".into(),
         _ => layer.tops.iter().map(|s| s.to_string()).collect::<Vec<_>>().join(" "),

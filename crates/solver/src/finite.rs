@@ -1,5 +1,5 @@
-//! A loss, a gradient or a parameter that is NaN or infinite: found at once, and the end of the run unless it is told to
-//! keep going.
+//! A loss, a gradient or a parameter that is NaN or infinite: found at once, and the end of the run unless
+//! `-keep_going` is given.
 //!
 //! The loss is looked at in every iteration: on the host before the update, so that the last whole iteration is still
 //! there; on a device by the kernel that keeps the loss, which stops the updates of that iteration and all after it
@@ -15,7 +15,7 @@ use crate::solver::Solver;
 use crate::update::CHECK_EVERY;
 
 impl Solver {
-    /// Whether a run goes on, after a warning, when something is not finite; it ends unless told so.
+    /// Whether a run goes on, after a warning, when something is not finite; it ends by default.
     pub fn keep_going(&mut self, yes: bool) {
         self.keep_going = yes;
         self.update.stop_at_not_finite(!yes);

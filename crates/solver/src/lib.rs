@@ -1,5 +1,6 @@
 //! Training: learning rates, update rules, the loop of iterations and tests, snapshots and exact resume.
 
+mod build;
 mod config;
 mod fault;
 mod finite;
@@ -8,6 +9,7 @@ mod rules;
 mod scores;
 mod snapshot;
 mod solver;
+mod testing;
 mod update;
 
 pub use rate::Policy;

@@ -1,22 +1,19 @@
 //! The training loop.
 
 use std::collections::VecDeque;
-use std::rc::Rc;
 use std::time::Instant;
 
-use lgm_core::{Phase, Registry, Result, Step};
-use lgm_cuda::Gpu;
-use lgm_net::{Net, Options, Pass, Placement, expect_kind, fresh_seed, six_digits};
-use lgm_proto::{FileKind, Parsed, SolverParameter};
+use lgm_core::{Result, Step};
+use lgm_net::{Net, Pass, six_digits};
+use lgm_proto::SolverParameter;
 use tracing::{info, warn};
 
-use crate::config::{self, NetSource};
 use crate::fault::Checkpoint;
 use crate::rate::Policy;
 use crate::rules::Rule;
-use crate::scores::{lines, scores_from, scores_of};
+use crate::scores::{lines, scores_of};
 use crate::snapshot::{TestExtra, Writer};
-use crate::update::{Updater, updater};
+use crate::update::Updater;
 
 /// What somebody outside asks of a running solver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +58,7 @@ pub struct Solver {
     pub(crate) iter: i32,
     pub(crate) current_step: i32,
     pub(crate) rule: Rule,
-    policy: Policy,
+    pub(crate) policy: Policy,
     pub(crate) update: Box<dyn Updater>,
     /// The latest losses, the oldest first.
     pub(crate) losses: VecDeque<f64>,
@@ -76,7 +73,7 @@ pub struct Solver {
     /// Whether something was not finite, and whether the run goes on then.
     pub(crate) diverged: bool,
     pub(crate) keep_going: bool,
-    stop: bool,
+    pub(crate) stop: bool,
 }
 
 /// A test net and the number of forward passes it has made.
@@ -86,88 +83,6 @@ pub(crate) struct TestNet {
 }
 
 impl Solver {
-    /// Builds the training net and the test nets of a solver's prototxt and loads its `weights`.
-    ///
-    /// # Errors
-    /// Whatever is wrong with the solver, the nets or the data they name, with its place.
-    pub fn new(parsed: &Parsed<SolverParameter>, registry: &Registry) -> Result<Solver> {
-        Solver::new_on(parsed, registry, None)
-    }
-
-    /// As [`Solver::new`], on a device if one is given.
-    ///
-    /// # Errors
-    /// As for [`Solver::new`], and when the device has no room or cannot run a layer.
-    pub fn new_on(parsed: &Parsed<SolverParameter>, registry: &Registry, gpu: Option<&Rc<dyn Gpu>>) -> Result<Solver> {
-        parsed.notices.iter().for_each(|n| info!("{n}"));
-        let param = parsed.message.clone();
-        info!("Initializing solver from parameters: \n{}", lgm_proto::to_text(&param));
-        config::check(parsed)?;
-        let weights: Vec<&str> = param.weights.iter().flat_map(|w| w.split(',')).map(str::trim).collect();
-        weights.iter().try_for_each(|path| expect_kind(path, FileKind::Weights))?;
-        crate::snapshot::check_writable(parsed)?;
-        let (rule, policy) = (Rule::of(&param)?, Policy::of(&param)?);
-        let seed = match param.random_seed() {
-            seed if seed >= 0 => seed as u64,
-            _ => {
-                // Below 2^53, so that it can be given as random_seed and kept in any number format.
-                let seed = fresh_seed() >> 11;
-                info!("Random seed: {seed} (random_seed: {seed} repeats this run)");
-                seed
-            }
-        };
-        let build = |source: &NetSource, with: Option<&Net>, over: Option<&lgm_proto::NetState>| -> Result<Net> {
-            let phase = if with.is_some() { Phase::Test } else { Phase::Train };
-            let mut options = Options::new(phase, seed);
-            config::merge_state(&mut options.state, source.net.message.state.as_ref());
-            config::merge_state(&mut options.state, over);
-            // Layers computed together have nothing between them to tell of.
-            options.fuse &= !param.debug_info();
-            let histories = if phase == Phase::Train { rule.histories() } else { 0 };
-            options.device = gpu.map(|gpu| Placement { gpu: gpu.clone(), histories });
-            let (message, positions) = (&source.net.message, &source.net.positions);
-            let mut net = match with {
-                Some(train) => train.sharing(message, positions, registry, &options)?,
-                None => Net::new(message, positions, registry, &options)?,
-            };
-            for path in &weights {
-                info!("Finetuning from {path}");
-                net.load_weights(path)?;
-            }
-            Ok(net)
-        };
-        let train = config::train_net(parsed)?;
-        info!("Creating training net from {}", train.said);
-        let net = build(&train, None, param.train_state.as_ref())?;
-        let mut test_nets = Vec::new();
-        for (i, source) in config::test_nets(parsed)?.iter().enumerate() {
-            info!("Creating test net (#{i}) specified by {}", source.said);
-            test_nets.push(TestNet { net: build(source, Some(&net), param.test_state.get(i))?, batches: 0 });
-        }
-        info!("Solver scaffolding done.");
-        let update = updater(&net, &param)?;
-        Ok(Solver {
-            param,
-            net,
-            test_nets,
-            seed,
-            iter: 0,
-            current_step: 0,
-            rule,
-            policy,
-            update,
-            losses: VecDeque::new(),
-            smoothed_loss: 0.0,
-            round_start: None,
-            checkpoints: Vec::new(),
-            started: 0,
-            writer: Writer::default(),
-            diverged: false,
-            keep_going: false,
-            stop: false,
-        })
-    }
-
     /// The training net.
     pub fn net(&self) -> &Net {
         &self.net
@@ -385,49 +300,5 @@ impl Solver {
             self.smoothed_loss += (loss - oldest) / window as f64;
         }
         self.losses.push_back(loss);
-    }
-
-    fn test_all(&mut self, watch: &mut dyn Watch) -> Result<()> {
-        self.round_start = Some(self.test_positions());
-        for id in 0..self.test_nets.len() {
-            self.test(id, watch)?;
-            if self.stop {
-                return Ok(());
-            }
-        }
-        self.round_start = None;
-        Ok(())
-    }
-
-    fn test(&mut self, id: usize, watch: &mut dyn Watch) -> Result<()> {
-        info!("Iteration {}, Testing net (#{id})", self.iter);
-        let passes = self.param.test_iter[id];
-        for pass in 0..passes {
-            match watch.action() {
-                Action::Snapshot => self.snapshot()?,
-                Action::Stop => {
-                    self.stop = true;
-                    info!("Test interrupted.");
-                    return Ok(());
-                }
-                Action::None => {}
-            }
-            let test = &mut self.test_nets[id];
-            let step = Step { seed: self.seed, iter: self.iter as u64, batch: test.batches };
-            let pass = Pass { clear: pass == 0, forward: true, accumulate: true, backward: false };
-            self.net.lend_params(&mut test.net, |net| net.pass(pass, &step, None))?;
-            test.batches += 1;
-        }
-        let (loss, outputs) = self.test_nets[id].net.sums()?;
-        let mut scores = scores_from(outputs);
-        if !loss.is_finite() {
-            warn!("Iteration {}: the loss of test net #{id} is {}", self.iter, six_digits(loss / passes as f64));
-        }
-        if self.param.test_compute_loss() {
-            info!("Test loss: {}", six_digits(loss / passes as f64));
-        }
-        scores.iter_mut().for_each(|s| s.value /= passes as f64);
-        lines(&self.test_nets[id].net, &scores).iter().for_each(|line| info!("    Test net output {line}"));
-        Ok(())
     }
 }

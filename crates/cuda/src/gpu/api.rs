@@ -360,7 +360,7 @@ impl DriverApi {
     }
 }
 
-/// A descriptor of a tensor or of filters: which of the two, the passes of a convolution tell.
+/// A descriptor of a tensor or of filters: which of the two, the pass decides.
 pub(crate) type AnyDescriptor = *mut c_void;
 
 /// What cuDNN says of one way to run a convolution; the same layout for all three passes.
@@ -426,15 +426,15 @@ mod tests {
     #[test]
     fn every_function_is_in_the_libraries_found_here() {
         let path = SearchPath::from_env();
-        let told = |what: Component, result: Result<()>| match result {
+        let report = |what: Component, result: Result<()>| match result {
             Ok(()) => {}
             Err(error) if error.to_string().contains("was not found") => println!("skipped: {} is absent", what.name()),
             Err(error) => panic!("{error}"),
         };
-        told(Component::Driver, DriverApi::load(&path).map(drop));
-        told(Component::Driver, RunApi::load(&path).map(drop));
-        told(Component::Nvrtc, NvrtcApi::load(&path).map(drop));
-        told(Component::Cublas, CublasApi::load(&path).map(drop));
-        told(Component::Cudnn, CudnnApi::load(&path).map(drop));
+        report(Component::Driver, DriverApi::load(&path).map(drop));
+        report(Component::Driver, RunApi::load(&path).map(drop));
+        report(Component::Nvrtc, NvrtcApi::load(&path).map(drop));
+        report(Component::Cublas, CublasApi::load(&path).map(drop));
+        report(Component::Cudnn, CudnnApi::load(&path).map(drop));
     }
 }

@@ -76,9 +76,9 @@ impl Cuda {
         check_driver(driver.found.version, &[("NVRTC", nvrtc.version()), ("cuBLAS", cublas.found.version)])?;
         let architecture = nvrtc::architecture(gpu.capability, &nvrtc.architectures()?, nvrtc.version())?;
         let mut libraries = vec![
-            told("driver", driver.found.version, &driver.found.path),
-            told("NVRTC", nvrtc.version(), nvrtc.path()),
-            told("cuBLAS", cublas.found.version, &cublas.found.path),
+            described("driver", driver.found.version, &driver.found.path),
+            described("NVRTC", nvrtc.version(), nvrtc.path()),
+            described("cuBLAS", cublas.found.version, &cublas.found.path),
         ];
 
         let context = Context::open(listing, driver, gpu)?;
@@ -90,7 +90,7 @@ impl Cuda {
         let kernels = Kernels::load(&context, &code)?;
         let blas = Blas::new(&context, cublas, precision)?;
         let convolutions = open_cudnn(path, &context, precision);
-        libraries.extend(convolutions.as_ref().map(|all| told("cuDNN", all.found().version, &all.found().path)));
+        libraries.extend(convolutions.as_ref().map(|all| described("cuDNN", all.found().version, &all.found().path)));
         let staging = Mutex::new(Staging::new(&context)?);
         let recording = AtomicBool::new(false);
         let storage = precision.storage_on(context.gpu.capability);
@@ -339,7 +339,7 @@ fn open_cudnn(path: &SearchPath, context: &Arc<Context>, precision: Precision) -
     opened.map_err(|error| slower(error.to_string())).ok()
 }
 
-fn told(name: &str, version: Version, file: &std::path::Path) -> String {
+fn described(name: &str, version: Version, file: &std::path::Path) -> String {
     format!("{name} {version} ({})", file.display())
 }
 

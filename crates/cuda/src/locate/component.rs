@@ -1,4 +1,4 @@
-//! The libraries by name: their files, where pip puts them and how their versions are told.
+//! The libraries by name: their files, where pip puts them and how their versions are read.
 
 use std::fmt;
 
@@ -70,7 +70,7 @@ impl Component {
     }
 }
 
-/// A library's version as the library itself tells it.
+/// A library's version as the library itself reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
     /// The first number.

@@ -34,7 +34,7 @@ pub struct Device {
     pub block: [u32; 3],
     /// The largest grid, by dimension.
     pub grid: [u32; 3],
-    /// Peak clock in kHz; 0 where the driver no longer tells.
+    /// Peak clock in kHz; 0 where the driver no longer reports it.
     pub clock: u32,
     /// Constant memory in bytes.
     pub constant_memory: u32,

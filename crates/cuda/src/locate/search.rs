@@ -144,7 +144,7 @@ fn site_packages(var: &dyn Fn(&str) -> Option<OsString>, root: &Path) -> Vec<Pat
     sites
 }
 
-/// A file and what its links lead to, one after the other: the first that lies in an environment tells which it is.
+/// A file and what its links lead to, one after the other: the first that lies in an environment names it.
 fn links(file: PathBuf) -> Vec<PathBuf> {
     // A chain that goes round is broken off.
     const MOST: usize = 8;

@@ -48,7 +48,7 @@ pub fn mark(graph: &mut Graph, force: bool) -> Result<()> {
     for i in 0..graph.layers.len() {
         let layer = &mut graph.layers[i];
         let can = matches!(layer.node, Node::Compute(_)) && !layer.plan.no_backward;
-        if force && can && !layer.absorbed {
+        if force && can && layer.fused_into.is_none() {
             layer.backward = true;
             for j in 0..layer.bottoms.len() {
                 layer.bottom_backward[j] |= !layer.plan.no_gradient.contains(&j);
@@ -57,7 +57,7 @@ pub fn mark(graph: &mut Graph, force: bool) -> Result<()> {
                 graph.params[p].backward = true;
             }
         }
-        if graph.layers[i].absorbed {
+        if graph.layers[i].fused_into.is_some() {
             continue;
         }
         check(&graph.layers[i], can).map_err(|e| graph.layers[i].in_layer(e))?;

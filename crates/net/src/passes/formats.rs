@@ -152,7 +152,7 @@ impl Rebuilt {
             tops: vec![made],
             params: Vec::new(),
             exec_params: Vec::new(),
-            absorbed: false,
+            fused_into: None,
             internal: true,
             backward,
             bottom_backward: vec![backward],
@@ -222,6 +222,9 @@ pub fn assign(graph: &mut Graph, registry: &Registry, roles: &[Role], storage: S
     for value in &mut graph.values {
         value.producer.0 = place[value.producer.0];
         value.consumer = value.consumer.map(|(reader, b)| (place[reader], b));
+    }
+    for layer in &mut graph.layers {
+        layer.fused_into = layer.fused_into.map(|by| place[by]);
     }
     graph.params.iter_mut().for_each(|param| param.layer = place[param.layer]);
     if cfg!(debug_assertions) {

@@ -2,7 +2,7 @@
 //! above all. The layers stay in the graph with their names and parameters; the last of a run computes for all.
 //!
 //! A ReLU that is not among them is computed, forward, by the layer that makes its bottom, if that can: the value is
-//! rectified as it is written and the ReLU's top is a view of it. Backward each does its own.
+//! clamped as it is written and the ReLU's top is a view of it. Backward each does its own.
 //!
 //! A run is left alone when somebody could see the difference: a blob between its layers is kept, weighs in the loss or
 //! has its gradient steered by `propagate_down`.
@@ -15,7 +15,7 @@
 //!   before it.
 //! - Every parameter is computed with by one layer alone: its own, or the last of its run. Statistics that several layers
 //!   share are updated in the order of the prototxt, so such layers are left alone.
-//! - A layer that rectifies for a ReLU is part of no run, and neither is the ReLU.
+//! - A layer that applies a ReLU is part of no run, and neither is the ReLU.
 //!
 //! [`Graph::check`] asserts those that concern the graph in debug builds.
 
@@ -45,7 +45,7 @@ pub fn fuse(graph: &mut Graph, registry: &Registry, cx: BuildCx, keep: &Keep, de
         if shared || (device && !runs(&node)) {
             continue;
         }
-        absorb(graph, &run[..len], node).map_err(|e| graph.layers[first].in_layer(e))?;
+        fuse_run(graph, &run[..len], node).map_err(|e| graph.layers[first].in_layer(e))?;
         run[..len].iter().for_each(|&i| fused[i] = true);
     }
     for layer in 0..graph.layers.len() {
@@ -75,7 +75,7 @@ fn run_from(graph: &Graph, first: usize, keep: &Keep, fused: &[bool]) -> Vec<usi
 fn passed_on(graph: &Graph, layer: usize, keep: &Keep) -> Option<usize> {
     let plain = |i: usize| {
         let layer = &graph.layers[i];
-        layer.tops.len() == 1 && layer.param.propagate_down.is_empty() && !layer.absorbed
+        layer.tops.len() == 1 && layer.param.propagate_down.is_empty() && layer.fused_into.is_none()
     };
     let value = *graph.layers[layer].tops.first().filter(|_| plain(layer))?;
     let v = &graph.values[value];
@@ -103,7 +103,7 @@ fn fuse_relu(graph: &mut Graph, registry: &Registry, layer: usize, relu: usize) 
     Ok(())
 }
 
-fn absorb(graph: &mut Graph, run: &[usize], node: Node) -> Result<()> {
+fn fuse_run(graph: &mut Graph, run: &[usize], node: Node) -> Result<()> {
     let (inner, last) = (&run[..run.len() - 1], run[run.len() - 1]);
     let mut node = node;
     let within: Vec<_> = inner.iter().map(|&i| graph.layers[i].tops[0]).collect();
@@ -119,7 +119,7 @@ fn absorb(graph: &mut Graph, run: &[usize], node: Node) -> Result<()> {
     for &i in inner {
         let layer = &mut graph.layers[i];
         info!("{} is computed together with {name}", layer.name());
-        (layer.absorbed, layer.plan) = (true, Plan::default());
+        (layer.fused_into, layer.plan) = (Some(last), Plan::default());
         layer.tops.clear();
         layer.bottoms.clear();
         layer.exec_params.clear();

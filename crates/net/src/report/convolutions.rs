@@ -1,4 +1,4 @@
-//! What makes the convolutions of a net's passes on a device: told at the end of a run, and at once where it is slow.
+//! What computes the convolutions of a net's passes on a device: logged at the end of a run, and at once where it is slow.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -37,7 +37,7 @@ pub struct LayerReport<'a> {
     /// Bytes that backward must read and write; 0 when it does not run.
     pub backward_bytes: usize,
     /// It is computed together with a later layer.
-    pub absorbed: bool,
+    pub fused: bool,
     /// No prototxt names it: a conversion between formats.
     pub internal: bool,
 }
@@ -95,7 +95,7 @@ impl Net {
     }
 }
 
-/// A net on the host without its memory: what it takes is told without taking it, so it may be larger than the machine.
+/// A net on the host without its memory: what it takes is computed without taking it, so it may be larger than the machine.
 pub struct Outline {
     graph: Graph,
     plan: MemoryPlan,
@@ -173,7 +173,7 @@ impl Graph {
             backward_flops: if layer.backward { layer.plan.flops.saturating_mul(products) } else { 0 },
             forward_bytes: total(forward.into_iter()),
             backward_bytes: if layer.backward { total(backward.into_iter()) } else { 0 },
-            absorbed: layer.absorbed,
+            fused: layer.fused_into.is_some(),
             internal: layer.internal,
         }
     }

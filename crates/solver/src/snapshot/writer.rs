@@ -11,7 +11,7 @@ use lgm_net::Weights;
 use lgm_proto::{BlobProto, SolverState};
 use tracing::{debug, info, warn};
 
-use super::{Extra, extra_path};
+use super::extra::{Extra, extra_path};
 
 /// A snapshot's contents, as they were at one moment.
 pub(crate) struct SnapshotData {
@@ -49,8 +49,9 @@ impl SnapshotData {
     /// # Errors
     /// When one cannot be written; nothing has changed on disk then.
     pub fn write(self) -> Result<()> {
-        let blame = |e: Error| Error::config(format!("the snapshot {} was not written: {e}", self.state.display()));
-        self.stage().and_then(publish_all).map_err(blame)
+        let name_snapshot =
+            |e: Error| Error::config(format!("the snapshot {} was not written: {e}", self.state.display()));
+        self.stage().and_then(publish_all).map_err(name_snapshot)
     }
 
     fn stage(&self) -> Result<[Staged; 3]> {

@@ -50,7 +50,7 @@ impl Nvrtc {
     /// Options of every compilation besides the architecture. Fast mathematics stay off: they would round division and
     /// square roots otherwise than the host. Products and sums are fused, as on the host.
     pub const OPTIONS: &[&str] = &["--std=c++17", "-default-device", "--fmad=true", "--generate-line-info"];
-    /// An option that makes the log tell each kernel's registers, shared memory and spills.
+    /// An option that makes the log list each kernel's registers, shared memory and spills.
     pub const VERBOSE: &str = "--ptxas-options=-v";
 
     /// Loads NVRTC from the first place of a search path that has it.

@@ -1,4 +1,4 @@
-//! What the assembler tells of each kernel, read from the compiler's log.
+//! What the assembler reports of each kernel, read from the compiler's log.
 
 /// What one kernel uses on one architecture.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,7 +24,7 @@ impl KernelUse {
     }
 }
 
-/// The kernels that a log made with [`super::Nvrtc::VERBOSE`] tells of, in its order.
+/// The kernels that a log made with [`super::Nvrtc::VERBOSE`] lists, in its order.
 pub fn kernels(log: &str) -> Vec<KernelUse> {
     let mut kernels: Vec<KernelUse> = Vec::new();
     for line in log.lines().filter(|line| line.starts_with("ptxas")) {

@@ -33,7 +33,7 @@ pub(super) struct Algorithm {
 }
 
 impl Algorithm {
-    /// What tells it from others for the same pass.
+    /// Its name among those for the same pass.
     pub(super) fn name(&self) -> String {
         let math = match self.math {
             CUDNN_FMA_MATH => "in fused multiply-adds",
@@ -201,7 +201,7 @@ mod tests {
         Algorithm { number: algorithm, math: CUDNN_DEFAULT_MATH, workspace }
     }
 
-    /// What is left of algorithms where `attempt` tells what comes of each, by its algorithm, and which were tried.
+    /// What is left of algorithms where `attempt` says what comes of each, by its algorithm, and which were tried.
     fn left(algorithms: &[Algorithm], attempt: impl Fn(c_int) -> Trial) -> (Vec<c_int>, Vec<c_int>) {
         let mut attempts = Vec::new();
         let attempt = |algorithm: Algorithm| {

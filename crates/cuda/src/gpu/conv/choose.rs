@@ -45,7 +45,7 @@ impl Convolutions {
         let (proposed, mut refusals) = (algorithms.len(), Vec::new());
         let blobs = Blobs::of(&self.context, conv, pass)?;
         let algorithms = algorithms::tried(algorithms, |algorithm| {
-            // A net that holds these blobs will not fit either, which is told then.
+            // A net that holds these blobs will not fit either, and that is an error of its own.
             let Some(blobs) = &blobs else { return Ok(Trial::NoRoom) };
             let trial = self.attempt(handle, &descriptors, (conv, pass), algorithm, blobs)?;
             if let Trial::Refused(error) = &trial {

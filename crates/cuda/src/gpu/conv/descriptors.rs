@@ -1,4 +1,4 @@
-//! What cuDNN is told of a convolution: extents and how numbers lie.
+//! Descriptors of a convolution for cuDNN: extents and formats.
 
 use std::ffi::c_int;
 use std::sync::Arc;
@@ -70,7 +70,7 @@ impl Descriptors {
             Element::F32 => float,
             Element::Bf16 => cudnn::cudnnDataType_t::CUDNN_DATA_BFLOAT16,
         };
-        // The extents are told in the order N, C, H, W whatever the layout.
+        // The extents are given in the order N, C, H, W whatever the layout.
         let layout = match format.layout {
             Layout::ChannelsFirst => cudnn::cudnnTensorFormat_t::CUDNN_TENSOR_NCHW,
             Layout::ChannelsLast => cudnn::cudnnTensorFormat_t::CUDNN_TENSOR_NHWC,

@@ -38,9 +38,9 @@ fn prepare(graph: &mut Graph, roles: &[Role], gpu: &(dyn Gpu + 'static)) -> Resu
             let (name, kind) = (layer.name(), layer.kind());
             info!("layer '{name}' ({kind}) has no GPU form: it runs on the CPU, between copies");
         }
-        let LayerNode { node, plan, absorbed, .. } = layer;
+        let LayerNode { node, plan, fused_into, .. } = layer;
         let Node::Compute(compute) = node else { continue };
-        if *role != Role::Here || *absorbed {
+        if *role != Role::Here || fused_into.is_some() {
             continue;
         }
         if let Some(run) = compute.device_mut() {
