@@ -72,9 +72,19 @@ const NOT_YET: &[&str] = &[
     "unknown command 'upgrade_solver_proto_text'",
 ];
 
-/// What runs on the simulated device: every solver, the L-GM layers, layers with products, with statistics and with windows.
-const ON_A_DEVICE: &[&str] =
-    &["layers/bn_", "layers/conv_", "layers/ip_", "layers/pool_", "lgm/", "nets/", "resume/", "train/"];
+/// What runs on the simulated device: the L-GM layers, those with products, statistics and windows, and a few solvers.
+const ON_A_DEVICE: &[&str] = &[
+    "layers/bn_",
+    "layers/conv_",
+    "layers/ip_",
+    "layers/pool_",
+    "lgm/",
+    "nets/",
+    "resume/",
+    "train/adam_",
+    "train/bn_",
+    "train/shared_nesterov",
+];
 
 /// Largest difference, relative to the largest recorded value, after one pass in single precision, and after iterations.
 const ONCE: f64 = 1e-4;

@@ -7,6 +7,7 @@ mod common;
 use common::*;
 use lgm_core::Phase;
 use lgm_net::{Keep, Options};
+use lgm_testkit::says;
 
 fn with_rules(rules: &[(&str, &str)]) -> String {
     let layer = |(name, rule): &(&str, &str)| {

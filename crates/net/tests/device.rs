@@ -6,12 +6,12 @@ mod common;
 
 use std::rc::Rc;
 
-use common::{gaussian, options, says, step};
+use common::{gaussian, options, step};
 use lgm_core::{ChannelsLast, Element, Node, Phase, Result, Storage};
-use lgm_cuda::sim::Order;
-use lgm_cuda::{Gpu, sim::Simulated};
+use lgm_cuda::Gpu;
+use lgm_cuda::sim::{Order, Simulated};
 use lgm_net::{DeviceUpdate, Keep, Net, Options, Pass, Placement, SOLVER_WORDS};
-use lgm_testkit::HostOnly;
+use lgm_testkit::{HostOnly, says, skip};
 
 const PASSES: u64 = 4;
 
@@ -41,10 +41,7 @@ fn storing(order: Order, capacity: Option<u64>, storage: Storage) -> Option<Rc<d
     }
     match Simulated::new(order, capacity) {
         Ok(gpu) => Some(Rc::new(gpu.storing(storage))),
-        Err(error) => {
-            println!("skipped: {error}");
-            None
-        }
+        Err(error) => skip("simulator", error),
     }
 }
 

@@ -6,6 +6,7 @@ mod common;
 
 use common::*;
 use lgm_net::Net;
+use lgm_testkit::says;
 
 fn shared(name: &str, bottom: &str, top: &str, outputs: usize, spec: &str) -> String {
     product(name, bottom, top, outputs, &format!("param {{ name: 'w' {spec} }} param {{ name: 'b' }}"))

@@ -6,6 +6,7 @@ mod common;
 
 use common::*;
 use lgm_net::Net;
+use lgm_testkit::says;
 use std::path::{Path, PathBuf};
 
 const KINDS: [&str; 2] = ["w.caffemodel", "w.caffemodel.h5"];

@@ -7,7 +7,7 @@ mod common;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use common::{Folder, HELD, logged, params, registry, says};
+use common::{Folder, HELD, logged, params, registry};
 use lgm_core::{
     Arg, ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Error, Gemm, Grid, Result, Shape, Storage,
 };
@@ -15,6 +15,7 @@ use lgm_cuda::Allocator;
 use lgm_cuda::sim::Order;
 use lgm_cuda::{Feeder, Gpu, Replay};
 use lgm_solver::{Solver, Watch};
+use lgm_testkit::says;
 
 /// What happens on a device, and when.
 #[derive(Clone, Copy)]

@@ -6,10 +6,11 @@ mod common;
 
 use std::path::Path;
 
-use common::{Folder, finish, logged, params, registry, results, says};
+use common::{Folder, finish, logged, params, registry, results};
 use lgm_core::{ChannelsLast, Element, Storage};
 use lgm_proto::SolverState;
 use lgm_solver::{Action, Outcome, Solver, Watch};
+use lgm_testkit::says;
 
 /// Everything that has a position or draws numbers: shuffled HDF5 with crops and mirrors, LMDB with the same, random
 /// dummy data, dropout, statistics of BatchNorm, a margin that grows; two losses.

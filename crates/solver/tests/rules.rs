@@ -7,6 +7,7 @@ mod common;
 use common::Folder;
 use lgm_core::{Phase, Step};
 use lgm_net::{Keep, Net, Options};
+use lgm_testkit::says;
 use std::path::Path;
 
 const ITERATIONS: usize = 6;
@@ -181,7 +182,7 @@ fn clipping(more: &str) {
     let settings = Settings { rule: "SGD", l1: false, clip: Some(0.5), iter_size: 3 };
     let (_, log) = folder.train(&(settings.text() + more));
     let line = log.iter().find(|l| l.starts_with("Gradient clipping")).unwrap_or_else(|| panic!("{log:#?}"));
-    common::says(line, &["Gradient clipping: scaling down gradients (L2 norm ", " > 0.5) by scale factor "]);
+    says(line, &["Gradient clipping: scaling down gradients (L2 norm ", " > 0.5) by scale factor "]);
     let (_, log) = folder.train(&Settings { clip: None, ..settings }.text());
     assert!(!log.iter().any(|l| l.contains("clipping")));
 }

@@ -4,8 +4,9 @@
 
 mod common;
 
-use common::{Folder, params, says};
+use common::{Folder, params};
 use lgm_net::six_digits;
+use lgm_testkit::says;
 
 /// Loss and score are functions of the iteration: y = (w + 1)·x, x constant, w learned.
 const NET: &str = "

@@ -28,6 +28,7 @@ mod npz;
 mod pool;
 mod require;
 mod rig;
+mod text;
 
 pub use case::{Case, Draw};
 pub use check::{assert_close, check, config_error};
@@ -37,5 +38,6 @@ pub use gpu::gpu;
 pub use host_only::HostOnly;
 pub use nets::{RandomNet, random_nets};
 pub use npz::{Recorded, golden};
-pub use require::{has_simulator, skip};
+pub use require::{has_simulator, skip, skipped};
 pub use rig::{Inputs, Outputs, Rig, Sharing, parse_layer};
+pub use text::{registry, says};

@@ -3,19 +3,24 @@
 use std::fmt::Display;
 use std::process::{Command, Stdio};
 
-/// Says that a test is skipped for want of something, which has a name in `LGM_REQUIRE`; gives `None`, for tests that return
-/// what they want.
-///
-/// `LGM_REQUIRE` holds names separated by commas: `simulator` (a C++ compiler), `nvrtc`, `fake-gpu` (`scripts/fake-gpu`
-/// runs the test), `gpu`, `data` (files beside the repository), or what a test names.
+/// Says that a test is skipped for want of something, which has a name.
 ///
 /// # Panics
-/// Where `LGM_REQUIRE` names it: nothing that is asked for is skipped.
-pub fn skip<T>(what: &str, why: impl Display) -> Option<T> {
+/// Where `LGM_REQUIRE` has that name, one of those separated by commas: nothing that is asked for is skipped. Names are
+/// `simulator` (a C++ compiler, for the simulated device), `nvrtc`, `fake-gpu` (`scripts/fake-gpu` runs the test) and `gpu`.
+pub fn skipped(what: &str, why: impl Display) {
     let required = std::env::var("LGM_REQUIRE").unwrap_or_default();
     let is_required = required.split(',').any(|name| name.trim() == what);
-    assert!(!is_required, "LGM_REQUIRE asks for what the test needs ({what}): {why}");
+    assert!(!is_required, "LGM_REQUIRE asks for what this test lacks ({what}): {why}");
     println!("skipped: {why}");
+}
+
+/// The same, giving nothing in place of what the test wants.
+///
+/// # Panics
+/// As [`skipped`] does.
+pub fn skip<T>(what: &str, why: impl Display) -> Option<T> {
+    skipped(what, why);
     None
 }
 
@@ -25,7 +30,9 @@ pub fn skip<T>(what: &str, why: impl Display) -> Option<T> {
 /// Where `LGM_REQUIRE` names `simulator` and it cannot.
 pub fn has_simulator() -> bool {
     let compiler = std::env::var("CXX").unwrap_or("g++".into());
-    let run = Command::new(&compiler).arg("--version").stdout(Stdio::null()).status();
-    run.is_ok()
-        || skip::<()>("simulator", format!("the simulated GPU needs a C++ compiler: {compiler} does not run")).is_some()
+    let runs = Command::new(&compiler).arg("--version").stdout(Stdio::null()).status().is_ok();
+    if !runs {
+        skipped("simulator", format!("the simulated device needs a C++ compiler, and {compiler} does not run"));
+    }
+    runs
 }

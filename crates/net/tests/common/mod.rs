@@ -12,9 +12,7 @@ use lgm_proto::NetState;
 pub const FILE: &str = "net.prototxt";
 
 pub fn registry() -> Registry {
-    let mut registry = Registry::default();
-    lgm_layers::register(&mut registry);
-    registry
+    lgm_testkit::registry(&[lgm_layers::register])
 }
 
 pub fn try_net(text: &str, options: &Options) -> Result<Net> {
@@ -45,15 +43,6 @@ pub fn error(text: &str) -> String {
     match try_net(text, &options()) {
         Ok(_) => panic!("this net was accepted:\n{text}"),
         Err(error) => error.to_string(),
-    }
-}
-
-/// Checks that an error says all of `parts`, in order.
-pub fn says(error: &str, parts: &[&str]) {
-    let mut rest = error;
-    for part in parts {
-        let Some(at) = rest.find(part) else { panic!("{part:?} is missing, or out of order, in:\n{error}") };
-        rest = &rest[at + part.len()..];
     }
 }
 

@@ -169,7 +169,7 @@ mod tests {
     fn compiled_code_is_kept_and_damaged_code_made_anew() {
         let nvrtc = match crate::gpu::tests::nvrtc() {
             Ok(nvrtc) => nvrtc,
-            Err(reason) => return println!("skipped: {reason}"),
+            Err(reason) => return lgm_testkit::skipped("nvrtc", reason),
         };
         let folder = tempfile::tempdir().unwrap();
         let cache = KernelCache::in_folder(folder.path());

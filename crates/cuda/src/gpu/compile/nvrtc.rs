@@ -226,10 +226,7 @@ mod tests {
     fn nvrtc() -> Option<Nvrtc> {
         match crate::gpu::tests::nvrtc() {
             Ok(nvrtc) => Some(nvrtc),
-            Err(reason) => {
-                println!("skipped: {reason}");
-                None
-            }
+            Err(reason) => lgm_testkit::skip("nvrtc", reason),
         }
     }
 

@@ -1,26 +1,10 @@
 //! From `make-glyphs` through `train` to `plot-features`, and the examples' prototxts.
 
-#![allow(clippy::unwrap_used)]
-
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
-fn lgm_caffe(folder: &Path, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_lgm-caffe")).args(args).current_dir(folder).output().unwrap()
-}
+use lgm_testkit::has_simulator;
 
-fn succeeds(folder: &Path, args: &[&str]) -> String {
-    let output = lgm_caffe(folder, args);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{args:?} failed:\n{stderr}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn fails(folder: &Path, args: &[&str]) -> String {
-    let output = lgm_caffe(folder, args);
-    assert!(!output.status.success(), "{args:?} should have failed");
-    String::from_utf8(output.stderr).unwrap()
-}
+use crate::util::{command, fails, prints, succeeds};
 
 const NET: &str = r#"
 name: "small"
@@ -51,14 +35,14 @@ fn glyphs_train_a_net_whose_features_are_drawn() {
     std::fs::write(folder.join("solver.prototxt"), SOLVER).unwrap();
 
     let made = ["make-glyphs", "-out", "data", "-train", "1000", "-test=100", "--sheet", "sheet.png"];
-    assert!(succeeds(folder, &made).contains("1000 training images: data/train.txt"));
+    assert!(prints(folder, &made).contains("1000 training images: data/train.txt"));
     assert_eq!(std::fs::read_to_string(folder.join("data/train.txt")).unwrap(), "data/train.h5\n");
     assert!(image::open(folder.join("sheet.png")).is_ok());
 
     succeeds(folder, &["train", "-solver", "solver.prototxt"]);
     let base = ["plot-features", "-model", "net.prototxt", "-weights", "small_iter_150.caffemodel", "-iterations", "2"];
     let plot = |more: &[&'static str]| base.iter().chain(more).copied().collect::<Vec<_>>();
-    let said = succeeds(folder, &plot(&["-blob", "features", "-out", "features.png"]));
+    let said = prints(folder, &plot(&["-blob", "features", "-out", "features.png"]));
     assert!(said.contains("100 items of 10 classes: features.png"), "{said}");
     let accuracy: f64 = said.lines().find_map(|l| l.strip_prefix("accuracy = ")).unwrap().parse().unwrap();
     assert!(accuracy > 0.3, "a trained net should beat chance (0.1) by far, found {accuracy}");
@@ -66,10 +50,9 @@ fn glyphs_train_a_net_whose_features_are_drawn() {
     assert_eq!((figure.width(), figure.height()), (1200, 1000));
 
     // The same on a device, of which the picture tells as little as the numbers do.
-    if Command::new(std::env::var("CXX").unwrap_or("g++".into())).arg("--version").output().is_ok() {
+    if has_simulator() {
         let args = plot(&["-blob", "features", "-out", "gpu.png", "-gpu", "0"]);
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lgm-caffe"));
-        let output = command.args(&args).current_dir(folder).env("LGM_GPU", "sim").output().unwrap();
+        let output = command(folder, &args).env("LGM_GPU", "sim").output().unwrap();
         let log = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && log.contains("simulated GPU") && !log.contains("Use CPU"), "{log}");
         let on_gpu = String::from_utf8(output.stdout).unwrap();
@@ -79,8 +62,6 @@ fn glyphs_train_a_net_whose_features_are_drawn() {
         assert!(want.len() == 2 && got.len() == 2, "{said}{on_gpu}");
         want.iter().zip(&got).for_each(|(w, g)| assert!((w - g).abs() < 1e-3 * w.abs(), "{said}{on_gpu}"));
         assert!(image::open(folder.join("gpu.png")).is_ok());
-    } else {
-        println!("skipped: no C++ compiler for the simulated GPU");
     }
 
     for (more, expected) in [
@@ -91,8 +72,7 @@ fn glyphs_train_a_net_whose_features_are_drawn() {
         (&["-blob", "features", "-out", "f.png", "-label", "data"], "one label an item"),
         (&["-blob", "features", "-out", "none/f.png"], "none/f.png"),
     ] {
-        let error = fails(folder, &plot(more));
-        assert!(error.contains(expected), "{more:?}:\n{error}");
+        fails(folder, &plot(more), &[expected]);
     }
     assert!(!folder.join("f.png").exists());
 }

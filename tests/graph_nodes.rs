@@ -1,14 +1,15 @@
 //! How many nodes the recorded iteration of each benchmark net has, counted on the fake GPU, which computes nothing for it:
-//! `scripts/fake-gpu cargo test -p lgm-caffe --test graph_nodes`. BENCHMARKS.md has the numbers; a change that launches more
+//! `scripts/fake-gpu cargo test -p lgm-caffe --test integration -- graph_nodes::`. BENCHMARKS.md has the numbers; a change that launches more
 //! or fewer kernels changes its table.
-
-#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use lgm_core::Shape;
+use lgm_testkit::skipped;
+
+use crate::util::command;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 /// The nets of `scripts/benchmarks/nets.py`, as they are called in the table, with their batches, images and classes.
@@ -41,9 +42,8 @@ fn prepare(folder: &Path, net: &str, batch: usize, [channels, height, width]: [u
 
 /// The nodes of an iteration's graph.
 fn nodes(folder: &Path, precision: &str) -> u64 {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lgm-caffe"));
     let args = ["time", "-solver", "solver.prototxt", "-iterations", "1", "-gpu", "0", "-precision", precision];
-    let output = command.args(args).current_dir(folder).envs([("FAKE_GPU_DRY", "1"), ("FAKE_GPU_STATS", "1")]).output();
+    let output = command(folder, &args).envs([("FAKE_GPU_DRY", "1"), ("FAKE_GPU_STATS", "1")]).output();
     let output = output.unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
@@ -54,7 +54,8 @@ fn nodes(folder: &Path, precision: &str) -> u64 {
 #[test]
 fn nodes_are_those_of_the_table() {
     if std::env::var_os("LGM_FAKE_GPU").is_none() {
-        return println!("skipped: scripts/fake-gpu runs this test on a fake GPU");
+        skipped("fake-gpu", "scripts/fake-gpu runs this test on a fake GPU");
+        return;
     }
     let rows = NETS.map(|(net, name, batch, image)| {
         let folder = tempfile::tempdir().unwrap();

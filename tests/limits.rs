@@ -1,7 +1,5 @@
 //! Nets and files that want more than there is: errors in words, exit code 1, nothing left behind.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -10,12 +8,13 @@ use lgm_core::Shape;
 use lgm_data::hdf5::write_f32;
 use tempfile::TempDir;
 
+use crate::util::binary;
+
 /// Runs the binary under shell limits (`ulimit …;`) and gives its exit code and all it printed.
 fn limited(folder: &Path, limits: &str, args: &[&str]) -> (Option<i32>, String) {
     let script = format!("{limits} exec \"$0\" \"$@\"");
-    let binary = env!("CARGO_BIN_EXE_lgm-caffe");
     let mut command = Command::new("sh");
-    command.current_dir(folder).args(["-c", &script, binary]).args(args).stdin(Stdio::null());
+    command.current_dir(folder).args(["-c", &script]).arg(binary()).args(args).stdin(Stdio::null());
     command.env("RUST_BACKTRACE", "0").env("LGM_NUM_THREADS", "2");
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);

@@ -1,18 +1,15 @@
 //! What a run must survive or refuse: files of other kinds, numbers that are not finite, links that others planted, readers
 //! that leave.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
-
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Stdio;
 
-use common::*;
 use lgm_proto::{SolverState, encode, read_binary, read_weights};
+
+use crate::util::*;
 
 #[test]
 fn a_file_of_another_kind_is_told_with_what_takes_it() {

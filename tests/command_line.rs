@@ -1,27 +1,15 @@
 //! The binary as a user meets it: usage, mistakes, the log and what reads it, signals.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
-
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Output;
 
 use regex::Regex;
-use tempfile::TempDir;
 
-/// A run of the binary in a folder, with nothing of this process's settings that would change what it says.
-fn lgm_caffe(folder: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lgm-caffe"));
-    command.current_dir(folder).args(args);
-    for name in ["GLOG_minloglevel", "GLOG_logtostderr", "GLOG_log_dir", "GLOG_v", "CUDA_PATH", "CUDA_HOME"] {
-        command.env_remove(name);
-    }
-    command
-}
+use crate::util::{NET, command, job};
 
 fn run(args: &[&str]) -> Output {
-    lgm_caffe(Path::new("."), args).output().unwrap()
+    command(Path::new("."), args).output().unwrap()
 }
 
 fn stderr(output: &Output) -> String {
@@ -93,7 +81,7 @@ fn a_missing_file_is_named_with_code_1_and_a_useless_flag_is_warned_of() {
 #[test]
 fn device_query_tells_every_library_and_fails_for_a_gpu_that_is_not_there() {
     let folder = tempfile::tempdir().unwrap();
-    let query = |args: &[&str]| lgm_caffe(folder.path(), args).env("LD_LIBRARY_PATH", folder.path()).output().unwrap();
+    let query = |args: &[&str]| command(folder.path(), args).env("LD_LIBRARY_PATH", folder.path()).output().unwrap();
     let output = query(&["device_query"]);
     let log = String::from_utf8(output.stdout.clone()).unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
@@ -110,32 +98,14 @@ fn device_query_tells_every_library_and_fails_for_a_gpu_that_is_not_there() {
     assert!(stderr(&output).contains("lgm-caffe: error: -gpu 4096: "));
 }
 
-/// A folder with a small net that makes its own data and a solver with the given settings.
-fn job(settings: &str) -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    let net = r#"
-        name: "line"
-        layer { name: "data" type: "DummyData" top: "data" top: "target"
-          dummy_data_param {
-            shape { dim: 4 dim: 6 } shape { dim: 4 dim: 2 }
-            data_filler { type: "gaussian" } data_filler { type: "constant" value: 0.5 } } }
-        layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"
-          inner_product_param { num_output: 2 weight_filler { type: "xavier" } } }
-        layer { name: "loss" type: "EuclideanLoss" bottom: "ip" bottom: "target" top: "loss" }"#;
-    fs::write(folder.path().join("net.prototxt"), net).unwrap();
-    let solver = format!("net: 'net.prototxt' random_seed: 1 snapshot_prefix: 'out' {settings}");
-    fs::write(folder.path().join("solver.prototxt"), solver).unwrap();
-    folder
-}
-
 #[test]
 fn log_scripts_find_what_they_look_for() {
-    let settings = "base_lr: 0.01 lr_policy: 'step' gamma: 0.5 stepsize: 20 display: 10 max_iter: 40 \
-                    test_iter: 2 test_interval: 20";
-    let folder = job(settings);
+    let solver = "net: 'net.prototxt' snapshot_prefix: 'out' base_lr: 0.01 lr_policy: 'step' gamma: 0.5 stepsize: 20 \
+                  display: 10 max_iter: 40 test_iter: 2 test_interval: 20";
+    let folder = job(NET, solver);
     fs::create_dir(folder.path().join("logs")).unwrap();
     let args = ["-solver=solver.prototxt", "train", "--log_dir", "logs"];
-    let output = lgm_caffe(folder.path(), &args).output().unwrap();
+    let output = command(folder.path(), &args).output().unwrap();
     let log = stderr(&output);
     assert!(output.status.success(), "{log}");
     let file = fs::read_to_string(folder.path().join("logs/lgm-caffe.INFO")).unwrap();
@@ -144,7 +114,7 @@ fn log_scripts_find_what_they_look_for() {
     // What the scripts take: the line that starts the clock, then numbers out of lines by their words.
     let texts = texts(&log);
     let start = texts.iter().position(|text| text.contains("Solving")).unwrap();
-    assert_eq!(texts[start], "Solving line");
+    assert_eq!(texts[start], "Solving tiny");
     let numbers = |pattern: &str| -> Vec<f64> {
         let pattern = Regex::new(pattern).unwrap();
         let found = texts[start..].iter().filter_map(|text| pattern.captures(text));
@@ -153,43 +123,7 @@ fn log_scripts_find_what_they_look_for() {
     assert_eq!(numbers(r"^Iteration (\d+) \(.* iter/s, .*s/10 iters\), loss = "), [0.0, 10.0, 20.0, 30.0]);
     assert_eq!(numbers(r"^Iteration (\d+), Testing net \(#0\)$"), [0.0, 20.0, 40.0]);
     assert_eq!(numbers(r"^Iteration \d+, lr = ([0-9.e+-]+)$"), [0.01, 0.01, 0.005, 0.005]);
-    let output = r" net output #0: loss = ([0-9.e+-]+) \(\* 1 = [0-9.e+-]+ loss\)$";
+    let output = r" net output #\d: loss = ([0-9.e+-]+) \(\* 1 = [0-9.e+-]+ loss\)$";
     assert_eq!(numbers(&format!("Train{output}")).len(), 4);
     assert_eq!(numbers(&format!("Test{output}")).len(), 3);
-}
-
-/// A process that does not outlive its test.
-struct Running(Child);
-
-impl Running {
-    fn signal(&self, name: &str) {
-        let command = format!("kill -{name} {}", self.0.id());
-        assert!(Command::new("sh").arg("-c").arg(command).status().unwrap().success());
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-#[test]
-fn sighup_takes_a_snapshot_and_sigint_stops() {
-    let folder = job("base_lr: 0.0001 lr_policy: 'fixed' display: 1000 max_iter: 2000000000");
-    let mut command = lgm_caffe(folder.path(), &["train", "-solver", "solver.prototxt"]);
-    let mut train = Running(command.stderr(Stdio::piped()).spawn().unwrap());
-    let mut lines = BufReader::new(train.0.stderr.take().unwrap()).lines().map(Result::unwrap);
-    assert!(lines.any(|line| line.contains("Iteration 1000 ")));
-    train.signal("HUP");
-    assert!(lines.any(|line| line.contains("Snapshotting solver state")));
-    assert!(lines.any(|line| line.contains(" iter/s, ")), "training did not go on");
-    train.signal("INT");
-    let rest: Vec<_> = lines.collect();
-    assert!(rest.iter().any(|line| line.contains("Snapshotting solver state")), "{rest:?}");
-    assert!(rest.iter().any(|line| line.ends_with("Optimization stopped early.")), "{rest:?}");
-    assert!(train.0.wait().unwrap().success());
-    let names = fs::read_dir(folder.path()).unwrap().filter_map(|entry| entry.unwrap().file_name().into_string().ok());
-    assert_eq!(names.filter(|name| name.ends_with(".solverstate")).count(), 2);
 }

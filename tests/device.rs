@@ -1,9 +1,10 @@
 //! Commands on the simulated GPU.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
 use std::path::Path;
-use std::process::Command;
+
+use lgm_testkit::has_simulator;
+
+use crate::util::{command, text};
 
 const NET: &str = "
     layer { name: 'x' type: 'DummyData' top: 'x' dummy_data_param { shape { dim: 8 dim: 3 } data_filler { type: 'gaussian' } } }
@@ -20,12 +21,11 @@ fn run(folder: &Path, gpu: Option<&str>, args: &[&str]) -> (bool, Vec<String>) {
 
 /// The same with `LGM_LAYOUT`.
 fn run_in_layout(folder: &Path, gpu: Option<&str>, layout: Option<&str>, args: &[&str]) -> (bool, Vec<String>) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lgm-caffe"));
-    command.current_dir(folder).args(args).env_remove("LGM_GPU").env_remove("LGM_LAYOUT");
+    let mut command = command(folder, args);
     command.envs(gpu.map(|gpu| ("LGM_GPU", gpu))).envs(layout.map(|layout| ("LGM_LAYOUT", layout)));
     let output = command.output().unwrap();
-    let text = |line: &str| line.split_once("] ").map_or(line, |(_, text)| text).to_string();
-    (output.status.success(), String::from_utf8_lossy(&output.stderr).lines().map(text).collect())
+    let log = String::from_utf8_lossy(&output.stderr).lines().map(|line| text(line).to_string()).collect();
+    (output.status.success(), log)
 }
 
 /// The numbers of what training and tests show.
@@ -35,18 +35,9 @@ fn losses(log: &[String]) -> Vec<f64> {
     shown.filter_map(number).collect()
 }
 
-/// Whether the simulated GPU can be had.
-fn has_compiler() -> bool {
-    let has = Command::new(std::env::var("CXX").unwrap_or("g++".into())).arg("--version").output().is_ok();
-    if !has {
-        println!("skipped: no C++ compiler for the simulated GPU");
-    }
-    has
-}
-
 #[test]
 fn train_test_and_time_run_on_a_gpu_as_on_the_cpu() {
-    if !has_compiler() {
+    if !has_simulator() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -115,7 +106,7 @@ fn train_test_and_time_run_on_a_gpu_as_on_the_cpu() {
 /// A label that is no class ends a run with code 1, after a snapshot of the iteration before, from which another goes on.
 #[test]
 fn a_fault_on_a_gpu_leaves_a_snapshot() {
-    if !has_compiler() {
+    if !has_simulator() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -140,8 +131,7 @@ fn a_fault_on_a_gpu_leaves_a_snapshot() {
     .unwrap();
     let train = ["train", "-solver", "s.prototxt", "-gpu", "0"];
     labels(5.0);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lgm-caffe"));
-    let output = command.current_dir(folder).args(train).env("LGM_GPU", "sim").output().unwrap();
+    let output = command(folder, &train).env("LGM_GPU", "sim").output().unwrap();
     let log = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{log}");
     let last = log.lines().rfind(|l| l.contains("lgm-caffe: error: ")).unwrap();
@@ -155,7 +145,7 @@ fn a_fault_on_a_gpu_leaves_a_snapshot() {
 
 #[test]
 fn memory_is_told_and_must_suffice() {
-    if !has_compiler() {
+    if !has_simulator() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -164,9 +154,8 @@ fn memory_is_told_and_must_suffice() {
     std::fs::write(folder.join("net.prototxt"), &wide).unwrap();
     std::fs::write(folder.join("s.prototxt"), SOLVER).unwrap();
     let summary = |gpu: &str, more: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lgm-caffe"));
         let args = [&["summary", "-model", "net.prototxt", "-gpu", "0"][..], more].concat();
-        let output = command.current_dir(folder).args(args).env("LGM_GPU", gpu).output().unwrap();
+        let output = command(folder, &args).env("LGM_GPU", gpu).output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         (output.status.success(), text(output.stdout), text(output.stderr))
     };
@@ -211,7 +200,7 @@ fn memory_is_told_and_must_suffice() {
 
 #[test]
 fn blobs_in_bf16_and_channels_last() {
-    if !has_compiler() {
+    if !has_simulator() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();

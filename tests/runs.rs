@@ -1,17 +1,15 @@
 //! Whole runs of the binary: killed ones, resumed ones, any number of threads, and the mistakes a run can meet.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
-
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
-use common::*;
 use lgm_solver::Solver;
+use lgm_testkit::says;
+
+use crate::util::*;
 
 /// A number of moments that differ from run to run; each is told in a failure.
 fn moments(n: usize) -> Vec<u64> {
@@ -107,7 +105,7 @@ fn the_number_of_threads_never_shows() {
         let output = command(folder.path(), &TRAIN).env("LGM_NUM_THREADS", threads).output().unwrap();
         let log = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.success(), "{log}");
-        let told: Vec<_> = log.lines().map(text).filter(|l| l.contains("net output")).collect();
+        let told: Vec<_> = log.lines().filter(|l| l.contains("net output")).map(|l| text(l).to_string()).collect();
         assert_eq!(told.len(), 4);
         let read = |name: &str| fs::read(folder.path().join(name)).unwrap();
         (told, read("out_iter_4.caffemodel"), read("out_iter_4.solverstate"))
@@ -273,94 +271,4 @@ fn time_tells_every_layer_and_the_sums() {
     let test = succeeds(folder.path(), &["time", "-model", "net.prototxt", "-iterations", "1", "-phase", "TEST"]);
     assert!(test.iter().any(|l| l.starts_with("  accuracy\tforward: ")), "{test:#?}");
     assert!(!log.iter().any(|l| l.contains("accuracy\tforward")));
-}
-
-/// A process that does not outlive its test.
-struct Running(Child);
-
-impl Running {
-    fn signal(&self, name: &str) {
-        let command = format!("kill -{name} {}", self.0.id());
-        assert!(Command::new("sh").arg("-c").arg(command).status().unwrap().success());
-    }
-
-    /// Whether the process ends within a time.
-    fn ends(&mut self, within: Duration) -> bool {
-        let until = std::time::Instant::now() + within;
-        while std::time::Instant::now() < until {
-            if self.0.try_wait().unwrap().is_some() {
-                return true;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        false
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// A run asked to stop, or only to take a snapshot, while it does little but write: it ends when all it took is on disk.
-#[test]
-fn a_run_that_is_stopped_has_written_its_snapshots() {
-    let net = NET.replace("dim: 12", "dim: 100000");
-    for format in ["BINARYPROTO", "HDF5"] {
-        let solver =
-            format!("{SOLVER} momentum: 0.9 snapshot_format: {format}").replace("max_iter: 4", "max_iter: 1000000");
-        let folder = job(&net, &solver);
-        let end = if format == "HDF5" { ".h5" } else { "" };
-        let state_end = format!(".solverstate{end}");
-        let log = folder.path().join("log");
-        let stderr = fs::File::create(&log).unwrap();
-        let mut train = Running(command(folder.path(), &TRAIN).stderr(stderr).spawn().unwrap());
-        let wait = |until: &dyn Fn() -> bool| {
-            (0..2000).take_while(|_| !until()).for_each(|_| std::thread::sleep(Duration::from_millis(5)));
-            assert!(until(), "{}", fs::read_to_string(&log).unwrap());
-        };
-        wait(&|| fs::read_to_string(&log).unwrap().contains("Starting Optimization"));
-        train.signal("HUP");
-        wait(&|| !snapshots(folder.path(), &state_end).is_empty());
-        train.signal("HUP");
-        train.signal("INT");
-        assert!(train.ends(Duration::from_secs(60)), "Ctrl-C stops the run");
-        assert!(train.0.wait().unwrap().success());
-        let models = snapshots(folder.path(), &format!(".caffemodel{end}"));
-        let states = snapshots(folder.path(), &state_end);
-        assert!(!states.is_empty() && models.len() == states.len(), "{models:?} and {states:?}");
-        assert!(models.iter().zip(&states).all(|(m, s)| m.0 == s.0), "{models:?} and {states:?}");
-        let names = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
-        assert_eq!(names.filter(|n| n.contains(".tmp-")).count(), 0);
-        let (last, state) = states.last().unwrap();
-        let more = solver.replace("1000000", &(last + 1).to_string());
-        fs::write(folder.path().join("solver.prototxt"), more).unwrap();
-        succeeds(folder.path(), &[&TRAIN[..], &["-snapshot", state]].concat());
-    }
-}
-
-/// A net that is a pipe nobody writes to holds the run up for as long as wanted.
-#[test]
-fn a_second_ctrl_c_does_not_wait() {
-    let folder = job(NET, SOLVER);
-    let net = folder.path().join("net.prototxt");
-    fs::remove_file(&net).unwrap();
-    assert!(Command::new("mkfifo").arg(&net).status().unwrap().success());
-    for effect in ["stop", "snapshot", "none"] {
-        let args = [&TRAIN[..], &["-sigint_effect", effect]].concat();
-        let mut train = Running(command(folder.path(), &args).stderr(Stdio::null()).spawn().unwrap());
-        assert!(!train.ends(Duration::from_millis(400)), "the run did not wait for its net");
-        train.signal("INT");
-        assert!(!train.ends(Duration::from_millis(150)), "one Ctrl-C is a request: {effect}");
-        train.signal("INT");
-        match effect {
-            "stop" => {
-                assert!(train.ends(Duration::from_secs(10)), "the second Ctrl-C was not heard");
-                assert_eq!(train.0.wait().unwrap().signal(), Some(2));
-            }
-            _ => assert!(!train.ends(Duration::from_millis(150)), "{effect} never ends a run"),
-        }
-    }
 }
