@@ -6,7 +6,7 @@ use hdf5_metno::types::{FixedAscii, FixedUnicode};
 use lgm_core::{Error, Result};
 
 use crate::dataset::H5Dataset;
-use crate::{header, reason, walk};
+use crate::{filters, header, reason, walk};
 
 /// The first bytes of every HDF5 file.
 pub(crate) const MAGIC: [u8; 8] = *b"\x89HDF\r\n\x1a\n";
@@ -95,7 +95,11 @@ impl H5File {
     fn open_dataset(&self, name: &str) -> Result<hdf5_metno::Dataset> {
         header::check(self, name)?;
         let fail = |e| self.fail(format!("'{name}' cannot be read as a dataset: {}", reason(&e)));
-        self.file.dataset(name).map_err(fail)
+        let dataset = self.file.dataset(name).map_err(fail)?;
+        if dataset.is_chunked() {
+            filters::check(self, name, &dataset)?;
+        }
+        Ok(dataset)
     }
 
     fn found(&self) -> String {

@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use hdf5_metno::File;
+use hdf5_metno::filters::ScaleOffset;
 use lgm_core::Shape;
 use lgm_hdf5::{H5File, H5Image, Values, write_f32};
 
@@ -82,6 +83,24 @@ fn virtual_datasets_and_those_of_other_files_are_not_opened() {
         assert!(error(file.dataset(name)).contains("it is virtual"));
     }
     assert!(error(file.dataset("elsewhere")).contains("cannot be read as a dataset"));
+}
+
+#[test]
+fn filters_that_trust_their_chunks_are_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = made(dir.path(), |f| {
+        let chunked = || f.new_dataset::<i32>().shape([4]).chunk([2]);
+        chunked().nbit().create("bits")?.write_raw(&[1, 2, 3, 4])?;
+        chunked().scale_offset(ScaleOffset::Integer(4)).deflate(1).create("offset")?.write_raw(&[1, 2, 3, 4])?;
+        chunked().shuffle().deflate(1).fletcher32().create("others")?.write_raw(&[1, 2, 3, 4])
+    });
+    let file = H5File::open(&path).unwrap();
+    for (name, filter) in [("bits", "N-bit"), ("offset", "scale-offset")] {
+        let e = error(file.dataset(name));
+        assert!(e.contains(&format!("dataset '{name}' cannot be read: of its filter {filter}, damage")), "{e}");
+        assert!(e.contains("h5repack") && error(file.text(name)).contains(filter), "{e}");
+    }
+    assert_eq!(file.dataset("others").unwrap().read().unwrap().into_f32(), [1.0, 2.0, 3.0, 4.0]);
 }
 
 /// Headers of either version, in several blocks, in files with something before them.

@@ -3,7 +3,7 @@
 //!
 //! Shapes: bottom and top alike. Gradient: the top's, in the bottom's format.
 
-use lgm_core::{Arity, Axes3, BlobSpec, Bwd, Float, Format, Formats, Fwd, Host, HostLayer, Layer, Plan, Result};
+use lgm_core::{Arity, Axes3, BlobSpec, Bwd, Float, Format, Formats, Fwd, Host, HostLayer, Layer, Node, Plan, Result};
 
 mod device;
 
@@ -16,8 +16,8 @@ pub struct Conversion {
 
 impl Conversion {
     /// From one format to another.
-    pub fn new(from: Format, to: Format) -> Self {
-        Conversion { from, to, axes: Axes3::default() }
+    pub(crate) fn build(from: Format, to: Format) -> Result<Node> {
+        Node::compute(Conversion { from, to, axes: Axes3::default() })
     }
 
     fn formats(&self) -> Formats {
@@ -58,7 +58,7 @@ impl HostLayer for Conversion {
 #[cfg(test)]
 mod tests {
     use super::Conversion;
-    use lgm_core::{Element, Format, Layout, Node, Registry};
+    use lgm_core::{Element, Format, Layout, Registry};
     use lgm_testkit::{Case, check};
 
     const LAST: Format = Format { element: Element::F32, layout: Layout::ChannelsLast };
@@ -68,13 +68,13 @@ mod tests {
     #[test]
     fn there_and_back_between_all_formats() {
         let mut registry = Registry::default();
-        registry.add("ToLast", |_, _| Node::compute(Conversion::new(Format::PLAIN, LAST)));
-        registry.add("FromLast", |_, _| Node::compute(Conversion::new(LAST, Format::PLAIN)));
-        registry.add("Narrow", |_, _| Node::compute(Conversion::new(Format::PLAIN, NARROW)));
-        registry.add("Widen", |_, _| Node::compute(Conversion::new(NARROW, Format::PLAIN)));
-        registry.add("NarrowToLast", |_, _| Node::compute(Conversion::new(Format::PLAIN, BOTH)));
-        registry.add("WidenFromLast", |_, _| Node::compute(Conversion::new(BOTH, Format::PLAIN)));
-        registry.add("BothToLast", |_, _| Node::compute(Conversion::new(NARROW, BOTH)));
+        registry.add("ToLast", |_, _| Conversion::build(Format::PLAIN, LAST));
+        registry.add("FromLast", |_, _| Conversion::build(LAST, Format::PLAIN));
+        registry.add("Narrow", |_, _| Conversion::build(Format::PLAIN, NARROW));
+        registry.add("Widen", |_, _| Conversion::build(NARROW, Format::PLAIN));
+        registry.add("NarrowToLast", |_, _| Conversion::build(Format::PLAIN, BOTH));
+        registry.add("WidenFromLast", |_, _| Conversion::build(BOTH, Format::PLAIN));
+        registry.add("BothToLast", |_, _| Conversion::build(NARROW, BOTH));
         let mut cases = Vec::new();
         for kind in registry.kinds() {
             let layer = || Case::new(format!("layer {{ name: 'l' type: '{kind}' bottom: 'x' top: 'y' }}"));

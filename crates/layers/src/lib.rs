@@ -1,7 +1,6 @@
 //! The layers of lgm-caffe, one file each: what it computes, its shapes, its host run and its tests.
 
-use lgm_core::{BuildCx, Compute, Node, Registry, Result};
-use lgm_proto::LayerParameter;
+use lgm_core::Registry;
 
 mod common;
 mod conversion;
@@ -14,14 +13,15 @@ macro_rules! layers {
     ($($module:ident { $($kind:literal => $layer:ident),+ $(,)? })*) => {
         $(pub mod $module;)*
 
-        /// Adds every layer of this crate to a registry.
+        /// Adds every layer of this crate, and what they compute together, to a registry.
         pub fn register(registry: &mut Registry) {
             $($(registry.add($kind, $module::$layer::build);)+)*
+            registry.add_fusion(batch_norm::FusedBatchNorm::of);
+            registry.add_epilogue(relu::applied_before);
+            registry.convert_by(conversion::Conversion::build);
         }
     };
 }
-
-pub use conversion::Conversion;
 
 layers! {
     batch_norm { "BatchNorm" => BatchNorm }
@@ -54,21 +54,6 @@ layers! {
     accuracy { "Accuracy" => Accuracy }
     reduction { "Reduction" => Reduction }
     lgm { "ClassDistance" => ClassDistance, "LGMLoss" => LgmLoss }
-}
-
-/// One layer that computes what the first of `run`'s layers compute one after another in fewer passes over memory, and
-/// how many of them; `None` when there is none.
-///
-/// # Errors
-/// When a layer's parameters are wrong.
-pub fn fuse(run: &[&LayerParameter], cx: &BuildCx) -> Result<Option<(Node, usize)>> {
-    batch_norm::FusedBatchNorm::of(run, cx)
-}
-
-/// The layer that takes the place of a ReLU that the layer below applies ([`lgm_core::Layer::fuse_relu`]); `None` for a layer
-/// that is no ReLU, or has a negative slope.
-pub fn fused_relu(param: &LayerParameter) -> Option<Compute> {
-    common::fusable::is_plain_relu(param).then(|| Compute::Everywhere(Box::new(relu::ReLU::done())))
 }
 
 #[cfg(test)]

@@ -10,10 +10,11 @@
 //! Where we differ from Caffe: with a negative slope Caffe in place takes the wrong branch in backward; ours does not
 //! run in place then.
 
-use lgm_core::{BuildCx, Float, Node, Result, Sharing, ensure};
+use lgm_core::{BuildCx, Compute, Float, Node, Result, Sharing, ensure};
 use lgm_cpu::elementwise::rectified;
 use lgm_proto::LayerParameter;
 
+use crate::common::fusable::is_plain_relu;
 use crate::common::pointwise::{self, Elementwise, Gradient, Map, Pointwise, Reads, Spec, kernels};
 
 /// The layer; see the module.
@@ -23,6 +24,12 @@ pub struct ReLU {
     done: bool,
 }
 
+/// The layer that takes the place of a plain ReLU that the layer before it applies
+/// ([`fuse_relu`](lgm_core::Layer::fuse_relu)).
+pub(crate) fn applied_before(param: &LayerParameter) -> Option<Compute> {
+    is_plain_relu(param).then(|| Compute::Everywhere(Box::new(ReLU::done())))
+}
+
 impl ReLU {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
         let slope = param.relu_param.unwrap_or_default().negative_slope();
@@ -30,8 +37,9 @@ impl ReLU {
         pointwise::node(ReLU { slope, done: false })
     }
 
-    /// A ReLU without negative slope that the layer below applies ([`fuse_relu`](lgm_core::Layer::fuse_relu)): backward is all that is left.
-    pub(crate) fn done() -> Elementwise<ReLU> {
+    /// A ReLU without negative slope that the layer below applies ([`fuse_relu`](lgm_core::Layer::fuse_relu)): backward is
+    /// all that is left.
+    fn done() -> Elementwise<ReLU> {
         Elementwise::new(ReLU { slope: 0.0, done: true })
     }
 }

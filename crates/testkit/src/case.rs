@@ -38,7 +38,6 @@ pub struct Case {
     pub(crate) params: Vec<Option<Draw>>,
     pub(crate) recorded: Option<Recorded>,
     pub(crate) name: String,
-    pub(crate) absent: bool,
     pub(crate) kinks: Vec<(usize, f64, f64)>,
     pub(crate) flat_tops: Vec<usize>,
     pub(crate) step: f64,
@@ -57,7 +56,6 @@ impl Case {
             bottoms: Vec::new(),
             params: Vec::new(),
             recorded: None,
-            absent: false,
             kinks: Vec::new(),
             flat_tops: Vec::new(),
             step: 1e-4,
@@ -66,14 +64,12 @@ impl Case {
         }
     }
 
-    /// A case recorded from Caffe, `layers/pool_0`. Where no recorded values are at hand, the case is skipped visibly.
+    /// A case recorded from Caffe, `layers/pool_0`.
     ///
     /// # Panics
-    /// When the recorded file is damaged.
+    /// When the recorded file is absent or damaged.
     pub fn golden(name: &str) -> Case {
-        let Some(recorded) = Recorded::find(name) else {
-            return Case { absent: true, ..Case::new(name) };
-        };
+        let recorded = Recorded::golden(name);
         let text = recorded.text("layer").unwrap_or_else(|| panic!("{name}: no layer is recorded"));
         let layer = crate::parse_layer(text).unwrap_or_else(|e| panic!("{name}: {e}"));
         let bottoms = layer.bottom.iter().map(|b| {

@@ -100,7 +100,7 @@ impl DeviceRig {
                 }
                 Err(why @ lgm_core::Error::Config(_)) => {
                     static SAID: Once = Once::new();
-                    SAID.call_once(|| eprintln!("skipped: device runs on the host: {why}"));
+                    SAID.call_once(|| crate::skipped("simulator", format!("device runs on the host: {why}")));
                     return Ok(None);
                 }
                 Err(e) => return Err(e),

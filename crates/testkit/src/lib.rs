@@ -26,7 +26,9 @@ mod memory;
 mod nets;
 mod npz;
 mod pool;
+mod require;
 mod rig;
+mod text;
 
 pub use case::{Case, Draw};
 pub use check::{assert_close, check, config_error};
@@ -35,5 +37,7 @@ pub use fake::{Fails, FakeGpu};
 pub use gpu::gpu;
 pub use host_only::HostOnly;
 pub use nets::{RandomNet, random_nets};
-pub use npz::Recorded;
+pub use npz::{Recorded, golden};
+pub use require::{has_simulator, skip, skipped};
 pub use rig::{Inputs, Outputs, Rig, Sharing, parse_layer};
+pub use text::{registry, says};

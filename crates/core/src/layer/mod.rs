@@ -23,7 +23,9 @@ pub use host::{HostCall, HostLayer, Run};
 pub use io::{Bwd, Fwd, Step, Views, ViewsMut};
 pub use outside::{Sink, Source};
 pub use plan::{ParamSpec, Plan, Sharing};
-pub use registry::{BuildCx, Compute, Everywhere, Factory, Node, Registry};
+pub use registry::{
+    BuildCx, Compute, ConversionFactory, EpilogueRule, Everywhere, Factory, FusionRule, Node, Registry,
+};
 
 /// Small named numbers that a snapshot must keep so that a resumed run equals one that never stopped: a data position,
 /// the value a schedule has reached. Integers up to 2^53 are exact.

@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 
 use lgm_proto::{LayerParameter, Phase};
 
-use crate::{DType, DeviceLayer, Error, Result, Run, Sink, Source};
+use crate::{DType, DeviceLayer, Error, Format, Result, Run, Sink, Source};
 
 /// What a layer is built from besides its own parameters.
 #[derive(Clone, Copy, Debug)]
@@ -94,16 +94,72 @@ impl DerefMut for Compute {
 /// Builds a layer from its prototxt.
 pub type Factory = fn(&LayerParameter, &BuildCx) -> Result<Node>;
 
-/// The layer types that nets can name.
+/// A rule that computes layers together: given layers that follow one another, the one that computes what the first of them
+/// do in fewer passes over memory, and how many of them; `None` where the rule does not hold.
+pub type FusionRule = fn(&[&LayerParameter], &BuildCx) -> Result<Option<(Node, usize)>>;
+
+/// A rule for layers that the one before them may apply as it writes its top ([`crate::Layer::fuse_relu`]): what takes
+/// the place of such a layer; `None` for any other.
+pub type EpilogueRule = fn(&LayerParameter) -> Option<Compute>;
+
+/// Makes a conversion of a blob, and of its gradient, from one format to another.
+pub type ConversionFactory = fn(Format, Format) -> Result<Node>;
+
+/// The layer types that nets can name, and what they compute together.
 #[derive(Clone, Default)]
 pub struct Registry {
     factories: BTreeMap<&'static str, Factory>,
+    fusions: Vec<FusionRule>,
+    epilogues: Vec<EpilogueRule>,
+    conversion: Option<ConversionFactory>,
 }
 
 impl Registry {
     /// Makes a type known. A type registered twice keeps the later factory.
     pub fn add(&mut self, kind: &'static str, factory: Factory) {
         self.factories.insert(kind, factory);
+    }
+
+    /// Adds a rule that computes layers together.
+    pub fn add_fusion(&mut self, rule: FusionRule) {
+        self.fusions.push(rule);
+    }
+
+    /// Adds a rule for layers that the one before them may apply.
+    pub fn add_epilogue(&mut self, rule: EpilogueRule) {
+        self.epilogues.push(rule);
+    }
+
+    /// Sets how blobs are converted between formats.
+    pub fn convert_by(&mut self, factory: ConversionFactory) {
+        self.conversion = Some(factory);
+    }
+
+    /// By the first rule that holds, the layer that computes for the first of `run`, and for how many of them.
+    ///
+    /// # Errors
+    /// When a layer's parameters are wrong.
+    pub fn fuse(&self, run: &[&LayerParameter], cx: &BuildCx) -> Result<Option<(Node, usize)>> {
+        for rule in &self.fusions {
+            if let Some(fused) = rule(run, cx)? {
+                return Ok(Some(fused));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What takes the place of a layer that the one before it applies, if it is of such a kind.
+    pub fn epilogue(&self, param: &LayerParameter) -> Option<Compute> {
+        self.epilogues.iter().find_map(|rule| rule(param))
+    }
+
+    /// A conversion from one format to another.
+    ///
+    /// # Errors
+    /// When none is registered.
+    pub fn conversion(&self, from: Format, to: Format) -> Result<Node> {
+        let factory = self.conversion.ok_or_else(|| Error::internal("no conversion between formats is registered"))?;
+        factory(from, to)
     }
 
     /// The types known, in alphabetical order.
@@ -119,15 +175,12 @@ impl Registry {
         let kind = param.r#type();
         match self.factories.get(kind) {
             Some(factory) => factory(param, cx),
-            None => {
-                let hint = crate::nearest(kind, self.kinds()).map(|n| format!("; did you mean '{n}'?"));
-                let known: Vec<_> = self.kinds().collect();
-                Err(Error::config(format!(
-                    "unknown layer type '{kind}'{} (known types: {})",
-                    hint.unwrap_or_default(),
-                    known.join(", ")
-                )))
-            }
+            None => Err(Error::Unknown {
+                what: "unknown layer type".into(),
+                found: kind.into(),
+                hint: crate::nearest(kind, self.kinds()).map(str::to_string),
+                among: format!(" (known types: {})", self.kinds().collect::<Vec<_>>().join(", ")),
+            }),
         }
     }
 }

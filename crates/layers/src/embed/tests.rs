@@ -130,7 +130,7 @@ fn strangers_are_left_out() {
     for order in [Order::Forward, Order::Reversed] {
         let sim = match Sim::new(order) {
             Ok(sim) => sim,
-            Err(why) => return eprintln!("skipped: kernels of Embed: {why}"),
+            Err(why) => return lgm_testkit::skipped("simulator", why),
         };
         let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_ne_bytes()).collect::<Vec<u8>>();
         let upload = |values: &[f32]| {
