@@ -12,7 +12,7 @@ typedef long long i64;
 
 #define DEVICE static __device__ __forceinline__
 
-// The nearest bf16 number, the even one of two; what is not a number becomes 0x7fff.
+// Rounds to bf16, ties to even; NaN becomes 0x7fff.
 DEVICE u32 bf16_bits(float v) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     unsigned short bits;

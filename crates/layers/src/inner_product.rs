@@ -107,7 +107,7 @@ impl HostLayer for InnerProduct {
 mod tests {
     use crate::tests::registry;
     use lgm_core::{DType, Phase, Shape};
-    use lgm_testkit::{Case, Rig, check, config_error};
+    use lgm_testkit::{Case, Harness, check, config_error};
 
     fn layer(param: &str) -> String {
         format!("layer {{ name: 'ip' type: 'InnerProduct' bottom: 'x' top: 'y' inner_product_param {{ {param} }} }}")
@@ -130,11 +130,11 @@ mod tests {
     #[test]
     fn plan() {
         let text = layer("num_output: 5 axis: 2 transpose: true bias_filler { value: 2 }");
-        let rig = Rig::new(&registry(), &text, Phase::Train, DType::F32, &[[2, 3, 4, 6].into()]).unwrap();
-        assert_eq!(rig.plan.tops[0].shape, Shape::from([2, 3, 5]));
-        assert_eq!(rig.params[0].shape, Shape::from([24, 5]));
-        assert_eq!(rig.filled().unwrap(), [vec![0.0; 120], vec![2.0; 5]]);
-        assert_eq!(rig.plan.flops, 2 * 6 * 24 * 5);
+        let harness = Harness::new(&registry(), &text, Phase::Train, DType::F32, &[[2, 3, 4, 6].into()]).unwrap();
+        assert_eq!(harness.plan.tops[0].shape, Shape::from([2, 3, 5]));
+        assert_eq!(harness.params[0].shape, Shape::from([24, 5]));
+        assert_eq!(harness.filled().unwrap(), [vec![0.0; 120], vec![2.0; 5]]);
+        assert_eq!(harness.plan.flops, 2 * 6 * 24 * 5);
     }
 
     #[test]
