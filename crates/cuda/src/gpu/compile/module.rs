@@ -55,7 +55,8 @@ fn compile_one(
     made: &AtomicUsize,
 ) -> Result<Vec<u8>> {
     let (target, version) = (format!("sm_{architecture}"), nvrtc.version().to_string());
-    let parts = [unit.common, unit.text, &target, &version].into_iter().chain(Nvrtc::OPTIONS.iter().copied());
+    let headers = unit.headers.iter().copied().flatten().map(|header| header.text);
+    let parts = headers.chain([unit.text, &target, &version]).chain(Nvrtc::OPTIONS.iter().copied());
     let key = Key::of(parts);
     if let Some(cubin) = cache.get(&key) {
         return Ok(cubin);
@@ -76,24 +77,25 @@ fn compile_one(
 pub(crate) struct Kernels {
     context: Arc<Context>,
     modules: Vec<Handle<CUmod_st>>,
-    functions: HashMap<&'static str, Handle<CUfunc_st>>,
+    functions: HashMap<String, Handle<CUfunc_st>>,
 }
 
 impl Kernels {
     /// Loads machine code and looks up the kernels that each piece holds.
-    pub(crate) fn load(context: &Arc<Context>, code: &[(Vec<u8>, &str, Vec<&'static str>)]) -> Result<Kernels> {
+    pub(crate) fn load(context: &Arc<Context>, code: &[(Vec<u8>, &str, Vec<String>)]) -> Result<Kernels> {
         let mut kernels = Kernels { context: context.clone(), modules: Vec::new(), functions: HashMap::new() };
         for (cubin, file, names) in code {
             let mut module = Handle::NULL;
             driver!(context, cuModuleLoadData(&mut module.0, cubin.as_ptr().cast()))
                 .map_err(|error| error.while_doing(format_args!("kernels/{file}.cu cannot be loaded")))?;
             kernels.modules.push(module);
-            for &name in names {
-                let text = CString::new(name).map_err(|_| Error::internal("a kernel's name holds a zero byte"))?;
+            for name in names {
+                let text =
+                    CString::new(name.as_str()).map_err(|_| Error::internal("a kernel's name holds a zero byte"))?;
                 let mut function = Handle::NULL;
                 driver!(context, cuModuleGetFunction(&mut function.0, module.0, text.as_ptr()))
                     .map_err(|error| Error::internal(format!("kernels/{file}.cu has no kernel {name}: {error}")))?;
-                kernels.functions.insert(name, function);
+                kernels.functions.insert(name.clone(), function);
             }
         }
         Ok(kernels)
@@ -101,7 +103,7 @@ impl Kernels {
 
     pub(crate) fn launch(&self, kernel: &'static str, grid: Grid, args: &[Arg]) -> Result<()> {
         let Some(&function) = self.functions.get(kernel) else {
-            let hint = lgm_core::nearest(kernel, self.functions.keys().copied());
+            let hint = lgm_core::nearest(kernel, self.functions.keys().map(String::as_str));
             let hint = hint.map(|n| format!("; did you mean {n}?")).unwrap_or_default();
             return Err(Error::internal(format!("there is no kernel {kernel}{hint}")));
         };
@@ -174,7 +176,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = KernelCache::in_folder(folder.path());
         let text = ["a", "b", "c"].map(|n| format!("extern \"C\" __global__ void {n}(float* y) {{ y[0] = 1; }}"));
-        let units: Vec<Unit<'_>> = text.iter().map(|text| Unit { name: "t", text, common: "" }).collect();
+        let units: Vec<Unit<'_>> = text.iter().map(|text| Unit { name: "t", text, headers: [&[], &[]] }).collect();
         let first = compile_all(&nvrtc, 75, &units, &cache).unwrap();
         let files = || {
             let mut files: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|f| f.unwrap().path()).collect();
@@ -201,7 +203,7 @@ mod tests {
         compile_all(&nvrtc, 80, &units[..1], &cache).unwrap();
         assert_eq!(files().len(), 4);
 
-        let broken = Unit { name: "broken", text: "extern int;;; x", common: "" };
+        let broken = Unit { name: "broken", text: "extern int;;; x", headers: [&[], &[]] };
         let mixed = [units[0], broken, units[1]];
         assert!(compile_all(&nvrtc, 75, &mixed, &cache).unwrap_err().to_string().contains("broken.cu"));
     }
