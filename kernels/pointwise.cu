@@ -12,66 +12,38 @@ DEVICE void pointwise_fill_of(T* y, float value, i64 n) {
 }
 KERNELS(pointwise_fill, (T* y, float value, i64 n), (y, value, n))
 
-template <typename T>
-DEVICE void relu_forward_of(T* y, const T* x, float slope, i64 n) {
-    map1(y, x, n, [=](float v) { return v < 0 ? slope * v : v; });
-}
-KERNELS(relu_forward, (T* y, const T* x, float slope, i64 n), (y, x, slope, n))
+// BARE (a, b,) is a, b, without the parentheses.
+#define BARE(...) __VA_ARGS__
+// A layer y = f(x): name_forward and name_backward, each for floats and bf16. `params` are the numbers that they take, `args`
+// their names, each with a comma behind it. `f` is an expression in x, `df` one in dy and v, which is the bottom or the
+// top, as the layer reads.
+#define POINTWISE(name, params, args, f, df)                                                                           \
+    template <typename T> DEVICE void name##_forward_of(T* y, const T* bottom, BARE params i64 n) {                    \
+        map1(y, bottom, n, [=](float x) -> float { return f; });                                                       \
+    }                                                                                                                  \
+    KERNELS(name##_forward, (T* y, const T* x, BARE params i64 n), (y, x, BARE args n))           \
+    template <typename T>                                                                                              \
+    DEVICE void name##_backward_of(T* dx, const T* top_diff, const T* read, BARE params i64 n) {                       \
+        map2(dx, top_diff, read, n, [=](float dy, float v) -> float { return df; });                                   \
+    }                                                                                                                  \
+    KERNELS(name##_backward, (T* dx, const T* dy, const T* v, BARE params i64 n),                \
+            (dx, dy, v, BARE args n))
 
-// `sign` is the top where the slope is not negative, else the bottom.
-template <typename T>
-DEVICE void relu_backward_of(T* dx, const T* dy, const T* sign, float slope, i64 n) {
-    map2(dx, dy, sign, n, [=](float d, float s) { return s > 0 ? d : slope * d; });
-}
-KERNELS(relu_backward,
-    (T* dx, const T* dy, const T* sign, float slope, i64 n),
-    (dx, dy, sign, slope, n))
+DEVICE float logistic(float x) { return 1.0f / (1.0f + expf(-x)); }
 
-template <typename T>
-DEVICE void sigmoid_forward_of(T* y, const T* x, i64 n) {
-    map1(y, x, n, [](float v) { return 1.0f / (1.0f + expf(-v)); });
-}
-KERNELS(sigmoid_forward, (T* y, const T* x, i64 n), (y, x, n))
-
-template <typename T>
-DEVICE void sigmoid_backward_of(T* dx, const T* dy, const T* y, i64 n) {
-    map2(dx, dy, y, n, [](float d, float v) { return d * v * (1.0f - v); });
-}
-KERNELS(sigmoid_backward, (T* dx, const T* dy, const T* y, i64 n), (dx, dy, y, n))
-
-template <typename T>
-DEVICE void tanh_forward_of(T* y, const T* x, i64 n) {
-    map1(y, x, n, [](float v) { return tanhf(v); });
-}
-KERNELS(tanh_forward, (T* y, const T* x, i64 n), (y, x, n))
-
-template <typename T>
-DEVICE void tanh_backward_of(T* dx, const T* dy, const T* y, i64 n) {
-    map2(dx, dy, y, n, [](float d, float v) { return d * (1.0f - v * v); });
-}
-KERNELS(tanh_backward, (T* dx, const T* dy, const T* y, i64 n), (dx, dy, y, n))
-
-// y = (scale x + shift)^power, by the simplest arithmetic that gives it.
+// base^power by the simplest arithmetic that gives it.
 DEVICE float raised(float base, float power) {
     return power == 1.0f ? base : power == 2.0f ? base * base : powf(base, power);
 }
 
-template <typename T>
-DEVICE void power_forward_of(T* y, const T* x, float power, float scale, float shift, i64 n) {
-    map1(y, x, n, [=](float v) { return raised(scale * v + shift, power); });
-}
-KERNELS(power_forward,
-    (T* y, const T* x, float power, float scale, float shift, i64 n),
-    (y, x, power, scale, shift, n))
-
-template <typename T>
-DEVICE void power_backward_of(T* dx, const T* dy, const T* x, float power, float scale, float shift, i64 n) {
-    const float slope = power * scale, below = power - 1.0f;
-    map2(dx, dy, x, n, [=](float d, float v) { return d * slope * raised(scale * v + shift, below); });
-}
-KERNELS(power_backward,
-    (T* dx, const T* dy, const T* x, float power, float scale, float shift, i64 n),
-    (dx, dy, x, power, scale, shift, n))
+POINTWISE(relu, (float slope,), (slope,), x < 0 ? slope * x : x, v > 0 ? dy : slope * dy)
+POINTWISE(sigmoid, (), (), logistic(x), dy * v * (1.0f - v))
+POINTWISE(swish, (float beta,), (beta,), x * logistic(beta * x),
+          dy * logistic(beta * v) * (1.0f + beta * v * (1.0f - logistic(beta * v))))
+POINTWISE(tanh, (), (), tanhf(x), dy * (1.0f - v * v))
+POINTWISE(power, (float power, float scale, float shift,), (power, scale, shift,), raised(scale * x + shift, power),
+          dy * (power * scale) * raised(scale * v + shift, power - 1.0f))
+POINTWISE(power_linear, (float power, float scale, float shift,), (power, scale, shift,), scale * x + shift, scale * dy)
 
 // y = ca a + cb b: sums of two, and the gradients of several readers.
 template <typename T>

@@ -25,5 +25,5 @@ pub use layer::{
     Step, Views, ViewsMut,
 };
 pub use lgm_proto::Phase;
-pub use shape::{BlobSpec, Shape, count};
+pub use shape::{Axes3, BlobSpec, Shape, count};
 pub use space::{Host, Space, View, ViewMut};

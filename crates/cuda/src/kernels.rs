@@ -76,15 +76,19 @@ pub fn sources() -> &'static [Source] {
 }
 
 impl Source {
-    /// The names of the source's kernels, in order: every line that begins with `KERNEL(name)`, and name and name_bf16 of
-    /// `KERNELS(name,` and `KERNELS_ADDING(name,`.
+    /// The names of the source's kernels, in order: that of every line that begins with `KERNEL(name)`, name and name_bf16 of
+    /// `KERNELS(name,` and `KERNELS_ADDING(name,`, and those of forward and backward of `POINTWISE(name,`.
     pub fn kernels(&self) -> impl Iterator<Item = String> + use<> {
-        let one = |line: &'static str| Some(line.strip_prefix("KERNEL(")?.split(')').next()?.to_string());
-        let pair = |line: &'static str| line.strip_prefix("KERNELS(").or_else(|| line.strip_prefix("KERNELS_ADDING("));
-        self.text.lines().flat_map(move |line| {
-            let name = pair(line).and_then(|rest| rest.split(',').next());
-            let names = name.into_iter().flat_map(|name| [name.to_string(), format!("{name}_bf16")]);
-            one(line).into_iter().chain(names)
+        self.text.lines().flat_map(|line| {
+            let Some((kind, rest)) = line.split_once('(') else { return Vec::new() };
+            let name = rest.split([',', ')']).next().unwrap_or_default();
+            let named = |suffixes: &[&str]| suffixes.iter().map(|suffix| format!("{name}{suffix}")).collect();
+            match kind {
+                "KERNEL" => named(&[""]),
+                "KERNELS" | "KERNELS_ADDING" => named(&["", "_bf16"]),
+                "POINTWISE" => named(&["_forward", "_forward_bf16", "_backward", "_backward_bf16"]),
+                _ => Vec::new(),
+            }
         })
     }
 }
@@ -119,8 +123,11 @@ mod tests {
                 assert_eq!(source_of(&kernel).unwrap().name, source.name);
                 assert!(seen.insert(kernel.clone()), "{kernel} is defined twice");
             }
-            let pairs = source.text.matches("KERNELS(").count() + source.text.matches("KERNELS_ADDING(").count();
-            assert_eq!(source.kernels().count(), source.text.matches("KERNEL(").count() + 2 * pairs, "{}", source.name);
+            // What the macros are defined with is indented.
+            let named = |kind: &str| source.text.matches(&format!("\n{kind}(")).count();
+            let pairs = named("KERNELS") + named("KERNELS_ADDING");
+            let count = named("KERNEL") + 2 * pairs + 4 * named("POINTWISE");
+            assert_eq!(source.kernels().count(), count, "{}", source.name);
         }
     }
 }

@@ -11,18 +11,19 @@
 //! for ties: of equal scores the higher class wins). Where we differ: scores that are not numbers are wrong, not right;
 //! a label outside the classes is an error.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, Shape, ensure};
+use lgm_core::{
+    Arity, Axes3, BlobSpec, BuildCx, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, Shape, ensure,
+};
 use lgm_proto::{AccuracyParameter, LayerParameter};
 
-use crate::labels::{check_count, class_at};
-use crate::softmax::Along;
+use crate::common::labels::{check_count, class_at};
 
 mod device;
 
 /// The layer; see the module.
 pub struct Accuracy {
     param: AccuracyParameter,
-    along: Along,
+    along: Axes3,
     crops: usize,
     by_class: bool,
 }
@@ -33,12 +34,12 @@ impl Accuracy {
         ensure!(param.top_k() > 0, "top_k must be positive, found 0");
         ensure!(param.crop_num() > 0, "crop_num must be positive, found 0");
         let crops = param.crop_num() as usize;
-        Node::compute(Accuracy { param, along: Along::default(), crops, by_class: false })
+        Node::compute(Accuracy { param, along: Axes3::default(), crops, by_class: false })
     }
 
     /// Whether the label at position `i` is right.
     fn is_right<T: Float>(&self, scores: &[T], i: usize, label: usize) -> bool {
-        let Along { channels, inner, .. } = self.along;
+        let Axes3 { channels, inner, .. } = self.along;
         let (item, position) = (i / inner * self.crops, i % inner);
         let score = |class: usize| -> T {
             (0..self.crops).map(|c| scores[((item + c) * channels + class) * inner + position]).sum()
@@ -60,8 +61,9 @@ impl Layer for Accuracy {
 
     fn plan(&mut self, bottoms: &[BlobSpec], tops: usize) -> Result<Plan> {
         let scores = &bottoms[0];
-        self.along = Along::new(scores, self.param.axis())?;
-        let Along { outer, channels, inner } = self.along;
+        let axis = scores.shape.axis(self.param.axis())?;
+        self.along = Axes3::around(&scores.shape, axis..axis + 1);
+        let Axes3 { outer, channels, inner } = self.along;
         let (top_k, crops) = (self.param.top_k(), self.crops);
         ensure!(top_k as usize <= channels, "top_k is {top_k}, but there are only {channels} classes");
         ensure!(

@@ -3,7 +3,7 @@
 //!
 //! Shapes: bottom and top alike. Gradient: the top's, in the bottom's format.
 
-use lgm_core::{Arity, BlobSpec, Bwd, Float, Format, Formats, Fwd, Host, HostLayer, Layer, Node, Plan, Result};
+use lgm_core::{Arity, Axes3, BlobSpec, Bwd, Float, Format, Formats, Fwd, Host, HostLayer, Layer, Node, Plan, Result};
 
 mod device;
 
@@ -11,13 +11,13 @@ mod device;
 pub struct Conversion {
     from: Format,
     to: Format,
-    extents: [usize; 3],
+    axes: Axes3,
 }
 
 impl Conversion {
     /// From one format to another.
     pub(crate) fn build(from: Format, to: Format) -> Result<Node> {
-        Node::compute(Conversion { from, to, extents: [0; 3] })
+        Node::compute(Conversion { from, to, axes: Axes3::default() })
     }
 
     fn formats(&self) -> Formats {
@@ -32,9 +32,9 @@ impl Layer for Conversion {
 
     fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
         let shape = &bottoms[0].shape;
-        self.extents = match shape.len() {
-            0 | 1 => [1, 1, shape.count()],
-            _ => [shape[0], shape[1], shape.count_from(2)],
+        self.axes = match shape.len() {
+            0 | 1 => Axes3::new(1, 1, shape.count()),
+            _ => Axes3::around(shape, 1..2),
         };
         Ok(Plan { formats: self.formats(), ..Plan::new(vec![bottoms[0].clone()]) })
     }

@@ -14,7 +14,7 @@ use lgm_core::{
 use lgm_cpu::{BLOCK, for_each_row};
 use lgm_proto::LayerParameter;
 
-use crate::reshape::{backward_view, forward_view, plan_view};
+use crate::common::view;
 
 mod device;
 
@@ -75,14 +75,14 @@ impl Layer for Dropout {
     fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
         let bottom = &bottoms[0];
         self.count = bottom.shape.count();
-        Ok(if self.train { Plan::elementwise(bottom) } else { plan_view(bottom, bottom.shape.clone()) })
+        Ok(if self.train { Plan::elementwise(bottom) } else { view::plan(bottom, bottom.shape.clone()) })
     }
 }
 
 impl HostLayer for Dropout {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         if !self.train {
-            return forward_view::<T>(io);
+            return view::forward::<T>(io);
         }
         let (x, y) = (io.bottom_unless_shared::<T>(0)?, io.top::<T>(0)?);
         self.apply(io.call.step, x, y);
@@ -91,7 +91,7 @@ impl HostLayer for Dropout {
 
     fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
         if !self.train {
-            return backward_view::<T>(io);
+            return view::backward::<T>(io);
         }
         let dy = io.top_diff_unless_shared::<T>(0)?;
         if let Some(dx) = io.bottom_diff::<T>(0)? {

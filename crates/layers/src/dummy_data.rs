@@ -12,7 +12,7 @@ use lgm_core::{
 };
 use lgm_proto::{BlobShape, DummyDataParameter, FillerParameter, LayerParameter};
 
-use crate::input::top_shapes;
+use crate::common::shapes::top_shapes;
 
 /// The layer; see the module.
 pub struct DummyData {

@@ -21,6 +21,8 @@ use lgm_cpu::{BLOCK, for_each_row};
 use lgm_proto::eltwise_parameter::EltwiseOp;
 use lgm_proto::{EltwiseParameter, LayerParameter};
 
+use crate::common::diff::diff_source;
+
 mod device;
 
 /// The layer; see the module.
@@ -182,13 +184,6 @@ impl HostLayer for Eltwise {
     }
 }
 
-/// Whether a layer adds two blobs as they are.
-pub(crate) fn is_plain_sum_of_two(param: &LayerParameter) -> bool {
-    let eltwise = param.eltwise_param.clone().unwrap_or_default();
-    let plain = eltwise.operation() == EltwiseOp::Sum && eltwise.coeff.iter().all(|&c| c == 1.0);
-    param.r#type() == "Eltwise" && param.bottom.len() == 2 && plain
-}
-
 /// Which bottom gives the maximum at element `at`.
 fn winner<T: Float>(first: T, others: &[&[T]], at: usize) -> usize {
     let (mut best, mut value) = (0, first);
@@ -199,11 +194,6 @@ fn winner<T: Float>(first: T, others: &[&[T]], at: usize) -> usize {
         }
     }
     best
-}
-
-/// The top's diff: its own memory, or the bottom's diff that holds it.
-pub(crate) fn diff_source<'a, T>(own: Option<&'a [T]>, shared: Option<&'a [T]>) -> Result<&'a [T]> {
-    own.or(shared).ok_or_else(|| Error::internal("a top's diff is neither given nor in a bottom's diff"))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use lgm_core::{
 use lgm_cpu::for_each_part;
 use lgm_proto::{EmbedParameter, LayerParameter};
 
-use crate::pointwise::for_rows;
+use crate::common::loops::for_rows;
 
 mod device;
 

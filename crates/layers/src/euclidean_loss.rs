@@ -6,7 +6,7 @@
 use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, ensure};
 use lgm_proto::LayerParameter;
 
-use crate::pointwise::{map2, total};
+use crate::common::loops::{map2, total};
 
 mod device;
 

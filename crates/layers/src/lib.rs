@@ -2,12 +2,10 @@
 
 use lgm_core::Registry;
 
+mod common;
 mod conversion;
-mod fused_batch_norm;
-mod labels;
-pub mod margin_schedule;
-mod on_device;
-mod pointwise;
+#[cfg(test)]
+mod device_extents;
 
 /// Declares the layer modules and the types each registers: `file { "Type" => Struct, … }`. Every struct has
 /// `pub(crate) fn build(&LayerParameter, &BuildCx) -> Result<Node>`.
@@ -18,7 +16,7 @@ macro_rules! layers {
         /// Adds every layer of this crate, and what they compute together, to a registry.
         pub fn register(registry: &mut Registry) {
             $($(registry.add($kind, $module::$layer::build);)+)*
-            registry.add_fusion(fused_batch_norm::FusedBatchNorm::of);
+            registry.add_fusion(batch_norm::FusedBatchNorm::of);
             registry.add_epilogue(relu::applied_before);
             registry.convert_by(conversion::Conversion::build);
         }
@@ -48,14 +46,14 @@ layers! {
     prelu { "PReLU" => PReLU }
     sigmoid { "Sigmoid" => Sigmoid }
     tanh { "TanH" => TanH }
+    swish { "Swish" => Swish }
     power { "Power" => Power }
     softmax { "Softmax" => Softmax }
     softmax_loss { "SoftmaxWithLoss" => SoftmaxWithLoss }
     euclidean_loss { "EuclideanLoss" => EuclideanLoss }
     accuracy { "Accuracy" => Accuracy }
     reduction { "Reduction" => Reduction }
-    class_distance { "ClassDistance" => ClassDistance }
-    lgm_loss { "LGMLoss" => LgmLoss }
+    lgm { "ClassDistance" => ClassDistance, "LGMLoss" => LgmLoss }
 }
 
 #[cfg(test)]

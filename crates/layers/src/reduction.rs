@@ -15,9 +15,9 @@ use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer
 use lgm_proto::reduction_parameter::ReductionOp;
 use lgm_proto::{LayerParameter, ReductionParameter};
 
-use crate::pointwise::{for_rows, total};
+use crate::common::loops::{for_rows, total};
 
-pub(crate) mod device;
+mod device;
 
 /// The layer; see the module.
 pub struct Reduction {

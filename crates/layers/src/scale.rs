@@ -10,8 +10,8 @@
 use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, ParamSpec, Plan, Result};
 use lgm_proto::{LayerParameter, ScaleParameter};
 
-use crate::bias::{Broadcast, learned_shape};
-use crate::eltwise::diff_source;
+use crate::common::broadcast::{Broadcast, learned_shape};
+use crate::common::diff::diff_source;
 
 mod device;
 

@@ -1,11 +1,10 @@
 //! Accuracy on a device: a warp judges each position, a block adds up each output.
 
-use lgm_core::{Device, DeviceLayer, DeviceQueue, Error, Fault, Fwd, Grid, Plan, Result, args};
+use lgm_core::{Axes3, Device, DeviceLayer, DeviceQueue, Error, Fault, Fwd, Grid, Plan, Result, args};
 
 use super::Accuracy;
-use crate::labels;
-use crate::on_device::extent;
-use crate::softmax::Along;
+use crate::common::labels;
+use crate::common::launch::extent;
 
 impl Accuracy {
     fn positions(&self) -> usize {
@@ -24,7 +23,7 @@ impl DeviceLayer for Accuracy {
     }
 
     fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
-        let Along { channels, inner, .. } = self.along;
+        let Axes3 { channels, inner, .. } = self.along;
         let (scores, labels, verdicts) = (io.bottom(0)?, io.bottom(1)?, io.scratch(0)?);
         let (accuracy, by_class) = (io.top(0)?, if self.by_class { Some(io.top(1)?) } else { None });
         let positions = extent(self.positions())?;

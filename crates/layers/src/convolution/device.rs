@@ -5,15 +5,16 @@
 //! Depthwise kernels of our own want filters of their own: see [`super::depthwise`].
 
 use lgm_core::{
-    BlobSpec, Bwd, ChannelsLast, ConvolutionPass, Device, DeviceConvolution, DeviceLayer, DevicePtr, DeviceQueue,
-    Element, Format, Formats, Fwd, Layout, Maker, Offer, Plan, PreparedConvolution, Result, Shape, TENSOR_CORES_FROM,
+    Axes3, BlobSpec, Bwd, ChannelsLast, ConvolutionPass, Device, DeviceConvolution, DeviceLayer, DevicePtr,
+    DeviceQueue, Element, Format, Formats, Fwd, Layout, Maker, Offer, Plan, PreparedConvolution, Result, Shape,
+    TENSOR_CORES_FROM,
 };
 
 use super::Convolution;
 use super::depthwise::{filter_scratch, is_depthwise, turn};
 use super::own::{adds_gradient, area, data, filter, filter_count, forward, images, is_last, is_pointwise, taps};
 use super::reorder::reorder;
-use crate::on_device::Channels;
+use crate::common::by_channel::ByChannel;
 
 /// The most channels of an image: a convolution of so few has them last where its outputs gain by it, since what is then
 /// converted is its input, which is small.
@@ -76,8 +77,8 @@ impl Convolution {
 }
 
 impl Device2d {
-    fn outputs(&self) -> Channels {
-        Channels::new(self.conv.batch, self.conv.outputs, area(self.conv.output)).stored(self.conv.format)
+    fn outputs(&self) -> ByChannel {
+        ByChannel::new(Axes3::new(self.conv.batch, self.conv.outputs, area(self.conv.output)), self.conv.format)
     }
 
     /// Whether a pass meets filters that are not the parameter itself.

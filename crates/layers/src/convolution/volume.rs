@@ -1,11 +1,12 @@
 //! Convolution with three spatial axes on a device: matrix products of the filters and the patches of a bounded number of
 //! images at a time, as in two dimensions without a library.
 
-use lgm_core::{Arg, Bwd, Device, DevicePtr, DeviceQueue, Fwd, Gemm, Plan, Result, Shape, args};
+use lgm_core::{Arg, Axes3, Bwd, Device, DevicePtr, DeviceQueue, Format, Fwd, Gemm, Plan, Result, Shape, args};
 use lgm_cpu::ConvGeometry;
 
 use super::own::{images_at_once, runs_of};
-use crate::on_device::{Channels, extent, product, row_grid};
+use crate::common::by_channel::ByChannel;
+use crate::common::launch::{extent, product, row_grid};
 
 /// The geometry of a convolution with three spatial axes.
 #[derive(Clone, Debug)]
@@ -59,8 +60,8 @@ impl Volume {
     }
 
     /// The output, as the bias sees it.
-    fn tops(&self) -> Channels {
-        Channels::new(self.batch, self.outputs, self.positions())
+    fn tops(&self) -> ByChannel {
+        ByChannel::new(Axes3::new(self.batch, self.outputs, self.positions()), Format::PLAIN)
     }
 
     /// Sets the layer's scratch.

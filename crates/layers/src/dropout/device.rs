@@ -3,7 +3,7 @@
 use lgm_core::{Bwd, Device, DeviceCall, DeviceLayer, DevicePtr, Formats, Fwd, Grid, Offer, Result, args, kernel};
 
 use super::Dropout;
-use crate::reshape::device::{backward_view, forward_view};
+use crate::common::view;
 
 impl Dropout {
     /// y = x, dropped and scaled; y may be x.
@@ -22,7 +22,7 @@ impl DeviceLayer for Dropout {
 
     fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
         if !self.train {
-            return forward_view(io);
+            return view::forward_on(io);
         }
         let y = io.top(0)?;
         let x = io.bottom_unless_shared(0).unwrap_or(y);
@@ -31,7 +31,7 @@ impl DeviceLayer for Dropout {
 
     fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
         if !self.train {
-            return backward_view(io);
+            return view::backward_on(io);
         }
         let Some(dx) = io.bottom_diff(0) else { return Ok(()) };
         let dy = io.top_diff_unless_shared(0).unwrap_or(dx);

@@ -3,12 +3,13 @@
 //! sorted by their index.
 
 use lgm_core::{
-    Bwd, Device, DeviceLayer, DevicePtr, DeviceQueue, Error, Fault, Format, Formats, Fwd, Grid, Offer, Plan, Result,
-    args, kernel,
+    Axes3, Bwd, Device, DeviceLayer, DevicePtr, DeviceQueue, Error, Fault, Format, Formats, Fwd, Grid, Offer, Plan,
+    Result, args, kernel,
 };
 
 use super::Embed;
-use crate::on_device::{Channels, extent, row_grid};
+use crate::common::by_channel::ByChannel;
+use crate::common::launch::{extent, row_grid};
 
 /// Keys that a block sorts, as the kernel has it.
 const SORTED: usize = 1024;
@@ -28,8 +29,8 @@ mod scratch {
 }
 
 impl Embed {
-    fn channels(&self, format: Format) -> Channels {
-        Channels::new(self.bottom.count(), self.outputs, 1).stored(format)
+    fn channels(&self, format: Format) -> ByChannel {
+        ByChannel::new(Axes3::new(self.bottom.count(), self.outputs, 1), format)
     }
 
     /// The keys of all positions in order, in one half of `keys`.

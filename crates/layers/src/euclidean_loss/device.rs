@@ -3,7 +3,7 @@
 use lgm_core::{Bwd, Device, DeviceLayer, DeviceQueue, Fwd, Grid, Plan, Result, args};
 
 use super::EuclideanLoss;
-use crate::reduction::device::{Operation, parts, sum_rows};
+use crate::common::row_sums::{Operation, parts, sum_rows};
 
 impl DeviceLayer for EuclideanLoss {
     fn prepare(&mut self, _queue: &dyn DeviceQueue, plan: &mut Plan) -> Result<()> {

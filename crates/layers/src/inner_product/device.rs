@@ -2,11 +2,14 @@
 //! weights are rounded to it in scratch memory; their gradient stays in single precision.
 
 use lgm_core::{
-    Bwd, Device, DeviceLayer, DevicePtr, DeviceQueue, Element, Format, Formats, Fwd, Gemm, Offer, Plan, Result, Shape,
+    Axes3, Bwd, Device, DeviceLayer, DevicePtr, DeviceQueue, Element, Format, Formats, Fwd, Gemm, Offer, Plan, Result,
+    Shape,
 };
 
 use super::InnerProduct;
-use crate::on_device::{Channels, convert, product};
+use crate::common::by_channel::ByChannel;
+use crate::common::convert::convert;
+use crate::common::launch::product;
 
 /// Scratch memory, by number.
 mod scratch {
@@ -17,8 +20,8 @@ mod scratch {
 }
 
 impl InnerProduct {
-    fn channels(&self, format: Format) -> Channels {
-        Channels::new(self.rows, self.outputs, 1).stored(format)
+    fn channels(&self, format: Format) -> ByChannel {
+        ByChannel::new(Axes3::new(self.rows, self.outputs, 1), format)
     }
 
     /// The weights as products take them: rounded into `scratch` where that is there.
@@ -30,7 +33,7 @@ impl InnerProduct {
         scratch: Option<DevicePtr>,
     ) -> Result<DevicePtr> {
         let Some(rounded) = scratch else { return Ok(w) };
-        convert(queue, (rounded, format), (w, Format::PLAIN), [1, 1, self.inputs * self.outputs], false)?;
+        convert(queue, (rounded, format), (w, Format::PLAIN), Axes3::new(1, 1, self.inputs * self.outputs), false)?;
         Ok(rounded)
     }
 }

@@ -1,10 +1,10 @@
 //! LRN on a device: across channels in whichever order they come, within them axis by axis.
 
-use lgm_core::{Bwd, Device, DeviceLayer, Formats, Fwd, Grid, Layout, Offer, Result, args, kernel};
+use lgm_core::{Axes3, Bwd, Device, DeviceLayer, Formats, Fwd, Grid, Layout, Offer, Result, args, kernel};
 use lgm_proto::lrn_parameter::NormRegion;
 
 use super::Lrn;
-use crate::on_device::{extent, row_grid};
+use crate::common::launch::{extent, row_grid};
 
 impl Lrn {
     /// α/n, with n the elements of a neighbourhood.
@@ -15,7 +15,7 @@ impl Lrn {
 
     /// The grid of a kernel that goes over the blob by CHANNEL, and its last three arguments.
     fn rows(&self, layout: Layout) -> Result<(Grid, [u32; 3])> {
-        let (n, channels, area) = self.extents;
+        let Axes3 { outer: n, channels, inner: area } = self.axes;
         let (rows, width, along) = match layout {
             Layout::ChannelsFirst => (n * channels, area, channels),
             Layout::ChannelsLast => (n * area, channels, 0),
@@ -56,12 +56,11 @@ impl DeviceLayer for Lrn {
 
     fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
         let layout = io.format().layout;
-        let (n, channels, area) = self.extents;
         let Some(dx) = io.bottom_diff(0) else { return Ok(()) };
         let (x, y, s, dy, ratio) = (io.bottom(0)?, io.top(0)?, io.saved(0)?, io.top_diff(0)?, io.scratch(0)?);
         let beta = self.constants.beta;
         let (size, factor) = (extent(self.constants.size)?, (2.0 * beta * self.factor()) as f32);
-        let count = n * channels * area;
+        let count = self.axes.count();
         io.launch(kernel!("lrn_ratio"), Grid::elements(count), args![ratio, dy, y, s, count as i64])?;
         let (grid, [rows, width, channels]) = self.rows(layout)?;
         let beta = beta as f32;

@@ -6,7 +6,7 @@ use lgm_core::{
 };
 
 use super::{Method, Pooling};
-use crate::on_device::{extent, row_grid};
+use crate::common::launch::{extent, row_grid};
 
 /// How a kernel takes the blobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,15 +1,9 @@
 //! PReLU on a device.
 
-use lgm_core::{Bwd, Device, DeviceLayer, DeviceQueue, Format, Formats, Fwd, Grid, Offer, Plan, Result, args, kernel};
+use lgm_core::{Bwd, Device, DeviceLayer, DeviceQueue, Formats, Fwd, Grid, Offer, Plan, Result, args, kernel};
 
 use super::PReLU;
-use crate::on_device::Channels;
-
-impl PReLU {
-    fn extents(&self, format: Format) -> Channels {
-        Channels::new(self.batch, self.channels, self.inner).stored(format)
-    }
-}
+use crate::common::by_channel::ByChannel;
 
 impl DeviceLayer for PReLU {
     fn formats(&self, offer: &Offer<'_>) -> Formats {
@@ -17,13 +11,13 @@ impl DeviceLayer for PReLU {
     }
 
     fn prepare(&mut self, _queue: &dyn DeviceQueue, plan: &mut Plan) -> Result<()> {
-        plan.scratch = vec![self.extents(plan.formats.top(0)).scratch(&plan.tops[0], 1)];
+        plan.scratch = vec![ByChannel::new(self.axes, plan.formats.top(0)).scratch(&plan.tops[0], 1)];
         Ok(())
     }
 
     fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
         let (x, slopes, y) = (io.bottom(0)?, io.param(0)?, io.top(0)?);
-        let (grid, [rows, width, channels]) = self.extents(io.format()).rows()?;
+        let (grid, [rows, width, channels]) = ByChannel::new(self.axes, io.format()).rows()?;
         let shared = u32::from(self.param.channel_shared());
         io.launch(kernel!("prelu_forward"), grid, args![y, x, slopes, shared, rows, width, channels])
     }
@@ -31,7 +25,7 @@ impl DeviceLayer for PReLU {
     fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
         let dx = io.bottom_diff(0);
         let (x, slopes, dy) = (io.bottom(0)?, io.param(0)?, io.top_diff_or(0, dx)?);
-        let extents = self.extents(io.format());
+        let extents = ByChannel::new(self.axes, io.format());
         let shared = u32::from(self.param.channel_shared());
         // Before dx is written, which may be where dy lies.
         if let Some(da) = io.param_diff(0) {

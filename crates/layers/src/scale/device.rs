@@ -10,7 +10,7 @@ impl DeviceLayer for Scale {
     }
 
     fn prepare(&mut self, _queue: &dyn DeviceQueue, plan: &mut Plan) -> Result<()> {
-        plan.scratch = vec![self.along.channels(plan.formats.top(0)).scratch(&plan.tops[0], 2)];
+        plan.scratch = vec![self.along.by_channel(plan.formats.top(0)).scratch(&plan.tops[0], 2)];
         Ok(())
     }
 
@@ -19,11 +19,11 @@ impl DeviceLayer for Scale {
         let y = io.top(0)?;
         let x = io.bottom_unless_shared(0).unwrap_or(y);
         let b = self.bias_index().map(|i| io.param(i)).transpose()?;
-        self.along.channels(io.format()).affine(io.queue(), y, x, Some(s), b, false)
+        self.along.by_channel(io.format()).affine(io.queue(), y, x, Some(s), b, false)
     }
 
     fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
-        let along = self.along.channels(io.format());
+        let along = self.along.by_channel(io.format());
         let dx = io.bottom_diff(0);
         let dy = io.top_diff_or(0, dx)?;
         let ds = if self.learned { io.param_diff(0) } else { io.bottom_diff(1) };

@@ -3,8 +3,8 @@
 use lgm_core::{Bwd, Device, DeviceLayer, DeviceQueue, Formats, Fwd, Offer, Plan, Result};
 
 use super::Slice;
-use crate::concat::device::{copy_rows, formats, rows_in, spans};
-use crate::reshape::device::{backward_view, forward_view};
+use crate::common::rows::{copy_rows, formats, rows_in, spans};
+use crate::common::view;
 
 impl DeviceLayer for Slice {
     fn formats(&self, offer: &Offer<'_>) -> Formats {
@@ -18,7 +18,7 @@ impl DeviceLayer for Slice {
 
     fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
         if self.parts.is_empty() {
-            return forward_view(io);
+            return view::forward_on(io);
         }
         let element = io.call.formats.bottom(0).element;
         let (x, whole) = (io.bottom(0)?, self.parts.iter().sum());
@@ -30,7 +30,7 @@ impl DeviceLayer for Slice {
 
     fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
         if self.parts.is_empty() {
-            return backward_view(io);
+            return view::backward_on(io);
         }
         let Some(dx) = io.bottom_diff(0) else { return Ok(()) };
         let element = io.call.formats.bottom(0).element;

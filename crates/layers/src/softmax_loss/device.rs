@@ -1,11 +1,15 @@
 //! SoftmaxWithLoss on a device. The probabilities are scratch or saved memory, 1/Z is kept from forward, and a label that
 //! names no class is reported by its position.
 
-use lgm_core::{Arg, Bwd, Device, DeviceLayer, DeviceQueue, Error, Fault, Fwd, Grid, Plan, Result, args};
+use lgm_core::{
+    Arg, Axes3, Bwd, Device, DeviceLayer, DeviceQueue, Error, Fault, Format, Fwd, Grid, Plan, Result, args,
+};
 
-use super::{Along, SoftmaxWithLoss};
-use crate::labels;
-use crate::on_device::{Channels, extent};
+use super::SoftmaxWithLoss;
+use crate::common::by_channel::ByChannel;
+use crate::common::labels;
+use crate::common::launch::extent;
+use crate::common::softmax;
 
 impl SoftmaxWithLoss {
     /// How many blocks look at the labels.
@@ -43,7 +47,7 @@ impl DeviceLayer for SoftmaxWithLoss {
     }
 
     fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
-        let Along { outer, inner, .. } = self.along;
+        let Axes3 { outer, inner, .. } = self.along;
         let (scores, labels, loss) = (io.bottom(0)?, io.bottom(1)?, io.top(0)?);
         let partial = io.scratch(self.share())?;
         let p = if self.with_probabilities {
@@ -54,7 +58,7 @@ impl DeviceLayer for SoftmaxWithLoss {
                 None => io.scratch(0)?,
             }
         };
-        self.along.softmax_on(io.queue(), p, scores)?;
+        softmax::forward_on(self.along, io.queue(), p, scores)?;
         let blocks = self.blocks();
         let mut args = args![partial, p, labels, extent(outer * inner)?, extent(inner)?].to_vec();
         args.extend(self.labels()?);
@@ -65,14 +69,13 @@ impl DeviceLayer for SoftmaxWithLoss {
     }
 
     fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
-        let Along { outer, channels, inner } = self.along;
         let Some(dx) = io.bottom_diff(0) else { return Ok(()) };
         let (labels, d_loss, share) = (io.bottom(1)?, io.top_diff(0)?, io.saved(self.share())?);
         let p = if self.with_probabilities { io.top(1)? } else { io.saved(0)? };
         if self.with_probabilities {
-            self.along.gradient_on(io.queue(), dx, io.top_diff(1)?, p)?;
+            softmax::backward_on(self.along, io.queue(), dx, io.top_diff(1)?, p)?;
         }
-        let (grid, rows) = Channels::new(outer, channels, inner).rows()?;
+        let (grid, rows) = ByChannel::new(self.along, Format::PLAIN).rows()?;
         let add = u32::from(self.with_probabilities);
         let mut args = args![dx, p, labels, d_loss, share, add, rows[0], rows[1], rows[2]].to_vec();
         args.extend(self.labels()?);

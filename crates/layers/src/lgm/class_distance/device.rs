@@ -6,10 +6,11 @@ use lgm_core::{
 };
 use lgm_proto::class_distance_parameter::Metric;
 
-use super::device_pairs::{DeviceExtents, DevicePairs, Of};
-use super::{ClassDistance, DIAGONAL_FLOOR, Dims};
-use crate::labels;
-use crate::on_device::{extent, product, row_grid};
+use super::{ClassDistance, DIAGONAL_FLOOR};
+use crate::common::labels;
+use crate::common::launch::{extent, product, row_grid};
+use crate::lgm::Extents;
+use crate::lgm::device_pairs::{DevicePairs, Of};
 
 /// Scratch memory, by number.
 mod scratch {
@@ -22,14 +23,9 @@ mod scratch {
 }
 
 impl ClassDistance {
-    fn extents(&self) -> DeviceExtents {
-        let Dims { items, classes, width } = self.dims;
-        DeviceExtents { items, classes, width }
-    }
-
     fn device_pairs<'q>(&self, queue: &'q dyn DeviceQueue, x: DevicePtr, w: DevicePtr) -> DevicePairs<'q> {
         let skip_zero = self.train && self.param.ignore_zero();
-        DevicePairs { queue, extents: self.extents(), x, w, skip_zero }
+        DevicePairs { queue, extents: self.extents, x, w, skip_zero }
     }
 
     fn isotropic_l2(&self) -> bool {
@@ -46,14 +42,14 @@ impl ClassDistance {
         if self.param.isotropic() {
             return Ok(None);
         }
-        let n = self.dims.classes * self.dims.width;
+        let n = self.extents.classes * self.extents.width;
         let args = args![inverse, DevicePtr::NULL, sigma, self.floor(), n as i64];
         queue.launch("lgm_invert", Grid::elements(n), args)?;
         Ok(Some(inverse))
     }
 
     fn check_labels(&self, call: DeviceCall<'_>, labels: DevicePtr) -> Result<()> {
-        let args = args![labels, extent(self.dims.items)?, extent(self.dims.classes)?, call.fault];
+        let args = args![labels, extent(self.extents.items)?, extent(self.extents.classes)?, call.fault];
         call.launch("lgm_check_labels", Grid::rows(1, Grid::THREADS), args)
     }
 }
@@ -61,7 +57,7 @@ impl ClassDistance {
 impl DeviceLayer for ClassDistance {
     fn prepare(&mut self, _queue: &dyn DeviceQueue, plan: &mut Plan) -> Result<()> {
         let logits = plan.tops[0].clone();
-        plan.scratch = vec![logits.clone(), plan.scratch[1].clone(), self.extents().partial(&logits)];
+        plan.scratch = vec![logits.clone(), plan.scratch[1].clone(), self.extents.partial(&logits)];
         if self.isotropic_l2() && self.param.update_sigma() {
             plan.saved = vec![logits];
         }
@@ -74,11 +70,11 @@ impl DeviceLayer for ClassDistance {
     }
 
     fn explain(&self, fault: Fault) -> Error {
-        labels::explain(fault, self.dims.classes)
+        labels::explain(fault, self.extents.classes)
     }
 
     fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
-        let Dims { items, classes, width } = self.dims;
+        let Extents { items, classes, width } = self.extents;
         let (x, w, sigma, top) = (io.bottom(0)?, io.param(0)?, io.param(1)?, io.top(0)?);
         let (inverse, partial) = (io.scratch(scratch::INVERSE)?, io.scratch(scratch::PARTIAL)?);
         let pairs = self.device_pairs(io.queue(), x, w);
@@ -86,7 +82,7 @@ impl DeviceLayer for ClassDistance {
         if let Some(labels) = labels {
             self.check_labels(io.call, labels)?;
         }
-        let parts = extent(self.extents().feature_parts())?;
+        let parts = extent(self.extents.feature_parts())?;
         let (sums, parts, factor) = match self.param.metric() {
             Metric::L2 => {
                 pairs.squares(self.weights(io.queue(), sigma, inverse)?, partial)?;
@@ -112,8 +108,8 @@ impl DeviceLayer for ClassDistance {
     }
 
     fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
-        let Dims { items, classes, width } = self.dims;
-        let ([m, n, k], metric) = (self.extents().words()?, self.param.metric());
+        let Extents { items, classes, width } = self.extents;
+        let ([m, n, k], metric) = (self.extents.words()?, self.param.metric());
         let (x, w, sigma, dz) = (io.bottom(0)?, io.param(0)?, io.param(1)?, io.top_diff(0)?);
         let (dx, dw) = (io.bottom_diff(0), io.param_diff(0));
         let ds = io.param_diff(1).filter(|_| metric == Metric::L2 && self.param.update_sigma());
@@ -140,11 +136,11 @@ impl DeviceLayer for ClassDistance {
         if let Some(ds) = ds {
             let (parts, elements) = if isotropic {
                 let args = args![partial, dz, io.saved(0)?, labels, margins, m, n];
-                io.launch("lgm_distance_class_sums", self.extents().class_sums(), args)?;
+                io.launch("lgm_distance_class_sums", self.extents.class_sums(), args)?;
                 (1, classes)
             } else {
                 pairs.squares_over_items(c, None, partial)?;
-                (extent(self.extents().item_parts())?, classes * width)
+                (extent(self.extents.item_parts())?, classes * width)
             };
             let args = args![ds, partial, parts, sigma, self.floor(), elements as i64];
             io.launch("lgm_distance_variances", Grid::elements(elements), args)?;

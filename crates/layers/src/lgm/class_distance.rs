@@ -10,9 +10,9 @@
 //! | `L1` | −Σₖ ∣wⱼₖ − xᵢₖ∣ |
 //!
 //! In training, the logit z of an item's own class y becomes z · (1 + `margin_mul`) − `margin_add`; both margins may grow
-//! (see [`crate::margin_schedule`]). With L2, unit variances and `center_coef` this is the large-margin Gaussian Mixture
+//! (see `margin_schedule`). With L2, unit variances and `center_coef` this is the large-margin Gaussian Mixture
 //! loss of Wan et al., "Rethinking Feature Distribution for Loss Functions in Image Classification" (CVPR 2018), less the
-//! loss itself, a SoftmaxWithLoss after it; [`crate::lgm_loss`] is the whole loss, log-determinants included.
+//! loss itself, a SoftmaxWithLoss after it; [`LgmLoss`](super::LgmLoss) is the whole loss, log-determinants included.
 //!
 //! Shapes: bottom features [M, …] (K elements an item), optionally labels (M elements); top logits [M, N]. Parameters:
 //! centers [N, K] (`weight_filler`), then variances (`bias_filler`; zero when absent, as every Caffe filler). IP and L1
@@ -31,25 +31,22 @@
 //! which its code has. `bias_term` and `dropout_ratio` do nothing, there as here.
 
 mod device;
-mod device_pairs;
-mod pairs;
 #[cfg(test)]
 mod tests;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, ParamSpec, Phase, Plan, Result, Shape,
-    State, ensure,
+    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, ParamSpec, Phase, Plan, Result, State,
 };
 use lgm_cpu::{Trans, gemm};
 use lgm_proto::class_distance_parameter::Metric;
 use lgm_proto::{ClassDistanceParameter, LayerParameter};
 
-use crate::labels::{check_count, class_at};
-use crate::margin_schedule::{Margins, general};
-pub(crate) use device_pairs::{DeviceExtents, DevicePairs, Of};
-pub(crate) use pairs::Pairs;
+use super::margin_schedule::{Margins, general};
+use super::pairs::Pairs;
+use super::{Extents, mixture_shapes, warn_unused};
+use crate::common::labels::{check_count, class_at};
 
 /// Added to an isotropic variance.
 const ISOTROPIC_EPSILON: f64 = 1e-4;
@@ -64,15 +61,8 @@ pub struct ClassDistance {
     margins: Margins,
     train: bool,
     labelled: bool,
-    dims: Dims,
+    extents: Extents,
     warned: AtomicBool,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Dims {
-    items: usize,
-    classes: usize,
-    width: usize,
 }
 
 impl ClassDistance {
@@ -83,7 +73,7 @@ impl ClassDistance {
             train: cx.phase == Phase::Train,
             margins,
             labelled: false,
-            dims: Dims::default(),
+            extents: Extents::default(),
             warned: AtomicBool::new(false),
             param,
         };
@@ -100,7 +90,7 @@ impl ClassDistance {
 
     fn pairs<'a, T>(&self, x: &'a [T], w: &'a [T]) -> Pairs<'a, T> {
         let skip_zero = self.train && self.param.ignore_zero();
-        Pairs { x, w, classes: self.dims.classes, width: self.dims.width, skip_zero }
+        Pairs { x, w, classes: self.extents.classes, width: self.extents.width, skip_zero }
     }
 
     /// Σ⁻¹ as the metric computes it, and whether the variance is free to move it.
@@ -123,32 +113,6 @@ impl ClassDistance {
     }
 }
 
-/// Says that fields the fork has but never uses do nothing here either.
-pub(crate) fn warn_unused(bias_term: bool, dropout_ratio: f32) {
-    if bias_term {
-        tracing::warn!("bias_term has no effect: the second parameter holds the variances");
-    }
-    if dropout_ratio != 0.0 {
-        tracing::warn!("dropout_ratio has no effect; put a Dropout layer before this one");
-    }
-}
-
-/// The number of classes, and the shapes of centers and variances for `features`.
-pub(crate) fn mixture_shapes(
-    num_output: u32,
-    isotropic: bool,
-    features: &BlobSpec,
-) -> Result<(usize, usize, [Shape; 2])> {
-    ensure!(num_output > 0, "num_output, the number of classes, must be given and positive");
-    let shape = &features.shape;
-    ensure!(!shape.is_empty(), "the features must have a batch axis, found a scalar");
-    let (classes, width) = (num_output as usize, shape.count_from(1));
-    ensure!(width > 0, "the features must not be empty, found shape {shape}");
-    let centers = Shape::from([classes, width]);
-    let sigma = if isotropic { Shape::from([classes]) } else { centers.clone() };
-    Ok((classes, width, [centers, sigma]))
-}
-
 impl Layer for ClassDistance {
     fn arity(&self) -> Arity {
         Arity::range(1..=2, 1..=1)
@@ -159,7 +123,7 @@ impl Layer for ClassDistance {
         let (classes, width, [centers, sigma]) =
             mixture_shapes(self.param.num_output(), self.param.isotropic(), features)?;
         let items = features.shape[0];
-        self.dims = Dims { items, classes, width };
+        self.extents = Extents { items, classes, width };
         self.labelled = bottoms.len() == 2;
         if let Some(labels) = bottoms.get(1) {
             check_count(labels, items, features)?;
@@ -194,7 +158,7 @@ impl Layer for ClassDistance {
 
 impl HostLayer for ClassDistance {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
-        let Dims { items, classes, width } = self.dims;
+        let Extents { items, classes, width } = self.extents;
         let (x, w, sigma, top) = (io.bottom::<T>(0)?, io.param::<T>(0)?, io.param::<T>(1)?, io.top::<T>(0)?);
         let pairs = self.pairs(x, w);
         match self.param.metric() {
@@ -247,7 +211,7 @@ impl HostLayer for ClassDistance {
     }
 
     fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
-        let Dims { items, classes, width } = self.dims;
+        let Extents { items, classes, width } = self.extents;
         let (x, w, sigma) = (io.bottom::<T>(0)?, io.param::<T>(0)?, io.param::<T>(1)?);
         let (mut dx, mut dw, ds) = (io.bottom_diff::<T>(0)?, io.param_diff::<T>(0)?, io.param_diff::<T>(1)?);
         let labels = if self.labelled { Some(io.bottom::<T>(1)?) } else { None };

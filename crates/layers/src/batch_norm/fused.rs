@@ -13,13 +13,14 @@
 //! layers.
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, ParamSpec, Plan, Result, Sharing,
+    Arity, Axes3, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, ParamSpec, Plan, Result, Sharing,
 };
-use lgm_cpu::batchnorm::{Affine, Extents, Joined, Normalized, Rectified, backward_data, normalize, normalize_and_add};
+use lgm_cpu::batchnorm::{Affine, Joined, Normalized, Rectified, backward_data, normalize, normalize_and_add};
 use lgm_proto::LayerParameter;
 
-use crate::batch_norm::{Statistics, extents};
-use crate::eltwise::{diff_source, is_plain_sum_of_two};
+use super::statistics::{Statistics, axes};
+use crate::common::diff::diff_source;
+use crate::common::fusable::{is_plain_relu, is_plain_sum_of_two};
 
 mod device;
 
@@ -30,7 +31,7 @@ pub struct FusedBatchNorm {
     /// Whether a second bottom is added.
     joins: bool,
     relu: bool,
-    extents: Extents,
+    axes: Axes3,
 }
 
 /// Index of γ among the parameters.
@@ -50,11 +51,11 @@ impl FusedBatchNorm {
             return Ok(None);
         }
         let joins = rest.first().is_some_and(|next| is_plain_sum_of_two(next));
-        let relu = rest.get(joins as usize).is_some_and(|next| crate::relu::is_plain(next));
+        let relu = rest.get(joins as usize).is_some_and(|next| is_plain_relu(next));
         let phase = norm.phase.map_or(cx.phase, |_| norm.phase());
         let statistics = Statistics::new(norm, &BuildCx { phase, ..*cx })?;
-        let extents = Extents { n: 0, channels: 0, spatial: 0 };
-        let layer = FusedBatchNorm { statistics, bias: affine.bias_term(), joins, relu, extents };
+        let axes = Axes3::default();
+        let layer = FusedBatchNorm { statistics, bias: affine.bias_term(), joins, relu, axes };
         Ok(Some((Node::compute(layer)?, 2 + joins as usize + relu as usize)))
     }
 
@@ -73,11 +74,11 @@ impl Layer for FusedBatchNorm {
 
     fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
         let bottom = &bottoms[0];
-        self.extents = extents(&bottom.shape)?;
-        let channel = bottom.with_shape([self.extents.channels]);
+        self.axes = axes(&bottom.shape)?;
+        let channel = bottom.with_shape([self.axes.channels]);
         let learned = 1 + self.bias as usize;
-        let mut params = self.statistics.params(self.extents.channels);
-        params.extend(vec![ParamSpec::constant([self.extents.channels], 0.0); learned]);
+        let mut params = self.statistics.params(self.axes.channels);
+        params.extend(vec![ParamSpec::constant([self.axes.channels], 0.0); learned]);
         Ok(Plan {
             tops: vec![bottom.clone()],
             params,
@@ -96,15 +97,15 @@ impl HostLayer for FusedBatchNorm {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let (x, y) = (io.bottom::<T>(0)?, io.top::<T>(0)?);
         let (mean, inv_std) = (io.scratch::<T>(0)?, io.scratch::<T>(1)?);
-        self.statistics.forward(x, self.extents, &mut io, mean, inv_std)?;
+        self.statistics.forward(x, self.axes, &mut io, mean, inv_std)?;
         let scale = io.param::<T>(SCALE)?;
         let shift = if self.bias { Some(io.param::<T>(SHIFT)?) } else { None };
         let affine = Affine { scale, shift };
         if self.joins {
             let r = io.bottom_unless_shared::<T>(1)?;
-            normalize_and_add(x, r, self.extents, mean, inv_std, affine, self.relu, y);
+            normalize_and_add(x, r, self.axes, mean, inv_std, affine, self.relu, y);
         } else {
-            normalize(Some(x), self.extents, mean, inv_std, Some(affine), self.relu, y);
+            normalize(Some(x), self.axes, mean, inv_std, Some(affine), self.relu, y);
         }
         if let (Some(kept_mean), Some(kept_inv_std)) = (io.saved::<T>(0)?, io.saved::<T>(1)?) {
             kept_mean.copy_from_slice(mean);
@@ -126,9 +127,9 @@ impl HostLayer for FusedBatchNorm {
         // With a second bottom, its gradient may share the top's memory; else dx may.
         let mut dr = if self.joins { io.bottom_diff::<T>(1)? } else { None };
         if self.joins {
-            joined.sums(own, dr.as_deref_mut(), self.extents, sum_g, sum_g_xhat);
+            joined.sums(own, dr.as_deref_mut(), self.axes, sum_g, sum_g_xhat);
         } else {
-            rectified.sums(diff_source(own, dx.as_deref())?, self.extents, inv_std, sum_g, sum_g_xhat);
+            rectified.sums(diff_source(own, dx.as_deref())?, self.axes, inv_std, sum_g, sum_g_xhat);
         }
         let learned = [(SCALE, &*sum_g_xhat), (SHIFT, &*sum_g)];
         for (param, sums) in learned.into_iter().take(1 + self.bias as usize) {
@@ -137,17 +138,17 @@ impl HostLayer for FusedBatchNorm {
             }
         }
         let Some(dx) = dx else { return Ok(()) };
-        if self.statistics.global() {
+        if self.statistics.global {
             sum_g.fill(T::zero());
             sum_g_xhat.fill(T::zero());
         }
         match dr {
             Some(g) => {
                 let normalized = Normalized::From { x, mean, inv_std };
-                backward_data(normalized, Some(g), self.extents, scale, sum_g, sum_g_xhat, dx);
+                backward_data(normalized, Some(g), self.axes, scale, sum_g, sum_g_xhat, dx);
             }
-            None if self.joins => joined.data(diff_source(own, None)?, self.extents, scale, sum_g, sum_g_xhat, dx),
-            None => rectified.data(own, self.extents, inv_std, sum_g, sum_g_xhat, dx),
+            None if self.joins => joined.data(diff_source(own, None)?, self.axes, scale, sum_g, sum_g_xhat, dx),
+            None => rectified.data(own, self.axes, inv_std, sum_g, sum_g_xhat, dx),
         }
         Ok(())
     }

@@ -6,8 +6,7 @@ use lgm_cuda::sim::Order;
 use lgm_proto::LayerParameter;
 use lgm_testkit::{Case, DeviceRig, Draw, Rig, check};
 
-use super::*;
-use crate::fused_batch_norm::FusedBatchNorm;
+use crate::batch_norm::{FusedBatchNorm, of_kind};
 
 fn layer(kind: &str, fields: &str) -> Case {
     Case::new(format!("layer {{ name: 'l' type: '{kind}' bottom: 'x' top: 'y' {fields} }}")).without_gradients()
@@ -29,6 +28,7 @@ fn element_by_element() {
             layer("ReLU", "relu_param { negative_slope: 0.1 }").bottom([n]),
             layer("Sigmoid", "").bottom([n]),
             layer("TanH", "").bottom([n]),
+            layer("Swish", "").bottom([n]),
             layer("Power", "power_param { power: 2 shift: 3 }").bottom([n]),
             layer("Dropout", "").bottom([n]),
             two("Eltwise", "eltwise_param { operation: MAX }").bottom([n]).bottom([n]),
@@ -164,7 +164,7 @@ fn window_by_window() {
 
 /// A BatchNorm and a Scale in one, with the sum if there are two bottoms and with the ReLU if the name says so.
 fn fused(param: &LayerParameter, cx: &BuildCx) -> Result<Node> {
-    let as_type = |kind: &str| crate::fused_batch_norm::tests::of_kind(param, kind);
+    let as_type = |kind: &str| of_kind(param, kind);
     let joins = (param.bottom.len() == 2).then_some("Eltwise");
     let relu = (param.name() == "rectified").then_some("ReLU");
     let run: Vec<_> = ["BatchNorm", "Scale"].into_iter().chain(joins).chain(relu).map(as_type).collect();
@@ -221,22 +221,4 @@ fn a_label_outside_the_classes_is_reported_as_on_the_host() {
             }
         }
     }
-}
-
-#[test]
-fn grids_cover_rows_and_chunks_follow_the_shape() {
-    let grid = row_grid(70_000, 49);
-    assert_eq!((grid.threads, grid.blocks), ([49, 5, 1], [1, 14_000, 1]));
-    assert_eq!(row_grid(1, 1000).blocks, [4, 1, 1]);
-    assert_eq!(row_grid(0, 0).blocks, [1, 1, 1]);
-    assert_eq!(row_grid(usize::MAX, usize::MAX).blocks[1], 65535);
-    let of = |outer, channels, inner| Channels::new(outer, channels, inner).chunks();
-    assert_eq!([of(2, 3, 4), of(128, 64, 56 * 56), of(256, 1000, 1), of(65536, 10, 1)], [1, 9, 4, 328]);
-    assert!(extent(1 << 32).is_err() && extent((1 << 32) - 1).is_err() && extent(1 << 31).is_ok());
-    // Channels last, in packs of 4: 250 of them in 8 columns of 32, or 24 in one of as many threads.
-    let last = |outer, channels| Channels::new(outer, channels, 1);
-    assert_eq!(last(256, 1000).sums().unwrap().0, Grid { blocks: [8, 4, 1], threads: [32, 8, 1] });
-    assert_eq!(last(4096, 96).sums().unwrap().0, Grid { blocks: [1, 52, 1], threads: [24, 10, 1] });
-    assert_eq!(last(4096, 96).rows().unwrap().0, Grid { blocks: [1, 205, 1], threads: [24, 10, 1] });
-    assert_eq!(last(1 << 20, 96).rows().unwrap().0.blocks, [1, 528, 1]);
 }

@@ -5,7 +5,7 @@
 
 use lgm_core::Float;
 
-use crate::pointwise::{for_rows, sum, sum_weighted};
+use crate::common::loops::{for_rows, sum, sum_weighted};
 
 /// M rows of features against N rows of centers, K wide.
 #[derive(Clone, Copy)]

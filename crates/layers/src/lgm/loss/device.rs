@@ -5,9 +5,9 @@ use lgm_core::{Bwd, Device, DeviceLayer, DevicePtr, DeviceQueue, Error, Fault, F
 
 use super::LgmLoss;
 use super::remedy::Remedy;
-use crate::class_distance::{DeviceExtents, DevicePairs, Of};
-use crate::labels;
-use crate::on_device::{extent, row_grid};
+use crate::common::labels;
+use crate::common::launch::{extent, row_grid};
+use crate::lgm::device_pairs::{DevicePairs, Of};
 
 /// Scratch memory, by number.
 mod scratch {
@@ -33,16 +33,12 @@ const WARPS: usize = 8;
 const LANES: usize = 32;
 
 impl LgmLoss {
-    fn extents(&self) -> DeviceExtents {
-        DeviceExtents { items: self.items, classes: self.classes, width: self.width }
-    }
-
     fn skips(&self) -> bool {
         self.train && self.param.ignore_zero()
     }
 
     fn device_pairs<'q>(&self, queue: &'q dyn DeviceQueue, x: DevicePtr, w: DevicePtr) -> DevicePairs<'q> {
-        DevicePairs { queue, extents: self.extents(), x, w, skip_zero: self.skips() }
+        DevicePairs { queue, extents: self.extents, x, w, skip_zero: self.skips() }
     }
 
     /// Counts the observed features of each item, where not all are.
@@ -50,26 +46,26 @@ impl LgmLoss {
         if !self.skips() {
             return Ok(None);
         }
-        let args = args![counts, x, extent(self.items)?, extent(self.width)?];
-        queue.launch("lgm_count_observed", Grid::rows(self.items.div_ceil(WARPS), Grid::THREADS), args)?;
+        let args = args![counts, x, extent(self.extents.items)?, extent(self.extents.width)?];
+        queue.launch("lgm_count_observed", Grid::rows(self.extents.items.div_ceil(WARPS), Grid::THREADS), args)?;
         Ok(Some(counts))
     }
 }
 
 impl DeviceLayer for LgmLoss {
     fn prepare(&mut self, _queue: &dyn DeviceQueue, plan: &mut Plan) -> Result<()> {
-        let (like, sigma, extents) = (plan.saved[0].clone(), plan.scratch[scratch::INVERSE].clone(), self.extents());
+        let (like, sigma, extents) = (plan.saved[0].clone(), plan.scratch[scratch::INVERSE].clone(), self.extents);
         let of = |elements: usize| like.with_shape([elements.max(1)]);
-        let pairs = self.items * self.classes;
+        let pairs = self.extents.items * self.extents.classes;
         let observed = if self.skips() && !self.param.isotropic() { extents.feature_parts() } else { 1 };
         plan.scratch = vec![
             sigma.clone(),
             sigma,
             extents.partial(&like),
             of(observed * pairs),
-            of(pairs.max(self.classes)),
-            of(self.items),
-            of(2 * self.items),
+            of(pairs.max(self.extents.classes)),
+            of(self.extents.items),
+            of(2 * self.extents.items),
         ];
         if self.param.isotropic() && self.param.update_sigma() {
             plan.saved.push(like);
@@ -83,11 +79,11 @@ impl DeviceLayer for LgmLoss {
     }
 
     fn explain(&self, fault: Fault) -> Error {
-        labels::explain(fault, self.classes)
+        labels::explain(fault, self.extents.classes)
     }
 
     fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
-        let [m, n, k] = self.extents().words()?;
+        let [m, n, k] = self.extents.words()?;
         let (x, labels, w, sigma) = (io.bottom(0)?, io.bottom(1)?, io.param(0)?, io.param(1)?);
         let pairs = self.device_pairs(io.queue(), x, w);
         let partial = io.scratch(scratch::PARTIAL)?;
@@ -98,7 +94,7 @@ impl DeviceLayer for LgmLoss {
             counts = self.counts(io.queue(), x, io.scratch(scratch::COUNTS)?)?;
         } else {
             let (inverse, half_log) = (io.scratch(scratch::INVERSE)?, io.scratch(scratch::HALF_LOG)?);
-            let elements = self.classes * self.width;
+            let elements = self.extents.classes * self.extents.width;
             let args = args![inverse, half_log, sigma, self.floor, elements as i64];
             io.launch("lgm_invert", Grid::elements(elements), args)?;
             pairs.squares(Some(inverse), partial)?;
@@ -108,7 +104,7 @@ impl DeviceLayer for LgmLoss {
                 observed = Some(h);
             } else {
                 let h = io.scratch(scratch::H)?;
-                let grid = Grid::rows(self.classes.div_ceil(WARPS), Grid::THREADS);
+                let grid = Grid::rows(self.extents.classes.div_ceil(WARPS), Grid::THREADS);
                 io.launch("lgm_log_determinants", grid, args![h, half_log, n, k])?;
                 determinants = Some(h);
             }
@@ -117,8 +113,8 @@ impl DeviceLayer for LgmLoss {
         let logits = if self.tops > 1 { Some(io.top(1)?) } else { None };
         let (probabilities, sums) = (io.saved(0), io.saved(1));
         let of_items = io.scratch(scratch::ITEMS)?;
-        let parts = extent(self.extents().feature_parts())?;
-        let threads = (self.classes.div_ceil(LANES) * LANES).min(Grid::THREADS as usize) as u32;
+        let parts = extent(self.extents.feature_parts())?;
+        let threads = (self.extents.classes.div_ceil(LANES) * LANES).min(Grid::THREADS as usize) as u32;
         let args = args![
             of_items,
             logits,
@@ -137,14 +133,14 @@ impl DeviceLayer for LgmLoss {
             n,
             k
         ];
-        io.launch("lgm_loss_rows", Grid::rows(self.items, threads), args)?;
+        io.launch("lgm_loss_rows", Grid::rows(self.extents.items, threads), args)?;
         let likelihood = if self.tops > 2 { Some(io.top(2)?) } else { None };
         let args = args![io.top(0)?, likelihood, of_items, labels, self.param.center_coef(), m, n, io.call.fault];
         io.launch("lgm_loss_finish", Grid::rows(1, Grid::THREADS), args)
     }
 
     fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
-        let [m, n, k] = self.extents().words()?;
+        let [m, n, k] = self.extents.words()?;
         let (x, labels, w, sigma, p) = (io.bottom(0)?, io.bottom(1)?, io.param(0)?, io.param(1)?, io.saved(0)?);
         let pairs = self.device_pairs(io.queue(), x, w);
         let d_loss = io.top_diff(0)?;
@@ -156,12 +152,12 @@ impl DeviceLayer for LgmLoss {
         let margins = (!self.param.block_mul_grad()).then_some(io.call.dynamic);
         let coef = self.param.center_coef();
         let args = args![dd, dh, p, d_loss, d_logits, d_likelihood, variances, self.floor, labels, margins, coef, m, n];
-        io.launch("lgm_loss_coefficients", row_grid(self.items, self.classes), args)?;
+        io.launch("lgm_loss_coefficients", row_grid(self.extents.items, self.extents.classes), args)?;
 
         let weights = if isotropic {
             None
         } else {
-            let (inverse, elements) = (io.scratch(scratch::INVERSE)?, self.classes * self.width);
+            let (inverse, elements) = (io.scratch(scratch::INVERSE)?, self.extents.classes * self.extents.width);
             let args = args![inverse, DevicePtr::NULL, sigma, self.floor, elements as i64];
             io.launch("lgm_invert", Grid::elements(elements), args)?;
             Some(inverse)
@@ -171,12 +167,12 @@ impl DeviceLayer for LgmLoss {
                 None => {
                     let counts = self.counts(io.queue(), x, io.scratch(scratch::COUNTS)?)?;
                     let args = args![partial, dd, dh, io.saved(1)?, counts, m, n, k];
-                    io.launch("lgm_loss_class_sums", self.extents().class_sums(), args)?;
-                    (1, self.classes)
+                    io.launch("lgm_loss_class_sums", self.extents.class_sums(), args)?;
+                    (1, self.extents.classes)
                 }
                 Some(v) => {
                     pairs.squares_over_items(dd, Some((dh, v)), partial)?;
-                    (extent(self.extents().item_parts())?, self.classes * self.width)
+                    (extent(self.extents.item_parts())?, self.extents.classes * self.extents.width)
                 }
             };
             let [floor, damped_below, strongest_pull] = Remedy::limits(self.floor);

@@ -8,7 +8,7 @@
 //! - loss = mean cross-entropy of softmax(l′) against z + λ · likelihood, where likelihood = mean (d_z + h_z), the negative
 //!   log-likelihood of the features under their own class, less a constant.
 //!
-//! α is `margin_mul` and β `margin_add`, which may grow (see [`crate::margin_schedule`]), λ is `center_coef`. In TEST the
+//! α is `margin_mul` and β `margin_add`, which may grow (see `margin_schedule`), λ is `center_coef`. In TEST the
 //! margins are zero: the loss measures what the net predicts, which has no margin.
 //!
 //! Shapes: bottoms features [M, …] (K elements an item) and labels (M elements); tops loss (a scalar, weight 1),
@@ -38,7 +38,7 @@
 //! values they begin with, whatever the layer's `param` says.
 //!
 //! Source: Wan, Zhong, Li and Chen, "Rethinking Feature Distribution for Loss Functions in Image Classification" (CVPR
-//! 2018). Their code is a ClassDistance (see [`crate::class_distance`]) and a SoftmaxWithLoss; it leaves out h, adds 10⁻⁴ to
+//! 2018). Their code is a ClassDistance (see [`ClassDistance`](super::ClassDistance)) and a SoftmaxWithLoss; it leaves out h, adds 10⁻⁴ to
 //! variances and shows no likelihood. `metric` must be L2; `bias_term` and `dropout_ratio` do nothing.
 
 mod device;
@@ -57,9 +57,10 @@ use lgm_core::{
 use lgm_proto::lgm_loss_parameter::Metric;
 use lgm_proto::{LayerParameter, LgmLossParameter};
 
-use crate::class_distance::{Pairs, mixture_shapes, warn_unused};
-use crate::labels::{check_count, class_at};
-use crate::margin_schedule::{Margins, general};
+use super::margin_schedule::{Margins, general};
+use super::pairs::Pairs;
+use super::{Extents, mixture_shapes, warn_unused};
+use crate::common::labels::{check_count, class_at};
 use remedy::Remedy;
 
 /// The least floor whose reciprocal's square still has digits in single precision.
@@ -71,9 +72,7 @@ pub struct LgmLoss {
     margins: Margins,
     floor: f32,
     train: bool,
-    items: usize,
-    classes: usize,
-    width: usize,
+    extents: Extents,
     tops: usize,
     warned: AtomicBool,
 }
@@ -112,9 +111,7 @@ impl LgmLoss {
             train: cx.phase == Phase::Train,
             margins,
             floor,
-            items: 0,
-            classes: 0,
-            width: 0,
+            extents: Extents::default(),
             tops: 1,
             warned: AtomicBool::new(false),
             param,
@@ -123,7 +120,7 @@ impl LgmLoss {
 
     fn pairs<'a, T>(&self, x: &'a [T], w: &'a [T]) -> Pairs<'a, T> {
         let skip_zero = self.train && self.param.ignore_zero();
-        Pairs { x, w, classes: self.classes, width: self.width, skip_zero }
+        Pairs { x, w, classes: self.extents.classes, width: self.extents.width, skip_zero }
     }
 
     fn invert<T: Float>(&self, sigma: &[T], inverse: &mut [T]) {
@@ -148,7 +145,7 @@ impl LgmLoss {
         let half = T::of(0.5);
         if self.param.isotropic() {
             pairs.squares(d);
-            for (i, (d, h)) in d.chunks_mut(self.classes).zip(h.chunks_mut(self.classes)).enumerate() {
+            for (i, (d, h)) in d.chunks_mut(self.extents.classes).zip(h.chunks_mut(self.extents.classes)).enumerate() {
                 let observed = T::of(pairs.observed_count(i) as f64);
                 for (((d, h), &v), &l) in d.iter_mut().zip(h).zip(inverse).zip(half_log) {
                     *d *= half * v;
@@ -161,10 +158,10 @@ impl LgmLoss {
             if pairs.skip_zero {
                 pairs.observed(half_log, h);
             } else {
-                let (first, rest) = h.split_at_mut(self.classes.min(h.len()));
-                let rows = half_log.chunks(self.width);
+                let (first, rest) = h.split_at_mut(self.extents.classes.min(h.len()));
+                let rows = half_log.chunks(self.extents.width);
                 first.iter_mut().zip(rows).for_each(|(h, l)| *h = T::of(l.iter().map(|l| l.f64()).sum()));
-                rest.chunks_mut(self.classes).for_each(|h| h.copy_from_slice(first));
+                rest.chunks_mut(self.extents.classes).for_each(|h| h.copy_from_slice(first));
             }
         }
     }
@@ -181,7 +178,7 @@ impl Layer for LgmLoss {
             mixture_shapes(self.param.num_output(), self.param.isotropic(), features)?;
         let items = features.shape[0];
         check_count(&bottoms[1], items, features)?;
-        (self.items, self.classes, self.width, self.tops) = (items, classes, width, tops);
+        (self.extents, self.tops) = (Extents { items, classes, width }, tops);
         self.margins.activate(self.train);
         let logits = features.with_shape([items, classes]);
         let scalar = features.with_shape(Shape::scalar());
@@ -236,8 +233,8 @@ impl HostLayer for LgmLoss {
         let (factor, add) = (T::one() + T::of(mul), T::of(add));
         let (mut cross_entropy, mut likelihood) = (0.0, 0.0);
         let mut probabilities = io.saved::<T>(0)?;
-        for (i, (d, h)) in d.chunks_mut(self.classes).zip(h.chunks(self.classes)).enumerate() {
-            let label = class_at(labels, i, self.classes)?;
+        for (i, (d, h)) in d.chunks_mut(self.extents.classes).zip(h.chunks(self.extents.classes)).enumerate() {
+            let label = class_at(labels, i, self.extents.classes)?;
             likelihood += d[label].f64() + h[label].f64();
             d[label] = d[label] * factor + add;
             // From here on, d holds the logits with margin.
@@ -247,11 +244,11 @@ impl HostLayer for LgmLoss {
             cross_entropy += sum.ln() - (d[label] - max).f64();
             if let Some(p) = &mut probabilities {
                 let scale = T::of(1.0 / sum);
-                let row = &mut p[i * self.classes..(i + 1) * self.classes];
+                let row = &mut p[i * self.extents.classes..(i + 1) * self.extents.classes];
                 row.iter_mut().zip(&*d).for_each(|(p, &l)| *p = (l - max).exp() * scale);
             }
         }
-        let items = self.items.max(1) as f64;
+        let items = self.extents.items.max(1) as f64;
         let (cross_entropy, likelihood) = (cross_entropy / items, likelihood / items);
         io.top::<T>(0)?[0] = T::of(cross_entropy + f64::from(self.param.center_coef()) * likelihood);
         if self.tops > 2 {
@@ -268,7 +265,7 @@ impl HostLayer for LgmLoss {
         let d_likelihood = if self.tops > 2 { io.top_diff::<T>(2)?[0] } else { T::zero() };
 
         // The gradients of d and h.
-        let items = T::of(self.items.max(1) as f64);
+        let items = T::of(self.extents.items.max(1) as f64);
         let per_item = d_loss / items;
         let of_likelihood = (T::of(self.param.center_coef().into()) * d_loss + d_likelihood) / items;
         let mul = if self.param.block_mul_grad() { T::zero() } else { T::of(self.margins.values().0) };
@@ -278,9 +275,9 @@ impl HostLayer for LgmLoss {
             dh.iter_mut().zip(io.top_diff::<T>(1)?).for_each(|(h, &l)| *h -= l);
         }
         dd.copy_from_slice(dh);
-        for i in 0..self.items {
-            let label = class_at(labels, i, self.classes)?;
-            let at = i * self.classes + label;
+        for i in 0..self.extents.items {
+            let label = class_at(labels, i, self.extents.classes)?;
+            let at = i * self.extents.classes + label;
             let of_own = per_item * (T::one() - p[at]);
             dd[at] += per_item + of_likelihood + mul * of_own;
             dh[at] += per_item + of_likelihood;
@@ -300,7 +297,7 @@ impl HostLayer for LgmLoss {
             ds.iter_mut().zip(&*gradient).zip(sigma).for_each(|((ds, &g), &s)| *ds += remedy.apply(s, g));
         }
         if isotropic {
-            for row in dd.chunks_mut(self.classes) {
+            for row in dd.chunks_mut(self.extents.classes) {
                 row.iter_mut().zip(&*inverse).for_each(|(d, &v)| *d *= v);
             }
         }

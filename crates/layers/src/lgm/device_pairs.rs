@@ -2,7 +2,8 @@
 
 use lgm_core::{BlobSpec, DevicePtr, DeviceQueue, Grid, Result, Shape, args};
 
-use crate::on_device::extent;
+use super::Extents;
+use crate::common::launch::extent;
 
 /// Rows and columns of a block's sums.
 const SIDE: usize = 64;
@@ -13,24 +14,13 @@ const WORTH: usize = 64;
 /// Classes of a block that sums over items.
 const TOGETHER: usize = 32;
 
-/// M rows of features against N rows of centers, K wide.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct DeviceExtents {
-    /// M.
-    pub items: usize,
-    /// N.
-    pub classes: usize,
-    /// K.
-    pub width: usize,
-}
-
 /// Features and centers at their addresses.
 #[derive(Clone, Copy)]
-pub(crate) struct DevicePairs<'q> {
+pub(super) struct DevicePairs<'q> {
     /// What runs the sums.
     pub queue: &'q dyn DeviceQueue,
     /// The extents.
-    pub extents: DeviceExtents,
+    pub extents: Extents,
     /// Features, [M, K].
     pub x: DevicePtr,
     /// Centers, [N, K].
@@ -41,7 +31,7 @@ pub(crate) struct DevicePairs<'q> {
 
 /// What is summed of differences.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Of {
+pub(super) enum Of {
     /// The difference, times a weight [N, K] where given.
     Difference(Option<DevicePtr>),
     /// Its sign.
@@ -70,7 +60,7 @@ fn grid(rows: usize, columns: usize, parts: usize) -> Result<Grid> {
     Ok(Grid { blocks: [extent(tiles(rows, columns).max(1))?, extent(parts)?, 1], threads: [Grid::THREADS, 1, 1] })
 }
 
-impl DeviceExtents {
+impl Extents {
     /// Parts that sums over features come in.
     pub fn feature_parts(&self) -> usize {
         parts(self.items, self.classes, self.width)
@@ -83,7 +73,7 @@ impl DeviceExtents {
 
     /// Scratch that holds any of these sums in parts.
     pub fn partial(&self, like: &BlobSpec) -> BlobSpec {
-        let &DeviceExtents { items, classes, width } = self;
+        let &Extents { items, classes, width } = self;
         let over_features = self.feature_parts() * items * classes;
         let over_classes = parts(items, width, classes) * items * width;
         let over_items = self.item_parts() * classes * width;
