@@ -6,32 +6,27 @@
 //!
 //! Source: Caffe's layer of this name.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Error, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, ensure};
+use lgm_core::{
+    Arity, BlobSpec, BuildCx, Bwd, Device, DeviceLayer, DeviceQueue, Error, Float, Formats, Fwd, Host, HostLayer,
+    Layer, Node, Offer, Plan, Result,
+};
 use lgm_proto::{ConcatParameter, LayerParameter};
 
-use crate::common::rows::{gather, scatter};
+use crate::common::rows::{Parts, axis_of, check_names};
 use crate::common::view;
-
-mod device;
 
 /// The layer; see the module.
 pub struct Concat {
     param: ConcatParameter,
-    /// Elements that each bottom gives to one index of the axes before `axis`.
-    parts: Vec<usize>,
-    /// Indices of the axes before `axis`.
-    rows: usize,
-    axis: usize,
+    /// The bottoms within the top.
+    parts: Parts,
 }
 
 impl Concat {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
         let param = param.concat_param.unwrap_or_default();
-        ensure!(
-            param.axis.is_none() || param.concat_dim.is_none(),
-            "both axis and concat_dim are given; they mean the same: keep axis"
-        );
-        Node::compute(Concat { param, parts: Vec::new(), rows: 0, axis: 0 })
+        check_names(param.axis, param.concat_dim, "concat_dim")?;
+        Node::compute(Concat { param, parts: Parts::default() })
     }
 }
 
@@ -42,13 +37,7 @@ impl Layer for Concat {
 
     fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
         let first = &bottoms[0].shape;
-        let axis = match self.param.concat_dim {
-            Some(dim) => {
-                ensure!((dim as usize) < first.len(), "concat_dim {dim} is out of range for the shape {first}");
-                dim as usize
-            }
-            None => first.axis(self.param.axis())?,
-        };
+        let axis = axis_of(first, self.param.axis(), self.param.concat_dim, "concat_dim")?;
         let with = |n: usize| first.splice(axis..axis + 1, [n]);
         for (i, bottom) in bottoms.iter().enumerate() {
             let agrees = bottom.shape.len() == first.len() && bottom.shape == with(bottom.shape[axis]);
@@ -60,8 +49,7 @@ impl Layer for Concat {
         if bottoms.len() == 1 {
             return Ok(view::plan(&bottoms[0], first.clone()));
         }
-        (self.rows, self.axis) = (first.span(0..axis), axis);
-        self.parts = bottoms.iter().map(|b| b.shape.count_from(axis)).collect();
+        self.parts = Parts::new(first, axis, bottoms.iter().map(|b| b.shape.count_from(axis)).collect());
         let extent = bottoms.iter().map(|b| b.shape[axis]).sum();
         Ok(Plan::new(vec![bottoms[0].with_shape(with(extent))]))
     }
@@ -69,25 +57,55 @@ impl Layer for Concat {
 
 impl HostLayer for Concat {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
-        if self.parts.is_empty() {
+        if self.parts.is_view() {
             return view::forward::<T>(io);
         }
         let bottoms = io.bottoms.iter().enumerate().map(|(i, _)| io.bottom::<T>(i)).collect::<Result<Vec<_>>>()?;
-        gather(io.top::<T>(0)?, &bottoms, &self.parts);
+        self.parts.gather(io.top::<T>(0)?, &bottoms);
         Ok(())
     }
 
     fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
-        if self.parts.is_empty() {
+        if self.parts.is_view() {
             return view::backward::<T>(io);
         }
         let dy = io.top_diff::<T>(0)?;
-        let mut start = 0;
-        for (i, &len) in self.parts.iter().enumerate() {
+        for i in 0..self.parts.len() {
             if let Some(dx) = io.bottom_diff::<T>(i)? {
-                scatter(dx, dy, &self.parts, start);
+                self.parts.scatter(i, dx, dy);
             }
-            start += len;
+        }
+        Ok(())
+    }
+}
+
+impl DeviceLayer for Concat {
+    fn formats(&self, offer: &Offer<'_>) -> Formats {
+        self.parts.formats(offer)
+    }
+
+    fn prepare(&mut self, _queue: &dyn DeviceQueue, plan: &mut Plan) -> Result<()> {
+        self.parts.store_as(plan.formats.top(0), &plan.tops[0].shape);
+        Ok(())
+    }
+
+    fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
+        if self.parts.is_view() {
+            return view::forward_on(io);
+        }
+        let y = io.top(0)?;
+        (0..self.parts.len()).try_for_each(|i| self.parts.copy_in(io.call, i, y, io.bottom(i)?))
+    }
+
+    fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
+        if self.parts.is_view() {
+            return view::backward_on(io);
+        }
+        let dy = io.top_diff(0)?;
+        for i in 0..self.parts.len() {
+            if let Some(dx) = io.bottom_diff(i) {
+                self.parts.copy_out(io.call, i, dx, dy)?;
+            }
         }
         Ok(())
     }

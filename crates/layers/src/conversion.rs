@@ -3,9 +3,12 @@
 //!
 //! Shapes: bottom and top alike. Gradient: the top's, in the bottom's format.
 
-use lgm_core::{Arity, Axes3, BlobSpec, Bwd, Float, Format, Formats, Fwd, Host, HostLayer, Layer, Node, Plan, Result};
+use lgm_core::{
+    Arity, Axes3, BlobSpec, Bwd, Device, DeviceLayer, Float, Format, Formats, Fwd, Host, HostLayer, Layer, Node, Offer,
+    Plan, Result,
+};
 
-mod device;
+use crate::common::convert::convert;
 
 /// The layer; see the module.
 pub struct Conversion {
@@ -52,6 +55,23 @@ impl HostLayer for Conversion {
             dx.copy_from_slice(dy);
         }
         Ok(())
+    }
+}
+
+impl DeviceLayer for Conversion {
+    fn formats(&self, _offer: &Offer<'_>) -> Formats {
+        Conversion::formats(self)
+    }
+
+    fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
+        let (x, y) = (io.bottom(0)?, io.top(0)?);
+        convert(io.queue(), (y, self.to), (x, self.from), self.axes, false)
+    }
+
+    fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
+        let dy = io.top_diff(0)?;
+        let Some(dx) = io.bottom_diff(0) else { return Ok(()) };
+        convert(io.queue(), (dx, self.from), (dy, self.to), self.axes, false)
     }
 }
 

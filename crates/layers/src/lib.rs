@@ -6,6 +6,8 @@ mod common;
 mod conversion;
 #[cfg(test)]
 mod device_extents;
+#[cfg(test)]
+mod guide;
 
 /// Declares the layer modules and the types each registers: `file { "Type" => Struct, … }`. Every struct has
 /// `pub(crate) fn build(&LayerParameter, &BuildCx) -> Result<Node>`.

@@ -4,10 +4,11 @@
 //!
 //! Source: Caffe's layer of this name.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result};
+use lgm_core::{
+    Arity, BlobSpec, BuildCx, Bwd, Device, DeviceLayer, Float, Formats, Fwd, Host, HostLayer, Layer, Node, Offer, Plan,
+    Result, ViewMut,
+};
 use lgm_proto::LayerParameter;
-
-mod device;
 
 /// The layer; see the module.
 pub struct Silence;
@@ -40,6 +41,25 @@ impl HostLayer for Silence {
             }
         }
         Ok(())
+    }
+}
+
+impl DeviceLayer for Silence {
+    fn formats(&self, offer: &Offer<'_>) -> Formats {
+        Formats { bottoms: offer.arriving.into(), ..Formats::default() }
+    }
+
+    fn forward(&self, _io: Fwd<'_, Device>) -> Result<()> {
+        Ok(())
+    }
+
+    fn backward(&self, io: Bwd<'_, Device>) -> Result<()> {
+        let formats = io.call.formats;
+        let zero = |(i, dx): (usize, &Option<ViewMut<'_, Device>>)| match dx {
+            Some(dx) => io.queue().zero(dx.addr(), formats.bottom(i).bytes(dx.shape())),
+            None => Ok(()),
+        };
+        io.bottom_diffs.iter().enumerate().try_for_each(zero)
     }
 }
 

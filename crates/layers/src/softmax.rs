@@ -3,11 +3,13 @@
 //! Gradient: dxᵢ = yᵢ · (dyᵢ − Σⱼ dyⱼ·yⱼ). Shapes: one top like the bottom, softmax along `axis` (1) for each position of
 //! the others; runs in place. Source: Caffe's layer of this name.
 
-use lgm_core::{Arity, Axes3, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result};
+use lgm_core::{
+    Arity, Axes3, BlobSpec, BuildCx, Bwd, Device, DeviceLayer, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result,
+};
 use lgm_cpu::softmax::{softmax, softmax_backward};
 use lgm_proto::LayerParameter;
 
-mod device;
+use crate::common::softmax;
 
 /// The layer; see the module.
 pub struct Softmax {
@@ -46,6 +48,20 @@ impl HostLayer for Softmax {
             softmax_backward(y, dy, dx, self.along);
         }
         Ok(())
+    }
+}
+
+impl DeviceLayer for Softmax {
+    fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
+        let y = io.top(0)?;
+        let x = io.bottom_unless_shared(0).unwrap_or(y);
+        softmax::forward_on(self.along, io.queue(), y, x)
+    }
+
+    fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
+        let Some(dx) = io.bottom_diff(0) else { return Ok(()) };
+        let (y, dy) = (io.top(0)?, io.top_diff_unless_shared(0).unwrap_or(dx));
+        softmax::backward_on(self.along, io.queue(), dx, dy, y)
     }
 }
 

@@ -1,62 +1,128 @@
-//! Rows that are made of parts, as Concat and Slice have them.
+//! One blob whose rows are those of several others end to end, as Concat and Slice have it.
 
-use lgm_core::{DevicePtr, DeviceQueue, Element, Float, Format, Formats, Layout, Offer, Result, Shape, args, kernel};
+use lgm_core::{DeviceCall, DevicePtr, Float, Format, Formats, Layout, Offer, Result, Shape, args, ensure, kernel};
 use lgm_cpu::for_each_row;
 
 use super::launch::{extent, row_grid};
 
-/// Writes rows that are the rows of `parts` end to end; a row of part i has `lens[i]` elements.
-pub(crate) fn gather<T: Float>(whole: &mut [T], parts: &[&[T]], lens: &[usize]) {
-    for_each_row(whole, lens.iter().sum(), |n, mut row| {
-        for (part, &len) in parts.iter().zip(lens) {
-            let (here, rest) = row.split_at_mut(len);
-            here.copy_from_slice(&part[n * len..][..len]);
-            row = rest;
+/// The axis that a layer is given as `axis`, or by its older name `dim_name`, which counts from the outermost axis only.
+///
+/// # Errors
+/// When both are given, or the shape has no such axis.
+pub(crate) fn axis_of(shape: &Shape, axis: i32, dim: Option<u32>, dim_name: &str) -> Result<usize> {
+    let Some(dim) = dim else { return shape.axis(axis) };
+    ensure!((dim as usize) < shape.len(), "{dim_name} {dim} is out of range for the shape {shape}");
+    Ok(dim as usize)
+}
+
+/// Refuses both names of an axis at once.
+///
+/// # Errors
+/// When both are given.
+pub(crate) fn check_names(axis: Option<i32>, dim: Option<u32>, dim_name: &str) -> Result<()> {
+    let one = axis.is_none() || dim.is_none();
+    ensure!(one, "both axis and {dim_name} are given; they mean the same: keep axis");
+    Ok(())
+}
+
+/// The parts of each row of the whole.
+#[derive(Default)]
+pub(crate) struct Parts {
+    /// Elements of each part; none where the whole is its only part.
+    lens: Vec<usize>,
+    /// Rows.
+    rows: usize,
+    axis: usize,
+}
+
+impl Parts {
+    /// Parts of `lens` elements along `axis` of blobs that are like `shape` before it.
+    pub fn new(shape: &Shape, axis: usize, lens: Vec<usize>) -> Parts {
+        Parts { lens, rows: shape.span(0..axis), axis }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.lens.len()
+    }
+
+    /// Whether the whole is its only part.
+    pub fn is_view(&self) -> bool {
+        self.lens.is_empty()
+    }
+
+    fn start(&self, part: usize) -> usize {
+        self.lens[..part].iter().sum()
+    }
+
+    fn row(&self) -> usize {
+        self.lens.iter().sum()
+    }
+
+    /// Writes the whole from its parts.
+    pub fn gather<T: Float>(&self, whole: &mut [T], parts: &[&[T]]) {
+        for_each_row(whole, self.row(), |n, mut row| {
+            for (part, &len) in parts.iter().zip(&self.lens) {
+                let (here, rest) = row.split_at_mut(len);
+                here.copy_from_slice(&part[n * len..][..len]);
+                row = rest;
+            }
+        });
+    }
+
+    /// Writes part `i` from the whole.
+    pub fn scatter<T: Float>(&self, i: usize, part: &mut [T], whole: &[T]) {
+        let (row, start, len) = (self.row(), self.start(i), self.lens[i]);
+        for_each_row(part, len, |n, part| part.copy_from_slice(&whole[n * row + start..][..len]));
+    }
+
+    /// Every blob as the first comes; with its channels last only where it is they that are laid end to end.
+    pub fn formats(&self, offer: &Offer<'_>) -> Formats {
+        if self.axis == 1 { offer.follow() } else { offer.follow_channels_first() }
+    }
+
+    /// Makes them those of blobs in a format, `like` one of which is: with channels last, every position of an image is a
+    /// row.
+    pub fn store_as(&mut self, format: Format, like: &Shape) {
+        if format.layout == Layout::ChannelsLast {
+            let inner = like.count_from(2).max(1);
+            self.rows *= inner;
+            self.lens.iter_mut().for_each(|len| *len /= inner);
         }
-    });
-}
+    }
 
-/// Writes the part that starts at element `start` of each of the rows of `whole`.
-pub(crate) fn scatter<T: Float>(part: &mut [T], whole: &[T], lens: &[usize], start: usize) {
-    let row_len: usize = lens.iter().sum();
-    let rows = whole.len() / row_len.max(1);
-    let len = part.len() / rows.max(1);
-    for_each_row(part, len, |n, row| row.copy_from_slice(&whole[n * row_len + start..][..len]));
-}
+    /// Copies part `i` into the whole, on a device.
+    ///
+    /// # Errors
+    /// When the device refuses.
+    pub fn copy_in(&self, call: DeviceCall<'_>, i: usize, whole: DevicePtr, part: DevicePtr) -> Result<()> {
+        let (row, len) = (self.row(), self.lens[i]);
+        self.copy(call, len, (self.place(call, i, whole), row), (part, len))
+    }
 
-/// Copies rows of `width` elements that are one pitch apart to where they are another apart.
-pub(crate) fn copy_rows(
-    queue: &dyn DeviceQueue,
-    element: Element,
-    (rows, width): (usize, usize),
-    (to, to_pitch): (DevicePtr, usize),
-    (from, from_pitch): (DevicePtr, usize),
-) -> Result<()> {
-    let args = args![to, from, extent(rows)?, extent(width)?, to_pitch as i64, from_pitch as i64];
-    queue.launch(kernel!(element, "channels_copy"), row_grid(rows, width), args)
-}
+    /// Copies part `i` out of the whole, on a device.
+    ///
+    /// # Errors
+    /// When the device refuses.
+    pub fn copy_out(&self, call: DeviceCall<'_>, i: usize, part: DevicePtr, whole: DevicePtr) -> Result<()> {
+        let (row, len) = (self.row(), self.lens[i]);
+        self.copy(call, len, (part, len), (self.place(call, i, whole), row))
+    }
 
-/// For each part of a row: where it starts, and its length.
-pub(crate) fn spans(parts: &[usize]) -> impl Iterator<Item = (usize, usize)> + '_ {
-    parts.iter().scan(0, |start, &len| {
-        *start += len;
-        Some((*start - len, len))
-    })
-}
+    /// Where part `i` begins in the whole.
+    fn place(&self, call: DeviceCall<'_>, i: usize, whole: DevicePtr) -> DevicePtr {
+        whole.elements(self.start(i), call.format().element)
+    }
 
-/// Every blob as the first comes; with its channels last only where it is they that are laid end to end.
-pub(crate) fn formats(offer: &Offer<'_>, axis: usize) -> Formats {
-    if axis == 1 { offer.follow() } else { offer.follow_channels_first() }
-}
-
-/// The rows of a launch, and the parts of each, for a blob in a format: with channels last, every position of an image is
-/// a row.
-pub(crate) fn rows_in(format: Format, whole: &Shape, rows: usize, parts: &[usize]) -> (usize, Vec<usize>) {
-    match format.layout {
-        Layout::ChannelsFirst => (rows, parts.to_vec()),
-        Layout::ChannelsLast => {
-            let inner = whole.count_from(2).max(1);
-            (rows * inner, parts.iter().map(|part| part / inner).collect())
-        }
+    /// Copies rows of `width` elements that are one pitch apart to where they are another apart.
+    fn copy(
+        &self,
+        call: DeviceCall<'_>,
+        width: usize,
+        (to, to_pitch): (DevicePtr, usize),
+        (from, from_pitch): (DevicePtr, usize),
+    ) -> Result<()> {
+        let args = args![to, from, extent(self.rows)?, extent(width)?, to_pitch as i64, from_pitch as i64];
+        call.launch(kernel!("channels_copy"), row_grid(self.rows, width), args)
     }
 }
