@@ -1,15 +1,16 @@
 //! The commands and their flags. One definition serves the parsing, the help and [`crate::argv`]'s rewriting.
 
+mod device;
+
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use clap::builder::{OsStringValueParser, RangedI64ValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use lgm_cuda::Precision;
 
+pub use self::device::{DeviceFlags, GpuFlag, Gpus};
 use crate::signals::Action;
 
 const EXAMPLES: &str = "\
@@ -84,14 +85,6 @@ pub struct LogFlags {
     pub stderrthreshold: Option<u8>,
 }
 
-/// Flags of every command that runs on a device.
-#[derive(Args, Debug)]
-pub struct DeviceFlags {
-    /// GPUs to run on: one number, several separated by commas, or 'all'
-    #[arg(long = "gpu", value_name = "IDS")]
-    pub gpu: Option<Gpus>,
-}
-
 /// Flags that choose the layers of a net.
 #[derive(Args, Debug)]
 pub struct StateFlags {
@@ -118,10 +111,6 @@ pub struct TrainArgs {
     /// The device.
     #[command(flatten)]
     pub device: DeviceFlags,
-    /// On a GPU, the precision of matrix products and convolutions: tf32 (unless given, or the solver gives another),
-    /// fp32, or bf16, in which blobs are stored too
-    #[arg(long = "precision", value_name = "PRECISION")]
-    pub precision: Option<Precision>,
     /// The net's state.
     #[command(flatten)]
     pub state: StateFlags,
@@ -153,10 +142,6 @@ pub struct TestArgs {
     /// The device.
     #[command(flatten)]
     pub device: DeviceFlags,
-    /// On a GPU, the precision of matrix products and convolutions: tf32 (unless given, or the solver gives another),
-    /// fp32, or bf16, in which blobs are stored too
-    #[arg(long = "precision", value_name = "PRECISION")]
-    pub precision: Option<Precision>,
     /// The net's state.
     #[command(flatten)]
     pub state: StateFlags,
@@ -183,10 +168,6 @@ pub struct TimeArgs {
     /// The device.
     #[command(flatten)]
     pub device: DeviceFlags,
-    /// On a GPU, the precision of matrix products and convolutions: tf32 (unless given, or the solver gives another),
-    /// fp32, or bf16, in which blobs are stored too
-    #[arg(long = "precision", value_name = "PRECISION")]
-    pub precision: Option<Precision>,
     /// The net's state.
     #[command(flatten)]
     pub state: StateFlags,
@@ -212,9 +193,6 @@ pub struct SummaryArgs {
     /// The device, whose memory is reported too.
     #[command(flatten)]
     pub device: DeviceFlags,
-    /// On a GPU, the precision: bf16 takes less memory than tf32 (unless given) or fp32
-    #[arg(long = "precision", value_name = "PRECISION")]
-    pub precision: Option<Precision>,
     /// The net's state.
     #[command(flatten)]
     pub state: StateFlags,
@@ -223,9 +201,9 @@ pub struct SummaryArgs {
 /// Flags of `device_query`.
 #[derive(Args, Debug)]
 pub struct DeviceQueryArgs {
-    /// The device.
+    /// The GPUs.
     #[command(flatten)]
-    pub device: DeviceFlags,
+    pub gpus: GpuFlag,
 }
 
 /// Flags of `convert-mnist`.
@@ -313,9 +291,6 @@ pub struct PlotFeaturesArgs {
     /// The device.
     #[command(flatten)]
     pub device: DeviceFlags,
-    /// On a GPU, the precision of matrix products and convolutions: tf32 (unless given) or fp32
-    #[arg(long = "precision", value_name = "PRECISION")]
-    pub precision: Option<Precision>,
     /// The net's state.
     #[command(flatten)]
     pub state: StateFlags,
@@ -372,44 +347,6 @@ impl From<PhaseFlag> for lgm_core::Phase {
     }
 }
 
-/// The GPUs that `-gpu` names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Gpus {
-    /// Every one the driver sees.
-    All,
-    /// Those of these numbers.
-    List(Vec<u32>),
-}
-
-impl FromStr for Gpus {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text == "all" {
-            return Ok(Gpus::All);
-        }
-        let mut list = Vec::new();
-        for part in text.split(',') {
-            let expected = || format!("expected GPU numbers like '0' or '0,1', or 'all', found '{text}'");
-            let id = part.trim().parse().map_err(|_| expected())?;
-            if list.contains(&id) {
-                return Err(format!("GPU {id} is named twice"));
-            }
-            list.push(id);
-        }
-        Ok(Gpus::List(list))
-    }
-}
-
-impl fmt::Display for Gpus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Gpus::All => f.write_str("all"),
-            Gpus::List(ids) => f.write_str(&ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",")),
-        }
-    }
-}
-
 /// A command line that makes no sense; ends the process with code 2.
 #[derive(Debug)]
 pub struct UsageError(pub String);
@@ -427,21 +364,5 @@ impl From<clap::Error> for UsageError {
         let text = error.render().to_string();
         let lines = text.lines().filter(|line| !line.trim().is_empty()).collect::<Vec<_>>().join("\n");
         UsageError(lines.strip_prefix("error: ").unwrap_or(&lines).to_string())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn gpu_lists() {
-        assert_eq!("all".parse(), Ok(Gpus::All));
-        assert_eq!("0".parse(), Ok(Gpus::List(vec![0])));
-        assert_eq!("2, 0".parse(), Ok(Gpus::List(vec![2, 0])));
-        for wrong in ["", "0,", "x", "-1", "ALL"] {
-            assert!(wrong.parse::<Gpus>().unwrap_err().contains("expected GPU numbers"), "{wrong}");
-        }
-        assert_eq!("1,1".parse::<Gpus>().unwrap_err(), "GPU 1 is named twice");
     }
 }

@@ -14,7 +14,7 @@ use crate::{gpu, output};
 /// # Errors
 /// When `-gpu` names a GPU that is not there.
 pub fn run(args: &DeviceQueryArgs) -> Result<ExitCode> {
-    let asked = args.device.gpu.as_ref();
+    let asked = args.gpus.gpu.as_ref();
     match asked {
         Some(gpus) => info!("Querying GPUs {gpus}"),
         None => info!("Querying all GPUs"),

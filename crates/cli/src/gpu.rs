@@ -6,27 +6,17 @@ use anyhow::{Context, Result, bail};
 use lgm_core::ConvolutionPass;
 use lgm_cuda::sim::{Order, Sim};
 use lgm_cuda::{Cuda, Device, NoDevice, Precision};
-use lgm_net::{Gpu, Simulated};
+use lgm_cuda::{Gpu, sim::Simulated};
 use lgm_proto::SolverParameter;
 use lgm_proto::solver_parameter::SolverMode;
 
-use crate::args::Gpus;
+use crate::args::{DeviceFlags, Gpus};
 
 /// The variable that puts a simulated GPU in the place of real ones when it says `sim`, `sim:BYTES` for one of so much
 /// memory, or `sim-library` for one with a library of convolutions: for tests.
 const SIMULATE: &str = "LGM_GPU";
 
-/// What a command and a solver's file ask for.
-pub struct Asked<'a> {
-    /// The `-gpu` flag.
-    pub gpus: Option<&'a Gpus>,
-    /// The `-precision` flag.
-    pub precision: Option<Precision>,
-    /// The solver's file, if there is one.
-    pub solver: Option<&'a SolverParameter>,
-}
-
-/// Settles where a run computes, and says so in the log: on the GPU given back, or on the CPU.
+/// Settles where a run computes, by its flags and its solver's file if it has one, and says so in the log: on the GPU given back, or on the CPU.
 ///
 /// The flag is an order and the file's `solver_mode: GPU` a wish: what cannot be done for the flag is an error, for the
 /// file a warning.
@@ -34,12 +24,13 @@ pub struct Asked<'a> {
 /// # Errors
 /// When `-gpu` is given: with no usable GPU, the text says what was looked for and where. When the solver's precision is
 /// unknown.
-pub fn settle(asked: &Asked<'_>) -> Result<Option<Rc<dyn Gpu>>> {
-    let wish = asked.solver.filter(|p| p.solver_mode.is_some() && p.solver_mode() == SolverMode::Gpu);
-    let wished_precision = asked.solver.and_then(|p| p.precision.as_deref()).map(str::parse::<Precision>).transpose();
+pub fn settle(flags: &DeviceFlags, solver: Option<&SolverParameter>) -> Result<Option<Rc<dyn Gpu>>> {
+    let gpus = flags.gpus.gpu.as_ref();
+    let wish = solver.filter(|p| p.solver_mode.is_some() && p.solver_mode() == SolverMode::Gpu);
+    let wished_precision = solver.and_then(|p| p.precision.as_deref()).map(str::parse::<Precision>).transpose();
     let wished_precision = wished_precision.context("solver field 'precision'")?;
-    let precision = asked.precision.or(wished_precision).unwrap_or_default();
-    if asked.gpus.is_none() && wish.is_none() {
+    let precision = flags.precision.or(wished_precision).unwrap_or_default();
+    if gpus.is_none() && wish.is_none() {
         tracing::info!("Use CPU.");
         return Ok(None);
     }
@@ -49,7 +40,7 @@ pub fn settle(asked: &Asked<'_>) -> Result<Option<Rc<dyn Gpu>>> {
         return Ok(Some(Rc::new(wanted.open(precision)?)));
     }
     let open = |id: u32| open(id, precision);
-    let gpu = choose_one(asked.gpus, wish.map_or(0, SolverParameter::device_id), lgm_cuda::devices(), &open)?;
+    let gpu = choose_one(gpus, wish.map_or(0, SolverParameter::device_id), lgm_cuda::devices(), &open)?;
     if gpu.is_none() {
         tracing::info!("Use CPU.");
     }
@@ -170,7 +161,7 @@ mod tests {
         assert!(error.contains("/nonexistent/cuda: no such folder"), "{error}");
         assert!(error.ends_with("to run on the CPU, leave out -gpu"), "{error}");
         assert_eq!(choose_one(None, 0, none(), &closed).unwrap(), None);
-        assert!(settle(&Asked { gpus: None, precision: None, solver: None }).unwrap().is_none());
+        assert!(settle(&DeviceFlags::default(), None).unwrap().is_none());
     }
 
     #[test]
@@ -186,10 +177,8 @@ mod tests {
     #[test]
     fn a_precision_nobody_knows_is_named() {
         let solver = SolverParameter { precision: Some("tf23".into()), ..Default::default() };
-        let Err(error) = settle(&Asked { gpus: None, precision: None, solver: Some(&solver) }) else {
-            panic!("tf23 was accepted")
-        };
+        let Err(error) = settle(&DeviceFlags::default(), Some(&solver)) else { panic!("tf23 was accepted") };
         let text = format!("{error:#}");
-        assert!(text.contains("solver field 'precision'") && text.contains("did you mean tf32"), "{text}");
+        assert!(text.contains("solver field 'precision'") && text.contains("did you mean 'tf32'"), "{text}");
     }
 }

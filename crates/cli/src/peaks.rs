@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use lgm_core::{Format, Gemm, Result, Shape};
 use lgm_cpu::{Trans, elementwise, gemm};
-use lgm_net::{Block, Gpu, Net};
+use lgm_cuda::{Block, Gpu};
+use lgm_net::Net;
 
 /// The ceilings of a machine over all threads, or of a GPU.
 #[derive(Clone, Copy, Debug)]

@@ -4,10 +4,10 @@ use std::process::ExitCode;
 
 use lgm_core::Phase;
 use lgm_core::memory::available;
-use lgm_net::{Gpu, Keep, LayerReport, Net, in_units};
+use lgm_cuda::Gpu;
+use lgm_net::{Keep, LayerReport, Net, in_units};
 
 use crate::args::SummaryArgs;
-use crate::gpu::Asked;
 use crate::{gpu, models, output};
 
 /// Prints a table of a net's layers and what the net takes in parameters, operations and memory.
@@ -17,10 +17,7 @@ use crate::{gpu, models, output};
 pub fn run(args: &SummaryArgs) -> anyhow::Result<ExitCode> {
     let phase = args.phase.map_or(Phase::Train, Phase::from);
     let backward = phase == Phase::Train;
-    let gpu = match &args.device.gpu {
-        Some(gpus) => gpu::settle(&Asked { gpus: Some(gpus), precision: args.precision, solver: None })?,
-        None => None,
-    };
+    let gpu = gpu::settle(&args.device, None)?;
     let before = gpu.as_ref().map(|gpu| gpu.free_bytes()).transpose()?;
     let said = if let (Some(gpu), Some(before)) = (gpu, before) {
         let net = models::net(&args.model, phase, &args.state, backward, Keep::Outputs, Some(gpu.clone()))?;
@@ -37,7 +34,7 @@ pub fn run(args: &SummaryArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn shapes(layer: &LayerReport<'_>) -> String {
-    match (layer.absorbed, layer.tops.is_empty()) {
+    match (layer.fused, layer.tops.is_empty()) {
         (true, _) => "(with a later layer)".into(),
         (false, true) => "-".into(),
         _ => layer.tops.iter().map(|s| s.to_string()).collect::<Vec<_>>().join(" "),
@@ -83,7 +80,7 @@ fn on_device(net: &Net, gpu: &dyn Gpu, (free, total): (u64, u64), training: bool
     let say = |bytes: usize| in_units(bytes as u64);
     let mut out = format!(
         "on {}: {} in the arena, {} for two batches on their way, {} for parameters{}; {} of {} were free\n",
-        gpu.label(),
+        gpu.name(),
         say(memory.arena),
         say(memory.batches),
         say(memory.params),

@@ -8,7 +8,6 @@ use lgm_solver::scores_of;
 use tracing::{info, warn};
 
 use crate::args::TestArgs;
-use crate::gpu::Asked;
 use crate::{gpu, models};
 
 /// Runs a net in the TEST phase over some batches and logs each output and the means.
@@ -16,7 +15,7 @@ use crate::{gpu, models};
 /// # Errors
 /// Whatever is wrong with the net, its data or the weights.
 pub fn run(args: &TestArgs) -> anyhow::Result<ExitCode> {
-    let gpu = gpu::settle(&Asked { gpus: args.device.gpu.as_ref(), precision: args.precision, solver: None })?;
+    let gpu = gpu::settle(&args.device, None)?;
     let mut net = models::net(&args.model, Phase::Test, &args.state, false, Keep::Outputs, gpu)?;
     models::load_weights(&mut net, &args.weights)?;
     let passes = args.iterations;

@@ -6,12 +6,12 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use lgm_core::{Phase, Step};
-use lgm_net::{Gpu, Keep, Net, in_units, six_digits};
+use lgm_cuda::Gpu;
+use lgm_net::{Keep, Net, in_units, six_digits};
 use lgm_solver::Solver;
 use tracing::info;
 
 use crate::args::TimeArgs;
-use crate::gpu::Asked;
 use crate::peaks::{self, Floor, Peaks};
 use crate::{gpu, models};
 
@@ -43,8 +43,7 @@ fn iterations(args: &TimeArgs, solver: &Path) -> anyhow::Result<()> {
     let mut parsed = models::solver(solver)?;
     // A file's wish for a GPU is not one of `time`, which measures what its flags say.
     parsed.message.solver_mode = None;
-    let asked = Asked { gpus: args.device.gpu.as_ref(), precision: args.precision, solver: Some(&parsed.message) };
-    let gpu = gpu::settle(&asked)?;
+    let gpu = gpu::settle(&args.device, Some(&parsed.message))?;
     let param = &mut parsed.message;
     // Tests and snapshots are not timed, so nothing is asked of them.
     (param.test_iter, param.test_net, param.test_net_param, param.test_state) = Default::default();
@@ -62,7 +61,7 @@ fn iterations(args: &TimeArgs, solver: &Path) -> anyhow::Result<()> {
     solver.net().finish()?;
     info!("{}", memory(solver.net()));
     report_conversions(solver.net());
-    let histories = lgm_solver::histories(solver.param().r#type());
+    let histories = solver.rule().histories();
     peak(gpu.as_deref(), before, solver.net(), histories)?;
     let peaks = gpu.as_ref().and_then(ceilings);
     let iterations = warm_up(&mut solver, args.seconds)?.max(args.iterations);
@@ -75,7 +74,7 @@ fn iterations(args: &TimeArgs, solver: &Path) -> anyhow::Result<()> {
     let mut loss = 0.0;
     for _ in 0..iterations {
         let lap = Instant::now();
-        loss = solver.iterate()?;
+        loss = solver.iterate()?.unwrap_or(f64::NAN);
         times.push(ms(lap));
     }
     times.sort_by(f64::total_cmp);
@@ -133,7 +132,7 @@ fn stream(iterations: u32, solver: &mut Solver, peaks: Option<&Peaks>) -> anyhow
 
 /// How an iteration of so many milliseconds compares with what the GPU takes for its work at the least.
 fn report_floor(solver: &Solver, peaks: &Peaks, average: f64) {
-    let (passes, histories) = (solver.param().iter_size() as usize, lgm_solver::histories(solver.param().r#type()));
+    let (passes, histories) = (solver.param().iter_size() as usize, solver.rule().histories());
     let Floor { ms, gflop, gbyte } = Floor::of(solver.net(), passes, histories, peaks);
     info!(
         "Its work ({gflop:.3} GFLOP and {gbyte:.3} GB, conversions aside) takes {} ms at these rates, layer by layer: {:.0}% of \
@@ -194,7 +193,7 @@ fn peak(gpu: Option<&dyn Gpu>, before: u64, net: &Net, histories: usize) -> lgm_
     let (taken, free, total) = (in_units(taken), in_units(free), in_units(total));
     info!(
         "Peak on {}: {taken} taken, {libraries} of it by libraries and recordings, {free} of {total} free.",
-        gpu.label()
+        gpu.name()
     );
     Ok(())
 }
@@ -219,7 +218,7 @@ fn pass(net: &mut Net, step: &Step, times: &mut Times) -> lgm_core::Result<()> {
 /// Forward and backward of each layer, with Caffe's lines, and how near each comes to what the machine can do.
 fn layers(args: &TimeArgs, model: &Path) -> anyhow::Result<()> {
     let phase = args.phase.map_or(Phase::Train, Phase::from);
-    let gpu = gpu::settle(&Asked { gpus: args.device.gpu.as_ref(), precision: args.precision, solver: None })?;
+    let gpu = gpu::settle(&args.device, None)?;
     let before = free(gpu.as_deref())?;
     let mut net = models::net(model, phase, &args.state, true, Keep::Outputs, gpu.clone())?;
     let mut step = Step { seed: 0, iter: 0, batch: 0 };

@@ -8,7 +8,6 @@ use lgm_solver::{Action, Solver, Watch};
 use tracing::info;
 
 use crate::args::TrainArgs;
-use crate::gpu::Asked;
 use crate::progress::Progress;
 use crate::signals::{self, Signals};
 use crate::time::report_convolutions;
@@ -44,8 +43,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     let train_state = param.train_state.get_or_insert_default();
     train_state.level = state.level;
     train_state.stage.extend(state.stage);
-    let asked = Asked { gpus: args.device.gpu.as_ref(), precision: args.precision, solver: Some(param) };
-    let gpu = gpu::settle(&asked)?;
+    let gpu = gpu::settle(&args.device, Some(param))?;
     if args.snapshot.is_some() {
         param.weights.clear();
     } else if !args.weights.is_empty() {

@@ -3,11 +3,13 @@
 //! Temporary files are made new, under names that nobody can guess, so that no link planted in a folder that others may
 //! write leads a write elsewhere. While one is written it is locked, which tells it from what a killed process left.
 //!
-//! A device, a pipe or a socket under the name (`/dev/null`, a terminal) is written to and stays what it is.
+//! A device, a pipe or a socket under the name (`/dev/null`, a terminal) is written to and stays what it is, and so does a
+//! link of the system's (`/dev/stdout`), whatever it leads to; a file there keeps what it holds and grows.
 
 use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -19,6 +21,8 @@ use crate::{Error, Result};
 const MARK: &str = ".tmp-";
 /// Letters and digits of the random part: more than anybody plants links for.
 const RANDOM: usize = 16;
+/// Links that are followed from one to the next, as many as Linux does.
+const LINKS: usize = 40;
 
 /// A file written and synced under a temporary name, not yet in its place. Dropped unpublished, it is removed.
 #[must_use = "a staged file is removed unless it is published"]
@@ -77,7 +81,7 @@ impl Staged {
 pub fn publish_all(files: impl IntoIterator<Item = Staged>) -> Result<()> {
     files.into_iter().try_for_each(|Staged { tmp, path }| {
         if is_stream(&path) {
-            let copy = || io::copy(&mut File::open(tmp.path())?, &mut File::options().write(true).open(&path)?);
+            let copy = || io::copy(&mut File::open(tmp.path())?, &mut open_stream(&path)?);
             return copy().map(drop).map_err(Error::io(&path, "write"));
         }
         tmp.persist(&path).map_err(|e| Error::io(&path, "write")(e.error))?;
@@ -153,7 +157,33 @@ pub fn create_dir_atomic(path: impl AsRef<Path>, write: impl FnOnce(&Path) -> Re
 
 /// Whether a name leads to something that bytes go through and that no file may take the place of.
 fn is_stream(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
+    fs::metadata(path).is_ok_and(|found| !found.is_dir() && (!found.is_file() || system_link(path).is_some()))
+}
+
+/// Opens a stream; standard output and standard error as they are, for what is written there by others comes before and
+/// behind.
+fn open_stream(path: &Path) -> io::Result<File> {
+    let link = system_link(path).unwrap_or_default();
+    let own = PathBuf::from(format!("/proc/{}/fd", std::process::id()));
+    match link.strip_prefix(own).ok().and_then(Path::to_str) {
+        Some("1") => io::stdout().as_fd().try_clone_to_owned().map(File::from),
+        Some("2") => io::stderr().as_fd().try_clone_to_owned().map(File::from),
+        _ => File::options().append(true).open(path),
+    }
+}
+
+/// The last link in `/dev` or below `/proc` that a name leads through, if it does.
+fn system_link(path: &Path) -> Option<PathBuf> {
+    let (mut path, mut found) = (path.to_path_buf(), None);
+    for _ in 0..LINKS {
+        let Ok(target) = fs::read_link(&path) else { break };
+        let folder = folder_of(&path).canonicalize().ok()?;
+        if folder == Path::new("/dev") || folder.starts_with("/proc") {
+            found = Some(folder.join(path.file_name()?));
+        }
+        path = folder.join(target);
+    }
+    found
 }
 
 /// How the names of a file's temporary files begin.
@@ -216,6 +246,22 @@ mod tests {
         assert_eq!(reader.join().unwrap(), "whole");
         assert!(is_stream(&path));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn links_of_the_system_are_followed_and_what_they_lead_to_grows() {
+        use std::os::fd::AsRawFd;
+        let dir = tempfile::tempdir().unwrap();
+        let (path, link) = (dir.path().join("redirected"), dir.path().join("link"));
+        fs::write(&path, "before, ").unwrap();
+        let file = File::open(&path).unwrap();
+        let system = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        std::os::unix::fs::symlink(&system, &link).unwrap();
+        write_bytes(&system, b"bytes, ").unwrap();
+        write_atomic::<Error>(&link, |t| fs::write(t, "more").map_err(Error::io(t, "write"))).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "before, bytes, more");
+        assert_eq!(fs::read_link(&link).unwrap(), system);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 
     #[test]

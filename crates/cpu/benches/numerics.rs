@@ -8,7 +8,8 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
-use lgm_cpu::batchnorm::{self, Affine, Extents, Normalized};
+use lgm_core::Axes3;
+use lgm_cpu::batchnorm::{self, Affine, Normalized};
 use lgm_cpu::conv::{Algorithm, Epilogue};
 use lgm_cpu::pool::{PoolGeometry, Round};
 use lgm_cpu::{ConvGeometry, Kernel, Trans, elementwise, gemm, lrn, math, softmax};
@@ -129,15 +130,15 @@ fn convolution(c: &mut Criterion) {
 
 /// Everything that memory bounds, on the activations of the paper's first stage at batch 16.
 fn bandwidth(c: &mut Criterion) {
-    let e = Extents { n: 16, channels: 96, spatial: 1024 };
-    let (n, channels, spatial) = (e.n, e.channels, e.spatial);
-    let (x, dy) = (noise(e.len()), noise(e.len()));
+    let e = Axes3::new(16, 96, 1024);
+    let Axes3 { outer: n, channels, inner: spatial } = e;
+    let (x, dy) = (noise(e.count()), noise(e.count()));
     let (mut y, mut z) = (x.clone(), x.clone());
     let (mut mean, mut variance) = (vec![0.0; channels], vec![1.0; channels]);
     let (mut a, mut b) = (mean.clone(), mean.clone());
     let ones = vec![1.0; channels];
     let mut g = group(c, "memory");
-    let blob = 4 * e.len() as u64;
+    let blob = 4 * e.count() as u64;
     let mut run = |name: &str, quarters: u64, f: &mut dyn FnMut()| {
         g.throughput(Throughput::Bytes(blob * quarters / 4));
         g.bench_function(name, |bench| bench.iter(&mut *f));
@@ -156,10 +157,10 @@ fn bandwidth(c: &mut Criterion) {
     run("batchnorm/backward_data", 12, &mut || {
         batchnorm::backward_data(xhat, Some(&dy), e, &ones, &ones, &ones, &mut z);
     });
-    run("softmax/channels", 8, &mut || softmax::softmax(Some(&x), &mut y, n, channels, spatial));
-    run("softmax/rows", 8, &mut || softmax::softmax(Some(&x), &mut y, n * spatial, channels, 1));
+    run("softmax/channels", 8, &mut || softmax::softmax(Some(&x), &mut y, e));
+    run("softmax/rows", 8, &mut || softmax::softmax(Some(&x), &mut y, Axes3::new(n * spatial, channels, 1)));
     let l = lrn::Lrn { size: 5, alpha: 1e-4, beta: 0.75, k: 1.0 };
-    run("lrn/forward", 12, &mut || l.across_forward(&x, (n, channels, spatial), &mut z, &mut y));
+    run("lrn/forward", 12, &mut || l.across_forward(&x, e, &mut z, &mut y));
     for (name, kernel) in [("2x2", 2), ("3x3", 3)] {
         let Ok(p) = PoolGeometry::new([32; 2], [kernel; 2], [2; 2], [0; 2], Round::Ceil) else { continue };
         let mut top = vec![0.0; n * channels * p.output_area()];

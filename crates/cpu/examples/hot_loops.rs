@@ -5,7 +5,8 @@
 
 use std::process::ExitCode;
 
-use lgm_cpu::batchnorm::{self, Affine, Extents, Normalized};
+use lgm_core::Axes3;
+use lgm_cpu::batchnorm::{self, Affine, Normalized};
 use lgm_cpu::conv::{Algorithm, Epilogue};
 use lgm_cpu::lrn::Lrn;
 use lgm_cpu::pool::{PoolGeometry, Round};
@@ -71,16 +72,15 @@ fn pooling(kernel: usize, stride: usize, average: bool, forward: bool) -> Option
 
 /// Something over a blob of 4 × 32 × 16 × 16.
 fn blob(name: &str) -> Option<HotLoop> {
-    let e = Extents { n: 4, channels: 32, spatial: 256 };
-    let shape = (e.n, e.channels, e.spatial);
-    let (x, dy, mut y, mut z) = (noise(e.len()), noise(e.len()), noise(e.len()), noise(e.len()));
+    let e = Axes3::new(4, 32, 256);
+    let (x, dy, mut y, mut z) = (noise(e.count()), noise(e.count()), noise(e.count()), noise(e.count()));
     let ones = vec![1.0; e.channels];
     let (mut a, mut b) = (ones.clone(), ones.clone());
     let lrn = Lrn { size: 5, alpha: 1e-4, beta: 0.75, k: 1.0 };
     let run: Box<dyn FnMut()> = match name {
         "relu" => Box::new(move || elementwise::map_into(Some(&x), &mut y, |v: f32| v.max(0.0))),
-        "lrn" => Box::new(move || lrn.across_forward(&x, shape, &mut z, &mut y)),
-        "softmax" => Box::new(move || softmax::softmax(Some(&x), &mut y, e.n * e.spatial, e.channels, 1)),
+        "lrn" => Box::new(move || lrn.across_forward(&x, e, &mut z, &mut y)),
+        "softmax" => Box::new(move || softmax::softmax(Some(&x), &mut y, Axes3::new(e.outer * e.inner, e.channels, 1))),
         "statistics" => Box::new(move || batchnorm::mean_variance(&x, e, &mut a, &mut b)),
         "normalize" => Box::new(move || {
             let affine = Affine { scale: &ones, shift: Some(&ones) };
@@ -96,7 +96,7 @@ fn blob(name: &str) -> Option<HotLoop> {
         }),
         _ => return None,
     };
-    Some((run, e.len()))
+    Some((run, e.count()))
 }
 
 const NAMES: [&str; 28] = [

@@ -1,6 +1,7 @@
 //! Records of databases: Caffe's `Datum`, and the images in them.
 
-use image::{DynamicImage, ImageReader, Limits};
+use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
+use lgm_core::memory::{self, in_units};
 use lgm_core::{Error, Result};
 use lgm_proto::Datum;
 use prost::Message;
@@ -81,19 +82,31 @@ fn positive(what: &str, value: i32) -> Result<usize, String> {
         .ok_or_else(|| format!("has {what} {value}, expected a positive number"))
 }
 
-/// Bytes that decoding an image file may take: some kilobytes of PNG can claim to be any size.
-const MOST_BYTES: u64 = 512 << 20;
+/// Bytes that a decoded image file may take, and four bytes for each of its pixels: some kilobytes of PNG can claim to be
+/// any size.
+const MOST_BYTES: usize = 512 << 20;
 
 /// Decodes a JPEG or PNG file in memory.
 pub(crate) fn decode_image(bytes: &[u8], color: Color) -> Result<Image, String> {
-    let reader = ImageReader::new(std::io::Cursor::new(bytes)).with_guessed_format();
-    let decoded = reader.map_err(|e| e.to_string()).and_then(|mut reader| {
-        let mut limits = Limits::no_limits();
-        limits.max_alloc = Some(MOST_BYTES);
-        reader.limits(limits);
-        reader.decode().map_err(|e| e.to_string())
-    });
-    let image = decoded.map_err(|e| format!("its image cannot be decoded (JPEG and PNG can be): {e}"))?;
+    let fail = |e: &dyn std::fmt::Display| format!("its image cannot be decoded (JPEG and PNG can be): {e}");
+    let mut reader = ImageReader::new(std::io::Cursor::new(bytes)).with_guessed_format().map_err(|e| fail(&e))?;
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(MOST_BYTES as u64);
+    reader.limits(limits);
+    let decoder = reader.into_decoder().map_err(|e| fail(&e))?;
+    let (width, height) = decoder.dimensions();
+    let size = usize::try_from(decoder.total_bytes()).unwrap_or(usize::MAX);
+    let planes = lgm_core::count(&[4, width as usize, height as usize]);
+    if size.max(planes) > MOST_BYTES {
+        return Err(fail(&format!(
+            "it claims to be {width} x {height} pixels, more than {}",
+            in_units(MOST_BYTES as u64)
+        )));
+    }
+    // As decoded, in other colours, and one plane behind the other.
+    let all = planes.saturating_mul(2).saturating_add(size);
+    memory::check(all, format!("an image of {width} x {height} pixels")).map_err(|e| fail(&e))?;
+    let image = DynamicImage::from_decoder(decoder).map_err(|e| fail(&e))?;
     let (width, height) = (image.width() as usize, image.height() as usize);
     let planar = |channels, interleaved: &[u8], order: &[usize]| {
         let mut planes = Vec::with_capacity(interleaved.len());
@@ -105,19 +118,19 @@ pub(crate) fn decode_image(bytes: &[u8], color: Color) -> Result<Image, String> 
     Ok(match (color, image) {
         (Color::Native | Color::Gray, DynamicImage::ImageLuma8(gray)) => planar(1, gray.as_raw(), &[0]),
         (Color::Gray, image) => {
-            let rgb = image.to_rgb8();
+            let rgb = image.into_rgb8();
             let gray: Vec<u8> = rgb.as_raw().chunks_exact(3).map(|p| luma(p[0], p[1], p[2])).collect();
             planar(1, &gray, &[0])
         }
         (Color::Native, DynamicImage::ImageRgba8(rgba)) => planar(4, rgba.as_raw(), &[2, 1, 0, 3]),
-        (Color::Native, image @ DynamicImage::ImageLumaA8(_)) => planar(4, image.to_rgba8().as_raw(), &[2, 1, 0, 3]),
+        (Color::Native, image @ DynamicImage::ImageLumaA8(_)) => planar(4, image.into_rgba8().as_raw(), &[2, 1, 0, 3]),
         (Color::Native, image) if !matches!(image, DynamicImage::ImageRgb8(_)) => {
             return Err(format!(
                 "its image has pixels of type {:?}, expected 8 bits a channel (set force_color or force_gray)",
                 image.color()
             ));
         }
-        (_, image) => planar(3, image.to_rgb8().as_raw(), &[2, 1, 0]),
+        (_, image) => planar(3, image.into_rgb8().as_raw(), &[2, 1, 0]),
     })
 }
 
@@ -212,5 +225,15 @@ mod tests {
         assert!(decode(&empty, Color::Native).unwrap_err().contains("channels 0"));
         let junk = Datum { data: Some(vec![1, 2, 3]), encoded: Some(true), ..Default::default() };
         assert!(decode(&junk.encode_to_vec(), Color::Native).unwrap_err().contains("cannot be decoded"));
+        // Less than the limit as decoded, far more as three planes.
+        let mut large = std::io::Cursor::new(Vec::new());
+        DynamicImage::new_luma8(1, 1).write_to(&mut large, image::ImageFormat::Jpeg).unwrap();
+        let mut large = large.into_inner();
+        let frame = large.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
+        large[frame + 5..frame + 9].copy_from_slice(&[0x40, 0, 0x40, 0]);
+        for color in [Color::Native, Color::Force, Color::Gray] {
+            let error = decode_image(&large, color).unwrap_err();
+            assert!(error.contains("it claims to be 16384 x 16384 pixels, more than 512.0 MiB"), "{error}");
+        }
     }
 }

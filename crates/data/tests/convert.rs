@@ -94,16 +94,30 @@ fn damaged_idx_files_are_described_and_leave_nothing() {
     fails(
         &idx(2050, &[2, 1, 2], &[0; 4]),
         &labels,
-        "not an idx file of images: expected the magic number 2051, found 2050",
+        "expected images in MNIST's format (idx), which begin with the number 2051, found 2050",
     );
-    fails(&good(2), &good(2), "not an idx file of labels: expected the magic number 2049, found 2051");
+    let swapped =
+        "expected labels in MNIST's format (idx), found images in MNIST's format (idx): convert-mnist takes it";
+    fails(&good(2), &good(2), swapped);
+    fails(&labels, &labels, "found labels in MNIST's format (idx): convert-mnist takes it, behind the images");
+    fails(b"layer { name: 'a' }", &labels, "found a net's prototxt: -model takes it");
+    fails(&gzip(b"<!DOCTYPE html>"), &labels, "found a web page: a download that failed");
+    fails(b"\x80\x02}.", &labels, "found a Python pickle: convert-cifar takes the folder it lies in");
+    fails(b"\x89HDF\r\n\x1a\n\0", &labels, "found an HDF5 file");
+    fails(&[], &labels, "found an empty file");
+    fails(&[0, 1], &labels, "found only 2 bytes");
+    // Compressed, a claim that no memory holds.
+    fails(&gzip(&idx(2051, &[u32::MAX, u32::MAX, 1], &[])), &labels, "but there are only");
     fails(&idx(2051, &[2, 1, 2], &[0; 3]), &labels, "is cut short: its header [2, 1, 2] needs 4 bytes, found 3");
     fails(&idx(2051, &[2], &[]), &labels, "the header is not whole");
-    fails(&[1, 2], &labels, "holds only 2 bytes");
-    fails(&idx(2051, &[u32::MAX; 3], &[]), &labels, "is cut short");
+    fails(
+        &idx(2051, &[u32::MAX; 3], &[]),
+        &labels,
+        "what its header [4294967295, 4294967295, 4294967295] says it holds",
+    );
     fails(&good(3), &labels, "holds 2 labels for the 3 images");
     fails(&good(0), &idx(2049, &[0], &[]), "holds 0 images");
-    fails(&gzip(&good(2))[..20], &labels, "cannot decompress");
+    fails(&gzip(&good(2))[..20], &labels, "cannot read");
 
     let (i, l) = (put(dir.path(), "i", &good(2)), put(dir.path(), "l", &labels));
     fs::create_dir(dir.path().join("db")).unwrap();
@@ -223,6 +237,8 @@ fn folders_of_images() {
     fails("z.png: is 9 x 8 pixels, but the first image is 32 x 32");
     put(&dir.path().join("in/train/bee"), "z.png", b"junk");
     fails("z.png: its image cannot be decoded");
+    put(&dir.path().join("in/train/bee"), "z.png", b"version https://git-lfs.github.com/spec/v1");
+    fails("z.png: expected a picture (JPEG or PNG), found a Git LFS pointer: 'git lfs pull' gets the file itself");
     // The failures left the earlier, whole files.
     check_cifar(&out, &[0.0, 0.0, 1.0], &[0.0, 1.0]);
 }
@@ -236,17 +252,22 @@ fn what_is_no_dataset_is_said_so() {
         let e = convert(OPTIONS).unwrap_err().to_string();
         assert!(e.contains(what), "expected '{what}' in: {e}");
     };
-    fails("in: cannot list");
+    fails("in: cannot open");
     fs::create_dir(&input).unwrap();
     fails("holds no dataset: expected CIFAR-10 or CIFAR-100");
     let packed = dir.path().join("cifar.tar.gz");
     fs::write(&packed, b"\x1f\x8b\x08\0").unwrap();
     let e = convert_cifar(&packed, dir.path().join("out"), OPTIONS, &mut |_, _| ()).unwrap_err().to_string();
     assert!(e.ends_with("cifar.tar.gz: expected a folder, found an archive (gzip): unpack it"), "{e}");
+    let labels = put(dir.path(), "labels", &idx(2049, &[2], &[0, 1]));
+    let e = convert_cifar(&labels, dir.path().join("out"), OPTIONS, &mut |_, _| ()).unwrap_err().to_string();
+    assert!(e.contains("expected a folder, found labels in MNIST's format (idx): convert-mnist takes it"), "{e}");
     fs::create_dir(input.join("train")).unwrap();
     fails("holds no images: expected a folder for each class");
     put(&input, "train.bin", &[0; 100]);
     fails("100 bytes are not a number of records of 3074 bytes");
+    put(&input, "train.bin", b"<!DOCTYPE html><html></html>");
+    fails("train.bin: expected a batch of CIFAR's binary version, found a web page: a download that failed");
     put(&input, "data_batch_1.bin", &vec![0; 3073]);
     fails("data_batch_2.bin: cannot read");
     let e = convert(CifarOptions { coarse: true, ..OPTIONS }).unwrap_err().to_string();

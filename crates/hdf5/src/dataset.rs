@@ -11,7 +11,7 @@ use hdf5_metno_sys::h5t::{H5T_class_t, H5Tget_class};
 use lgm_core::{Error, Result, Shape, memory, memory::in_units};
 
 use crate::file::H5File;
-use crate::{filters, reason};
+use crate::reason;
 
 /// Bytes that a dataset may claim whatever its file's size.
 const ANY: u64 = 256 << 20;
@@ -88,9 +88,6 @@ impl H5Dataset {
             let class = format!("{class:?}");
             let class = class.trim_start_matches("H5T_").to_lowercase();
             return Err(fail(&format!("expected integers or floating-point numbers, found the type '{class}'")));
-        }
-        if dataset.is_chunked() {
-            filters::check(file, name, &dataset)?;
         }
         let space = dataset.space().map_err(|e| fail(&reason(&e)))?;
         Ok(H5Dataset {

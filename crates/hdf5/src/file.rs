@@ -6,7 +6,7 @@ use hdf5_metno::types::{FixedAscii, FixedUnicode};
 use lgm_core::{Error, Result};
 
 use crate::dataset::H5Dataset;
-use crate::{header, reason, walk};
+use crate::{filters, header, reason, walk};
 
 /// The first bytes of every HDF5 file.
 pub(crate) const MAGIC: [u8; 8] = *b"\x89HDF\r\n\x1a\n";
@@ -44,7 +44,9 @@ impl H5File {
         std::fs::File::open(path).map_err(Error::io(path, "open"))?;
         let file = hdf5_metno::File::open(path)
             .map_err(|e| Error::data(path, format!("cannot be read as an HDF5 file: {}", reason(&e))))?;
-        Ok(H5File { path: path.into(), file })
+        let file = H5File { path: path.into(), file };
+        header::check_group(&file, &file.file, "")?;
+        Ok(file)
     }
 
     /// The file's path.
@@ -72,12 +74,17 @@ impl H5File {
 
     /// Whether there is a link of this name, which may hold groups.
     pub fn contains(&self, name: &str) -> bool {
-        let mut path = String::new();
-        name.split('/').filter(|part| !part.is_empty()).all(|part| {
-            path += if path.is_empty() { "" } else { "/" };
-            path += part;
-            self.file.link_exists(&path)
+        let parts: Vec<&str> = name.split('/').filter(|part| !part.is_empty()).collect();
+        (1..=parts.len()).all(|n| {
+            let path = parts[..n].join("/");
+            self.file.link_exists(&path) && (n == parts.len() || self.group(&path).is_ok())
         })
+    }
+
+    fn group(&self, of: &str) -> Result<hdf5_metno::Group> {
+        let group = self.file.group(of).map_err(|e| self.fail(format!("has no group '{of}': {}", reason(&e))))?;
+        header::check_group(self, &group, of)?;
+        Ok(group)
     }
 
     /// Opens a dataset of numbers.
@@ -95,7 +102,11 @@ impl H5File {
     fn open_dataset(&self, name: &str) -> Result<hdf5_metno::Dataset> {
         header::check(self, name)?;
         let fail = |e| self.fail(format!("'{name}' cannot be read as a dataset: {}", reason(&e)));
-        self.file.dataset(name).map_err(fail)
+        let dataset = self.file.dataset(name).map_err(fail)?;
+        if dataset.is_chunked() {
+            filters::check(self, name, &dataset)?;
+        }
+        Ok(dataset)
     }
 
     fn found(&self) -> String {
@@ -144,8 +155,7 @@ impl H5File {
     /// # Errors
     /// When there is no such group, it is damaged, or it holds more than a file that means well.
     pub fn groups(&self, of: &str) -> Result<Vec<crate::H5Group>> {
-        let group = self.file.group(of).map_err(|e| self.fail(format!("has no group '{of}': {}", reason(&e))))?;
-        walk::groups(self, &group)
+        walk::groups(self, &self.group(of)?)
     }
 
     /// Number of links in the group `of`.
@@ -153,7 +163,6 @@ impl H5File {
     /// # Errors
     /// When there is no such group.
     pub fn members(&self, of: &str) -> Result<usize> {
-        let group = self.file.group(of).map_err(|e| self.fail(format!("has no group '{of}': {}", reason(&e))))?;
-        Ok(usize::try_from(group.len()).unwrap_or(usize::MAX))
+        Ok(usize::try_from(self.group(of)?.len()).unwrap_or(usize::MAX))
     }
 }

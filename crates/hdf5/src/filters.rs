@@ -10,10 +10,22 @@ use crate::reason;
 /// Bytes of a checksum, which its filter takes off whatever there is.
 const CHECKSUM: u64 = 4;
 
-/// Fails for a chunk with a checksum that is smaller than one, of which the library would read what is before it.
+/// Fails for filters that take it for granted that a chunk holds as many bytes as it should, and would read what lies behind
+/// a smaller one; and for a chunk with a checksum that is smaller than one, of which the library would read what is before it.
 pub(crate) fn check(file: &H5File, name: &str, dataset: &Dataset) -> Result<()> {
     let fail = |what: &str| file.fail(format!("dataset '{name}' cannot be read: {what}"));
     let filters = dataset.dcpl().and_then(|dcpl| dcpl.get_filters()).map_err(|e| fail(&reason(&e)))?;
+    let trusting = |filter: &Filter| match filter {
+        Filter::NBit => Some("N-bit"),
+        Filter::ScaleOffset(_) => Some("scale-offset"),
+        _ => None,
+    };
+    if let Some(filter) = filters.iter().find_map(trusting) {
+        let what = format!(
+            "of its filter {filter}, damage cannot be told; 'h5repack -f GZIP=1 OLD NEW' writes it with another"
+        );
+        return Err(fail(&what));
+    }
     let Some(at) = filters.iter().position(|filter| *filter == Filter::Fletcher32) else { return Ok(()) };
     // How large the checksum's chunk is, its own size says only where no filter comes after it.
     if at + 1 != filters.len() {

@@ -6,13 +6,13 @@
 //!
 //! Source: Caffe's layer of this name.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Error, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, ensure};
-use lgm_cpu::for_each_row;
+use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Error, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, ensure};
 use lgm_proto::{ConcatParameter, LayerParameter};
 
-use crate::reshape::{backward_view, forward_view, plan_view};
+use crate::common::rows::{gather, scatter};
+use crate::common::view;
 
-pub(crate) mod device;
+mod device;
 
 /// The layer; see the module.
 pub struct Concat {
@@ -36,8 +36,6 @@ impl Concat {
 }
 
 impl Layer for Concat {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::range(1..=usize::MAX, 1..=1)
     }
@@ -60,7 +58,7 @@ impl Layer for Concat {
             }
         }
         if bottoms.len() == 1 {
-            return Ok(plan_view(&bottoms[0], first.clone()));
+            return Ok(view::plan(&bottoms[0], first.clone()));
         }
         (self.rows, self.axis) = (first.span(0..axis), axis);
         self.parts = bottoms.iter().map(|b| b.shape.count_from(axis)).collect();
@@ -69,10 +67,10 @@ impl Layer for Concat {
     }
 }
 
-impl HostRun for Concat {
+impl HostLayer for Concat {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         if self.parts.is_empty() {
-            return forward_view::<T>(io);
+            return view::forward::<T>(io);
         }
         let bottoms = io.bottoms.iter().enumerate().map(|(i, _)| io.bottom::<T>(i)).collect::<Result<Vec<_>>>()?;
         gather(io.top::<T>(0)?, &bottoms, &self.parts);
@@ -81,7 +79,7 @@ impl HostRun for Concat {
 
     fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
         if self.parts.is_empty() {
-            return backward_view::<T>(io);
+            return view::backward::<T>(io);
         }
         let dy = io.top_diff::<T>(0)?;
         let mut start = 0;
@@ -93,25 +91,6 @@ impl HostRun for Concat {
         }
         Ok(())
     }
-}
-
-/// Writes rows that are the rows of `parts` end to end; a row of part i has `lens[i]` elements.
-pub(crate) fn gather<T: Float>(whole: &mut [T], parts: &[&[T]], lens: &[usize]) {
-    for_each_row(whole, lens.iter().sum(), |n, mut row| {
-        for (part, &len) in parts.iter().zip(lens) {
-            let (here, rest) = row.split_at_mut(len);
-            here.copy_from_slice(&part[n * len..][..len]);
-            row = rest;
-        }
-    });
-}
-
-/// Writes the part that starts at element `start` of each of the rows of `whole`.
-pub(crate) fn scatter<T: Float>(part: &mut [T], whole: &[T], lens: &[usize], start: usize) {
-    let row_len: usize = lens.iter().sum();
-    let rows = whole.len() / row_len.max(1);
-    let len = part.len() / rows.max(1);
-    for_each_row(part, len, |n, row| row.copy_from_slice(&whole[n * row_len + start..][..len]));
 }
 
 #[cfg(test)]

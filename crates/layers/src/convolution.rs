@@ -14,8 +14,8 @@
 //! Source: Caffe's layer of this name.
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Device, Error, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Plan, Result, Run,
-    Shape, ensure,
+    Arity, BlobSpec, BuildCx, Bwd, Error, Float, Fwd, Host, HostLayer, Layer, Node, ParamSpec, Plan, Result, Shape,
+    ensure,
 };
 use lgm_cpu::{ConvGeometry, Epilogue};
 use lgm_proto::{ConvolutionParameter, LayerParameter};
@@ -118,14 +118,6 @@ fn per_axis(name: &str, list: &[u32], h: Named, w: Named, axes: usize, default: 
 
 impl Layer for Convolution {
     // More than three spatial axes run on the host.
-    fn device(&self) -> Option<&dyn Run<Device>> {
-        if self.planar().is_some() || self.volume().is_some() { Some(self) } else { None }
-    }
-
-    fn device_mut(&mut self) -> Option<&mut dyn Run<Device>> {
-        if self.planar().is_some() || self.volume().is_some() { Some(self) } else { None }
-    }
-
     fn arity(&self) -> Arity {
         Arity::pairs()
     }
@@ -158,13 +150,13 @@ impl Layer for Convolution {
         Ok(plan)
     }
 
-    fn rectify(&mut self) -> bool {
+    fn fuse_relu(&mut self) -> bool {
         self.relu = self.bottoms == 1;
         self.relu
     }
 }
 
-impl HostRun for Convolution {
+impl HostLayer for Convolution {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let geometry = self.geometry()?;
         let w = io.param::<T>(0)?;

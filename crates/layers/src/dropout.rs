@@ -9,12 +9,12 @@
 
 use lgm_core::rng::{Philox, stream_id};
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Phase, Plan, Result, Step, ensure,
+    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, Phase, Plan, Result, Step, ensure,
 };
 use lgm_cpu::{BLOCK, for_each_row};
 use lgm_proto::LayerParameter;
 
-use crate::reshape::{backward_view, forward_view, plan_view};
+use crate::common::view;
 
 mod device;
 
@@ -68,8 +68,6 @@ lgm_cpu::vectorized! {
 }
 
 impl Layer for Dropout {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }
@@ -77,27 +75,27 @@ impl Layer for Dropout {
     fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
         let bottom = &bottoms[0];
         self.count = bottom.shape.count();
-        Ok(if self.train { Plan::elementwise(bottom) } else { plan_view(bottom, bottom.shape.clone()) })
+        Ok(if self.train { Plan::elementwise(bottom) } else { view::plan(bottom, bottom.shape.clone()) })
     }
 }
 
-impl HostRun for Dropout {
+impl HostLayer for Dropout {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         if !self.train {
-            return forward_view::<T>(io);
+            return view::forward::<T>(io);
         }
         let (x, y) = (io.bottom_unless_shared::<T>(0)?, io.top::<T>(0)?);
-        self.apply(io.step, x, y);
+        self.apply(io.call.step, x, y);
         Ok(())
     }
 
     fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
         if !self.train {
-            return backward_view::<T>(io);
+            return view::backward::<T>(io);
         }
         let dy = io.top_diff_unless_shared::<T>(0)?;
         if let Some(dx) = io.bottom_diff::<T>(0)? {
-            self.apply(io.step, dy, dx);
+            self.apply(io.call.step, dy, dx);
         }
         Ok(())
     }

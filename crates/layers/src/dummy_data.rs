@@ -8,11 +8,11 @@
 
 use lgm_core::rng::{Philox, stream_id};
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, DType, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, Shape, ensure, filler,
+    Arity, BlobSpec, BuildCx, DType, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, Shape, ensure, filler,
 };
 use lgm_proto::{BlobShape, DummyDataParameter, FillerParameter, LayerParameter};
 
-use crate::input::top_shapes;
+use crate::common::shapes::top_shapes;
 
 /// The layer; see the module.
 pub struct DummyData {
@@ -32,7 +32,7 @@ impl DummyData {
     pub(crate) fn build(param: &LayerParameter, cx: &BuildCx) -> Result<Node> {
         let name = param.name().to_string();
         let param = param.dummy_data_param.clone().unwrap_or_default();
-        Node::compute(DummyData { param, name, dtype: cx.dtype, tops: Vec::new() })
+        Node::host_only(DummyData { param, name, dtype: cx.dtype, tops: Vec::new() })
     }
 
     fn shapes(&self, tops: usize) -> Result<Vec<Shape>> {
@@ -80,11 +80,11 @@ impl Layer for DummyData {
     }
 }
 
-impl HostRun for DummyData {
+impl HostLayer for DummyData {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         for (t, Top { shape, filler, stream }) in self.tops.iter().enumerate() {
             let y = io.top::<T>(t)?;
-            let mut rng = Philox::new(io.step.seed, *stream).from(io.step.batch << 32);
+            let mut rng = Philox::new(io.call.step.seed, *stream).from(io.call.step.batch << 32);
             filler::fill(filler, shape, &mut rng, y)?;
         }
         Ok(())

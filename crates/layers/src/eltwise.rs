@@ -15,11 +15,13 @@
 
 use std::cmp::Ordering;
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Error, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, ensure};
+use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Error, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, ensure};
 use lgm_cpu::elementwise::rectified;
 use lgm_cpu::{BLOCK, for_each_row};
 use lgm_proto::eltwise_parameter::EltwiseOp;
 use lgm_proto::{EltwiseParameter, LayerParameter};
+
+use crate::common::diff::diff_source;
 
 mod device;
 
@@ -75,8 +77,6 @@ struct Reads<'a, T> {
 }
 
 impl Layer for Eltwise {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::range(2..=usize::MAX, 1..=1)
     }
@@ -105,13 +105,13 @@ impl Layer for Eltwise {
         Ok(plan)
     }
 
-    fn rectify(&mut self) -> bool {
+    fn fuse_relu(&mut self) -> bool {
         self.relu = self.param.operation() == EltwiseOp::Sum;
         self.relu
     }
 }
 
-impl HostRun for Eltwise {
+impl HostLayer for Eltwise {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let first = io.bottom_unless_shared::<T>(0)?;
         let others = (1..self.coeffs.len()).map(|i| io.bottom::<T>(i)).collect::<Result<Vec<_>>>()?;
@@ -184,13 +184,6 @@ impl HostRun for Eltwise {
     }
 }
 
-/// Whether a layer adds two blobs as they are.
-pub(crate) fn is_plain_sum_of_two(param: &LayerParameter) -> bool {
-    let eltwise = param.eltwise_param.clone().unwrap_or_default();
-    let plain = eltwise.operation() == EltwiseOp::Sum && eltwise.coeff.iter().all(|&c| c == 1.0);
-    param.r#type() == "Eltwise" && param.bottom.len() == 2 && plain
-}
-
 /// Which bottom gives the maximum at element `at`.
 fn winner<T: Float>(first: T, others: &[&[T]], at: usize) -> usize {
     let (mut best, mut value) = (0, first);
@@ -201,11 +194,6 @@ fn winner<T: Float>(first: T, others: &[&[T]], at: usize) -> usize {
         }
     }
     best
-}
-
-/// The top's diff: its own memory, or the bottom's diff that holds it.
-pub(crate) fn diff_source<'a, T>(own: Option<&'a [T]>, shared: Option<&'a [T]>) -> Result<&'a [T]> {
-    own.or(shared).ok_or_else(|| Error::internal("a top's diff is neither given nor in a bottom's diff"))
 }
 
 #[cfg(test)]

@@ -8,13 +8,13 @@
 //! an error that names it (a release build of Caffe reads memory beyond the table).
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Error, Fault, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Plan, Result,
-    Shape, ensure,
+    Arity, BlobSpec, BuildCx, Bwd, Error, Float, Fwd, Host, HostLayer, Layer, Node, ParamSpec, Plan, Result, Shape,
+    ensure,
 };
 use lgm_cpu::for_each_part;
 use lgm_proto::{EmbedParameter, LayerParameter};
 
-use crate::pointwise::for_rows;
+use crate::common::loops::for_rows;
 
 mod device;
 
@@ -65,8 +65,6 @@ impl Embed {
 }
 
 impl Layer for Embed {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }
@@ -84,13 +82,9 @@ impl Layer for Embed {
         plan.backward_bottoms = vec![0];
         Ok(plan)
     }
-
-    fn explain(&self, fault: Fault) -> Error {
-        self.stranger(f32::from_bits(fault[2]), fault[1] as usize)
-    }
 }
 
-impl HostRun for Embed {
+impl HostLayer for Embed {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let n = self.outputs;
         let (x, w, y) = (io.bottom::<T>(0)?, io.param::<T>(0)?, io.top::<T>(0)?);

@@ -3,10 +3,10 @@
 //! Gradient: da = dL/N · (a − b), db = −da. Shapes: bottoms a and b of the same first extent and as many elements; top
 //! the loss. Source: Caffe's layer of this name.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, ensure};
+use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, ensure};
 use lgm_proto::LayerParameter;
 
-use crate::pointwise::{map2, total};
+use crate::common::loops::{map2, total};
 
 mod device;
 
@@ -23,8 +23,6 @@ impl EuclideanLoss {
 }
 
 impl Layer for EuclideanLoss {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::range(2..=2, 1..=1).with_auto_tops()
     }
@@ -46,7 +44,7 @@ impl Layer for EuclideanLoss {
     }
 }
 
-impl HostRun for EuclideanLoss {
+impl HostLayer for EuclideanLoss {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let squares = total(io.bottom::<T>(0)?, io.bottom::<T>(1)?, |a, b| (a - b) * (a - b));
         io.top::<T>(0)?[0] = T::of(squares / (2 * self.items) as f64);

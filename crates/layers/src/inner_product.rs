@@ -7,7 +7,7 @@
 //! Source: Caffe's layer of this name.
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Plan, Result, ensure,
+    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, ParamSpec, Plan, Result, ensure,
 };
 use lgm_cpu::elementwise::{map_into, rectified};
 use lgm_cpu::{Trans, gemm};
@@ -34,8 +34,6 @@ impl InnerProduct {
 }
 
 impl Layer for InnerProduct {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }
@@ -56,13 +54,13 @@ impl Layer for InnerProduct {
         Ok(plan)
     }
 
-    fn rectify(&mut self) -> bool {
+    fn fuse_relu(&mut self) -> bool {
         self.relu = true;
         true
     }
 }
 
-impl HostRun for InnerProduct {
+impl HostLayer for InnerProduct {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let (m, n, k) = (self.rows, self.outputs, self.inputs);
         let (x, w, y) = (io.bottom::<T>(0)?, io.param::<T>(0)?, io.top::<T>(0)?);

@@ -10,7 +10,7 @@
 //! Source: Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural Networks" (2012); Caffe's layer of
 //! this name, whose `k`, as here, means nothing within a channel.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, ensure};
+use lgm_core::{Arity, Axes3, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, ensure};
 use lgm_cpu::lrn;
 use lgm_proto::LayerParameter;
 use lgm_proto::lrn_parameter::NormRegion;
@@ -21,7 +21,7 @@ mod device;
 pub struct Lrn {
     constants: lrn::Lrn,
     region: NormRegion,
-    extents: (usize, usize, usize),
+    axes: Axes3,
     plane: (usize, usize),
 }
 
@@ -32,13 +32,11 @@ impl Lrn {
         ensure!(size % 2 == 1, "local_size is {size}; it must be odd, so that the neighbourhood has a middle");
         let (alpha, beta, k) = (param.alpha() as f64, param.beta() as f64, param.k() as f64);
         let constants = lrn::Lrn { size, alpha, beta, k };
-        Node::compute(Lrn { constants, region: param.norm_region(), extents: (0, 0, 0), plane: (0, 0) })
+        Node::compute(Lrn { constants, region: param.norm_region(), axes: Axes3::default(), plane: (0, 0) })
     }
 }
 
 impl Layer for Lrn {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }
@@ -46,7 +44,7 @@ impl Layer for Lrn {
     fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
         let shape = &bottoms[0].shape;
         ensure!(shape.len() == 4, "the bottom must have 4 axes (images, channels, height, width), found shape {shape}");
-        self.extents = (shape[0], shape[1], shape[2] * shape[3]);
+        self.axes = Axes3::around(shape, 1..2);
         self.plane = (shape[2], shape[3]);
         Ok(Plan {
             saved: vec![bottoms[0].clone()],
@@ -58,7 +56,7 @@ impl Layer for Lrn {
     }
 }
 
-impl HostRun for Lrn {
+impl HostLayer for Lrn {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let (x, y) = (io.bottom::<T>(0)?, io.top::<T>(0)?);
         let s = match io.saved::<T>(0)? {
@@ -66,7 +64,7 @@ impl HostRun for Lrn {
             None => io.scratch::<T>(0)?,
         };
         match self.region {
-            NormRegion::AcrossChannels => self.constants.across_forward(x, self.extents, s, y),
+            NormRegion::AcrossChannels => self.constants.across_forward(x, self.axes, s, y),
             NormRegion::WithinChannel => self.constants.within_forward(x, self.plane, s, y),
         }
         Ok(())
@@ -76,7 +74,7 @@ impl HostRun for Lrn {
         let Some(dx) = io.bottom_diff::<T>(0)? else { return Ok(()) };
         let (x, y, s, dy) = (io.bottom::<T>(0)?, io.top::<T>(0)?, io.saved::<T>(0)?, io.top_diff::<T>(0)?);
         match self.region {
-            NormRegion::AcrossChannels => self.constants.across_backward(x, y, s, dy, self.extents, dx),
+            NormRegion::AcrossChannels => self.constants.across_backward(x, y, s, dy, self.axes, dx),
             NormRegion::WithinChannel => self.constants.within_backward(x, y, s, dy, self.plane, dx),
         }
         Ok(())

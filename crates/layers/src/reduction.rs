@@ -11,13 +11,13 @@
 //! Shapes: bottom [d₀, …, dₖ]; top its axes before `axis`, a scalar for axis 0. Source: Caffe's layer of this name. MIN and
 //! MAX are the L-GM fork's, where they run on the GPU alone and have no backward; the gradient is ours.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, Shape, ensure};
+use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, Shape, ensure};
 use lgm_proto::reduction_parameter::ReductionOp;
 use lgm_proto::{LayerParameter, ReductionParameter};
 
-use crate::pointwise::{for_rows, total};
+use crate::common::loops::{for_rows, total};
 
-pub(crate) mod device;
+mod device;
 
 /// The layer; see the module.
 pub struct Reduction {
@@ -51,8 +51,6 @@ impl Reduction {
 }
 
 impl Layer for Reduction {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }
@@ -71,7 +69,7 @@ impl Layer for Reduction {
     }
 }
 
-impl HostRun for Reduction {
+impl HostLayer for Reduction {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let (x, y, coeff) = (io.bottom::<T>(0)?, io.top::<T>(0)?, self.coeff());
         for_rows(y, 1, self.width, |i, y| {

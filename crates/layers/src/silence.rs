@@ -4,7 +4,7 @@
 //!
 //! Source: Caffe's layer of this name.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result};
+use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result};
 use lgm_proto::LayerParameter;
 
 mod device;
@@ -19,8 +19,6 @@ impl Silence {
 }
 
 impl Layer for Silence {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::range(1..=usize::MAX, 0..=0)
     }
@@ -30,7 +28,7 @@ impl Layer for Silence {
     }
 }
 
-impl HostRun for Silence {
+impl HostLayer for Silence {
     fn forward<T: Float>(&self, _io: Fwd<'_, Host>) -> Result<()> {
         Ok(())
     }

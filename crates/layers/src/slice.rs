@@ -6,11 +6,11 @@
 //!
 //! Source: Caffe's layer of this name. Caffe checks the last part only by the total; we refuse a point past the end.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, ensure};
+use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, ensure};
 use lgm_proto::{LayerParameter, SliceParameter};
 
-use crate::concat::{gather, scatter};
-use crate::reshape::{backward_view, forward_view, plan_view};
+use crate::common::rows::{gather, scatter};
+use crate::common::view;
 
 mod device;
 
@@ -62,8 +62,6 @@ impl Slice {
 }
 
 impl Layer for Slice {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::range(1..=1, 1..=usize::MAX)
     }
@@ -79,7 +77,7 @@ impl Layer for Slice {
         };
         let extents = self.extents(shape[axis], tops)?;
         if tops == 1 {
-            return Ok(plan_view(&bottoms[0], shape.clone()));
+            return Ok(view::plan(&bottoms[0], shape.clone()));
         }
         let inner = shape.count_from(axis + 1);
         (self.rows, self.axis) = (shape.span(0..axis), axis);
@@ -88,10 +86,10 @@ impl Layer for Slice {
     }
 }
 
-impl HostRun for Slice {
+impl HostLayer for Slice {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         if self.parts.is_empty() {
-            return forward_view::<T>(io);
+            return view::forward::<T>(io);
         }
         let x = io.bottom::<T>(0)?;
         let mut start = 0;
@@ -104,7 +102,7 @@ impl HostRun for Slice {
 
     fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
         if self.parts.is_empty() {
-            return backward_view::<T>(io);
+            return view::backward::<T>(io);
         }
         let dys = (0..self.parts.len()).map(|t| io.top_diff::<T>(t)).collect::<Result<Vec<_>>>()?;
         if let Some(dx) = io.bottom_diff::<T>(0)? {

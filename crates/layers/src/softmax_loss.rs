@@ -20,14 +20,12 @@
 //! the softmax (Caffe passes none). Source: Caffe's layer of this name, and the L-GM fork's label range. Where we differ:
 //! another label outside the classes is an error that names it (Caffe reads memory beyond the scores, the fork ignores it).
 
-use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Error, Fault, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, ensure,
-};
+use lgm_core::{Arity, Axes3, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, ensure};
+use lgm_cpu::softmax::{softmax, softmax_backward};
 use lgm_proto::loss_parameter::NormalizationMode;
 use lgm_proto::{LayerParameter, LossParameter};
 
-use crate::labels::{check_count, class_at, explain};
-use crate::softmax::Along;
+use crate::common::labels::{check_count, class_at};
 
 mod device;
 
@@ -35,7 +33,7 @@ mod device;
 pub struct SoftmaxWithLoss {
     loss: LossParameter,
     axis: i32,
-    along: Along,
+    along: Axes3,
     /// The labels of the first and the last class, where labels outside do not count.
     range: Option<(i32, i32)>,
     with_probabilities: bool,
@@ -46,7 +44,7 @@ impl SoftmaxWithLoss {
         Node::compute(SoftmaxWithLoss {
             loss: param.loss_param.unwrap_or_default(),
             axis: param.softmax_param.unwrap_or_default().axis(),
-            along: Along::default(),
+            along: Axes3::default(),
             range: None,
             with_probabilities: false,
         })
@@ -88,15 +86,14 @@ impl SoftmaxWithLoss {
 }
 
 impl Layer for SoftmaxWithLoss {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::range(2..=2, 1..=2).with_auto_tops()
     }
 
     fn plan(&mut self, bottoms: &[BlobSpec], tops: usize) -> Result<Plan> {
         let scores = &bottoms[0];
-        self.along = Along::new(scores, self.axis)?;
+        let axis = scores.shape.axis(self.axis)?;
+        self.along = Axes3::around(&scores.shape, axis..axis + 1);
         check_count(&bottoms[1], self.along.outer * self.along.inner, scores)?;
         let classes = self.along.channels;
         if self.loss.label_start.is_some() || self.loss.label_end.is_some() {
@@ -123,13 +120,9 @@ impl Layer for SoftmaxWithLoss {
         }
         Ok(plan)
     }
-
-    fn explain(&self, fault: Fault) -> Error {
-        explain(fault, self.along.channels)
-    }
 }
 
-impl HostRun for SoftmaxWithLoss {
+impl HostLayer for SoftmaxWithLoss {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let (scores, labels) = (io.bottom::<T>(0)?, io.bottom::<T>(1)?);
         let p = if self.with_probabilities {
@@ -140,8 +133,8 @@ impl HostRun for SoftmaxWithLoss {
                 None => io.scratch::<T>(0)?,
             }
         };
-        self.along.softmax(Some(scores), p);
-        let Along { channels, inner, .. } = self.along;
+        softmax(Some(scores), p, self.along);
+        let Axes3 { channels, inner, .. } = self.along;
         let (mut loss, mut counted) = (0.0, 0);
         for i in 0..labels.len() {
             if let Some(class) = self.class(labels, i)? {
@@ -161,7 +154,7 @@ impl HostRun for SoftmaxWithLoss {
         let Some(dx) = io.bottom_diff::<T>(0)? else { return Ok(()) };
         let p = if self.with_probabilities { io.top::<T>(1)? } else { io.saved::<T>(0)? };
         if self.with_probabilities {
-            self.along.gradient(p, Some(io.top_diff::<T>(1)?), dx);
+            softmax_backward(p, Some(io.top_diff::<T>(1)?), dx, self.along);
         } else {
             dx.fill(T::zero());
         }
@@ -170,7 +163,7 @@ impl HostRun for SoftmaxWithLoss {
             counted += usize::from(self.class(labels, i)?.is_some());
         }
         let scale = T::of(io.top_diff::<T>(0)?[0].f64() / self.normalizer(counted));
-        let Along { channels, inner, .. } = self.along;
+        let Axes3 { channels, inner, .. } = self.along;
         for i in 0..labels.len() {
             if let Some(label) = self.class(labels, i)? {
                 let at = |class: usize| (i / inner * channels + class) * inner + i % inner;

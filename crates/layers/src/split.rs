@@ -5,7 +5,7 @@
 //!
 //! Source: Caffe's layer of this name.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, Sharing};
+use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, Sharing};
 use lgm_cpu::elementwise;
 use lgm_proto::LayerParameter;
 
@@ -24,8 +24,6 @@ impl Split {
 }
 
 impl Layer for Split {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::range(1..=1, 1..=usize::MAX)
     }
@@ -40,7 +38,7 @@ impl Layer for Split {
     }
 }
 
-impl HostRun for Split {
+impl HostLayer for Split {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         if let Some(x) = io.bottom_unless_shared::<T>(0)? {
             for t in 0..self.tops {

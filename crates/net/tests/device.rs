@@ -8,8 +8,9 @@ use std::rc::Rc;
 
 use common::{gaussian, options, step};
 use lgm_core::{ChannelsLast, Element, Node, Phase, Result, Storage};
-use lgm_cuda::sim::Order;
-use lgm_net::{Gpu, Keep, Net, Options, Pass, Placement, Simulated};
+use lgm_cuda::Gpu;
+use lgm_cuda::sim::{Order, Simulated};
+use lgm_net::{DeviceUpdate, Keep, Net, Options, Pass, Placement, SOLVER_WORDS};
 use lgm_testkit::{HostOnly, says, skip};
 
 const PASSES: u64 = 4;
@@ -17,7 +18,7 @@ const PASSES: u64 = 4;
 /// A net from text, with [`HostOnly`] among the types known.
 fn try_net(text: &str, options: &Options) -> Result<Net> {
     let mut registry = common::registry();
-    registry.add("HostOnly", |_, _| Node::compute(HostOnly));
+    registry.add("HostOnly", |_, _| Node::host_only(HostOnly));
     let parsed = lgm_proto::parse_net(text.as_bytes(), std::path::Path::new(common::FILE))?;
     Net::new(&parsed.message, &parsed.positions, &registry, options)
 }
@@ -449,10 +450,10 @@ fn test_nets_use_the_training_nets_memory_on_the_device() {
     let more = text.clone() + &layer("own", "Scale", &["ip"], &["own"], "scale_param { filler { value: 3 } }");
     let in_test = on(&gpu, Options { seed: 9, ..Options::new(Phase::Test, 9) });
     let mut test = sharing(&train, &more, &in_test).unwrap();
-    assert_eq!(test.layer_params("ip"), train.layer_params("ip"), "neither copied nor filled anew");
+    assert_eq!(test.layer_params("ip").unwrap(), train.layer_params("ip").unwrap(), "neither copied nor filled anew");
     assert_eq!(test.layer_params("own").unwrap()[0].1, [3.0; 2]);
     assert!(train.param_bytes() >= 2 * 40 && test.param_bytes() == 64, "{} bytes of its own", test.param_bytes());
-    assert!(test.device_params().is_none());
+    assert!(test.on_device().unwrap().params().is_none());
     let mut score = |train: &mut Net| {
         train
             .lend_params(&mut test, |net| {
@@ -475,7 +476,7 @@ fn test_nets_use_the_training_nets_memory_on_the_device() {
     }
     near("sums", &before[0].1, &want);
     // The recorded pass reads what training has changed, in place.
-    let params = train.device_params().unwrap();
+    let params = train.on_device().unwrap().params().unwrap();
     gpu.zero(params.data, params.bytes).unwrap();
     assert_eq!(score(&mut train)[0].1, [0.0; 6]);
     assert_eq!(test.layer_params("ip").unwrap()[0].1, [0.0; 8]);
@@ -552,5 +553,7 @@ fn nets_of_other_types_and_mixed_memory_are_refused() {
     let mut device = try_net(&text, &on(&gpu, options())).unwrap();
     assert!(host.lend_params(&mut device, |_| Ok(())).is_err());
     assert!(device.learnable::<f32>(0).is_err());
-    assert!(host.pass(Pass::default(), &step(0), None).is_err() && host.loss().is_err());
+    let update = DeviceUpdate { launches: &[], words: [0; SOLVER_WORDS] };
+    assert!(host.pass(Pass::NOTHING, &step(0), Some(&update)).is_err(), "an update for a device");
+    assert!(host.on_device().is_none() && host.loss().unwrap() == 0.0);
 }

@@ -11,8 +11,9 @@ use std::rc::Rc;
 use common::{options, try_net};
 use lgm_core::{Arg, ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Gemm, Grid, Result};
 use lgm_cuda::Allocator;
+use lgm_cuda::Gpu;
 use lgm_cuda::sim::{Order, Sim};
-use lgm_net::{Gpu, Net, Options, Placement};
+use lgm_net::{Net, Options, Placement};
 use lgm_testkit::{says, skip};
 
 const MIB: u64 = 1 << 20;
@@ -113,11 +114,11 @@ impl DeviceQueue for Loading {
 }
 
 impl Gpu for Loading {
-    fn label(&self) -> String {
+    fn name(&self) -> String {
         "the loading GPU".into()
     }
 
-    fn convolution_way(&self, conv: &DeviceConvolution, pass: ConvolutionPass) -> Option<Result<String, String>> {
+    fn convolution_algorithm(&self, conv: &DeviceConvolution, pass: ConvolutionPass) -> Option<Result<String, String>> {
         self.planned.borrow().get(&key(conv, pass)).cloned()
     }
 }

@@ -13,7 +13,7 @@ use crate::text::top_level_names;
 use crate::{Error, NetParameter, Result, SolverParameter};
 
 /// Bytes at the start of a file that are looked at.
-const HEAD: u64 = 1 << 16;
+const HEAD: usize = 1 << 16;
 
 /// A kind of file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,14 @@ pub enum FileKind {
     Hdf5,
     /// HDF5 with datasets at its root: data for HDF5Data layers.
     Hdf5Data,
+    /// Images in MNIST's format, idx.
+    IdxImages,
+    /// Labels in MNIST's format, idx.
+    IdxLabels,
+    /// What Python's pickle module wrote, CIFAR's batches among others.
+    Pickle,
+    /// The database file of an LMDB folder.
+    Lmdb,
     /// A web page.
     Html,
     /// What Git has in place of a file kept by Git LFS.
@@ -69,12 +77,13 @@ impl FileKind {
         }
         let mut head = Vec::new();
         let file = File::open(path).map_err(Error::io(path, "open"))?;
-        file.take(HEAD).read_to_end(&mut head).map_err(Error::io(path, "read"))?;
+        file.take(HEAD as u64).read_to_end(&mut head).map_err(Error::io(path, "read"))?;
         Ok(FileKind::of_head(&head))
     }
 
     /// The kind of a file that begins so.
     pub fn of_head(head: &[u8]) -> FileKind {
+        let head = head.get(..HEAD).unwrap_or(head);
         if head.is_empty() {
             return FileKind::Empty;
         }
@@ -97,13 +106,22 @@ impl FileKind {
     /// # Errors
     /// [`Error::Binary`], which says what was found and what takes it.
     pub fn expect(self, wanted: FileKind, path: &Path) -> Result<()> {
-        if self == wanted || matches!(self, FileKind::Unknown | FileKind::Hdf5) {
+        let passes = match (self, wanted) {
+            (FileKind::Unknown, _) => true,
+            (FileKind::Hdf5, FileKind::Weights | FileKind::State | FileKind::Hdf5Data) => true,
+            _ => self == wanted,
+        };
+        if passes {
             return Ok(());
         }
-        Err(Error::binary(path, format!("expected {wanted}, found {self}{}", self.remedy())))
+        Err(Error::binary(path, format!("expected {wanted}, found {}", self.described())))
     }
 
-    /// What to do with it.
+    /// What it is, and what to do with it.
+    pub fn described(self) -> String {
+        format!("{self}{}", self.remedy())
+    }
+
     fn remedy(self) -> &'static str {
         match self {
             FileKind::Net => ": -model takes it, and a solver's field 'net'",
@@ -113,6 +131,10 @@ impl FileKind {
             FileKind::StateExtra => ": train's -snapshot takes the solver state, whose name is this one without .lgm",
             FileKind::Mean => ": transform_param's mean_file takes it",
             FileKind::Hdf5Data => ": HDF5Data layers take it, by a list that names it",
+            FileKind::IdxImages => ": convert-mnist takes it, before the labels",
+            FileKind::IdxLabels => ": convert-mnist takes it, behind the images",
+            FileKind::Pickle => ": convert-cifar takes the folder it lies in, if it is CIFAR's",
+            FileKind::Lmdb => ": Data layers take the folder it lies in",
             FileKind::Html => ": a download that failed, or of the page about the file; get the file itself",
             FileKind::LfsPointer => ": 'git lfs pull' gets the file itself",
             FileKind::Archive(_) => ": unpack it",
@@ -133,6 +155,10 @@ impl fmt::Display for FileKind {
             FileKind::Mean => "a mean image (.binaryproto)",
             FileKind::Hdf5 => "an HDF5 file",
             FileKind::Hdf5Data => "HDF5 data",
+            FileKind::IdxImages => "images in MNIST's format (idx)",
+            FileKind::IdxLabels => "labels in MNIST's format (idx)",
+            FileKind::Pickle => "a Python pickle",
+            FileKind::Lmdb => "an LMDB database",
             FileKind::Html => "a web page",
             FileKind::LfsPointer => "a Git LFS pointer",
             FileKind::Archive(format) => return write!(f, "an archive ({format})"),
@@ -146,7 +172,7 @@ impl fmt::Display for FileKind {
 }
 
 /// How files of some kinds begin: where, with what.
-const SIGNATURES: [(usize, &[u8], FileKind); 14] = [
+const SIGNATURES: [(usize, &[u8], FileKind); 21] = [
     (0, HDF5_SIGNATURE, FileKind::Hdf5),
     (0, b"version https://git-lfs.github.com/spec/", FileKind::LfsPointer),
     (0, b"PK\x03\x04", FileKind::Archive("zip")),
@@ -161,6 +187,13 @@ const SIGNATURES: [(usize, &[u8], FileKind); 14] = [
     (0, b"\xff\xd8\xff", FileKind::Image("JPEG")),
     (0, b"GIF8", FileKind::Image("GIF")),
     (0, b"\x93NUMPY", FileKind::Numpy),
+    (0, b"\x00\x00\x08\x03", FileKind::IdxImages),
+    (0, b"\x00\x00\x08\x01", FileKind::IdxLabels),
+    (0, b"\x80\x02", FileKind::Pickle),
+    (0, b"\x80\x03", FileKind::Pickle),
+    (0, b"\x80\x04", FileKind::Pickle),
+    (0, b"\x80\x05", FileKind::Pickle),
+    (16, b"\xde\xc0\xef\xbe", FileKind::Lmdb),
 ];
 
 /// Caffe's binary messages, by the fields they have at their outermost level.
@@ -249,6 +282,11 @@ mod tests {
             (&encode(&old), FileKind::Mean),
             (&encode(&datum), FileKind::Unknown),
             (&[0xff; 40], FileKind::Unknown),
+            (&[0, 0, 8, 3, 0, 0, 0, 1], FileKind::IdxImages),
+            (&[0, 0, 8, 1, 0, 0, 0, 1], FileKind::IdxLabels),
+            (&[0, 0, 8, 2, 0, 0, 0, 1], FileKind::Unknown),
+            (b"\x80\x04}.", FileKind::Pickle),
+            (&[&[0; 10][..], &[8, 0, 0, 0, 0, 0, 0xde, 0xc0, 0xef, 0xbe, 1, 0, 0, 0]].concat(), FileKind::Lmdb),
         ];
         for (head, kind) in table {
             assert_eq!(FileKind::of_head(head), *kind, "{}", String::from_utf8_lossy(head));
@@ -265,5 +303,7 @@ mod tests {
         );
         assert!(said(FileKind::Archive("zip")).ends_with("found an archive (zip): unpack it"));
         assert!(FileKind::Unknown.expect(FileKind::Net, Path::new("x")).is_ok());
+        assert!(FileKind::Hdf5.expect(FileKind::State, Path::new("x")).is_ok());
+        assert!(FileKind::Hdf5.expect(FileKind::IdxImages, Path::new("x")).is_err());
     }
 }

@@ -12,6 +12,7 @@ mod nearest;
 mod numbers;
 mod text;
 mod upgrade;
+mod visit;
 
 use std::sync::LazyLock;
 

@@ -1,9 +1,10 @@
 //! Numbers that make no sense, found before anything is built, each with its place in the text.
 
-use prost_reflect::{DynamicMessage, ReflectMessage, Value};
+use prost_reflect::{ReflectMessage, Value};
 
 use crate::text::Positions;
-use crate::{Error, Result, general};
+use crate::visit::{Visited, visit};
+use crate::{Result, general};
 
 /// Numbers that some fields must be: the message, the field, what holds, and how to say it.
 type Rule = (&'static str, &'static str, fn(f64) -> bool, &'static str);
@@ -41,44 +42,24 @@ const OPEN: [(&str, &str); 4] =
 /// Refuses numbers of a net or a solver that are not finite or that their field cannot mean.
 ///
 /// # Errors
-/// [`Error::Text`] for the first.
+/// [`crate::Error::Text`] for the first.
 pub fn check_numbers(message: &impl ReflectMessage, positions: &Positions) -> Result<()> {
-    check_message(&message.transcode_to_dynamic(), "", positions)
-}
-
-fn check_message(message: &DynamicMessage, path: &str, positions: &Positions) -> Result<()> {
-    let descriptor = message.descriptor();
-    for (field, value) in message.fields() {
-        let name = if path.is_empty() { field.name().to_owned() } else { format!("{path}.{}", field.name()) };
-        let values = match value {
-            Value::List(values) => values.as_slice(),
-            single => std::slice::from_ref(single),
+    visit(&message.transcode_to_dynamic(), positions, |visited| {
+        let Visited::Value(message, field, value) = visited else { return Ok(()) };
+        let (number, real) = match value {
+            Value::F32(x) => (f64::from(*x), true),
+            Value::F64(x) => (*x, true),
+            Value::I32(x) => (f64::from(*x), false),
+            _ => return Ok(()),
         };
-        for (i, value) in values.iter().enumerate() {
-            let path = || if i == 0 { name.clone() } else { format!("{name}[{i}]") };
-            let (number, real) = match value {
-                Value::Message(inner) => {
-                    check_message(inner, &path(), positions)?;
-                    continue;
-                }
-                Value::F32(x) => (f64::from(*x), true),
-                Value::F64(x) => (*x, true),
-                Value::I32(x) => (f64::from(*x), false),
-                _ => continue,
-            };
-            let of = |rule: &(&str, &str)| *rule == (descriptor.name(), field.name());
-            let open = !number.is_nan() && OPEN.iter().any(of);
-            let broken = match RULES.iter().find(|rule| of(&(rule.0, rule.1))) {
-                _ if !number.is_finite() && !open => Some("must be a finite number"),
-                Some((_, _, holds, must)) if !holds(number) => Some(*must),
-                _ => None,
-            };
-            if let Some(must) = broken {
-                let at = positions.nearest(&path()).unwrap_or_else(|| positions.start());
-                let found = if real { general(number, 6) } else { number.to_string() };
-                return Err(Error::Text { at, what: format!("{} {must}, found {found}", field.name()) });
-            }
-        }
-    }
-    Ok(())
+        let of = |rule: &(&str, &str)| *rule == (message.name(), field.name());
+        let open = !number.is_nan() && OPEN.iter().any(of);
+        let must = match RULES.iter().find(|rule| of(&(rule.0, rule.1))) {
+            _ if !number.is_finite() && !open => "must be a finite number",
+            Some((_, _, holds, must)) if !holds(number) => must,
+            _ => return Ok(()),
+        };
+        let found = if real { general(number, 6) } else { number.to_string() };
+        Err(format!("{} {must}, found {found}", field.name()))
+    })
 }

@@ -14,18 +14,16 @@ use std::path::{Path, PathBuf};
 use lgm_core::{Error, Result, State};
 use tracing::warn;
 
+use crate::snapshot::SnapshotData;
 use crate::solver::Solver;
-use crate::writer::Taken;
 
 /// What the host knows before an iteration that goes on to change in it.
-pub(crate) struct Mark {
+pub(crate) struct Checkpoint {
     state: BTreeMap<String, State>,
     current_step: i32,
-    /// On the host, the statistics that layers keep, by learnable parameter.
-    statistics: Vec<(usize, Vec<f32>)>,
 }
 
-impl Mark {
+impl Checkpoint {
     /// What layers must remember besides parameters.
     pub fn state(&self) -> &BTreeMap<String, State> {
         &self.state
@@ -34,16 +32,9 @@ impl Mark {
 
 impl Solver {
     /// Remembers what an iteration goes on to change; call before each.
-    pub(crate) fn mark(&mut self) -> Result<()> {
-        let mut statistics = Vec::new();
-        if self.device.is_none() {
-            self.marks.clear();
-            let kept: Vec<usize> = self.net.learnables().enumerate().filter(|(_, l)| l.state).map(|(i, _)| i).collect();
-            for i in kept {
-                statistics.push((i, self.net.learnable::<f32>(i)?.0.to_vec()));
-            }
-        }
-        self.marks.push(Mark { state: self.net.state(), current_step: self.current_step, statistics });
+    pub(crate) fn checkpoint(&mut self) -> Result<()> {
+        self.update.keep_statistics(&mut self.net)?;
+        self.checkpoints.push(Checkpoint { state: self.net.state(), current_step: self.current_step });
         Ok(())
     }
 
@@ -51,26 +42,25 @@ impl Solver {
     /// cannot be. The solver is of no further use.
     pub(crate) fn salvage(&mut self, error: Error) -> Error {
         let takes_snapshots = self.param.snapshot() > 0 || self.param.snapshot_after_train();
-        let can = self.device.is_some() || self.diverged;
-        if !can || self.writer.failed() {
+        if self.writer.failed() {
             return error;
         }
         if let Err(unwritten) = self.writer.wait() {
             warn!("{unwritten}");
         }
-        let last = self.last_whole();
+        let last = self.last_completed();
         let nothing_new = self.iter == self.started;
         let note = match last {
-            Ok((taken, mark)) => {
-                let first = self.explain(mark.as_ref());
-                let note = match taken.first_not_finite() {
+            Ok((data, checkpoint)) => {
+                let first = self.explain(checkpoint.as_ref());
+                let note = match data.first_not_finite() {
                     _ if nothing_new || !takes_snapshots => None,
                     Some(which) => Some(format!(
                         "iteration {} cannot be saved: {which} is not finite; {}",
                         self.iter,
                         self.newest()
                     )),
-                    None => Some(self.save(taken)),
+                    None => Some(self.save(data)),
                 };
                 let parts = [first, note].into_iter().flatten().collect::<Vec<_>>();
                 if parts.is_empty() {
@@ -84,7 +74,7 @@ impl Solver {
                 format!("the device does not answer, and what it held is gone; {}", self.newest())
             }
         };
-        Error::config(format!("{error}; {note}"))
+        Error::Ended { source: Box::new(error), note }
     }
 
     /// What to resume from instead of the last iteration.
@@ -98,20 +88,20 @@ impl Solver {
         }
     }
 
-    /// For a loss on a device that turned out not to be finite iterations ago: what was the first not to be.
-    fn explain(&mut self, mark: Option<&Mark>) -> Option<String> {
-        let mark = mark.filter(|_| self.diverged && self.device.is_some())?;
-        let first = self.net.restore(&mark.state).and_then(|()| self.first_not_finite());
+    /// For an iteration whose loss was not finite, perhaps iterations ago: what was the first not to be.
+    fn explain(&mut self, checkpoint: Option<&Checkpoint>) -> Option<String> {
+        let checkpoint = checkpoint.filter(|_| self.diverged)?;
+        let first = self.net.restore(&checkpoint.state).and_then(|()| self.first_not_finite());
         first.unwrap_or_default().map(|first| format!("the first that is not finite is {first}"))
     }
 
-    fn save(&self, taken: Taken) -> String {
-        let (iter, state) = (taken.iter, taken.state.clone());
+    fn save(&self, data: SnapshotData) -> String {
+        let (iter, state) = (data.iter, data.state.clone());
         let written = match self.writer.last_of(iter) {
             Some(_) => Ok(()),
             None => {
-                taken.announce();
-                taken.write()
+                data.announce();
+                data.write()
             }
         };
         match written {
@@ -124,27 +114,22 @@ impl Solver {
 
     /// Goes back to the last whole iteration and takes what a snapshot of it holds. Gives what was known before the
     /// iteration that failed too, if one did.
-    fn last_whole(&mut self) -> Result<(Taken, Option<Mark>)> {
+    fn last_completed(&mut self) -> Result<(SnapshotData, Option<Checkpoint>)> {
         let mut weights = self.net.weights(false)?;
-        let (mut whole, mut statistics) = (0, Vec::new());
-        if let Some(device) = &self.device {
-            let (queued, losses) = device.whole()?;
-            whole = losses.len();
-            statistics = device.kept_state()?;
-            losses.into_iter().for_each(|loss| self.smooth(loss));
-            self.iter -= (queued - whole) as i32;
-        }
-        let mark = self.marks.drain(..).nth(whole);
-        let state = match &mark {
-            Some(mark) => {
-                self.current_step = mark.current_step;
-                mark.state.clone()
+        let (queued, losses) = self.update.completed()?;
+        let completed = losses.len();
+        losses.into_iter().for_each(|loss| self.smooth(loss));
+        self.iter -= (queued - completed) as i32;
+        let checkpoint = self.checkpoints.drain(..).nth(completed);
+        let state = match &checkpoint {
+            Some(checkpoint) => {
+                self.current_step = checkpoint.current_step;
+                checkpoint.state.clone()
             }
             None => self.net.state(),
         };
-        statistics.extend(mark.iter().flat_map(|mark| mark.statistics.clone()));
-        statistics.iter().try_for_each(|(learnable, values)| weights.set(*learnable, values))?;
-        Ok((self.take(weights, state)?, mark))
+        self.update.statistics()?.iter().try_for_each(|(learnable, values)| weights.set(*learnable, values))?;
+        Ok((self.take(weights, state)?, checkpoint))
     }
 }
 

@@ -1,5 +1,5 @@
-//! A loss, a gradient or a parameter that is NaN or infinite: found at once, and the end of the run unless it is told to
-//! keep going.
+//! A loss, a gradient or a parameter that is NaN or infinite: found at once, and the end of the run unless
+//! `-keep_going` is given.
 //!
 //! The loss is looked at in every iteration: on the host before the update, so that the last whole iteration is still
 //! there; on a device by the kernel that keeps the loss, which stops the updates of that iteration and all after it
@@ -11,13 +11,14 @@ use lgm_core::{Error, Result};
 use lgm_net::six_digits;
 use tracing::warn;
 
-use crate::device::CHECK_EVERY;
 use crate::solver::Solver;
+use crate::update::CHECK_EVERY;
 
 impl Solver {
-    /// Whether a run goes on, after a warning, when something is not finite; it ends unless told so.
+    /// Whether a run goes on, after a warning, when something is not finite; it ends by default.
     pub fn keep_going(&mut self, yes: bool) {
         self.keep_going = yes;
+        self.update.stop_at_not_finite(!yes);
     }
 
     /// Looks at an iteration's loss before its update.
@@ -30,8 +31,8 @@ impl Solver {
         }
         let text = format!("iteration {}: the loss is {}", self.iter, six_digits(loss));
         self.not_finite(|solver| {
-            // On a device that ends the run, what it holds is saved before anything is run again; see `salvage`.
-            if solver.device.is_some() && !solver.keep_going {
+            // Where that ends the run, what there is is saved before anything is run again; see `salvage`.
+            if !solver.keep_going {
                 return Ok(text);
             }
             Ok(match solver.first_not_finite()? {
@@ -58,19 +59,14 @@ impl Solver {
     /// # Errors
     /// As for [`Solver::check_loss`].
     pub(crate) fn check_params(&mut self, display: bool) -> Result<()> {
-        if self.device.is_some() || !(display || (self.iter as usize).is_multiple_of(CHECK_EVERY)) {
+        if !(display || (self.iter as usize).is_multiple_of(CHECK_EVERY)) {
             return Ok(());
         }
-        for i in 0..self.history.len() {
-            if !lgm_cpu::elementwise::all_finite(self.net.learnable::<f32>(i)?.0) {
-                let learnable = self.net.learnables().nth(i);
-                let which =
-                    learnable.map(|l| format!("parameter {} of layer '{}'", l.index, l.layer)).unwrap_or_default();
-                let text = format!("iteration {}: after its update, {which} is not finite", self.iter - 1);
-                return self.not_finite(|_| Ok(text));
-            }
-        }
-        Ok(())
+        let Some(i) = self.update.first_not_finite(&mut self.net)? else { return Ok(()) };
+        let which = self.net.learnables().nth(i);
+        let which = which.map(|l| format!("parameter {} of layer '{}'", l.index, l.layer)).unwrap_or_default();
+        let text = format!("iteration {}: after its update, {which} is not finite", self.iter - 1);
+        self.not_finite(|_| Ok(text))
     }
 
     /// Says once that something is not finite: as an error, or where the run keeps going as a warning.
@@ -81,7 +77,7 @@ impl Solver {
         self.diverged = true;
         let text = say(self)?;
         if !self.keep_going {
-            return Err(Error::config(text));
+            return Err(Error::NotFinite(text));
         }
         warn!("{text}; going on, as asked: no snapshot will be written of what is not finite");
         Ok(())
@@ -91,8 +87,8 @@ impl Solver {
     /// afterwards where they stood before.
     pub(crate) fn first_not_finite(&mut self) -> Result<Option<String>> {
         let after = self.net.state();
-        if let Some(mark) = self.marks.last() {
-            self.net.restore(mark.state())?;
+        if let Some(checkpoint) = self.checkpoints.last() {
+            self.net.restore(checkpoint.state())?;
         }
         for sub_batch in 0..self.param.iter_size() {
             let step = self.step(sub_batch);

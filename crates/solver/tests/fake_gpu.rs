@@ -12,8 +12,8 @@ use std::rc::Rc;
 
 use common::{Folder, logged, registry};
 use lgm_core::{Result, Shape};
+use lgm_cuda::Gpu;
 use lgm_cuda::{Cuda, Precision};
-use lgm_net::Gpu;
 use lgm_solver::Solver;
 use lgm_testkit::{Fails, FakeGpu, says};
 

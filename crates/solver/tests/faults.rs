@@ -13,7 +13,7 @@ use lgm_core::{
 };
 use lgm_cuda::Allocator;
 use lgm_cuda::sim::Order;
-use lgm_net::{Feeder, Gpu, Replay};
+use lgm_cuda::{Feeder, Gpu, Replay};
 use lgm_solver::{Solver, Watch};
 use lgm_testkit::says;
 
@@ -135,7 +135,7 @@ impl Replay for Recorded {
 }
 
 impl Gpu for Failing {
-    fn label(&self) -> String {
+    fn name(&self) -> String {
         "a failing GPU".into()
     }
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Box<dyn Replay>>> {

@@ -200,7 +200,7 @@ fn without_a_seed_in_the_prototxt() {
 
 #[test]
 fn of_every_solver_type_and_format() {
-    for rule in lgm_solver::RULES {
+    for rule in lgm_solver::Rule::ALL.map(lgm_solver::Rule::name) {
         for (format, from) in [("HDF5", 2), ("BINARYPROTO", 5)] {
             resumes(&format!("random_seed: 3 type: '{rule}' snapshot_format: {format} delta: 1e-6"), [from]);
         }

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Once};
 
 use lgm_core::{
-    BlobSpec, Bwd, ChannelsLast, ConvolutionPass, DType, Element, Format, Fwd, Layout, Offer, Phase, Plan, Registry,
-    Result, Shape, Step, Storage, rounded,
+    BlobSpec, Bwd, ChannelsLast, ConvolutionPass, DType, DeviceCall, DeviceLayer, Element, Error, Format, Fwd, Layout,
+    Offer, Phase, Plan, Registry, Result, Shape, Step, Storage, rounded,
 };
 use lgm_cuda::sim::{Order, Sim};
 
@@ -107,7 +107,7 @@ impl DeviceRig {
             },
         };
         let mut plan = rig.plan.clone();
-        let half = rig.layer.device_mut().expect("device and device_mut agree");
+        let half = rig.layer.device_mut().expect("a device half");
         let last = storage.channels_last != ChannelsLast::Never;
         let layout = if last { Layout::ChannelsLast } else { Layout::ChannelsFirst };
         let arriving = vec![Format { element: storage.element, layout }; rig.bottoms.len()];
@@ -129,18 +129,17 @@ impl DeviceRig {
     /// What the layer refuses, or its kernels report.
     pub fn run(&self, inputs: &Inputs) -> Result<Outputs> {
         let (rig, plan, pool, machine) = (&self.rig, &self.rig.plan, self.pool.as_ref(), self.pool.machine());
-        let layer = rig.layer.device().expect("checked when made");
+        let layer = self.layer()?;
         let backward = !inputs.top_diffs.is_empty() || (plan.tops.is_empty() && !plan.no_backward);
         let formats = &plan.formats;
         let bottoms = stored(pool, &rig.bottoms, |b| formats.bottom(b), &inputs.bottoms)?;
         let params = blocks(pool, &inputs.params)?;
         let (tops, saved) = (empty(pool, &plan.tops, |t| formats.top(t))?, poisoned(pool, &plan.saved)?);
         let clock = clock(pool, &inputs.step)?;
-        let dynamic: Vec<f64> = rig.layer.dynamic().into_iter().map(f64::from).collect();
+        let dynamic: Vec<f64> = layer.dynamic().into_iter().map(f64::from).collect();
         let dynamic = Block::of(pool, &dynamic)?;
         let fault = Block::of_bytes(pool, &[0; 16])?;
-        // Not the step: it may not be baked into what could be replayed.
-        let stranger = Step { seed: !inputs.step.seed, iter: 77, batch: 99 };
+        let call = DeviceCall { queue: machine, formats, clock: clock.at, dynamic: dynamic.at, fault: fault.at };
         let homes = data_homes(plan, inputs.sharing, backward);
         let in_place = |k: lgm_core::Sharing| k == lgm_core::Sharing::InPlace;
 
@@ -150,32 +149,24 @@ impl DeviceRig {
             None => &tops[t],
             Some((b, _)) => &bottoms[b],
         };
-        layer.forward(
-            machine,
-            Fwd {
-                step: &stranger,
-                dtype: DType::F32,
-                formats,
-                bottoms: bottoms
-                    .iter()
-                    .zip(&rig.bottoms)
-                    .enumerate()
-                    .map(|(b, (block, spec))| if shared(b) { None } else { block.view(spec) })
-                    .collect(),
-                tops: (0..tops.len())
-                    .map(|t| match homes[t] {
-                        Some((_, kind)) if !in_place(kind) => None,
-                        _ => top_at(t).view_mut(&plan.tops[t]),
-                    })
-                    .collect(),
-                params: views_mut(&params, &rig.params),
-                saved: if backward { views_mut(&saved, &plan.saved) } else { saved.iter().map(|_| None).collect() },
-                scratch: views_mut(&scratch, &plan.scratch),
-                clock: Some(clock.at),
-                dynamic: Some(dynamic.at),
-                fault: Some(fault.at),
-            },
-        )?;
+        layer.forward(Fwd {
+            call,
+            bottoms: bottoms
+                .iter()
+                .zip(&rig.bottoms)
+                .enumerate()
+                .map(|(b, (block, spec))| if shared(b) { None } else { block.view(spec) })
+                .collect(),
+            tops: (0..tops.len())
+                .map(|t| match homes[t] {
+                    Some((_, kind)) if !in_place(kind) => None,
+                    _ => top_at(t).view_mut(&plan.tops[t]),
+                })
+                .collect(),
+            params: views_mut(&params, &rig.params),
+            saved: if backward { views_mut(&saved, &plan.saved) } else { saved.iter().map(|_| None).collect() },
+            scratch: views_mut(&scratch, &plan.scratch),
+        })?;
         self.check_fault(&fault)?;
         let mut out = Outputs {
             tops: (0..tops.len()).map(|t| top_at(t).to_f64()).collect::<Result<_>>()?,
@@ -201,9 +192,7 @@ impl DeviceRig {
         let wanted = |plan: &Plan, b: usize| inputs.want_bottoms[b] && !plan.no_gradient.contains(&b);
         let learned = |p: usize| inputs.want_params[p] && !plan.params[p].state;
         let mut io = Bwd {
-            step: &stranger,
-            dtype: DType::F32,
-            formats,
+            call,
             bottoms: bottoms.iter().map(|_| None).collect(),
             tops: tops.iter().map(|_| None).collect(),
             top_diffs: top_diffs.iter().zip(&plan.tops).map(|(d, s)| d.view(s)).collect(),
@@ -212,16 +201,13 @@ impl DeviceRig {
             param_diffs: views_mut(&param_diffs, &rig.params),
             saved: views(&saved, &plan.saved),
             scratch: views_mut(&scratch, &plan.scratch),
-            clock: Some(clock.at),
-            dynamic: Some(dynamic.at),
-            fault: Some(fault.at),
         };
         plan.backward_bottoms.iter().for_each(|&b| io.bottoms[b] = bottoms[b].view(&rig.bottoms[b]));
         plan.backward_tops.iter().for_each(|&t| io.tops[t] = top_at(t).view(&plan.tops[t]));
         shared.iter().for_each(|&(t, _)| io.top_diffs[t] = None);
         (0..bottoms.len()).filter(|&b| !wanted(plan, b)).for_each(|b| io.bottom_diffs[b] = None);
         (0..params.len()).filter(|&p| !learned(p)).for_each(|p| io.param_diffs[p] = None);
-        layer.backward(machine, io)?;
+        layer.backward(io)?;
         self.check_fault(&fault)?;
         for (t, block) in top_diffs.iter().enumerate() {
             let kept = unchanged(&block.to_f64()?, &inputs.top_diffs[t], formats.top(t));
@@ -234,10 +220,14 @@ impl DeviceRig {
         Ok(out)
     }
 
+    fn layer(&self) -> Result<&dyn DeviceLayer> {
+        self.rig.layer.device().ok_or_else(|| Error::internal("the layer has no device half"))
+    }
+
     fn check_fault(&self, fault: &Block<'_>) -> Result<()> {
         let words = fault.words()?;
         let fault = std::array::from_fn(|i| u32::from_ne_bytes(words[i]));
-        if fault[0] == 0 { Ok(()) } else { Err(self.rig.layer.explain(fault)) }
+        if fault[0] == 0 { Ok(()) } else { Err(self.layer()?.explain(fault)) }
     }
 }
 

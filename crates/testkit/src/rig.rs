@@ -1,8 +1,8 @@
 //! One layer outside any net, with memory laid out as its plan says.
 
 use lgm_core::{
-    BlobSpec, BuildCx, Bwd, DType, Error, Fwd, Host, HostQueue, Node, Phase, Plan, Registry, Result, Run, Shape, Step,
-    ViewMut, Views, ViewsMut, filler, rng::Philox,
+    BlobSpec, BuildCx, Bwd, Compute, DType, Error, Fwd, Host, HostCall, Node, Phase, Plan, Registry, Result, Shape,
+    Step, ViewMut, Views, ViewsMut, filler, rng::Philox,
 };
 use lgm_proto::prost_reflect::{DynamicMessage, ReflectMessage};
 use lgm_proto::{LayerParameter, NetParameter};
@@ -56,7 +56,7 @@ pub struct Outputs {
 /// A layer with its plan.
 pub struct Rig {
     /// The compute half.
-    pub layer: Box<dyn Run<Host>>,
+    pub layer: Compute,
     /// What it planned.
     pub plan: Plan,
     /// The specs it was planned for.
@@ -165,6 +165,7 @@ impl Rig {
     /// What the layer refuses.
     pub fn run(&self, inputs: &Inputs) -> Result<Outputs> {
         let (plan, dtype) = (&self.plan, self.dtype);
+        let call = HostCall { step: &inputs.step, dtype };
         let backward = !inputs.top_diffs.is_empty() || (plan.tops.is_empty() && !plan.no_backward);
         let mut bottoms: Vec<Memory> = inputs.bottoms.iter().map(|v| Memory::of(dtype, v)).collect();
         let mut tops: Vec<Memory> = plan.tops.iter().map(Memory::poisoned).collect();
@@ -198,19 +199,14 @@ impl Rig {
                 });
             }
             let io = Fwd {
-                step: &inputs.step,
-                dtype,
-                formats: &plan.formats,
+                call,
                 bottoms: io_bottoms,
                 tops: windows,
                 params: windows_mut(&mut params, &self.params)?,
                 saved: if backward { windows_mut(&mut saved, &plan.saved)? } else { absent(plan.saved.len()) },
                 scratch: windows_mut(&mut scratch, &plan.scratch)?,
-                clock: None,
-                dynamic: None,
-                fault: None,
             };
-            self.layer.forward(&HostQueue, io)?;
+            self.layer.forward(io)?;
         }
         let top_data = |t: usize| match lives_in[t] {
             Some((b, _)) => &bottoms[b],
@@ -236,9 +232,7 @@ impl Rig {
         {
             let is_state = |i: usize| plan.params[i].state;
             let mut io = Bwd {
-                step: &inputs.step,
-                dtype,
-                formats: &plan.formats,
+                call,
                 bottoms: absent_views(bottoms.len()),
                 tops: absent_views(tops.len()),
                 top_diffs: Views::new(),
@@ -247,9 +241,6 @@ impl Rig {
                 param_diffs: windows_mut(&mut param_diffs, &self.params)?,
                 saved: saved.iter().zip(&plan.saved).map(|(m, s)| m.view(s).map(Some)).collect::<Result<_>>()?,
                 scratch: windows_mut(&mut scratch, &plan.scratch)?,
-                clock: None,
-                dynamic: None,
-                fault: None,
             };
             for &b in &plan.backward_bottoms {
                 io.bottoms[b] = Some(bottoms[b].view(&self.bottoms[b])?);
@@ -271,7 +262,7 @@ impl Rig {
                     io.param_diffs[p] = None;
                 }
             }
-            self.layer.backward(&HostQueue, io)?;
+            self.layer.backward(io)?;
         }
         let wanted =
             |i: usize, m: &Memory| (inputs.want_bottoms[i] && !plan.no_gradient.contains(&i)).then(|| m.to_f64());

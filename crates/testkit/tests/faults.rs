@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Plan, Registry, Result, Shape,
+    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, ParamSpec, Plan, Registry, Result, Shape,
 };
 use lgm_proto::LayerParameter;
 use lgm_testkit::{Case, Rig, check, config_error};
@@ -15,7 +15,7 @@ struct Triple {
 
 fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
     lgm_core::ensure!(param.name() != "refused", "this layer is refused");
-    Node::compute(Triple { fault: param.name().to_string() })
+    Node::host_only(Triple { fault: param.name().to_string() })
 }
 
 impl Triple {
@@ -38,7 +38,7 @@ impl Layer for Triple {
     }
 }
 
-impl HostRun for Triple {
+impl HostLayer for Triple {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let (x, y) = (io.bottom_unless_shared::<T>(0)?, io.top::<T>(0)?);
         let (b, scratch, saved) = (io.param_mut::<T>(0)?, io.scratch::<T>(0)?, io.saved::<T>(0)?);

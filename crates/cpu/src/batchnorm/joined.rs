@@ -1,7 +1,9 @@
 //! Batch normalisation whose output is added to another blob, as at the end of a residual block: y = γ·x̂ + β + r, then
 //! max(y, 0) where a ReLU follows. What passes the ReLU is told by y, which no longer follows from x alone.
 
-use super::{Affine, Extents, gradient_row, products};
+use lgm_core::Axes3;
+
+use super::{Affine, gradient_row, products, rows, sums};
 use crate::Float;
 use crate::kernel::vectorized;
 use crate::parallel::Shared;
@@ -15,16 +17,16 @@ use crate::scratch::Scratch;
 pub fn normalize_and_add<T: Float>(
     x: &[T],
     r: Option<&[T]>,
-    extents: Extents,
+    axes: Axes3,
     mean: &[T],
     inv_std: &[T],
     affine: Affine<'_, T>,
     relu: bool,
     y: &mut [T],
 ) {
-    let y = Shared::new(&mut y[..extents.len()]);
+    let y = Shared::new(&mut y[..axes.count()]);
     let floor = if relu { T::zero() } else { T::neg_infinity() };
-    extents.rows(|c, range| {
+    rows(axes, |c, range| {
         // SAFETY: every run is visited once.
         let y = unsafe { y.part(range.clone()) };
         let (scale, shift) = (inv_std[c] * affine.scale[c], affine.shift.map_or(T::zero(), |s| s[c]));
@@ -64,10 +66,11 @@ impl<T: Float> Joined<'_, T> {
     ///
     /// # Panics
     /// When a slice is too short, or neither `dy` nor `g` is given.
-    pub fn sums(&self, dy: Option<&[T]>, g: Option<&mut [T]>, extents: Extents, sum_g: &mut [T], sum_g_xhat: &mut [T]) {
+    pub fn sums(&self, dy: Option<&[T]>, g: Option<&mut [T]>, axes: Axes3, sum_g: &mut [T], sum_g_xhat: &mut [T]) {
         assert!(dy.is_some() || g.is_some(), "a gradient is needed");
-        let g = g.map(|g| Shared::new(&mut g[..extents.len()]));
-        extents.sums(
+        let g = g.map(|g| Shared::new(&mut g[..axes.count()]));
+        sums(
+            axes,
             |c, range| {
                 let mut aside = Scratch::<T>::new(if g.is_some() { 0 } else { range.len() });
                 let row = match &g {
@@ -88,10 +91,10 @@ impl<T: Float> Joined<'_, T> {
     ///
     /// # Panics
     /// When a slice is too short.
-    pub fn data(&self, dy: &[T], extents: Extents, scale: &[T], sum_g: &[T], sum_g_xhat: &[T], dx: &mut [T]) {
-        let m = T::of((extents.n * extents.spatial) as f64);
-        let dx = Shared::new(&mut dx[..extents.len()]);
-        extents.rows(|c, range| {
+    pub fn data(&self, dy: &[T], axes: Axes3, scale: &[T], sum_g: &[T], sum_g_xhat: &[T], dx: &mut [T]) {
+        let m = T::of((axes.outer * axes.inner) as f64);
+        let dx = Shared::new(&mut dx[..axes.count()]);
+        rows(axes, |c, range| {
             // SAFETY: every run is visited once.
             let dx = unsafe { dx.part(range.clone()) };
             let (a, b) = (sum_g[c] / m, sum_g_xhat[c] / m * self.inv_std[c]);

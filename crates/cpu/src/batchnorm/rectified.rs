@@ -1,7 +1,9 @@
 //! The gradient of batch normalisation followed by γ, β and ReLU, without the output: whether an element passed the
 //! ReLU is computed again from x, in the very arithmetic of [`normalize`](super::normalize), which saves reading y.
 
-use super::{Extents, LANES, total};
+use lgm_core::Axes3;
+
+use super::{LANES, rows, sums, total};
 use crate::Float;
 use crate::kernel::vectorized;
 use crate::parallel::Shared;
@@ -32,8 +34,9 @@ impl<T: Float> Rectified<'_, T> {
     ///
     /// # Panics
     /// When a slice is too short.
-    pub fn sums(&self, dy: &[T], extents: Extents, inv_std: &[T], sum_g: &mut [T], sum_g_xhat: &mut [T]) {
-        extents.sums(
+    pub fn sums(&self, dy: &[T], axes: Axes3, inv_std: &[T], sum_g: &mut [T], sum_g_xhat: &mut [T]) {
+        sums(
+            axes,
             |c, range| {
                 let (floor, shift) = self.gate(c);
                 let (sum, product) =
@@ -48,10 +51,10 @@ impl<T: Float> Rectified<'_, T> {
     ///
     /// # Panics
     /// When a slice is too short.
-    pub fn data(&self, dy: Option<&[T]>, extents: Extents, inv_std: &[T], sum_g: &[T], sum_g_xhat: &[T], dx: &mut [T]) {
-        let m = T::of((extents.n * extents.spatial) as f64);
-        let dx = Shared::new(&mut dx[..extents.len()]);
-        extents.rows(|c, range| {
+    pub fn data(&self, dy: Option<&[T]>, axes: Axes3, inv_std: &[T], sum_g: &[T], sum_g_xhat: &[T], dx: &mut [T]) {
+        let m = T::of((axes.outer * axes.inner) as f64);
+        let dx = Shared::new(&mut dx[..axes.count()]);
+        rows(axes, |c, range| {
             // SAFETY: every run is visited once.
             let dx = unsafe { dx.part(range.clone()) };
             let (floor, shift) = self.gate(c);

@@ -11,7 +11,7 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use lgm_core::{Result, ensure};
+use lgm_core::{Axes3, Result, ensure};
 
 use crate::kernel::{Kernel, micro};
 use crate::{Float, elementwise};
@@ -324,6 +324,6 @@ impl ConvGeometry {
     /// # Panics
     /// When a slice is too short.
     pub fn backward_bias<T: Float>(&self, batch: usize, dy: &[T], db: &mut [T]) {
-        elementwise::sum_per_channel(dy, batch, self.out_channels, self.output_area(), db);
+        elementwise::sum_per_channel(dy, Axes3::new(batch, self.out_channels, self.output_area()), db);
     }
 }

@@ -5,7 +5,8 @@
 //! wherever the system's loader has one rather than the one that was found, and reads statuses as enumerations, which a
 //! newer library's may not fit.
 
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::fmt;
 use std::mem::{offset_of, size_of};
 
 pub(crate) use cudarc::cublas::sys as cublas;
@@ -25,7 +26,7 @@ use cudnn::{
     cudnnTensorDescriptor_t, cudnnTensorFormat_t,
 };
 
-use crate::library::{self, Loaded};
+use crate::locate::{self, Loaded};
 use crate::{Component, Found, SearchPath};
 use lgm_core::{Error, Result};
 
@@ -66,10 +67,10 @@ pub(crate) trait Api: Sized {
     /// Loads the library from the first place that has a usable one; it stays loaded.
     fn load(path: &SearchPath) -> Result<Self> {
         let component = Self::COMPONENT;
-        let loaded = library::load(component, path).map_err(|missing| Error::config(missing.to_string()))?;
+        let loaded = locate::load(component, path).map_err(|missing| Error::device(missing.to_string()))?;
         let api = Self::of(&loaded).map_err(|reason| {
             let (what, file, how) = (component.name(), loaded.found.path.display(), component.how_to_get());
-            Error::config(format!("{what} ({file}) cannot be used: {reason}; {how}"))
+            Error::device(format!("{what} ({file}) cannot be used: {reason}; {how}"))
         });
         // Unloading NVIDIA's libraries under their own threads is not safe.
         std::mem::forget(loaded);
@@ -150,8 +151,8 @@ macro_rules! api {
 }
 
 api! {
-    /// cuda.h: what lists devices, which drivers that are too old to run on have too.
-    ListingApi of Driver in driver, giving CUresult {
+    /// cuda.h: what lists devices and names errors, which drivers too old to run on have too.
+    DriverApi of Driver in driver, giving CUresult {
         fn cuInit(u32);
         fn cuGetErrorName(driver::CUresult as c_int, *mut *const c_char);
         fn cuGetErrorString(driver::CUresult as c_int, *mut *const c_char);
@@ -164,12 +165,8 @@ api! {
 }
 
 api! {
-    /// cuda.h
-    DriverApi of Driver in driver, giving CUresult {
-        fn cuInit(u32);
-        fn cuGetErrorName(driver::CUresult as c_int, *mut *const c_char);
-        fn cuGetErrorString(driver::CUresult as c_int, *mut *const c_char);
-        fn cuDeviceGet(*mut c_int, c_int);
+    /// cuda.h: what runs work.
+    RunApi of Driver in driver, giving CUresult {
         fn cuDevicePrimaryCtxRetain(*mut CUcontext, c_int);
         fn cuDevicePrimaryCtxRelease_v2(c_int);
         fn cuCtxSetCurrent(CUcontext);
@@ -331,7 +328,39 @@ api! {
     }
 }
 
-/// A descriptor of a tensor or of filters: which of the two, the passes of a convolution tell.
+/// A driver's error code, with its name and meaning where the driver gives them.
+pub(crate) struct Code {
+    pub(crate) number: c_int,
+    pub(crate) name: Option<String>,
+    pub(crate) meaning: Option<String>,
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.name, &self.meaning) {
+            (Some(name), Some(meaning)) => write!(f, "{name} ({}: {meaning})", self.number),
+            (Some(name), None) => write!(f, "{name} ({})", self.number),
+            _ => write!(f, "code {}", self.number),
+        }
+    }
+}
+
+impl DriverApi {
+    /// What the driver says of a status other than success.
+    pub(crate) fn code(&self, number: c_int) -> Code {
+        let text = |get: unsafe extern "C" fn(c_int, *mut *const c_char) -> c_int| {
+            let mut text = std::ptr::null();
+            // SAFETY: the text that the driver gives is static.
+            unsafe {
+                (get(number, &mut text) == 0 && !text.is_null())
+                    .then(|| CStr::from_ptr(text).to_string_lossy().into_owned())
+            }
+        };
+        Code { number, name: text(self.cuGetErrorName), meaning: text(self.cuGetErrorString) }
+    }
+}
+
+/// A descriptor of a tensor or of filters: which of the two, the pass decides.
 pub(crate) type AnyDescriptor = *mut c_void;
 
 /// What cuDNN says of one way to run a convolution; the same layout for all three passes.
@@ -397,15 +426,15 @@ mod tests {
     #[test]
     fn every_function_is_in_the_libraries_found_here() {
         let path = SearchPath::from_env();
-        let told = |what: Component, result: Result<()>| match result {
+        let report = |what: Component, result: Result<()>| match result {
             Ok(()) => {}
             Err(error) if error.to_string().contains("was not found") => println!("skipped: {} is absent", what.name()),
             Err(error) => panic!("{error}"),
         };
-        told(Component::Driver, ListingApi::load(&path).map(drop));
-        told(Component::Driver, DriverApi::load(&path).map(drop));
-        told(Component::Nvrtc, NvrtcApi::load(&path).map(drop));
-        told(Component::Cublas, CublasApi::load(&path).map(drop));
-        told(Component::Cudnn, CudnnApi::load(&path).map(drop));
+        report(Component::Driver, DriverApi::load(&path).map(drop));
+        report(Component::Driver, RunApi::load(&path).map(drop));
+        report(Component::Nvrtc, NvrtcApi::load(&path).map(drop));
+        report(Component::Cublas, CublasApi::load(&path).map(drop));
+        report(Component::Cudnn, CudnnApi::load(&path).map(drop));
     }
 }

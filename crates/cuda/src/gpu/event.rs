@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use lgm_core::Result;
 
-use super::api::{CUDA_ERROR_NOT_READY, CUevent, Handle, driver::CUevent_flags, driver::CUevent_st};
-use super::context::{Context, Stream, driver};
+use crate::gpu::api::{CUDA_ERROR_NOT_READY, CUevent, Handle, driver::CUevent_flags, driver::CUevent_st};
+use crate::gpu::context::{Context, Stream, driver};
 
 /// A mark in a stream. One that was never set counts as reached.
 pub struct Event {

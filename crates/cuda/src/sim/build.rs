@@ -11,7 +11,7 @@ use lgm_core::{Error, Grid, Result};
 
 use super::Order;
 
-use crate::kernels::{COMMON, SIM, Source, sources};
+use crate::kernels::{COMMON, Header, SIM, Source, sources};
 
 /// How the compiler is called, but for the files.
 const OPTIONS: [&str; 7] = ["-std=c++17", "-O2", "-g1", "-fPIC", "-shared", "-fno-strict-aliasing", "-Wno-attributes"];
@@ -84,10 +84,12 @@ impl Kernels {
 
 /// All sources and the table of their kernels.
 fn program(sources: &[Source]) -> String {
-    let mut text = format!("#line 1 \"sim.h\"\n{SIM}\n#line 1 \"common.cuh\"\n{COMMON}\n");
+    let mut text = format!("#line 1 \"sim.h\"\n{SIM}\n");
+    text.extend(COMMON.iter().map(Header::numbered));
     for source in sources {
         // A namespace each, so that helpers may have the same name, as they may where every source is compiled alone.
-        let _ = write!(text, "namespace {0} {{\n#line 1 \"{0}.cu\"\n{1}\n}}\n", source.name, source.text);
+        let headers: String = source.headers.iter().map(Header::numbered).collect();
+        let _ = write!(text, "namespace {0} {{\n{headers}#line 1 \"{0}.cu\"\n{1}\n}}\n", source.name, source.text);
     }
     text.push_str("extern \"C\" const sim::Entry lgm_sim_entries[] = {\n");
     for (source, kernel) in sources.iter().flat_map(|s| s.kernels().map(move |k| (s.name, k))) {

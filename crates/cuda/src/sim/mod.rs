@@ -20,6 +20,7 @@
 mod build;
 mod convolution;
 mod memory;
+mod recording;
 #[cfg(test)]
 mod tests;
 mod tf32;
@@ -39,6 +40,7 @@ use convolution::Library;
 pub use build::{Kernels, kernels};
 pub use convolution::{add_products, is_known, shapes};
 pub use memory::Blocks;
+pub use recording::Simulated;
 pub use tf32::rounded as rounded_to_tf32;
 
 /// In which order the threads of a block, and the blocks, take turns.

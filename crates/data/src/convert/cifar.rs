@@ -82,9 +82,7 @@ enum Form {
 
 /// Finds out what a folder holds: the form, and the folder its files are in.
 fn detect(input: &Path) -> Result<(Form, PathBuf)> {
-    if let Ok(kind @ (FileKind::Archive(_) | FileKind::Html | FileKind::LfsPointer)) = FileKind::of(input) {
-        kind.expect(FileKind::Folder, input)?;
-    }
+    FileKind::of(input)?.expect(FileKind::Folder, input)?;
     fs::read_dir(input).map_err(Error::io(input, "list"))?;
     let unpacked = ["cifar-10-batches-bin", "cifar-100-binary", "cifar-10-batches-py", "cifar-100-python"];
     for folder in std::iter::once(input.to_path_buf()).chain(unpacked.iter().map(|n| input.join(n))) {
@@ -162,11 +160,19 @@ fn read(form: Form, folder: &Path, train: bool, coarse: bool) -> Result<Images> 
 fn read_binary(path: &Path, heads: usize, which: usize, labels: &mut Vec<usize>, pixels: &mut Vec<u8>) -> Result<()> {
     let bytes = fs::read(path).map_err(Error::io(path, "read"))?;
     let record = heads + CIFAR.count();
-    if bytes.is_empty() || bytes.len() % record != 0 {
-        let what = format!("is damaged: {} bytes are not a number of records of {record} bytes", bytes.len());
-        return Err(Error::data(path, what));
+    let records = bytes.chunks_exact(record);
+    if bytes.is_empty() || !records.remainder().is_empty() {
+        return Err(Error::data(
+            path,
+            match FileKind::of_head(&bytes) {
+                FileKind::Unknown => {
+                    format!("is damaged: {} bytes are not a number of records of {record} bytes", bytes.len())
+                }
+                other => format!("expected a batch of CIFAR's binary version, found {}", other.described()),
+            },
+        ));
     }
-    for record in bytes.chunks_exact(record) {
+    for record in records {
         labels.push(usize::from(record[which]));
         pixels.extend_from_slice(&record[heads..]);
     }
@@ -196,7 +202,10 @@ fn read_folders(input: &Path, train: bool) -> Result<Images> {
 /// Decodes an image file to red, green and blue planes.
 fn decode_file(path: &Path) -> Result<(Extent, Vec<u8>)> {
     let bytes = fs::read(path).map_err(Error::io(path, "read"))?;
-    let image = decode_image(&bytes, Color::Force).map_err(|e| Error::data(path, e))?;
+    let image = decode_image(&bytes, Color::Force).map_err(|e| match FileKind::of_head(&bytes) {
+        FileKind::Unknown | FileKind::Image(_) => Error::data(path, e),
+        other => Error::data(path, format!("expected a picture (JPEG or PNG), found {}", other.described())),
+    })?;
     let Pixels::U8(bgr) = image.pixels else {
         return Err(Error::internal("an image file decoded to floating-point pixels"));
     };

@@ -1,18 +1,19 @@
 //! MNIST and its like: idx files of 8-bit images and labels.
 
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
-use flate2::read::MultiGzDecoder;
+use flate2::bufread::MultiGzDecoder;
 use lgm_core::fs::create_dir_atomic;
-use lgm_core::{Error, Result, Shape};
+use lgm_core::{Error, Result, Shape, memory};
 
 use super::{BLOCK, Progress};
 use crate::datum::encode;
 use crate::lmdb;
 use crate::pixels::Extent;
 use lgm_hdf5::H5Image;
+use lgm_proto::FileKind;
 
 /// What a converter writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,47 +79,53 @@ pub fn convert_mnist(
     Ok(count)
 }
 
-/// The kinds of idx file: the magic number (two zero bytes, 8 for unsigned bytes, the number of axes) and its name.
-const IMAGES: (u32, &str) = (0x0803, "images");
-const LABELS: (u32, &str) = (0x0801, "labels");
+/// The idx files wanted: the magic number (two zero bytes, 8 for unsigned bytes, the number of axes) and the kind.
+const IMAGES: (u32, FileKind) = (0x0803, FileKind::IdxImages);
+const LABELS: (u32, FileKind) = (0x0801, FileKind::IdxLabels);
+/// Bytes that a kind is told by.
+const HEAD: u64 = 1 << 16;
 
 /// Reads an idx file of `N` axes: its extents and values.
-fn read_idx<const N: usize>(path: &Path, (magic, name): (u32, &str)) -> Result<([usize; N], Vec<u8>)> {
-    let bytes = read_maybe_gzip(path)?;
-    let word = |i: usize| bytes.get(4 * i..4 * i + 4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]));
-    match word(0) {
+fn read_idx<const N: usize>(path: &Path, (magic, kind): (u32, FileKind)) -> Result<([usize; N], Vec<u8>)> {
+    if path.is_dir() {
+        FileKind::Folder.expect(kind, path)?;
+    }
+    let (mut reader, mut bytes) = (maybe_gzip(path)?, Vec::new());
+    reader.by_ref().take(HEAD).read_to_end(&mut bytes).map_err(Error::io(path, "read"))?;
+    FileKind::of_head(&bytes).expect(kind, path)?;
+    let mut rest = &bytes[..];
+    let mut word = || {
+        let (word, after) = rest.split_first_chunk()?;
+        rest = after;
+        Some(u32::from_be_bytes(*word))
+    };
+    match word() {
         Some(found) if found == magic => {}
         Some(found) => {
-            let what = format!("is not an idx file of {name}: expected the magic number {magic}, found {found}");
+            let what = format!("expected {kind}, which begin with the number {magic}, found {found}");
             return Err(Error::data(path, what));
         }
-        None => return Err(Error::data(path, format!("is not an idx file: it holds only {} bytes", bytes.len()))),
+        None => return Err(Error::data(path, format!("expected {kind}, found only {} bytes", bytes.len()))),
     }
     let mut extents = [0; N];
-    for (i, extent) in extents.iter_mut().enumerate() {
-        *extent = word(1 + i).ok_or_else(|| Error::data(path, "is cut short: the header is not whole"))? as usize;
+    for extent in &mut extents {
+        *extent = word().ok_or_else(|| Error::data(path, "is cut short: the header is not whole"))? as usize;
     }
-    let count = extents.iter().try_fold(1usize, |a, &b| a.checked_mul(b)).unwrap_or(usize::MAX);
-    let values = &bytes[4 + 4 * N..];
+    let count = lgm_core::count(&extents);
+    let mut values = rest.get(..count).unwrap_or(rest).to_vec();
+    let more = count.saturating_sub(values.len());
+    memory::check(more, format!("{}: what its header {extents:?} says it holds", path.display()))?;
+    reader.take(more as u64).read_to_end(&mut values).map_err(Error::io(path, "read"))?;
     if values.len() < count {
         let what = format!("is cut short: its header {extents:?} needs {count} bytes, found {}", values.len());
         return Err(Error::data(path, what));
     }
-    Ok((extents, values[..count].to_vec()))
+    Ok((extents, values))
 }
 
-/// Reads a file whole, decompressing it if it starts as gzip does.
-fn read_maybe_gzip(path: &Path) -> Result<Vec<u8>> {
-    let file = File::open(path).map_err(Error::io(path, "open"))?;
-    let mut start = [0u8; 2];
-    let mut reader = BufReader::new(file);
-    let got = reader.by_ref().take(2).read(&mut start).map_err(Error::io(path, "read"))?;
-    let mut rest = start[..got].chain(reader);
-    let mut bytes = Vec::new();
-    if start == [0x1f, 0x8b] {
-        MultiGzDecoder::new(rest).read_to_end(&mut bytes).map_err(Error::io(path, "decompress"))?;
-    } else {
-        rest.read_to_end(&mut bytes).map_err(Error::io(path, "read"))?;
-    }
-    Ok(bytes)
+/// Opens a file that is decompressed if it starts as gzip does.
+fn maybe_gzip(path: &Path) -> Result<Box<dyn Read>> {
+    let mut reader = BufReader::new(File::open(path).map_err(Error::io(path, "open"))?);
+    let gzip = reader.fill_buf().map_err(Error::io(path, "read"))?.starts_with(&[0x1f, 0x8b]);
+    Ok(if gzip { Box::new(MultiGzDecoder::new(reader)) } else { Box::new(reader) })
 }

@@ -1,23 +1,23 @@
 //! Conversion on a device.
 
-use lgm_core::{Bwd, Device, DeviceQueue, Formats, Fwd, Offer, Result, Run};
+use lgm_core::{Bwd, Device, DeviceLayer, Formats, Fwd, Offer, Result};
 
 use super::Conversion;
-use crate::on_device::convert;
+use crate::common::convert::convert;
 
-impl Run<Device> for Conversion {
+impl DeviceLayer for Conversion {
     fn formats(&self, _offer: &Offer<'_>) -> Formats {
         Conversion::formats(self)
     }
 
-    fn forward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Fwd<'_, Device>) -> Result<()> {
+    fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
         let (x, y) = (io.bottom(0)?, io.top(0)?);
-        convert(queue, (y, self.to), (x, self.from), self.extents, false)
+        convert(io.queue(), (y, self.to), (x, self.from), self.axes, false)
     }
 
-    fn backward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Bwd<'_, Device>) -> Result<()> {
+    fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
         let dy = io.top_diff(0)?;
         let Some(dx) = io.bottom_diff(0) else { return Ok(()) };
-        convert(queue, (dx, self.from), (dy, self.to), self.extents, false)
+        convert(io.queue(), (dx, self.from), (dy, self.to), self.axes, false)
     }
 }

@@ -1,10 +1,12 @@
 //! Depthwise convolution, of as many groups as channels, by kernels of its own, which take the filters in single precision:
 //! as the parameter has them, or, with channels last, tap by tap, so that neighbouring threads read neighbouring numbers.
 
-use lgm_core::{DeviceConvolution, DevicePtr, DeviceQueue, Element, Format, Grid, Layout, Result, args, kernel};
+use lgm_core::{Axes3, DeviceConvolution, DevicePtr, DeviceQueue, Element, Format, Grid, Layout, Result, args, kernel};
 
 use super::own::{area, is_last, launch};
-use crate::on_device::{BLOCKS, TOGETHER, convert, extent, row_grid};
+use crate::common::by_channel::{BLOCKS, REDUCE_COLUMNS};
+use crate::common::convert::convert;
+use crate::common::launch::{extent, row_grid};
 
 /// Neighbouring positions that a thread takes, and taps that a block does: STRIP and SET of `kernels/convolution.cu`.
 const STRIP: usize = 4;
@@ -31,7 +33,7 @@ fn packs(c: &DeviceConvolution) -> usize {
 /// The filters tap by tap.
 pub(super) fn turn(queue: &dyn DeviceQueue, c: &DeviceConvolution, made: DevicePtr, w: DevicePtr) -> Result<()> {
     let last = Format { element: Element::F32, layout: Layout::ChannelsLast };
-    convert(queue, (made, last), (w, Format::PLAIN), [1, c.outputs, area(c.kernel)], false)
+    convert(queue, (made, last), (w, Format::PLAIN), Axes3::new(1, c.outputs, area(c.kernel)), false)
 }
 
 /// y = w ∗ x + b.
@@ -73,7 +75,7 @@ pub(super) fn data(
 /// The grid of the filter gradient's first step with channels last; it follows from the shape and the format alone.
 fn partials(c: &DeviceConvolution) -> Grid {
     let packs = packs(c).max(1);
-    let across = packs.div_ceil(packs.div_ceil(TOGETHER));
+    let across = packs.div_ceil(packs.div_ceil(REDUCE_COLUMNS));
     let down = Grid::THREADS as usize / across;
     let columns = packs.div_ceil(across) * area(c.kernel).div_ceil(SET);
     let worth = (c.batch * area(c.output)).div_ceil(down * WORTH);

@@ -5,15 +5,16 @@
 //! Depthwise kernels of our own want filters of their own: see [`super::depthwise`].
 
 use lgm_core::{
-    BlobSpec, Bwd, ChannelsLast, ConvolutionPass, Device, DeviceConvolution, DevicePtr, DeviceQueue, Element, Format,
-    Formats, Fwd, Layout, Maker, Offer, Plan, PreparedConvolution, Result, Run, Shape, TENSOR_CORES_FROM,
+    Axes3, BlobSpec, Bwd, ChannelsLast, ConvolutionPass, Device, DeviceConvolution, DeviceLayer, DevicePtr,
+    DeviceQueue, Element, Format, Formats, Fwd, Layout, Maker, Offer, Plan, PreparedConvolution, Result, Shape,
+    TENSOR_CORES_FROM,
 };
 
 use super::Convolution;
 use super::depthwise::{filter_scratch, is_depthwise, turn};
 use super::own::{adds_gradient, area, data, filter, filter_count, forward, images, is_last, is_pointwise, taps};
 use super::reorder::reorder;
-use crate::on_device::Channels;
+use crate::common::by_channel::ByChannel;
 
 /// The most channels of an image: a convolution of so few has them last where its outputs gain by it, since what is then
 /// converted is its input, which is small.
@@ -76,8 +77,8 @@ impl Convolution {
 }
 
 impl Device2d {
-    fn outputs(&self) -> Channels {
-        Channels::new(self.conv.batch, self.conv.outputs, area(self.conv.output)).stored(self.conv.format)
+    fn outputs(&self) -> ByChannel {
+        ByChannel::new(Axes3::new(self.conv.batch, self.conv.outputs, area(self.conv.output)), self.conv.format)
     }
 
     /// Whether a pass meets filters that are not the parameter itself.
@@ -149,7 +150,12 @@ impl Device2d {
     }
 }
 
-impl Run<Device> for Convolution {
+impl DeviceLayer for Convolution {
+    /// Of up to three dimensions.
+    fn is_supported(&self) -> bool {
+        self.planar().is_some() || self.volume().is_some()
+    }
+
     /// Channels last where tensor cores take them so, 16 bytes of a group's channels at a time. Depthwise convolutions, of
     /// which they have nothing, do with such channels what those around them do: they come last in bf16, and in single
     /// precision as they arrive.
@@ -180,7 +186,7 @@ impl Run<Device> for Convolution {
         Formats::all(Format { element, layout }, offer.bottoms.len(), offer.tops)
     }
 
-    fn prepare(&mut self, queue: &(dyn DeviceQueue + 'static), plan: &mut Plan) -> Result<()> {
+    fn prepare(&mut self, queue: &dyn DeviceQueue, plan: &mut Plan) -> Result<()> {
         self.volume = self.volume().map(|volume| volume.prepare(plan));
         if self.volume.is_some() {
             return Ok(());
@@ -237,9 +243,9 @@ impl Run<Device> for Convolution {
         ConvolutionPass::ALL.map(prepared).to_vec()
     }
 
-    fn forward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Fwd<'_, Device>) -> Result<()> {
+    fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
         if let Some(volume) = &self.volume {
-            return volume.forward(queue, io);
+            return volume.forward(io);
         }
         let device = self.on_device()?;
         let conv = &device.conv;
@@ -247,26 +253,26 @@ impl Run<Device> for Convolution {
         let b = if self.param.bias_term() { io.param(1)? } else { DevicePtr::NULL };
         let library = device.is_library(ConvolutionPass::Forward);
         let made = io.saved(0).unwrap_or(scratch.floats(device.filters));
-        let w = device.filters(queue, ConvolutionPass::Forward, w, made)?;
+        let w = device.filters(io.queue(), ConvolutionPass::Forward, w, made)?;
         for i in 0..self.bottoms {
             let (x, y) = (io.bottom(i)?, io.top(i)?);
             if library {
-                queue.convolution(conv, ConvolutionPass::Forward, y, [x, w], scratch)?;
+                io.queue().convolution(conv, ConvolutionPass::Forward, y, [x, w], scratch)?;
             } else {
-                forward(queue, conv, (y, x, w, b), scratch)?;
+                forward(io.queue(), conv, (y, x, w, b), scratch)?;
             }
             let own = device.is_own_depthwise(ConvolutionPass::Forward);
             let b = Some(b).filter(|&b| b != DevicePtr::NULL && !own);
             if b.is_some() || self.relu {
-                device.outputs().affine(queue, y, y, None, b, self.relu)?;
+                device.outputs().affine(io.queue(), y, y, None, b, self.relu)?;
             }
         }
         Ok(())
     }
 
-    fn backward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Bwd<'_, Device>) -> Result<()> {
+    fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
         if let Some(volume) = &self.volume {
-            return volume.backward(queue, io);
+            return volume.backward(io);
         }
         let device = self.on_device()?;
         let conv = &device.conv;
@@ -277,22 +283,22 @@ impl Run<Device> for Convolution {
         let w = match wanted {
             false => w,
             true if device.keeps => io.saved(0)?,
-            true => device.filters(queue, ConvolutionPass::Data, w, scratch.floats(device.filters))?,
+            true => device.filters(io.queue(), ConvolutionPass::Data, w, scratch.floats(device.filters))?,
         };
         for i in 0..self.bottoms {
             let dy = io.top_diff(i)?;
             if let Some(dw) = dw {
-                device.add_gradient(queue, (dw, io.bottom(i)?, dy), scratch)?;
+                device.add_gradient(io.queue(), (dw, io.bottom(i)?, dy), scratch)?;
             }
             if db.is_some() {
                 let sums = scratch.floats(device.sums);
-                device.outputs().add_sums(queue, (dy, None), (None, db), true, sums)?;
+                device.outputs().add_sums(io.queue(), (dy, None), (None, db), true, sums)?;
             }
             if let Some(dx) = io.bottom_diff(i) {
                 if device.is_library(ConvolutionPass::Data) {
-                    queue.convolution(conv, ConvolutionPass::Data, dx, [dy, w], scratch)?;
+                    io.queue().convolution(conv, ConvolutionPass::Data, dx, [dy, w], scratch)?;
                 } else {
-                    data(queue, conv, (dx, w, dy), scratch)?;
+                    data(io.queue(), conv, (dx, w, dy), scratch)?;
                 }
             }
         }

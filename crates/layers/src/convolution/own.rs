@@ -3,11 +3,11 @@
 //! own ([`super::depthwise`]). With channels last, one product for all those images, or as many as there are groups at once.
 
 use lgm_core::{
-    Arg, DeviceConvolution, DevicePtr, DeviceQueue, Element, Format, Gemm, Grid, Layout, Result, args, kernel,
+    Arg, Axes3, DeviceConvolution, DevicePtr, DeviceQueue, Element, Format, Gemm, Grid, Layout, Result, args, kernel,
 };
 
 use super::depthwise::{self, is_depthwise};
-use crate::on_device::{extent, product, row_grid};
+use crate::common::launch::{extent, product, row_grid};
 
 /// Elements that patches may have.
 const PATCHES: usize = 32 << 20;
@@ -23,8 +23,8 @@ pub(super) fn filter_count(c: &DeviceConvolution) -> usize {
 }
 
 /// The filters as a blob of images, channels and positions.
-pub(super) fn filter_extents(c: &DeviceConvolution) -> [usize; 3] {
-    [c.outputs, c.channels / c.groups, area(c.kernel)]
+pub(super) fn filter_extents(c: &DeviceConvolution) -> Axes3 {
+    Axes3::new(c.outputs, c.channels / c.groups, area(c.kernel))
 }
 
 /// Whether the filters' gradient, which is in single precision, lies as the parameter's does: then it is added to that, and

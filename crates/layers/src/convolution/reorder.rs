@@ -1,10 +1,11 @@
 //! Filters from one format to another: those of few taps, whose planes are too small for the transposes of blobs, in a kernel
 //! of their own.
 
-use lgm_core::{DeviceConvolution, DevicePtr, DeviceQueue, Element, Format, Grid, Layout, Result, args, kernel};
+use lgm_core::{Axes3, DeviceConvolution, DevicePtr, DeviceQueue, Element, Format, Grid, Layout, Result, args, kernel};
 
 use super::own::filter_extents;
-use crate::on_device::{convert, extent};
+use crate::common::convert::convert;
+use crate::common::launch::extent;
 
 /// The most taps that the kernels take, and the channels that a block does: as in `kernels/convolution.cu`.
 const TAPS: usize = 49;
@@ -18,7 +19,8 @@ pub(super) fn reorder(
     (x, from): (DevicePtr, Format),
     add: bool,
 ) -> Result<()> {
-    let [filters, channels, taps] = filter_extents(conv);
+    let axes = filter_extents(conv);
+    let Axes3 { outer: filters, channels, inner: taps } = axes;
     let few = (2..=TAPS).contains(&taps) && channels > 1;
     let grid = Grid {
         blocks: [extent(channels.div_ceil(TOGETHER))?, filters.clamp(1, 65535) as u32, 1],
@@ -32,7 +34,7 @@ pub(super) fn reorder(
         (Layout::ChannelsLast, Layout::ChannelsFirst) if few && add && to.element == Element::F32 => {
             queue.launch(kernel!(from.element, "conv_filters_add"), grid, args)
         }
-        _ => convert(queue, (y, to), (x, from), [filters, channels, taps], add),
+        _ => convert(queue, (y, to), (x, from), axes, add),
     }
 }
 

@@ -1,10 +1,10 @@
 //! LRN on a device: across channels in whichever order they come, within them axis by axis.
 
-use lgm_core::{Bwd, Device, DeviceQueue, Format, Formats, Fwd, Grid, Layout, Offer, Result, Run, args, kernel};
+use lgm_core::{Axes3, Bwd, Device, DeviceLayer, Formats, Fwd, Grid, Layout, Offer, Result, args, kernel};
 use lgm_proto::lrn_parameter::NormRegion;
 
 use super::Lrn;
-use crate::on_device::{extent, row_grid};
+use crate::common::launch::{extent, row_grid};
 
 impl Lrn {
     /// α/n, with n the elements of a neighbourhood.
@@ -15,7 +15,7 @@ impl Lrn {
 
     /// The grid of a kernel that goes over the blob by CHANNEL, and its last three arguments.
     fn rows(&self, layout: Layout) -> Result<(Grid, [u32; 3])> {
-        let (n, channels, area) = self.extents;
+        let Axes3 { outer: n, channels, inner: area } = self.axes;
         let (rows, width, along) = match layout {
             Layout::ChannelsFirst => (n * channels, area, channels),
             Layout::ChannelsLast => (n * area, channels, 0),
@@ -24,7 +24,7 @@ impl Lrn {
     }
 }
 
-impl Run<Device> for Lrn {
+impl DeviceLayer for Lrn {
     fn formats(&self, offer: &Offer<'_>) -> Formats {
         match self.region {
             NormRegion::AcrossChannels => offer.follow(),
@@ -32,8 +32,8 @@ impl Run<Device> for Lrn {
         }
     }
 
-    fn forward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Fwd<'_, Device>) -> Result<()> {
-        let Format { element, layout } = io.formats.top(0);
+    fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
+        let layout = io.format().layout;
         let (x, y) = (io.bottom(0)?, io.top(0)?);
         let s = match io.saved(0) {
             Some(saved) => saved,
@@ -45,39 +45,34 @@ impl Run<Device> for Lrn {
         match self.region {
             NormRegion::AcrossChannels => {
                 let args = args![y, s, x, size, factor, k, beta, rows, width, channels];
-                queue.launch(kernel!(element, "lrn_across_forward"), grid, args)
+                io.launch(kernel!("lrn_across_forward"), grid, args)
             }
             NormRegion::WithinChannel => {
                 let (height, width) = (extent(self.plane.0)?, extent(self.plane.1)?);
-                queue.launch(
-                    kernel!(element, "lrn_within_forward"),
-                    grid,
-                    args![y, s, x, size, factor, beta, rows, height, width],
-                )
+                io.launch(kernel!("lrn_within_forward"), grid, args![y, s, x, size, factor, beta, rows, height, width])
             }
         }
     }
 
-    fn backward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Bwd<'_, Device>) -> Result<()> {
-        let Format { element, layout } = io.formats.top(0);
-        let (n, channels, area) = self.extents;
+    fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
+        let layout = io.format().layout;
         let Some(dx) = io.bottom_diff(0) else { return Ok(()) };
         let (x, y, s, dy, ratio) = (io.bottom(0)?, io.top(0)?, io.saved(0)?, io.top_diff(0)?, io.scratch(0)?);
         let beta = self.constants.beta;
         let (size, factor) = (extent(self.constants.size)?, (2.0 * beta * self.factor()) as f32);
-        let count = n * channels * area;
-        queue.launch(kernel!(element, "lrn_ratio"), Grid::elements(count), args![ratio, dy, y, s, count as i64])?;
+        let count = self.axes.count();
+        io.launch(kernel!("lrn_ratio"), Grid::elements(count), args![ratio, dy, y, s, count as i64])?;
         let (grid, [rows, width, channels]) = self.rows(layout)?;
         let beta = beta as f32;
         match self.region {
             NormRegion::AcrossChannels => {
                 let args = args![dx, dy, x, s, ratio, size, factor, beta, rows, width, channels];
-                queue.launch(kernel!(element, "lrn_across_backward"), grid, args)
+                io.launch(kernel!("lrn_across_backward"), grid, args)
             }
             NormRegion::WithinChannel => {
                 let (height, width) = (extent(self.plane.0)?, extent(self.plane.1)?);
                 let args = args![dx, dy, x, s, ratio, size, factor, beta, rows, height, width];
-                queue.launch(kernel!(element, "lrn_within_backward"), grid, args)
+                io.launch(kernel!("lrn_within_backward"), grid, args)
             }
         }
     }

@@ -59,11 +59,11 @@ pub fn pass(net: &mut Net, batch: u64) -> f64 {
 }
 
 pub fn data(net: &Net, blob: &str) -> Vec<f64> {
-    net.blob(blob).unwrap_or_else(|| panic!("no blob {blob}")).1
+    net.blob(blob).unwrap().1
 }
 
 pub fn diff(net: &Net, blob: &str) -> Vec<f64> {
-    net.blob_diff(blob).unwrap_or_else(|| panic!("no gradient of {blob}"))
+    net.blob_diff(blob).unwrap().unwrap_or_else(|| panic!("no gradient of {blob}"))
 }
 
 /// Values and gradient of a learnable parameter.

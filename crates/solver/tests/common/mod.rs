@@ -10,8 +10,8 @@ use std::sync::{Mutex, Once};
 
 use lgm_core::{Registry, Result, Shape, Storage};
 use lgm_cuda::sim::Order;
+use lgm_cuda::{Gpu, sim::Simulated};
 use lgm_data::convert::{Format, convert_mnist};
-use lgm_net::{Gpu, Simulated};
 use lgm_proto::{Parsed, SolverParameter};
 use lgm_solver::{Outcome, Solver, Watch};
 use tempfile::TempDir;
