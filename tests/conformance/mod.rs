@@ -58,7 +58,6 @@ const NOT_YET: &[&str] = &[
     "unknown layer type 'RNN'",
     "unknown layer type 'SigmoidCrossEntropyLoss'",
     "unknown layer type 'SPP'",
-    "unknown layer type 'Swish'",
     "unknown layer type 'Threshold'",
     "unknown layer type 'Tile'",
     "unknown layer type 'WindowData'",
