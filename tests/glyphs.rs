@@ -1,6 +1,4 @@
-//! From `make-glyphs` through `train` to `plot-features`, and the examples' prototxts.
-
-use std::path::{Path, PathBuf};
+//! From `make-glyphs` through `train` to `plot-features`.
 
 use lgm_testkit::has_simulator;
 
@@ -75,34 +73,4 @@ fn glyphs_train_a_net_whose_features_are_drawn() {
         fails(folder, &plot(more), &[expected]);
     }
     assert!(!folder.join("f.png").exists());
-}
-
-fn prototxts(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            prototxts(&path, found);
-        } else if path.extension().is_some_and(|e| e == "prototxt") {
-            found.push(path);
-        }
-    }
-}
-
-#[test]
-fn every_example_is_a_net_or_a_solver_of_one() {
-    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples").canonicalize().unwrap();
-    let mut found = Vec::new();
-    prototxts(&examples, &mut found);
-    assert!(found.len() >= 10, "{found:?}");
-    for path in found {
-        if path.file_name().unwrap().to_string_lossy().contains("solver") {
-            let solver = lgm_proto::read_solver(&path).unwrap().message;
-            // Some run from the root of the repository, some from their own folder.
-            let roots = [examples.parent().unwrap().to_path_buf(), examples.join("cifar100")];
-            assert!(roots.iter().any(|r| r.join(solver.net()).exists()), "{}: no {}", path.display(), solver.net());
-        } else {
-            let net = lgm_proto::read_net(&path).unwrap();
-            assert!(net.notices.is_empty() && net.message.layer.len() > 5, "{}", path.display());
-        }
-    }
 }

@@ -12,16 +12,16 @@ use lgm_testkit::skipped;
 use crate::util::command;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
-/// The nets of `scripts/benchmarks/nets.py`, as they are called in the table, with their batches, images and classes.
+/// Nets of `models/` as `scripts/bench` takes them, what they are called in the table, their batches and images.
 const NETS: [(&str, &str, usize, [usize; 3]); 4] = [
     ("lenet", "LeNet", 64, [1, 28, 28]),
-    ("simple", "the paper's CIFAR-100 net", 128, [3, 32, 32]),
+    ("cifar100_simple", "the paper's CIFAR-100 net", 128, [3, 32, 32]),
     ("resnet18", "ResNet-18, 224×224", 64, [3, 224, 224]),
     ("resnet50", "ResNet-50, 224×224", 64, [3, 224, 224]),
 ];
 
 fn from_python(expression: &str) -> String {
-    let program = format!("import nets; print({expression})");
+    let program = format!("import models; print({expression})");
     let mut python = Command::new("python3");
     let output =
         python.args(["-B", "-c", &program]).current_dir(format!("{ROOT}/scripts/benchmarks")).output().unwrap();
@@ -36,8 +36,8 @@ fn prepare(folder: &Path, net: &str, batch: usize, [channels, height, width]: [u
     let blobs = [("data", &images, &pixels[..]), ("label", &Shape::from([batch]), &labels[..])];
     lgm_data::hdf5::write_f32(folder.join("data.h5"), &blobs).unwrap();
     fs::write(folder.join("list.txt"), "data.h5\n").unwrap();
-    fs::write(folder.join("net.prototxt"), from_python(&format!("nets.build('{net}', {batch}).prototxt()"))).unwrap();
-    fs::write(folder.join("solver.prototxt"), from_python(&format!("nets.solver('{net}')"))).unwrap();
+    fs::write(folder.join("net.prototxt"), from_python(&format!("models.train('{net}', {batch})"))).unwrap();
+    fs::write(folder.join("solver.prototxt"), from_python(&format!("models.solver('{net}')"))).unwrap();
 }
 
 /// The nodes of an iteration's graph.

@@ -9,6 +9,7 @@ mod glyphs;
 mod graph_nodes;
 mod limits;
 mod mistakes;
+mod models;
 mod runs;
 mod signals;
 mod util;

@@ -98,7 +98,7 @@ def precision(step, **_):
     return (OK if job.status == 0 else TIMEOUT if job.status == TIME_UP else FAILED), 'see precision.log'
 
 
-def bench(step, nets='simple:128,resnet50:64,lenet:64', precisions='bf16,tf32,fp32', rounds=1, more=()):
+def bench(step, nets='cifar100_simple:128,resnet50:64,lenet:64', precisions='bf16,tf32,fp32', rounds=1, more=()):
     """scripts/bench, its rows kept as they come."""
     python, more = machine.python('torch', 'h5py'), list(more)
     if not python:
@@ -129,7 +129,7 @@ def bench(step, nets='simple:128,resnet50:64,lenet:64', precisions='bf16,tf32,fp
     return (OK if job.status == 0 else TIMEOUT if job.status == TIME_UP else FAILED), f'{len(rows())} rows{"" if "--ours" not in more else ", of ours alone"}: ' + '; '.join(re.sub(' +', ' ', row) for row in rows())
 
 
-def profile(step, nets='simple:128,resnet50:64,lenet:64', precision='bf16', iterations=5):
+def profile(step, nets='cifar100_simple:128,resnet50:64,lenet:64', precision='bf16', iterations=5):
     """Each layer's time, launched one by one, and cuDNN's choice for each convolution."""
     folder, started = step.work(), []
     for spec in nets.split(','):

@@ -1,24 +1,57 @@
 //! The sources of `kernels/`, in the binary.
 
+/// A file that is put before sources as text.
+#[derive(Clone, Copy, Debug)]
+pub struct Header {
+    /// The file's name.
+    pub name: &'static str,
+    /// Its text.
+    pub text: &'static str,
+}
+
+impl Header {
+    /// The text, with lines numbered as in the file.
+    pub(crate) fn numbered(&self) -> String {
+        format!("#line 1 \"{}\"\n{}\n", self.name, self.text)
+    }
+}
+
 /// A source of kernels.
 #[derive(Clone, Copy, Debug)]
 pub struct Source {
     /// The file's name without its extension: the family.
     pub name: &'static str,
-    /// The file, to be put after [`COMMON`].
+    /// The file, to be put after [`COMMON`] and its own headers.
     pub text: &'static str,
+    /// What it shares with other sources of its family, to be put after [`COMMON`].
+    pub headers: &'static [Header],
 }
 
-/// What every source needs put before it.
-pub const COMMON: &str = include_str!("../../../kernels/common.cuh");
+macro_rules! headers {
+    ($($name:literal),+ $(,)?) => {
+        &[$(Header { name: $name, text: include_str!(concat!("../../../kernels/", $name)) }),+]
+    };
+}
+
+/// What every source needs put before it, in this order.
+pub const COMMON: &[Header] =
+    headers!["common/types.cuh", "common/reduce.cuh", "common/packed.cuh", "common/channels.cuh", "common/random.cuh"];
 
 /// The header that lets a C++ compiler take the place of NVIDIA's.
 pub(crate) const SIM: &str = include_str!("../../../kernels/sim/sim.h");
 
+const POOLING: &[Header] = headers!["pool_windows.cuh"];
+
 macro_rules! sources {
-    ($($name:literal),+ $(,)?) => {
-        &[$(Source { name: $name, text: include_str!(concat!("../../../kernels/", $name, ".cu")) }),+]
+    ($($name:literal $(with $headers:ident)?),+ $(,)?) => {
+        &[$(Source {
+            name: $name,
+            text: include_str!(concat!("../../../kernels/", $name, ".cu")),
+            headers: sources!(@ $($headers)?),
+        }),+]
     };
+    (@) => { &[] };
+    (@ $headers:ident) => { $headers };
 }
 
 /// Every source, in alphabetical order.
@@ -33,27 +66,27 @@ pub fn sources() -> &'static [Source] {
         "lrn",
         "net",
         "pointwise",
-        "pooling",
+        "pool_average" with POOLING,
+        "pool_max" with POOLING,
+        "pool_stochastic" with POOLING,
         "reduction",
         "softmax",
-        "solver"
+        "solver",
     ]
 }
 
 impl Source {
-    /// The names of the source's kernels, in order: those of every line that begins with `KERNEL(name)`, with
-    /// `KERNELS(name, name_bf16,` or `KERNELS_ADDING(name, name_bf16,`, or with `POINTWISE(name,`, which makes four.
+    /// The names of the source's kernels, in order: that of every line that begins with `KERNEL(name)`, name and name_bf16 of
+    /// `KERNELS(name,` and `KERNELS_ADDING(name,`, and those of forward and backward of `POINTWISE(name,`.
     pub fn kernels(&self) -> impl Iterator<Item = String> + use<> {
         self.text.lines().flat_map(|line| {
-            let Some((kind, names)) = line.split_once('(') else { return Vec::new() };
-            let mut names = names.split([',', ')']).map(|name| name.trim().to_string());
+            let Some((kind, rest)) = line.split_once('(') else { return Vec::new() };
+            let name = rest.split([',', ')']).next().unwrap_or_default();
+            let named = |suffixes: &[&str]| suffixes.iter().map(|suffix| format!("{name}{suffix}")).collect();
             match kind {
-                "KERNEL" => names.take(1).collect(),
-                "KERNELS" | "KERNELS_ADDING" => names.take(2).collect(),
-                "POINTWISE" => {
-                    let name = names.next().unwrap_or_default();
-                    ["forward", "forward_bf16", "backward", "backward_bf16"].map(|of| format!("{name}_{of}")).into()
-                }
+                "KERNEL" => named(&[""]),
+                "KERNELS" | "KERNELS_ADDING" => named(&["", "_bf16"]),
+                "POINTWISE" => named(&["_forward", "_forward_bf16", "_backward", "_backward_bf16"]),
                 _ => Vec::new(),
             }
         })
@@ -95,12 +128,6 @@ mod tests {
             let pairs = named("KERNELS") + named("KERNELS_ADDING");
             let count = named("KERNEL") + 2 * pairs + 4 * named("POINTWISE");
             assert_eq!(source.kernels().count(), count, "{}", source.name);
-            for (name, narrow) in source.kernels().zip(source.kernels().skip(1)).filter(|(_, n)| n.ends_with("_bf16")) {
-                assert!(
-                    narrow.strip_suffix("_bf16") == Some(name.as_str()),
-                    "{narrow} does not follow its single precision"
-                );
-            }
         }
     }
 }

@@ -44,7 +44,9 @@ impl H5File {
         std::fs::File::open(path).map_err(Error::io(path, "open"))?;
         let file = hdf5_metno::File::open(path)
             .map_err(|e| Error::data(path, format!("cannot be read as an HDF5 file: {}", reason(&e))))?;
-        Ok(H5File { path: path.into(), file })
+        let file = H5File { path: path.into(), file };
+        header::check_group(&file, &file.file, "")?;
+        Ok(file)
     }
 
     /// The file's path.
@@ -72,12 +74,17 @@ impl H5File {
 
     /// Whether there is a link of this name, which may hold groups.
     pub fn contains(&self, name: &str) -> bool {
-        let mut path = String::new();
-        name.split('/').filter(|part| !part.is_empty()).all(|part| {
-            path += if path.is_empty() { "" } else { "/" };
-            path += part;
-            self.file.link_exists(&path)
+        let parts: Vec<&str> = name.split('/').filter(|part| !part.is_empty()).collect();
+        (1..=parts.len()).all(|n| {
+            let path = parts[..n].join("/");
+            self.file.link_exists(&path) && (n == parts.len() || self.group(&path).is_ok())
         })
+    }
+
+    fn group(&self, of: &str) -> Result<hdf5_metno::Group> {
+        let group = self.file.group(of).map_err(|e| self.fail(format!("has no group '{of}': {}", reason(&e))))?;
+        header::check_group(self, &group, of)?;
+        Ok(group)
     }
 
     /// Opens a dataset of numbers.
@@ -148,8 +155,7 @@ impl H5File {
     /// # Errors
     /// When there is no such group, it is damaged, or it holds more than a file that means well.
     pub fn groups(&self, of: &str) -> Result<Vec<crate::H5Group>> {
-        let group = self.file.group(of).map_err(|e| self.fail(format!("has no group '{of}': {}", reason(&e))))?;
-        walk::groups(self, &group)
+        walk::groups(self, &self.group(of)?)
     }
 
     /// Number of links in the group `of`.
@@ -157,7 +163,6 @@ impl H5File {
     /// # Errors
     /// When there is no such group.
     pub fn members(&self, of: &str) -> Result<usize> {
-        let group = self.file.group(of).map_err(|e| self.fail(format!("has no group '{of}': {}", reason(&e))))?;
-        Ok(usize::try_from(group.len()).unwrap_or(usize::MAX))
+        Ok(usize::try_from(self.group(of)?.len()).unwrap_or(usize::MAX))
     }
 }

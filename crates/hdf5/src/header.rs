@@ -1,10 +1,12 @@
 //! What an object's header says of how a dataset is stored, read before the library opens it: the library of version 2.2 can
-//! crash, hang or follow a circle in virtual datasets, whose numbers lie in others, and so those are refused unopened.
+//! crash, hang or follow a circle in virtual datasets, whose numbers lie in others, and so those are refused unopened. So is
+//! a group whose heap of names has a list of free blocks that is a circle, which it would follow until memory ends.
 
 use std::fs::File;
 use std::mem::MaybeUninit;
 use std::os::unix::fs::FileExt;
 
+use hdf5_metno::Group;
 use hdf5_metno_sys::h5o::{H5O_INFO_BASIC, H5O_info2_t, H5Oget_info_by_name3};
 use hdf5_metno_sys::h5p::H5P_DEFAULT;
 use lgm_core::{Error, Result};
@@ -12,8 +14,9 @@ use lgm_core::{Error, Result};
 use crate::file::{H5File, MAGIC};
 use crate::reason;
 
-/// Types of messages: how a dataset is stored, and where the header goes on.
+/// Types of messages: how a dataset is stored, where a group's members are, and where the header goes on.
 const LAYOUT: u16 = 0x08;
+const SYMBOL_TABLE: u16 = 0x11;
 const CONTINUATION: u16 = 0x10;
 /// The class of a virtual dataset's layout, which layouts have from version 4 on.
 const VIRTUAL: (u8, u8) = (4, 3);
@@ -24,13 +27,13 @@ const BLOCK: u64 = 16 << 20;
 /// Fails for a dataset that is virtual or lies in another file, and for what is no dataset with a whole header.
 pub(crate) fn check(file: &H5File, name: &str) -> Result<()> {
     let fail = |what: &str| file.fail(format!("'{name}' cannot be read as a dataset: {what}"));
-    let (here, _) = locate(file, ".").map_err(|e| fail(&reason(&e)))?;
-    let (there, address) = locate(file, name).map_err(|e| fail(&reason(&e)))?;
+    let (here, _) = locate(&file.file, ".").map_err(|e| fail(&reason(&e)))?;
+    let (there, address) = locate(&file.file, name).map_err(|e| fail(&reason(&e)))?;
     if here != there {
         return Err(fail("it lies in another file, which an external link names; give that file"));
     }
     let bytes = File::open(file.path()).map_err(Error::io(file.path(), "open"))?;
-    let header = Bytes::new(&bytes).and_then(|bytes| bytes.layout(address));
+    let header = Bytes::new(&bytes).and_then(|bytes| bytes.header(address)?.layout);
     match header {
         Some((version, class)) if version >= VIRTUAL.0 && class == VIRTUAL.1 => {
             Err(fail("it is virtual, its numbers lie in other datasets; write them into one"))
@@ -40,11 +43,23 @@ pub(crate) fn check(file: &H5File, name: &str) -> Result<()> {
     }
 }
 
+/// Fails for a group of this file whose heap of names the library could not read to its end; anything else passes.
+pub(crate) fn check_group(file: &H5File, group: &Group, name: &str) -> Result<()> {
+    let Ok((_, address)) = locate(group, ".") else { return Ok(()) };
+    let bytes = File::open(file.path()).map_err(Error::io(file.path(), "open"))?;
+    let Some(bytes) = Bytes::new(&bytes) else { return Ok(()) };
+    let heap = bytes.header(address).and_then(|header| header.heap);
+    if heap.is_none_or(|heap| bytes.ends(heap).unwrap_or(true)) {
+        return Ok(());
+    }
+    Err(file.fail(format!("the group '/{name}' is damaged: the free blocks of its names are a circle")))
+}
+
 /// The number of the file that an object lies in, and its address there.
-fn locate(file: &H5File, name: &str) -> hdf5_metno::Result<(u64, u64)> {
+fn locate(from: &Group, name: &str) -> hdf5_metno::Result<(u64, u64)> {
     let name = std::ffi::CString::new(name).map_err(|e| e.to_string())?;
     let mut info = MaybeUninit::<H5O_info2_t>::uninit();
-    let (object, to) = (file.file.id(), info.as_mut_ptr());
+    let (object, to) = (from.id(), info.as_mut_ptr());
     // SAFETY: the name ends in a zero, and `info` is the struct that the call fills.
     let get = || unsafe { H5Oget_info_by_name3(object, name.as_ptr(), to, H5O_INFO_BASIC, H5P_DEFAULT) };
     hdf5_metno::sync::sync(|| hdf5_metno::h5check(get()))?;
@@ -54,6 +69,15 @@ fn locate(file: &H5File, name: &str) -> hdf5_metno::Result<(u64, u64)> {
     let address = unsafe { (&raw const info.token).cast::<[u8; 8]>().read() };
     let address = u64::from_le_bytes(address);
     Ok((info.fileno, address))
+}
+
+/// How an object is stored.
+#[derive(Default)]
+struct Header {
+    /// The version and class of a dataset's layout.
+    layout: Option<(u8, u8)>,
+    /// Where a group keeps the names of its members.
+    heap: Option<u64>,
 }
 
 /// A file's bytes, and how its addresses and lengths are written.
@@ -87,10 +111,29 @@ impl<'a> Bytes<'a> {
         Some(bytes)
     }
 
-    /// The version and class of the layout that the header at `at` holds.
-    fn layout(&self, at: u64) -> Option<(u8, u8)> {
+    /// Whether the list of free blocks of the heap at `at` has an end. Each block has the place of the next and its size.
+    fn ends(&self, at: u64) -> Option<bool> {
+        let length = self.length as u64;
+        let head = self.read(at, 8_u64.checked_add(length.checked_mul(2)?)?.checked_add(self.address as u64)?)?;
+        if !head.starts_with(b"HEAP") {
+            return None;
+        }
+        let size = number(&head, 8, self.length)?;
+        let data = self.read(number(&head, 8 + 2 * self.length, self.address)?, size)?;
+        let mut next = number(&head, 8 + self.length, self.length)?;
+        for _ in 0..=size / (2 * length) {
+            // The end is 1, where no block can be.
+            let Ok(block) = usize::try_from(next) else { return Some(true) };
+            let Some(after) = number(&data, block, self.length).filter(|_| next != 1) else { return Some(true) };
+            next = after;
+        }
+        Some(false)
+    }
+
+    /// What the header at `at` says of how its object is stored.
+    fn header(&self, at: u64) -> Option<Header> {
         let head = self.read(at, 16)?;
-        let mut found = None;
+        let mut found = Header::default();
         // Blocks of messages still to be looked through; in version 2, a header of each.
         let (mut blocks, before, ordered) = if head.starts_with(b"OHDR") {
             let flags = head[5];
@@ -118,7 +161,8 @@ impl<'a> Bytes<'a> {
                 let Some(message) = block.get(i + before..i + before + size as usize) else { break };
                 match kind {
                     // Of several, a virtual one counts: which the library takes is its affair.
-                    LAYOUT if message.len() >= 2 => found = found.max(Some((message[0], message[1]))),
+                    LAYOUT if message.len() >= 2 => found.layout = found.layout.max(Some((message[0], message[1]))),
+                    SYMBOL_TABLE => found.heap = Some(number(message, self.address, self.address)?),
                     CONTINUATION => {
                         let at = number(message, 0, self.address)?;
                         let len = number(message, self.address, self.length)?;
@@ -132,11 +176,11 @@ impl<'a> Bytes<'a> {
                 i += before + size as usize;
             }
         }
-        found
+        Some(found)
     }
 }
 
 fn number(bytes: &[u8], at: usize, size: usize) -> Option<u64> {
-    let bytes = bytes.get(at..at + size)?;
+    let bytes = bytes.get(at..at.checked_add(size)?)?;
     Some(bytes.iter().rev().fold(0, |n, &byte| n << 8 | u64::from(byte)))
 }

@@ -4,7 +4,7 @@ use hdf5_metno::{Group, LocationInfo, LocationType};
 use lgm_core::Result;
 
 use crate::file::H5File;
-use crate::reason;
+use crate::{header, reason};
 
 /// Most links that are followed in one walk.
 const LINKS: usize = 100_000;
@@ -40,6 +40,7 @@ impl Walk<'_> {
     fn enter(&mut self, name: String, group: &Group) -> Result<()> {
         let fail = |e: hdf5_metno::Error| self.file.fail(format!("the group '{name}' cannot be read: {}", reason(&e)));
         let here = group.loc_info().map_err(fail)?;
+        header::check_group(self.file, group, &name)?;
         if self.around.iter().any(|a| (a.fileno, &a.token) == (here.fileno, &here.token)) {
             return Ok(());
         }

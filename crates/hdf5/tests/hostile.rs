@@ -85,6 +85,34 @@ fn virtual_datasets_and_those_of_other_files_are_not_opened() {
     assert!(error(file.dataset("elsewhere")).contains("cannot be read as a dataset"));
 }
 
+/// A heap of names whose last free block says that it is followed by itself, in the root and in a group.
+#[test]
+fn free_blocks_in_a_circle_are_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.h5");
+    let file = File::with_options().with_fapl(|p| p.libver_earliest()).create(&path).unwrap();
+    file.create_group("data").unwrap().new_dataset::<f32>().shape([2]).create("x").unwrap();
+    file.close().unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    let number = |at: usize| u64::from_le_bytes(whole[at..at + 8].try_into().unwrap()) as usize;
+    let heaps = whole.windows(4).enumerate().filter(|(_, bytes)| *bytes == b"HEAP");
+    let free: Vec<usize> = heaps.map(|(heap, _)| number(heap + 24) + number(heap + 16)).collect();
+    assert_eq!(free.len(), 2);
+    for (i, at) in free.into_iter().enumerate() {
+        let mut bytes = whole.clone();
+        let heap = whole.windows(4).enumerate().filter(|(_, bytes)| *bytes == b"HEAP").nth(i).unwrap().0;
+        bytes[at..at + 8].copy_from_slice(&(number(heap + 16) as u64).to_le_bytes());
+        std::fs::write(&path, bytes).unwrap();
+        let found = H5File::open(&path).and_then(|file| {
+            assert!(!file.contains("data/x"));
+            assert!(file.members("data").is_err());
+            file.datasets()
+        });
+        let e = error(found);
+        assert!(e.contains("is damaged: the free blocks of its names are a circle"), "{e}");
+    }
+}
+
 #[test]
 fn filters_that_trust_their_chunks_are_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();

@@ -50,7 +50,7 @@ impl Solver {
         if norm.is_finite() {
             return Ok(());
         }
-        let text = format!("iteration {}: the gradients' L2 norm is {}", self.iter, six_digits(norm.into()));
+        let text = format!("iteration {}: the gradients' L2 norm is {}", self.iter, six_digits(norm));
         self.not_finite(|_| Ok(text))
     }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ffi::c_int;
 use std::sync::{Arc, Mutex, OnceLock};
 
+use lgm_core::memory::in_units;
 use lgm_core::{DevicePtr, Error, Result};
 
 use crate::Device;
@@ -248,19 +249,10 @@ fn memory_text(gpu: &Device, wanted: u64, free: u64, total: u64) -> String {
          (nvidia-smi lists it)",
         gpu.id,
         gpu.name,
-        bytes_text(wanted),
-        bytes_text(free),
-        bytes_text(total)
+        in_units(wanted),
+        in_units(free),
+        in_units(total)
     )
-}
-
-/// A number of bytes as people read it.
-pub(crate) fn bytes_text(bytes: u64) -> String {
-    let unit = [(1u64 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-    match unit.iter().find(|(size, _)| bytes >= *size) {
-        Some((size, name)) => format!("{:.1} {name}", bytes as f64 / *size as f64),
-        None => format!("{bytes} bytes"),
-    }
 }
 
 #[cfg(test)]
@@ -304,6 +296,5 @@ mod tests {
             "GPU 1 (Test GPU) is out of memory: cuMemAlloc failed, 3.0 GiB wanted, 512.0 MiB of 80.0 GiB free; lower batch_size, or end \
              what else runs on the GPU (nvidia-smi lists it)"
         );
-        assert_eq!((bytes_text(1023), bytes_text(1536)), ("1023 bytes".into(), "1.5 KiB".into()));
     }
 }

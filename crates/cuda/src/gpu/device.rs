@@ -1,9 +1,82 @@
 //! A GPU as a device that nets run on.
 
-use lgm_core::{ConvolutionPass, DeviceConvolution, DevicePtr, Result};
+use lgm_core::{Arg, ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Error, Gemm, Grid, Result, Storage};
 
+use super::context::Stream;
 use super::{Cuda, Feed, Graph};
-use crate::device::{Feeder, Gpu, Replay};
+use crate::device::{Allocator, Feeder, Gpu, Replay};
+
+impl Allocator for Cuda {
+    fn alloc(&self, bytes: usize) -> Result<DevicePtr> {
+        self.not_while_recording("memory was asked for")?;
+        self.context.alloc(bytes)
+    }
+
+    fn free(&self, block: DevicePtr) -> Result<()> {
+        self.not_while_recording("memory was given back")?;
+        self.context.free(block)
+    }
+
+    fn free_bytes(&self) -> Result<(u64, u64)> {
+        self.context.free_bytes()
+    }
+}
+
+impl DeviceQueue for Cuda {
+    fn storage(&self) -> Storage {
+        self.storage
+    }
+
+    fn launch(&self, kernel: &'static str, grid: Grid, args: &[Arg]) -> Result<()> {
+        self.kernels.launch(kernel, grid, args)
+    }
+
+    fn gemm(&self, gemm: &Gemm) -> Result<()> {
+        self.blas.gemm(gemm)
+    }
+
+    fn convolution_workspace(&self, conv: &DeviceConvolution, pass: ConvolutionPass) -> Result<Option<usize>> {
+        self.not_while_recording("a convolution was planned")?;
+        self.convolutions.as_ref().map_or(Ok(None), |all| all.workspace(conv, pass))
+    }
+
+    fn convolution(
+        &self,
+        conv: &DeviceConvolution,
+        pass: ConvolutionPass,
+        result: DevicePtr,
+        operands: [DevicePtr; 2],
+        workspace: DevicePtr,
+    ) -> Result<()> {
+        let all =
+            self.convolutions.as_ref().ok_or_else(|| Error::internal("a convolution by cuDNN, which is absent"))?;
+        all.run(conv, pass, result, operands, workspace)
+    }
+
+    fn copy(&self, from: DevicePtr, to: DevicePtr, bytes: usize) -> Result<()> {
+        self.context.copy(from, to, bytes)
+    }
+
+    fn zero(&self, at: DevicePtr, bytes: usize) -> Result<()> {
+        self.fill(at, 0, bytes)
+    }
+
+    fn upload(&self, from: &[u8], to: DevicePtr) -> Result<()> {
+        self.not_while_recording("host memory was copied from")?;
+        self.staging().upload(from, to)
+    }
+
+    fn download(&self, from: DevicePtr, to: &mut [u8]) -> Result<()> {
+        self.not_while_recording("host memory was copied to")?;
+        self.staging().download(from, to)
+    }
+
+    fn finish(&self) -> Result<()> {
+        self.not_while_recording("the device was waited for")?;
+        self.context.finish(Stream::Copy)?;
+        self.context.finish(Stream::Compute)
+    }
+}
 
 impl Gpu for Cuda {
     fn name(&self) -> String {

@@ -14,12 +14,13 @@ mod precision;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lgm_core::{Arg, ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Error, Gemm, Grid, Result, Storage};
+use lgm_core::memory::in_units;
+use lgm_core::{ConvolutionPass, DeviceConvolution, DevicePtr, Error, Result, Storage};
 
 use api::{CublasApi, CudnnApi, RunApi};
 use blas::Blas;
 use compile::{Kernels, nvrtc};
-use context::{Context, Stream, bytes_text, driver};
+use context::{Context, Stream, driver};
 use conv::Convolutions;
 use memory::Staging;
 
@@ -30,7 +31,7 @@ pub use graph::Graph;
 pub use memory::{Feed, PinnedBuffer};
 pub use precision::Precision;
 
-use crate::{Allocator, Component, Device, SearchPath, Version, kernels, locate};
+use crate::{Component, Device, SearchPath, Version, kernels, locate};
 
 /// The oldest GPUs that kernels are compiled for.
 const OLDEST: (u32, u32) = (7, 5);
@@ -121,7 +122,7 @@ impl Cuda {
             Precision::Tf32 if major < 8 => "fp32 (this GPU has no tf32)".to_string(),
             precision => precision.to_string(),
         };
-        let memory = bytes_text(gpu.memory);
+        let memory = in_units(gpu.memory);
         let first = format!("GPU {} ({}, sm_{major}{minor}, {memory}), products in {products}", gpu.id, gpu.name);
         [first].into_iter().chain(self.libraries.iter().cloned()).collect()
     }
@@ -253,78 +254,6 @@ impl Cuda {
 
     fn staging(&self) -> std::sync::MutexGuard<'_, Staging> {
         self.staging.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Allocator for Cuda {
-    fn alloc(&self, bytes: usize) -> Result<DevicePtr> {
-        self.not_while_recording("memory was asked for")?;
-        self.context.alloc(bytes)
-    }
-
-    fn free(&self, block: DevicePtr) -> Result<()> {
-        self.not_while_recording("memory was given back")?;
-        self.context.free(block)
-    }
-
-    fn free_bytes(&self) -> Result<(u64, u64)> {
-        self.context.free_bytes()
-    }
-}
-
-impl DeviceQueue for Cuda {
-    fn storage(&self) -> Storage {
-        self.storage
-    }
-
-    fn launch(&self, kernel: &'static str, grid: Grid, args: &[Arg]) -> Result<()> {
-        self.kernels.launch(kernel, grid, args)
-    }
-
-    fn gemm(&self, gemm: &Gemm) -> Result<()> {
-        self.blas.gemm(gemm)
-    }
-
-    fn convolution_workspace(&self, conv: &DeviceConvolution, pass: ConvolutionPass) -> Result<Option<usize>> {
-        self.not_while_recording("a convolution was planned")?;
-        self.convolutions.as_ref().map_or(Ok(None), |all| all.workspace(conv, pass))
-    }
-
-    fn convolution(
-        &self,
-        conv: &DeviceConvolution,
-        pass: ConvolutionPass,
-        result: DevicePtr,
-        operands: [DevicePtr; 2],
-        workspace: DevicePtr,
-    ) -> Result<()> {
-        let all =
-            self.convolutions.as_ref().ok_or_else(|| Error::internal("a convolution by cuDNN, which is absent"))?;
-        all.run(conv, pass, result, operands, workspace)
-    }
-
-    fn copy(&self, from: DevicePtr, to: DevicePtr, bytes: usize) -> Result<()> {
-        self.context.copy(from, to, bytes)
-    }
-
-    fn zero(&self, at: DevicePtr, bytes: usize) -> Result<()> {
-        self.fill(at, 0, bytes)
-    }
-
-    fn upload(&self, from: &[u8], to: DevicePtr) -> Result<()> {
-        self.not_while_recording("host memory was copied from")?;
-        self.staging().upload(from, to)
-    }
-
-    fn download(&self, from: DevicePtr, to: &mut [u8]) -> Result<()> {
-        self.not_while_recording("host memory was copied to")?;
-        self.staging().download(from, to)
-    }
-
-    fn finish(&self) -> Result<()> {
-        self.not_while_recording("the device was waited for")?;
-        self.context.finish(Stream::Copy)?;
-        self.context.finish(Stream::Compute)
     }
 }
 

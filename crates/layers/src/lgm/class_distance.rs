@@ -41,9 +41,9 @@ use lgm_core::{
 };
 use lgm_cpu::{Trans, gemm};
 use lgm_proto::class_distance_parameter::Metric;
-use lgm_proto::{ClassDistanceParameter, LayerParameter};
+use lgm_proto::{ClassDistanceParameter, LayerParameter, six_digits};
 
-use super::margin_schedule::{Margins, general};
+use super::margin_schedule::Margins;
 use super::pairs::Pairs;
 use super::{Extents, mixture_shapes, warn_unused};
 use crate::common::labels::{check_count, class_at};
@@ -83,7 +83,7 @@ impl ClassDistance {
             "metric: {}, alpha: {}, likelihood_coef = {}",
             param.metric().as_str_name(),
             layer.margins.describe_mul(),
-            general(param.center_coef())
+            six_digits(param.center_coef())
         );
         Node::compute(layer)
     }
@@ -108,7 +108,7 @@ impl ClassDistance {
         }
         if let Some(i) = sigma.iter().position(|s| s.f64() <= DANGEROUS) {
             self.warned.store(true, Ordering::Relaxed);
-            tracing::warn!("Dangerous sigma value, sigma[{i}]={}", general(sigma[i].f64() as f32));
+            tracing::warn!("Dangerous sigma value, sigma[{i}]={}", six_digits(sigma[i].f64() as f32));
         }
     }
 }

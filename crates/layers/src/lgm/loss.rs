@@ -55,9 +55,9 @@ use lgm_core::{
     State, ensure,
 };
 use lgm_proto::lgm_loss_parameter::Metric;
-use lgm_proto::{LayerParameter, LgmLossParameter};
+use lgm_proto::{LayerParameter, LgmLossParameter, six_digits};
 
-use super::margin_schedule::{Margins, general};
+use super::margin_schedule::Margins;
 use super::pairs::Pairs;
 use super::{Extents, mixture_shapes, warn_unused};
 use crate::common::labels::{check_count, class_at};
@@ -105,7 +105,7 @@ impl LgmLoss {
         );
         let margins = Margins::new(param.margin_mul.as_ref(), param.margin_add.as_ref())?;
         warn_unused(param.bias_term(), param.dropout_ratio());
-        let likelihood = general(param.center_coef());
+        let likelihood = six_digits(param.center_coef());
         tracing::info!("metric: L2, alpha: {}, likelihood_coef = {likelihood}", margins.describe_mul());
         Node::compute(LgmLoss {
             train: cx.phase == Phase::Train,
@@ -135,7 +135,7 @@ impl LgmLoss {
         let floor = f64::from(self.floor);
         if let Some(i) = sigma.iter().position(|s| s.f64() <= floor) {
             self.warned.store(true, Ordering::Relaxed);
-            let (found, floor) = (general(sigma[i].f64() as f32), general(floor as f32));
+            let (found, floor) = (six_digits(sigma[i].f64() as f32), six_digits(floor as f32));
             tracing::warn!("Dangerous sigma value, sigma[{i}]={found}; computing with sigma_floor, {floor}");
         }
     }

@@ -17,8 +17,8 @@
 //! up where an uninterrupted run would be, unless `iter` says where that is, as the fork's users had to.
 
 use lgm_core::{Error, Result, State, ensure};
-use lgm_proto::ParamParameter;
 use lgm_proto::param_parameter::Policy;
+use lgm_proto::{ParamParameter, six_digits};
 
 /// The largest count that a state keeps exactly.
 const MOST: f64 = 9_007_199_254_740_992.0;
@@ -106,7 +106,7 @@ impl MarginSchedule {
         self.advance();
         self.now.next = Some(iter.saturating_add(1));
         let value = self.now.value;
-        (value != before).then(|| format!("{} changed to {}", self.log_name, general(value)))
+        (value != before).then(|| format!("{} changed to {}", self.log_name, six_digits(value)))
     }
 
     /// Adds where the schedule stands to a layer's state, as `FIELD.value` and `FIELD.iter`.
@@ -142,7 +142,7 @@ impl MarginSchedule {
 
     /// The schedule in the fork's words: `value 0 step 1000 gamma 1 min 0 max 1`.
     pub fn describe(&self) -> String {
-        let [value, gamma, min, max] = [self.now.value, self.gamma, self.min, self.max].map(general);
+        let [value, gamma, min, max] = [self.now.value, self.gamma, self.min, self.max].map(six_digits);
         format!("value {value} step {} gamma {gamma} min {min} max {max}", self.step)
     }
 
@@ -224,24 +224,6 @@ impl Margins {
     /// The multiplicative margin in the fork's words.
     pub fn describe_mul(&self) -> String {
         self.mul.describe()
-    }
-}
-
-/// A number as C's `%g` and a C++ stream write it: six significant digits, no trailing zeros.
-pub(crate) fn general(x: f32) -> String {
-    if !x.is_finite() || x == 0.0 {
-        return format!("{x}").to_lowercase();
-    }
-    let scientific = format!("{x:.5e}");
-    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
-    let exponent: i32 = exponent.parse().unwrap_or(0);
-    let trim =
-        |s: &str| if s.contains('.') { s.trim_end_matches('0').trim_end_matches('.').into() } else { s.to_string() };
-    if (-4..6).contains(&exponent) {
-        trim(&format!("{x:.*}", (5 - exponent) as usize))
-    } else {
-        let sign = if exponent < 0 { '-' } else { '+' };
-        format!("{}e{sign}{:02}", trim(digits), exponent.abs())
     }
 }
 
@@ -365,6 +347,6 @@ mod tests {
             (0.00001, "1e-05"),
             (0.000123456, "0.000123456"),
         ];
-        cases.iter().for_each(|(x, want)| assert_eq!(general(*x), *want));
+        cases.iter().for_each(|(x, want)| assert_eq!(six_digits(*x), *want));
     }
 }

@@ -1,17 +1,13 @@
 //! `debug_info`: the mean absolute value of every blob as it is computed, in Caffe's words.
 
 use lgm_core::Result;
+use lgm_proto::six_digits;
 use tracing::info;
 
 use crate::net::Net;
 
 fn mean_abs(values: &[f64]) -> f64 {
     values.iter().map(|x| x.abs()).sum::<f64>() / values.len().max(1) as f64
-}
-
-/// A number as C++ streams print it: six significant digits.
-pub fn six_digits(x: f64) -> String {
-    lgm_proto::general(x, 6)
 }
 
 impl Net {

@@ -4,8 +4,6 @@ pub(crate) mod convolutions;
 mod debug;
 mod finite;
 
-pub use debug::six_digits;
-
 use lgm_core::{BlobSpec, Registry, Result, Shape};
 use lgm_proto::{NetParameter, Positions};
 

@@ -111,7 +111,7 @@ impl Solver {
         }
         if !(0..=state.iter).contains(&state.current_step) {
             let what = format!(
-                "says that the learning rate has data {} steps, expected from 0 to the iteration, which is {}",
+                "says that the learning rate has taken {} steps, expected from 0 to the iteration, which is {}",
                 state.current_step, state.iter
             );
             return Err(Error::data(path, what));

@@ -55,7 +55,8 @@ fn compile_one(
     made: &AtomicUsize,
 ) -> Result<Vec<u8>> {
     let (target, version) = (format!("sm_{architecture}"), nvrtc.version().to_string());
-    let parts = [unit.common, unit.text, &target, &version].into_iter().chain(Nvrtc::OPTIONS.iter().copied());
+    let headers = unit.headers.iter().copied().flatten().map(|header| header.text);
+    let parts = headers.chain([unit.text, &target, &version]).chain(Nvrtc::OPTIONS.iter().copied());
     let key = Key::of(parts);
     if let Some(cubin) = cache.get(&key) {
         return Ok(cubin);
@@ -175,7 +176,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = KernelCache::in_folder(folder.path());
         let text = ["a", "b", "c"].map(|n| format!("extern \"C\" __global__ void {n}(float* y) {{ y[0] = 1; }}"));
-        let units: Vec<Unit<'_>> = text.iter().map(|text| Unit { name: "t", text, common: "" }).collect();
+        let units: Vec<Unit<'_>> = text.iter().map(|text| Unit { name: "t", text, headers: [&[], &[]] }).collect();
         let first = compile_all(&nvrtc, 75, &units, &cache).unwrap();
         let files = || {
             let mut files: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|f| f.unwrap().path()).collect();
@@ -202,7 +203,7 @@ mod tests {
         compile_all(&nvrtc, 80, &units[..1], &cache).unwrap();
         assert_eq!(files().len(), 4);
 
-        let broken = Unit { name: "broken", text: "extern int;;; x", common: "" };
+        let broken = Unit { name: "broken", text: "extern int;;; x", headers: [&[], &[]] };
         let mixed = [units[0], broken, units[1]];
         assert!(compile_all(&nvrtc, 75, &mixed, &cache).unwrap_err().to_string().contains("broken.cu"));
     }

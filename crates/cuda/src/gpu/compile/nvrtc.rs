@@ -15,20 +15,23 @@ pub struct Unit<'a> {
     pub name: &'a str,
     /// Its text.
     pub text: &'a str,
-    /// Text put before it (`common.cuh`); its lines keep their own numbers.
-    pub common: &'a str,
+    /// What is put before it, one list after the other.
+    pub headers: [&'a [kernels::Header]; 2],
 }
 
 impl From<&kernels::Source> for Unit<'static> {
     fn from(source: &kernels::Source) -> Self {
-        Unit { name: source.name, text: source.text, common: kernels::COMMON }
+        Unit { name: source.name, text: source.text, headers: [kernels::COMMON, source.headers] }
     }
 }
 
 impl Unit<'_> {
     /// The text that the compiler gets: each line numbered as in its own file.
     fn assembled(&self) -> String {
-        format!("#line 1 \"common.cuh\"\n{}\n#line 1 \"{}.cu\"\n{}\n", self.common, self.name, self.text)
+        let headers = self.headers.iter().copied().flatten();
+        let mut text: String = headers.map(kernels::Header::numbered).collect();
+        text += &format!("#line 1 \"{}.cu\"\n{}\n", self.name, self.text);
+        text
     }
 }
 
@@ -221,7 +224,8 @@ mod tests {
     use super::*;
     use crate::gpu::ptxas;
 
-    const COMMON: &str = "#define KERNEL(name) extern \"C\" __global__ void name\n";
+    const COMMON: &[kernels::Header] =
+        &[kernels::Header { name: "t.cuh", text: "#define KERNEL(name) extern \"C\" __global__ void name\n" }];
 
     fn nvrtc() -> Option<Nvrtc> {
         match crate::gpu::tests::nvrtc() {
@@ -235,7 +239,7 @@ mod tests {
         let Some(nvrtc) = nvrtc() else { return };
         let text = "KERNEL(probe_scale)(float* y, int n) {\n __shared__ float s[64];\n s[threadIdx.x] = y[threadIdx.x];\n\
                     __syncthreads();\n if (threadIdx.x < n) y[threadIdx.x] = 2.f * s[63 - threadIdx.x];\n}";
-        let source = Unit { name: "probe", text, common: COMMON };
+        let source = Unit { name: "probe", text, headers: [COMMON, &[]] };
         let options = [Nvrtc::OPTIONS, &[Nvrtc::VERBOSE]].concat();
         let compiled = nvrtc.compile(&source, 80, &options).unwrap();
         assert_eq!(&compiled.cubin[..4], b"\x7fELF");
@@ -250,7 +254,8 @@ mod tests {
     #[test]
     fn errors_and_warnings_name_the_files_own_lines() {
         let Some(nvrtc) = nvrtc() else { return };
-        let source = Unit { name: "broken", text: "\nKERNEL(a)(float* y) {\n  y[0] = absent;\n}", common: COMMON };
+        let source =
+            Unit { name: "broken", text: "\nKERNEL(a)(float* y) {\n  y[0] = absent;\n}", headers: [COMMON, &[]] };
         let text = nvrtc.compile(&source, 75, Nvrtc::OPTIONS).unwrap_err().to_string();
         assert!(text.contains("refuses kernels/broken.cu with --std=c++17"), "{text}");
         assert!(text.contains("broken.cu(3): error: identifier \"absent\" is undefined"), "{text}");
@@ -270,7 +275,7 @@ mod tests {
                     #pragma unroll\n for (int i = 0; i < 160; i++) v[i] = y[i * 1024 + threadIdx.x];\n __syncthreads();\n\
                     #pragma unroll\n for (int i = 0; i < 160; i++) y[(159 - i) * 1024 + threadIdx.x] = v[i] * v[(i * 7) % 160];\n}";
         let options = [Nvrtc::OPTIONS, &[Nvrtc::VERBOSE]].concat();
-        let source = Unit { name: "hungry", text, common: "" };
+        let source = Unit { name: "hungry", text, headers: [&[], &[]] };
         let log = nvrtc.compile(&source, 80, &options).unwrap().log;
         assert!(ptxas::kernels(&log)[0].spills() > 0, "{log}");
     }

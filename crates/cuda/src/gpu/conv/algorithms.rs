@@ -5,11 +5,11 @@ use std::collections::VecDeque;
 use std::ffi::c_int;
 use std::fmt;
 
+use lgm_core::memory::in_units;
 use lgm_core::{Error, Result};
 
 use crate::Precision;
 use crate::gpu::api::*;
-use crate::gpu::context::bytes_text;
 
 /// More than cuDNN has algorithms to run any pass.
 pub(super) const MOST_ALGORITHMS: usize = 16;
@@ -46,7 +46,7 @@ impl Algorithm {
 
 impl fmt::Display for Algorithm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} with {} of workspace", self.name(), bytes_text(self.workspace as u64))
+        write!(f, "{} with {} of workspace", self.name(), in_units(self.workspace as u64))
     }
 }
 

@@ -4,10 +4,11 @@ use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use lgm_core::memory::in_units;
 use lgm_core::{Error, Result};
 
 use crate::gpu::api::{CUDA_ERROR_OUT_OF_MEMORY, driver::CU_MEMHOSTALLOC_PORTABLE};
-use crate::gpu::context::{Context, bytes_text, driver};
+use crate::gpu::context::{Context, driver};
 
 /// Page-locked host memory, cached as any other (not write-combined), so that the host may read it too.
 pub struct PinnedBuffer {
@@ -32,7 +33,7 @@ impl PinnedBuffer {
             return Err(Error::config(format!(
                 "the CUDA driver cannot pin {} of host memory: lower batch_size, or raise the limit on locked memory \
                  (ulimit -l)",
-                bytes_text(bytes as u64)
+                in_units(bytes as u64)
             )));
         }
         context.check("cuMemHostAlloc", status)?;
