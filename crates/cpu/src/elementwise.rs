@@ -4,9 +4,9 @@
 
 use std::ops::Range;
 
-use crate::gemv::{axpy_block, dot_block};
 use crate::kernel::vectorized;
 use crate::parallel::{Shared, tasks};
+use crate::vector::{axpy_block, dot_block};
 use crate::{BLOCK, Float, for_each_block};
 
 /// Sets every element.
