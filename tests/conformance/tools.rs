@@ -8,12 +8,13 @@ use heed::CommitOrAbort;
 use heed::types::Bytes;
 use lgm_proto::prost::Message;
 use lgm_proto::{BlobProto, Datum, NetParameter, SolverParameter, parse};
-use lgm_testkit::Recorded;
+use lgm_testkit::{Recorded, golden};
 use regex::Regex;
+use rusty_leveldb::LdbIterator;
 use serde_json::Value;
 
 use super::compare::Worst;
-use super::{Outcome, Trial};
+use super::{Outcome, Trial, copy_folder};
 use crate::util;
 
 pub fn run(trial: &Trial) -> Outcome {
@@ -46,6 +47,7 @@ pub fn run(trial: &Trial) -> Outcome {
         let compared = match kind {
             "log" => same_log(&log, &text(&want)?),
             "lmdb" => same_records(&lmdb(&trial.at(name))?, &want, allowed),
+            "leveldb" => same_records(&leveldb(&trial.at(name))?, &want, allowed),
             "text" => same_text(commands[0][0], &text(&trial.at(name))?, &text(&want)?),
             "csv" => same_table(&text(&trial.at(name))?, &text(&want)?),
             "wire" => same_net(&bytes(&trial.at(name))?, &bytes(&want)?),
@@ -178,6 +180,15 @@ fn lmdb(path: &Path) -> Result<Records, String> {
     read().map_err(|e| format!("{}: {e}", path.display()))
 }
 
+/// All records of a LevelDB.
+fn leveldb(path: &Path) -> Result<Records, String> {
+    let options = rusty_leveldb::Options { create_if_missing: false, ..rusty_leveldb::Options::default() };
+    let told = |e: rusty_leveldb::Status| format!("{}: {e}", path.display());
+    let mut records = rusty_leveldb::DB::open(path, options).map_err(told)?;
+    let mut at = records.new_iter().map_err(told)?;
+    Ok(std::iter::from_fn(|| at.next()).collect())
+}
+
 /// Compares with the records in `want.npz`.
 fn same_records(got: &Records, want: &Path, allowed: f64) -> Result<(), String> {
     let recorded = Recorded::read(&want.with_file_name(format!("{}.npz", want.file_name().unwrap().to_str().unwrap())));
@@ -224,4 +235,54 @@ fn same_datum(got: &Datum, want: &Datum, allowed: f64) -> Result<(), String> {
     }
     let far = got.iter().zip(&want).map(|(x, y)| x.abs_diff(*y)).max().unwrap_or(0);
     if f64::from(far) <= allowed { Ok(()) } else { Err(format!("pixels differ by {far}")) }
+}
+
+/// The same images written by Caffe's converter in both ways; in a copy, since a LevelDB is changed by looking.
+#[test]
+fn databases_are_read_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = |name: &str| {
+        copy_folder(&golden(&format!("db/{name}")), &folder.path().join(name));
+        folder.path().join(name)
+    };
+    let (one, other) = (lmdb(&copy("mnist_200_lmdb")).unwrap(), leveldb(&copy("mnist_200_leveldb")).unwrap());
+    assert!(one.len() == 200 && one == other);
+    assert!(lmdb(&folder.path().join("none")).is_err() && leveldb(&folder.path().join("none")).is_err());
+}
+
+#[test]
+fn comparisons_see_what_differs() {
+    let log = "I1127 00:00:00.000001 1 a.rs:1] Iteration 4, loss = 0.51 (* 1 = 0.51 loss)\nnext   a 3x3\nlast 7 ms.";
+    for wanted in ["Iteration 4, loss = 0.5101\nlast ~ ms.", "  next a 3x3", "Iteration 4, loss = 0.51 (* 1 = ~ loss)"]
+    {
+        assert_eq!(same_log(log, wanted), Ok(()), "{wanted}");
+    }
+    for wanted in
+        ["Iteration 5, loss = 0.51", "Iteration 4, loss = 0.52", "last 7 ms.\nnext a 3x3", "next a 3x4", "nex"]
+    {
+        assert!(same_log(log, wanted).is_err(), "{wanted}");
+    }
+    let table = "a,b\n1,2.5\n3,nan\n";
+    assert_eq!(same_table(table, "a,b\n1.0,2.500001\n3,nan\n"), Ok(()));
+    for other in ["a,c\n1,2.5\n3,nan\n", "a,b\n1,2.6\n3,nan\n", "a,b\n1,2.5\n"] {
+        assert!(same_table(table, other).is_err(), "{other}");
+    }
+    assert_eq!(
+        same_text("upgrade_net_proto_text", "name: 'a' layer { name: \"x\" }", "layer { name: 'x' }\nname: 'a'"),
+        Ok(())
+    );
+    assert!(same_text("upgrade_net_proto_text", "name: 'a'", "name: 'b'").is_err());
+    assert!(same_text("upgrade_solver_proto_text", "base_lr: 0.1", "base_lr: 0.2").is_err());
+    assert_eq!(same_text("upgrade_solver_proto_text", "base_lr: 0.1", "base_lr: 1e-1"), Ok(()));
+    let blob =
+        |value: f32| BlobProto { data: vec![1.0, value], channels: Some(2), ..BlobProto::default() }.encode_to_vec();
+    assert_eq!(same_blob(&blob(2.0), &blob(2.00001), 0.0), Ok(()));
+    assert!(same_blob(&blob(2.0), &blob(2.1), 0.0).is_err());
+    let net = |name: &str| NetParameter { name: Some(name.into()), ..NetParameter::default() }.encode_to_vec();
+    assert!(same_net(&net("a"), &net("a")).is_ok() && same_net(&net("a"), &net("b")).is_err());
+    let datum = |label: i32, pixel: u8| Datum { label: Some(label), data: Some(vec![pixel]), ..Datum::default() };
+    assert_eq!(same_datum(&datum(1, 5), &datum(1, 6), 1.0), Ok(()));
+    assert!(
+        same_datum(&datum(1, 5), &datum(1, 7), 1.0).is_err() && same_datum(&datum(1, 5), &datum(2, 5), 1.0).is_err()
+    );
 }
