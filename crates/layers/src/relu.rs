@@ -50,13 +50,20 @@ impl Pointwise for ReLU {
             map.each(rectified);
         } else {
             let (zero, slope) = (T::zero(), T::of(self.slope.into()));
-            map.each(|x| if x < zero { slope * x } else { x });
+            map.each(|x| {
+                let scaled = slope * x;
+                if x < zero { scaled } else { x }
+            });
         }
     }
 
     fn backward<T: Float>(&self, gradient: Gradient<'_, T>) {
         let (zero, slope) = (T::zero(), T::of(self.slope.into()));
-        gradient.each(|sign, dy| if sign > zero { dy } else { slope * dy });
+        // Not within the branch, which would keep the compiler from making vectors.
+        gradient.each(|sign, dy| {
+            let scaled = slope * dy;
+            if sign > zero { dy } else { scaled }
+        });
     }
 
     fn spec(&self) -> Spec {
