@@ -21,13 +21,12 @@ KERNELS(pointwise_fill, (T* y, float value, i64 n), (y, value, n))
     template <typename T> DEVICE void name##_forward_of(T* y, const T* bottom, BARE params i64 n) {                    \
         map1(y, bottom, n, [=](float x) -> float { return f; });                                                       \
     }                                                                                                                  \
-    KERNELS(name##_forward, (T* y, const T* x, BARE params i64 n), (y, x, BARE args n))           \
+    KERNELS(name##_forward, (T* y, const T* x, BARE params i64 n), (y, x, BARE args n))                                \
     template <typename T>                                                                                              \
     DEVICE void name##_backward_of(T* dx, const T* top_diff, const T* read, BARE params i64 n) {                       \
         map2(dx, top_diff, read, n, [=](float dy, float v) -> float { return df; });                                   \
     }                                                                                                                  \
-    KERNELS(name##_backward, (T* dx, const T* dy, const T* v, BARE params i64 n),                \
-            (dx, dy, v, BARE args n))
+    KERNELS(name##_backward, (T* dx, const T* dy, const T* v, BARE params i64 n), (dx, dy, v, BARE args n))
 
 DEVICE float logistic(float x) { return 1.0f / (1.0f + expf(-x)); }
 

@@ -1,6 +1,6 @@
 //! Memory of a CUDA device, and the queue that work on it goes through.
 //!
-//! A layer's device half ([`crate::DeviceLayer`]) sees addresses and puts kernels and matrix products on a
+//! A layer's device half ([`crate::DeviceLayer`]) sees addresses and puts kernels and matrix multiplications on a
 //! [`DeviceQueue`]; who runs them, a GPU's stream or the kernels compiled for the host, it cannot tell. Everything on a
 //! queue runs in the order it was put there. Blobs are stored in the [`Format`](crate::Format)s that layers have settled on;
 //! parameters, their gradients, saved memory and scratch are `f32`, laid out as on the host.
@@ -175,7 +175,7 @@ pub trait DeviceQueue {
     /// When there is no such kernel, it cannot be compiled or the device refuses it.
     fn launch(&self, kernel: &'static str, grid: Grid, args: &[Arg]) -> Result<()>;
 
-    /// A matrix product, or a batch of them.
+    /// A matrix multiplication, or a batch of them.
     ///
     /// # Errors
     /// When the device refuses it.

@@ -12,7 +12,7 @@ use lgm_core::Axes3;
 use lgm_cpu::batchnorm::{self, Affine, Normalized};
 use lgm_cpu::conv::{Algorithm, Epilogue};
 use lgm_cpu::pool::{PoolGeometry, Round};
-use lgm_cpu::{ConvGeometry, Kernel, Trans, elementwise, gemm, lrn, math, softmax};
+use lgm_cpu::{ConvGeometry, Gemm, Kernel, MatMut, MatRef, elementwise, lrn, math, softmax};
 
 fn noise(len: usize) -> Vec<f32> {
     (0..len).map(|i| ((i * 2_654_435_761) % 1000) as f32 / 500.0 - 1.0).collect()
@@ -63,13 +63,11 @@ fn products(c: &mut Criterion) {
     for (m, n, k) in [(384, 4096, 864), (96, 16384, 864), (1024, 1024, 1024), (50, 4096, 500), (64, 500, 800)] {
         g.throughput(Throughput::Elements(2 * (m * n * k) as u64));
         let (a, b, mut out) = (noise(m * k), noise(k * n), vec![0.0; m * n]);
-        for (trans_a, trans_b, name) in
-            [(Trans::No, Trans::No, "nn"), (Trans::No, Trans::Yes, "nt"), (Trans::Yes, Trans::No, "tn")]
-        {
-            let lda = if trans_a == Trans::No { k } else { m };
-            let ldb = if trans_b == Trans::No { n } else { k };
+        let views = |data, rows, columns| (MatRef::new(data, rows, columns), MatRef::new(data, columns, rows).t());
+        let ((a, a_transposed), (b, b_transposed)) = (views(&a, m, k), views(&b, k, n));
+        for (a, b, name) in [(a, b, "nn"), (a, b_transposed, "nt"), (a_transposed, b, "tn")] {
             g.bench_function(format!("{m}x{n}x{k}/{name}"), |bench| {
-                bench.iter(|| gemm(trans_a, trans_b, m, n, k, 1.0, &a, lda, &b, ldb, 0.0, &mut out, n));
+                bench.iter(|| Gemm { alpha: 1.0, a, b, beta: 0.0, c: MatMut::new(&mut out, m, n) }.run());
             });
         }
     }

@@ -10,7 +10,7 @@ use lgm_cpu::batchnorm::{self, Affine, Normalized};
 use lgm_cpu::conv::{Algorithm, Epilogue};
 use lgm_cpu::lrn::Lrn;
 use lgm_cpu::pool::{PoolGeometry, Round};
-use lgm_cpu::{ConvGeometry, Trans, elementwise, gemm, softmax};
+use lgm_cpu::{ConvGeometry, Gemm, MatMut, MatRef, elementwise, softmax};
 
 fn noise(len: usize) -> Vec<f32> {
     (0..len).map(|i| ((i * 2_654_435_761) % 1000) as f32 / 500.0 - 1.0).collect()
@@ -19,11 +19,14 @@ fn noise(len: usize) -> Vec<f32> {
 /// A loop, and the units of work in one go.
 type HotLoop = (Box<dyn FnMut()>, usize);
 
-fn product(trans_b: Trans) -> HotLoop {
+fn product(trans_b: bool) -> HotLoop {
     let (m, n, k) = (64, 256, 256);
     let (a, b, mut c) = (noise(m * k), noise(k * n), vec![0.0; m * n]);
-    let ldb = if trans_b == Trans::No { n } else { k };
-    (Box::new(move || gemm(Trans::No, trans_b, m, n, k, 1.0, &a, k, &b, ldb, 0.0, &mut c, n)), m * n * k)
+    let run = move || {
+        let b = if trans_b { MatRef::new(&b, n, k).t() } else { MatRef::new(&b, k, n) };
+        Gemm { alpha: 1.0, a: MatRef::new(&a, m, k), b, beta: 0.0, c: MatMut::new(&mut c, m, n) }.run();
+    };
+    (Box::new(run), m * n * k)
 }
 
 #[derive(Clone, Copy)]
@@ -150,8 +153,8 @@ fn hot_loop(name: &str) -> Option<HotLoop> {
         return convolution(batch, sizes, name.starts_with("winograd"), pass);
     }
     match name {
-        "gemm_nn" => Some(product(Trans::No)),
-        "gemm_nt" => Some(product(Trans::Yes)),
+        "gemm_nn" => Some(product(false)),
+        "gemm_nt" => Some(product(true)),
         "max_pool" => pooling(3, 2, false, true),
         "max_pool_gradient" => pooling(3, 2, false, false),
         "average_pool" => pooling(3, 2, true, true),

@@ -6,9 +6,9 @@ use std::ops::Range;
 
 use lgm_core::Axes3;
 
-use crate::gemv::{axpy_block, dot_block};
 use crate::kernel::vectorized;
 use crate::parallel::{Shared, tasks};
+use crate::vector::{axpy_block, dot_block};
 use crate::{BLOCK, Float, for_each_block};
 
 /// Sets every element.

@@ -207,7 +207,7 @@ fn log_row<T: Float>(row: &mut [T]) {
 }
 
 fn backward_row<T: Float>(y: &[T], dx: &mut [T]) {
-    let sum = crate::gemv::dot_block(y, dx);
+    let sum = crate::vector::dot_block(y, dx);
     dx.iter_mut().zip(y).for_each(|(d, &y)| *d = y * (*d - sum));
 }
 

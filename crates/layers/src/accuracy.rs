@@ -118,7 +118,7 @@ impl HostLayer for Accuracy {
 #[cfg(test)]
 mod tests {
     use lgm_core::{DType, Phase, Result, Shape};
-    use lgm_testkit::{Case, Draw, Rig, check, config_error};
+    use lgm_testkit::{Case, Fill, Harness, check, config_error};
 
     fn text(fields: &str, tops: usize) -> String {
         let second = if tops == 2 { r#"top: "c""# } else { "" };
@@ -129,8 +129,8 @@ mod tests {
 
     fn run(fields: &str, shape: impl Into<Shape>, scores: &[f64], labels: &[f64]) -> Result<Vec<Vec<f64>>> {
         let shapes = [shape.into(), [labels.len()].into()];
-        let rig = Rig::new(&crate::tests::registry(), &text(fields, 2), Phase::Test, DType::F32, &shapes)?;
-        Ok(rig.run(&rig.forward_inputs(&[scores, labels])?)?.tops)
+        let harness = Harness::new(&crate::tests::registry(), &text(fields, 2), Phase::Test, DType::F32, &shapes)?;
+        Ok(harness.run(&harness.forward_inputs(&[scores, labels])?)?.tops)
     }
 
     #[test]
@@ -140,8 +140,8 @@ mod tests {
             &[
                 Case::golden("layers/accuracy"),
                 Case::golden("layers/fork_accuracy_crops"),
-                Case::new(text("top_k: 2 axis: -1", 2)).bottom([2, 3, 4]).bottom_of([2, 3], Draw::Labels(4)),
-                Case::new(text("", 1)).bottom([2, 3, 4]).bottom_of([2, 4], Draw::Labels(3)),
+                Case::new(text("top_k: 2 axis: -1", 2)).bottom([2, 3, 4]).bottom_of([2, 3], Fill::Labels(4)),
+                Case::new(text("", 1)).bottom([2, 3, 4]).bottom_of([2, 4], Fill::Labels(3)),
             ],
         );
     }

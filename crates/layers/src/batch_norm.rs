@@ -95,7 +95,7 @@ impl HostLayer for BatchNorm {
 mod tests {
     use crate::tests::registry;
     use lgm_core::{DType, Phase};
-    use lgm_testkit::{Case, Draw, Rig, assert_close, check, config_error};
+    use lgm_testkit::{Case, Fill, Harness, assert_close, check, config_error};
 
     fn layer(param: &str) -> String {
         format!("layer {{ name: 'bn' type: 'BatchNorm' bottom: 'x' top: 'y' {param} }}")
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn cases() {
         let statistics = |case: Case| {
-            case.param(0, Draw::Normal(0.0, 1.0)).param(1, Draw::Uniform(0.5, 2.0)).param(2, Draw::Given(vec![1.7]))
+            case.param(0, Fill::Normal(0.0, 1.0)).param(1, Fill::Uniform(0.5, 2.0)).param(2, Fill::Given(vec![1.7]))
         };
         check(
             &registry(),
@@ -112,7 +112,7 @@ mod tests {
                 Case::golden("layers/bn_train_0"),
                 Case::golden("layers/bn_global_0"),
                 Case::golden("layers/bn_test_0"),
-                Case::new(layer("")).bottom_of([3, 2, 2, 2], Draw::Normal(3.0, 0.5)),
+                Case::new(layer("")).bottom_of([3, 2, 2, 2], Fill::Normal(3.0, 0.5)),
                 Case::new(layer("batch_norm_param { eps: 0.1 }")).bottom([5, 3]),
                 Case::new(layer("")).bottom([6]),
                 statistics(Case::new(layer("")).test_phase()).bottom([3, 2, 2]),
@@ -126,15 +126,15 @@ mod tests {
     #[test]
     fn running_sums_follow_the_batches() {
         let text = layer("batch_norm_param { moving_average_fraction: 0.5 }");
-        let rig = Rig::new(&registry(), &text, Phase::Train, DType::F64, &[[2, 1, 2].into()]).unwrap();
-        assert_eq!(rig.filled().unwrap(), [[0.0], [0.0], [0.0]]);
-        let mut inputs = rig.forward_inputs(&[&[1.0, 3.0, 5.0, 7.0]]).unwrap();
+        let harness = Harness::new(&registry(), &text, Phase::Train, DType::F64, &[[2, 1, 2].into()]).unwrap();
+        assert_eq!(harness.filled().unwrap(), [[0.0], [0.0], [0.0]]);
+        let mut inputs = harness.forward_inputs(&[&[1.0, 3.0, 5.0, 7.0]]).unwrap();
         // A batch of mean 4 and unbiased variance 20/3, twice.
         for (mean, variance, weight) in [(4.0, 20.0 / 3.0, 1.0), (6.0, 10.0, 1.5)] {
-            inputs.params = rig.run(&inputs).unwrap().params;
+            inputs.params = harness.run(&inputs).unwrap().params;
             assert_close("sums", &inputs.params.concat(), &[mean, variance, weight], 1e-12);
         }
-        let test = Rig::new(&registry(), &text, Phase::Test, DType::F64, &[[2, 1, 2].into()]).unwrap();
+        let test = Harness::new(&registry(), &text, Phase::Test, DType::F64, &[[2, 1, 2].into()]).unwrap();
         let out = test.run(&inputs).unwrap();
         let want = [1.0, 3.0, 5.0, 7.0].map(|x: f64| (x - 4.0) / (20.0f64 / 3.0 + 1e-5).sqrt());
         assert_close("test", &out.tops[0], &want, 1e-9);
@@ -143,8 +143,8 @@ mod tests {
 
     #[test]
     fn one_value_a_channel_is_its_own_mean() {
-        let rig = Rig::new(&registry(), &layer(""), Phase::Train, DType::F64, &[[1, 2].into()]).unwrap();
-        let out = rig.run(&rig.forward_inputs(&[&[3.0, -8.0]]).unwrap()).unwrap();
+        let harness = Harness::new(&registry(), &layer(""), Phase::Train, DType::F64, &[[1, 2].into()]).unwrap();
+        let out = harness.run(&harness.forward_inputs(&[&[3.0, -8.0]]).unwrap()).unwrap();
         assert_eq!(out.tops[0], [0.0, 0.0]);
         assert_eq!(out.params, [vec![3.0, -8.0], vec![0.0, 0.0], vec![1.0]]);
     }
@@ -155,6 +155,6 @@ mod tests {
         config_error(&registry(), &rate, &[[2, 2].into()], &["param entry 1", "lr_mult 1", "lr_mult: 0"]);
         config_error(&registry(), &layer(""), &[[0; 0].into()], &["at least one axis"]);
         let fine = layer("param { lr_mult: 0 } param { lr_mult: 0 } param { lr_mult: 0 decay_mult: 0 }");
-        assert!(Rig::new(&registry(), &fine, Phase::Train, DType::F32, &[[2, 2].into()]).is_ok());
+        assert!(Harness::new(&registry(), &fine, Phase::Train, DType::F32, &[[2, 2].into()]).is_ok());
     }
 }

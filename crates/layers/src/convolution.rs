@@ -22,7 +22,7 @@ use lgm_proto::{ConvolutionParameter, LayerParameter};
 
 mod depthwise;
 mod device;
-mod own;
+mod direct;
 mod reorder;
 mod volume;
 
@@ -192,7 +192,7 @@ impl HostLayer for Convolution {
 mod tests {
     use crate::tests::registry;
     use lgm_core::{DType, Phase, Shape};
-    use lgm_testkit::{Case, Rig, check, config_error};
+    use lgm_testkit::{Case, Harness, check, config_error};
 
     fn layer(param: &str) -> String {
         format!("layer {{ name: 'c' type: 'Convolution' bottom: 'x' top: 'y' convolution_param {{ {param} }} }}")
@@ -239,10 +239,10 @@ mod tests {
     #[test]
     fn plan() {
         let text = layer("num_output: 4 group: 2 kernel_h: 3 kernel_w: 5 pad_w: 2 stride_h: 2 stride_w: 1");
-        let rig = Rig::new(&registry(), &text, Phase::Train, DType::F32, &[[2, 6, 9, 8].into()]).unwrap();
-        assert_eq!(rig.plan.tops[0].shape, Shape::from([2, 4, 4, 8]));
-        assert_eq!(rig.params[0].shape, Shape::from([4, 3, 3, 5]));
-        assert_eq!(rig.plan.flops, 2 * (2 * 4 * 4 * 8) * (3 * 3 * 5));
+        let harness = Harness::new(&registry(), &text, Phase::Train, DType::F32, &[[2, 6, 9, 8].into()]).unwrap();
+        assert_eq!(harness.plan.tops[0].shape, Shape::from([2, 4, 4, 8]));
+        assert_eq!(harness.params[0].shape, Shape::from([4, 3, 3, 5]));
+        assert_eq!(harness.plan.flops, 2 * (2 * 4 * 4 * 8) * (3 * 3 * 5));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use lgm_core::{BuildCx, Error, Node, Phase, Registry, Result, Shape};
 use lgm_cuda::sim::Order;
 use lgm_proto::LayerParameter;
-use lgm_testkit::{Case, DeviceRig, Draw, Rig, check};
+use lgm_testkit::{Case, DeviceHarness, Fill, Harness, check};
 
 use crate::batch_norm::{FusedBatchNorm, of_kind};
 
@@ -51,7 +51,7 @@ fn channel_shapes() -> Vec<Shape> {
     let mut shapes: Vec<Shape> =
         [1, 31, 32, 33, 257].into_iter().flat_map(|c| [[3, c, 1], [2, c, 7]]).map(Shape::from).collect();
     shapes.extend([[2, 2, 2100].into(), [130, 33, 1].into(), [1, 1, 1].into(), [1, 2, 257].into()]);
-    // Packs of 16 bytes along channels or positions, several chunks, more packs than a block has threads.
+    // 16-byte vectors along channels or positions, several chunks, more vectors than a block has threads.
     shapes.extend([[300, 96, 1], [2, 16, 8], [3, 8, 1024], [2, 2056, 1]].map(Shape::from));
     shapes
 }
@@ -59,7 +59,7 @@ fn channel_shapes() -> Vec<Shape> {
 #[test]
 fn channel_by_channel() {
     for shape in channel_shapes() {
-        let varied = || Draw::Normal(3.0, 2.0);
+        let varied = || Fill::Normal(3.0, 2.0);
         checked(vec![
             layer("Scale", "scale_param { bias_term: true }").bottom(shape.clone()),
             layer("Bias", "").bottom(shape.clone()),
@@ -74,34 +74,34 @@ fn channel_by_channel() {
 
 #[test]
 fn a_mean_far_from_zero_leaves_the_variance() {
-    checked(vec![layer("BatchNorm", "").bottom_of([4, 3, 1500], Draw::Normal(100.0, 1.0))]);
+    checked(vec![layer("BatchNorm", "").bottom_of([4, 3, 1500], Fill::Normal(100.0, 1.0))]);
     // A channel that is constant but for its first value.
     let mut values = vec![1.0; 3 * 8192];
     values[0] = 4000.0;
-    checked(vec![layer("BatchNorm", "").bottom_of([3, 1, 8192], Draw::Given(values))]);
+    checked(vec![layer("BatchNorm", "").bottom_of([3, 1, 8192], Fill::Given(values))]);
 }
 
 #[test]
 fn class_by_class() {
     for classes in [1, 2, 31, 32, 33, 257, 1001] {
-        let wide = || Draw::Normal(0.0, 20.0);
+        let wide = || Fill::Normal(0.0, 20.0);
         checked(vec![
             layer("Softmax", "").bottom_of([3, classes], wide()),
             layer("Softmax", "").bottom_of([2, classes, 3], wide()),
-            two("SoftmaxWithLoss", "").bottom([5, classes]).bottom_of([5], Draw::Labels(classes)),
-            two("SoftmaxWithLoss", "").bottom([2, classes, 3]).bottom_of([2, 3], Draw::Labels(classes)),
-            two("Accuracy", "").bottom([5, classes]).bottom_of([5], Draw::Labels(classes)),
+            two("SoftmaxWithLoss", "").bottom([5, classes]).bottom_of([5], Fill::Labels(classes)),
+            two("SoftmaxWithLoss", "").bottom([2, classes, 3]).bottom_of([2, 3], Fill::Labels(classes)),
+            two("Accuracy", "").bottom([5, classes]).bottom_of([5], Fill::Labels(classes)),
             layer("InnerProduct", &format!("inner_product_param {{ num_output: {classes} }}")).bottom([33, 5]),
         ]);
     }
     checked(vec![
-        two("SoftmaxWithLoss", "").bottom([600, 3]).bottom_of([600], Draw::Labels(3)),
-        two("Accuracy", "").bottom([600, 3]).bottom_of([600], Draw::Labels(3)),
+        two("SoftmaxWithLoss", "").bottom([600, 3]).bottom_of([600], Fill::Labels(3)),
+        two("Accuracy", "").bottom([600, 3]).bottom_of([600], Fill::Labels(3)),
         layer("InnerProduct", "inner_product_param { num_output: 3 }").bottom([1, 257]),
     ]);
 }
 
-/// Groups of several channels and of one, with one output or more for each, in packs and not, in more positions than a
+/// Groups of several channels and of one, with one output or more for each, in 16-byte vectors and not, in more positions than a
 /// chunk has, and for two bottoms.
 #[test]
 fn group_by_group() {
@@ -155,8 +155,8 @@ fn window_by_window() {
         pool("kernel_size: 3 stride: 2 pad: 1").bottom([2, 64, 17, 19]),
         pool("pool: AVE kernel_size: 3 stride: 2").bottom([2, 72, 17, 19]),
         pool("pool: AVE kernel_size: 2 stride: 2").bottom([3, 5, 34, 16]),
-        pool("pool: STOCHASTIC kernel_size: 3 stride: 2").bottom_of([2, 5, 17, 16], Draw::Uniform(0.1, 2.0)),
-        pool("pool: STOCHASTIC kernel_size: 3 stride: 2").test_phase().bottom_of([2, 5, 9, 9], Draw::Uniform(0.1, 2.0)),
+        pool("pool: STOCHASTIC kernel_size: 3 stride: 2").bottom_of([2, 5, 17, 16], Fill::Uniform(0.1, 2.0)),
+        pool("pool: STOCHASTIC kernel_size: 3 stride: 2").test_phase().bottom_of([2, 5, 9, 9], Fill::Uniform(0.1, 2.0)),
         layer("LRN", "lrn_param { local_size: 5 alpha: 0.5 }").bottom([2, 33, 5, 7]),
         layer("LRN", "lrn_param { local_size: 3 alpha: 0.5 norm_region: WITHIN_CHANNEL }").bottom([2, 3, 33, 9]),
     ]);
@@ -186,10 +186,10 @@ fn fused_layers() {
         ] {
             let text = format!("layer {{ name: '{name}' type: 'Fused' bottom: 'x' top: 'y' {fields} }}");
             let case = |text: &str| {
-                let case = Case::new(text).without_gradients().param(3, Draw::Uniform(0.5, 2.0));
-                let statistics = case.param(0, Draw::Normal(0.0, 1.0)).param(1, Draw::Uniform(0.5, 2.0));
-                let weighted = statistics.param(2, Draw::Given(vec![1.7])).param(4, Draw::Uniform(-0.5, 0.5));
-                weighted.bottom_of(shape.clone(), Draw::Normal(1.0, 2.0))
+                let case = Case::new(text).without_gradients().param(3, Fill::Uniform(0.5, 2.0));
+                let statistics = case.param(0, Fill::Normal(0.0, 1.0)).param(1, Fill::Uniform(0.5, 2.0));
+                let weighted = statistics.param(2, Fill::Given(vec![1.7])).param(4, Fill::Uniform(-0.5, 0.5));
+                weighted.bottom_of(shape.clone(), Fill::Normal(1.0, 2.0))
             };
             cases.push(case(&text));
             cases.push(case(&text.replace("bottom: 'x'", "bottom: 'x' bottom: 'r'")).bottom(shape.clone()));
@@ -209,12 +209,12 @@ fn a_label_outside_the_classes_is_reported_as_on_the_host() {
             let mut given = vec![1.0; 600];
             labels.iter().for_each(|&(i, v)| given[i] = v);
             for order in [Order::Forward, Order::Reversed] {
-                let rig = DeviceRig::new(&crate::tests::registry(), text, Phase::Test, &shapes, order).unwrap();
-                let Some(rig) = rig else { return };
-                let inputs = rig.rig.forward_inputs(&[&[0.0; 1800], &given]).unwrap();
+                let harness = DeviceHarness::new(&crate::tests::registry(), text, Phase::Test, &shapes, order).unwrap();
+                let Some(harness) = harness else { return };
+                let inputs = harness.harness.forward_inputs(&[&[0.0; 1800], &given]).unwrap();
                 let host =
-                    Rig::new(&crate::tests::registry(), text, Phase::Test, lgm_core::DType::F32, &shapes).unwrap();
-                let device = rig.run(&inputs).unwrap_err().to_string();
+                    Harness::new(&crate::tests::registry(), text, Phase::Test, lgm_core::DType::F32, &shapes).unwrap();
+                let device = harness.run(&inputs).unwrap_err().to_string();
                 assert!(device.contains(&format!("label {label} of item {item} ")), "{name}: {device}");
                 let lowest = labels.iter().map(|l| l.0).min() == Some(item);
                 assert!(lowest && device == host.run(&inputs).unwrap_err().to_string(), "{name}: {device}");

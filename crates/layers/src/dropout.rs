@@ -106,7 +106,7 @@ mod tests {
     use super::*;
     use crate::tests::registry;
     use lgm_core::DType;
-    use lgm_testkit::{Case, Inputs, Rig, check, config_error};
+    use lgm_testkit::{Case, Harness, Inputs, check, config_error};
 
     fn layer(name: &str, param: &str) -> String {
         format!("layer {{ name: '{name}' type: 'Dropout' bottom: 'x' top: 'y' dropout_param {{ {param} }} }}")
@@ -130,10 +130,10 @@ mod tests {
         let n = 2 * BLOCK + 7;
         let mask = |name: &str, batch: u64, seed: u64| {
             let text = layer(name, "dropout_ratio: 0.3");
-            let rig = Rig::new(&registry(), &text, Phase::Train, DType::F32, &[[n].into()]).unwrap();
-            let inputs = rig.forward_inputs(&[&vec![1.0; n]]).unwrap();
+            let harness = Harness::new(&registry(), &text, Phase::Train, DType::F32, &[[n].into()]).unwrap();
+            let inputs = harness.forward_inputs(&[&vec![1.0; n]]).unwrap();
             let step = Step { seed, batch, ..inputs.step };
-            rig.run(&Inputs { step, ..inputs }).unwrap().tops.remove(0)
+            harness.run(&Inputs { step, ..inputs }).unwrap().tops.remove(0)
         };
         let first = mask("d", 0, 1);
         let kept = first.iter().filter(|&&v| v != 0.0).count() as f64 / n as f64;
@@ -152,8 +152,8 @@ mod tests {
     #[test]
     fn a_dropped_value_leaves_nothing_behind() {
         let text = layer("d", "dropout_ratio: 0.5");
-        let rig = Rig::new(&registry(), &text, Phase::Train, DType::F32, &[[64].into()]).unwrap();
-        let y = rig.run(&rig.forward_inputs(&[&[f64::INFINITY; 64]]).unwrap()).unwrap();
+        let harness = Harness::new(&registry(), &text, Phase::Train, DType::F32, &[[64].into()]).unwrap();
+        let y = harness.run(&harness.forward_inputs(&[&[f64::INFINITY; 64]]).unwrap()).unwrap();
         assert!(y.tops[0].iter().all(|v| *v == 0.0 || *v == f64::INFINITY));
     }
 

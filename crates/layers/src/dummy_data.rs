@@ -96,18 +96,18 @@ mod tests {
     use super::*;
     use crate::tests::registry;
     use lgm_core::{Phase, Step};
-    use lgm_testkit::{Inputs, Rig, config_error};
+    use lgm_testkit::{Harness, Inputs, config_error};
 
     fn layer(tops: &str, param: &str) -> String {
         format!("layer {{ name: 'd' type: 'DummyData' {tops} dummy_data_param {{ {param} }} }}")
     }
 
     fn run(tops: &str, param: &str, batch: u64) -> (Vec<Shape>, Vec<Vec<f64>>) {
-        let rig = Rig::new(&registry(), &layer(tops, param), Phase::Train, DType::F32, &[]).unwrap();
-        let inputs = rig.forward_inputs(&[]).unwrap();
+        let harness = Harness::new(&registry(), &layer(tops, param), Phase::Train, DType::F32, &[]).unwrap();
+        let inputs = harness.forward_inputs(&[]).unwrap();
         let step = Step { batch, ..inputs.step };
-        let tops = rig.run(&Inputs { step, ..inputs }).unwrap().tops;
-        (rig.plan.tops.into_iter().map(|s| s.shape).collect(), tops)
+        let tops = harness.run(&Inputs { step, ..inputs }).unwrap().tops;
+        (harness.plan.tops.into_iter().map(|s| s.shape).collect(), tops)
     }
 
     const TWO: &str = "top: 'a' top: 'b'";

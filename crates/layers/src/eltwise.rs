@@ -200,7 +200,7 @@ fn winner<T: Float>(first: T, others: &[&[T]], at: usize) -> usize {
 mod tests {
     use crate::tests::registry;
     use lgm_core::{DType, Phase, Shape};
-    use lgm_testkit::{Case, Draw, Rig, check, config_error};
+    use lgm_testkit::{Case, Fill, Harness, check, config_error};
 
     fn layer(bottoms: usize, param: &str) -> String {
         let names: String = (0..bottoms).map(|i| format!("bottom: 'x{i}' ")).collect();
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn cases() {
-        let away_from_zero = Draw::Uniform(0.5, 2.0);
+        let away_from_zero = Fill::Uniform(0.5, 2.0);
         check(
             &registry(),
             &[
@@ -230,7 +230,7 @@ mod tests {
                 (0..3).fold(Case::new(layer(3, "operation: MAX")), |case, _| case.bottom([3, 37])).without_gradients(),
                 (0..3)
                     .fold(Case::new(layer(3, "operation: PROD stable_prod_grad: false")), |case, _| {
-                        case.bottom_of([3, 37], Draw::Uniform(0.5, 2.0))
+                        case.bottom_of([3, 37], Fill::Uniform(0.5, 2.0))
                     })
                     .without_gradients(),
             ],
@@ -240,10 +240,11 @@ mod tests {
     #[test]
     fn ties_of_the_maximum_go_where_caffe_sends_them() {
         let shapes = vec![Shape::from([2]); 3];
-        let rig = Rig::new(&registry(), &layer(3, "operation: MAX"), Phase::Train, DType::F32, &shapes).unwrap();
-        let mut inputs = rig.forward_inputs(&[&[1.0, 3.0], &[1.0, 3.0], &[1.0, 4.0]]).unwrap();
+        let harness =
+            Harness::new(&registry(), &layer(3, "operation: MAX"), Phase::Train, DType::F32, &shapes).unwrap();
+        let mut inputs = harness.forward_inputs(&[&[1.0, 3.0], &[1.0, 3.0], &[1.0, 4.0]]).unwrap();
         inputs.top_diffs = vec![vec![5.0, 6.0]];
-        let out = rig.run(&inputs).unwrap();
+        let out = harness.run(&inputs).unwrap();
         assert_eq!(out.tops[0], [1.0, 4.0]);
         let diffs: Vec<Vec<f64>> = out.bottom_diffs.into_iter().flatten().collect();
         assert_eq!(diffs, [[0.0, 0.0], [5.0, 0.0], [0.0, 6.0]]);

@@ -21,7 +21,7 @@ mod device;
 /// Parts of the table that get their gradients in parallel. Each looks at every index, so there are few.
 const PARTS: usize = 16;
 /// Elements of gradient that are worth more than one part.
-const WORTH: usize = 1 << 16;
+const ELEMENTS_FOR_PARTS: usize = 1 << 16;
 
 /// The layer; see the module.
 pub struct Embed {
@@ -48,13 +48,13 @@ impl Embed {
     /// Checks that every value is an index of the table.
     fn check<T: Float>(&self, indices: &[T]) -> Result<()> {
         match indices.iter().position(|v| !self.is_index(v.f64())) {
-            Some(at) => Err(self.stranger(indices[at], at)),
+            Some(at) => Err(self.unknown_row(indices[at], at)),
             None => Ok(()),
         }
     }
 
     #[cold]
-    fn stranger<T: Float>(&self, index: T, at: usize) -> Error {
+    fn unknown_row<T: Float>(&self, index: T, at: usize) -> Error {
         Error::config(format!(
             "index {index} at position {at} of the bottom of shape {} is not a whole number from 0 to {}; check the \
              data, or set input_dim to one more than its largest index",
@@ -104,7 +104,7 @@ impl HostLayer for Embed {
         let (x, dy) = (io.bottom::<T>(0)?, io.top_diff::<T>(0)?);
         if let Some(dw) = io.param_diff::<T>(0)? {
             self.check(x)?;
-            let parts = if dy.len() < WORTH { 1 } else { PARTS };
+            let parts = if dy.len() < ELEMENTS_FOR_PARTS { 1 } else { PARTS };
             let rows = self.rows.div_ceil(parts);
             // A row of the table lies in one part, which adds to it in the order of the positions.
             for_each_part(dw, rows * n, |part, dw| {

@@ -70,7 +70,7 @@ impl DeviceLayer for Flatten {
 mod tests {
     use crate::tests::registry;
     use lgm_core::{DType, Phase};
-    use lgm_testkit::{Case, Rig, check, config_error};
+    use lgm_testkit::{Case, Harness, check, config_error};
 
     fn layer(param: &str) -> String {
         format!("layer {{ name: 'f' type: 'Flatten' bottom: 'x' top: 'y' flatten_param {{ {param} }} }}")
@@ -94,8 +94,8 @@ mod tests {
             [("", &[2, 60][..]), ("axis: 2", &[2, 3, 20]), ("axis: -3 end_axis: -2", &[2, 12, 5]), ("axis: 0", &[120])]
         {
             let bottom = [2, 3, 4, 5].into();
-            let rig = Rig::new(&registry(), &layer(param), Phase::Train, DType::F32, &[bottom]).unwrap();
-            assert_eq!(&*rig.plan.tops[0].shape, want);
+            let harness = Harness::new(&registry(), &layer(param), Phase::Train, DType::F32, &[bottom]).unwrap();
+            assert_eq!(&*harness.plan.tops[0].shape, want);
         }
     }
 

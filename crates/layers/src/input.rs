@@ -45,7 +45,7 @@ mod tests {
     use super::*;
     use crate::tests::registry;
     use lgm_core::{Phase, Shape};
-    use lgm_testkit::{Rig, config_error};
+    use lgm_testkit::{Harness, config_error};
 
     fn layer(tops: &str, param: &str) -> String {
         format!("layer {{ name: 'i' type: 'Input' {tops} input_param {{ {param} }} }}")
@@ -54,8 +54,8 @@ mod tests {
     #[test]
     fn shapes_are_shared_or_one_for_each() {
         let shapes = |tops: &str, param: &str| -> Vec<Shape> {
-            let rig = Rig::new(&registry(), &layer(tops, param), Phase::Test, DType::F32, &[]).unwrap();
-            rig.plan.tops.into_iter().map(|s| s.shape).collect()
+            let harness = Harness::new(&registry(), &layer(tops, param), Phase::Test, DType::F32, &[]).unwrap();
+            harness.plan.tops.into_iter().map(|s| s.shape).collect()
         };
         let (two, pair) = ("top: 'a' top: 'b'", "shape { dim: 2 dim: 3 }");
         assert_eq!(shapes(two, pair), [Shape::from([2, 3]), Shape::from([2, 3])]);

@@ -77,7 +77,7 @@ impl Pointwise for Power {
 
 #[cfg(test)]
 mod tests {
-    use lgm_testkit::{Case, Draw, check, config_error};
+    use lgm_testkit::{Case, Fill, check, config_error};
 
     fn power(fields: &str) -> Case {
         Case::new(format!(r#"layer {{ name: "p" type: "Power" bottom: "x" top: "y" power_param {{ {fields} }} }}"#))
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn cases() {
-        let positive = || Draw::Uniform(0.5, 2.0);
+        let positive = || Fill::Uniform(0.5, 2.0);
         check(
             &crate::tests::registry(),
             &[
@@ -101,7 +101,7 @@ mod tests {
                 power("power: -1.5 shift: 2.4").bottom_of([3, 4], positive()),
                 power("power: 3 scale: -1 shift: 0.1").bottom([3, 4]),
                 // Where scale · x + shift is zero, the gradient is too.
-                power("power: 3").bottom_of([3], Draw::Given(vec![0.0, 1.0, -2.0])),
+                power("power: 3").bottom_of([3], Fill::Given(vec![0.0, 1.0, -2.0])),
             ],
         );
     }

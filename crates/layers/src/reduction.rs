@@ -115,7 +115,7 @@ impl HostLayer for Reduction {
 #[cfg(test)]
 mod tests {
     use lgm_core::{DType, Phase};
-    use lgm_testkit::{Case, Draw, Rig, check, config_error};
+    use lgm_testkit::{Case, Fill, Harness, check, config_error};
 
     fn text(fields: &str) -> String {
         format!(r#"layer {{ name: "r" type: "Reduction" bottom: "x" top: "y" reduction_param {{ {fields} }} }}"#)
@@ -132,7 +132,7 @@ mod tests {
             }
             cases.push(
                 Case::new(text(&format!("operation: {op}")))
-                    .bottom_of([5001], Draw::Normal(1.0, 0.5))
+                    .bottom_of([5001], Fill::Normal(1.0, 0.5))
                     .without_gradients(),
             );
         }
@@ -143,10 +143,11 @@ mod tests {
     fn the_first_extreme_takes_the_gradient() {
         let run = |op: &str| {
             let text = text(&format!("operation: {op} axis: 1"));
-            let rig = Rig::new(&crate::tests::registry(), &text, Phase::Train, DType::F32, &[[2, 3].into()]).unwrap();
-            let mut inputs = rig.forward_inputs(&[&[1.0, 3.0, 3.0, -2.0, -2.0, 5.0]]).unwrap();
+            let harness =
+                Harness::new(&crate::tests::registry(), &text, Phase::Train, DType::F32, &[[2, 3].into()]).unwrap();
+            let mut inputs = harness.forward_inputs(&[&[1.0, 3.0, 3.0, -2.0, -2.0, 5.0]]).unwrap();
             inputs.top_diffs = vec![vec![1.0, 2.0]];
-            let out = rig.run(&inputs).unwrap();
+            let out = harness.run(&inputs).unwrap();
             (out.tops[0].clone(), out.bottom_diffs[0].clone().unwrap())
         };
         assert_eq!(run("MAX"), (vec![3.0, 5.0], vec![0.0, 1.0, 0.0, 0.0, 0.0, 2.0]));

@@ -70,7 +70,7 @@ impl Pointwise for ReLU {
 mod tests {
     use super::*;
     use lgm_core::{DType, Phase, Registry, Shape};
-    use lgm_testkit::{Case, Draw, Rig, check, config_error};
+    use lgm_testkit::{Case, Fill, Harness, check, config_error};
 
     fn leaky(slope: f32) -> Case {
         let text = format!(
@@ -155,7 +155,7 @@ mod tests {
             cases.push(shapes.into_iter().fold(case, Case::bottom));
         }
         // Backward of what is done already: true for what a layer that rectifies leaves.
-        let done = |shape: Shape| Case::new(layer("Done", "r", 1, "")).bottom_of(shape, Draw::Uniform(0.5, 2.0));
+        let done = |shape: Shape| Case::new(layer("Done", "r", 1, "")).bottom_of(shape, Fill::Uniform(0.5, 2.0));
         cases.extend([done([3, 4].into()), done([2, 3, 4, 5].into())]);
         check(&rectifying(), &cases);
     }
@@ -165,11 +165,11 @@ mod tests {
         for (kind, more, shapes) in makers() {
             for dtype in [DType::F32, DType::F64] {
                 let run = |text: &str, shapes: &[Shape], bottoms: &[Vec<f64>], params: Option<&Vec<Vec<f64>>>| {
-                    let rig = Rig::new(&rectifying(), text, Phase::Test, dtype, shapes).unwrap();
+                    let harness = Harness::new(&rectifying(), text, Phase::Test, dtype, shapes).unwrap();
                     let bottoms: Vec<&[f64]> = bottoms.iter().map(Vec::as_slice).collect();
-                    let mut inputs = rig.forward_inputs(&bottoms).unwrap();
+                    let mut inputs = harness.forward_inputs(&bottoms).unwrap();
                     inputs.params = params.cloned().unwrap_or(inputs.params);
-                    (rig.run(&inputs).unwrap().tops.remove(0), rig.plan.tops[0].shape.clone(), inputs.params)
+                    (harness.run(&inputs).unwrap().tops.remove(0), harness.plan.tops[0].shape.clone(), inputs.params)
                 };
                 let noise = |n: usize| (0..n).map(|i| ((i * 37 + n) % 101) as f64 / 32.0 - 1.5).collect::<Vec<f64>>();
                 let bottoms: Vec<Vec<f64>> = shapes.iter().map(|s| noise(s.count())).collect();

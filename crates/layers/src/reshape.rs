@@ -110,7 +110,7 @@ mod tests {
     use super::*;
     use crate::tests::registry;
     use lgm_core::{DType, Phase};
-    use lgm_testkit::{Case, Rig, check, config_error};
+    use lgm_testkit::{Case, Harness, check, config_error};
 
     fn layer(param: &str) -> String {
         format!("layer {{ name: 'r' type: 'Reshape' bottom: 'x' top: 'y' reshape_param {{ {param} }} }}")
@@ -131,8 +131,8 @@ mod tests {
 
     #[test]
     fn extents() {
-        let rig = |param: &str, bottom: &[usize]| {
-            Rig::new(&registry(), &layer(param), Phase::Train, DType::F32, &[bottom.into()])
+        let harness = |param: &str, bottom: &[usize]| {
+            Harness::new(&registry(), &layer(param), Phase::Train, DType::F32, &[bottom.into()])
                 .map(|r| r.plan.tops[0].shape.clone())
         };
         let bottom = [2, 8, 3];
@@ -146,11 +146,11 @@ mod tests {
             ("shape { dim: -1 }", &[48]),
         ] {
             match want {
-                [] => assert!(rig(param, &bottom).is_err(), "{param}"),
-                _ => assert_eq!(&*rig(param, &bottom).unwrap(), want, "{param}"),
+                [] => assert!(harness(param, &bottom).is_err(), "{param}"),
+                _ => assert_eq!(&*harness(param, &bottom).unwrap(), want, "{param}"),
             }
         }
-        assert_eq!(rig("", &[1, 1]).unwrap(), Shape::scalar());
+        assert_eq!(harness("", &[1, 1]).unwrap(), Shape::scalar());
     }
 
     #[test]

@@ -101,7 +101,7 @@ impl HostLayer for Scale {
 mod tests {
     use crate::tests::registry;
     use lgm_core::{DType, Phase, Shape};
-    use lgm_testkit::{Case, Rig, check, config_error};
+    use lgm_testkit::{Case, Harness, check, config_error};
 
     fn layer(bottoms: &str, param: &str) -> String {
         format!("layer {{ name: 's' type: 'Scale' {bottoms} top: 'y' scale_param {{ {param} }} }}")
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn fillers() {
         let filled = |param: &str| {
-            Rig::new(&registry(), &layer(ONE, param), Phase::Train, DType::F32, &[[2, 3].into()])
+            Harness::new(&registry(), &layer(ONE, param), Phase::Train, DType::F32, &[[2, 3].into()])
                 .unwrap()
                 .filled()
                 .unwrap()

@@ -33,17 +33,17 @@ impl Pointwise for Sigmoid {
 
 #[cfg(test)]
 mod tests {
-    use lgm_testkit::{Case, Draw, check};
+    use lgm_testkit::{Case, Fill, check};
 
     #[test]
     fn cases() {
         let layer = r#"layer { name: "s" type: "Sigmoid" bottom: "x" top: "y" }"#;
-        let extremes = Draw::Given(vec![-1e4, -100.0, -1.0, 0.0, 1.0, 30.0, 1e4]);
+        let extremes = Fill::Given(vec![-1e4, -100.0, -1.0, 0.0, 1.0, 30.0, 1e4]);
         check(
             &crate::tests::registry(),
             &[
                 Case::golden("layers/sigmoid_0"),
-                Case::new(layer).bottom_of([4, 5], Draw::Normal(0.0, 3.0)),
+                Case::new(layer).bottom_of([4, 5], Fill::Normal(0.0, 3.0)),
                 Case::new(layer).bottom_of([7], extremes),
             ],
         );

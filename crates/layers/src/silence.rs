@@ -67,16 +67,16 @@ impl DeviceLayer for Silence {
 mod tests {
     use crate::tests::registry;
     use lgm_core::{DType, Phase};
-    use lgm_testkit::Rig;
+    use lgm_testkit::Harness;
 
     #[test]
     fn no_gradient_comes_back() {
         let text = "layer { name: 's' type: 'Silence' bottom: 'a' bottom: 'b' }";
-        let rig = Rig::new(&registry(), text, Phase::Train, DType::F32, &[[3].into(), [2].into()]).unwrap();
-        let mut inputs = rig.forward_inputs(&[&[1.0; 3], &[2.0; 2]]).unwrap();
-        let out = rig.run(&inputs).unwrap();
+        let harness = Harness::new(&registry(), text, Phase::Train, DType::F32, &[[3].into(), [2].into()]).unwrap();
+        let mut inputs = harness.forward_inputs(&[&[1.0; 3], &[2.0; 2]]).unwrap();
+        let out = harness.run(&inputs).unwrap();
         assert_eq!(out.bottom_diffs, [Some(vec![0.0; 3]), Some(vec![0.0; 2])]);
         inputs.want_bottoms[0] = false;
-        assert_eq!(rig.run(&inputs).unwrap().bottom_diffs, [None, Some(vec![0.0; 2])]);
+        assert_eq!(harness.run(&inputs).unwrap().bottom_diffs, [None, Some(vec![0.0; 2])]);
     }
 }

@@ -67,7 +67,7 @@ impl DeviceLayer for Softmax {
 
 #[cfg(test)]
 mod tests {
-    use lgm_testkit::{Case, Draw, check, config_error};
+    use lgm_testkit::{Case, Fill, check, config_error};
 
     fn softmax(axis: i32) -> Case {
         Case::new(format!(
@@ -87,7 +87,7 @@ mod tests {
                 softmax(-1).bottom([2, 3, 4]),
                 // More positions than are worked on at once.
                 softmax(1).bottom([2, 3, 7, 11]),
-                softmax(1).bottom_of([2, 3], Draw::Given(vec![1e4, -1e4, 0.0, 88.0, 89.0, 90.0])),
+                softmax(1).bottom_of([2, 3], Fill::Given(vec![1e4, -1e4, 0.0, 88.0, 89.0, 90.0])),
             ],
         );
     }

@@ -178,7 +178,7 @@ impl HostLayer for SoftmaxWithLoss {
 #[cfg(test)]
 mod tests {
     use lgm_core::{DType, Phase};
-    use lgm_testkit::{Case, Draw, Recorded, Rig, assert_close, check, config_error};
+    use lgm_testkit::{Case, Fill, Harness, Recorded, assert_close, check, config_error};
 
     fn text(fields: &str, tops: usize) -> String {
         let second = if tops == 2 { r#"top: "p""# } else { "" };
@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn cases() {
         let golden = [0, 1, 3, 4].map(|i| Case::golden(&format!("layers/softmaxloss_{i}")));
-        let with_ignored = || Draw::Given(vec![0.0, 2.0, 2.0, 255.0, 1.0, 0.0]);
+        let with_ignored = || Fill::Given(vec![0.0, 2.0, 2.0, 255.0, 1.0, 0.0]);
         let mut cases = golden.to_vec();
         cases.push(Case::golden("layers/fork_labelrange_0"));
         for mode in ["FULL", "VALID", "BATCH_SIZE", "NONE"] {
@@ -201,14 +201,14 @@ mod tests {
             cases.push(loss(&fields, 2).bottom([2, 3, 3]).bottom_of([2, 1, 3], with_ignored()));
         }
         cases.extend([
-            loss("", 1).bottom([5, 7]).bottom_of([5], Draw::Labels(7)),
-            loss("softmax_param { axis: -1 }", 1).bottom([2, 3, 4]).bottom_of([6], Draw::Labels(4)),
-            loss("loss_param { normalize: false }", 1).bottom([2, 3, 4]).bottom_of([2, 4], Draw::Labels(3)),
+            loss("", 1).bottom([5, 7]).bottom_of([5], Fill::Labels(7)),
+            loss("softmax_param { axis: -1 }", 1).bottom([2, 3, 4]).bottom_of([6], Fill::Labels(4)),
+            loss("loss_param { normalize: false }", 1).bottom([2, 3, 4]).bottom_of([2, 4], Fill::Labels(3)),
             // Nothing counts.
-            loss("loss_param { ignore_label: 0 }", 1).bottom([3, 2]).bottom_of([3], Draw::Given(vec![0.0; 3])),
+            loss("loss_param { ignore_label: 0 }", 1).bottom([3, 2]).bottom_of([3], Fill::Given(vec![0.0; 3])),
             loss("loss_param { label_start: -1 label_end: 1 ignore_label: 1 }", 1)
                 .bottom([4, 3])
-                .bottom_of([4], Draw::Given(vec![-1.0, 0.0, 1.0, 7.0])),
+                .bottom_of([4], Fill::Given(vec![-1.0, 0.0, 1.0, 7.0])),
         ]);
         check(&crate::tests::registry(), &cases);
     }
@@ -220,12 +220,12 @@ mod tests {
         let array = |name| recorded.array(name).unwrap();
         let ((x_shape, x), (y_shape, y)) = (array("in_0"), array("label_0"));
         let shapes = [x_shape.clone(), y_shape.clone()];
-        let rig =
-            Rig::new(&crate::tests::registry(), recorded.text("layer").unwrap(), Phase::Train, DType::F32, &shapes);
-        let rig = rig.unwrap();
-        let mut inputs = rig.forward_inputs(&[x, y]).unwrap();
+        let harness =
+            Harness::new(&crate::tests::registry(), recorded.text("layer").unwrap(), Phase::Train, DType::F32, &shapes);
+        let harness = harness.unwrap();
+        let mut inputs = harness.forward_inputs(&[x, y]).unwrap();
         inputs.top_diffs = vec![vec![0.3]];
-        let out = rig.run(&inputs).unwrap();
+        let out = harness.run(&inputs).unwrap();
         assert_close("loss", &out.tops[0], array("out_0").1, 1e-5);
         assert_close("gradient", out.bottom_diffs[0].as_ref().unwrap(), array("bottom_diff_0").1, 1e-5);
     }
@@ -234,16 +234,16 @@ mod tests {
     fn normalizers() {
         // Uniform scores: ln 3 at each of the 4 positions that count, of 6.
         let run = |fields: &str| {
-            let rig = Rig::new(
+            let harness = Harness::new(
                 &crate::tests::registry(),
                 &text(fields, 1),
                 Phase::Test,
                 DType::F64,
                 &[[2, 3, 3].into(), [6].into()],
             );
-            let rig = rig.unwrap();
-            let inputs = rig.forward_inputs(&[&[0.5; 18], &[0.0, 1.0, 9.0, 2.0, 9.0, 0.0]]).unwrap();
-            rig.run(&inputs).unwrap().tops[0][0] / 3f64.ln()
+            let harness = harness.unwrap();
+            let inputs = harness.forward_inputs(&[&[0.5; 18], &[0.0, 1.0, 9.0, 2.0, 9.0, 0.0]]).unwrap();
+            harness.run(&inputs).unwrap().tops[0][0] / 3f64.ln()
         };
         let got = ["normalization: FULL", "normalization: VALID", "normalization: BATCH_SIZE", "normalization: NONE"]
             .into_iter()
@@ -255,10 +255,15 @@ mod tests {
 
     #[test]
     fn a_lost_label_is_bounded_as_in_caffe() {
-        let rig =
-            Rig::new(&crate::tests::registry(), &text("", 1), Phase::Train, DType::F32, &[[1, 2].into(), [1].into()])
-                .unwrap();
-        let out = rig.run(&rig.forward_inputs(&[&[0.0, 1e4], &[0.0]]).unwrap()).unwrap();
+        let harness = Harness::new(
+            &crate::tests::registry(),
+            &text("", 1),
+            Phase::Train,
+            DType::F32,
+            &[[1, 2].into(), [1].into()],
+        )
+        .unwrap();
+        let out = harness.run(&harness.forward_inputs(&[&[0.0, 1e4], &[0.0]]).unwrap()).unwrap();
         assert_close("loss", &out.tops[0], &[87.33655], 1e-6);
     }
 
@@ -267,8 +272,8 @@ mod tests {
         let registry = crate::tests::registry();
         let shapes = [[2, 3].into(), [2].into()];
         for bad in [3.0, -1.0, f64::NAN] {
-            let rig = Rig::new(&registry, &text("", 1), Phase::Train, DType::F32, &shapes).unwrap();
-            let err = rig.run(&rig.forward_inputs(&[&[0.0; 6], &[1.0, bad]]).unwrap()).unwrap_err().to_string();
+            let harness = Harness::new(&registry, &text("", 1), Phase::Train, DType::F32, &shapes).unwrap();
+            let err = harness.run(&harness.forward_inputs(&[&[0.0; 6], &[1.0, bad]]).unwrap()).unwrap_err().to_string();
             assert!(err.contains(&format!("label {bad} of item 1")) && err.contains("3 classes"), "{err}");
         }
         config_error(&registry, &text("", 1), &[[2, 3].into(), [3].into()], &["expected 2", "found 3"]);

@@ -44,7 +44,7 @@ impl Pointwise for Swish {
 
 #[cfg(test)]
 mod tests {
-    use lgm_testkit::{Case, Draw, check, config_error};
+    use lgm_testkit::{Case, Fill, check, config_error};
 
     fn layer(param: &str) -> String {
         format!("layer {{ name: 's' type: 'Swish' bottom: 'x' top: 'y' swish_param {{ {param} }} }}")
@@ -52,12 +52,12 @@ mod tests {
 
     #[test]
     fn cases() {
-        let extremes = Draw::Given(vec![-1e4, -20.0, 0.0, 1e4]);
+        let extremes = Fill::Given(vec![-1e4, -20.0, 0.0, 1e4]);
         check(
             &crate::tests::registry(),
             &[
                 Case::golden("layers/swish_0"),
-                Case::new(layer("beta: -1.7")).bottom_of([4, 5], Draw::Normal(0.0, 3.0)),
+                Case::new(layer("beta: -1.7")).bottom_of([4, 5], Fill::Normal(0.0, 3.0)),
                 Case::new(layer("")).bottom_of([4], extremes),
             ],
         );

@@ -33,7 +33,7 @@ impl Pointwise for TanH {
 
 #[cfg(test)]
 mod tests {
-    use lgm_testkit::{Case, Draw, check};
+    use lgm_testkit::{Case, Fill, check};
 
     #[test]
     fn cases() {
@@ -42,8 +42,8 @@ mod tests {
             &crate::tests::registry(),
             &[
                 Case::golden("layers/tanh_0"),
-                Case::new(layer).bottom_of([4, 5], Draw::Normal(0.0, 2.0)),
-                Case::new(layer).bottom_of([4], Draw::Given(vec![-1e4, -20.0, 0.0, 1e4])),
+                Case::new(layer).bottom_of([4, 5], Fill::Normal(0.0, 2.0)),
+                Case::new(layer).bottom_of([4], Fill::Given(vec![-1e4, -20.0, 0.0, 1e4])),
             ],
         );
     }

@@ -6,7 +6,7 @@ use lgm_core::{
     Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, ParamSpec, Plan, Registry, Result, Shape,
 };
 use lgm_proto::LayerParameter;
-use lgm_testkit::{Case, Rig, check, config_error};
+use lgm_testkit::{Case, Harness, check, config_error};
 
 /// The layer's name says what is wrong with it.
 struct Triple {
@@ -160,6 +160,7 @@ fn a_kink_is_left_out() {
     let case = Case::new(layer("wrong bottom gradient")).bottom([4]).kink(0, 0.0, 1e3);
     check(&registry(), &[case]);
     assert!(
-        Rig::new(&registry(), "layer { type: 'Triple' }", lgm_core::Phase::Train, lgm_core::DType::F32, &[]).is_err()
+        Harness::new(&registry(), "layer { type: 'Triple' }", lgm_core::Phase::Train, lgm_core::DType::F32, &[])
+            .is_err()
     );
 }

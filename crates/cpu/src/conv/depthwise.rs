@@ -3,10 +3,10 @@
 use super::epilogue::Epilogue;
 use super::patches::Plane;
 use crate::Float;
-use crate::gemv::axpy_block;
 use crate::kernel::vectorized;
 use crate::parallel::{Shared, for_each_block, for_each_row, tasks};
 use crate::scratch::Scratch;
+use crate::vector::axpy_block;
 
 /// Outputs `first..end` of a row whose tap j falls inside the input, and the input column of the first.
 fn span(plane: &Plane, j: usize) -> (usize, usize, usize) {

@@ -4,7 +4,7 @@ use super::{Algorithm, ConvGeometry, Epilogue};
 use crate::elementwise::{map_into, rectified};
 use crate::parallel::for_each_row;
 use crate::scratch::Scratch;
-use crate::{Float, Trans, gemm_with};
+use crate::{Float, Gemm, MatMut, MatRef};
 
 /// Steps a multi-index through `extents`, innermost fastest; false once it has wrapped.
 fn advance(index: &mut [usize], extents: &[usize]) -> bool {
@@ -112,7 +112,8 @@ pub(super) fn forward<T: Float>(
         };
         for g in 0..geometry.group {
             let (w, col, y) = (&w[g * rows * k..], &col[g * k * s..], &mut y[g * rows * s..]);
-            gemm_with(algorithm.kernel, Trans::No, Trans::No, rows, s, k, T::one(), w, k, col, s, beta, y, s);
+            let (a, b, c) = (MatRef::new(w, rows, k), MatRef::new(col, k, s), MatMut::new(y, rows, s));
+            Gemm { alpha: T::one(), a, b, beta, c }.run_on(algorithm.kernel);
         }
         if epilogue.relu {
             map_into(None, y, rectified);
@@ -134,8 +135,8 @@ pub(super) fn backward_data<T: Float>(
         let dy = &dy[image * geometry.output_len()..];
         for g in 0..geometry.group {
             let (w, dy, col) = (&w[g * rows * k..], &dy[g * rows * s..], &mut col[g * k * s..]);
-            let (one, zero) = (T::one(), T::zero());
-            gemm_with(algorithm.kernel, Trans::Yes, Trans::No, k, s, rows, one, w, k, dy, s, zero, col, s);
+            let (a, b, c) = (MatRef::new(w, rows, k).t(), MatRef::new(dy, rows, s), MatMut::new(col, k, s));
+            Gemm { alpha: T::one(), a, b, beta: T::zero(), c }.run_on(algorithm.kernel);
         }
         col2im_nd(geometry, &col, &mut dx[image * geometry.input_len()..]);
     }
@@ -156,8 +157,8 @@ pub(super) fn backward_weights<T: Float>(
         let dy = &dy[image * geometry.output_len()..];
         for g in 0..geometry.group {
             let (dy, col, dw) = (&dy[g * rows * s..], &col[g * k * s..], &mut dw[g * rows * k..]);
-            let one = T::one();
-            gemm_with(algorithm.kernel, Trans::No, Trans::Yes, rows, k, s, one, dy, s, col, s, one, dw, k);
+            let (a, b, c) = (MatRef::new(dy, rows, s), MatRef::new(col, k, s).t(), MatMut::new(dw, rows, k));
+            Gemm { alpha: T::one(), a, b, beta: T::one(), c }.run_on(algorithm.kernel);
         }
     }
 }

@@ -6,11 +6,11 @@ use super::forward::{Columns, Segments};
 use super::patches::Plane;
 use crate::Float;
 use crate::gemm::even_block;
-use crate::gemv::axpy_block;
 use crate::kernel::{Micro, TileArgs};
 use crate::pack::{Panels, Strides, pack_panel};
 use crate::parallel::{Shared, for_each_block, tasks};
 use crate::scratch::Scratch;
+use crate::vector::axpy_block;
 
 /// Output positions of one pass: the inner extent of the product.
 const POSITIONS: usize = 320;

@@ -158,7 +158,7 @@ impl HostLayer for FusedBatchNorm {
 pub(crate) mod tests {
     use super::*;
     use lgm_core::{DType, Phase, Registry};
-    use lgm_testkit::{Case, Draw, Rig, assert_close, check};
+    use lgm_testkit::{Case, Fill, Harness, assert_close, check};
 
     /// One layer entry that holds the settings of all.
     fn run_of(param: &LayerParameter) -> Vec<LayerParameter> {
@@ -195,8 +195,8 @@ pub(crate) mod tests {
     const GLOBAL: &str = "batch_norm_param { use_global_stats: true } scale_param { bias_term: true }";
 
     fn drawn(case: Case) -> Case {
-        let case = case.param(0, Draw::Normal(0.0, 1.0)).param(1, Draw::Uniform(0.5, 2.0));
-        case.param(2, Draw::Given(vec![1.7])).param(3, Draw::Uniform(-1.5, 1.5))
+        let case = case.param(0, Fill::Normal(0.0, 1.0)).param(1, Fill::Uniform(0.5, 2.0));
+        case.param(2, Fill::Given(vec![1.7])).param(3, Fill::Uniform(-1.5, 1.5))
     }
 
     #[test]
@@ -204,13 +204,13 @@ pub(crate) mod tests {
         let case = |param: &str, relu: &str| drawn(Case::new(layer("Fused", &format!("{param} {relu}"))));
         let mut cases = Vec::new();
         for relu in ["", "relu_param {}"] {
-            cases.push(case(BIAS, relu).param(4, Draw::Normal(0.0, 0.5)).bottom([3, 2, 2, 2]));
+            cases.push(case(BIAS, relu).param(4, Fill::Normal(0.0, 0.5)).bottom([3, 2, 2, 2]));
             cases.push(case(PLAIN, relu).bottom([5, 3]));
-            cases.push(case(GLOBAL, relu).param(4, Draw::Normal(0.0, 0.5)).bottom([3, 2, 3]));
-            cases.push(case(BIAS, relu).param(4, Draw::Normal(0.0, 0.5)).test_phase().bottom([2, 3, 2]));
+            cases.push(case(GLOBAL, relu).param(4, Fill::Normal(0.0, 0.5)).bottom([3, 2, 3]));
+            cases.push(case(BIAS, relu).param(4, Fill::Normal(0.0, 0.5)).test_phase().bottom([2, 3, 2]));
             let joined = |param: &str| {
                 let text = layer("Fused", &format!("{param} {relu}")).replace("bottom: 'x'", "bottom: 'x' bottom: 'r'");
-                drawn(Case::new(text)).param(4, Draw::Normal(0.0, 0.5))
+                drawn(Case::new(text)).param(4, Fill::Normal(0.0, 0.5))
             };
             cases.push(joined(BIAS).bottom([3, 2, 2, 2]).bottom([3, 2, 2, 2]));
             cases.push(joined(GLOBAL).bottom([3, 2, 3]).bottom([3, 2, 3]));
@@ -226,10 +226,10 @@ pub(crate) mod tests {
         for phase in [Phase::Train, Phase::Test] {
             let run = |text: &str, bottoms: &[&[f64]], params: Vec<Vec<f64>>| {
                 let shapes = vec![[4, 3, 50].into(); bottoms.len()];
-                let rig = Rig::new(&registry(), text, phase, DType::F64, &shapes).unwrap();
-                let mut inputs = rig.forward_inputs(bottoms).unwrap();
+                let harness = Harness::new(&registry(), text, phase, DType::F64, &shapes).unwrap();
+                let mut inputs = harness.forward_inputs(bottoms).unwrap();
                 inputs.params = params;
-                rig.run(&inputs).unwrap()
+                harness.run(&inputs).unwrap()
             };
             let forward = |kind: &str, param: &str, x: &[f64], params| run(&layer(kind, param), &[x], params);
             let statistics = vec![vec![0.3, 0.1, -0.2], vec![1.5, 2.5, 0.5], vec![1.3]];

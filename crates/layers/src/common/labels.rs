@@ -8,16 +8,16 @@ use lgm_core::{BlobSpec, Error, Fault, Float, Result, ensure};
 /// When it is not one of `classes` classes.
 pub(crate) fn class_at<T: Float>(labels: &[T], i: usize, classes: usize) -> Result<usize> {
     let label = labels[i].trunc().f64();
-    if (0.0..classes as f64).contains(&label) { Ok(label as usize) } else { Err(stranger(labels[i], i, classes)) }
+    if (0.0..classes as f64).contains(&label) { Ok(label as usize) } else { Err(not_a_class(labels[i], i, classes)) }
 }
 
 /// What the kernels that read labels report: that the label of an item, in words 1 and 2, names no class.
 pub(crate) fn explain(fault: Fault, classes: usize) -> Error {
-    stranger(f32::from_bits(fault[2]), fault[1] as usize, classes)
+    not_a_class(f32::from_bits(fault[2]), fault[1] as usize, classes)
 }
 
 #[cold]
-fn stranger<T: Float>(label: T, i: usize, classes: usize) -> Error {
+fn not_a_class<T: Float>(label: T, i: usize, classes: usize) -> Error {
     let last = classes.saturating_sub(1);
     Error::config(format!(
         "label {label} of item {i} of the batch is not one of the {classes} classes, 0 to {last}; check the labels of \

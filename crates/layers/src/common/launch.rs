@@ -34,7 +34,7 @@ pub(crate) fn fill(call: DeviceCall<'_>, y: DevicePtr, value: f32, n: usize) -> 
 }
 
 /// C ← A · B + β · C: one matrix multiplication given by their address and the distance between their rows.
-pub(crate) fn product(
+pub(crate) fn matmul(
     (m, n, k): (usize, usize, usize),
     (a, lda): (DevicePtr, usize),
     (b, ldb): (DevicePtr, usize),

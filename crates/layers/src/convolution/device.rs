@@ -1,4 +1,4 @@
-//! Convolution on a device: by a library where there is one, else by our own kernels ([`super::own`]).
+//! Convolution on a device: by a library where there is one, else by our own kernels ([`super::direct`]).
 //!
 //! Blobs that are not stored plainly meet filters that are stored alike: their elements rounded, and their channels last if
 //! the blobs' are. They are made once, forward, and kept for backward. Filters' gradients are added up in single precision.
@@ -11,8 +11,8 @@ use lgm_core::{
 };
 
 use super::Convolution;
-use super::depthwise::{filter_scratch, is_depthwise, turn};
-use super::own::{adds_gradient, area, data, filter, filter_count, forward, images, is_last, is_pointwise, taps};
+use super::depthwise::{filter_scratch, filters_to_hwc, is_depthwise};
+use super::direct::{adds_gradient, area, data, filter, filter_count, forward, images, is_last, is_pointwise, taps};
 use super::reorder::reorder;
 use crate::common::by_channel::ByChannel;
 
@@ -103,7 +103,7 @@ impl Device2d {
             return Ok(w);
         }
         if self.is_own_depthwise(pass) {
-            turn(queue, &self.conv, made, w)?;
+            filters_to_hwc(queue, &self.conv, made, w)?;
         } else {
             reorder(queue, &self.conv, (made, self.conv.format), (w, Format::PLAIN), false)?;
         }

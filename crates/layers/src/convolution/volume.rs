@@ -1,12 +1,12 @@
-//! Convolution with three spatial axes on a device: matrix products of the filters and the patches of a bounded number of
+//! Convolution with three spatial axes on a device: matrix multiplications of the filters and the patches of a bounded number of
 //! images at a time, as in two dimensions without a library.
 
 use lgm_core::{Arg, Axes3, Bwd, Device, DevicePtr, DeviceQueue, Format, Fwd, Gemm, Plan, Result, Shape, args};
 use lgm_cpu::ConvGeometry;
 
-use super::own::{images_at_once, runs_of};
+use super::direct::{images_at_once, runs_of};
 use crate::common::by_channel::ByChannel;
-use crate::common::launch::{extent, product, row_grid};
+use crate::common::launch::{extent, matmul, row_grid};
 
 /// The geometry of a convolution with three spatial axes.
 #[derive(Clone, Debug)]
@@ -118,7 +118,7 @@ impl Volume {
                     let y = y.floats((start * self.outputs + group * outputs) * positions);
                     io.queue().gemm(&Gemm {
                         batch: (n, [0, self.taps() * positions, self.outputs * positions]),
-                        ..product((outputs, positions, taps), (w, taps), (p, positions), 0.0, (y, positions))
+                        ..matmul((outputs, positions, taps), (w, taps), (p, positions), 0.0, (y, positions))
                     })?;
                 }
             }
@@ -168,7 +168,7 @@ impl Volume {
                     let dw = dw.floats(group * outputs * taps);
                     queue.gemm(&Gemm {
                         trans_b: true,
-                        ..product((outputs, taps, positions), (dy, positions), (p, positions), 1.0, (dw, taps))
+                        ..matmul((outputs, taps, positions), (dy, positions), (p, positions), 1.0, (dw, taps))
                     })?;
                 }
             }
@@ -194,7 +194,7 @@ impl Volume {
                 queue.gemm(&Gemm {
                     trans_a: true,
                     batch: (n, [0, self.outputs * positions, self.taps() * positions]),
-                    ..product((taps, positions, outputs), (w, taps), (dy, positions), 0.0, (p, positions))
+                    ..matmul((taps, positions, outputs), (w, taps), (dy, positions), 0.0, (p, positions))
                 })?;
             }
             let dx = dx.floats(start * self.channels * self.elements());

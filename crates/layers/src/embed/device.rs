@@ -15,7 +15,7 @@ use crate::common::launch::{extent, row_grid};
 const SORTED: usize = 1024;
 /// Keys whose gradients are added up together, as the kernel has it.
 const CHUNK: usize = 16;
-/// Threads of the block that looks for strangers.
+/// Threads of the block that looks for indices of no row.
 const CHECKERS: u32 = 1024;
 
 /// Scratch memory, by number.
@@ -65,7 +65,7 @@ impl DeviceLayer for Embed {
     }
 
     fn explain(&self, fault: Fault) -> Error {
-        self.stranger(f32::from_bits(fault[2]), fault[1] as usize)
+        self.unknown_row(f32::from_bits(fault[2]), fault[1] as usize)
     }
 
     fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {

@@ -9,7 +9,7 @@ use lgm_core::{
 use super::InnerProduct;
 use crate::common::by_channel::ByChannel;
 use crate::common::convert::convert;
-use crate::common::launch::product;
+use crate::common::launch::matmul;
 
 /// Scratch memory, by number.
 mod scratch {
@@ -66,7 +66,7 @@ impl DeviceLayer for InnerProduct {
             ldb: if transpose { n } else { k },
             factors,
             result,
-            ..product((m, n, k), (x, k), (w, n), 0.0, (y, n))
+            ..matmul((m, n, k), (x, k), (w, n), 0.0, (y, n))
         })?;
         let b = if self.param.bias_term() { Some(io.param(1)?) } else { None };
         if b.is_some() || self.relu {
@@ -84,9 +84,9 @@ impl DeviceLayer for InnerProduct {
         if let Some(dw) = io.param_diff(0) {
             let x = io.bottom(0)?;
             let gemm = if transpose {
-                product((k, n, m), (x, k), (dy, n), 1.0, (dw, n))
+                matmul((k, n, m), (x, k), (dy, n), 1.0, (dw, n))
             } else {
-                product((n, k, m), (dy, n), (x, k), 1.0, (dw, k))
+                matmul((n, k, m), (dy, n), (x, k), 1.0, (dw, k))
             };
             io.queue().gemm(&Gemm { trans_a: true, factors, result: Element::F32, ..gemm })?;
         }
@@ -103,7 +103,7 @@ impl DeviceLayer for InnerProduct {
             trans_b: transpose,
             factors,
             result: factors,
-            ..product((m, k, n), (dy, n), (w, ldb), 0.0, (dx, k))
+            ..matmul((m, k, n), (dy, n), (w, ldb), 0.0, (dx, k))
         })
     }
 }

@@ -39,7 +39,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use lgm_core::{
     Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, ParamSpec, Phase, Plan, Result, State,
 };
-use lgm_cpu::{Trans, gemm};
+use lgm_cpu::{Gemm, MatMut, MatRef};
 use lgm_proto::class_distance_parameter::Metric;
 use lgm_proto::{ClassDistanceParameter, LayerParameter, six_digits};
 
@@ -177,21 +177,8 @@ impl HostLayer for ClassDistance {
                 }
             }
             Metric::Ip => {
-                gemm(
-                    Trans::No,
-                    Trans::Yes,
-                    items,
-                    classes,
-                    width,
-                    T::one(),
-                    x,
-                    width,
-                    w,
-                    width,
-                    T::zero(),
-                    top,
-                    classes,
-                );
+                let (x, w) = (MatRef::new(x, items, width), MatRef::new(w, classes, width));
+                Gemm { alpha: T::one(), a: x, b: w.t(), beta: T::zero(), c: MatMut::new(top, items, classes) }.run();
             }
             Metric::L1 => {
                 pairs.absolutes(top);
@@ -254,12 +241,13 @@ impl HostLayer for ClassDistance {
                 each(dw.as_deref_mut(), |dw| pairs.sum_over_items(c, Some(v), |e| -e, dw));
             }
             Metric::Ip => {
-                let (one, zero) = (T::one(), T::zero());
+                let (alpha, a) = (T::one(), MatRef::new(c, items, classes));
+                let (x, w) = (MatRef::new(x, items, width), MatRef::new(w, classes, width));
                 each(dx.as_deref_mut(), |dx| {
-                    gemm(Trans::No, Trans::No, items, width, classes, one, c, classes, w, width, zero, dx, width);
+                    Gemm { alpha, a, b: w, beta: T::zero(), c: MatMut::new(dx, items, width) }.run();
                 });
                 each(dw.as_deref_mut(), |dw| {
-                    gemm(Trans::Yes, Trans::No, classes, width, items, one, c, classes, x, width, one, dw, width);
+                    Gemm { alpha, a: a.t(), b: x, beta: T::one(), c: MatMut::new(dw, classes, width) }.run();
                 });
             }
             Metric::L1 => {

@@ -10,9 +10,9 @@ const SIDE: usize = 64;
 /// Blocks that keep a device busy.
 const BLOCKS: usize = 256;
 /// What is summed over that is worth a part of its own.
-const WORTH: usize = 64;
+const DEPTH_PER_PART: usize = 64;
 /// Classes of a block that sums over items.
-const TOGETHER: usize = 32;
+const CLASSES_PER_BLOCK: usize = 32;
 
 /// Features and centers at their addresses.
 #[derive(Clone, Copy)]
@@ -53,7 +53,7 @@ fn tiles(rows: usize, columns: usize) -> usize {
 
 /// The parts that `depth` is summed in; they follow from the shape alone.
 fn parts(rows: usize, columns: usize, depth: usize) -> usize {
-    BLOCKS.div_ceil(tiles(rows, columns).max(1)).min(depth.div_ceil(WORTH)).max(1)
+    BLOCKS.div_ceil(tiles(rows, columns).max(1)).min(depth.div_ceil(DEPTH_PER_PART)).max(1)
 }
 
 fn grid(rows: usize, columns: usize, parts: usize) -> Result<Grid> {
@@ -82,7 +82,7 @@ impl Extents {
 
     /// The grid of a kernel that sums over items, for each class.
     pub fn class_sums(&self) -> Grid {
-        Grid::rows(self.classes.div_ceil(TOGETHER), Grid::THREADS)
+        Grid::rows(self.classes.div_ceil(CLASSES_PER_BLOCK), Grid::THREADS)
     }
 
     /// M, N, K as kernels take them.

@@ -210,9 +210,9 @@ impl Margins {
     /// See [`lgm_core::Layer::restore`].
     pub fn restore(&mut self, state: &State) -> Result<()> {
         let known: Vec<String> = if self.active { [self.mul.keys(), self.add.keys()].concat() } else { Vec::new() };
-        if let Some(stranger) = state.keys().find(|k| !known.contains(k)) {
+        if let Some(unknown) = state.keys().find(|k| !known.contains(k)) {
             let known = if known.is_empty() { "nothing".into() } else { known.join(", ") };
-            return Err(Error::config(format!("the saved state holds '{stranger}', but this layer keeps {known}")));
+            return Err(Error::config(format!("the saved state holds '{unknown}', but this layer keeps {known}")));
         }
         if self.active {
             self.mul.restore(state)?;

@@ -1,6 +1,6 @@
 //! Sums over the features of every (item, class) pair, from differences taken one by one.
 //!
-//! The expansion |w|² − 2w·x + |x|² would be a matrix product, but it loses all its digits where the distance is small
+//! The expansion |w|² − 2w·x + |x|² would be a matrix multiplication, but it loses all its digits where the distance is small
 //! against the vectors, which is where training brings the features of each class.
 
 use lgm_core::Float;

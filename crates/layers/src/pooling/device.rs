@@ -10,22 +10,22 @@ use crate::common::launch::{extent, row_grid};
 
 /// How a kernel takes the blobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum Access {
     /// One element at a time.
     Single,
     /// With channels last, 16 bytes at a time: so many elements.
-    Packs(usize),
+    Vectors(usize),
     /// Windows of 2 × 2 side by side: so many of a row.
     Pairs(usize),
 }
 
-/// The kernel for a way.
+/// The kernel for an access.
 macro_rules! kernel_of {
-    ($way:expr, $name:literal) => {
-        match $way {
-            Way::Single => kernel!($name),
-            Way::Packs(_) => Kernel { f32: concat!($name, "_packs"), bf16: concat!($name, "_packs_bf16") },
-            Way::Pairs(_) => Kernel { f32: concat!($name, "_pairs"), bf16: concat!($name, "_pairs_bf16") },
+    ($access:expr, $name:literal) => {
+        match $access {
+            Access::Single => kernel!($name),
+            Access::Vectors(_) => Kernel { f32: concat!($name, "_packs"), bf16: concat!($name, "_packs_bf16") },
+            Access::Pairs(_) => Kernel { f32: concat!($name, "_pairs"), bf16: concat!($name, "_pairs_bf16") },
         }
     };
 }
@@ -48,28 +48,28 @@ impl Pooling {
     }
 
     /// How kernels may take blobs that are at these addresses.
-    pub(super) fn way(&self, format: Format, blobs: &[DevicePtr]) -> Way {
-        let (g, pack) = (&self.geometry, 16 / format.element.bytes());
+    pub(super) fn access(&self, format: Format, blobs: &[DevicePtr]) -> Access {
+        let (g, vector) = (&self.geometry, 16 / format.element.bytes());
         let by_two = g.kernel == [2, 2] && g.stride == [2, 2] && g.pad == [0, 0] && g.input[1].is_multiple_of(2);
         match format.layout {
-            _ if blobs.iter().any(|at| !at.0.is_multiple_of(16)) => Way::Single,
-            Layout::ChannelsLast if self.channels.is_multiple_of(pack) => Way::Packs(pack),
+            _ if blobs.iter().any(|at| !at.0.is_multiple_of(16)) => Access::Single,
+            Layout::ChannelsLast if self.channels.is_multiple_of(vector) => Access::Vectors(vector),
             Layout::ChannelsFirst if by_two => {
-                let fits = |n: &usize| 2 * n <= pack && g.output[1].is_multiple_of(*n);
-                Way::Pairs([4, 2].into_iter().find(fits).unwrap_or(1))
+                let fits = |n: &usize| 2 * n <= vector && g.output[1].is_multiple_of(*n);
+                Access::Pairs([4, 2].into_iter().find(fits).unwrap_or(1))
             }
-            _ => Way::Single,
+            _ => Access::Single,
         }
     }
 
     /// Launches a kernel over planes of `area` elements; the geometry comes after its own arguments.
-    fn launch(&self, call: DeviceCall<'_>, way: Way, kernel: Kernel, area: usize, own: &[Arg]) -> Result<()> {
+    fn launch(&self, call: DeviceCall<'_>, access: Access, kernel: Kernel, area: usize, own: &[Arg]) -> Result<()> {
         let g = &self.geometry;
         let mut args = own.to_vec();
-        let (across, along) = match way {
-            Way::Single => (1, 1),
-            Way::Packs(n) => (n, 1),
-            Way::Pairs(n) => {
+        let (across, along) = match access {
+            Access::Single => (1, 1),
+            Access::Vectors(n) => (n, 1),
+            Access::Pairs(n) => {
                 args.push(extent(n)?.into());
                 (1, n)
             }
@@ -90,17 +90,17 @@ impl Pooling {
     }
 
     /// As [`Pooling::launch`] over the cells of the planes: as many elements as a stride has, from each window's corner on.
-    fn launch_cells(&self, call: DeviceCall<'_>, way: Way, kernel: Kernel, own: &[Arg]) -> Result<()> {
+    fn launch_cells(&self, call: DeviceCall<'_>, access: Access, kernel: Kernel, own: &[Arg]) -> Result<()> {
         let g = &self.geometry;
         let cells = |d: usize| (g.input[d] + g.pad[d]).div_ceil(g.stride[d]);
-        self.launch(call, way, kernel, cells(0) * cells(1), own)
+        self.launch(call, access, kernel, cells(0) * cells(1), own)
     }
 
     /// Launches a kernel of means of whole planes: of the top and the bottom, whatever direction.
     fn launch_whole(
         &self,
         call: DeviceCall<'_>,
-        [first, last, packs]: [Kernel; 3],
+        [first, last, vectors]: [Kernel; 3],
         blobs: [DevicePtr; 2],
     ) -> Result<()> {
         let area = self.geometry.input_area();
@@ -109,11 +109,11 @@ impl Pooling {
             let args = args![to, from, extent(self.planes)?, extent(area)?];
             return call.launch(first, Grid::elements(8 * self.planes), args);
         }
-        let (kernel, pack) = match self.way(call.format(), &blobs) {
-            Way::Packs(n) => (packs, n),
+        let (kernel, vector) = match self.access(call.format(), &blobs) {
+            Access::Vectors(n) => (vectors, n),
             _ => (last, 1),
         };
-        let (images, across) = (self.planes / self.channels.max(1), self.channels / pack);
+        let (images, across) = (self.planes / self.channels.max(1), self.channels / vector);
         let lanes = across.clamp(1, 32).next_power_of_two();
         let blocks = [extent(across.div_ceil(lanes).max(1))?, images.clamp(1, 65535) as u32, 1];
         let grid = Grid { blocks, threads: [Grid::THREADS, 1, 1] };
@@ -151,13 +151,13 @@ impl DeviceLayer for Pooling {
         match self.method {
             Method::Max if self.slots() => {
                 let slots = io.saved(0);
-                let way = self.way(format, &[x, y, slots.unwrap_or_default()]);
-                let kernel = kernel_of!(way, "pool_winner_forward");
-                self.launch(io.call, way, kernel, area, args![y, slots, x])
+                let access = self.access(format, &[x, y, slots.unwrap_or_default()]);
+                let kernel = kernel_of!(access, "pool_winner_forward");
+                self.launch(io.call, access, kernel, area, args![y, slots, x])
             }
             Method::Max => {
                 let index = if self.index_top { Some(io.top(1)?) } else { io.saved(0) };
-                self.launch(io.call, Way::Single, kernel!("pool_max_forward"), area, args![y, index, x])
+                self.launch(io.call, Access::Single, kernel!("pool_max_forward"), area, args![y, index, x])
             }
             Method::Average if self.whole() => {
                 let kernels = [
@@ -168,17 +168,17 @@ impl DeviceLayer for Pooling {
                 self.launch_whole(io.call, kernels, [y, x])
             }
             Method::Average => {
-                let way = self.way(format, &[x, y]);
-                let kernel = kernel_of!(way, "pool_average_forward");
-                self.launch(io.call, way, kernel, area, args![y, x])
+                let access = self.access(format, &[x, y]);
+                let kernel = kernel_of!(access, "pool_average_forward");
+                self.launch(io.call, access, kernel, area, args![y, x])
             }
             Method::Draw => {
                 let saved = io.saved(0);
                 let (index, slots) = if self.slots() { (None, saved) } else { (saved, None) };
                 let args = args![y, index, slots, x, io.call.clock, self.stream];
-                self.launch(io.call, Way::Single, kernel!("pool_draw_forward"), area, args)
+                self.launch(io.call, Access::Single, kernel!("pool_draw_forward"), area, args)
             }
-            Method::Expect => self.launch(io.call, Way::Single, kernel!("pool_expect_forward"), area, args![y, x]),
+            Method::Expect => self.launch(io.call, Access::Single, kernel!("pool_expect_forward"), area, args![y, x]),
         }
     }
 
@@ -190,13 +190,13 @@ impl DeviceLayer for Pooling {
         match self.method {
             Method::Max | Method::Draw if self.slots() => {
                 let slots = io.saved(0)?;
-                let way = self.way(format, &[dx, dy, slots]);
-                let kernel = kernel_of!(way, "pool_winner_backward");
-                self.launch_cells(io.call, way, kernel, args![dx, dy, slots])
+                let access = self.access(format, &[dx, dy, slots]);
+                let kernel = kernel_of!(access, "pool_winner_backward");
+                self.launch_cells(io.call, access, kernel, args![dx, dy, slots])
             }
             Method::Max | Method::Draw => {
                 let index = if self.index_top { io.top(1)? } else { io.saved(0)? };
-                self.launch(io.call, Way::Single, kernel!("pool_index_backward"), area, args![dx, dy, index])
+                self.launch(io.call, Access::Single, kernel!("pool_index_backward"), area, args![dx, dy, index])
             }
             Method::Average if self.whole() => {
                 let kernels = [
@@ -207,13 +207,13 @@ impl DeviceLayer for Pooling {
                 self.launch_whole(io.call, kernels, [dx, dy])
             }
             Method::Average => {
-                let way = self.way(format, &[dx, dy]);
-                let kernel = kernel_of!(way, "pool_average_backward");
-                self.launch_cells(io.call, way, kernel, args![dx, dy])
+                let access = self.access(format, &[dx, dy]);
+                let kernel = kernel_of!(access, "pool_average_backward");
+                self.launch_cells(io.call, access, kernel, args![dx, dy])
             }
             Method::Expect => {
                 let kernel = kernel!("pool_expect_backward");
-                self.launch(io.call, Way::Single, kernel, area, args![dx, dy, io.bottom(0)?])
+                self.launch(io.call, Access::Single, kernel, area, args![dx, dy, io.bottom(0)?])
             }
         }
     }

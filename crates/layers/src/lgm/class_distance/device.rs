@@ -8,7 +8,7 @@ use lgm_proto::class_distance_parameter::Metric;
 
 use super::{ClassDistance, DIAGONAL_FLOOR};
 use crate::common::labels;
-use crate::common::launch::{extent, product, row_grid};
+use crate::common::launch::{extent, matmul, row_grid};
 use crate::lgm::Extents;
 use crate::lgm::device_pairs::{DevicePairs, Of};
 
@@ -89,7 +89,7 @@ impl DeviceLayer for ClassDistance {
                 (partial, parts, -0.5f32)
             }
             Metric::Ip => {
-                let gemm = product((items, classes, width), (x, width), (w, width), 0.0, (top, classes));
+                let gemm = matmul((items, classes, width), (x, width), (w, width), 0.0, (top, classes));
                 io.queue().gemm(&Gemm { trans_b: true, exact: true, ..gemm })?;
                 if labels.is_none() {
                     return Ok(());
@@ -148,11 +148,11 @@ impl DeviceLayer for ClassDistance {
         if metric == Metric::Ip {
             let exact = true;
             if let Some(dx) = dx {
-                let gemm = product((items, width, classes), (c, classes), (w, width), 0.0, (dx, width));
+                let gemm = matmul((items, width, classes), (c, classes), (w, width), 0.0, (dx, width));
                 io.queue().gemm(&Gemm { exact, ..gemm })?;
             }
             if let Some(dw) = dw {
-                let gemm = product((classes, width, items), (c, classes), (x, width), 1.0, (dw, width));
+                let gemm = matmul((classes, width, items), (c, classes), (x, width), 1.0, (dw, width));
                 io.queue().gemm(&Gemm { trans_a: true, exact, ..gemm })?;
             }
         } else {

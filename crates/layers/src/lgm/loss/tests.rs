@@ -1,6 +1,6 @@
 use lgm_core::{DType, Phase, Shape, State};
 use lgm_cuda::sim::Order;
-use lgm_testkit::{Case, DeviceRig, Draw, Inputs, Recorded, Rig, assert_close, check, config_error};
+use lgm_testkit::{Case, DeviceHarness, Fill, Harness, Inputs, Recorded, assert_close, check, config_error};
 
 use crate::tests::registry;
 
@@ -17,18 +17,18 @@ pub(super) fn text(fields: &str, tops: usize) -> String {
     )
 }
 
-fn rig(fields: &str, tops: usize, phase: Phase, dtype: DType) -> (Rig, Inputs) {
+fn harness(fields: &str, tops: usize, phase: Phase, dtype: DType) -> (Harness, Inputs) {
     let shapes: [Shape; 2] = [[ITEMS, WIDTH].into(), [ITEMS].into()];
     let fields = format!("num_output: {CLASSES} {fields}");
-    let rig = Rig::new(&registry(), &text(&fields, tops), phase, dtype, &shapes).unwrap();
+    let harness = Harness::new(&registry(), &text(&fields, tops), phase, dtype, &shapes).unwrap();
     let mut random = lgm_core::rng::Philox::new(11, 2).from(0);
     let mut draw = |n: usize, lo: f64, hi: f64| (0..n).map(|_| random.uniform(lo, hi)).collect::<Vec<f64>>();
     let mut x = draw(ITEMS * WIDTH, -1.0, 1.0);
     ZEROS.iter().for_each(|&i| x[i] = 0.0);
-    let mut inputs = rig.forward_inputs(&[&x, &[2.0, 0.0, 1.0, 2.0, 2.0]]).unwrap();
-    inputs.params = vec![draw(CLASSES * WIDTH, -1.0, 1.0), draw(rig.params[1].shape.count(), 0.4, 1.6)];
-    inputs.top_diffs = rig.plan.tops.iter().map(|t| draw(t.shape.count(), 0.3, 1.0)).collect();
-    (rig, inputs)
+    let mut inputs = harness.forward_inputs(&[&x, &[2.0, 0.0, 1.0, 2.0, 2.0]]).unwrap();
+    inputs.params = vec![draw(CLASSES * WIDTH, -1.0, 1.0), draw(harness.params[1].shape.count(), 0.4, 1.6)];
+    inputs.top_diffs = harness.plan.tops.iter().map(|t| draw(t.shape.count(), 0.3, 1.0)).collect();
+    (harness, inputs)
 }
 
 /// How the formula is read: margins, λ, and what `ignore_zero` and `block_mul_grad` make of it.
@@ -103,12 +103,12 @@ fn every_branch_is_the_formula_and_has_its_gradient() {
                 "isotropic: {isotropic} ignore_zero: {ignore_zero} update_sigma: {update_sigma} block_mul_grad: {block}
                  margin_mul {{ value: {mul} }} margin_add {{ value: {add} }} center_coef: 0.5"
             );
-            let (rig, inputs) = rig(&fields, tops, if train { Phase::Train } else { Phase::Test }, DType::F64);
+            let (harness, inputs) = harness(&fields, tops, if train { Phase::Train } else { Phase::Test }, DType::F64);
             let name = format!("{fields}, train {train}, {tops} tops");
             let (mul, add) = if train { (mul, add) } else { (0.0, 0.0) };
             let mut formula = Formula { mul, add, lambda: 0.5, skip_zero: ignore_zero && train, ..Formula::default() };
             let (want, own) = formula.tops(&inputs);
-            let out = rig.run(&inputs).unwrap();
+            let out = harness.run(&inputs).unwrap();
             for (t, values) in out.tops.iter().enumerate() {
                 assert_close(&format!("{name}: top {t}"), values, &want[t], 1e-12);
             }
@@ -154,11 +154,11 @@ fn recorded_values() {
         );
         let shapes = [array("x").0.clone(), array("label").0.clone()];
         for (dtype, tolerance) in [(DType::F32, 2e-6), (DType::F64, 2e-8)] {
-            let rig = Rig::new(&registry(), &text(&fields, 3), Phase::Train, dtype, &shapes).unwrap();
-            let mut inputs = rig.forward_inputs(&[array("x").1, array("label").1]).unwrap();
+            let harness = Harness::new(&registry(), &text(&fields, 3), Phase::Train, dtype, &shapes).unwrap();
+            let mut inputs = harness.forward_inputs(&[array("x").1, array("label").1]).unwrap();
             inputs.params = vec![array("centers").1.to_vec(), array("sigma").1.to_vec()];
             inputs.top_diffs = vec![vec![1.0], vec![0.0; array("logits").1.len()], vec![0.0]];
-            let out = rig.run(&inputs).unwrap();
+            let out = harness.run(&inputs).unwrap();
             let close =
                 |what: &str, found: &[f64]| assert_close(&format!("{name} {what}"), found, array(what).1, tolerance);
             close("loss", &out.tops[0]);
@@ -177,8 +177,8 @@ fn plans_are_honest() {
         let fields = format!(r#"num_output: 4 weight_filler {{ type: "gaussian" std: 1 }} {fields}"#);
         Case::new(text(&fields, tops))
             .bottom([6, 3, 2])
-            .bottom_of([6, 1, 1], Draw::Labels(4))
-            .param(1, Draw::Uniform(0.5, 1.5))
+            .bottom_of([6, 1, 1], Fill::Labels(4))
+            .param(1, Fill::Uniform(0.5, 1.5))
     };
     check(
         &registry(),
@@ -205,10 +205,10 @@ fn whole_and_broken_tiles_and_sums_in_parts() {
             let fields = format!("num_output: {classes} update_sigma: true sigma_floor: 0.1 {filler} {fields}");
             let mut random = lgm_core::rng::Philox::new(5, 3).from(0);
             let mut feature = |i: usize| if i.is_multiple_of(5) { 0.0 } else { random.uniform(-1.5, 1.5) };
-            let features = Draw::Given((0..items * width).map(&mut feature).collect());
+            let features = Fill::Given((0..items * width).map(&mut feature).collect());
             let case = Case::new(text(&fields, 3)).without_gradients().bottom_of([items, width], features);
             // Variances below the floor, damped and free ones.
-            let case = case.bottom_of([items], Draw::Labels(classes)).param(1, Draw::Uniform(-0.2, 2.0));
+            let case = case.bottom_of([items], Fill::Labels(classes)).param(1, Fill::Uniform(-0.2, 2.0));
             check(&registry(), &[case]);
         }
     }
@@ -218,13 +218,13 @@ fn whole_and_broken_tiles_and_sums_in_parts() {
 fn the_device_finds_labels_outside_the_classes() {
     for order in [Order::Forward, Order::Reversed] {
         let shapes: [Shape; 2] = [[300, 2].into(), [300].into()];
-        let rig = DeviceRig::new(&registry(), &text("num_output: 3", 1), Phase::Train, &shapes, order).unwrap();
-        let Some(rig) = rig else { return };
+        let harness = DeviceHarness::new(&registry(), &text("num_output: 3", 1), Phase::Train, &shapes, order).unwrap();
+        let Some(harness) = harness else { return };
         let mut labels = vec![1.0; 300];
         (labels[270], labels[17]) = (3.0, -1.0);
-        let mut inputs = rig.rig.forward_inputs(&[&[0.5; 600], &labels]).unwrap();
+        let mut inputs = harness.harness.forward_inputs(&[&[0.5; 600], &labels]).unwrap();
         inputs.params[1] = vec![1.0; 3];
-        let err = rig.run(&inputs).unwrap_err().to_string();
+        let err = harness.run(&inputs).unwrap_err().to_string();
         assert!(err.contains("label -1 of item 17") && err.contains("3 classes"), "{err}");
     }
 }
@@ -233,13 +233,13 @@ fn the_device_finds_labels_outside_the_classes() {
 fn threads_change_nothing() {
     // Enough work to be shared out: 96 items of 80 features, 60 classes.
     let fields = r#"num_output: 60 update_sigma: true isotropic: false weight_filler { type: "gaussian" std: 1 }"#;
-    let case = Case::new(text(fields, 3)).bottom([96, 80]).bottom_of([96], Draw::Labels(60));
-    check(&registry(), &[case.param(1, Draw::Uniform(0.5, 1.5)).without_gradients()]);
+    let case = Case::new(text(fields, 3)).bottom([96, 80]).bottom_of([96], Fill::Labels(60));
+    check(&registry(), &[case.param(1, Fill::Uniform(0.5, 1.5)).without_gradients()]);
 }
 
 #[test]
 fn variances_start_at_one() {
-    let filled = |fields: &str| rig(fields, 1, Phase::Train, DType::F32).0.filled().unwrap().remove(1);
+    let filled = |fields: &str| harness(fields, 1, Phase::Train, DType::F32).0.filled().unwrap().remove(1);
     assert_eq!(filled(""), [1.0; CLASSES]);
     assert_eq!(filled("isotropic: false"), [1.0; CLASSES * WIDTH]);
     assert_eq!(filled("bias_filler { value: 0.5 }"), [0.5; CLASSES]);
@@ -249,11 +249,11 @@ fn variances_start_at_one() {
 fn lost_variances_count_as_the_floor() {
     for isotropic in [true, false] {
         let fields = format!("isotropic: {isotropic} update_sigma: true sigma_floor: 0.25 center_coef: 0.1");
-        let (rig, mut inputs) = rig(&fields, 3, Phase::Train, DType::F32);
+        let (harness, mut inputs) = harness(&fields, 3, Phase::Train, DType::F32);
         let n = inputs.params[1].len();
         let mut run = |s: f64| {
             inputs.params[1] = vec![s; n];
-            rig.run(&inputs).unwrap()
+            harness.run(&inputs).unwrap()
         };
         let floor = run(0.25);
         for lost in [0.0, -1.0, -1e30, f64::NEG_INFINITY, f64::NAN] {
@@ -271,22 +271,22 @@ fn lost_variances_count_as_the_floor() {
 #[test]
 fn margins_follow_their_schedules_and_are_saved() {
     let fields = "margin_mul { policy: ADDUP gamma: 0.25 step: 2 max: 0.5 }";
-    let loss = |rig: &Rig, inputs: &Inputs| rig.run(inputs).unwrap().tops[0][0];
+    let loss = |harness: &Harness, inputs: &Inputs| harness.run(inputs).unwrap().tops[0][0];
     let fixed = |mul: f64| {
-        let (rig, inputs) = rig(&format!("margin_mul {{ value: {mul} }}"), 1, Phase::Train, DType::F64);
-        loss(&rig, &inputs)
+        let (harness, inputs) = harness(&format!("margin_mul {{ value: {mul} }}"), 1, Phase::Train, DType::F64);
+        loss(&harness, &inputs)
     };
-    let (mut first, inputs) = rig(fields, 1, Phase::Train, DType::F64);
+    let (mut first, inputs) = harness(fields, 1, Phase::Train, DType::F64);
     for (iter, mul) in [(1, 0.0), (2, 0.25), (3, 0.25), (4, 0.5), (7, 0.5)] {
         let log = first.layer.begin_iteration(iter);
         assert_eq!(log.len(), usize::from(iter == 2 || iter == 4), "{log:?}");
         assert_eq!(loss(&first, &inputs), fixed(mul), "iteration {iter}");
     }
-    let (mut second, _) = rig(fields, 1, Phase::Train, DType::F64);
+    let (mut second, _) = harness(fields, 1, Phase::Train, DType::F64);
     second.layer.restore(&first.layer.state()).unwrap();
     assert_eq!(loss(&second, &inputs), fixed(0.5));
     // A test net has no margin, whatever the schedule says.
-    let (mut test, inputs) = rig(fields, 1, Phase::Test, DType::F64);
+    let (mut test, inputs) = harness(fields, 1, Phase::Test, DType::F64);
     test.layer.begin_iteration(4);
     assert_eq!((loss(&test, &inputs), test.layer.state()), (fixed(0.0), State::new()));
 }
@@ -305,9 +305,9 @@ fn mistakes_are_named() {
     fails("num_output: 3 sigma_floor: nan", good(), &["sigma_floor"]);
     fails("num_output: 3 margin_mul { policy: ADDUP step: -1 }", good(), &["margin_mul: step"]);
     for bad in [3.0, -1.0, f64::NAN] {
-        let (rig, mut inputs) = rig("", 1, Phase::Train, DType::F32);
+        let (harness, mut inputs) = harness("", 1, Phase::Train, DType::F32);
         inputs.bottoms[1][4] = bad;
-        let err = rig.run(&inputs).unwrap_err().to_string();
+        let err = harness.run(&inputs).unwrap_err().to_string();
         assert!(err.contains(&format!("label {bad} of item 4")) && err.contains("3 classes"), "{err}");
     }
 }

@@ -1,7 +1,7 @@
 //! Thousands of steps of a solver on clusters tight enough to make variances collapse.
 
 use lgm_core::{DType, Phase, Shape};
-use lgm_testkit::{Inputs, Rig};
+use lgm_testkit::{Harness, Inputs};
 
 use super::tests::text;
 use crate::tests::registry;
@@ -12,7 +12,7 @@ const WIDTH: usize = 2;
 
 /// SGD with momentum and weight decay on centers, variances and, where they are free, features.
 struct Training {
-    rig: Rig,
+    harness: Harness,
     inputs: Inputs,
     rate: f64,
     momentum: f64,
@@ -27,7 +27,7 @@ impl Training {
     fn new(fields: &str, spread: f64) -> Training {
         let fields = format!("num_output: {CLASSES} update_sigma: true center_coef: 0.1 {fields}");
         let shapes: [Shape; 2] = [[ITEMS, WIDTH].into(), [ITEMS].into()];
-        let rig = Rig::new(&registry(), &text(&fields, 1), Phase::Train, DType::F32, &shapes).unwrap();
+        let harness = Harness::new(&registry(), &text(&fields, 1), Phase::Train, DType::F32, &shapes).unwrap();
         let corners = [2.0, 0.0, -1.0, 1.7, -1.0, -1.7];
         let labels: Vec<f64> = (0..ITEMS).map(|i| (i % CLASSES) as f64).collect();
         let ring = |i: usize| (i / CLASSES) as f64 * 1.57;
@@ -37,11 +37,11 @@ impl Training {
                 [corner[0] + spread * ring(i).cos(), corner[1] + spread * ring(i).sin()]
             })
             .collect();
-        let mut inputs = rig.forward_inputs(&[&x, &labels]).unwrap();
+        let mut inputs = harness.forward_inputs(&[&x, &labels]).unwrap();
         inputs.params[0] = corners.to_vec();
         inputs.top_diffs = vec![vec![1.0]];
         let speed = [x.len(), inputs.params[0].len(), inputs.params[1].len()].map(|n| vec![0.0; n]);
-        Training { rig, inputs, rate: 0.1, momentum: 0.9, decay: 0.0, free_features: false, speed, losses: vec![] }
+        Training { harness, inputs, rate: 0.1, momentum: 0.9, decay: 0.0, free_features: false, speed, losses: vec![] }
     }
 
     fn sigma(&self) -> &[f64] {
@@ -50,7 +50,7 @@ impl Training {
 
     fn run(&mut self, iterations: usize) {
         for iteration in 0..iterations {
-            let out = self.rig.run(&self.inputs).unwrap();
+            let out = self.harness.run(&self.inputs).unwrap();
             self.losses.push(out.tops[0][0]);
             let [dx, dw, ds] =
                 [&out.bottom_diffs[0], &out.param_diffs[0], &out.param_diffs[1]].map(|d| d.as_ref().unwrap());

@@ -54,7 +54,7 @@ pub struct Outputs {
 }
 
 /// A layer with its plan.
-pub struct Rig {
+pub struct Harness {
     /// The compute half.
     pub layer: Compute,
     /// What it planned.
@@ -81,13 +81,13 @@ pub fn parse_layer(text: &str) -> Result<LayerParameter> {
     }
 }
 
-impl Rig {
+impl Harness {
     /// Builds and plans the layer of a `layer { … }` text for bottoms of the given shapes. A `phase` in the text wins
     /// over `phase`.
     ///
     /// # Errors
     /// When the text is malformed, or the layer refuses its parameters or bottoms.
-    pub fn new(registry: &Registry, text: &str, phase: Phase, dtype: DType, shapes: &[Shape]) -> Result<Rig> {
+    pub fn new(registry: &Registry, text: &str, phase: Phase, dtype: DType, shapes: &[Shape]) -> Result<Harness> {
         let param = parse_layer(text)?;
         let phase = if param.phase.is_some() { param.phase() } else { phase };
         let seed = 1701;
@@ -117,11 +117,11 @@ impl Rig {
             assert_eq!(plan.tops[t].bytes(), bottoms[b].bytes(), "diffs of top {t} and bottom {b} differ in size");
         }
         let params = plan.params.iter().map(|p| BlobSpec::new(p.shape.clone(), dtype)).collect();
-        let mut rig = Rig { layer, plan, bottoms, params, dtype, seed };
+        let mut harness = Harness { layer, plan, bottoms, params, dtype, seed };
         if phase == Phase::Train {
-            rig.layer.begin_iteration(0);
+            harness.layer.begin_iteration(0);
         }
-        Ok(rig)
+        Ok(harness)
     }
 
     /// Each parameter as its filler starts it.

@@ -1,4 +1,4 @@
-//! Convolution in two dimensions on a device by our own kernels: a matrix product of the filters and patches of a bounded
+//! Convolution in two dimensions on a device by our own kernels: a matrix multiplication of the filters and patches of a bounded
 //! number of images at a time; without patches where a filter sees one element; depthwise convolution in kernels of its
 //! own ([`super::depthwise`]). With channels last, one product for all those images, or as many as there are groups at once.
 
@@ -7,7 +7,7 @@ use lgm_core::{
 };
 
 use super::depthwise::{self, is_depthwise};
-use crate::common::launch::{extent, product, row_grid};
+use crate::common::launch::{extent, matmul, row_grid};
 
 /// Elements that patches may have.
 const PATCHES: usize = 32 << 20;
@@ -146,7 +146,7 @@ pub(super) fn forward(
                 batch: (n, [0, per_patch, per_y]),
                 factors: e,
                 result: e,
-                ..product(extents, (w, g.taps), (p, g.positions), 0.0, (y, g.positions))
+                ..matmul(extents, (w, g.taps), (p, g.positions), 0.0, (y, g.positions))
             })?;
         }
     }
@@ -181,7 +181,7 @@ pub(super) fn data(
                 batch: (n, [0, per_y, per_patch]),
                 factors: e,
                 result: e,
-                ..product(extents, (w, g.taps), (dy, g.positions), 0.0, (p, g.positions))
+                ..matmul(extents, (w, g.taps), (dy, g.positions), 0.0, (p, g.positions))
             })?;
         }
         if !is_pointwise(c) {
@@ -221,7 +221,7 @@ pub(super) fn filter(
                     trans_b: true,
                     factors: e,
                     result: Element::F32,
-                    ..product(extents, (dy, g.positions), (p, g.positions), 1.0, (dw, g.taps))
+                    ..matmul(extents, (dy, g.positions), (p, g.positions), 1.0, (dw, g.taps))
                 })?;
             }
         }
@@ -279,7 +279,7 @@ fn forward_last(
         let p = patches_last(queue, c, n, scratch, x.elements(start * per_x, e))?;
         let y = y.elements(start * per_y, e);
         let extents = (n * area(c.output), g.outputs, g.taps);
-        let gemm = product(extents, (p, g.row), (w, g.taps), 0.0, (y, c.outputs));
+        let gemm = matmul(extents, (p, g.row), (w, g.taps), 0.0, (y, c.outputs));
         let batch = (c.groups, [of_p, of_w, of_y]);
         queue.gemm(&Gemm { trans_b: true, batch, factors: e, result: e, ..gemm })?;
     }
@@ -301,7 +301,7 @@ fn data_last(
         let dy = dy.elements(start * per_y, e);
         let p = if is_pointwise(c) { dx } else { scratch };
         let extents = (n * area(c.output), g.taps, g.outputs);
-        let gemm = product(extents, (dy, c.outputs), (w, g.taps), 0.0, (p, g.row));
+        let gemm = matmul(extents, (dy, c.outputs), (w, g.taps), 0.0, (p, g.row));
         let batch = (c.groups, [of_y, of_w, of_p]);
         queue.gemm(&Gemm { batch, factors: e, result: e, ..gemm })?;
         if !is_pointwise(c) {
@@ -328,7 +328,7 @@ fn filter_last(
         let dy = dy.elements(start * per_y, e);
         let beta = if start == 0 && !adds_gradient(c) { 0.0 } else { 1.0 };
         let extents = (g.outputs, g.taps, n * area(c.output));
-        let gemm = product(extents, (dy, c.outputs), (p, g.row), beta, (dw, g.taps));
+        let gemm = matmul(extents, (dy, c.outputs), (p, g.row), beta, (dw, g.taps));
         let batch = (c.groups, [of_y, of_p, of_w]);
         queue.gemm(&Gemm { trans_a: true, batch, factors: e, ..gemm })?;
     }
