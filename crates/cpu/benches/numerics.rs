@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
 use lgm_core::Axes3;
+use lgm_core::Window;
 use lgm_cpu::batchnorm::{self, Affine, Normalized};
 use lgm_cpu::conv::{Algorithm, Epilogue};
 use lgm_cpu::pool::{PoolGeometry, Round};
@@ -76,7 +77,7 @@ fn products(c: &mut Criterion) {
 /// Name, batch, geometry.
 fn convolutions() -> Vec<(&'static str, usize, ConvGeometry)> {
     let square = |c, o, group, size, kernel, stride, pad| {
-        ConvGeometry::new(c, o, group, &[size; 2], &[kernel; 2], &[stride; 2], &[pad; 2], &[1; 2])
+        ConvGeometry::new(c, o, group, vec![Window::new(size, kernel, stride, pad, 1)?; 2])
     };
     [
         ("96x96_32", 16, square(96, 96, 1, 32, 3, 1, 1)),
@@ -104,9 +105,8 @@ fn convolution(c: &mut Criterion) {
         let (x, w) = (noise(batch * geometry.input_len()), noise(geometry.weights_len()));
         let dy = noise(batch * geometry.output_len());
         let (mut y, mut dx, mut dw) = (dy.clone(), x.clone(), w.clone());
-        let dense = [[3, 3], [5, 5]].contains(&[geometry.kernel[0], geometry.kernel[1]])
-            && geometry.stride == [1, 1]
-            && geometry.group == 1;
+        let square = [3, 5].map(|kernel| geometry.windows.iter().all(|w| (w.kernel, w.stride) == (kernel, 1)));
+        let dense = square.contains(&true) && geometry.group == 1;
         for winograd in [true, false] {
             let algorithm = Algorithm { winograd, ..Algorithm::active() };
             if winograd && !(dense && geometry.in_channels >= 16) {

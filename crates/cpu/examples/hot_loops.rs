@@ -6,6 +6,7 @@
 use std::process::ExitCode;
 
 use lgm_core::Axes3;
+use lgm_core::Window;
 use lgm_cpu::batchnorm::{self, Affine, Normalized};
 use lgm_cpu::conv::{Algorithm, Epilogue};
 use lgm_cpu::lrn::Lrn;
@@ -40,7 +41,7 @@ enum Pass {
 
 /// A pass of a convolution of `size` × `size` inputs with a kernel of `kernel` × `kernel`.
 fn convolution(batch: usize, [c, o, size, kernel, pad]: [usize; 5], winograd: bool, pass: Pass) -> Option<HotLoop> {
-    let g = ConvGeometry::new(c, o, 1, &[size; 2], &[kernel; 2], &[1; 2], &[pad; 2], &[1; 2]).ok()?;
+    let g = ConvGeometry::new(c, o, 1, vec![Window::new(size, kernel, 1, pad, 1).ok()?; 2]).ok()?;
     let algorithm = Algorithm { winograd, ..Algorithm::active() };
     let units = g.multiply_adds(batch);
     let (mut x, mut w, mut y) = (noise(batch * g.input_len()), noise(g.weights_len()), noise(batch * g.output_len()));

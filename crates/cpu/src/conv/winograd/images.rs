@@ -187,11 +187,18 @@ pub(super) fn run<T: Float, const K: usize, const IN: usize>(
     (y, to): (&mut [T], Channels),
     epilogue: Epilogue<'_, T>,
 ) {
-    let (oh, ow) = (plane.oh, plane.ow);
+    let (oh, ow) = (plane.rows.output, plane.columns.output);
     let lots = Lots::new(source, batch, (oh, ow));
     let parts: SmallVec<[_; 8]> = lots.parts().collect();
     let wide = lots.wide;
-    let inputs = Tiling::<IN> { h: plane.h, w: plane.w, top: plane.ph, left: plane.pw, wide, step: OUT };
+    let inputs = Tiling::<IN> {
+        h: plane.rows.input,
+        w: plane.columns.input,
+        top: plane.rows.pad,
+        left: plane.columns.pad,
+        wide,
+        step: OUT,
+    };
     let outputs = Tiling::<OUT> { h: oh, w: ow, top: 0, left: 0, wide, step: OUT };
     let y = Shared::new(y);
     let gather = tile::gather_by::<T, IN>(epilogue.relu);
@@ -224,10 +231,17 @@ pub(super) fn adjoint<T: Float, const IN: usize>(
     (dy, from): (&[T], Channels),
     (dx, to): (&Shared<'_, T>, Channels),
 ) {
-    let lots = Lots::new(source, batch, (plane.oh, plane.ow));
+    let lots = Lots::new(source, batch, (plane.rows.output, plane.columns.output));
     let (wide, area) = (lots.wide, plane.area());
-    let outputs = Tiling::<OUT> { h: plane.oh, w: plane.ow, top: 0, left: 0, wide, step: OUT };
-    let inputs = Tiling::<IN> { h: plane.h, w: plane.w, top: plane.ph, left: plane.pw, wide, step: OUT };
+    let outputs = Tiling::<OUT> { h: plane.rows.output, w: plane.columns.output, top: 0, left: 0, wide, step: OUT };
+    let inputs = Tiling::<IN> {
+        h: plane.rows.input,
+        w: plane.columns.input,
+        top: plane.rows.pad,
+        left: plane.columns.pad,
+        wide,
+        step: OUT,
+    };
     // Rows of tiles overlap, so an image's are one task's. What falls on the padding is added up on a position behind the
     // plane's.
     let size = (area + 1) * LANES;
@@ -238,7 +252,7 @@ pub(super) fn adjoint<T: Float, const IN: usize>(
         let mut work = tile::Work::<T, IN>::new();
         for part in lots.parts() {
             let v = lots.spread(tile::spread_values, outputs, lot, &part, (dy, from));
-            let first = inputs.rows(&part).start * plane.w;
+            let first = inputs.rows(&part).start * plane.columns.input;
             inputs.places(&part, area - first, &mut places);
             lots.for_each_outer(&v, part.rows.len() * wide, to.count, |channel, products, from, stride| {
                 let region = &mut regions[channel * size..][first * LANES..size];
