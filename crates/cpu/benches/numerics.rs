@@ -10,7 +10,7 @@ use std::time::Duration;
 use criterion::{BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
 use lgm_core::Axes3;
 use lgm_core::Window;
-use lgm_cpu::batchnorm::{self, Affine, Normalized};
+use lgm_cpu::batchnorm::{self, Affine, Normalization, Normalized};
 use lgm_cpu::conv::{Algorithm, Epilogue};
 use lgm_cpu::pool::{PoolGeometry, Round};
 use lgm_cpu::{ConvGeometry, Gemm, Kernel, MatMut, MatRef, elementwise, lrn, math, softmax};
@@ -148,7 +148,7 @@ fn bandwidth(c: &mut Criterion) {
     run("batchnorm/statistics", 4, &mut || batchnorm::mean_variance(&x, e, &mut mean, &mut variance));
     run("batchnorm/normalize", 8, &mut || {
         let affine = Affine { scale: &ones, shift: Some(&ones) };
-        batchnorm::normalize(Some(&x), e, &mean, &ones, Some(affine), true, &mut y);
+        Normalization { mean: &mean, inv_std: &ones, affine: Some(affine), relu: true }.apply(Some(&x), e, &mut y);
     });
     let xhat = Normalized::From { x: &x, mean: &ones, inv_std: &ones };
     run("batchnorm/backward_sums", 8, &mut || batchnorm::backward_sums(xhat, &dy, e, &mut a, &mut b));

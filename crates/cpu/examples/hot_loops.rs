@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use lgm_core::Axes3;
 use lgm_core::Window;
-use lgm_cpu::batchnorm::{self, Affine, Normalized};
+use lgm_cpu::batchnorm::{self, Affine, Normalization, Normalized};
 use lgm_cpu::conv::{Algorithm, Epilogue};
 use lgm_cpu::lrn::Lrn;
 use lgm_cpu::pool::{PoolGeometry, Round};
@@ -88,7 +88,7 @@ fn blob(name: &str) -> Option<HotLoop> {
         "statistics" => Box::new(move || batchnorm::mean_variance(&x, e, &mut a, &mut b)),
         "normalize" => Box::new(move || {
             let affine = Affine { scale: &ones, shift: Some(&ones) };
-            batchnorm::normalize(Some(&x), e, &a, &ones, Some(affine), true, &mut y);
+            Normalization { mean: &a, inv_std: &ones, affine: Some(affine), relu: true }.apply(Some(&x), e, &mut y);
         }),
         "batchnorm_sums" => Box::new(move || {
             let xhat = Normalized::From { x: &x, mean: &ones, inv_std: &ones };

@@ -94,8 +94,8 @@ fn inputs<T: Float>(
             region.fill(T::zero());
             let (at, channels) = to.vector(segment.image, v, area);
             for (t, places) in places.as_chunks::<IN>().0.chunks_exact(IN).enumerate() {
-                let from = (first_tile + t) * products.pitch + v * LANES;
-                tile::add_inputs(&mut work, &products.data, from, products.stride, &mut region[base..], places);
+                let at = (first_tile + t) * products.pitch + v * LANES;
+                tile::add_inputs(&mut work, products.from(at), &mut region[base..], places);
             }
             let dst = dx.at(at, (channels - 1) * area + area);
             // SAFETY: the span in dx was checked and the image belongs to this task; the region holds `area` vectors.

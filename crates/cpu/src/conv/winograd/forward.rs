@@ -153,8 +153,8 @@ impl<T: Float> Pass<'_, T> {
                 let bias = self.bias(first);
                 let (at, channels) = self.to.vector(segment.image, first / LANES, area);
                 for (t, places) in places.as_chunks::<OUT>().0.chunks_exact(OUT).enumerate() {
-                    let from = (first_tile + t) * products.pitch + first - columns.start;
-                    gather(&mut work, &products.data, from, products.stride, &bias, &mut region, places);
+                    let at = (first_tile + t) * products.pitch + first - columns.start;
+                    gather(&mut work, products.from(at), &bias, &mut region, places);
                 }
                 let dst = self.y.at(at + top * ow, (channels - 1) * area + len);
                 // SAFETY: the span in y was checked and its rows belong to this task; the region holds `len` vectors.

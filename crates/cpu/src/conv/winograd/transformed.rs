@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::kernels::Kernels;
 use super::spaced;
-use super::tile::LANES;
+use super::tile::{Frequencies, LANES};
 use crate::Float;
 use crate::kernel::{Micro, TileArgs};
 use crate::pack::Panels;
@@ -16,11 +16,11 @@ const DEPTH: usize = 512;
 
 /// A block's products: `data[frequency·stride + tile·pitch + column]`.
 pub(super) struct Products<T, const IN: usize> {
-    pub data: Scratch<T>,
+    data: Scratch<T>,
     tiles: usize,
     pub columns: Range<usize>,
     pub pitch: usize,
-    pub stride: usize,
+    stride: usize,
 }
 
 impl<T: Float, const IN: usize> Products<T, IN> {
@@ -28,6 +28,11 @@ impl<T: Float, const IN: usize> Products<T, IN> {
         let pitch = spaced(columns.len());
         let stride = tiles * pitch + LANES;
         Products { data: Scratch::new(IN * IN * stride), tiles, columns, pitch, stride }
+    }
+
+    /// The frequencies of the tile and columns whose first element is at `first`.
+    pub fn from(&self, first: usize) -> Frequencies<'_, T> {
+        Frequencies { data: &self.data, first, stride: self.stride }
     }
 }
 

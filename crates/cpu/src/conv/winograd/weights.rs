@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::tile::{self, LANES};
+use super::tile::{self, Frequencies, LANES};
 use super::{Blocks, Channels, OUT, Planar, Plane, Spread, Tiling, sized, spaced};
 use crate::gemm::even_block;
 use crate::kernel::{Micro, TileArgs};
@@ -279,7 +279,8 @@ impl<'a, T: Float, const K: usize, const IN: usize> Sides<'a, T, K, IN> {
         let mut work = tile::Work::<T, IN>::new();
         for column in part.columns.clone().step_by(LANES) {
             let first = (row - part.rows.start) * products.pitch + column - part.columns.start;
-            tile::gather_kernels(&mut work, data, first, products.stride, &mut lanes);
+            let frequencies = Frequencies { data, first, stride: products.stride };
+            tile::gather_kernels(&mut work, frequencies, &mut lanes);
             // SAFETY: `area` vectors of LANES in, LANES times `area` out.
             unsafe { (self.micro.transpose)(area, LANES, lanes.as_ptr().cast(), LANES, taps.as_mut_ptr(), area) }
             for (column, taps) in (column..part.columns.end).zip(taps.chunks_exact(area)) {
