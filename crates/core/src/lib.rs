@@ -13,6 +13,7 @@ pub mod memory;
 pub mod rng;
 mod shape;
 pub mod space;
+mod window;
 
 pub use convolution::{ConvolutionPass, DeviceConvolution, Maker, PreparedConvolution};
 pub use device::{Arg, Device, DevicePtr, DeviceQueue, Fault, Gemm, Grid};
@@ -27,3 +28,4 @@ pub use layer::{
 pub use lgm_proto::Phase;
 pub use shape::{Axes3, BlobSpec, Shape, count};
 pub use space::{Host, Space, View, ViewMut};
+pub use window::Window;

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use criterion::{BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
 use lgm_core::Axes3;
-use lgm_cpu::batchnorm::{self, Affine, Normalized};
+use lgm_core::Window;
+use lgm_cpu::batchnorm::{self, Affine, Normalization, Normalized};
 use lgm_cpu::conv::{Algorithm, Epilogue};
 use lgm_cpu::pool::{PoolGeometry, Round};
 use lgm_cpu::{ConvGeometry, Gemm, Kernel, MatMut, MatRef, elementwise, lrn, math, softmax};
@@ -76,7 +77,7 @@ fn products(c: &mut Criterion) {
 /// Name, batch, geometry.
 fn convolutions() -> Vec<(&'static str, usize, ConvGeometry)> {
     let square = |c, o, group, size, kernel, stride, pad| {
-        ConvGeometry::new(c, o, group, &[size; 2], &[kernel; 2], &[stride; 2], &[pad; 2], &[1; 2])
+        ConvGeometry::new(c, o, group, vec![Window::new(size, kernel, stride, pad, 1)?; 2])
     };
     [
         ("96x96_32", 16, square(96, 96, 1, 32, 3, 1, 1)),
@@ -104,9 +105,8 @@ fn convolution(c: &mut Criterion) {
         let (x, w) = (noise(batch * geometry.input_len()), noise(geometry.weights_len()));
         let dy = noise(batch * geometry.output_len());
         let (mut y, mut dx, mut dw) = (dy.clone(), x.clone(), w.clone());
-        let dense = [[3, 3], [5, 5]].contains(&[geometry.kernel[0], geometry.kernel[1]])
-            && geometry.stride == [1, 1]
-            && geometry.group == 1;
+        let square = [3, 5].map(|kernel| geometry.windows.iter().all(|w| (w.kernel, w.stride) == (kernel, 1)));
+        let dense = square.contains(&true) && geometry.group == 1;
         for winograd in [true, false] {
             let algorithm = Algorithm { winograd, ..Algorithm::active() };
             if winograd && !(dense && geometry.in_channels >= 16) {
@@ -148,7 +148,7 @@ fn bandwidth(c: &mut Criterion) {
     run("batchnorm/statistics", 4, &mut || batchnorm::mean_variance(&x, e, &mut mean, &mut variance));
     run("batchnorm/normalize", 8, &mut || {
         let affine = Affine { scale: &ones, shift: Some(&ones) };
-        batchnorm::normalize(Some(&x), e, &mean, &ones, Some(affine), true, &mut y);
+        Normalization { mean: &mean, inv_std: &ones, affine: Some(affine), relu: true }.apply(Some(&x), e, &mut y);
     });
     let xhat = Normalized::From { x: &x, mean: &ones, inv_std: &ones };
     run("batchnorm/backward_sums", 8, &mut || batchnorm::backward_sums(xhat, &dy, e, &mut a, &mut b));

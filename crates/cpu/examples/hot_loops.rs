@@ -6,7 +6,8 @@
 use std::process::ExitCode;
 
 use lgm_core::Axes3;
-use lgm_cpu::batchnorm::{self, Affine, Normalized};
+use lgm_core::Window;
+use lgm_cpu::batchnorm::{self, Affine, Normalization, Normalized};
 use lgm_cpu::conv::{Algorithm, Epilogue};
 use lgm_cpu::lrn::Lrn;
 use lgm_cpu::pool::{PoolGeometry, Round};
@@ -40,7 +41,7 @@ enum Pass {
 
 /// A pass of a convolution of `size` × `size` inputs with a kernel of `kernel` × `kernel`.
 fn convolution(batch: usize, [c, o, size, kernel, pad]: [usize; 5], winograd: bool, pass: Pass) -> Option<HotLoop> {
-    let g = ConvGeometry::new(c, o, 1, &[size; 2], &[kernel; 2], &[1; 2], &[pad; 2], &[1; 2]).ok()?;
+    let g = ConvGeometry::new(c, o, 1, vec![Window::new(size, kernel, 1, pad, 1).ok()?; 2]).ok()?;
     let algorithm = Algorithm { winograd, ..Algorithm::active() };
     let units = g.multiply_adds(batch);
     let (mut x, mut w, mut y) = (noise(batch * g.input_len()), noise(g.weights_len()), noise(batch * g.output_len()));
@@ -87,7 +88,7 @@ fn blob(name: &str) -> Option<HotLoop> {
         "statistics" => Box::new(move || batchnorm::mean_variance(&x, e, &mut a, &mut b)),
         "normalize" => Box::new(move || {
             let affine = Affine { scale: &ones, shift: Some(&ones) };
-            batchnorm::normalize(Some(&x), e, &a, &ones, Some(affine), true, &mut y);
+            Normalization { mean: &a, inv_std: &ones, affine: Some(affine), relu: true }.apply(Some(&x), e, &mut y);
         }),
         "batchnorm_sums" => Box::new(move || {
             let xhat = Normalized::From { x: &x, mean: &ones, inv_std: &ones };

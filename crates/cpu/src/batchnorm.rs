@@ -14,7 +14,7 @@ use crate::kernel::vectorized;
 use crate::parallel::{Shared, tasks};
 use crate::scratch::Scratch;
 use crate::{BLOCK, Float};
-pub use joined::{Joined, normalize_and_add};
+pub use joined::Joined;
 pub use rectified::Rectified;
 
 /// Calls `row(channel, range)` for every run of a channel, in parallel over blocks of runs.
@@ -75,7 +75,7 @@ pub fn mean_variance<T: Float>(x: &[T], axes: Axes3, mean: &mut [T], variance: &
     );
 }
 
-/// What [`normalize`] does after normalising.
+/// γ and β, which follow a normalisation.
 #[derive(Clone, Copy, Debug)]
 pub struct Affine<'a, T> {
     /// γ of each channel.
@@ -84,31 +84,58 @@ pub struct Affine<'a, T> {
     pub shift: Option<&'a [T]>,
 }
 
-/// y = (x − μ)·`inv_std`, then γ·y + β, then max(y, 0) if `relu`; on `y` itself when `x` is `None`.
-///
-/// # Panics
-/// When a slice is too short.
-pub fn normalize<T: Float>(
-    x: Option<&[T]>,
-    axes: Axes3,
-    mean: &[T],
-    inv_std: &[T],
-    affine: Option<Affine<'_, T>>,
-    relu: bool,
-    y: &mut [T],
-) {
-    let y = Shared::new(&mut y[..axes.count()]);
-    let floor = if relu { T::zero() } else { T::neg_infinity() };
-    rows(axes, |c, range| {
-        // SAFETY: every run is visited once.
-        let y = unsafe { y.part(range.clone()) };
-        let scale = affine.map_or(inv_std[c], |a| inv_std[c] * a.scale[c]);
-        let shift = affine.and_then(|a| a.shift).map_or(T::zero(), |s| s[c]);
-        match x {
-            Some(x) => normalize_row(&x[range], mean[c], scale, shift, floor, y),
-            None => normalize_in_place(y, mean[c], scale, shift, floor),
+/// y = (x − μ)·`inv_std`, then γ·y + β, then max(y, 0) if `relu`.
+#[derive(Clone, Copy, Debug)]
+pub struct Normalization<'a, T> {
+    /// μ of each channel.
+    pub mean: &'a [T],
+    /// 1/√(σ² + ε) of each channel.
+    pub inv_std: &'a [T],
+    /// γ and β.
+    pub affine: Option<Affine<'a, T>>,
+    /// Whether a ReLU follows.
+    pub relu: bool,
+}
+
+impl<T: Float> Normalization<'_, T> {
+    fn channel(&self, c: usize) -> Channel<T> {
+        Channel {
+            mean: self.mean[c],
+            scale: self.affine.map_or(self.inv_std[c], |a| self.inv_std[c] * a.scale[c]),
+            shift: self.affine.and_then(|a| a.shift).map_or(T::zero(), |s| s[c]),
+            floor: floor(self.relu),
         }
-    });
+    }
+
+    /// Overwrites y; normalises `y` itself when `x` is `None`.
+    ///
+    /// # Panics
+    /// When a slice is too short.
+    pub fn apply(&self, x: Option<&[T]>, axes: Axes3, y: &mut [T]) {
+        let y = Shared::new(&mut y[..axes.count()]);
+        rows(axes, |c, range| {
+            // SAFETY: every run is visited once.
+            let y = unsafe { y.part(range.clone()) };
+            match x {
+                Some(x) => normalize_row(&x[range], self.channel(c), y),
+                None => normalize_in_place(y, self.channel(c)),
+            }
+        });
+    }
+}
+
+/// What the values of a channel go through: (x − `mean`)·`scale` + `shift`, and at least `floor`.
+#[derive(Clone, Copy)]
+struct Channel<T> {
+    mean: T,
+    scale: T,
+    shift: T,
+    floor: T,
+}
+
+/// What values are at least, with a ReLU or without.
+fn floor<T: Float>(relu: bool) -> T {
+    if relu { T::zero() } else { T::neg_infinity() }
 }
 
 /// y = x·`scale` + `shift` for each channel; on `y` itself when `x` is `None`.
@@ -121,9 +148,10 @@ pub fn scale_shift<T: Float>(x: Option<&[T]>, axes: Axes3, scale: &[T], shift: O
         // SAFETY: every run is visited once.
         let y = unsafe { y.part(range.clone()) };
         let shift = shift.map_or(T::zero(), |s| s[c]);
+        let channel = Channel { mean: T::zero(), scale: scale[c], shift, floor: floor(false) };
         match x {
-            Some(x) => normalize_row(&x[range], T::zero(), scale[c], shift, T::neg_infinity(), y),
-            None => normalize_in_place(y, T::zero(), scale[c], shift, T::neg_infinity()),
+            Some(x) => normalize_row(&x[range], channel, y),
+            None => normalize_in_place(y, channel),
         }
     });
 }
@@ -257,7 +285,8 @@ vectorized! {
 }
 
 vectorized! {
-    fn normalize_row[T: Float](x: &[T], mean: T, scale: T, shift: T, floor: T, y: &mut [T]) {
+    fn normalize_row[T: Float](x: &[T], channel: Channel<T>, y: &mut [T]) {
+        let Channel { mean, scale, shift, floor } = channel;
         for (y, &x) in y.iter_mut().zip(x) {
             let v = (x - mean) * scale + shift;
             *y = if v < floor { floor } else { v };
@@ -266,7 +295,8 @@ vectorized! {
 }
 
 vectorized! {
-    fn normalize_in_place[T: Float](y: &mut [T], mean: T, scale: T, shift: T, floor: T) {
+    fn normalize_in_place[T: Float](y: &mut [T], channel: Channel<T>) {
+        let Channel { mean, scale, shift, floor } = channel;
         for y in y {
             let v = (*y - mean) * scale + shift;
             *y = if v < floor { floor } else { v };

@@ -31,9 +31,13 @@ mod sync {
             Wait(limit)
         }
 
+        /// Loom gives way to other threads at a yield, so one before a member sleeps would leave out orders.
         pub fn turn(&mut self) -> bool {
-            loom::thread::yield_now();
-            self.0 > Duration::ZERO
+            let awake = self.0 > Duration::ZERO;
+            if awake {
+                loom::thread::yield_now();
+            }
+            awake
         }
     }
 }

@@ -15,7 +15,7 @@
 //! Source: Ioffe and Szegedy, "Batch Normalization" (2015); Caffe's layer of this name, which keeps its own copy of y.
 
 use lgm_core::{Arity, Axes3, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result};
-use lgm_cpu::batchnorm::{self, Normalized};
+use lgm_cpu::batchnorm::{self, Normalization, Normalized};
 use lgm_proto::LayerParameter;
 
 use statistics::{Statistics, axes};
@@ -70,7 +70,7 @@ impl HostLayer for BatchNorm {
         if let Some(kept) = io.saved::<T>(0)? {
             kept.copy_from_slice(spread);
         }
-        batchnorm::normalize(x, self.axes, mean, spread, None, false, y);
+        Normalization { mean, inv_std: spread, affine: None, relu: false }.apply(x, self.axes, y);
         Ok(())
     }
 

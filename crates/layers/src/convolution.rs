@@ -15,7 +15,7 @@
 
 use lgm_core::{
     Arity, BlobSpec, BuildCx, Bwd, Error, Float, Fwd, Host, HostLayer, Layer, Node, ParamSpec, Plan, Result, Shape,
-    ensure,
+    Window, ensure,
 };
 use lgm_cpu::{ConvGeometry, Epilogue};
 use lgm_proto::{ConvolutionParameter, LayerParameter};
@@ -56,35 +56,19 @@ impl Convolution {
     }
 }
 
-/// The values of one setting along the spatial axes.
-pub(crate) struct Window {
-    /// Kernel extents.
-    pub kernel: Vec<usize>,
-    /// Strides.
-    pub stride: Vec<usize>,
-    /// Zeros at each side.
-    pub pad: Vec<usize>,
-    /// Distances between kernel elements.
-    pub dilation: Vec<usize>,
-}
-
-impl Window {
-    /// Reads the settings for so many spatial axes.
-    pub fn new(p: &ConvolutionParameter, axes: usize) -> Result<Window> {
-        Ok(Window {
-            kernel: per_axis(
-                "kernel_size",
-                &p.kernel_size,
-                ("kernel_h", p.kernel_h),
-                ("kernel_w", p.kernel_w),
-                axes,
-                None,
-            )?,
-            stride: per_axis("stride", &p.stride, ("stride_h", p.stride_h), ("stride_w", p.stride_w), axes, Some(1))?,
-            pad: per_axis("pad", &p.pad, ("pad_h", p.pad_h), ("pad_w", p.pad_w), axes, Some(0))?,
-            dilation: per_axis("dilation", &p.dilation, ("", None), ("", None), axes, Some(1))?,
-        })
-    }
+/// The windows along the spatial axes of so many positions.
+fn windows(p: &ConvolutionParameter, input: &[usize]) -> Result<Vec<Window>> {
+    let axes = input.len();
+    let (high, wide) = (("kernel_h", p.kernel_h), ("kernel_w", p.kernel_w));
+    let kernel = per_axis("kernel_size", &p.kernel_size, high, wide, axes, None)?;
+    let stride = per_axis("stride", &p.stride, ("stride_h", p.stride_h), ("stride_w", p.stride_w), axes, Some(1))?;
+    let pad = per_axis("pad", &p.pad, ("pad_h", p.pad_h), ("pad_w", p.pad_w), axes, Some(0))?;
+    let dilation = per_axis("dilation", &p.dilation, ("", None), ("", None), axes, Some(1))?;
+    let window = |i: usize| {
+        Window::new(input[i], kernel[i], stride[i], pad[i], dilation[i])
+            .map_err(|error| Error::config(format!("spatial axis {i}: {error}")))
+    };
+    (0..axes).map(window).collect()
 }
 
 type Named = (&'static str, Option<u32>);
@@ -134,12 +118,12 @@ impl Layer for Convolution {
         let axis = shape.axis(p.axis())?;
         let (channels, input) = (shape[axis], &shape[axis + 1..]);
         let (outputs, group) = (p.num_output() as usize, p.group() as usize);
-        let Window { kernel, stride, pad, dilation } = Window::new(p, input.len())?;
-        let geometry = ConvGeometry::new(channels, outputs, group, input, &kernel, &stride, &pad, &dilation)?;
+        let geometry = ConvGeometry::new(channels, outputs, group, windows(p, input)?)?;
 
-        let top = shape.splice(axis..shape.len(), [outputs].into_iter().chain(geometry.output.iter().copied()));
+        let along = |extent: fn(&Window) -> usize| geometry.windows.iter().map(extent);
+        let top = shape.splice(axis..shape.len(), [outputs].into_iter().chain(along(|w| w.output)));
         let mut plan = Plan::new(vec![bottoms[0].with_shape(top); tops]);
-        let weight = Shape::new([outputs, channels / group].into_iter().chain(kernel));
+        let weight = Shape::new([outputs, channels / group].into_iter().chain(along(|w| w.kernel)));
         plan.params = vec![ParamSpec::new(weight, p.weight_filler.as_ref())];
         if p.bias_term() {
             plan.params.push(ParamSpec::new([outputs], p.bias_filler.as_ref()));

@@ -60,10 +60,10 @@ fn normalising_and_its_gradient() {
         }
         let mut y = vec![f32::NAN; e.count()];
         let affine = Some(Affine { scale: &gamma, shift: Some(&beta) });
-        normalize(Some(&x), e, &mean, &inv, affine, true, &mut y);
+        Normalization { mean: &mean, inv_std: &inv, affine, relu: true }.apply(Some(&x), e, &mut y);
         assert!(relative_error(&y, &y_want) < 1e-5);
         let mut xhat = x.clone();
-        normalize(None, e, &mean, &inv, None, false, &mut xhat);
+        Normalization { mean: &mean, inv_std: &inv, affine: None, relu: false }.apply(None, e, &mut xhat);
         let mut scaled = vec![0.0; e.count()];
         scale_shift(Some(&xhat), e, &gamma, Some(&beta), &mut scaled);
         scaled.iter_mut().for_each(|v| *v = v.max(0.0));
@@ -99,7 +99,7 @@ fn threads_do_not_change_the_bits() {
         let (mut mean, mut var) = (vec![0.0; 10], vec![0.0; 10]);
         mean_variance(&x, e, &mut mean, &mut var);
         let mut y = x.clone();
-        normalize(None, e, &mean, &var, None, true, &mut y);
+        Normalization { mean: &mean, inv_std: &var, affine: None, relu: true }.apply(None, e, &mut y);
         [y, mean, var].concat()
     });
 }

@@ -1,5 +1,7 @@
 //! Any number of spatial axes, by a matrix of patches for each image; also the patches by themselves.
 
+use smallvec::SmallVec;
+
 use super::{Algorithm, ConvGeometry, Epilogue};
 use crate::elementwise::{map_into, rectified};
 use crate::parallel::for_each_row;
@@ -22,38 +24,39 @@ impl ConvGeometry {
     /// Calls `visit(position, offset)` for every output position, with the offset in a channel of the input under the
     /// kernel element `tap`, or `None` where that is padding.
     fn visit(&self, tap: usize, mut visit: impl FnMut(usize, Option<usize>)) {
-        let axes = self.input.len();
-        let mut tap_index = smallvec::SmallVec::<[usize; 6]>::from_elem(0, axes);
+        let axes = self.windows.len();
+        let mut tap_index = SmallVec::<[usize; 6]>::from_elem(0, axes);
         let mut rest = tap;
         for d in (0..axes).rev() {
-            tap_index[d] = rest % self.kernel[d];
-            rest /= self.kernel[d];
+            tap_index[d] = rest % self.windows[d].kernel;
+            rest /= self.windows[d].kernel;
         }
-        let mut at = smallvec::SmallVec::<[usize; 6]>::from_elem(0, axes);
+        let mut at = SmallVec::<[usize; 6]>::from_elem(0, axes);
+        let outputs: SmallVec<[usize; 6]> = self.windows.iter().map(|w| w.output).collect();
         let mut position = 0;
         if self.output_area() == 0 {
             return;
         }
         loop {
             let mut offset = Some(0usize);
-            for d in 0..axes {
-                let i = (at[d] * self.stride[d] + tap_index[d] * self.dilation[d]).wrapping_sub(self.pad[d]);
-                offset = offset.filter(|_| i < self.input[d]).map(|o| o * self.input[d] + i);
+            for (d, window) in self.windows.iter().enumerate() {
+                let i = window.position(at[d], tap_index[d]);
+                offset = offset.zip(i).map(|(o, i)| o * window.input + i);
             }
             visit(position, offset);
             position += 1;
-            if !advance(&mut at, &self.output) {
+            if !advance(&mut at, &outputs) {
                 return;
             }
         }
     }
 
     pub(super) fn taps(&self) -> usize {
-        lgm_core::count(&self.kernel)
+        self.area(|w| w.kernel)
     }
 
     pub(super) fn input_area(&self) -> usize {
-        lgm_core::count(&self.input)
+        self.area(|w| w.input)
     }
 }
 

@@ -15,7 +15,7 @@
 use lgm_core::{
     Arity, Axes3, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, ParamSpec, Plan, Result, Sharing,
 };
-use lgm_cpu::batchnorm::{Affine, Joined, Normalized, Rectified, backward_data, normalize, normalize_and_add};
+use lgm_cpu::batchnorm::{Affine, Joined, Normalization, Normalized, Rectified, backward_data};
 use lgm_proto::LayerParameter;
 
 use super::statistics::{Statistics, axes};
@@ -100,12 +100,13 @@ impl HostLayer for FusedBatchNorm {
         self.statistics.forward(x, self.axes, &mut io, mean, inv_std)?;
         let scale = io.param::<T>(SCALE)?;
         let shift = if self.bias { Some(io.param::<T>(SHIFT)?) } else { None };
-        let affine = Affine { scale, shift };
+        let affine = Some(Affine { scale, shift });
+        let normalization = Normalization { mean, inv_std, affine, relu: self.relu };
         if self.joins {
             let r = io.bottom_unless_shared::<T>(1)?;
-            normalize_and_add(x, r, self.axes, mean, inv_std, affine, self.relu, y);
+            normalization.apply_and_add(x, r, self.axes, y);
         } else {
-            normalize(Some(x), self.axes, mean, inv_std, Some(affine), self.relu, y);
+            normalization.apply(Some(x), self.axes, y);
         }
         if let (Some(kept_mean), Some(kept_inv_std)) = (io.saved::<T>(0)?, io.saved::<T>(1)?) {
             kept_mean.copy_from_slice(mean);

@@ -7,7 +7,7 @@
 use lgm_core::{
     Axes3, BlobSpec, Bwd, ChannelsLast, ConvolutionPass, Device, DeviceConvolution, DeviceLayer, DevicePtr,
     DeviceQueue, Element, Format, Formats, Fwd, Layout, Maker, Offer, Plan, PreparedConvolution, Result, Shape,
-    TENSOR_CORES_FROM,
+    TENSOR_CORES_FROM, Window,
 };
 
 use super::Convolution;
@@ -51,22 +51,22 @@ impl Convolution {
     pub(super) fn planar(&self) -> Option<DeviceConvolution> {
         let g = self.geometry.as_ref()?;
         // One dimension is a plane of one row, none a plane of one element.
-        let pair = |v: &[usize], missing: usize| match *v {
-            [] => Some([missing, missing]),
-            [w] => Some([missing, w]),
-            [h, w] => Some([h, w]),
-            _ => None,
+        let windows = match g.windows[..] {
+            [] => [Window::UNIT; 2],
+            [columns] => [Window::UNIT, columns],
+            [rows, columns] => [rows, columns],
+            _ => return None,
         };
         Some(DeviceConvolution {
             batch: self.batch,
             channels: g.in_channels,
             outputs: g.out_channels,
-            input: pair(&g.input, 1)?,
-            output: pair(&g.output, 1)?,
-            kernel: pair(&g.kernel, 1)?,
-            stride: pair(&g.stride, 1)?,
-            pad: pair(&g.pad, 0)?,
-            dilation: pair(&g.dilation, 1)?,
+            input: windows.map(|w| w.input),
+            output: windows.map(|w| w.output),
+            kernel: windows.map(|w| w.kernel),
+            stride: windows.map(|w| w.stride),
+            pad: windows.map(|w| w.pad as usize),
+            dilation: windows.map(|w| w.dilation),
             groups: g.group,
             format: Format::PLAIN,
         })

@@ -1,7 +1,7 @@
 //! Convolution with three spatial axes on a device: matrix multiplications of the filters and the patches of a bounded number of
 //! images at a time, as in two dimensions without a library.
 
-use lgm_core::{Arg, Axes3, Bwd, Device, DevicePtr, DeviceQueue, Format, Fwd, Gemm, Plan, Result, Shape, args};
+use lgm_core::{Arg, Axes3, Bwd, Device, DevicePtr, DeviceQueue, Format, Fwd, Gemm, Plan, Result, Shape, Window, args};
 use lgm_cpu::ConvGeometry;
 
 use super::geometry::{images_at_once, runs_of};
@@ -31,10 +31,10 @@ fn count(extents: &[usize; 3]) -> usize {
 impl Volume {
     /// The convolution, with a bias and a ReLU at its end or without, if it has three axes.
     pub fn of(g: &ConvGeometry, batch: usize, bottoms: usize, (bias, relu): (bool, bool)) -> Option<Volume> {
-        let mut extents = [[0; 3]; 6];
-        for (to, from) in extents.iter_mut().zip([&g.input, &g.output, &g.kernel, &g.stride, &g.pad, &g.dilation]) {
-            *to = from[..].try_into().ok()?;
-        }
+        let windows: [Window; 3] = g.windows[..].try_into().ok()?;
+        let extents: [fn(Window) -> usize; 6] =
+            [|w| w.input, |w| w.output, |w| w.kernel, |w| w.stride, |w| w.pad as usize, |w| w.dilation];
+        let extents = extents.map(|extent| windows.map(extent));
         let (channels, outputs, groups) = (g.in_channels, g.out_channels, g.group);
         Some(Volume { batch, bottoms, bias, relu, channels, outputs, groups, extents, sums: 0 })
     }
