@@ -11,7 +11,7 @@
 //! run in place then.
 
 use lgm_core::{BuildCx, Compute, Float, Node, Result, Sharing, ensure};
-use lgm_cpu::elementwise::rectified;
+use lgm_cpu::elementwise::{leaky, leaky_gradient, rectified};
 use lgm_proto::LayerParameter;
 
 use crate::common::fusable::is_plain_relu;
@@ -46,24 +46,17 @@ impl ReLU {
 
 impl Pointwise for ReLU {
     fn forward<T: Float>(&self, map: Map<'_, T>) {
+        let slope = T::of(self.slope.into());
         if self.slope == 0.0 {
             map.each(rectified);
         } else {
-            let (zero, slope) = (T::zero(), T::of(self.slope.into()));
-            map.each(|x| {
-                let scaled = slope * x;
-                if x < zero { scaled } else { x }
-            });
+            map.each(|x| leaky(x, slope));
         }
     }
 
     fn backward<T: Float>(&self, gradient: Gradient<'_, T>) {
-        let (zero, slope) = (T::zero(), T::of(self.slope.into()));
-        // Not within the branch, which would keep the compiler from making vectors.
-        gradient.each(|sign, dy| {
-            let scaled = slope * dy;
-            if sign > zero { dy } else { scaled }
-        });
+        let slope = T::of(self.slope.into());
+        gradient.each(|sign, dy| leaky_gradient(sign, dy, slope));
     }
 
     fn spec(&self) -> Spec {
