@@ -18,7 +18,7 @@ DEVICE void bn_statistics_of(float* partial, const T* x, u32 outer, u32 channels
             return 0.0f;
         });
 }
-KERNELS_ADDING(bn_statistics, bn_statistics_bf16,
+KERNELS_ADDING(bn_statistics,
     (float* partial, const T* x, u32 outer, u32 channels, u32 inner),
     (partial, x, outer, channels, inner, exchange))
 
@@ -70,7 +70,7 @@ DEVICE void bn_statistics_finish_of(
     sum_variance[c] = unbias * variance + keep * sum_variance[c];
     if (c == 0) sum_weight[0] = 1.0f + keep * sum_weight[0];
 }
-KERNELS_ADDING(bn_statistics_finish, bn_statistics_finish_bf16,
+KERNELS_ADDING(bn_statistics_finish,
     (float* mean, float* inverse, float* kept_mean, float* kept_inverse, float* sum_mean, float* sum_variance,
      float* sum_weight, const float* partial, const T* x, u32 chunks, u32 outer, u32 channels, u32 inner, float keep,
      float unbias, float eps),
@@ -130,7 +130,7 @@ DEVICE void bn_normalize_of(
             [=](const auto& a, u32 k, const float* e) { return rectified(a.of(k, e[0])); });
     }
 }
-KERNELS(bn_normalize, bn_normalize_bf16,
+KERNELS(bn_normalize,
     (T* y, const T* x, const T* r, const float* mean, const float* inverse, const float* gamma, const float* beta, u32
      relu, u32 rows, u32 width, u32 channels),
     (y, x, r, mean, inverse, gamma, beta, relu, rows, width, channels))
@@ -147,7 +147,7 @@ DEVICE void bn_backward_partials_of(float* partial, const T* dy, const T* y, u32
             return 0.0f;
         });
 }
-KERNELS_ADDING(bn_backward_partials, bn_backward_partials_bf16,
+KERNELS_ADDING(bn_backward_partials,
     (float* partial, const T* dy, const T* y, u32 outer, u32 channels, u32 inner),
     (partial, dy, y, outer, channels, inner, exchange))
 
@@ -173,7 +173,7 @@ DEVICE void bn_backward_of(
             return (e[0] - of.a.v[k] - e[1] * of.b.v[k]) * of.affine.inverse.v[k];
         });
 }
-KERNELS(bn_backward, bn_backward_bf16,
+KERNELS(bn_backward,
     (T* dx, const T* dy, const T* y, const float* inverse, const float* a, const float* b, u32 rows, u32 width, u32
      channels),
     (dx, dy, y, inverse, a, b, rows, width, channels))
@@ -207,7 +207,7 @@ DEVICE void bn_fused_partials_of(
             });
     }
 }
-KERNELS_ADDING(bn_fused_partials, bn_fused_partials_bf16,
+KERNELS_ADDING(bn_fused_partials,
     (float* partial, T* g, const T* dy, const T* x, const T* gate, const float* mean, const float* inverse, const float*
      gamma, const float* beta, u32 relu, u32 outer, u32 channels, u32 inner),
     (partial, g, dy, x, gate, mean, inverse, gamma, beta, relu, outer, channels, inner, exchange))
@@ -239,7 +239,7 @@ DEVICE void bn_fused_backward_of(
         });
     }
 }
-KERNELS(bn_fused_backward, bn_fused_backward_bf16,
+KERNELS(bn_fused_backward,
     (T* dx, const T* dy, const T* x, const T* gate, const float* mean, const float* inverse, const float* gamma, const
      float* beta, const float* a, const float* b, u32 relu, u32 rows, u32 width, u32 channels),
     (dx, dy, x, gate, mean, inverse, gamma, beta, a, b, relu, rows, width, channels))

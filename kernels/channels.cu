@@ -22,7 +22,7 @@ DEVICE void channels_affine_of(
             return relu && v < 0 ? 0.0f : v;
         });
 }
-KERNELS(channels_affine, channels_affine_bf16,
+KERNELS(channels_affine,
     (T* y, const T* x, const float* s, const float* b, u32 relu, u32 rows, u32 width, u32 channels),
     (y, x, s, b, relu, rows, width, channels))
 
@@ -48,7 +48,7 @@ DEVICE void channels_partials_of(float* partial, const T* dy, const T* x, u32 ou
             });
     }
 }
-KERNELS_ADDING(channels_partials, channels_partials_bf16,
+KERNELS_ADDING(channels_partials,
     (float* partial, const T* dy, const T* x, u32 outer, u32 channels, u32 inner),
     (partial, dy, x, outer, channels, inner, exchange))
 
@@ -65,7 +65,7 @@ DEVICE void prelu_forward_of(T* y, const T* x, const float* slopes, u32 shared, 
         [=](u32 c, auto width) { return slopes_of<width.value>(slopes, shared, c); },
         [](const auto& of, u32 k, const float* e) { return e[0] > 0 ? e[0] : e[0] * of.v[k]; });
 }
-KERNELS(prelu_forward, prelu_forward_bf16,
+KERNELS(prelu_forward,
     (T* y, const T* x, const float* slopes, u32 shared, u32 rows, u32 width, u32 channels),
     (y, x, slopes, shared, rows, width, channels))
 
@@ -79,7 +79,7 @@ DEVICE void prelu_backward_of(
         [=](u32 c, auto width) { return slopes_of<width.value>(slopes, shared, c); },
         [](const auto& of, u32 k, const float* e) { return e[1] > 0 ? e[0] : e[0] * of.v[k]; });
 }
-KERNELS(prelu_backward, prelu_backward_bf16,
+KERNELS(prelu_backward,
     (T* dx, const T* dy, const T* x, const float* slopes, u32 shared, u32 rows, u32 width, u32 channels),
     (dx, dy, x, slopes, shared, rows, width, channels))
 
@@ -93,7 +93,7 @@ DEVICE void prelu_partials_of(float* partial, const T* dy, const T* x, u32 outer
             return 0.0f;
         });
 }
-KERNELS_ADDING(prelu_partials, prelu_partials_bf16,
+KERNELS_ADDING(prelu_partials,
     (float* partial, const T* dy, const T* x, u32 outer, u32 channels, u32 inner),
     (partial, dy, x, outer, channels, inner, exchange))
 
@@ -135,6 +135,6 @@ DEVICE void channels_copy_of(T* to, const T* from, u32 rows, u32 width, i64 to_p
         FOR_POSITIONS(i, width) to[row * to_pitch + i] = from[row * from_pitch + i];
     }
 }
-KERNELS(channels_copy, channels_copy_bf16,
+KERNELS(channels_copy,
     (T* to, const T* from, u32 rows, u32 width, i64 to_pitch, i64 from_pitch),
     (to, from, rows, width, to_pitch, from_pitch))

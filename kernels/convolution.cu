@@ -23,7 +23,7 @@ DEVICE void conv_patches_of(T* patches, const T* x, u32 rows, GEOMETRY) {
         }
     }
 }
-KERNELS(conv_patches, conv_patches_bf16,
+KERNELS(conv_patches,
     (T* patches, const T* x, u32 rows, GEOMETRY),
     (patches, x, rows, GEOMETRY_NAMES))
 
@@ -56,7 +56,7 @@ DEVICE void conv_unpatch_of(T* dx, const T* patches, u32 planes, GEOMETRY) {
         }
     }
 }
-KERNELS(conv_unpatch, conv_unpatch_bf16,
+KERNELS(conv_unpatch,
     (T* dx, const T* patches, u32 planes, GEOMETRY),
     (dx, patches, planes, GEOMETRY_NAMES))
 
@@ -88,7 +88,7 @@ DEVICE void conv_depthwise_forward_of(
         }
     }
 }
-KERNELS(conv_depthwise_forward, conv_depthwise_forward_bf16,
+KERNELS(conv_depthwise_forward,
     (T* y, const T* x, const float* w, const float* b, u32 planes, u32 outputs, u32 each, GEOMETRY),
     (y, x, w, b, planes, outputs, each, GEOMETRY_NAMES))
 
@@ -117,7 +117,7 @@ DEVICE void conv_depthwise_data_of(T* dx, const float* w, const T* dy, u32 plane
         }
     }
 }
-KERNELS(conv_depthwise_data, conv_depthwise_data_bf16,
+KERNELS(conv_depthwise_data,
     (T* dx, const float* w, const T* dy, u32 planes, u32 channels, u32 each, GEOMETRY),
     (dx, w, dy, planes, channels, each, GEOMETRY_NAMES))
 
@@ -141,7 +141,7 @@ DEVICE void conv_depthwise_filter_of(float* dw, const T* x, const T* dy, u32 bat
     sum = block_reduce<Sum>(sum, exchange);
     if (threadIdx.x == 0) dw[blockIdx.x] += sum;
 }
-KERNELS_ADDING(conv_depthwise_filter, conv_depthwise_filter_bf16,
+KERNELS_ADDING(conv_depthwise_filter,
     (float* dw, const T* x, const T* dy, u32 batch, u32 outputs, u32 each, GEOMETRY),
     (dw, x, dy, batch, outputs, each, GEOMETRY_NAMES, exchange))
 
@@ -213,7 +213,7 @@ DEVICE void conv_depthwise_forward_last_of(
         depthwise_forward_last_by<1>(y, x, w, b, rows, outputs, each, GEOMETRY_NAMES);
     }
 }
-KERNELS(conv_depthwise_forward_last, conv_depthwise_forward_last_bf16,
+KERNELS(conv_depthwise_forward_last,
     (T* y, const T* x, const float* w, const float* b, u32 rows, u32 outputs, u32 each, GEOMETRY),
     (y, x, w, b, rows, outputs, each, GEOMETRY_NAMES))
 
@@ -284,7 +284,7 @@ DEVICE void conv_depthwise_data_last_of(
         depthwise_data_last_by<1>(dx, w, dy, rows, channels, each, GEOMETRY_NAMES);
     }
 }
-KERNELS(conv_depthwise_data_last, conv_depthwise_data_last_bf16,
+KERNELS(conv_depthwise_data_last,
     (T* dx, const float* w, const T* dy, u32 rows, u32 channels, u32 each, GEOMETRY),
     (dx, w, dy, rows, channels, each, GEOMETRY_NAMES))
 
@@ -358,7 +358,7 @@ DEVICE void conv_depthwise_partials_last_of(
         depthwise_partials_last_by<1>(partial, x, dy, batch, outputs, each, GEOMETRY_NAMES, exchange);
     }
 }
-KERNELS_ADDING(conv_depthwise_partials_last, conv_depthwise_partials_last_bf16,
+KERNELS_ADDING(conv_depthwise_partials_last,
     (float* partial, const T* x, const T* dy, u32 batch, u32 outputs, u32 each, GEOMETRY),
     (partial, x, dy, batch, outputs, each, GEOMETRY_NAMES, exchange))
 
@@ -391,7 +391,7 @@ DEVICE void conv_patches_last_of(T* patches, const T* x, u32 rows, u32 channels,
         }
     }
 }
-KERNELS(conv_patches_last, conv_patches_last_bf16,
+KERNELS(conv_patches_last,
     (T* patches, const T* x, u32 rows, u32 channels, u32 members, GEOMETRY),
     (patches, x, rows, channels, members, GEOMETRY_NAMES))
 
@@ -417,7 +417,7 @@ DEVICE void conv_unpatch_last_of(T* dx, const T* patches, u32 rows, u32 channels
         }
     }
 }
-KERNELS(conv_unpatch_last, conv_unpatch_last_bf16,
+KERNELS(conv_unpatch_last,
     (T* dx, const T* patches, u32 rows, u32 channels, u32 members, GEOMETRY),
     (dx, patches, rows, channels, members, GEOMETRY_NAMES))
 

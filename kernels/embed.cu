@@ -26,7 +26,7 @@ DEVICE void embed_forward_of(
         }
     }
 }
-KERNELS(embed_forward, embed_forward_bf16,
+KERNELS(embed_forward,
     (T* y, const float* x, const float* w, const float* b, u32 table, u32 rows, u32 width),
     (y, x, w, b, table, rows, width))
 
@@ -138,7 +138,7 @@ DEVICE void embed_add_of(float* dw, float* heads, const u64* keys, const T* dy, 
         }
     }
 }
-KERNELS(embed_add, embed_add_bf16,
+KERNELS(embed_add,
     (float* dw, float* heads, const u64* keys, const T* dy, u32 positions, u32 width),
     (dw, heads, keys, dy, positions, width))
 

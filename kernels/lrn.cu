@@ -35,7 +35,7 @@ DEVICE void lrn_across_forward_of(
         }
     }
 }
-KERNELS(lrn_across_forward, lrn_across_forward_bf16,
+KERNELS(lrn_across_forward,
     (T* y, float* s, const T* x, u32 size, float factor, float k, float beta, u32 rows, u32 width, u32 channels),
     (y, s, x, size, factor, k, beta, rows, width, channels))
 
@@ -64,7 +64,7 @@ DEVICE void lrn_within_forward_of(
         }
     }
 }
-KERNELS(lrn_within_forward, lrn_within_forward_bf16,
+KERNELS(lrn_within_forward,
     (T* y, float* s, const T* x, u32 size, float factor, float beta, u32 planes, u32 height, u32 width),
     (y, s, x, size, factor, beta, planes, height, width))
 
@@ -88,7 +88,7 @@ DEVICE void lrn_ratio_of(float* ratio, const T* dy, const T* y, const float* s, 
         ratio[i] = dy[i] * y[i] / s[i];
     }
 }
-KERNELS(lrn_ratio, lrn_ratio_bf16, (float* ratio, const T* dy, const T* y, const float* s, i64 n), (ratio, dy, y, s, n))
+KERNELS(lrn_ratio, (float* ratio, const T* dy, const T* y, const float* s, i64 n), (ratio, dy, y, s, n))
 
 // dx = dy s^-beta - factor x (sum of ratios over the channels around).
 template <typename T>
@@ -107,7 +107,7 @@ DEVICE void lrn_across_backward_of(
         }
     }
 }
-KERNELS(lrn_across_backward, lrn_across_backward_bf16,
+KERNELS(lrn_across_backward,
     (T* dx, const T* dy, const T* x, const float* s, const float* ratio, u32 size, float factor, float beta, u32
      rows, u32 width, u32 channels),
     (dx, dy, x, s, ratio, size, factor, beta, rows, width, channels))
@@ -133,7 +133,7 @@ DEVICE void lrn_within_backward_of(
         }
     }
 }
-KERNELS(lrn_within_backward, lrn_within_backward_bf16,
+KERNELS(lrn_within_backward,
     (T* dx, const T* dy, const T* x, const float* s, const float* ratio, u32 size, float factor, float beta, u32
      planes, u32 height, u32 width),
     (dx, dy, x, s, ratio, size, factor, beta, planes, height, width))

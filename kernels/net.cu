@@ -13,7 +13,7 @@ KERNEL(net_loss_add)(double* cell, const float* x, i64 n, float weight) {
 template <typename T> DEVICE void net_seed_of(T* d, i64 n, float weight, int written) {
     FOR_ELEMENTS(i, n) d[i] = written ? d[i] + weight : weight;
 }
-KERNELS(net_seed, net_seed_bf16, (T* d, i64 n, float weight, int written), (d, n, weight, written))
+KERNELS(net_seed, (T* d, i64 n, float weight, int written), (d, n, weight, written))
 
 // sums += x, in double precision.
 KERNEL(net_accumulate)(double* sums, const float* x, i64 n) {

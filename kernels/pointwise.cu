@@ -10,75 +10,46 @@ DEVICE void pointwise_fill_of(T* y, float value, i64 n) {
     FOR_ELEMENTS(q, packs) v.write(y + size * q);
     FOR_ELEMENTS(i, n - size * packs) y[size * packs + i] = value;
 }
-KERNELS(pointwise_fill, pointwise_fill_bf16, (T* y, float value, i64 n), (y, value, n))
+KERNELS(pointwise_fill, (T* y, float value, i64 n), (y, value, n))
 
-template <typename T>
-DEVICE void relu_forward_of(T* y, const T* x, float slope, i64 n) {
-    map1(y, x, n, [=](float v) { return v < 0 ? slope * v : v; });
-}
-KERNELS(relu_forward, relu_forward_bf16, (T* y, const T* x, float slope, i64 n), (y, x, slope, n))
+// BARE (a, b,) is a, b, without the parentheses.
+#define BARE(...) __VA_ARGS__
+// A layer y = f(x): name_forward and name_backward, each for floats and bf16. `params` are the numbers that they take, `args`
+// their names, each with a comma behind it. `f` is an expression in x, `df` one in dy and v, which is the bottom or the
+// top, as the layer reads.
+#define POINTWISE(name, params, args, f, df)                                                                           \
+    template <typename T> DEVICE void name##_forward_of(T* y, const T* bottom, BARE params i64 n) {                    \
+        map1(y, bottom, n, [=](float x) -> float { return f; });                                                       \
+    }                                                                                                                  \
+    KERNELS(name##_forward, (T* y, const T* x, BARE params i64 n), (y, x, BARE args n))                                \
+    template <typename T>                                                                                              \
+    DEVICE void name##_backward_of(T* dx, const T* top_diff, const T* read, BARE params i64 n) {                       \
+        map2(dx, top_diff, read, n, [=](float dy, float v) -> float { return df; });                                   \
+    }                                                                                                                  \
+    KERNELS(name##_backward, (T* dx, const T* dy, const T* v, BARE params i64 n), (dx, dy, v, BARE args n))
 
-// `sign` is the top where the slope is not negative, else the bottom.
-template <typename T>
-DEVICE void relu_backward_of(T* dx, const T* dy, const T* sign, float slope, i64 n) {
-    map2(dx, dy, sign, n, [=](float d, float s) { return s > 0 ? d : slope * d; });
-}
-KERNELS(relu_backward, relu_backward_bf16,
-    (T* dx, const T* dy, const T* sign, float slope, i64 n),
-    (dx, dy, sign, slope, n))
+DEVICE float logistic(float x) { return 1.0f / (1.0f + expf(-x)); }
 
-template <typename T>
-DEVICE void sigmoid_forward_of(T* y, const T* x, i64 n) {
-    map1(y, x, n, [](float v) { return 1.0f / (1.0f + expf(-v)); });
-}
-KERNELS(sigmoid_forward, sigmoid_forward_bf16, (T* y, const T* x, i64 n), (y, x, n))
-
-template <typename T>
-DEVICE void sigmoid_backward_of(T* dx, const T* dy, const T* y, i64 n) {
-    map2(dx, dy, y, n, [](float d, float v) { return d * v * (1.0f - v); });
-}
-KERNELS(sigmoid_backward, sigmoid_backward_bf16, (T* dx, const T* dy, const T* y, i64 n), (dx, dy, y, n))
-
-template <typename T>
-DEVICE void tanh_forward_of(T* y, const T* x, i64 n) {
-    map1(y, x, n, [](float v) { return tanhf(v); });
-}
-KERNELS(tanh_forward, tanh_forward_bf16, (T* y, const T* x, i64 n), (y, x, n))
-
-template <typename T>
-DEVICE void tanh_backward_of(T* dx, const T* dy, const T* y, i64 n) {
-    map2(dx, dy, y, n, [](float d, float v) { return d * (1.0f - v * v); });
-}
-KERNELS(tanh_backward, tanh_backward_bf16, (T* dx, const T* dy, const T* y, i64 n), (dx, dy, y, n))
-
-// y = (scale x + shift)^power, by the simplest arithmetic that gives it.
+// base^power by the simplest arithmetic that gives it.
 DEVICE float raised(float base, float power) {
     return power == 1.0f ? base : power == 2.0f ? base * base : powf(base, power);
 }
 
-template <typename T>
-DEVICE void power_forward_of(T* y, const T* x, float power, float scale, float shift, i64 n) {
-    map1(y, x, n, [=](float v) { return raised(scale * v + shift, power); });
-}
-KERNELS(power_forward, power_forward_bf16,
-    (T* y, const T* x, float power, float scale, float shift, i64 n),
-    (y, x, power, scale, shift, n))
-
-template <typename T>
-DEVICE void power_backward_of(T* dx, const T* dy, const T* x, float power, float scale, float shift, i64 n) {
-    const float slope = power * scale, below = power - 1.0f;
-    map2(dx, dy, x, n, [=](float d, float v) { return d * slope * raised(scale * v + shift, below); });
-}
-KERNELS(power_backward, power_backward_bf16,
-    (T* dx, const T* dy, const T* x, float power, float scale, float shift, i64 n),
-    (dx, dy, x, power, scale, shift, n))
+POINTWISE(relu, (float slope,), (slope,), x < 0 ? slope * x : x, v > 0 ? dy : slope * dy)
+POINTWISE(sigmoid, (), (), logistic(x), dy * v * (1.0f - v))
+POINTWISE(swish, (float beta,), (beta,), x * logistic(beta * x),
+          dy * logistic(beta * v) * (1.0f + beta * v * (1.0f - logistic(beta * v))))
+POINTWISE(tanh, (), (), tanhf(x), dy * (1.0f - v * v))
+POINTWISE(power, (float power, float scale, float shift,), (power, scale, shift,), raised(scale * x + shift, power),
+          dy * (power * scale) * raised(scale * v + shift, power - 1.0f))
+POINTWISE(power_linear, (float power, float scale, float shift,), (power, scale, shift,), scale * x + shift, scale * dy)
 
 // y = ca a + cb b: sums of two, and the gradients of several readers.
 template <typename T>
 DEVICE void eltwise_sum_of(T* y, const T* a, const T* b, float ca, float cb, i64 n) {
     map2(y, a, b, n, [=](float u, float v) { return ca * u + cb * v; });
 }
-KERNELS(eltwise_sum, eltwise_sum_bf16, (T* y, const T* a, const T* b, float ca, float cb, i64 n), (y, a, b, ca, cb, n))
+KERNELS(eltwise_sum, (T* y, const T* a, const T* b, float ca, float cb, i64 n), (y, a, b, ca, cb, n))
 
 // The same, then max(y, 0).
 template <typename T>
@@ -88,7 +59,7 @@ DEVICE void eltwise_rectified_sum_of(T* y, const T* a, const T* b, float ca, flo
         return sum < 0 ? 0.0f : sum;
     });
 }
-KERNELS(eltwise_rectified_sum, eltwise_rectified_sum_bf16,
+KERNELS(eltwise_rectified_sum,
     (T* y, const T* a, const T* b, float ca, float cb, i64 n),
     (y, a, b, ca, cb, n))
 
@@ -96,13 +67,13 @@ template <typename T>
 DEVICE void eltwise_scale_of(T* y, const T* x, float c, i64 n) {
     map1(y, x, n, [=](float v) { return c * v; });
 }
-KERNELS(eltwise_scale, eltwise_scale_bf16, (T* y, const T* x, float c, i64 n), (y, x, c, n))
+KERNELS(eltwise_scale, (T* y, const T* x, float c, i64 n), (y, x, c, n))
 
 template <typename T>
 DEVICE void eltwise_product_of(T* y, const T* a, const T* b, i64 n) {
     map2(y, a, b, n, [](float u, float v) { return u * v; });
 }
-KERNELS(eltwise_product, eltwise_product_bf16, (T* y, const T* a, const T* b, i64 n), (y, a, b, n))
+KERNELS(eltwise_product, (T* y, const T* a, const T* b, i64 n), (y, a, b, n))
 
 // dx = dy y / x: the gradient of a product by one factor.
 template <typename T>
@@ -123,7 +94,7 @@ DEVICE void eltwise_quotient_of(T* dx, const T* dy, const T* y, const T* x, i64 
         dx[i] = dy[i] * (y[i] / x[i]);
     }
 }
-KERNELS(eltwise_quotient, eltwise_quotient_bf16, (T* dx, const T* dy, const T* y, const T* x, i64 n), (dx, dy, y, x, n))
+KERNELS(eltwise_quotient, (T* dx, const T* dy, const T* y, const T* x, i64 n), (dx, dy, y, x, n))
 
 // The larger of two, and which bottom it came from (unless `chosen` is null): on equality the second.
 template <typename T>
@@ -152,7 +123,7 @@ DEVICE void eltwise_max_first_of(T* y, float* chosen, const T* a, const T* b, i6
         y[i] = first ? u : v;
     }
 }
-KERNELS(eltwise_max_first, eltwise_max_first_bf16,
+KERNELS(eltwise_max_first,
     (T* y, float* chosen, const T* a, const T* b, i64 n),
     (y, chosen, a, b, n))
 
@@ -187,7 +158,7 @@ DEVICE void eltwise_max_next_of(T* y, float* chosen, const T* x, int index, i64 
         }
     }
 }
-KERNELS(eltwise_max_next, eltwise_max_next_bf16,
+KERNELS(eltwise_max_next,
     (T* y, float* chosen, const T* x, int index, i64 n),
     (y, chosen, x, index, n))
 
@@ -195,7 +166,7 @@ template <typename T>
 DEVICE void eltwise_max_backward_of(T* dx, const T* dy, const float* chosen, int index, i64 n) {
     map2(dx, dy, chosen, n, [=](float d, float from) { return from == (float)index ? d : 0.0f; });
 }
-KERNELS(eltwise_max_backward, eltwise_max_backward_bf16,
+KERNELS(eltwise_max_backward,
     (T* dx, const T* dy, const float* chosen, int index, i64 n),
     (dx, dy, chosen, index, n))
 
@@ -221,6 +192,6 @@ DEVICE void dropout_apply_of(T* y, const T* x, const u32* clock, u64 stream, u32
         }
     }
 }
-KERNELS(dropout_apply, dropout_apply_bf16,
+KERNELS(dropout_apply,
     (T* y, const T* x, const u32* clock, u64 stream, u32 least_kept, float scale, i64 n),
     (y, x, clock, stream, least_kept, scale, n))

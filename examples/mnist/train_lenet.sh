@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# Trains LeNet on MNIST; further flags go to `lgm-caffe train`. Another net of this folder: NET=lgm_2d ./train_lenet.sh
+# Trains LeNet (models/lenet) on MNIST; further flags go to `lgm-caffe train`. A net of this folder: NET=lgm_2d ./train_lenet.sh
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-exec "${LGM_CAFFE:-target/release/lgm-caffe}" train -solver "examples/mnist/${NET:-lenet}_solver.prototxt" "$@"
+solver=models/lenet/solver.prototxt
+[ "${NET:-lenet}" = lenet ] || solver=examples/mnist/${NET}_solver.prototxt
+exec "${LGM_CAFFE:-target/release/lgm-caffe}" train -solver "$solver" "$@"

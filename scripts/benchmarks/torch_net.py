@@ -3,7 +3,7 @@
     torch_net.py NET BATCH --weights FILE --data FILE [--iterations N] [--seconds S] [--losses N] [--rate R] [--channels-last]
                  [--compile] [--threads N] [--gpu ID] [--precision fp32|tf32|bf16]
 
-NET is one of nets.py. It begins with the weights of a .caffemodel.h5 that lgm-caffe wrote for the same net, and takes its
+NET is one of models/. It begins with the weights of a .caffemodel.h5 that lgm-caffe wrote for the same net, and takes its
 batches from an HDF5 file with `data` and `label`, one after another, all in memory beforehand, the GPU's with --gpu.
 Prints the time in milliseconds of a whole iteration (zero gradients, forward, backward, update): on the CPU the median, on a
 GPU the total over the number of iterations, of which only the last is waited for; with --seconds after so long to warm up, and
@@ -20,7 +20,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-import nets
+import models
 
 
 class GaussianHead(nn.Module):
@@ -57,10 +57,11 @@ class Pad(nn.Module):
 class Block(nn.Module):
     def __init__(self, i, o, stride, pad=False):
         super().__init__()
-        self.inner = nn.Sequential(conv_norm(i, o, 3, stride, 1), conv_norm(o, o, 3, 1, 1, relu=False))
+        # First, as the prototxts have it: parameters are loaded in this order.
         self.project = nn.Identity()
         if stride != 1 or i != o:
             self.project = Pad(o - i) if pad else conv_norm(i, o, 1, stride, relu=False)
+        self.inner = nn.Sequential(conv_norm(i, o, 3, stride, 1), conv_norm(o, o, 3, 1, 1, relu=False))
 
     def forward(self, x):
         return F.relu(self.inner(x) + self.project(x), inplace=True)
@@ -69,15 +70,18 @@ class Block(nn.Module):
 class Bottleneck(nn.Module):
     def __init__(self, i, width, stride):
         super().__init__()
-        self.inner = nn.Sequential(conv_norm(i, width, 1), conv_norm(width, width, 3, stride, 1), conv_norm(width, 4 * width, 1, relu=False))
         self.project = conv_norm(i, 4 * width, 1, stride, relu=False) if i != 4 * width else nn.Identity()
+        self.inner = nn.Sequential(conv_norm(i, width, 1, stride), conv_norm(width, width, 3, 1, 1), conv_norm(width, 4 * width, 1, relu=False))
 
     def forward(self, x):
         return F.relu(self.inner(x) + self.project(x), inplace=True)
 
 
+NETS = ('caffenet', 'cifar100_simple', 'cifar_resnet20', 'lenet', 'resnet18', 'resnet50')
+
+
 def build(name):
-    if name == 'simple':
+    if name == 'cifar100_simple':
         layers, i = [], 3
         for stage, (width, depth) in enumerate(((96, 5), (192, 4), (384, 4))):
             for _ in range(depth):
@@ -88,7 +92,7 @@ def build(name):
     if name == 'lenet':
         return nn.Sequential(nn.Conv2d(1, 20, 5), nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), nn.MaxPool2d(2), nn.Flatten(),
                              nn.Linear(800, 500), nn.ReLU(inplace=True), nn.Linear(500, 10))
-    if name == 'alexnet':
+    if name == 'caffenet':
         conv = lambda i, o, k, **more: [nn.Conv2d(i, o, k, **more), nn.ReLU(inplace=True)]
         pool, lrn = nn.MaxPool2d(3, 2, ceil_mode=True), nn.LocalResponseNorm(5, 1e-4, 0.75, 1.0)
         full = lambda i: [nn.Linear(i, 4096), nn.ReLU(inplace=True), nn.Dropout(0.5)]
@@ -96,11 +100,11 @@ def build(name):
                              *conv(256, 384, 3, padding=1), *conv(384, 384, 3, padding=1, groups=2),
                              *conv(384, 256, 3, padding=1, groups=2), pool, nn.Flatten(), *full(9216), *full(4096),
                              nn.Linear(4096, 1000))
-    if name.startswith('resnet20'):
+    if name == 'cifar_resnet20':
         blocks, i = [], 16
         for stage, o in enumerate((16, 32, 64)):
             for block in range(3):
-                blocks.append(Block(i, o, 2 if stage and not block else 1, pad=name.endswith('pad')))
+                blocks.append(Block(i, o, 2 if stage and not block else 1, pad=True))
                 i = o
         return nn.Sequential(conv_norm(3, 16, 3, 1, 1), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(i, 10))
     blocks, i = [], 64
@@ -146,7 +150,7 @@ def warm_up(iteration, finish, seconds):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument('net', choices=sorted(nets.SHAPES))
+    parser.add_argument('net', choices=NETS)
     parser.add_argument('batch', type=int)
     parser.add_argument('--weights', required=True)
     parser.add_argument('--data', required=True)
@@ -160,7 +164,7 @@ def main():
     parser.add_argument('--gpu')
     parser.add_argument('--precision', choices=['fp32', 'tf32', 'bf16'], default='fp32')
     args = parser.parse_args()
-    rate = args.rate or nets.rate(args.net)
+    rate = args.rate or models.rate(args.net)
     torch.manual_seed(0)
     device = torch.device('cpu' if args.gpu is None else f'cuda:{args.gpu}')
     finish = (lambda: None) if args.gpu is None else torch.cuda.synchronize
@@ -168,8 +172,8 @@ def main():
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.precision == 'tf32'
     if args.threads:
         torch.set_num_threads(args.threads)
-    net, head = build(args.net), GaussianHead(100, 384) if args.net == 'simple' else None
-    load(net, head, nets.build(args.net, args.batch).names, args.weights)
+    net, head = build(args.net), GaussianHead(100, 384) if args.net == 'cifar100_simple' else None
+    load(net, head, models.layers(args.net), args.weights)
     with h5py.File(args.data) as f:
         x, label = (torch.from_numpy(f[name][...]).split(args.batch) for name in ('data', 'label'))
     if args.channels_last:
@@ -177,8 +181,8 @@ def main():
     net, head = net.to(device), head and head.to(device)
     x, label = [x.to(device) for x in x], [label.long().to(device) for label in label]
     groups = [{'params': net.parameters()}] + ([{'params': head.parameters(), 'lr': 2 * rate}] if head else [])
-    optimizer = torch.optim.SGD(groups, lr=rate, momentum=nets.MOMENTUM, nesterov=head is not None,
-                                weight_decay=nets.DECAY, fused=True)
+    optimizer = torch.optim.SGD(groups, lr=rate, momentum=models.MOMENTUM, nesterov=head is not None,
+                                weight_decay=models.DECAY, fused=True)
     if args.losses:
         for module in net.modules():
             if isinstance(module, nn.Dropout):

@@ -29,11 +29,6 @@ def python(*modules):
     return None
 
 
-def conformance():
-    """The folder of the recorded values: the one packed, else the one beside the repository; None where there is neither."""
-    return next((at for at in (os.path.join(PACK, 'conformance'), os.path.join(SHARED, 'conformance')) if os.path.isdir(at)), None)
-
-
 def prepare(out):
     """Sets the environment of all that is run: kernels come from the cache that was packed, and what is compiled stays there."""
     cache = os.path.join(PACK, 'cache')

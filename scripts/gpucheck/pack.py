@@ -12,6 +12,7 @@ from .machine import ARCHIVE, PACK, ROOT
 
 # Those that a device runs in; all would be too many to carry far.
 TESTS = {
+    'lgm-cli': ('integration',),
     'lgm-cuda': ('lgm_cuda', *(os.path.basename(file)[:-3] for file in glob.glob(os.path.join(ROOT, 'crates', 'cuda', 'tests', '*.rs')))),
     'lgm-layers': ('lgm_layers',),
     'lgm-net': ('device',),
@@ -27,7 +28,7 @@ def run(*command, **more):
 
 
 def pack(what, profile, tests):
-    """The binary, tests, recorded values, losses to compare with, compiled kernels; with 'precision' the data for that, and no tests."""
+    """The binary, tests, losses to compare with, compiled kernels; with 'precision' the data for that, and no tests."""
     precision = what == ['precision']
     if what and not precision:
         sys.exit(f"gpu-check: pack takes 'precision' or nothing, not '{' '.join(what)}'")
@@ -39,11 +40,6 @@ def pack(what, profile, tests):
         copy(os.environ.get('LGM_DATA') or os.path.join(machine.SHARED, 'data'), os.path.join(PACK, 'data'))
     else:
         pack_tests(tests)
-        values = os.path.join(machine.SHARED, 'conformance')
-        if os.path.isdir(values):
-            copy(values, os.path.join(PACK, 'conformance'))
-        else:
-            print(f'gpu-check: {values} is absent and not packed')
         smoke.reference(PACK, machine.BINARY)
     run('strip', machine.BINARY)
     pack_kernels(simulator=not precision)

@@ -1,10 +1,9 @@
 """The stages that look at the device, compare with recorded values, and measure."""
-import glob
 import os
 import re
 import sys
 
-from . import benchmarks, jobs, machine
+from . import benchmarks, jobs, machine, tests
 from . import convolutions as single
 from .jobs import TIME_UP, Job
 from .step import FAILED, OK, TIMEOUT, Skip
@@ -65,45 +64,26 @@ def warm_up(step):
 
 
 def conformance(step, only=None):
-    """Caffe's recorded values, as many groups of cases at a time as there are processors, twelve at the most."""
-    folder = machine.conformance()
-    if not folder:
-        raise Skip('the recorded values (../shared/conformance) are absent')
-    python = machine.python('numpy', 'h5py')
-    if not python:
-        raise Skip('no Python with numpy and h5py')
-    golden = os.path.join(folder, 'golden')
-    families = set()
-    for kind in ('layers', 'lgm'):
-        names = os.listdir(os.path.join(golden, kind))
-        families |= {f'{kind}/{re.match(r"[^_.]*[_.]", name).group(0)}' for name in names if name.endswith('.npz')}
-    for kind in ('train', 'resume', 'nets'):
-        families |= {f'{kind}/{os.path.basename(os.path.dirname(p))}' for p in glob.glob(f'{golden}/{kind}/*/run.npz')}
-    families = sorted(only or families)
-    runner = [python, os.path.join(folder, 'run.py'), '--bin', machine.BINARY, '--gpu', step.gpu, '--only']
-    groups = [Job(f, runner + [f], step.path(f'conformance-{f.replace("/", "-")}.log')) for f in families]
-
-    def said(job):
-        bad = [line for line in job.text().splitlines() if line.startswith('FAIL') and 'unknown layer type' not in line]
-        for line in bad:
-            step.say(line[:200])
-    jobs.run(groups, step.deadline, at_once=min(machine.threads(), 12), done=said)
-    lines = sorted({line for job in groups for line in job.text().splitlines() if re.match('(ok|FAIL) ', line)})
-    with open(step.path('conformance.log'), 'w') as f:
-        f.write('\n'.join(lines) + '\n')
+    """Caffe's recorded values: every case, or those that start so."""
+    binary = tests.packed(tests.CONFORMANCE)
+    if not binary:
+        raise Skip('its test was not packed')
+    env = {'LGM_CAFFE': machine.BINARY, 'LGM_CASES': ' '.join(only or ())}
+    with tests.Links(step):
+        job = tests.job(step, binary[0], ['conformance::on_a_device', '--exact', '--nocapture'], env)
+        jobs.run([job], step.deadline)
+    lines = re.findall('^(ok|none|FAIL) (.*)', job.text(), re.MULTILINE)
+    for kind, line in lines:
+        if kind == 'FAIL':
+            step.say(f'FAIL {line[:200]}')
     # Cases of layers that do not exist here are no fault of the device.
-    passed, unknown = sum(line.startswith('ok') for line in lines), sum('unknown layer type' in line for line in lines)
-    failed = len(lines) - passed - unknown
-    unfinished = [job.name for job in groups if job.status in (TIME_UP, jobs.NOT_STARTED)]
-    # One that ended without a word of any case: the runner itself failed.
-    silent = [job.name for job in groups if job not in unfinished and isinstance(job.status, int) and job.status
-              and not re.search('^(ok|FAIL) ', job.text(), re.MULTILINE)]
-    note = f'{passed} cases passed, {failed} failed, {unknown} of unknown layer types'
-    note += f'; nothing from {", ".join(silent)}' if silent else ''
-    note += f'; not ended: {", ".join(unfinished)}' if unfinished else ''
-    if failed or silent or not passed:
-        return FAILED, note
-    return (TIMEOUT if unfinished else OK), note
+    passed, absent, failed = (sum(kind == wanted for kind, _ in lines) for wanted in ('ok', 'none', 'FAIL'))
+    note = f'{passed} cases passed, {failed} failed, {absent} of layers that are not there yet'
+    if job.status == TIME_UP:
+        return (FAILED if failed else TIMEOUT), f'{note}; not ended'
+    if job.status != 0:
+        step.say(job.tail())
+    return (OK if job.status == 0 and passed else FAILED), note
 
 
 def precision(step, **_):
@@ -118,7 +98,7 @@ def precision(step, **_):
     return (OK if job.status == 0 else TIMEOUT if job.status == TIME_UP else FAILED), 'see precision.log'
 
 
-def bench(step, nets='simple:128,resnet50:64,lenet:64', precisions='bf16,tf32,fp32', rounds=1, more=()):
+def bench(step, nets='cifar100_simple:128,resnet50:64,lenet:64', precisions='bf16,tf32,fp32', rounds=1, more=()):
     """scripts/bench, its rows kept as they come."""
     python, more = machine.python('torch', 'h5py'), list(more)
     if not python:
@@ -149,7 +129,7 @@ def bench(step, nets='simple:128,resnet50:64,lenet:64', precisions='bf16,tf32,fp
     return (OK if job.status == 0 else TIMEOUT if job.status == TIME_UP else FAILED), f'{len(rows())} rows{"" if "--ours" not in more else ", of ours alone"}: ' + '; '.join(re.sub(' +', ' ', row) for row in rows())
 
 
-def profile(step, nets='simple:128,resnet50:64,lenet:64', precision='bf16', iterations=5):
+def profile(step, nets='cifar100_simple:128,resnet50:64,lenet:64', precision='bf16', iterations=5):
     """Each layer's time, launched one by one, and cuDNN's choice for each convolution."""
     folder, started = step.work(), []
     for spec in nets.split(','):

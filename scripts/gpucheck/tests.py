@@ -11,6 +11,8 @@ from .step import FAILED, OK, TIMEOUT, Skip
 AT_ONCE = 6
 # What breaks the device on purpose, and with it whatever else runs there: alone, and when all the others have ended.
 ALONE = 'lgm_cuda_lost'
+# The binary's own tests: the stage of that name runs those of the recorded values.
+CONFORMANCE = ['lgm_cli_integration']
 
 
 def crate(binary):
@@ -18,12 +20,20 @@ def crate(binary):
     return os.path.basename(binary).rsplit('-', 1)[0]
 
 
-def job(step, binary):
+def packed(only=None):
+    """The packed binaries, or those named."""
+    folder = os.path.join(machine.PACK, 'tests')
+    binaries = sorted(os.path.join(folder, name) for name in (os.listdir(folder) if os.path.isdir(folder) else []))
+    return [binary for binary in binaries if only is None or crate(binary) in only]
+
+
+def job(step, binary, arguments=None, env=None):
+    """A binary with the arguments, or all its tests."""
     # While one thread records a graph, what another gives back to the driver may wait for the whole device and spoil it:
     # one at a time but for the layers' tests, which record nothing and share one queue.
     threads = machine.threads() if crate(binary).startswith('lgm_layers') else 1
-    env = {'LGM_TEST_DEVICE': os.environ.get('LGM_TEST_DEVICE', 'cuda'), 'LGM_TEST_GPU': step.gpu}
-    command = [binary, '--show-output', '--test-threads', threads]
+    env = {'LGM_TEST_DEVICE': os.environ.get('LGM_TEST_DEVICE', 'cuda'), 'LGM_TEST_GPU': step.gpu, 'HDF5_USE_FILE_LOCKING': 'FALSE', **(env or {})}
+    command = [binary, *(arguments or ['--show-output', '--test-threads', threads])]
     return Job(crate(binary), command, step.path(f'tests-{os.path.basename(binary)}.log'), env)
 
 
@@ -53,9 +63,7 @@ def unfinished(job):
 
 
 def tests(step, only=None):
-    folder = os.path.join(machine.PACK, 'tests')
-    binaries = sorted(os.path.join(folder, name) for name in (os.listdir(folder) if os.path.isdir(folder) else []))
-    binaries = [binary for binary in binaries if only is None or crate(binary) in only]
+    binaries = [binary for binary in packed(only) if crate(binary) not in CONFORMANCE]
     if not binaries:
         raise Skip('no tests were packed')
     with Links(step):
@@ -100,7 +108,7 @@ def failures(text):
 
 
 class Links:
-    """Tests find their files by the path they were built under, and recorded values beside it: links there, while they run."""
+    """Tests find their files by the path they were built under: a link there, while they run."""
 
     def __init__(self, step):
         self.step, self.made = step, []
@@ -111,9 +119,6 @@ class Links:
             self._link(machine.ROOT, built)
             if not os.path.exists(built):
                 self.step.say(f'{built}, where the tests were built, is not here and cannot be made: what needs its files is skipped')
-        values = machine.conformance()
-        if values and not os.path.exists(machine.SHARED):
-            self._link(values, os.path.join(machine.SHARED, 'conformance'))
         return self
 
     def _link(self, to, at):

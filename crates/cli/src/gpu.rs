@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use lgm_core::ConvolutionPass;
 use lgm_cuda::sim::{Order, Sim};
 use lgm_cuda::{Cuda, Device, NoDevice, Precision};
-use lgm_net::{Gpu, Simulated};
+use lgm_cuda::{Gpu, sim::Simulated};
 use lgm_proto::SolverParameter;
 use lgm_proto::solver_parameter::SolverMode;
 
@@ -179,6 +179,6 @@ mod tests {
         let solver = SolverParameter { precision: Some("tf23".into()), ..Default::default() };
         let Err(error) = settle(&DeviceFlags::default(), Some(&solver)) else { panic!("tf23 was accepted") };
         let text = format!("{error:#}");
-        assert!(text.contains("solver field 'precision'") && text.contains("did you mean tf32"), "{text}");
+        assert!(text.contains("solver field 'precision'") && text.contains("did you mean 'tf32'"), "{text}");
     }
 }

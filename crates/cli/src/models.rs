@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use lgm_core::{Phase, Registry, Result};
-use lgm_net::{Gpu, Keep, Net, Options, Outline, Placement, expect_kind, fresh_seed};
+use lgm_cuda::Gpu;
+use lgm_net::{Keep, Net, Options, Outline, Placement, expect_kind, fresh_seed};
 use lgm_proto::{FileKind, NetParameter, NetState, Parsed, SolverParameter};
 
 use crate::args::StateFlags;

@@ -5,8 +5,9 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use lgm_core::{Format, Gemm, Result, Shape};
-use lgm_cpu::{Trans, elementwise, gemm};
-use lgm_net::{Block, Gpu, Net};
+use lgm_cpu::{MatMut, MatRef, elementwise};
+use lgm_cuda::{Block, Gpu};
+use lgm_net::Net;
 
 /// The ceilings of a machine over all threads, or of a GPU.
 #[derive(Clone, Copy, Debug)]
@@ -136,7 +137,10 @@ fn best_on(gpu: &Rc<dyn Gpu>, run: impl Fn() -> Result<()>) -> Result<f64> {
 pub fn measure() -> Peaks {
     let n = 1536;
     let (a, b, mut c) = (vec![0.5f32; n * n], vec![0.25f32; n * n], vec![0.0f32; n * n]);
-    let product = best(|| gemm(Trans::No, Trans::No, n, n, n, 1.0, &a, n, &b, n, 0.0, &mut c, n));
+    let (left, right) = (MatRef::new(&a, n, n), MatRef::new(&b, n, n));
+    let product = best(|| {
+        lgm_cpu::Gemm { alpha: 1.0, a: left, b: right, beta: 0.0, c: MatMut::new(&mut c, n, n) }.run();
+    });
     let (from, mut to) = (vec![1.0f32; 1 << 25], vec![0.0f32; 1 << 25]);
     let copy = best(|| elementwise::copy(&from, &mut to));
     black_box((&c, &to));

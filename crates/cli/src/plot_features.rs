@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
-use lgm_core::{Phase, Shape, Step, nearest};
+use lgm_core::{Phase, Shape, Step};
 use lgm_net::{Keep, Net, six_digits};
 
 use crate::args::PlotFeaturesArgs;
@@ -88,19 +88,14 @@ fn classifier(args: &PlotFeaturesArgs, net: &Net) -> Result<String> {
 
 /// A layer's centers: classes by features.
 fn centers(net: &Net, layer: &str) -> Result<(Shape, Vec<f64>)> {
-    let Some(params) = net.layer_params(layer) else {
-        let hint = nearest(layer, net.layers().map(|(name, _)| name));
-        let hint = hint.map(|n| format!("; did you mean '{n}'?")).unwrap_or_default();
-        bail!("the net has no layer '{layer}'{hint}");
-    };
-    let first = params.into_iter().next();
+    let first = net.layer_params(layer)?.into_iter().next();
     let (shape, values) = first.with_context(|| format!("layer '{layer}' has no parameters, so no centers"))?;
     ensure!(shape.len() == 2, "layer '{layer}': centers have the shape classes × features, found {shape}");
     Ok((shape, values))
 }
 
 fn collect(args: &PlotFeaturesArgs, net: &mut Net) -> Result<Collected> {
-    let single = |name: &&str| net.blob(name).is_some_and(|(shape, _)| shape.count() == 1);
+    let single = |name: &&str| net.blob(name).is_ok_and(|(shape, _)| shape.count() == 1);
     let measures: Vec<String> = net.outputs().into_iter().filter(single).map(String::from).collect();
     let mut out = Collected { dim: 0, features: Vec::new(), labels: Vec::new(), measures: BTreeMap::new() };
     for batch in 0..u64::from(args.iterations) {
@@ -130,5 +125,5 @@ fn collect(args: &PlotFeaturesArgs, net: &mut Net) -> Result<Collected> {
 }
 
 fn blob(net: &Net, name: &str) -> Result<(Shape, Vec<f64>)> {
-    net.blob(name).with_context(|| format!("the net has no blob '{name}' in the TEST phase"))
+    Ok(net.blob(name)?)
 }

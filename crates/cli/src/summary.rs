@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use lgm_core::Phase;
 use lgm_core::memory::available;
-use lgm_net::{Gpu, Keep, LayerReport, Net, in_units};
+use lgm_cuda::Gpu;
+use lgm_net::{Keep, LayerReport, Net, in_units};
 
 use crate::args::SummaryArgs;
 use crate::{gpu, models, output};
@@ -33,7 +34,7 @@ pub fn run(args: &SummaryArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn shapes(layer: &LayerReport<'_>) -> String {
-    match (layer.absorbed, layer.tops.is_empty()) {
+    match (layer.fused, layer.tops.is_empty()) {
         (true, _) => "(with a later layer)".into(),
         (false, true) => "-".into(),
         _ => layer.tops.iter().map(|s| s.to_string()).collect::<Vec<_>>().join(" "),
@@ -79,7 +80,7 @@ fn on_device(net: &Net, gpu: &dyn Gpu, (free, total): (u64, u64), training: bool
     let say = |bytes: usize| in_units(bytes as u64);
     let mut out = format!(
         "on {}: {} in the arena, {} for two batches on their way, {} for parameters{}; {} of {} were free\n",
-        gpu.label(),
+        gpu.name(),
         say(memory.arena),
         say(memory.batches),
         say(memory.params),

@@ -6,7 +6,8 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use lgm_core::{Phase, Step};
-use lgm_net::{Gpu, Keep, Net, in_units, six_digits};
+use lgm_cuda::Gpu;
+use lgm_net::{Keep, Net, in_units, six_digits};
 use lgm_solver::Solver;
 use tracing::info;
 
@@ -60,7 +61,7 @@ fn iterations(args: &TimeArgs, solver: &Path) -> anyhow::Result<()> {
     solver.net().finish()?;
     info!("{}", memory(solver.net()));
     report_conversions(solver.net());
-    let histories = lgm_solver::histories(solver.param().r#type());
+    let histories = solver.rule().histories();
     peak(gpu.as_deref(), before, solver.net(), histories)?;
     let peaks = gpu.as_ref().and_then(ceilings);
     let iterations = warm_up(&mut solver, args.seconds)?.max(args.iterations);
@@ -73,7 +74,7 @@ fn iterations(args: &TimeArgs, solver: &Path) -> anyhow::Result<()> {
     let mut loss = 0.0;
     for _ in 0..iterations {
         let lap = Instant::now();
-        loss = solver.iterate()?;
+        loss = solver.iterate()?.unwrap_or(f64::NAN);
         times.push(ms(lap));
     }
     times.sort_by(f64::total_cmp);
@@ -131,7 +132,7 @@ fn stream(iterations: u32, solver: &mut Solver, peaks: Option<&Peaks>) -> anyhow
 
 /// How an iteration of so many milliseconds compares with what the GPU takes for its work at the least.
 fn report_floor(solver: &Solver, peaks: &Peaks, average: f64) {
-    let (passes, histories) = (solver.param().iter_size() as usize, lgm_solver::histories(solver.param().r#type()));
+    let (passes, histories) = (solver.param().iter_size() as usize, solver.rule().histories());
     let Floor { ms, gflop, gbyte } = Floor::of(solver.net(), passes, histories, peaks);
     info!(
         "Its work ({gflop:.3} GFLOP and {gbyte:.3} GB, conversions aside) takes {} ms at these rates, layer by layer: {:.0}% of \
@@ -192,7 +193,7 @@ fn peak(gpu: Option<&dyn Gpu>, before: u64, net: &Net, histories: usize) -> lgm_
     let (taken, free, total) = (in_units(taken), in_units(free), in_units(total));
     info!(
         "Peak on {}: {taken} taken, {libraries} of it by libraries and recordings, {free} of {total} free.",
-        gpu.label()
+        gpu.name()
     );
     Ok(())
 }

@@ -1,13 +1,11 @@
 //! Memory of a CUDA device, and the queue that work on it goes through.
 //!
-//! A layer's device half ([`crate::Run`]`<`[`Device`]`>`) sees addresses and puts kernels and matrix products on a
+//! A layer's device half ([`crate::DeviceLayer`]) sees addresses and puts kernels and matrix multiplications on a
 //! [`DeviceQueue`]; who runs them, a GPU's stream or the kernels compiled for the host, it cannot tell. Everything on a
 //! queue runs in the order it was put there. Blobs are stored in the [`Format`](crate::Format)s that layers have settled on;
 //! parameters, their gradients, saved memory and scratch are `f32`, laid out as on the host.
 
-use std::fmt;
-
-use crate::{Bwd, Element, Error, Format, Fwd, Layout, Result, Space, Storage, View, ViewMut, Views, ViewsMut};
+use crate::{ConvolutionPass, DeviceCall, DeviceConvolution, Element, Result, Space, Storage};
 
 /// The memory of a CUDA device.
 #[derive(Clone, Copy, Debug)]
@@ -15,7 +13,7 @@ pub struct Device;
 
 impl Space for Device {
     type Addr = DevicePtr;
-    type Queue = dyn DeviceQueue;
+    type Call<'a> = DeviceCall<'a>;
 }
 
 /// The address of a byte on a device.
@@ -160,112 +158,11 @@ impl Gemm {
     }
 }
 
-/// A two-dimensional convolution, groups and dilation included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct DeviceConvolution {
-    /// Images.
-    pub batch: usize,
-    /// Channels of the input.
-    pub channels: usize,
-    /// Channels of the output.
-    pub outputs: usize,
-    /// Height and width of the input.
-    pub input: [usize; 2],
-    /// Height and width of the output.
-    pub output: [usize; 2],
-    /// Height and width of a filter.
-    pub kernel: [usize; 2],
-    /// Steps.
-    pub stride: [usize; 2],
-    /// Padding on each side.
-    pub pad: [usize; 2],
-    /// Distance between a filter's taps.
-    pub dilation: [usize; 2],
-    /// Groups of channels.
-    pub groups: usize,
-    /// How x, y and w and their gradients are stored; of w, the outputs count as images.
-    pub format: Format,
-}
-
-impl DeviceConvolution {
-    /// Multiply-adds of a pass.
-    pub fn multiply_adds(&self) -> usize {
-        let taps = self.channels / self.groups.max(1) * self.kernel[0] * self.kernel[1];
-        self.batch * self.outputs * self.output[0] * self.output[1] * taps
-    }
-
-    /// Whether the filters, stored as the blobs are, lie as the parameter does: in single precision, and axis by axis or
-    /// of one tap or one channel, which lie the same in both orders.
-    pub fn has_plain_filters(&self) -> bool {
-        let first = self.format.layout == Layout::ChannelsFirst;
-        self.format.element == Element::F32 && (first || self.kernel == [1, 1] || self.channels == self.groups)
-    }
-}
-
-/// Which product of a convolution.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ConvolutionPass {
-    /// y from x and w.
-    Forward,
-    /// dx from dy and w.
-    Data,
-    /// dw from x and dy: added to what is there where that lies as the parameter does
-    /// ([`DeviceConvolution::has_plain_filters`]); else written.
-    Filter,
-}
-
-impl ConvolutionPass {
-    /// All three.
-    pub const ALL: [ConvolutionPass; 3] = [ConvolutionPass::Forward, ConvolutionPass::Data, ConvolutionPass::Filter];
-}
-
-impl fmt::Display for DeviceConvolution {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let by = |[h, w]: [usize; 2]| format!("{h}x{w}");
-        let DeviceConvolution { batch, channels, outputs, groups, format, .. } = self;
-        write!(f, "{batch} images of {channels} channels of {} to {outputs} of {}", by(self.input), by(self.output))?;
-        write!(f, ", kernel {}, stride {}, pad {}", by(self.kernel), by(self.stride), by(self.pad))?;
-        write!(f, ", dilation {}, groups {groups}, {format}", by(self.dilation))
-    }
-}
-
-impl fmt::Display for ConvolutionPass {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            ConvolutionPass::Forward => "forward",
-            ConvolutionPass::Data => "data",
-            ConvolutionPass::Filter => "filter",
-        })
-    }
-}
-
-/// What makes a pass of a convolution on a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Maker {
-    /// A library's convolution, by [`DeviceQueue::convolution`].
-    Library,
-    /// A matrix product of the blobs as they are, by [`DeviceQueue::gemm`].
-    Product,
-    /// Our own kernels, a product of the patches that they gather among them.
-    Own,
-}
-
-/// A pass of a convolution as a layer makes it on a device.
-#[derive(Clone, Copy, Debug)]
-pub struct PreparedConvolution {
-    /// Which product.
-    pub pass: ConvolutionPass,
-    /// What makes it.
-    pub maker: Maker,
-    /// Its geometry; none with three spatial axes, which no library is asked for.
-    pub conv: Option<DeviceConvolution>,
-}
-
 /// What runs a device's work in order.
 ///
 /// Nothing here waits for the device but [`DeviceQueue::finish`] and the copies that reach host memory. Whatever a layer
 /// puts on a queue may be recorded and replayed many times with the same addresses and numbers: what changes from step
-/// to step is read from [`Fwd::clock`] and [`Fwd::dynamic`].
+/// to step is read from [`DeviceCall::clock`] and [`DeviceCall::dynamic`].
 pub trait DeviceQueue {
     /// What layers should store where they have the choice.
     fn storage(&self) -> Storage {
@@ -278,7 +175,7 @@ pub trait DeviceQueue {
     /// When there is no such kernel, it cannot be compiled or the device refuses it.
     fn launch(&self, kernel: &'static str, grid: Grid, args: &[Arg]) -> Result<()>;
 
-    /// A matrix product, or a batch of them.
+    /// A matrix multiplication, or a batch of them.
     ///
     /// # Errors
     /// When the device refuses it.
@@ -337,149 +234,5 @@ pub trait DeviceQueue {
     fn finish(&self) -> Result<()>;
 }
 
-/// What a kernel wrote of a value it could not take; see [`crate::Layer::explain`]. All zero: nothing wrong.
+/// What a kernel wrote of a value it could not take; see [`crate::DeviceLayer::explain`]. All zero: nothing wrong.
 pub type Fault = [u32; 4];
-
-fn address(view: Option<View<'_, Device>>, what: fmt::Arguments<'_>) -> Result<DevicePtr> {
-    view.map(|v| v.addr()).ok_or_else(|| Error::internal(format!("{what} is not among a layer's inputs")))
-}
-
-fn need(views: &Views<'_, Device>, i: usize, what: &str) -> Result<DevicePtr> {
-    address(views.get(i).copied().flatten(), format_args!("{what} {i}"))
-}
-
-fn opt(views: &Views<'_, Device>, i: usize) -> Option<DevicePtr> {
-    views.get(i).copied().flatten().map(|v| v.addr())
-}
-
-fn take_opt(views: &mut ViewsMut<'_, Device>, i: usize) -> Option<DevicePtr> {
-    views.get_mut(i).and_then(Option::take).map(|v: ViewMut<'_, Device>| v.addr())
-}
-
-fn take(views: &mut ViewsMut<'_, Device>, i: usize, what: &str) -> Result<DevicePtr> {
-    take_opt(views, i).ok_or_else(|| Error::internal(format!("{what} {i} is absent or was taken before")))
-}
-
-/// The device forms of the accessors; absences and errors as for the host's.
-impl Fwd<'_, Device> {
-    /// Data of bottom `i`, which must not share memory with a top.
-    ///
-    /// # Errors
-    /// When it does.
-    pub fn bottom(&self, i: usize) -> Result<DevicePtr> {
-        need(&self.bottoms, i, "bottom")
-    }
-
-    /// Data of bottom `i`; when it shares memory with top `top`, that memory.
-    ///
-    /// # Errors
-    /// When there is neither.
-    pub fn bottom_or_top(&self, i: usize, top: usize) -> Result<DevicePtr> {
-        let shared = || self.tops.get(top).and_then(Option::as_ref).map(|v| v.addr());
-        opt(&self.bottoms, i).or_else(shared).ok_or_else(|| Error::internal(format!("bottom {i} has no memory")))
-    }
-
-    /// Takes the data of top `i`.
-    ///
-    /// # Errors
-    /// When it is a view of a bottom or was taken before.
-    pub fn top(&mut self, i: usize) -> Result<DevicePtr> {
-        take(&mut self.tops, i, "top")
-    }
-
-    /// Takes the data of top `i`; `None` when it is a view of a bottom and there is nothing to write.
-    pub fn top_unless_view(&mut self, i: usize) -> Option<DevicePtr> {
-        take_opt(&mut self.tops, i)
-    }
-
-    /// Takes parameter `i`.
-    ///
-    /// # Errors
-    /// When it was taken before.
-    pub fn param(&mut self, i: usize) -> Result<DevicePtr> {
-        take(&mut self.params, i, "parameter")
-    }
-
-    /// Takes saved memory `i`; `None` in a net that runs no backward.
-    pub fn saved(&mut self, i: usize) -> Option<DevicePtr> {
-        take_opt(&mut self.saved, i)
-    }
-
-    /// Takes scratch memory `i`.
-    ///
-    /// # Errors
-    /// When it was taken before.
-    pub fn scratch(&mut self, i: usize) -> Result<DevicePtr> {
-        take(&mut self.scratch, i, "scratch")
-    }
-}
-
-/// The device forms of the accessors; absences and errors as for the host's.
-impl Bwd<'_, Device> {
-    /// Data of bottom `i`, planned as read by backward.
-    ///
-    /// # Errors
-    /// When it was not planned so.
-    pub fn bottom(&self, i: usize) -> Result<DevicePtr> {
-        need(&self.bottoms, i, "bottom")
-    }
-
-    /// Data of top `i`, planned as read by backward.
-    ///
-    /// # Errors
-    /// When it was not planned so.
-    pub fn top(&self, i: usize) -> Result<DevicePtr> {
-        need(&self.tops, i, "top")
-    }
-
-    /// Diff of top `i`, which must not share memory with a bottom's diff.
-    ///
-    /// # Errors
-    /// When it does.
-    pub fn top_diff(&self, i: usize) -> Result<DevicePtr> {
-        need(&self.top_diffs, i, "top diff")
-    }
-
-    /// Diff of top `i`; when it shares memory with the diff of bottom `bottom`, that memory.
-    ///
-    /// # Errors
-    /// When there is neither.
-    pub fn top_diff_or_bottom(&self, i: usize, bottom: usize) -> Result<DevicePtr> {
-        let shared = || self.bottom_diffs.get(bottom).and_then(Option::as_ref).map(|v| v.addr());
-        opt(&self.top_diffs, i).or_else(shared).ok_or_else(|| Error::internal(format!("top diff {i} has no memory")))
-    }
-
-    /// Takes the diff of bottom `i`; `None` when nothing asks for it.
-    pub fn bottom_diff(&mut self, i: usize) -> Option<DevicePtr> {
-        take_opt(&mut self.bottom_diffs, i)
-    }
-
-    /// Parameter `i`.
-    ///
-    /// # Errors
-    /// When there is none.
-    pub fn param(&self, i: usize) -> Result<DevicePtr> {
-        need(&self.params, i, "parameter")
-    }
-
-    /// Takes the diff of parameter `i`, to be added to; `None` when nothing asks for it.
-    pub fn param_diff(&mut self, i: usize) -> Option<DevicePtr> {
-        take_opt(&mut self.param_diffs, i)
-    }
-
-    /// What forward left in saved memory `i`.
-    ///
-    /// # Errors
-    /// When there is none.
-    pub fn saved(&self, i: usize) -> Result<DevicePtr> {
-        need(&self.saved, i, "saved memory")
-    }
-
-    /// Takes scratch memory `i`.
-    ///
-    /// # Errors
-    /// When it was taken before.
-    pub fn scratch(&mut self, i: usize) -> Result<DevicePtr> {
-        take(&mut self.scratch, i, "scratch")
-    }
-}

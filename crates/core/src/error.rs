@@ -54,6 +54,47 @@ pub enum Error {
         /// What there is.
         available: crate::memory::Available,
     },
+    /// A name that is none of those there are.
+    #[error("{what} '{found}'{}{among}", hint.as_ref().map(|near| format!("; did you mean '{near}'?")).unwrap_or_default())]
+    Unknown {
+        /// What it should have named, as in "unknown layer type".
+        what: String,
+        /// The name.
+        found: String,
+        /// The nearest name there is, where one is near.
+        hint: Option<String>,
+        /// The rest of the sentence: all that there are, or nothing.
+        among: String,
+    },
+    /// A loss, a gradient or a parameter that is NaN or infinite.
+    #[error("{0}")]
+    NotFinite(String),
+    /// A device, its driver or one of its libraries refused or failed.
+    #[error("{text}")]
+    Device {
+        /// Which device, which call, what it answered and what to try.
+        text: String,
+        /// The device takes no more work: what it held is gone, and only a new process can use it again.
+        lost: bool,
+    },
+    /// A device has less memory than is wanted.
+    #[error("{text}")]
+    DeviceMemory {
+        /// What wants how much of which device, and what to try.
+        text: String,
+        /// Bytes wanted.
+        wanted: u64,
+        /// Bytes free.
+        free: u64,
+    },
+    /// A run that ended by an error, and what became of what it had done.
+    #[error("{source}; {note}")]
+    Ended {
+        /// What ended it.
+        source: Box<Error>,
+        /// What was saved, or from what to resume.
+        note: String,
+    },
     /// The text of a prototxt is malformed; the message carries file, line and column.
     #[error(transparent)]
     Proto(#[from] lgm_proto::Error),
@@ -78,6 +119,49 @@ impl Error {
     /// An [`Error::Config`].
     pub fn config(text: impl Into<String>) -> Self {
         Error::Config(text.into())
+    }
+
+    /// An [`Error::Unknown`] of a name that is none of `known`, without a list of them.
+    pub fn unknown<'a>(what: impl Into<String>, found: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
+        let hint = nearest(found, known).map(str::to_string);
+        Error::Unknown { what: what.into(), found: found.into(), hint, among: String::new() }
+    }
+
+    /// An [`Error::Unknown`] of a name that is none of `known`, with all of them.
+    pub fn unknown_among(what: impl Into<String>, found: &str, known: &[&str]) -> Self {
+        let hint = nearest(found, known.iter().copied()).map(str::to_string);
+        let among = format!(" (there are {})", known.join(", "));
+        Error::Unknown { what: what.into(), found: found.into(), hint, among }
+    }
+
+    /// An [`Error::Device`] after which the device still answers.
+    pub fn device(text: impl Into<String>) -> Self {
+        Error::Device { text: text.into(), lost: false }
+    }
+
+    /// The same kind of error, with what was being done before its text.
+    #[must_use]
+    pub fn while_doing(self, what: impl std::fmt::Display) -> Self {
+        match self {
+            Error::Device { text, lost } => Error::Device { text: format!("{what}: {text}"), lost },
+            Error::DeviceMemory { text, wanted, free } => {
+                Error::DeviceMemory { text: format!("{what}: {text}"), wanted, free }
+            }
+            other => Error::Config(format!("{what}: {other}")),
+        }
+    }
+
+    /// The error itself, without the layer or the run that it is wrapped in.
+    pub fn root(&self) -> &Error {
+        match self {
+            Error::Layer { source, .. } | Error::Ended { source, .. } => source.root(),
+            other => other,
+        }
+    }
+
+    /// Whether a device is lost.
+    pub fn is_device_lost(&self) -> bool {
+        matches!(self.root(), Error::Device { lost: true, .. })
     }
 
     /// An [`Error::Internal`].

@@ -32,7 +32,7 @@ pub enum Layout {
     /// Axis by axis, as on the host: NCHW.
     #[default]
     ChannelsFirst,
-    /// Axis 1 last: NHWC. The shape is told as ever.
+    /// Axis 1 last: NHWC. The logical shape stays NCHW.
     ChannelsLast,
 }
 
@@ -55,8 +55,7 @@ impl Format {
         Format { layout: Layout::ChannelsFirst, ..self }
     }
 
-    /// Whether elements that are not the same in number before and after axis 1 are moved: a blob of one position or of
-    /// one channel lies the same in both orders.
+    /// Whether NCHW and NHWC differ in memory for this shape.
     fn is_moved(shape: &Shape) -> bool {
         shape.len() > 2 && shape[1] > 1 && shape.count_from(2) > 1
     }
@@ -116,7 +115,7 @@ impl fmt::Display for Format {
     }
 }
 
-/// The nearest bf16 number, the even one of two; what is not a number stays so.
+/// Rounds to bf16, ties to even; NaN stays NaN.
 fn bf16_bits(v: f32) -> u16 {
     let bits = v.to_bits();
     if v.is_nan() {
@@ -218,14 +217,41 @@ impl DevicePtr {
     }
 }
 
-/// The name of the kernel for a type of elements: `kernel!(element, "relu_forward")` is that or `"relu_forward_bf16"`.
+/// A kernel's name for each type of the elements it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kernel {
+    /// For single precision.
+    pub f32: &'static str,
+    /// For bf16.
+    pub bf16: &'static str,
+}
+
+impl Kernel {
+    /// The name for a type of elements.
+    pub fn of(self, element: Element) -> &'static str {
+        match element {
+            Element::F32 => self.f32,
+            Element::Bf16 => self.bf16,
+        }
+    }
+}
+
+impl From<&'static str> for Kernel {
+    /// A kernel that does not depend on the type of the blobs' elements.
+    fn from(name: &'static str) -> Kernel {
+        Kernel { f32: name, bf16: name }
+    }
+}
+
+/// A kernel that exists for every type of elements: `kernel!("relu_forward")` is `"relu_forward"` or
+/// `"relu_forward_bf16"`, as its [`Kernel`] is asked for; `kernel!(element, "relu_forward")` is one of the names.
 #[macro_export]
 macro_rules! kernel {
+    ($name:literal) => {
+        $crate::Kernel { f32: $name, bf16: concat!($name, "_bf16") }
+    };
     ($element:expr, $name:literal) => {
-        match $element {
-            $crate::Element::F32 => $name,
-            $crate::Element::Bf16 => concat!($name, "_bf16"),
-        }
+        $crate::kernel!($name).of($element)
     };
 }
 

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::{Error, Float, Result};
+use crate::{Error, Result};
 
 /// Sizes below this are not held against what there is, which takes some files to read.
 const SMALL: usize = 4 << 20;
@@ -100,9 +100,9 @@ pub fn reserve<T>(buffer: &mut Vec<T>, more: usize, what: impl fmt::Display) -> 
 ///
 /// # Errors
 /// [`Error::Memory`].
-pub fn zeros<T: Float>(count: usize, what: impl fmt::Display) -> Result<Vec<T>> {
+pub fn zeros<T: Clone + Default>(count: usize, what: impl fmt::Display) -> Result<Vec<T>> {
     let mut buffer = room(count, what)?;
-    buffer.resize(count, T::zero());
+    buffer.resize(count, T::default());
     Ok(buffer)
 }
 

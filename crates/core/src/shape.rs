@@ -109,6 +109,38 @@ impl fmt::Debug for Shape {
     }
 }
 
+/// A blob around one of its axes, or a run of them: row-major elements of `outer` × `channels` × `inner`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Axes3 {
+    /// Indices before.
+    pub outer: usize,
+    /// Indices of the axes themselves.
+    pub channels: usize,
+    /// Indices after.
+    pub inner: usize,
+}
+
+impl Axes3 {
+    /// A blob of outer × channels × inner elements.
+    pub fn new(outer: usize, channels: usize, inner: usize) -> Axes3 {
+        Axes3 { outer, channels, inner }
+    }
+
+    /// `shape` around the axes in `range`.
+    pub fn around(shape: &Shape, range: Range<usize>) -> Axes3 {
+        Axes3 {
+            outer: shape.span(0..range.start),
+            channels: shape.span(range.clone()),
+            inner: shape.count_from(range.end),
+        }
+    }
+
+    /// Number of elements; see [`count`].
+    pub fn count(&self) -> usize {
+        count(&[self.outer, self.channels, self.inner])
+    }
+}
+
 /// What is known of a blob before it has memory: its shape and element type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlobSpec {
@@ -149,6 +181,15 @@ impl BlobSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_blob_around_its_axes() {
+        let shape = Shape::from([2, 3, 4, 5]);
+        assert_eq!(Axes3::around(&shape, 1..2), Axes3::new(2, 3, 20));
+        assert_eq!(Axes3::around(&shape, 1..3), Axes3::new(2, 12, 5));
+        assert_eq!(Axes3::around(&shape, 0..0), Axes3::new(1, 1, 120));
+        assert_eq!(Axes3::around(&shape, 0..4).count(), 120);
+    }
 
     #[test]
     fn axes_count_from_both_ends() {

@@ -6,27 +6,23 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use crate::{BlobSpec, DType, Error, Float, Result, Shape};
+use crate::{BlobSpec, DType, Error, Float, HostCall, Result, Shape};
 
-/// A kind of memory that blobs can live in, and the queue that work on it is put on.
+/// A kind of memory that blobs can live in.
 pub trait Space: Sized + 'static {
     /// The address of a byte in this space.
     type Addr: Copy + fmt::Debug;
-    /// Where work on this space is queued: a stream on a device, nothing on the host.
-    type Queue: ?Sized;
+    /// What a layer's call on this space is made with besides blobs.
+    type Call<'a>: Copy;
 }
 
 /// The computer's own memory. Work on it runs at once, on the computer's cores.
 #[derive(Clone, Copy, Debug)]
 pub struct Host;
 
-/// The host's queue: work runs when it is called.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct HostQueue;
-
 impl Space for Host {
     type Addr = *mut u8;
-    type Queue = HostQueue;
+    type Call<'a> = HostCall<'a>;
 }
 
 /// A borrowed, read-only window on a blob.

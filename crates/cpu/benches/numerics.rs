@@ -8,10 +8,12 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BenchmarkGroup, Criterion, Throughput, measurement::WallTime};
-use lgm_cpu::batchnorm::{self, Affine, Extents, Normalized};
+use lgm_core::Axes3;
+use lgm_core::Window;
+use lgm_cpu::batchnorm::{self, Affine, Normalization, Normalized};
 use lgm_cpu::conv::{Algorithm, Epilogue};
 use lgm_cpu::pool::{PoolGeometry, Round};
-use lgm_cpu::{ConvGeometry, Kernel, Trans, elementwise, gemm, lrn, math, softmax};
+use lgm_cpu::{ConvGeometry, Gemm, Kernel, MatMut, MatRef, elementwise, lrn, math, softmax};
 
 fn noise(len: usize) -> Vec<f32> {
     (0..len).map(|i| ((i * 2_654_435_761) % 1000) as f32 / 500.0 - 1.0).collect()
@@ -62,13 +64,11 @@ fn products(c: &mut Criterion) {
     for (m, n, k) in [(384, 4096, 864), (96, 16384, 864), (1024, 1024, 1024), (50, 4096, 500), (64, 500, 800)] {
         g.throughput(Throughput::Elements(2 * (m * n * k) as u64));
         let (a, b, mut out) = (noise(m * k), noise(k * n), vec![0.0; m * n]);
-        for (trans_a, trans_b, name) in
-            [(Trans::No, Trans::No, "nn"), (Trans::No, Trans::Yes, "nt"), (Trans::Yes, Trans::No, "tn")]
-        {
-            let lda = if trans_a == Trans::No { k } else { m };
-            let ldb = if trans_b == Trans::No { n } else { k };
+        let views = |data, rows, columns| (MatRef::new(data, rows, columns), MatRef::new(data, columns, rows).t());
+        let ((a, a_transposed), (b, b_transposed)) = (views(&a, m, k), views(&b, k, n));
+        for (a, b, name) in [(a, b, "nn"), (a, b_transposed, "nt"), (a_transposed, b, "tn")] {
             g.bench_function(format!("{m}x{n}x{k}/{name}"), |bench| {
-                bench.iter(|| gemm(trans_a, trans_b, m, n, k, 1.0, &a, lda, &b, ldb, 0.0, &mut out, n));
+                bench.iter(|| Gemm { alpha: 1.0, a, b, beta: 0.0, c: MatMut::new(&mut out, m, n) }.run());
             });
         }
     }
@@ -77,7 +77,7 @@ fn products(c: &mut Criterion) {
 /// Name, batch, geometry.
 fn convolutions() -> Vec<(&'static str, usize, ConvGeometry)> {
     let square = |c, o, group, size, kernel, stride, pad| {
-        ConvGeometry::new(c, o, group, &[size; 2], &[kernel; 2], &[stride; 2], &[pad; 2], &[1; 2])
+        ConvGeometry::new(c, o, group, vec![Window::new(size, kernel, stride, pad, 1)?; 2])
     };
     [
         ("96x96_32", 16, square(96, 96, 1, 32, 3, 1, 1)),
@@ -105,9 +105,8 @@ fn convolution(c: &mut Criterion) {
         let (x, w) = (noise(batch * geometry.input_len()), noise(geometry.weights_len()));
         let dy = noise(batch * geometry.output_len());
         let (mut y, mut dx, mut dw) = (dy.clone(), x.clone(), w.clone());
-        let dense = [[3, 3], [5, 5]].contains(&[geometry.kernel[0], geometry.kernel[1]])
-            && geometry.stride == [1, 1]
-            && geometry.group == 1;
+        let square = [3, 5].map(|kernel| geometry.windows.iter().all(|w| (w.kernel, w.stride) == (kernel, 1)));
+        let dense = square.contains(&true) && geometry.group == 1;
         for winograd in [true, false] {
             let algorithm = Algorithm { winograd, ..Algorithm::active() };
             if winograd && !(dense && geometry.in_channels >= 16) {
@@ -129,15 +128,15 @@ fn convolution(c: &mut Criterion) {
 
 /// Everything that memory bounds, on the activations of the paper's first stage at batch 16.
 fn bandwidth(c: &mut Criterion) {
-    let e = Extents { n: 16, channels: 96, spatial: 1024 };
-    let (n, channels, spatial) = (e.n, e.channels, e.spatial);
-    let (x, dy) = (noise(e.len()), noise(e.len()));
+    let e = Axes3::new(16, 96, 1024);
+    let Axes3 { outer: n, channels, inner: spatial } = e;
+    let (x, dy) = (noise(e.count()), noise(e.count()));
     let (mut y, mut z) = (x.clone(), x.clone());
     let (mut mean, mut variance) = (vec![0.0; channels], vec![1.0; channels]);
     let (mut a, mut b) = (mean.clone(), mean.clone());
     let ones = vec![1.0; channels];
     let mut g = group(c, "memory");
-    let blob = 4 * e.len() as u64;
+    let blob = 4 * e.count() as u64;
     let mut run = |name: &str, quarters: u64, f: &mut dyn FnMut()| {
         g.throughput(Throughput::Bytes(blob * quarters / 4));
         g.bench_function(name, |bench| bench.iter(&mut *f));
@@ -149,17 +148,17 @@ fn bandwidth(c: &mut Criterion) {
     run("batchnorm/statistics", 4, &mut || batchnorm::mean_variance(&x, e, &mut mean, &mut variance));
     run("batchnorm/normalize", 8, &mut || {
         let affine = Affine { scale: &ones, shift: Some(&ones) };
-        batchnorm::normalize(Some(&x), e, &mean, &ones, Some(affine), true, &mut y);
+        Normalization { mean: &mean, inv_std: &ones, affine: Some(affine), relu: true }.apply(Some(&x), e, &mut y);
     });
     let xhat = Normalized::From { x: &x, mean: &ones, inv_std: &ones };
     run("batchnorm/backward_sums", 8, &mut || batchnorm::backward_sums(xhat, &dy, e, &mut a, &mut b));
     run("batchnorm/backward_data", 12, &mut || {
         batchnorm::backward_data(xhat, Some(&dy), e, &ones, &ones, &ones, &mut z);
     });
-    run("softmax/channels", 8, &mut || softmax::softmax(Some(&x), &mut y, n, channels, spatial));
-    run("softmax/rows", 8, &mut || softmax::softmax(Some(&x), &mut y, n * spatial, channels, 1));
+    run("softmax/channels", 8, &mut || softmax::softmax(Some(&x), &mut y, e));
+    run("softmax/rows", 8, &mut || softmax::softmax(Some(&x), &mut y, Axes3::new(n * spatial, channels, 1)));
     let l = lrn::Lrn { size: 5, alpha: 1e-4, beta: 0.75, k: 1.0 };
-    run("lrn/forward", 12, &mut || l.across_forward(&x, (n, channels, spatial), &mut z, &mut y));
+    run("lrn/forward", 12, &mut || l.across_forward(&x, e, &mut z, &mut y));
     for (name, kernel) in [("2x2", 2), ("3x3", 3)] {
         let Ok(p) = PoolGeometry::new([32; 2], [kernel; 2], [2; 2], [0; 2], Round::Ceil) else { continue };
         let mut top = vec![0.0; n * channels * p.output_area()];

@@ -5,11 +5,13 @@
 
 use std::process::ExitCode;
 
-use lgm_cpu::batchnorm::{self, Affine, Extents, Normalized};
+use lgm_core::Axes3;
+use lgm_core::Window;
+use lgm_cpu::batchnorm::{self, Affine, Normalization, Normalized};
 use lgm_cpu::conv::{Algorithm, Epilogue};
 use lgm_cpu::lrn::Lrn;
 use lgm_cpu::pool::{PoolGeometry, Round};
-use lgm_cpu::{ConvGeometry, Trans, elementwise, gemm, softmax};
+use lgm_cpu::{ConvGeometry, Gemm, MatMut, MatRef, elementwise, softmax};
 
 fn noise(len: usize) -> Vec<f32> {
     (0..len).map(|i| ((i * 2_654_435_761) % 1000) as f32 / 500.0 - 1.0).collect()
@@ -18,11 +20,14 @@ fn noise(len: usize) -> Vec<f32> {
 /// A loop, and the units of work in one go.
 type HotLoop = (Box<dyn FnMut()>, usize);
 
-fn product(trans_b: Trans) -> HotLoop {
+fn product(trans_b: bool) -> HotLoop {
     let (m, n, k) = (64, 256, 256);
     let (a, b, mut c) = (noise(m * k), noise(k * n), vec![0.0; m * n]);
-    let ldb = if trans_b == Trans::No { n } else { k };
-    (Box::new(move || gemm(Trans::No, trans_b, m, n, k, 1.0, &a, k, &b, ldb, 0.0, &mut c, n)), m * n * k)
+    let run = move || {
+        let b = if trans_b { MatRef::new(&b, n, k).t() } else { MatRef::new(&b, k, n) };
+        Gemm { alpha: 1.0, a: MatRef::new(&a, m, k), b, beta: 0.0, c: MatMut::new(&mut c, m, n) }.run();
+    };
+    (Box::new(run), m * n * k)
 }
 
 #[derive(Clone, Copy)]
@@ -36,7 +41,7 @@ enum Pass {
 
 /// A pass of a convolution of `size` × `size` inputs with a kernel of `kernel` × `kernel`.
 fn convolution(batch: usize, [c, o, size, kernel, pad]: [usize; 5], winograd: bool, pass: Pass) -> Option<HotLoop> {
-    let g = ConvGeometry::new(c, o, 1, &[size; 2], &[kernel; 2], &[1; 2], &[pad; 2], &[1; 2]).ok()?;
+    let g = ConvGeometry::new(c, o, 1, vec![Window::new(size, kernel, 1, pad, 1).ok()?; 2]).ok()?;
     let algorithm = Algorithm { winograd, ..Algorithm::active() };
     let units = g.multiply_adds(batch);
     let (mut x, mut w, mut y) = (noise(batch * g.input_len()), noise(g.weights_len()), noise(batch * g.output_len()));
@@ -71,20 +76,19 @@ fn pooling(kernel: usize, stride: usize, average: bool, forward: bool) -> Option
 
 /// Something over a blob of 4 × 32 × 16 × 16.
 fn blob(name: &str) -> Option<HotLoop> {
-    let e = Extents { n: 4, channels: 32, spatial: 256 };
-    let shape = (e.n, e.channels, e.spatial);
-    let (x, dy, mut y, mut z) = (noise(e.len()), noise(e.len()), noise(e.len()), noise(e.len()));
+    let e = Axes3::new(4, 32, 256);
+    let (x, dy, mut y, mut z) = (noise(e.count()), noise(e.count()), noise(e.count()), noise(e.count()));
     let ones = vec![1.0; e.channels];
     let (mut a, mut b) = (ones.clone(), ones.clone());
     let lrn = Lrn { size: 5, alpha: 1e-4, beta: 0.75, k: 1.0 };
     let run: Box<dyn FnMut()> = match name {
         "relu" => Box::new(move || elementwise::map_into(Some(&x), &mut y, |v: f32| v.max(0.0))),
-        "lrn" => Box::new(move || lrn.across_forward(&x, shape, &mut z, &mut y)),
-        "softmax" => Box::new(move || softmax::softmax(Some(&x), &mut y, e.n * e.spatial, e.channels, 1)),
+        "lrn" => Box::new(move || lrn.across_forward(&x, e, &mut z, &mut y)),
+        "softmax" => Box::new(move || softmax::softmax(Some(&x), &mut y, Axes3::new(e.outer * e.inner, e.channels, 1))),
         "statistics" => Box::new(move || batchnorm::mean_variance(&x, e, &mut a, &mut b)),
         "normalize" => Box::new(move || {
             let affine = Affine { scale: &ones, shift: Some(&ones) };
-            batchnorm::normalize(Some(&x), e, &a, &ones, Some(affine), true, &mut y);
+            Normalization { mean: &a, inv_std: &ones, affine: Some(affine), relu: true }.apply(Some(&x), e, &mut y);
         }),
         "batchnorm_sums" => Box::new(move || {
             let xhat = Normalized::From { x: &x, mean: &ones, inv_std: &ones };
@@ -96,7 +100,7 @@ fn blob(name: &str) -> Option<HotLoop> {
         }),
         _ => return None,
     };
-    Some((run, e.len()))
+    Some((run, e.count()))
 }
 
 const NAMES: [&str; 28] = [
@@ -150,8 +154,8 @@ fn hot_loop(name: &str) -> Option<HotLoop> {
         return convolution(batch, sizes, name.starts_with("winograd"), pass);
     }
     match name {
-        "gemm_nn" => Some(product(Trans::No)),
-        "gemm_nt" => Some(product(Trans::Yes)),
+        "gemm_nn" => Some(product(false)),
+        "gemm_nt" => Some(product(true)),
         "max_pool" => pooling(3, 2, false, true),
         "max_pool_gradient" => pooling(3, 2, false, false),
         "average_pool" => pooling(3, 2, true, true),

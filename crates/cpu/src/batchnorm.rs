@@ -8,68 +8,47 @@
 mod joined;
 mod rectified;
 
+use lgm_core::Axes3;
+
 use crate::kernel::vectorized;
 use crate::parallel::{Shared, tasks};
 use crate::scratch::Scratch;
 use crate::{BLOCK, Float};
-pub use joined::{Joined, normalize_and_add};
+pub use joined::Joined;
 pub use rectified::Rectified;
 
-/// The extents of a blob as these functions see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extents {
-    /// Images.
-    pub n: usize,
-    /// Channels.
-    pub channels: usize,
-    /// Positions of one channel of one image.
-    pub spatial: usize,
+/// Calls `row(channel, range)` for every run of a channel, in parallel over blocks of runs.
+fn rows(axes: Axes3, row: impl Fn(usize, std::ops::Range<usize>) + Sync) {
+    let (count, at_once) = (axes.outer * axes.channels, (BLOCK / axes.inner.max(1)).max(1));
+    tasks(count.div_ceil(at_once), axes.count() > BLOCK, |t| {
+        for r in t * at_once..((t + 1) * at_once).min(count) {
+            row(r % axes.channels, r * axes.inner..(r + 1) * axes.inner);
+        }
+    });
 }
 
-impl Extents {
-    /// Elements in all.
-    pub fn len(&self) -> usize {
-        self.n * self.channels * self.spatial
-    }
-
-    /// Whether there are no elements.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Calls `row(channel, range)` for every run of a channel, in parallel over blocks of runs.
-    fn rows(&self, row: impl Fn(usize, std::ops::Range<usize>) + Sync) {
-        let (count, at_once) = (self.n * self.channels, (BLOCK / self.spatial.max(1)).max(1));
-        tasks(count.div_ceil(at_once), self.len() > BLOCK, |t| {
-            for r in t * at_once..((t + 1) * at_once).min(count) {
-                row(r % self.channels, r * self.spatial..(r + 1) * self.spatial);
-            }
-        });
-    }
-
-    /// Two sums over each channel: `row(channel, range)` gives those of one run, `done(channel, a, b)` takes the totals.
-    fn sums(
-        &self,
-        row: impl Fn(usize, std::ops::Range<usize>) -> (f64, f64) + Sync,
-        mut done: impl FnMut(usize, f64, f64),
-    ) {
-        let (count, at_once) = (self.n * self.channels, (BLOCK / self.spatial.max(1)).max(1));
-        let mut runs = Scratch::<f64>::new(2 * count);
-        let shared = Shared::new(&mut runs);
-        tasks(count.div_ceil(at_once), self.len() > BLOCK, |t| {
-            let rows = t * at_once..((t + 1) * at_once).min(count);
-            // SAFETY: tasks take consecutive, disjoint runs.
-            let out = unsafe { shared.part(2 * rows.start..2 * rows.end) };
-            for (r, out) in rows.zip(out.chunks_exact_mut(2)) {
-                let (a, b) = row(r % self.channels, r * self.spatial..(r + 1) * self.spatial);
-                (out[0], out[1]) = (a, b);
-            }
-        });
-        for c in 0..self.channels {
-            let images = (0..self.n).map(|i| 2 * (i * self.channels + c));
-            let (a, b) = images.fold((0.0, 0.0), |(a, b), at| (a + runs[at], b + runs[at + 1]));
-            done(c, a, b);
+/// Two sums over each channel: `row(channel, range)` gives those of one run, `done(channel, a, b)` takes the totals.
+fn sums(
+    axes: Axes3,
+    row: impl Fn(usize, std::ops::Range<usize>) -> (f64, f64) + Sync,
+    mut done: impl FnMut(usize, f64, f64),
+) {
+    let (count, at_once) = (axes.outer * axes.channels, (BLOCK / axes.inner.max(1)).max(1));
+    let mut runs = Scratch::<f64>::new(2 * count);
+    let shared = Shared::new(&mut runs);
+    tasks(count.div_ceil(at_once), axes.count() > BLOCK, |t| {
+        let rows = t * at_once..((t + 1) * at_once).min(count);
+        // SAFETY: tasks take consecutive, disjoint runs.
+        let out = unsafe { shared.part(2 * rows.start..2 * rows.end) };
+        for (r, out) in rows.zip(out.chunks_exact_mut(2)) {
+            let (a, b) = row(r % axes.channels, r * axes.inner..(r + 1) * axes.inner);
+            (out[0], out[1]) = (a, b);
         }
+    });
+    for c in 0..axes.channels {
+        let images = (0..axes.outer).map(|i| 2 * (i * axes.channels + c));
+        let (a, b) = images.fold((0.0, 0.0), |(a, b), at| (a + runs[at], b + runs[at + 1]));
+        done(c, a, b);
     }
 }
 
@@ -77,16 +56,17 @@ impl Extents {
 ///
 /// # Panics
 /// When a slice is too short.
-pub fn mean_variance<T: Float>(x: &[T], extents: Extents, mean: &mut [T], variance: &mut [T]) {
-    let m = (extents.n * extents.spatial).max(1) as f64;
+pub fn mean_variance<T: Float>(x: &[T], axes: Axes3, mean: &mut [T], variance: &mut [T]) {
+    let m = (axes.outer * axes.inner).max(1) as f64;
     // Sums of differences from a value of the channel lose nothing when the mean is large against the deviation.
-    let pivot = |c: usize| x[c * extents.spatial].f64();
-    if extents.is_empty() {
-        mean[..extents.channels].fill(T::zero());
-        variance[..extents.channels].fill(T::zero());
+    let pivot = |c: usize| x[c * axes.inner].f64();
+    if axes.count() == 0 {
+        mean[..axes.channels].fill(T::zero());
+        variance[..axes.channels].fill(T::zero());
         return;
     }
-    extents.sums(
+    sums(
+        axes,
         |c, range| moments(&x[range], pivot(c)),
         |c, sum, square| {
             mean[c] = T::of(pivot(c) + sum / m);
@@ -95,7 +75,7 @@ pub fn mean_variance<T: Float>(x: &[T], extents: Extents, mean: &mut [T], varian
     );
 }
 
-/// What [`normalize`] does after normalising.
+/// γ and β, which follow a normalisation.
 #[derive(Clone, Copy, Debug)]
 pub struct Affine<'a, T> {
     /// γ of each channel.
@@ -104,46 +84,74 @@ pub struct Affine<'a, T> {
     pub shift: Option<&'a [T]>,
 }
 
-/// y = (x − μ)·`inv_std`, then γ·y + β, then max(y, 0) if `relu`; on `y` itself when `x` is `None`.
-///
-/// # Panics
-/// When a slice is too short.
-pub fn normalize<T: Float>(
-    x: Option<&[T]>,
-    extents: Extents,
-    mean: &[T],
-    inv_std: &[T],
-    affine: Option<Affine<'_, T>>,
-    relu: bool,
-    y: &mut [T],
-) {
-    let y = Shared::new(&mut y[..extents.len()]);
-    let floor = if relu { T::zero() } else { T::neg_infinity() };
-    extents.rows(|c, range| {
-        // SAFETY: every run is visited once.
-        let y = unsafe { y.part(range.clone()) };
-        let scale = affine.map_or(inv_std[c], |a| inv_std[c] * a.scale[c]);
-        let shift = affine.and_then(|a| a.shift).map_or(T::zero(), |s| s[c]);
-        match x {
-            Some(x) => normalize_row(&x[range], mean[c], scale, shift, floor, y),
-            None => normalize_in_place(y, mean[c], scale, shift, floor),
+/// y = (x − μ)·`inv_std`, then γ·y + β, then max(y, 0) if `relu`.
+#[derive(Clone, Copy, Debug)]
+pub struct Normalization<'a, T> {
+    /// μ of each channel.
+    pub mean: &'a [T],
+    /// 1/√(σ² + ε) of each channel.
+    pub inv_std: &'a [T],
+    /// γ and β.
+    pub affine: Option<Affine<'a, T>>,
+    /// Whether a ReLU follows.
+    pub relu: bool,
+}
+
+impl<T: Float> Normalization<'_, T> {
+    fn channel(&self, c: usize) -> Channel<T> {
+        Channel {
+            mean: self.mean[c],
+            scale: self.affine.map_or(self.inv_std[c], |a| self.inv_std[c] * a.scale[c]),
+            shift: self.affine.and_then(|a| a.shift).map_or(T::zero(), |s| s[c]),
+            floor: floor(self.relu),
         }
-    });
+    }
+
+    /// Overwrites y; normalises `y` itself when `x` is `None`.
+    ///
+    /// # Panics
+    /// When a slice is too short.
+    pub fn apply(&self, x: Option<&[T]>, axes: Axes3, y: &mut [T]) {
+        let y = Shared::new(&mut y[..axes.count()]);
+        rows(axes, |c, range| {
+            // SAFETY: every run is visited once.
+            let y = unsafe { y.part(range.clone()) };
+            match x {
+                Some(x) => normalize_row(&x[range], self.channel(c), y),
+                None => normalize_in_place(y, self.channel(c)),
+            }
+        });
+    }
+}
+
+/// What the values of a channel go through: (x − `mean`)·`scale` + `shift`, and at least `floor`.
+#[derive(Clone, Copy)]
+struct Channel<T> {
+    mean: T,
+    scale: T,
+    shift: T,
+    floor: T,
+}
+
+/// What values are at least, with a ReLU or without.
+fn floor<T: Float>(relu: bool) -> T {
+    if relu { T::zero() } else { T::neg_infinity() }
 }
 
 /// y = x·`scale` + `shift` for each channel; on `y` itself when `x` is `None`.
 ///
 /// # Panics
 /// When a slice is too short.
-pub fn scale_shift<T: Float>(x: Option<&[T]>, extents: Extents, scale: &[T], shift: Option<&[T]>, y: &mut [T]) {
-    let y = Shared::new(&mut y[..extents.len()]);
-    extents.rows(|c, range| {
+pub fn scale_shift<T: Float>(x: Option<&[T]>, axes: Axes3, scale: &[T], shift: Option<&[T]>, y: &mut [T]) {
+    let y = Shared::new(&mut y[..axes.count()]);
+    rows(axes, |c, range| {
         // SAFETY: every run is visited once.
         let y = unsafe { y.part(range.clone()) };
         let shift = shift.map_or(T::zero(), |s| s[c]);
+        let channel = Channel { mean: T::zero(), scale: scale[c], shift, floor: floor(false) };
         match x {
-            Some(x) => normalize_row(&x[range], T::zero(), scale[c], shift, T::neg_infinity(), y),
-            None => normalize_in_place(y, T::zero(), scale[c], shift, T::neg_infinity()),
+            Some(x) => normalize_row(&x[range], channel, y),
+            None => normalize_in_place(y, channel),
         }
     });
 }
@@ -180,11 +188,12 @@ impl<'a, T: Float> Normalized<'a, T> {
 pub fn backward_sums<T: Float>(
     xhat: Normalized<'_, T>,
     dy: &[T],
-    extents: Extents,
+    axes: Axes3,
     sum_dy: &mut [T],
     sum_dy_xhat: &mut [T],
 ) {
-    extents.sums(
+    sums(
+        axes,
         |c, range| {
             let (x, mean, inv_std) = xhat.of(c, range.clone());
             let (sum, product) = products(x, &dy[range], mean);
@@ -202,15 +211,15 @@ pub fn backward_sums<T: Float>(
 pub fn backward_data<T: Float>(
     xhat: Normalized<'_, T>,
     dy: Option<&[T]>,
-    extents: Extents,
+    axes: Axes3,
     scale: &[T],
     sum_dy: &[T],
     sum_dy_xhat: &[T],
     dx: &mut [T],
 ) {
-    let m = T::of((extents.n * extents.spatial) as f64);
-    let dx = Shared::new(&mut dx[..extents.len()]);
-    extents.rows(|c, range| {
+    let m = T::of((axes.outer * axes.inner) as f64);
+    let dx = Shared::new(&mut dx[..axes.count()]);
+    rows(axes, |c, range| {
         // SAFETY: every run is visited once.
         let dx = unsafe { dx.part(range.clone()) };
         let (x, mean, inv_std) = xhat.of(c, range.clone());
@@ -276,7 +285,8 @@ vectorized! {
 }
 
 vectorized! {
-    fn normalize_row[T: Float](x: &[T], mean: T, scale: T, shift: T, floor: T, y: &mut [T]) {
+    fn normalize_row[T: Float](x: &[T], channel: Channel<T>, y: &mut [T]) {
+        let Channel { mean, scale, shift, floor } = channel;
         for (y, &x) in y.iter_mut().zip(x) {
             let v = (x - mean) * scale + shift;
             *y = if v < floor { floor } else { v };
@@ -285,7 +295,8 @@ vectorized! {
 }
 
 vectorized! {
-    fn normalize_in_place[T: Float](y: &mut [T], mean: T, scale: T, shift: T, floor: T) {
+    fn normalize_in_place[T: Float](y: &mut [T], channel: Channel<T>) {
+        let Channel { mean, scale, shift, floor } = channel;
         for y in y {
             let v = (*y - mean) * scale + shift;
             *y = if v < floor { floor } else { v };

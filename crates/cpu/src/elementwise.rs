@@ -4,9 +4,11 @@
 
 use std::ops::Range;
 
-use crate::gemv::{axpy_block, dot_block};
+use lgm_core::Axes3;
+
 use crate::kernel::vectorized;
 use crate::parallel::{Shared, tasks};
+use crate::vector::{axpy_block, dot_block};
 use crate::{BLOCK, Float, for_each_block};
 
 /// Sets every element.
@@ -161,43 +163,38 @@ pub fn reduce<T: Float>(len: usize, block: impl Fn(Range<usize>) -> T + Sync) ->
     halves(&sums)
 }
 
-/// Adds to `out[c]` the sum of x over images and positions, x being n × `channels` × `spatial`.
+/// Adds to `out[c]` the sum of x over all that is not channel c of `axes`.
 ///
 /// # Panics
 /// When a slice is too short.
-pub fn sum_per_channel<T: Float>(x: &[T], n: usize, channels: usize, spatial: usize, out: &mut [T]) {
-    let x = &x[..n * channels * spatial];
-    channel_reduce(n, channels, spatial, &mut out[..channels], |r| fold_block(&x[r], |v| v));
+pub fn sum_per_channel<T: Float>(x: &[T], axes: Axes3, out: &mut [T]) {
+    let x = &x[..axes.count()];
+    channel_reduce(axes, &mut out[..axes.channels], |r| fold_block(&x[r], |v| v));
 }
 
-/// Adds to `out[c]` the sum of x·y over images and positions, both being n × `channels` × `spatial`.
+/// Adds to `out[c]` the sum of x·y over all that is not channel c of `axes`.
 ///
 /// # Panics
 /// When a slice is too short.
-pub fn dot_per_channel<T: Float>(x: &[T], y: &[T], n: usize, channels: usize, spatial: usize, out: &mut [T]) {
-    let (x, y) = (&x[..n * channels * spatial], &y[..n * channels * spatial]);
-    channel_reduce(n, channels, spatial, &mut out[..channels], |r| dot_block(&x[r.clone()], &y[r]));
+pub fn dot_per_channel<T: Float>(x: &[T], y: &[T], axes: Axes3, out: &mut [T]) {
+    let (x, y) = (&x[..axes.count()], &y[..axes.count()]);
+    channel_reduce(axes, &mut out[..axes.channels], |r| dot_block(&x[r.clone()], &y[r]));
 }
 
 /// Adds to `out[c]`, images in order, what `rows` gives for each image's run of the channel.
-fn channel_reduce<T: Float>(
-    n: usize,
-    channels: usize,
-    spatial: usize,
-    out: &mut [T],
-    row: impl Fn(Range<usize>) -> T + Sync,
-) {
-    let at_once = (BLOCK / (n * spatial).max(1)).clamp(1, channels.max(1));
+fn channel_reduce<T: Float>(axes: Axes3, out: &mut [T], row: impl Fn(Range<usize>) -> T + Sync) {
+    let Axes3 { outer, channels, inner } = axes;
+    let at_once = (BLOCK / (outer * inner).max(1)).clamp(1, channels.max(1));
     let shared = Shared::new(out);
-    tasks(channels.div_ceil(at_once), n * channels * spatial >= 2 * BLOCK, |t| {
+    tasks(channels.div_ceil(at_once), axes.count() >= 2 * BLOCK, |t| {
         let first = t * at_once;
         // SAFETY: tasks take consecutive, disjoint channels.
         let part = unsafe { shared.part(first..(first + at_once).min(channels)) };
         for (c, out) in part.iter_mut().enumerate() {
             let mut sum = T::zero();
-            for image in 0..n {
-                let at = (image * channels + first + c) * spatial;
-                sum += row(at..at + spatial);
+            for image in 0..outer {
+                let at = (image * channels + first + c) * inner;
+                sum += row(at..at + inner);
             }
             *out += sum;
         }
@@ -315,7 +312,7 @@ mod tests {
         let (n, c, s) = (3, 5, 7);
         let x: Vec<f64> = noise(n * c * s, 1);
         let mut out = vec![1.0; c];
-        sum_per_channel(&x, n, c, s, &mut out);
+        sum_per_channel(&x, Axes3::new(n, c, s), &mut out);
         for ch in 0..c {
             let want: f64 = 1.0 + (0..n).map(|i| x[(i * c + ch) * s..][..s].iter().sum::<f64>()).sum::<f64>();
             assert!((out[ch] - want).abs() < 1e-12);
@@ -327,7 +324,7 @@ mod tests {
         let x: Vec<f32> = noise(9 * BLOCK + 3, 1);
         same_bits_on_any_threads(|| {
             let mut per = vec![0.0f32; 9];
-            sum_per_channel(&x, 4, 9, 4000, &mut per);
+            sum_per_channel(&x, Axes3::new(4, 9, 4000), &mut per);
             per.extend([dot(&x, &x), sum(&x), asum(&x)]);
             per
         });

@@ -1,4 +1,4 @@
-//! Host numerics: matrix products, convolution, pooling, normalisation and element-wise mathematics over slices.
+//! Host numerics: matrix multiplication, convolution, pooling, normalisation and element-wise mathematics over slices.
 //!
 //! Everything here is generic over [`Float`] (`f32`, which is made fast, and `f64`, which is there for gradient checks),
 //! takes row-major slices and allocates nothing once its thread-local scratch has grown to size. Work is split into
@@ -8,15 +8,14 @@
 // Loops over constant bounds by index are what the compiler unrolls and vectorises best.
 #![allow(clippy::needless_range_loop)]
 
-mod base;
 pub mod batchnorm;
 pub mod conv;
 pub mod elementwise;
 mod gemm;
-mod gemv;
 mod kernel;
 pub mod lrn;
 pub mod math;
+mod matrix;
 mod pack;
 mod parallel;
 pub mod pool;
@@ -25,12 +24,13 @@ pub mod softmax;
 mod team;
 #[cfg(test)]
 mod testing;
+mod vector;
 
-pub use base::Float;
 pub use conv::{Algorithm, ConvGeometry, Epilogue, col2im_nd, im2col_nd, set_winograd};
-pub use gemm::{Trans, gemm, gemm_with};
-pub use gemv::{gemv, ger};
+pub use gemm::Gemm;
 pub use kernel::Kernel;
+pub use lgm_core::Float;
+pub use matrix::{MatMut, MatRef};
 pub use parallel::{BLOCK, for_blocks, for_each_block, for_each_part, for_each_part_of, for_each_row};
 pub use scratch::with_scratch;
 pub use team::{num_threads, with_threads};

@@ -6,6 +6,8 @@
 
 use smallvec::SmallVec;
 
+use lgm_core::Axes3;
+
 use crate::kernel::vectorized;
 use crate::parallel::{Shared, tasks};
 use crate::pool::PoolGeometry;
@@ -53,14 +55,9 @@ impl Lrn {
     ///
     /// # Panics
     /// When a slice is too short.
-    pub fn across_forward<T: Float>(
-        &self,
-        x: &[T],
-        (n, channels, spatial): (usize, usize, usize),
-        scale: &mut [T],
-        y: &mut [T],
-    ) {
-        let len = n * channels * spatial;
+    pub fn across_forward<T: Float>(&self, x: &[T], axes: Axes3, scale: &mut [T], y: &mut [T]) {
+        let Axes3 { outer: n, channels, inner: spatial } = axes;
+        let len = axes.count();
         let x = &x[..len];
         let (scale, y) = (Shared::new(&mut scale[..len]), Shared::new(&mut y[..len]));
         let factor = T::of(self.alpha / self.size as f64);
@@ -79,16 +76,9 @@ impl Lrn {
     ///
     /// # Panics
     /// When a slice is too short.
-    pub fn across_backward<T: Float>(
-        &self,
-        x: &[T],
-        y: &[T],
-        scale: &[T],
-        dy: &[T],
-        (n, channels, spatial): (usize, usize, usize),
-        dx: &mut [T],
-    ) {
-        let dx = Shared::new(&mut dx[..n * channels * spatial]);
+    pub fn across_backward<T: Float>(&self, x: &[T], y: &[T], scale: &[T], dy: &[T], axes: Axes3, dx: &mut [T]) {
+        let Axes3 { outer: n, channels, inner: spatial } = axes;
+        let dx = Shared::new(&mut dx[..axes.count()]);
         let factor = T::of(-2.0 * self.alpha * self.beta / self.size as f64);
         self.positions(n, channels, spatial, |base, width| {
             let row = |c: usize| base + c * spatial..base + c * spatial + width;
@@ -291,7 +281,8 @@ mod tests {
 
     #[test]
     fn across_channels() {
-        let extents @ (n, c, s) = (2, 7, 9);
+        let (n, c, s) = (2, 7, 9);
+        let extents = Axes3::new(n, c, s);
         for l in kinds() {
             let (x, dy): (Vec<f64>, Vec<f64>) = (noise(n * c * s, 1), noise(n * c * s, 2));
             let run = |x: &[f64]| {
@@ -344,7 +335,7 @@ mod tests {
 
     #[test]
     fn single_precision_is_near_and_threads_do_not_change_the_bits() {
-        let extents = (3, 20, 500);
+        let extents = Axes3::new(3, 20, 500);
         let x: Vec<f32> = noise(30_000, 1);
         let wide: Vec<f64> = x.iter().map(|&v| v as f64).collect();
         for l in kinds() {

@@ -1,5 +1,7 @@
 //! Softmax over the middle of three axes: y = eˣ / Σ eˣ, the largest x being subtracted first.
 
+use lgm_core::Axes3;
+
 use crate::kernel::vectorized;
 use crate::parallel::{Shared, tasks};
 use crate::scratch::Scratch;
@@ -8,16 +10,16 @@ use crate::{BLOCK, Float, math};
 /// Positions of one task when the softmax does not run along contiguous memory.
 const POSITIONS: usize = 256;
 
-/// Softmax of `x`, or of `y` itself when `x` is `None`, over the channels of outer × `channels` × `inner`.
+/// Softmax of `x`, or of `y` itself when `x` is `None`, over the channels of `axes`.
 ///
 /// # Panics
 /// When a slice is too short.
-pub fn softmax<T: Float>(x: Option<&[T]>, y: &mut [T], outer: usize, channels: usize, inner: usize) {
-    let y = &mut y[..outer * channels * inner];
+pub fn softmax<T: Float>(x: Option<&[T]>, y: &mut [T], axes: Axes3) {
+    let y = &mut y[..axes.count()];
     if let Some(x) = x {
         crate::elementwise::copy(&x[..y.len()], y);
     }
-    each_block(y, outer, channels, inner, forward_row, |columns, y| {
+    each_block(y, axes, forward_row, |columns, y| {
         let mut work = Scratch::<T>::new(2 * POSITIONS);
         let (max, sum) = work.split_at_mut(POSITIONS);
         let (max, sum) = (&mut max[..columns.len], &mut sum[..columns.len]);
@@ -33,12 +35,12 @@ pub fn softmax<T: Float>(x: Option<&[T]>, y: &mut [T], outer: usize, channels: u
 ///
 /// # Panics
 /// When a slice is too short.
-pub fn log_softmax<T: Float>(x: Option<&[T]>, y: &mut [T], outer: usize, channels: usize, inner: usize) {
-    let y = &mut y[..outer * channels * inner];
+pub fn log_softmax<T: Float>(x: Option<&[T]>, y: &mut [T], axes: Axes3) {
+    let y = &mut y[..axes.count()];
     if let Some(x) = x {
         crate::elementwise::copy(&x[..y.len()], y);
     }
-    each_block(y, outer, channels, inner, log_row, |columns, y| {
+    each_block(y, axes, log_row, |columns, y| {
         let mut work = Scratch::<T>::new(2 * POSITIONS);
         let (max, sum) = work.split_at_mut(POSITIONS);
         let (max, sum) = (&mut max[..columns.len], &mut sum[..columns.len]);
@@ -55,21 +57,14 @@ pub fn log_softmax<T: Float>(x: Option<&[T]>, y: &mut [T], outer: usize, channel
 ///
 /// # Panics
 /// When a slice is too short.
-pub fn softmax_backward<T: Float>(
-    y: &[T],
-    dy: Option<&[T]>,
-    dx: &mut [T],
-    outer: usize,
-    channels: usize,
-    inner: usize,
-) {
-    let dx = &mut dx[..outer * channels * inner];
+pub fn softmax_backward<T: Float>(y: &[T], dy: Option<&[T]>, dx: &mut [T], axes: Axes3) {
+    let dx = &mut dx[..axes.count()];
     let y = &y[..dx.len()];
     if let Some(dy) = dy {
         crate::elementwise::copy(&dy[..dx.len()], dx);
     }
     let row = |at: usize, dx: &mut [T]| backward_row(&y[at..at + dx.len()], dx);
-    each_block_at(dx, outer, channels, inner, row, |columns, dx| {
+    each_block_at(dx, axes, row, |columns, dx| {
         let mut sum = Scratch::<T>::new(POSITIONS);
         let sum = &mut sum[..columns.len];
         sum.fill(T::zero());
@@ -99,24 +94,21 @@ impl Columns {
 
 fn each_block<T: Float>(
     data: &mut [T],
-    outer: usize,
-    channels: usize,
-    inner: usize,
+    axes: Axes3,
     row: impl Fn(&mut [T]) + Sync,
     columns: impl Fn(Columns, &Shared<'_, T>) + Sync,
 ) {
-    each_block_at(data, outer, channels, inner, |_, r| row(r), columns);
+    each_block_at(data, axes, |_, r| row(r), columns);
 }
 
 /// Contiguous rows to `row`, with their offset; blocks of positions to `columns`.
 fn each_block_at<T: Float>(
     data: &mut [T],
-    outer: usize,
-    channels: usize,
-    inner: usize,
+    axes: Axes3,
     row: impl Fn(usize, &mut [T]) + Sync,
     columns: impl Fn(Columns, &Shared<'_, T>) + Sync,
 ) {
+    let Axes3 { outer, channels, inner } = axes;
     if data.is_empty() {
         return;
     }
@@ -215,7 +207,7 @@ fn log_row<T: Float>(row: &mut [T]) {
 }
 
 fn backward_row<T: Float>(y: &[T], dx: &mut [T]) {
-    let sum = crate::gemv::dot_block(y, dx);
+    let sum = crate::vector::dot_block(y, dx);
     dx.iter_mut().zip(y).for_each(|(d, &y)| *d = y * (*d - sum));
 }
 
@@ -248,9 +240,9 @@ mod tests {
                 let x: Vec<f32> = noise::<f32>(o * c * i, 1).iter().map(|v| v * 8.0 + shift).collect();
                 let want = reference(&x, shape);
                 let mut y = vec![f32::NAN; x.len()];
-                softmax(Some(&x), &mut y, o, c, i);
+                softmax(Some(&x), &mut y, Axes3::new(o, c, i));
                 let mut log = x.clone();
-                log_softmax(None, &mut log, o, c, i);
+                log_softmax(None, &mut log, Axes3::new(o, c, i));
                 for ((y, log), want) in y.iter().zip(&log).zip(&want) {
                     assert!((*y as f64 / want - 1.0).abs() < 2e-6, "{shape:?}: {y} for {want}");
                     let tolerance = 2e-6 * (1.0 + shift.abs() as f64 * 0.1);
@@ -264,10 +256,10 @@ mod tests {
     fn gradient_agrees_with_the_definition() {
         for (o, c, i) in SHAPES {
             let mut y: Vec<f64> = noise(o * c * i, 1);
-            softmax(None, &mut y, o, c, i);
+            softmax(None, &mut y, Axes3::new(o, c, i));
             let dy: Vec<f64> = noise(y.len(), 2);
             let mut dx = vec![f64::NAN; y.len()];
-            softmax_backward(&y, Some(&dy), &mut dx, o, c, i);
+            softmax_backward(&y, Some(&dy), &mut dx, Axes3::new(o, c, i));
             for outer in 0..o {
                 for inner in 0..i {
                     let at = |k: usize| (outer * c + k) * i + inner;
@@ -285,8 +277,8 @@ mod tests {
         let x: Vec<f32> = noise(8 * 21 * 700, 1);
         same_bits_on_any_threads(|| {
             let mut y = x.clone();
-            softmax(None, &mut y, 8, 21, 700);
-            softmax(None, &mut y, 8 * 700, 21, 1);
+            softmax(None, &mut y, Axes3::new(8, 21, 700));
+            softmax(None, &mut y, Axes3::new(8 * 700, 21, 1));
             y
         });
     }

@@ -1,24 +1,57 @@
 //! The sources of `kernels/`, in the binary.
 
+/// A file that is put before sources as text.
+#[derive(Clone, Copy, Debug)]
+pub struct Header {
+    /// The file's name.
+    pub name: &'static str,
+    /// Its text.
+    pub text: &'static str,
+}
+
+impl Header {
+    /// The text, with lines numbered as in the file.
+    pub(crate) fn numbered(&self) -> String {
+        format!("#line 1 \"{}\"\n{}\n", self.name, self.text)
+    }
+}
+
 /// A source of kernels.
 #[derive(Clone, Copy, Debug)]
 pub struct Source {
     /// The file's name without its extension: the family.
     pub name: &'static str,
-    /// The file, to be put after [`COMMON`].
+    /// The file, to be put after [`COMMON`] and its own headers.
     pub text: &'static str,
+    /// What it shares with other sources of its family, to be put after [`COMMON`].
+    pub headers: &'static [Header],
 }
 
-/// What every source needs put before it.
-pub const COMMON: &str = include_str!("../../../kernels/common.cuh");
+macro_rules! headers {
+    ($($name:literal),+ $(,)?) => {
+        &[$(Header { name: $name, text: include_str!(concat!("../../../kernels/", $name)) }),+]
+    };
+}
+
+/// What every source needs put before it, in this order.
+pub const COMMON: &[Header] =
+    headers!["common/types.cuh", "common/reduce.cuh", "common/packed.cuh", "common/channels.cuh", "common/random.cuh"];
 
 /// The header that lets a C++ compiler take the place of NVIDIA's.
 pub(crate) const SIM: &str = include_str!("../../../kernels/sim/sim.h");
 
+const POOLING: &[Header] = headers!["pool_windows.cuh"];
+
 macro_rules! sources {
-    ($($name:literal),+ $(,)?) => {
-        &[$(Source { name: $name, text: include_str!(concat!("../../../kernels/", $name, ".cu")) }),+]
+    ($($name:literal $(with $headers:ident)?),+ $(,)?) => {
+        &[$(Source {
+            name: $name,
+            text: include_str!(concat!("../../../kernels/", $name, ".cu")),
+            headers: sources!(@ $($headers)?),
+        }),+]
     };
+    (@) => { &[] };
+    (@ $headers:ident) => { $headers };
 }
 
 /// Every source, in alphabetical order.
@@ -33,22 +66,29 @@ pub fn sources() -> &'static [Source] {
         "lrn",
         "net",
         "pointwise",
-        "pooling",
+        "pool_average" with POOLING,
+        "pool_max" with POOLING,
+        "pool_stochastic" with POOLING,
         "reduction",
         "softmax",
-        "solver"
+        "solver",
     ]
 }
 
 impl Source {
-    /// The names of the source's kernels, in order: every line that begins with `KERNEL(name)`, and both of
-    /// `KERNELS(name, name_bf16,` and `KERNELS_ADDING(name, name_bf16,`.
-    pub fn kernels(&self) -> impl Iterator<Item = &'static str> + use<> {
-        let one = |line: &'static str| line.strip_prefix("KERNEL(")?.split(')').next();
-        let pair = |line: &'static str| line.strip_prefix("KERNELS(").or_else(|| line.strip_prefix("KERNELS_ADDING("));
-        self.text.lines().flat_map(move |line| {
-            let names = pair(line).into_iter().flat_map(|names| names.split(", ").take(2));
-            one(line).into_iter().chain(names.map(|name| name.trim_end_matches(',')))
+    /// The names of the source's kernels, in order: that of every line that begins with `KERNEL(name)`, name and name_bf16 of
+    /// `KERNELS(name,` and `KERNELS_ADDING(name,`, and those of forward and backward of `POINTWISE(name,`.
+    pub fn kernels(&self) -> impl Iterator<Item = String> + use<> {
+        self.text.lines().flat_map(|line| {
+            let Some((kind, rest)) = line.split_once('(') else { return Vec::new() };
+            let name = rest.split([',', ')']).next().unwrap_or_default();
+            let named = |suffixes: &[&str]| suffixes.iter().map(|suffix| format!("{name}{suffix}")).collect();
+            match kind {
+                "KERNEL" => named(&[""]),
+                "KERNELS" | "KERNELS_ADDING" => named(&["", "_bf16"]),
+                "POINTWISE" => named(&["_forward", "_forward_bf16", "_backward", "_backward_bf16"]),
+                _ => Vec::new(),
+            }
         })
     }
 }
@@ -79,15 +119,15 @@ mod tests {
         let mut seen = BTreeSet::new();
         for source in sources() {
             for kernel in source.kernels() {
-                assert!(seen.insert(kernel), "{kernel} is defined twice");
                 assert!(kernel.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'), "{kernel}");
-                assert_eq!(source_of(kernel).unwrap().name, source.name);
+                assert_eq!(source_of(&kernel).unwrap().name, source.name);
+                assert!(seen.insert(kernel.clone()), "{kernel} is defined twice");
             }
-            let pairs = source.text.matches("KERNELS(").count() + source.text.matches("KERNELS_ADDING(").count();
-            assert_eq!(source.kernels().count(), source.text.matches("KERNEL(").count() + 2 * pairs, "{}", source.name);
-            for (name, narrow) in source.kernels().zip(source.kernels().skip(1)).filter(|(_, n)| n.ends_with("_bf16")) {
-                assert!(narrow.strip_suffix("_bf16") == Some(name), "{narrow} does not follow its single precision");
-            }
+            // What the macros are defined with is indented.
+            let named = |kind: &str| source.text.matches(&format!("\n{kind}(")).count();
+            let pairs = named("KERNELS") + named("KERNELS_ADDING");
+            let count = named("KERNEL") + 2 * pairs + 4 * named("POINTWISE");
+            assert_eq!(source.kernels().count(), count, "{}", source.name);
         }
     }
 }

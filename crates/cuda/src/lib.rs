@@ -7,23 +7,18 @@
 //! [`Cuda`] is one GPU to run on: memory, a queue for kernels, products and convolutions, recording as a graph, and
 //! copies ahead of the computation. [`sim`] stands in for it where there is none. Both run the sources of [`kernels`].
 
-mod allocator;
-mod component;
-mod driver;
+mod device;
 mod gpu;
 pub mod kernels;
-mod library;
-mod search;
+mod locate;
 pub mod sim;
 
-pub use allocator::Allocator;
-pub use component::{Component, Version};
-pub use driver::{Device, NoDevice};
+pub use device::{Allocator, Block, Feeder, Gpu, Launch, Replay, bytes_of, doubles_of, float_bytes, floats_of};
 pub use gpu::{
-    Compiled, Cuda, Event, Feed, Graph, KernelCache, Nvrtc, PinnedBuffer, Precision, Unit, compile_all, ptxas,
+    Compiled, Cuda, Device, Event, Feed, Graph, KernelCache, NoDevice, Nvrtc, PinnedBuffer, Precision, Unit,
+    compile_all, ptxas,
 };
-pub use library::{Found, Library, Looked, Missing, Outcome};
-pub use search::{Place, SearchPath, Spot};
+pub use locate::{Component, Found, Library, Looked, Missing, Outcome, Place, SearchPath, Spot, Version};
 
 /// What this machine offers to a GPU run.
 #[derive(Debug)]
@@ -44,8 +39,8 @@ pub fn probe() -> Probe {
 /// As [`probe`], in the given places alone.
 pub fn probe_in(path: &SearchPath) -> Probe {
     Probe {
-        libraries: Component::ALL.iter().map(|&component| library::find(component, path)).collect(),
-        devices: driver::devices(path),
+        libraries: Component::ALL.iter().map(|&component| locate::find(component, path)).collect(),
+        devices: gpu::devices(path),
     }
 }
 
@@ -54,5 +49,5 @@ pub fn probe_in(path: &SearchPath) -> Probe {
 /// # Errors
 /// When the driver is missing or unusable, or sees no GPU: the text says what was looked for and where.
 pub fn devices() -> Result<Vec<Device>, NoDevice> {
-    driver::devices(&SearchPath::from_env())
+    gpu::devices(&SearchPath::from_env())
 }

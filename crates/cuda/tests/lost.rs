@@ -10,7 +10,7 @@ fn a_lost_device_says_so_from_then_on() {
     let id = std::env::var("LGM_TEST_GPU").ok().map_or(0, |id| id.parse().unwrap());
     let gpu = match lgm_cuda::devices() {
         Ok(_) => Cuda::open(id, Precision::Fp32).unwrap(),
-        Err(error) => return println!("skipped: {}", error.summary()),
+        Err(error) => return lgm_testkit::skipped("gpu", error.summary()),
     };
     assert_eq!(gpu.lost(), None);
     gpu.launch("relu_forward", Grid::elements(32), args![DevicePtr(64), DevicePtr(64), 0f32, 32i64]).unwrap();

@@ -7,7 +7,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{cx, error, open, resumes_exactly, shared};
+use common::{cx, error, golden, open, resumes_exactly};
 use heed::types::Bytes;
 use heed::{CommitOrAbort, EnvOpenOptions};
 use lgm_core::{Phase, Shape};
@@ -196,7 +196,7 @@ fn rand_skip_starts_among_the_first_records() {
 
 #[test]
 fn a_database_that_caffe_wrote() {
-    let Some(path) = shared("conformance/golden/db/mnist_200_lmdb") else { return };
+    let path = golden("db/mnist_200_lmdb");
     let mut run = open(&layer(path.to_str().unwrap(), 200), &cx(Phase::Test, 1)).unwrap();
     assert_eq!(run.shapes[0], Shape::from([200, 1, 28, 28]));
     let batch = run.next();
@@ -207,7 +207,7 @@ fn a_database_that_caffe_wrote() {
 
 #[test]
 fn a_leveldb_database_is_recognised() {
-    let Some(path) = shared("conformance/golden/db/mnist_200_leveldb") else { return };
+    let path = golden("db/mnist_200_leveldb");
     let e = error(&layer(path.to_str().unwrap(), 2), &cx(Phase::Train, 1));
     assert!(e.contains("is a LevelDB database, which cannot be read; convert it to LMDB"), "{e}");
 }

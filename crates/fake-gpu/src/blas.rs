@@ -7,7 +7,7 @@ use cudarc::cublas::sys::{
     cudaDataType, cudaStream_t,
 };
 use lgm_core::{Element, Format, Shape};
-use lgm_cpu::{Trans, gemm};
+use lgm_cpu::{Gemm, MatMut, MatRef};
 use lgm_cuda::sim::rounded_to_tf32;
 
 use crate::enter::{Refusal, functions, give};
@@ -239,9 +239,10 @@ impl Gpu {
                 if short {
                     va.iter_mut().chain(&mut vb).for_each(|v| *v = rounded_to_tf32(*v));
                 }
-                // Read row by row, what lies column by column is its transpose: Cᵀ = op(B)ᵀ · op(A)ᵀ.
-                let trans = |t: bool| if t { Trans::Yes } else { Trans::No };
-                gemm(trans(tb), trans(ta), n, m, k, alpha, &vb, b.ld, &va, a.ld, beta, &mut vc, c.ld);
+                // Read row by row, what is stored column by column is its transpose: Cᵀ = op(B)ᵀ · op(A)ᵀ.
+                let left = MatRef::with_stride(&vb, columns_b, rows_b, b.ld).t_if(tb);
+                let right = MatRef::with_stride(&va, columns_a, rows_a, a.ld).t_if(ta);
+                Gemm { alpha, a: left, b: right, beta, c: MatMut::with_stride(&mut vc, n, m, c.ld) }.run();
                 let bytes = c.format().encode(&Shape::from([vc.len()]), &vc);
                 // SAFETY: checked above.
                 unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), all[2].at as *mut u8, bytes.len()) };

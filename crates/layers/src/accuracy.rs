@@ -12,19 +12,18 @@
 //! a label outside the classes is an error.
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Error, Fault, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, Shape, ensure,
+    Arity, Axes3, BlobSpec, BuildCx, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, Shape, ensure,
 };
 use lgm_proto::{AccuracyParameter, LayerParameter};
 
-use crate::labels::{check_count, class_at, explain};
-use crate::softmax::Along;
+use crate::common::labels::{check_count, class_at};
 
 mod device;
 
 /// The layer; see the module.
 pub struct Accuracy {
     param: AccuracyParameter,
-    along: Along,
+    along: Axes3,
     crops: usize,
     by_class: bool,
 }
@@ -35,12 +34,12 @@ impl Accuracy {
         ensure!(param.top_k() > 0, "top_k must be positive, found 0");
         ensure!(param.crop_num() > 0, "crop_num must be positive, found 0");
         let crops = param.crop_num() as usize;
-        Node::compute(Accuracy { param, along: Along::default(), crops, by_class: false })
+        Node::compute(Accuracy { param, along: Axes3::default(), crops, by_class: false })
     }
 
     /// Whether the label at position `i` is right.
     fn is_right<T: Float>(&self, scores: &[T], i: usize, label: usize) -> bool {
-        let Along { channels, inner, .. } = self.along;
+        let Axes3 { channels, inner, .. } = self.along;
         let (item, position) = (i / inner * self.crops, i % inner);
         let score = |class: usize| -> T {
             (0..self.crops).map(|c| scores[((item + c) * channels + class) * inner + position]).sum()
@@ -56,16 +55,15 @@ impl Accuracy {
 }
 
 impl Layer for Accuracy {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::range(2..=2, 1..=2)
     }
 
     fn plan(&mut self, bottoms: &[BlobSpec], tops: usize) -> Result<Plan> {
         let scores = &bottoms[0];
-        self.along = Along::new(scores, self.param.axis())?;
-        let Along { outer, channels, inner } = self.along;
+        let axis = scores.shape.axis(self.param.axis())?;
+        self.along = Axes3::around(&scores.shape, axis..axis + 1);
+        let Axes3 { outer, channels, inner } = self.along;
         let (top_k, crops) = (self.param.top_k(), self.crops);
         ensure!(top_k as usize <= channels, "top_k is {top_k}, but there are only {channels} classes");
         ensure!(
@@ -85,13 +83,9 @@ impl Layer for Accuracy {
         plan.flops = scores.shape.count() as u64;
         Ok(plan)
     }
-
-    fn explain(&self, fault: Fault) -> Error {
-        explain(fault, self.along.channels)
-    }
 }
 
-impl HostRun for Accuracy {
+impl HostLayer for Accuracy {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let (scores, labels) = (io.bottom::<T>(0)?, io.bottom::<T>(1)?);
         let mut by_class = if self.by_class { Some((io.top::<T>(1)?, io.scratch::<T>(0)?)) } else { None };
@@ -124,7 +118,7 @@ impl HostRun for Accuracy {
 #[cfg(test)]
 mod tests {
     use lgm_core::{DType, Phase, Result, Shape};
-    use lgm_testkit::{Case, Draw, Rig, check, config_error};
+    use lgm_testkit::{Case, Fill, Harness, check, config_error};
 
     fn text(fields: &str, tops: usize) -> String {
         let second = if tops == 2 { r#"top: "c""# } else { "" };
@@ -135,8 +129,8 @@ mod tests {
 
     fn run(fields: &str, shape: impl Into<Shape>, scores: &[f64], labels: &[f64]) -> Result<Vec<Vec<f64>>> {
         let shapes = [shape.into(), [labels.len()].into()];
-        let rig = Rig::new(&crate::tests::registry(), &text(fields, 2), Phase::Test, DType::F32, &shapes)?;
-        Ok(rig.run(&rig.forward_inputs(&[scores, labels])?)?.tops)
+        let harness = Harness::new(&crate::tests::registry(), &text(fields, 2), Phase::Test, DType::F32, &shapes)?;
+        Ok(harness.run(&harness.forward_inputs(&[scores, labels])?)?.tops)
     }
 
     #[test]
@@ -146,8 +140,8 @@ mod tests {
             &[
                 Case::golden("layers/accuracy"),
                 Case::golden("layers/fork_accuracy_crops"),
-                Case::new(text("top_k: 2 axis: -1", 2)).bottom([2, 3, 4]).bottom_of([2, 3], Draw::Labels(4)),
-                Case::new(text("", 1)).bottom([2, 3, 4]).bottom_of([2, 4], Draw::Labels(3)),
+                Case::new(text("top_k: 2 axis: -1", 2)).bottom([2, 3, 4]).bottom_of([2, 3], Fill::Labels(4)),
+                Case::new(text("", 1)).bottom([2, 3, 4]).bottom_of([2, 4], Fill::Labels(3)),
             ],
         );
     }

@@ -14,114 +14,43 @@
 //!
 //! Source: Ioffe and Szegedy, "Batch Normalization" (2015); Caffe's layer of this name, which keeps its own copy of y.
 
-use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Phase, Plan, Result, Shape,
-    ensure,
-};
-use lgm_cpu::batchnorm::{self, Extents, Normalized};
-use lgm_proto::{BatchNormParameter, LayerParameter};
+use lgm_core::{Arity, Axes3, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result};
+use lgm_cpu::batchnorm::{self, Normalization, Normalized};
+use lgm_proto::LayerParameter;
 
-pub(crate) mod device;
+use statistics::{Statistics, axes};
+
+mod device;
+mod fused;
+mod statistics;
+
+pub(crate) use fused::FusedBatchNorm;
+#[cfg(test)]
+pub(crate) use fused::tests::of_kind;
 
 /// The layer; see the module.
 pub struct BatchNorm {
     statistics: Statistics,
-    extents: Extents,
+    axes: Axes3,
 }
 
 impl BatchNorm {
     pub(crate) fn build(param: &LayerParameter, cx: &BuildCx) -> Result<Node> {
         let statistics = Statistics::new(param, cx)?;
-        Node::compute(BatchNorm { statistics, extents: Extents { n: 0, channels: 0, spatial: 0 } })
+        Node::compute(BatchNorm { statistics, axes: Axes3::default() })
     }
-}
-
-/// How a channel's mean and deviation come about: from the batch, moving the running sums, or from those sums.
-pub(crate) struct Statistics {
-    param: BatchNormParameter,
-    global: bool,
-}
-
-impl Statistics {
-    pub fn new(param: &LayerParameter, cx: &BuildCx) -> Result<Statistics> {
-        for (i, entry) in param.param.iter().take(3).enumerate() {
-            ensure!(
-                entry.lr_mult() == 0.0,
-                "param entry {i} has lr_mult {}; BatchNorm's statistics are not learned: give lr_mult: 0, or no entry",
-                entry.lr_mult()
-            );
-        }
-        let param = param.batch_norm_param.unwrap_or_default();
-        let global = param.use_global_stats.unwrap_or(cx.phase == Phase::Test);
-        Ok(Statistics { param, global })
-    }
-
-    /// Whether the running sums are used instead of the batch.
-    pub fn global(&self) -> bool {
-        self.global
-    }
-
-    /// M, V and w, for so many channels.
-    pub fn params(&self, channels: usize) -> Vec<ParamSpec> {
-        [channels, channels, 1].map(|n| ParamSpec { state: true, ..ParamSpec::new([n], None) }).into()
-    }
-
-    /// Works out μ and 1/√(σ² + ε) of each channel of `x`; M, V and w are the first three parameters.
-    pub fn forward<T: Float>(
-        &self,
-        x: &[T],
-        extents: Extents,
-        io: &mut Fwd<'_, Host>,
-        mean: &mut [T],
-        spread: &mut [T],
-    ) -> Result<()> {
-        let sums = (io.param_mut::<T>(0)?, io.param_mut::<T>(1)?, io.param_mut::<T>(2)?);
-        if self.global {
-            let unit = Self::unit(sums.2);
-            mean.iter_mut().zip(&*sums.0).for_each(|(mean, &sum)| *mean = unit * sum);
-            spread.iter_mut().zip(&*sums.1).for_each(|(s, &sum)| *s = self.inverse_std(unit * sum));
-            return Ok(());
-        }
-        batchnorm::mean_variance(x, extents, mean, spread);
-        let keep = T::of(self.param.moving_average_fraction() as f64);
-        let m = extents.n * extents.spatial;
-        let unbias = if m > 1 { T::of(m as f64 / (m - 1) as f64) } else { T::one() };
-        sums.0.iter_mut().zip(&*mean).for_each(|(sum, &mean)| *sum = mean + keep * *sum);
-        sums.1.iter_mut().zip(&*spread).for_each(|(sum, &variance)| *sum = unbias * variance + keep * *sum);
-        sums.2[0] = T::one() + keep * sums.2[0];
-        spread.iter_mut().for_each(|s| *s = self.inverse_std(*s));
-        Ok(())
-    }
-
-    fn inverse_std<T: Float>(&self, variance: T) -> T {
-        (variance + T::of(self.param.eps() as f64)).sqrt().recip()
-    }
-
-    /// What a running sum is multiplied by to give the statistic.
-    fn unit<T: Float>(weight: &[T]) -> T {
-        if weight[0] == T::zero() { T::zero() } else { weight[0].recip() }
-    }
-}
-
-/// A bottom as images × channels × positions.
-pub(crate) fn extents(shape: &Shape) -> Result<Extents> {
-    ensure!(!shape.is_empty(), "the bottom must have at least one axis, found shape {shape}");
-    let channels = if shape.len() == 1 { 1 } else { shape[1] };
-    Ok(Extents { n: shape[0], channels, spatial: shape.count_from(2) })
 }
 
 impl Layer for BatchNorm {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }
 
     fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
-        self.extents = extents(&bottoms[0].shape)?;
-        let per_channel = bottoms[0].with_shape([self.extents.channels]);
+        self.axes = axes(&bottoms[0].shape)?;
+        let per_channel = bottoms[0].with_shape([self.axes.channels]);
         let mut plan = Plan {
-            params: self.statistics.params(self.extents.channels),
+            params: self.statistics.params(self.axes.channels),
             scratch: vec![per_channel.clone(); 2],
             ..Plan::elementwise(&bottoms[0])
         };
@@ -133,15 +62,15 @@ impl Layer for BatchNorm {
     }
 }
 
-impl HostRun for BatchNorm {
+impl HostLayer for BatchNorm {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let (x, y) = (io.bottom_unless_shared::<T>(0)?, io.top::<T>(0)?);
         let (mean, spread) = (io.scratch::<T>(0)?, io.scratch::<T>(1)?);
-        self.statistics.forward(x.unwrap_or(y), self.extents, &mut io, mean, spread)?;
+        self.statistics.forward(x.unwrap_or(y), self.axes, &mut io, mean, spread)?;
         if let Some(kept) = io.saved::<T>(0)? {
             kept.copy_from_slice(spread);
         }
-        batchnorm::normalize(x, self.extents, mean, spread, None, false, y);
+        Normalization { mean, inv_std: spread, affine: None, relu: false }.apply(x, self.axes, y);
         Ok(())
     }
 
@@ -152,11 +81,11 @@ impl HostRun for BatchNorm {
         if self.statistics.global {
             let unit = Statistics::unit(io.param::<T>(2)?);
             a.iter_mut().zip(io.param::<T>(1)?).for_each(|(a, &sum)| *a = self.statistics.inverse_std(unit * sum));
-            batchnorm::scale_shift(dy, self.extents, a, None, dx);
+            batchnorm::scale_shift(dy, self.axes, a, None, dx);
         } else {
             let y = Normalized::Ready(io.top::<T>(0)?);
-            batchnorm::backward_sums(y, dy.unwrap_or(dx), self.extents, a, b);
-            batchnorm::backward_data(y, dy, self.extents, io.saved::<T>(0)?, a, b, dx);
+            batchnorm::backward_sums(y, dy.unwrap_or(dx), self.axes, a, b);
+            batchnorm::backward_data(y, dy, self.axes, io.saved::<T>(0)?, a, b, dx);
         }
         Ok(())
     }
@@ -166,7 +95,7 @@ impl HostRun for BatchNorm {
 mod tests {
     use crate::tests::registry;
     use lgm_core::{DType, Phase};
-    use lgm_testkit::{Case, Draw, Rig, assert_close, check, config_error};
+    use lgm_testkit::{Case, Fill, Harness, assert_close, check, config_error};
 
     fn layer(param: &str) -> String {
         format!("layer {{ name: 'bn' type: 'BatchNorm' bottom: 'x' top: 'y' {param} }}")
@@ -175,7 +104,7 @@ mod tests {
     #[test]
     fn cases() {
         let statistics = |case: Case| {
-            case.param(0, Draw::Normal(0.0, 1.0)).param(1, Draw::Uniform(0.5, 2.0)).param(2, Draw::Given(vec![1.7]))
+            case.param(0, Fill::Normal(0.0, 1.0)).param(1, Fill::Uniform(0.5, 2.0)).param(2, Fill::Given(vec![1.7]))
         };
         check(
             &registry(),
@@ -183,7 +112,7 @@ mod tests {
                 Case::golden("layers/bn_train_0"),
                 Case::golden("layers/bn_global_0"),
                 Case::golden("layers/bn_test_0"),
-                Case::new(layer("")).bottom_of([3, 2, 2, 2], Draw::Normal(3.0, 0.5)),
+                Case::new(layer("")).bottom_of([3, 2, 2, 2], Fill::Normal(3.0, 0.5)),
                 Case::new(layer("batch_norm_param { eps: 0.1 }")).bottom([5, 3]),
                 Case::new(layer("")).bottom([6]),
                 statistics(Case::new(layer("")).test_phase()).bottom([3, 2, 2]),
@@ -197,15 +126,15 @@ mod tests {
     #[test]
     fn running_sums_follow_the_batches() {
         let text = layer("batch_norm_param { moving_average_fraction: 0.5 }");
-        let rig = Rig::new(&registry(), &text, Phase::Train, DType::F64, &[[2, 1, 2].into()]).unwrap();
-        assert_eq!(rig.filled().unwrap(), [[0.0], [0.0], [0.0]]);
-        let mut inputs = rig.forward_inputs(&[&[1.0, 3.0, 5.0, 7.0]]).unwrap();
+        let harness = Harness::new(&registry(), &text, Phase::Train, DType::F64, &[[2, 1, 2].into()]).unwrap();
+        assert_eq!(harness.filled().unwrap(), [[0.0], [0.0], [0.0]]);
+        let mut inputs = harness.forward_inputs(&[&[1.0, 3.0, 5.0, 7.0]]).unwrap();
         // A batch of mean 4 and unbiased variance 20/3, twice.
         for (mean, variance, weight) in [(4.0, 20.0 / 3.0, 1.0), (6.0, 10.0, 1.5)] {
-            inputs.params = rig.run(&inputs).unwrap().params;
+            inputs.params = harness.run(&inputs).unwrap().params;
             assert_close("sums", &inputs.params.concat(), &[mean, variance, weight], 1e-12);
         }
-        let test = Rig::new(&registry(), &text, Phase::Test, DType::F64, &[[2, 1, 2].into()]).unwrap();
+        let test = Harness::new(&registry(), &text, Phase::Test, DType::F64, &[[2, 1, 2].into()]).unwrap();
         let out = test.run(&inputs).unwrap();
         let want = [1.0, 3.0, 5.0, 7.0].map(|x: f64| (x - 4.0) / (20.0f64 / 3.0 + 1e-5).sqrt());
         assert_close("test", &out.tops[0], &want, 1e-9);
@@ -214,8 +143,8 @@ mod tests {
 
     #[test]
     fn one_value_a_channel_is_its_own_mean() {
-        let rig = Rig::new(&registry(), &layer(""), Phase::Train, DType::F64, &[[1, 2].into()]).unwrap();
-        let out = rig.run(&rig.forward_inputs(&[&[3.0, -8.0]]).unwrap()).unwrap();
+        let harness = Harness::new(&registry(), &layer(""), Phase::Train, DType::F64, &[[1, 2].into()]).unwrap();
+        let out = harness.run(&harness.forward_inputs(&[&[3.0, -8.0]]).unwrap()).unwrap();
         assert_eq!(out.tops[0], [0.0, 0.0]);
         assert_eq!(out.params, [vec![3.0, -8.0], vec![0.0, 0.0], vec![1.0]]);
     }
@@ -226,6 +155,6 @@ mod tests {
         config_error(&registry(), &rate, &[[2, 2].into()], &["param entry 1", "lr_mult 1", "lr_mult: 0"]);
         config_error(&registry(), &layer(""), &[[0; 0].into()], &["at least one axis"]);
         let fine = layer("param { lr_mult: 0 } param { lr_mult: 0 } param { lr_mult: 0 decay_mult: 0 }");
-        assert!(Rig::new(&registry(), &fine, Phase::Train, DType::F32, &[[2, 2].into()]).is_ok());
+        assert!(Harness::new(&registry(), &fine, Phase::Train, DType::F32, &[[2, 2].into()]).is_ok());
     }
 }

@@ -7,16 +7,13 @@
 //! Source: Caffe's layer of this name.
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Error, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Plan, Result, Shape,
-    ensure,
+    Arity, BlobSpec, BuildCx, Bwd, Device, DeviceLayer, DeviceQueue, Float, Formats, Fwd, Host, HostLayer, Layer, Node,
+    Offer, ParamSpec, Plan, Result,
 };
-use lgm_cpu::batchnorm::{self, Extents};
-use lgm_cpu::{elementwise, for_each_part, for_each_row};
 use lgm_proto::{BiasParameter, LayerParameter};
 
-use crate::eltwise::diff_source;
-
-mod device;
+use crate::common::broadcast::{Broadcast, learned_shape};
+use crate::common::diff::diff_source;
 
 /// The layer; see the module.
 pub struct Bias {
@@ -33,8 +30,6 @@ impl Bias {
 }
 
 impl Layer for Bias {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::range(1..=2, 1..=1)
     }
@@ -54,7 +49,7 @@ impl Layer for Bias {
     }
 }
 
-impl HostRun for Bias {
+impl HostLayer for Bias {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let b = if self.learned { io.param::<T>(0)? } else { io.bottom::<T>(1)? };
         self.along.add(io.bottom_unless_shared::<T>(0)?, b, io.top::<T>(0)?);
@@ -79,103 +74,35 @@ impl HostRun for Bias {
     }
 }
 
-/// The shape of a learned blob that spans `num_axes` axes of `bottom` from `axis` on.
-pub(crate) fn learned_shape(bottom: &Shape, axis: i32, num_axes: i32) -> Result<Shape> {
-    let start = bottom.axis(axis)?;
-    ensure!(num_axes >= -1, "num_axes is {num_axes}; it must be at least 0, or -1 for all axes from axis on");
-    let end = if num_axes == -1 { bottom.len() } else { start + num_axes as usize };
-    ensure!(
-        end <= bottom.len(),
-        "axis {axis} + num_axes {num_axes} goes past the {}-axis bottom {bottom}",
-        bottom.len()
-    );
-    Ok(Shape::from(&bottom[start..end]))
-}
+impl DeviceLayer for Bias {
+    fn formats(&self, offer: &Offer<'_>) -> Formats {
+        self.along.formats(offer)
+    }
 
-/// How a blob with some of another's axes is repeated along the rest: its `dim` elements stand between `outer` indices
-/// before them and `inner` after.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Broadcast {
-    outer: usize,
-    dim: usize,
-    inner: usize,
-}
+    fn prepare(&mut self, _queue: &dyn DeviceQueue, plan: &mut Plan) -> Result<()> {
+        plan.scratch = vec![self.along.by_channel(plan.formats.top(0)).scratch(&plan.tops[0], 2)];
+        Ok(())
+    }
 
-impl Broadcast {
-    /// A blob of shape `by`, called `what`, along the axes of `bottom` from `axis` on.
-    pub fn new(bottom: &Shape, axis: i32, by: &Shape, what: &str) -> Result<Broadcast> {
-        let start = if by.is_empty() { 0 } else { bottom.axis(axis)? };
-        let end = start + by.len();
-        if end > bottom.len() || bottom[start..end] != by[..] {
-            let what = format!("{what} must have the extents of bottom 0, {bottom}, from axis {axis} on");
-            let expected = Shape::from(&bottom[start..end.min(bottom.len())]);
-            return Err(Error::Shape { what, expected, found: by.clone() });
+    fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
+        let b = if self.learned { io.param(0)? } else { io.bottom(1)? };
+        let y = io.top(0)?;
+        let x = io.bottom_unless_shared(0).unwrap_or(y);
+        self.along.by_channel(io.format()).affine(io.queue(), y, x, None, Some(b), false)
+    }
+
+    fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
+        let along = self.along.by_channel(io.format());
+        let dx = io.bottom_diff(0);
+        let dy = io.top_diff_or(0, dx)?;
+        let db = if self.learned { io.param_diff(0) } else { io.bottom_diff(1) };
+        if db.is_some() {
+            along.add_sums(io.queue(), (dy, None), (None, db), self.learned, io.scratch(0)?)?;
         }
-        Ok(Broadcast { outer: bottom.span(0..start), dim: by.count(), inner: bottom.count_from(end) })
-    }
-
-    /// y = x + b; on `y` itself when `x` is absent.
-    fn add<T: Float>(&self, x: Option<&[T]>, b: &[T], y: &mut [T]) {
-        self.rows(x, y, |d, row| {
-            if self.inner == 1 {
-                row.iter_mut().zip(b).for_each(|(y, &b)| *y += b);
-            } else {
-                row.iter_mut().for_each(|y| *y += b[d]);
-            }
-        });
-    }
-
-    /// y = x · s, and + b if there is one; on `y` itself when `x` is absent.
-    pub fn scale_shift<T: Float>(&self, x: Option<&[T]>, s: &[T], b: Option<&[T]>, y: &mut [T]) {
-        if self.inner > 1 {
-            return batchnorm::scale_shift(x, self.extents(), s, b, y);
+        match dx {
+            Some(dx) if dx != dy => io.queue().copy(dy, dx, along.element.bytes() * along.axes.count()),
+            _ => Ok(()),
         }
-        self.rows(x, y, |_, row| {
-            row.iter_mut().zip(s).for_each(|(y, &s)| *y *= s);
-            if let Some(b) = b {
-                row.iter_mut().zip(b).for_each(|(y, &b)| *y += b);
-            }
-        });
-    }
-
-    /// Calls `row` with runs of `y`, copied from `x` if there is one: the elements that meet element d of the repeated
-    /// blob or, when nothing stands after it, all of it.
-    fn rows<T: Float>(&self, x: Option<&[T]>, y: &mut [T], row: impl Fn(usize, &mut [T]) + Sync) {
-        let len = if self.inner == 1 { self.dim } else { self.inner };
-        for_each_row(y, len, |r, y| {
-            if let Some(x) = x {
-                y.copy_from_slice(&x[r * len..][..y.len()]);
-            }
-            row(r % self.dim, y);
-        });
-    }
-
-    /// Adds to `out` the sums of dy · x (of dy, without x) over the elements that each of the repeated blob meets.
-    pub fn add_sums<T: Float>(&self, dy: &[T], x: Option<&[T]>, out: &mut [T]) {
-        let (n, dim, inner) = (self.outer, self.dim, self.inner);
-        match x {
-            _ if inner == 1 => self.add_rows(dy, x, out),
-            Some(x) => elementwise::dot_per_channel(dy, x, n, dim, inner, out),
-            None => elementwise::sum_per_channel(dy, n, dim, inner, out),
-        }
-    }
-
-    /// The same where nothing stands after the repeated blob: whole rows, in blocks of columns.
-    fn add_rows<T: Float>(&self, dy: &[T], x: Option<&[T]>, out: &mut [T]) {
-        const COLUMNS: usize = 64;
-        for_each_part(out, COLUMNS, |c, out| {
-            for start in (0..self.outer).map(|o| o * self.dim + c * COLUMNS) {
-                let sums = out.iter_mut().zip(&dy[start..]);
-                match x {
-                    Some(x) => sums.zip(&x[start..]).for_each(|((out, &dy), &x)| *out += dy * x),
-                    None => sums.for_each(|(out, &dy)| *out += dy),
-                }
-            }
-        });
-    }
-
-    fn extents(&self) -> Extents {
-        Extents { n: self.outer, channels: self.dim, spatial: self.inner }
     }
 }
 
@@ -183,7 +110,7 @@ impl Broadcast {
 mod tests {
     use crate::tests::registry;
     use lgm_core::{DType, Phase, Shape};
-    use lgm_testkit::{Case, Rig, check, config_error};
+    use lgm_testkit::{Case, Harness, check, config_error};
 
     fn layer(bottoms: &str, param: &str) -> String {
         format!("layer {{ name: 'b' type: 'Bias' {bottoms} top: 'y' bias_param {{ {param} }} }}")
@@ -212,7 +139,7 @@ mod tests {
     #[test]
     fn fillers() {
         let filled = |param: &str| {
-            Rig::new(&registry(), &layer(ONE, param), Phase::Train, DType::F32, &[[2, 3].into()])
+            Harness::new(&registry(), &layer(ONE, param), Phase::Train, DType::F32, &[[2, 3].into()])
                 .unwrap()
                 .filled()
                 .unwrap()

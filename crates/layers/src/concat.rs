@@ -6,51 +6,38 @@
 //!
 //! Source: Caffe's layer of this name.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Error, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, ensure};
-use lgm_cpu::for_each_row;
+use lgm_core::{
+    Arity, BlobSpec, BuildCx, Bwd, Device, DeviceLayer, DeviceQueue, Error, Float, Formats, Fwd, Host, HostLayer,
+    Layer, Node, Offer, Plan, Result,
+};
 use lgm_proto::{ConcatParameter, LayerParameter};
 
-use crate::reshape::{backward_view, forward_view, plan_view};
-
-pub(crate) mod device;
+use crate::common::rows::{Parts, axis_of, check_names};
+use crate::common::view;
 
 /// The layer; see the module.
 pub struct Concat {
     param: ConcatParameter,
-    /// Elements that each bottom gives to one index of the axes before `axis`.
-    parts: Vec<usize>,
-    /// Indices of the axes before `axis`.
-    rows: usize,
-    axis: usize,
+    /// The bottoms within the top.
+    parts: Parts,
 }
 
 impl Concat {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
         let param = param.concat_param.unwrap_or_default();
-        ensure!(
-            param.axis.is_none() || param.concat_dim.is_none(),
-            "both axis and concat_dim are given; they mean the same: keep axis"
-        );
-        Node::compute(Concat { param, parts: Vec::new(), rows: 0, axis: 0 })
+        check_names(param.axis, param.concat_dim, "concat_dim")?;
+        Node::compute(Concat { param, parts: Parts::default() })
     }
 }
 
 impl Layer for Concat {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::range(1..=usize::MAX, 1..=1)
     }
 
     fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
         let first = &bottoms[0].shape;
-        let axis = match self.param.concat_dim {
-            Some(dim) => {
-                ensure!((dim as usize) < first.len(), "concat_dim {dim} is out of range for the shape {first}");
-                dim as usize
-            }
-            None => first.axis(self.param.axis())?,
-        };
+        let axis = axis_of(first, self.param.axis(), self.param.concat_dim, "concat_dim")?;
         let with = |n: usize| first.splice(axis..axis + 1, [n]);
         for (i, bottom) in bottoms.iter().enumerate() {
             let agrees = bottom.shape.len() == first.len() && bottom.shape == with(bottom.shape[axis]);
@@ -60,58 +47,68 @@ impl Layer for Concat {
             }
         }
         if bottoms.len() == 1 {
-            return Ok(plan_view(&bottoms[0], first.clone()));
+            return Ok(view::plan(&bottoms[0], first.clone()));
         }
-        (self.rows, self.axis) = (first.span(0..axis), axis);
-        self.parts = bottoms.iter().map(|b| b.shape.count_from(axis)).collect();
+        self.parts = Parts::new(first, axis, bottoms.iter().map(|b| b.shape.count_from(axis)).collect());
         let extent = bottoms.iter().map(|b| b.shape[axis]).sum();
         Ok(Plan::new(vec![bottoms[0].with_shape(with(extent))]))
     }
 }
 
-impl HostRun for Concat {
+impl HostLayer for Concat {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
-        if self.parts.is_empty() {
-            return forward_view::<T>(io);
+        if self.parts.is_view() {
+            return view::forward::<T>(io);
         }
         let bottoms = io.bottoms.iter().enumerate().map(|(i, _)| io.bottom::<T>(i)).collect::<Result<Vec<_>>>()?;
-        gather(io.top::<T>(0)?, &bottoms, &self.parts);
+        self.parts.gather(io.top::<T>(0)?, &bottoms);
         Ok(())
     }
 
     fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
-        if self.parts.is_empty() {
-            return backward_view::<T>(io);
+        if self.parts.is_view() {
+            return view::backward::<T>(io);
         }
         let dy = io.top_diff::<T>(0)?;
-        let mut start = 0;
-        for (i, &len) in self.parts.iter().enumerate() {
+        for i in 0..self.parts.len() {
             if let Some(dx) = io.bottom_diff::<T>(i)? {
-                scatter(dx, dy, &self.parts, start);
+                self.parts.scatter(i, dx, dy);
             }
-            start += len;
         }
         Ok(())
     }
 }
 
-/// Writes rows that are the rows of `parts` end to end; a row of part i has `lens[i]` elements.
-pub(crate) fn gather<T: Float>(whole: &mut [T], parts: &[&[T]], lens: &[usize]) {
-    for_each_row(whole, lens.iter().sum(), |n, mut row| {
-        for (part, &len) in parts.iter().zip(lens) {
-            let (here, rest) = row.split_at_mut(len);
-            here.copy_from_slice(&part[n * len..][..len]);
-            row = rest;
-        }
-    });
-}
+impl DeviceLayer for Concat {
+    fn formats(&self, offer: &Offer<'_>) -> Formats {
+        self.parts.formats(offer)
+    }
 
-/// Writes the part that starts at element `start` of each of the rows of `whole`.
-pub(crate) fn scatter<T: Float>(part: &mut [T], whole: &[T], lens: &[usize], start: usize) {
-    let row_len: usize = lens.iter().sum();
-    let rows = whole.len() / row_len.max(1);
-    let len = part.len() / rows.max(1);
-    for_each_row(part, len, |n, row| row.copy_from_slice(&whole[n * row_len + start..][..len]));
+    fn prepare(&mut self, _queue: &dyn DeviceQueue, plan: &mut Plan) -> Result<()> {
+        self.parts.store_as(plan.formats.top(0), &plan.tops[0].shape);
+        Ok(())
+    }
+
+    fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
+        if self.parts.is_view() {
+            return view::forward_on(io);
+        }
+        let y = io.top(0)?;
+        (0..self.parts.len()).try_for_each(|i| self.parts.copy_in(io.call, i, y, io.bottom(i)?))
+    }
+
+    fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
+        if self.parts.is_view() {
+            return view::backward_on(io);
+        }
+        let dy = io.top_diff(0)?;
+        for i in 0..self.parts.len() {
+            if let Some(dx) = io.bottom_diff(i) {
+                self.parts.copy_out(io.call, i, dx, dy)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

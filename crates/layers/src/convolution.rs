@@ -14,15 +14,16 @@
 //! Source: Caffe's layer of this name.
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Device, Error, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Plan, Result, Run,
-    Shape, ensure,
+    Arity, BlobSpec, BuildCx, Bwd, Error, Float, Fwd, Host, HostLayer, Layer, Node, ParamSpec, Plan, Result, Shape,
+    Window, ensure,
 };
 use lgm_cpu::{ConvGeometry, Epilogue};
 use lgm_proto::{ConvolutionParameter, LayerParameter};
 
 mod depthwise;
 mod device;
-mod own;
+mod direct;
+mod geometry;
 mod reorder;
 mod volume;
 
@@ -55,35 +56,19 @@ impl Convolution {
     }
 }
 
-/// The values of one setting along the spatial axes.
-pub(crate) struct Window {
-    /// Kernel extents.
-    pub kernel: Vec<usize>,
-    /// Strides.
-    pub stride: Vec<usize>,
-    /// Zeros at each side.
-    pub pad: Vec<usize>,
-    /// Distances between kernel elements.
-    pub dilation: Vec<usize>,
-}
-
-impl Window {
-    /// Reads the settings for so many spatial axes.
-    pub fn new(p: &ConvolutionParameter, axes: usize) -> Result<Window> {
-        Ok(Window {
-            kernel: per_axis(
-                "kernel_size",
-                &p.kernel_size,
-                ("kernel_h", p.kernel_h),
-                ("kernel_w", p.kernel_w),
-                axes,
-                None,
-            )?,
-            stride: per_axis("stride", &p.stride, ("stride_h", p.stride_h), ("stride_w", p.stride_w), axes, Some(1))?,
-            pad: per_axis("pad", &p.pad, ("pad_h", p.pad_h), ("pad_w", p.pad_w), axes, Some(0))?,
-            dilation: per_axis("dilation", &p.dilation, ("", None), ("", None), axes, Some(1))?,
-        })
-    }
+/// The windows along the spatial axes of so many positions.
+fn windows(p: &ConvolutionParameter, input: &[usize]) -> Result<Vec<Window>> {
+    let axes = input.len();
+    let (high, wide) = (("kernel_h", p.kernel_h), ("kernel_w", p.kernel_w));
+    let kernel = per_axis("kernel_size", &p.kernel_size, high, wide, axes, None)?;
+    let stride = per_axis("stride", &p.stride, ("stride_h", p.stride_h), ("stride_w", p.stride_w), axes, Some(1))?;
+    let pad = per_axis("pad", &p.pad, ("pad_h", p.pad_h), ("pad_w", p.pad_w), axes, Some(0))?;
+    let dilation = per_axis("dilation", &p.dilation, ("", None), ("", None), axes, Some(1))?;
+    let window = |i: usize| {
+        Window::new(input[i], kernel[i], stride[i], pad[i], dilation[i])
+            .map_err(|error| Error::config(format!("spatial axis {i}: {error}")))
+    };
+    (0..axes).map(window).collect()
 }
 
 type Named = (&'static str, Option<u32>);
@@ -118,14 +103,6 @@ fn per_axis(name: &str, list: &[u32], h: Named, w: Named, axes: usize, default: 
 
 impl Layer for Convolution {
     // More than three spatial axes run on the host.
-    fn device(&self) -> Option<&dyn Run<Device>> {
-        if self.planar().is_some() || self.volume().is_some() { Some(self) } else { None }
-    }
-
-    fn device_mut(&mut self) -> Option<&mut dyn Run<Device>> {
-        if self.planar().is_some() || self.volume().is_some() { Some(self) } else { None }
-    }
-
     fn arity(&self) -> Arity {
         Arity::pairs()
     }
@@ -141,12 +118,12 @@ impl Layer for Convolution {
         let axis = shape.axis(p.axis())?;
         let (channels, input) = (shape[axis], &shape[axis + 1..]);
         let (outputs, group) = (p.num_output() as usize, p.group() as usize);
-        let Window { kernel, stride, pad, dilation } = Window::new(p, input.len())?;
-        let geometry = ConvGeometry::new(channels, outputs, group, input, &kernel, &stride, &pad, &dilation)?;
+        let geometry = ConvGeometry::new(channels, outputs, group, windows(p, input)?)?;
 
-        let top = shape.splice(axis..shape.len(), [outputs].into_iter().chain(geometry.output.iter().copied()));
+        let along = |extent: fn(&Window) -> usize| geometry.windows.iter().map(extent);
+        let top = shape.splice(axis..shape.len(), [outputs].into_iter().chain(along(|w| w.output)));
         let mut plan = Plan::new(vec![bottoms[0].with_shape(top); tops]);
-        let weight = Shape::new([outputs, channels / group].into_iter().chain(kernel));
+        let weight = Shape::new([outputs, channels / group].into_iter().chain(along(|w| w.kernel)));
         plan.params = vec![ParamSpec::new(weight, p.weight_filler.as_ref())];
         if p.bias_term() {
             plan.params.push(ParamSpec::new([outputs], p.bias_filler.as_ref()));
@@ -158,13 +135,13 @@ impl Layer for Convolution {
         Ok(plan)
     }
 
-    fn rectify(&mut self) -> bool {
+    fn fuse_relu(&mut self) -> bool {
         self.relu = self.bottoms == 1;
         self.relu
     }
 }
 
-impl HostRun for Convolution {
+impl HostLayer for Convolution {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let geometry = self.geometry()?;
         let w = io.param::<T>(0)?;
@@ -200,7 +177,7 @@ impl HostRun for Convolution {
 mod tests {
     use crate::tests::registry;
     use lgm_core::{DType, Phase, Shape};
-    use lgm_testkit::{Case, Rig, check, config_error};
+    use lgm_testkit::{Case, Harness, check, config_error};
 
     fn layer(param: &str) -> String {
         format!("layer {{ name: 'c' type: 'Convolution' bottom: 'x' top: 'y' convolution_param {{ {param} }} }}")
@@ -247,10 +224,10 @@ mod tests {
     #[test]
     fn plan() {
         let text = layer("num_output: 4 group: 2 kernel_h: 3 kernel_w: 5 pad_w: 2 stride_h: 2 stride_w: 1");
-        let rig = Rig::new(&registry(), &text, Phase::Train, DType::F32, &[[2, 6, 9, 8].into()]).unwrap();
-        assert_eq!(rig.plan.tops[0].shape, Shape::from([2, 4, 4, 8]));
-        assert_eq!(rig.params[0].shape, Shape::from([4, 3, 3, 5]));
-        assert_eq!(rig.plan.flops, 2 * (2 * 4 * 4 * 8) * (3 * 3 * 5));
+        let harness = Harness::new(&registry(), &text, Phase::Train, DType::F32, &[[2, 6, 9, 8].into()]).unwrap();
+        assert_eq!(harness.plan.tops[0].shape, Shape::from([2, 4, 4, 8]));
+        assert_eq!(harness.params[0].shape, Shape::from([4, 3, 3, 5]));
+        assert_eq!(harness.plan.flops, 2 * (2 * 4 * 4 * 8) * (3 * 3 * 5));
     }
 
     #[test]

@@ -9,12 +9,12 @@
 
 use lgm_core::rng::{Philox, stream_id};
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Phase, Plan, Result, Step, ensure,
+    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, Phase, Plan, Result, Step, ensure,
 };
 use lgm_cpu::{BLOCK, for_each_row};
 use lgm_proto::LayerParameter;
 
-use crate::reshape::{backward_view, forward_view, plan_view};
+use crate::common::view;
 
 mod device;
 
@@ -68,8 +68,6 @@ lgm_cpu::vectorized! {
 }
 
 impl Layer for Dropout {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }
@@ -77,27 +75,27 @@ impl Layer for Dropout {
     fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
         let bottom = &bottoms[0];
         self.count = bottom.shape.count();
-        Ok(if self.train { Plan::elementwise(bottom) } else { plan_view(bottom, bottom.shape.clone()) })
+        Ok(if self.train { Plan::elementwise(bottom) } else { view::plan(bottom, bottom.shape.clone()) })
     }
 }
 
-impl HostRun for Dropout {
+impl HostLayer for Dropout {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         if !self.train {
-            return forward_view::<T>(io);
+            return view::forward::<T>(io);
         }
         let (x, y) = (io.bottom_unless_shared::<T>(0)?, io.top::<T>(0)?);
-        self.apply(io.step, x, y);
+        self.apply(io.call.step, x, y);
         Ok(())
     }
 
     fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
         if !self.train {
-            return backward_view::<T>(io);
+            return view::backward::<T>(io);
         }
         let dy = io.top_diff_unless_shared::<T>(0)?;
         if let Some(dx) = io.bottom_diff::<T>(0)? {
-            self.apply(io.step, dy, dx);
+            self.apply(io.call.step, dy, dx);
         }
         Ok(())
     }
@@ -108,7 +106,7 @@ mod tests {
     use super::*;
     use crate::tests::registry;
     use lgm_core::DType;
-    use lgm_testkit::{Case, Inputs, Rig, check, config_error};
+    use lgm_testkit::{Case, Harness, Inputs, check, config_error};
 
     fn layer(name: &str, param: &str) -> String {
         format!("layer {{ name: '{name}' type: 'Dropout' bottom: 'x' top: 'y' dropout_param {{ {param} }} }}")
@@ -132,10 +130,10 @@ mod tests {
         let n = 2 * BLOCK + 7;
         let mask = |name: &str, batch: u64, seed: u64| {
             let text = layer(name, "dropout_ratio: 0.3");
-            let rig = Rig::new(&registry(), &text, Phase::Train, DType::F32, &[[n].into()]).unwrap();
-            let inputs = rig.forward_inputs(&[&vec![1.0; n]]).unwrap();
+            let harness = Harness::new(&registry(), &text, Phase::Train, DType::F32, &[[n].into()]).unwrap();
+            let inputs = harness.forward_inputs(&[&vec![1.0; n]]).unwrap();
             let step = Step { seed, batch, ..inputs.step };
-            rig.run(&Inputs { step, ..inputs }).unwrap().tops.remove(0)
+            harness.run(&Inputs { step, ..inputs }).unwrap().tops.remove(0)
         };
         let first = mask("d", 0, 1);
         let kept = first.iter().filter(|&&v| v != 0.0).count() as f64 / n as f64;
@@ -154,8 +152,8 @@ mod tests {
     #[test]
     fn a_dropped_value_leaves_nothing_behind() {
         let text = layer("d", "dropout_ratio: 0.5");
-        let rig = Rig::new(&registry(), &text, Phase::Train, DType::F32, &[[64].into()]).unwrap();
-        let y = rig.run(&rig.forward_inputs(&[&[f64::INFINITY; 64]]).unwrap()).unwrap();
+        let harness = Harness::new(&registry(), &text, Phase::Train, DType::F32, &[[64].into()]).unwrap();
+        let y = harness.run(&harness.forward_inputs(&[&[f64::INFINITY; 64]]).unwrap()).unwrap();
         assert!(y.tops[0].iter().all(|v| *v == 0.0 || *v == f64::INFINITY));
     }
 

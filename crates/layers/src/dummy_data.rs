@@ -8,11 +8,11 @@
 
 use lgm_core::rng::{Philox, stream_id};
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, DType, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, Shape, ensure, filler,
+    Arity, BlobSpec, BuildCx, DType, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, Shape, ensure, filler,
 };
 use lgm_proto::{BlobShape, DummyDataParameter, FillerParameter, LayerParameter};
 
-use crate::input::top_shapes;
+use crate::common::shapes::top_shapes;
 
 /// The layer; see the module.
 pub struct DummyData {
@@ -32,7 +32,7 @@ impl DummyData {
     pub(crate) fn build(param: &LayerParameter, cx: &BuildCx) -> Result<Node> {
         let name = param.name().to_string();
         let param = param.dummy_data_param.clone().unwrap_or_default();
-        Node::compute(DummyData { param, name, dtype: cx.dtype, tops: Vec::new() })
+        Node::host_only(DummyData { param, name, dtype: cx.dtype, tops: Vec::new() })
     }
 
     fn shapes(&self, tops: usize) -> Result<Vec<Shape>> {
@@ -80,11 +80,11 @@ impl Layer for DummyData {
     }
 }
 
-impl HostRun for DummyData {
+impl HostLayer for DummyData {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         for (t, Top { shape, filler, stream }) in self.tops.iter().enumerate() {
             let y = io.top::<T>(t)?;
-            let mut rng = Philox::new(io.step.seed, *stream).from(io.step.batch << 32);
+            let mut rng = Philox::new(io.call.step.seed, *stream).from(io.call.step.batch << 32);
             filler::fill(filler, shape, &mut rng, y)?;
         }
         Ok(())
@@ -96,18 +96,18 @@ mod tests {
     use super::*;
     use crate::tests::registry;
     use lgm_core::{Phase, Step};
-    use lgm_testkit::{Inputs, Rig, config_error};
+    use lgm_testkit::{Harness, Inputs, config_error};
 
     fn layer(tops: &str, param: &str) -> String {
         format!("layer {{ name: 'd' type: 'DummyData' {tops} dummy_data_param {{ {param} }} }}")
     }
 
     fn run(tops: &str, param: &str, batch: u64) -> (Vec<Shape>, Vec<Vec<f64>>) {
-        let rig = Rig::new(&registry(), &layer(tops, param), Phase::Train, DType::F32, &[]).unwrap();
-        let inputs = rig.forward_inputs(&[]).unwrap();
+        let harness = Harness::new(&registry(), &layer(tops, param), Phase::Train, DType::F32, &[]).unwrap();
+        let inputs = harness.forward_inputs(&[]).unwrap();
         let step = Step { batch, ..inputs.step };
-        let tops = rig.run(&Inputs { step, ..inputs }).unwrap().tops;
-        (rig.plan.tops.into_iter().map(|s| s.shape).collect(), tops)
+        let tops = harness.run(&Inputs { step, ..inputs }).unwrap().tops;
+        (harness.plan.tops.into_iter().map(|s| s.shape).collect(), tops)
     }
 
     const TWO: &str = "top: 'a' top: 'b'";

@@ -15,11 +15,13 @@
 
 use std::cmp::Ordering;
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Error, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, ensure};
+use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Error, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, ensure};
 use lgm_cpu::elementwise::rectified;
 use lgm_cpu::{BLOCK, for_each_row};
 use lgm_proto::eltwise_parameter::EltwiseOp;
 use lgm_proto::{EltwiseParameter, LayerParameter};
+
+use crate::common::diff::diff_source;
 
 mod device;
 
@@ -75,8 +77,6 @@ struct Reads<'a, T> {
 }
 
 impl Layer for Eltwise {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::range(2..=usize::MAX, 1..=1)
     }
@@ -105,13 +105,13 @@ impl Layer for Eltwise {
         Ok(plan)
     }
 
-    fn rectify(&mut self) -> bool {
+    fn fuse_relu(&mut self) -> bool {
         self.relu = self.param.operation() == EltwiseOp::Sum;
         self.relu
     }
 }
 
-impl HostRun for Eltwise {
+impl HostLayer for Eltwise {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let first = io.bottom_unless_shared::<T>(0)?;
         let others = (1..self.coeffs.len()).map(|i| io.bottom::<T>(i)).collect::<Result<Vec<_>>>()?;
@@ -184,13 +184,6 @@ impl HostRun for Eltwise {
     }
 }
 
-/// Whether a layer adds two blobs as they are.
-pub(crate) fn is_plain_sum_of_two(param: &LayerParameter) -> bool {
-    let eltwise = param.eltwise_param.clone().unwrap_or_default();
-    let plain = eltwise.operation() == EltwiseOp::Sum && eltwise.coeff.iter().all(|&c| c == 1.0);
-    param.r#type() == "Eltwise" && param.bottom.len() == 2 && plain
-}
-
 /// Which bottom gives the maximum at element `at`.
 fn winner<T: Float>(first: T, others: &[&[T]], at: usize) -> usize {
     let (mut best, mut value) = (0, first);
@@ -203,16 +196,11 @@ fn winner<T: Float>(first: T, others: &[&[T]], at: usize) -> usize {
     best
 }
 
-/// The top's diff: its own memory, or the bottom's diff that holds it.
-pub(crate) fn diff_source<'a, T>(own: Option<&'a [T]>, shared: Option<&'a [T]>) -> Result<&'a [T]> {
-    own.or(shared).ok_or_else(|| Error::internal("a top's diff is neither given nor in a bottom's diff"))
-}
-
 #[cfg(test)]
 mod tests {
     use crate::tests::registry;
     use lgm_core::{DType, Phase, Shape};
-    use lgm_testkit::{Case, Draw, Rig, check, config_error};
+    use lgm_testkit::{Case, Fill, Harness, check, config_error};
 
     fn layer(bottoms: usize, param: &str) -> String {
         let names: String = (0..bottoms).map(|i| format!("bottom: 'x{i}' ")).collect();
@@ -225,7 +213,7 @@ mod tests {
 
     #[test]
     fn cases() {
-        let away_from_zero = Draw::Uniform(0.5, 2.0);
+        let away_from_zero = Fill::Uniform(0.5, 2.0);
         check(
             &registry(),
             &[
@@ -242,7 +230,7 @@ mod tests {
                 (0..3).fold(Case::new(layer(3, "operation: MAX")), |case, _| case.bottom([3, 37])).without_gradients(),
                 (0..3)
                     .fold(Case::new(layer(3, "operation: PROD stable_prod_grad: false")), |case, _| {
-                        case.bottom_of([3, 37], Draw::Uniform(0.5, 2.0))
+                        case.bottom_of([3, 37], Fill::Uniform(0.5, 2.0))
                     })
                     .without_gradients(),
             ],
@@ -252,10 +240,11 @@ mod tests {
     #[test]
     fn ties_of_the_maximum_go_where_caffe_sends_them() {
         let shapes = vec![Shape::from([2]); 3];
-        let rig = Rig::new(&registry(), &layer(3, "operation: MAX"), Phase::Train, DType::F32, &shapes).unwrap();
-        let mut inputs = rig.forward_inputs(&[&[1.0, 3.0], &[1.0, 3.0], &[1.0, 4.0]]).unwrap();
+        let harness =
+            Harness::new(&registry(), &layer(3, "operation: MAX"), Phase::Train, DType::F32, &shapes).unwrap();
+        let mut inputs = harness.forward_inputs(&[&[1.0, 3.0], &[1.0, 3.0], &[1.0, 4.0]]).unwrap();
         inputs.top_diffs = vec![vec![5.0, 6.0]];
-        let out = rig.run(&inputs).unwrap();
+        let out = harness.run(&inputs).unwrap();
         assert_eq!(out.tops[0], [1.0, 4.0]);
         let diffs: Vec<Vec<f64>> = out.bottom_diffs.into_iter().flatten().collect();
         assert_eq!(diffs, [[0.0, 0.0], [5.0, 0.0], [0.0, 6.0]]);

@@ -8,20 +8,20 @@
 //! an error that names it (a release build of Caffe reads memory beyond the table).
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Error, Fault, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Plan, Result,
-    Shape, ensure,
+    Arity, BlobSpec, BuildCx, Bwd, Error, Float, Fwd, Host, HostLayer, Layer, Node, ParamSpec, Plan, Result, Shape,
+    ensure,
 };
 use lgm_cpu::for_each_part;
 use lgm_proto::{EmbedParameter, LayerParameter};
 
-use crate::pointwise::for_rows;
+use crate::common::loops::for_rows;
 
 mod device;
 
 /// Parts of the table that get their gradients in parallel. Each looks at every index, so there are few.
 const PARTS: usize = 16;
 /// Elements of gradient that are worth more than one part.
-const WORTH: usize = 1 << 16;
+const ELEMENTS_FOR_PARTS: usize = 1 << 16;
 
 /// The layer; see the module.
 pub struct Embed {
@@ -48,13 +48,13 @@ impl Embed {
     /// Checks that every value is an index of the table.
     fn check<T: Float>(&self, indices: &[T]) -> Result<()> {
         match indices.iter().position(|v| !self.is_index(v.f64())) {
-            Some(at) => Err(self.stranger(indices[at], at)),
+            Some(at) => Err(self.unknown_row(indices[at], at)),
             None => Ok(()),
         }
     }
 
     #[cold]
-    fn stranger<T: Float>(&self, index: T, at: usize) -> Error {
+    fn unknown_row<T: Float>(&self, index: T, at: usize) -> Error {
         Error::config(format!(
             "index {index} at position {at} of the bottom of shape {} is not a whole number from 0 to {}; check the \
              data, or set input_dim to one more than its largest index",
@@ -65,8 +65,6 @@ impl Embed {
 }
 
 impl Layer for Embed {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }
@@ -84,13 +82,9 @@ impl Layer for Embed {
         plan.backward_bottoms = vec![0];
         Ok(plan)
     }
-
-    fn explain(&self, fault: Fault) -> Error {
-        self.stranger(f32::from_bits(fault[2]), fault[1] as usize)
-    }
 }
 
-impl HostRun for Embed {
+impl HostLayer for Embed {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let n = self.outputs;
         let (x, w, y) = (io.bottom::<T>(0)?, io.param::<T>(0)?, io.top::<T>(0)?);
@@ -110,7 +104,7 @@ impl HostRun for Embed {
         let (x, dy) = (io.bottom::<T>(0)?, io.top_diff::<T>(0)?);
         if let Some(dw) = io.param_diff::<T>(0)? {
             self.check(x)?;
-            let parts = if dy.len() < WORTH { 1 } else { PARTS };
+            let parts = if dy.len() < ELEMENTS_FOR_PARTS { 1 } else { PARTS };
             let rows = self.rows.div_ceil(parts);
             // A row of the table lies in one part, which adds to it in the order of the positions.
             for_each_part(dw, rows * n, |part, dw| {

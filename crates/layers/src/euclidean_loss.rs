@@ -3,12 +3,14 @@
 //! Gradient: da = dL/N · (a − b), db = −da. Shapes: bottoms a and b of the same first extent and as many elements; top
 //! the loss. Source: Caffe's layer of this name.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, ensure};
+use lgm_core::{
+    Arity, BlobSpec, BuildCx, Bwd, Device, DeviceLayer, DeviceQueue, Float, Fwd, Grid, Host, HostLayer, Layer, Node,
+    Plan, Result, args, ensure,
+};
 use lgm_proto::LayerParameter;
 
-use crate::pointwise::{map2, total};
-
-mod device;
+use crate::common::loops::{map2, total};
+use crate::common::row_sums::{Operation, parts, sum_rows};
 
 /// The layer; see the module.
 pub struct EuclideanLoss {
@@ -23,8 +25,6 @@ impl EuclideanLoss {
 }
 
 impl Layer for EuclideanLoss {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::range(2..=2, 1..=1).with_auto_tops()
     }
@@ -46,7 +46,7 @@ impl Layer for EuclideanLoss {
     }
 }
 
-impl HostRun for EuclideanLoss {
+impl HostLayer for EuclideanLoss {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let squares = total(io.bottom::<T>(0)?, io.bottom::<T>(1)?, |a, b| (a - b) * (a - b));
         io.top::<T>(0)?[0] = T::of(squares / (2 * self.items) as f64);
@@ -59,6 +59,30 @@ impl HostRun for EuclideanLoss {
         for (i, scale) in [scale, -scale].into_iter().enumerate() {
             if let Some(d) = io.bottom_diff::<T>(i)? {
                 map2(a, Some(b), d, |a, b| scale * (a - b));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl DeviceLayer for EuclideanLoss {
+    fn prepare(&mut self, _queue: &dyn DeviceQueue, plan: &mut Plan) -> Result<()> {
+        plan.scratch = vec![plan.tops[0].with_shape([parts(1, self.count)])];
+        Ok(())
+    }
+
+    fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
+        let (a, b, y, partial) = (io.bottom(0)?, io.bottom(1)?, io.top(0)?, io.scratch(0)?);
+        let coeff = 0.5 / self.items as f32;
+        sum_rows(io.queue(), Operation::Squares, (a, Some(b)), y, coeff, (1, self.count), partial)
+    }
+
+    fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
+        let (a, b, d_loss) = (io.bottom(0)?, io.bottom(1)?, io.top_diff(0)?);
+        for (i, sign) in [1.0f32, -1.0].into_iter().enumerate() {
+            if let Some(d) = io.bottom_diff(i) {
+                let args = args![d, a, b, d_loss, self.items as f32, sign, self.count as i64];
+                io.launch("euclidean_backward", Grid::elements(self.count), args)?;
             }
         }
         Ok(())

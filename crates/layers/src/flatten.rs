@@ -5,10 +5,13 @@
 //!
 //! Source: Caffe's layer of this name. Caffe, given an `end_axis` before `axis`, makes an axis of extent 1; we refuse.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, ensure};
+use lgm_core::{
+    Arity, BlobSpec, BuildCx, Bwd, Device, DeviceLayer, Float, Formats, Fwd, Host, HostLayer, Layer, Node, Offer, Plan,
+    Result, ensure,
+};
 use lgm_proto::{FlattenParameter, LayerParameter};
 
-use crate::reshape::{backward_view, forward_view, plan_view};
+use crate::common::view;
 
 /// The layer; see the module.
 pub struct Flatten {
@@ -22,8 +25,6 @@ impl Flatten {
 }
 
 impl Layer for Flatten {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }
@@ -37,17 +38,31 @@ impl Layer for Flatten {
             self.param.end_axis(),
             self.param.axis()
         );
-        Ok(plan_view(&bottoms[0], shape.splice(start..end + 1, [shape.span(start..end + 1)])))
+        Ok(view::plan(&bottoms[0], shape.splice(start..end + 1, [shape.span(start..end + 1)])))
     }
 }
 
-impl HostRun for Flatten {
+impl HostLayer for Flatten {
     fn forward<T: Float>(&self, io: Fwd<'_, Host>) -> Result<()> {
-        forward_view::<T>(io)
+        view::forward::<T>(io)
     }
 
     fn backward<T: Float>(&self, io: Bwd<'_, Host>) -> Result<()> {
-        backward_view::<T>(io)
+        view::backward::<T>(io)
+    }
+}
+
+impl DeviceLayer for Flatten {
+    fn formats(&self, offer: &Offer<'_>) -> Formats {
+        offer.follow_channels_first()
+    }
+
+    fn forward(&self, io: Fwd<'_, Device>) -> Result<()> {
+        view::forward_on(io)
+    }
+
+    fn backward(&self, io: Bwd<'_, Device>) -> Result<()> {
+        view::backward_on(io)
     }
 }
 
@@ -55,7 +70,7 @@ impl HostRun for Flatten {
 mod tests {
     use crate::tests::registry;
     use lgm_core::{DType, Phase};
-    use lgm_testkit::{Case, Rig, check, config_error};
+    use lgm_testkit::{Case, Harness, check, config_error};
 
     fn layer(param: &str) -> String {
         format!("layer {{ name: 'f' type: 'Flatten' bottom: 'x' top: 'y' flatten_param {{ {param} }} }}")
@@ -79,8 +94,8 @@ mod tests {
             [("", &[2, 60][..]), ("axis: 2", &[2, 3, 20]), ("axis: -3 end_axis: -2", &[2, 12, 5]), ("axis: 0", &[120])]
         {
             let bottom = [2, 3, 4, 5].into();
-            let rig = Rig::new(&registry(), &layer(param), Phase::Train, DType::F32, &[bottom]).unwrap();
-            assert_eq!(&*rig.plan.tops[0].shape, want);
+            let harness = Harness::new(&registry(), &layer(param), Phase::Train, DType::F32, &[bottom]).unwrap();
+            assert_eq!(&*harness.plan.tops[0].shape, want);
         }
     }
 

@@ -7,10 +7,10 @@
 //! Source: Caffe's layer of this name.
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Plan, Result, ensure,
+    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, ParamSpec, Plan, Result, ensure,
 };
 use lgm_cpu::elementwise::{map_into, rectified};
-use lgm_cpu::{Trans, gemm};
+use lgm_cpu::{Gemm, MatMut, MatRef};
 use lgm_proto::{InnerProductParameter, LayerParameter};
 
 mod device;
@@ -34,8 +34,6 @@ impl InnerProduct {
 }
 
 impl Layer for InnerProduct {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }
@@ -56,13 +54,13 @@ impl Layer for InnerProduct {
         Ok(plan)
     }
 
-    fn rectify(&mut self) -> bool {
+    fn fuse_relu(&mut self) -> bool {
         self.relu = true;
         true
     }
 }
 
-impl HostRun for InnerProduct {
+impl HostLayer for InnerProduct {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let (m, n, k) = (self.rows, self.outputs, self.inputs);
         let (x, w, y) = (io.bottom::<T>(0)?, io.param::<T>(0)?, io.top::<T>(0)?);
@@ -72,8 +70,8 @@ impl HostRun for InnerProduct {
             y.chunks_mut(n).for_each(|row| row.copy_from_slice(b));
             beta = T::one();
         }
-        let (trans, ldw) = if self.param.transpose() { (Trans::No, n) } else { (Trans::Yes, k) };
-        gemm(Trans::No, trans, m, n, k, T::one(), x, k, w, ldw, beta, y, n);
+        let w = if self.param.transpose() { MatRef::new(w, k, n) } else { MatRef::new(w, n, k).t() };
+        Gemm { alpha: T::one(), a: MatRef::new(x, m, k), b: w, beta, c: MatMut::new(y, m, n) }.run();
         if self.relu {
             map_into(None, y, rectified);
         }
@@ -87,19 +85,21 @@ impl HostRun for InnerProduct {
         let dy = io.top_diff::<T>(0)?;
         if let Some(dw) = io.param_diff::<T>(0)? {
             let x = io.bottom::<T>(0)?;
-            if transpose {
-                gemm(Trans::Yes, Trans::No, k, n, m, one, x, k, dy, n, one, dw, n);
-            } else {
-                gemm(Trans::Yes, Trans::No, n, k, m, one, dy, n, x, k, one, dw, k);
-            }
+            let (x, dy) = (MatRef::new(x, m, k), MatRef::new(dy, m, n));
+            let (a, b, c) = match transpose {
+                true => (x.t(), dy, MatMut::new(dw, k, n)),
+                false => (dy.t(), x, MatMut::new(dw, n, k)),
+            };
+            Gemm { alpha: one, a, b, beta: one, c }.run();
         }
         let db = if self.param.bias_term() { io.param_diff::<T>(1)? } else { None };
         if let Some(db) = db {
             dy.chunks(n).for_each(|row| db.iter_mut().zip(row).for_each(|(b, &d)| *b += d));
         }
         if let Some(dx) = io.bottom_diff::<T>(0)? {
-            let (trans, ldw) = if transpose { (Trans::Yes, n) } else { (Trans::No, k) };
-            gemm(Trans::No, trans, m, k, n, one, dy, n, io.param::<T>(0)?, ldw, zero, dx, k);
+            let w = io.param::<T>(0)?;
+            let w = if transpose { MatRef::new(w, k, n).t() } else { MatRef::new(w, n, k) };
+            Gemm { alpha: one, a: MatRef::new(dy, m, n), b: w, beta: zero, c: MatMut::new(dx, m, k) }.run();
         }
         Ok(())
     }
@@ -109,7 +109,7 @@ impl HostRun for InnerProduct {
 mod tests {
     use crate::tests::registry;
     use lgm_core::{DType, Phase, Shape};
-    use lgm_testkit::{Case, Rig, check, config_error};
+    use lgm_testkit::{Case, Harness, check, config_error};
 
     fn layer(param: &str) -> String {
         format!("layer {{ name: 'ip' type: 'InnerProduct' bottom: 'x' top: 'y' inner_product_param {{ {param} }} }}")
@@ -132,11 +132,11 @@ mod tests {
     #[test]
     fn plan() {
         let text = layer("num_output: 5 axis: 2 transpose: true bias_filler { value: 2 }");
-        let rig = Rig::new(&registry(), &text, Phase::Train, DType::F32, &[[2, 3, 4, 6].into()]).unwrap();
-        assert_eq!(rig.plan.tops[0].shape, Shape::from([2, 3, 5]));
-        assert_eq!(rig.params[0].shape, Shape::from([24, 5]));
-        assert_eq!(rig.filled().unwrap(), [vec![0.0; 120], vec![2.0; 5]]);
-        assert_eq!(rig.plan.flops, 2 * 6 * 24 * 5);
+        let harness = Harness::new(&registry(), &text, Phase::Train, DType::F32, &[[2, 3, 4, 6].into()]).unwrap();
+        assert_eq!(harness.plan.tops[0].shape, Shape::from([2, 3, 5]));
+        assert_eq!(harness.params[0].shape, Shape::from([24, 5]));
+        assert_eq!(harness.filled().unwrap(), [vec![0.0; 120], vec![2.0; 5]]);
+        assert_eq!(harness.plan.flops, 2 * 6 * 24 * 5);
     }
 
     #[test]

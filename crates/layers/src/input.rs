@@ -5,10 +5,10 @@
 //! Source: Caffe's layer of this name. Caffe allows no shape at all, to be set before the first pass; our nets are laid
 //! out when they are built, so a shape is required.
 
-use lgm_core::{
-    Arity, BlobSpec, BuildCx, DType, Error, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, Shape, ensure,
-};
-use lgm_proto::{BlobShape, InputParameter, LayerParameter};
+use lgm_core::{Arity, BlobSpec, BuildCx, DType, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, ensure};
+use lgm_proto::{InputParameter, LayerParameter};
+
+use crate::common::shapes::top_shapes;
 
 /// The layer; see the module.
 pub struct Input {
@@ -18,28 +18,8 @@ pub struct Input {
 
 impl Input {
     pub(crate) fn build(param: &LayerParameter, cx: &BuildCx) -> Result<Node> {
-        Node::compute(Input { param: param.input_param.clone().unwrap_or_default(), dtype: cx.dtype })
+        Node::host_only(Input { param: param.input_param.clone().unwrap_or_default(), dtype: cx.dtype })
     }
-}
-
-/// The shapes of `tops` tops from as many messages, or from one.
-pub(crate) fn top_shapes(shapes: &[BlobShape], tops: usize) -> Result<Vec<Shape>> {
-    ensure!(
-        shapes.len() == 1 || shapes.len() == tops,
-        "shape must be given once, or once for each of the {tops} tops; found {} times",
-        shapes.len()
-    );
-    let shape = |s: &BlobShape| {
-        let dims = s.dim.iter().map(|&d| usize::try_from(d)).collect::<Result<Vec<_>, _>>();
-        let dims = dims.map_err(|_| Error::config(format!("shape {:?} has a negative extent", s.dim)))?;
-        let count = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-        ensure!(
-            count.is_some_and(|n| n <= isize::MAX as usize / 8),
-            "shape {dims:?} has more elements than memory can hold"
-        );
-        Ok(Shape::new(dims))
-    };
-    (0..tops).map(|t| shape(&shapes[if shapes.len() == 1 { 0 } else { t }])).collect()
 }
 
 impl Layer for Input {
@@ -54,7 +34,7 @@ impl Layer for Input {
     }
 }
 
-impl HostRun for Input {
+impl HostLayer for Input {
     fn forward<T: Float>(&self, _io: Fwd<'_, Host>) -> Result<()> {
         Ok(())
     }
@@ -64,8 +44,8 @@ impl HostRun for Input {
 mod tests {
     use super::*;
     use crate::tests::registry;
-    use lgm_core::Phase;
-    use lgm_testkit::{Rig, config_error};
+    use lgm_core::{Phase, Shape};
+    use lgm_testkit::{Harness, config_error};
 
     fn layer(tops: &str, param: &str) -> String {
         format!("layer {{ name: 'i' type: 'Input' {tops} input_param {{ {param} }} }}")
@@ -74,8 +54,8 @@ mod tests {
     #[test]
     fn shapes_are_shared_or_one_for_each() {
         let shapes = |tops: &str, param: &str| -> Vec<Shape> {
-            let rig = Rig::new(&registry(), &layer(tops, param), Phase::Test, DType::F32, &[]).unwrap();
-            rig.plan.tops.into_iter().map(|s| s.shape).collect()
+            let harness = Harness::new(&registry(), &layer(tops, param), Phase::Test, DType::F32, &[]).unwrap();
+            harness.plan.tops.into_iter().map(|s| s.shape).collect()
         };
         let (two, pair) = ("top: 'a' top: 'b'", "shape { dim: 2 dim: 3 }");
         assert_eq!(shapes(two, pair), [Shape::from([2, 3]), Shape::from([2, 3])]);

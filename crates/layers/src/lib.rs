@@ -1,14 +1,13 @@
 //! The layers of lgm-caffe, one file each: what it computes, its shapes, its host run and its tests.
 
-use lgm_core::{BuildCx, Host, Node, Registry, Result, Run};
-use lgm_proto::LayerParameter;
+use lgm_core::Registry;
 
+mod common;
 mod conversion;
-mod fused_batch_norm;
-mod labels;
-pub mod margin_schedule;
-mod on_device;
-mod pointwise;
+#[cfg(test)]
+mod device_extents;
+#[cfg(test)]
+mod guide;
 
 /// Declares the layer modules and the types each registers: `file { "Type" => Struct, … }`. Every struct has
 /// `pub(crate) fn build(&LayerParameter, &BuildCx) -> Result<Node>`.
@@ -16,14 +15,15 @@ macro_rules! layers {
     ($($module:ident { $($kind:literal => $layer:ident),+ $(,)? })*) => {
         $(pub mod $module;)*
 
-        /// Adds every layer of this crate to a registry.
+        /// Adds every layer of this crate, and what they compute together, to a registry.
         pub fn register(registry: &mut Registry) {
             $($(registry.add($kind, $module::$layer::build);)+)*
+            registry.add_fusion(batch_norm::FusedBatchNorm::of);
+            registry.add_epilogue(relu::applied_before);
+            registry.convert_by(conversion::Conversion::build);
         }
     };
 }
-
-pub use conversion::Conversion;
 
 layers! {
     batch_norm { "BatchNorm" => BatchNorm }
@@ -48,29 +48,14 @@ layers! {
     prelu { "PReLU" => PReLU }
     sigmoid { "Sigmoid" => Sigmoid }
     tanh { "TanH" => TanH }
+    swish { "Swish" => Swish }
     power { "Power" => Power }
     softmax { "Softmax" => Softmax }
     softmax_loss { "SoftmaxWithLoss" => SoftmaxWithLoss }
     euclidean_loss { "EuclideanLoss" => EuclideanLoss }
     accuracy { "Accuracy" => Accuracy }
     reduction { "Reduction" => Reduction }
-    class_distance { "ClassDistance" => ClassDistance }
-    lgm_loss { "LGMLoss" => LgmLoss }
-}
-
-/// One layer that computes what the first of `run`'s layers compute one after another in fewer passes over memory, and
-/// how many of them; `None` when there is none.
-///
-/// # Errors
-/// When a layer's parameters are wrong.
-pub fn fuse(run: &[&LayerParameter], cx: &BuildCx) -> Result<Option<(Node, usize)>> {
-    fused_batch_norm::FusedBatchNorm::of(run, cx)
-}
-
-/// The layer that takes the place of a ReLU whose bottom comes rectified, which the layer below has promised
-/// ([`lgm_core::Layer::rectify`]); `None` for a layer that is no ReLU, or has a negative slope.
-pub fn rectified(param: &LayerParameter) -> Option<Box<dyn Run<Host>>> {
-    relu::is_plain(param).then(|| Box::new(relu::ReLU::done()) as Box<dyn Run<Host>>)
+    lgm { "ClassDistance" => ClassDistance, "LGMLoss" => LgmLoss }
 }
 
 #[cfg(test)]

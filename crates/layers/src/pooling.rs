@@ -18,7 +18,7 @@
 
 use lgm_core::rng::{Philox, stream_id, unit};
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Phase, Plan, Result, Step, ensure,
+    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, Phase, Plan, Result, Step, ensure,
 };
 use lgm_cpu::for_each_row;
 use lgm_cpu::pool::{PoolGeometry, Round};
@@ -160,8 +160,6 @@ fn pair(name: &str, both: Option<u32>, h: Named, w: Named) -> Result<Option<[usi
 }
 
 impl Layer for Pooling {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::range(1..=1, if self.method == Method::Max { 1..=2 } else { 1..=1 })
     }
@@ -191,7 +189,7 @@ impl Layer for Pooling {
     }
 }
 
-impl HostRun for Pooling {
+impl HostLayer for Pooling {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let (x, y) = (io.bottom::<T>(0)?, io.top::<T>(0)?);
         match self.method {
@@ -200,7 +198,7 @@ impl HostRun for Pooling {
                 self.geometry.max_forward(x, y, index);
             }
             Method::Average => self.geometry.average_forward(x, y),
-            Method::Draw => self.draw(io.step, x, y, io.saved::<T>(0)?),
+            Method::Draw => self.draw(io.call.step, x, y, io.saved::<T>(0)?),
             Method::Expect => for_each_row(y, self.geometry.output_area(), |p, y| {
                 let x = &x[p * self.geometry.input_area()..];
                 for (at, y) in y.iter_mut().enumerate() {

@@ -7,93 +7,77 @@
 //! Source: Caffe's layer of this name. Where we differ: Caffe divides the top by a·x + b for a power other than 1 and 2,
 //! which is 0/0 where that is zero, and in place computes with a bottom already overwritten; ours does neither.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, ensure};
-use lgm_cpu::elementwise::map_into;
+use lgm_core::{BuildCx, Float, Node, Result, ensure};
 use lgm_proto::LayerParameter;
 
-use crate::pointwise::map2;
-
-mod device;
+use crate::common::pointwise::{self, Gradient, Map, Pointwise, Reads, Spec, kernels};
 
 /// The layer; see the module.
 pub struct Power {
     power: f32,
     scale: f32,
     shift: f32,
-    count: usize,
 }
 
 impl Power {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
         let param = param.power_param.unwrap_or_default();
-        let layer = Power { power: param.power(), scale: param.scale(), shift: param.shift(), count: 0 };
+        let layer = Power { power: param.power(), scale: param.scale(), shift: param.shift() };
         for (name, value) in [("power", layer.power), ("scale", layer.scale), ("shift", layer.shift)] {
             ensure!(value.is_finite(), "{name} must be a finite number, found {value}");
         }
-        Node::compute(layer)
+        pointwise::node(layer)
     }
 
-    fn is_constant(&self) -> bool {
-        self.power * self.scale == 0.0
-    }
-}
-
-impl Layer for Power {
-    crate::on_device::on_device!();
-
-    fn arity(&self) -> Arity {
-        Arity::exactly(1, 1)
-    }
-
-    fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
-        self.count = bottoms[0].shape.count();
-        let mut plan = Plan { flops: 2 * bottoms[0].shape.count() as u64, ..Plan::elementwise(&bottoms[0]) };
-        if !self.is_constant() && self.power != 1.0 {
-            plan.backward_bottoms = vec![0];
-            plan.share_data.clear();
-        }
-        Ok(plan)
+    fn numbers<T: Float>(&self) -> [T; 3] {
+        [self.power, self.scale, self.shift].map(|v| T::of(v.into()))
     }
 }
 
-impl HostRun for Power {
-    fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
-        let [p, a, b] = [self.power, self.scale, self.shift].map(|v| T::of(v.into()));
-        let (src, dst) = (io.bottom_unless_shared::<T>(0)?, io.top::<T>(0)?);
-        if self.is_constant() {
-            dst.fill(if self.power == 0.0 { T::one() } else { b.powf(p) });
-        } else if self.power == 1.0 {
-            map_into(src, dst, |x| a * x + b);
+impl Pointwise for Power {
+    fn forward<T: Float>(&self, map: Map<'_, T>) {
+        let [p, a, b] = self.numbers::<T>();
+        if self.power == 1.0 {
+            map.each(|x| a * x + b);
         } else if self.power == 2.0 {
-            map_into(src, dst, |x| (a * x + b) * (a * x + b));
+            map.each(|x| (a * x + b) * (a * x + b));
         } else {
-            map_into(src, dst, |x| (a * x + b).powf(p));
+            map.each(|x| (a * x + b).powf(p));
         }
-        Ok(())
     }
 
-    fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
-        let [p, a, b] = [self.power, self.scale, self.shift].map(|v| T::of(v.into()));
-        let dy = io.top_diff_unless_shared::<T>(0)?;
-        let Some(dx) = io.bottom_diff::<T>(0)? else { return Ok(()) };
+    fn backward<T: Float>(&self, gradient: Gradient<'_, T>) {
+        let [p, a, b] = self.numbers::<T>();
         let slope = p * a;
-        if self.is_constant() {
-            dx.fill(T::zero());
-        } else if self.power == 1.0 {
-            map_into(dy, dx, |dy| dy * slope);
+        if self.power == 1.0 {
+            gradient.each(|_, dy| dy * slope);
         } else if self.power == 2.0 {
-            map2(io.bottom::<T>(0)?, dy, dx, |x, dy| dy * slope * (a * x + b));
+            gradient.each(|x, dy| dy * slope * (a * x + b));
         } else {
             let below = p - T::one();
-            map2(io.bottom::<T>(0)?, dy, dx, |x, dy| dy * slope * (a * x + b).powf(below));
+            gradient.each(|x, dy| dy * slope * (a * x + b).powf(below));
         }
-        Ok(())
+    }
+
+    fn spec(&self) -> Spec {
+        let numbers = vec![self.power, self.scale, self.shift];
+        let spec = match self.power {
+            1.0 => Spec::new(kernels!("power_linear"), Reads::Nothing, 2),
+            _ => Spec::new(kernels!("power"), Reads::Bottom, 2),
+        };
+        Spec { numbers, ..spec }
+    }
+
+    fn constant<T: Float>(&self) -> Option<T> {
+        let [p, _, b] = self.numbers::<T>();
+        let constant = if self.power == 0.0 { T::one() } else { b.powf(p) };
+        (self.power * self.scale == 0.0).then_some(constant)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use lgm_testkit::{Case, Draw, check, config_error};
+    use lgm_testkit::{Case, Fill, check, config_error};
 
     fn power(fields: &str) -> Case {
         Case::new(format!(r#"layer {{ name: "p" type: "Power" bottom: "x" top: "y" power_param {{ {fields} }} }}"#))
@@ -101,7 +85,7 @@ mod tests {
 
     #[test]
     fn cases() {
-        let positive = || Draw::Uniform(0.5, 2.0);
+        let positive = || Fill::Uniform(0.5, 2.0);
         check(
             &crate::tests::registry(),
             &[
@@ -117,7 +101,7 @@ mod tests {
                 power("power: -1.5 shift: 2.4").bottom_of([3, 4], positive()),
                 power("power: 3 scale: -1 shift: 0.1").bottom([3, 4]),
                 // Where scale · x + shift is zero, the gradient is too.
-                power("power: 3").bottom_of([3], Draw::Given(vec![0.0, 1.0, -2.0])),
+                power("power: 3").bottom_of([3], Fill::Given(vec![0.0, 1.0, -2.0])),
             ],
         );
     }

@@ -8,35 +8,31 @@
 //! Source: He et al., "Delving Deep into Rectifiers" (2015), and Caffe's layer of this name.
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Plan, Result, Shape, ensure,
+    Arity, Axes3, BlobSpec, BuildCx, Bwd, Device, DeviceLayer, DeviceQueue, Float, Formats, Fwd, Grid, Host, HostLayer,
+    Layer, Node, Offer, ParamSpec, Plan, Result, Shape, args, ensure, kernel,
 };
 use lgm_proto::{LayerParameter, PReLuParameter};
 
-use crate::pointwise::{for_rows, total};
-
-mod device;
+use crate::common::by_channel::ByChannel;
+use crate::common::loops::{for_rows, total};
 
 /// The layer; see the module.
 pub struct PReLU {
     param: PReLuParameter,
-    batch: usize,
-    channels: usize,
-    inner: usize,
+    axes: Axes3,
 }
 
 impl PReLU {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
-        Node::compute(PReLU { param: param.prelu_param.clone().unwrap_or_default(), batch: 0, channels: 0, inner: 0 })
+        Node::compute(PReLU { param: param.prelu_param.clone().unwrap_or_default(), axes: Axes3::default() })
     }
 
     fn slope<T: Float>(&self, slopes: &[T], row: usize) -> T {
-        slopes[if self.param.channel_shared() { 0 } else { row % self.channels }]
+        slopes[if self.param.channel_shared() { 0 } else { row % self.axes.channels }]
     }
 }
 
 impl Layer for PReLU {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }
@@ -44,15 +40,15 @@ impl Layer for PReLU {
     fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
         let shape = &bottoms[0].shape;
         ensure!(shape.len() >= 2, "the bottom must have at least 2 axes, batch and channels, found shape {shape}");
-        (self.batch, self.channels, self.inner) = (shape[0], shape[1], shape.count_from(2));
-        let slopes = if self.param.channel_shared() { Shape::scalar() } else { Shape::from([self.channels]) };
+        self.axes = Axes3::around(shape, 1..2);
+        let slopes = if self.param.channel_shared() { Shape::scalar() } else { Shape::from([self.axes.channels]) };
         let slopes = match &self.param.filler {
             Some(filler) => ParamSpec::new(slopes, Some(filler)),
             None => ParamSpec::constant(slopes, 0.25),
         };
         let mut plan = Plan {
             params: vec![slopes],
-            scratch: vec![bottoms[0].with_shape([self.channels])],
+            scratch: vec![bottoms[0].with_shape([self.axes.channels])],
             backward_bottoms: vec![0],
             flops: 2 * shape.count() as u64,
             ..Plan::elementwise(&bottoms[0])
@@ -62,12 +58,14 @@ impl Layer for PReLU {
     }
 }
 
-impl HostRun for PReLU {
+impl HostLayer for PReLU {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let (x, slopes, y) = (io.bottom::<T>(0)?, io.param::<T>(0)?, io.top::<T>(0)?);
-        for_rows(y, self.inner, self.inner, |row, y| {
+        for_rows(y, self.axes.inner, self.axes.inner, |row, y| {
             let a = self.slope(slopes, row);
-            y.iter_mut().zip(&x[row * self.inner..]).for_each(|(y, &x)| *y = if x > T::zero() { x } else { a * x });
+            y.iter_mut()
+                .zip(&x[row * self.axes.inner..])
+                .for_each(|(y, &x)| *y = if x > T::zero() { x } else { a * x });
         });
         Ok(())
     }
@@ -75,7 +73,7 @@ impl HostRun for PReLU {
     fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
         let (x, slopes, dy) = (io.bottom::<T>(0)?, io.param::<T>(0)?, io.top_diff_unless_shared::<T>(0)?);
         let dx = io.bottom_diff::<T>(0)?;
-        let (inner, channels) = (self.inner, self.channels);
+        let (inner, channels) = (self.axes.inner, self.axes.channels);
         if let (Some(da), Some(dy)) = (io.param_diff::<T>(0)?, dy.or(dx.as_deref())) {
             // Before dx is written, which may be where dy lies.
             let sums = io.scratch::<T>(0)?;
@@ -103,6 +101,45 @@ impl HostRun for PReLU {
             });
         }
         Ok(())
+    }
+}
+
+impl DeviceLayer for PReLU {
+    fn formats(&self, offer: &Offer<'_>) -> Formats {
+        offer.follow()
+    }
+
+    fn prepare(&mut self, _queue: &dyn DeviceQueue, plan: &mut Plan) -> Result<()> {
+        plan.scratch = vec![ByChannel::new(self.axes, plan.formats.top(0)).scratch(&plan.tops[0], 1)];
+        Ok(())
+    }
+
+    fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
+        let (x, slopes, y) = (io.bottom(0)?, io.param(0)?, io.top(0)?);
+        let (grid, [rows, width, channels]) = ByChannel::new(self.axes, io.format()).rows()?;
+        let shared = u32::from(self.param.channel_shared());
+        io.launch(kernel!("prelu_forward"), grid, args![y, x, slopes, shared, rows, width, channels])
+    }
+
+    fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
+        let dx = io.bottom_diff(0);
+        let (x, slopes, dy) = (io.bottom(0)?, io.param(0)?, io.top_diff_or(0, dx)?);
+        let extents = ByChannel::new(self.axes, io.format());
+        let shared = u32::from(self.param.channel_shared());
+        // Before dx is written, which may be where dy lies.
+        if let Some(da) = io.param_diff(0) {
+            let partial = io.scratch(0)?;
+            let (grid, [outer, channels, inner]) = extents.sums()?;
+            io.launch(kernel!("prelu_partials"), grid, args![partial, dy, x, outer, channels, inner])?;
+            let finish = args![da, partial, extents.chunks() as u32, channels];
+            match self.param.channel_shared() {
+                true => io.launch("prelu_finish_shared", Grid::rows(1, 1024), finish)?,
+                false => io.launch("prelu_finish", extents.finish(1024), finish)?,
+            }
+        }
+        let Some(dx) = dx else { return Ok(()) };
+        let (grid, [rows, width, channels]) = extents.rows()?;
+        io.launch(kernel!("prelu_backward"), grid, args![dx, dy, x, slopes, shared, rows, width, channels])
     }
 }
 

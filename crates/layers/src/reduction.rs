@@ -11,13 +11,13 @@
 //! Shapes: bottom [d₀, …, dₖ]; top its axes before `axis`, a scalar for axis 0. Source: Caffe's layer of this name. MIN and
 //! MAX are the L-GM fork's, where they run on the GPU alone and have no backward; the gradient is ours.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, Shape, ensure};
+use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, Shape, ensure};
 use lgm_proto::reduction_parameter::ReductionOp;
 use lgm_proto::{LayerParameter, ReductionParameter};
 
-use crate::pointwise::{for_rows, total};
+use crate::common::loops::{for_rows, total};
 
-pub(crate) mod device;
+mod device;
 
 /// The layer; see the module.
 pub struct Reduction {
@@ -51,8 +51,6 @@ impl Reduction {
 }
 
 impl Layer for Reduction {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }
@@ -71,7 +69,7 @@ impl Layer for Reduction {
     }
 }
 
-impl HostRun for Reduction {
+impl HostLayer for Reduction {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let (x, y, coeff) = (io.bottom::<T>(0)?, io.top::<T>(0)?, self.coeff());
         for_rows(y, 1, self.width, |i, y| {
@@ -117,7 +115,7 @@ impl HostRun for Reduction {
 #[cfg(test)]
 mod tests {
     use lgm_core::{DType, Phase};
-    use lgm_testkit::{Case, Draw, Rig, check, config_error};
+    use lgm_testkit::{Case, Fill, Harness, check, config_error};
 
     fn text(fields: &str) -> String {
         format!(r#"layer {{ name: "r" type: "Reduction" bottom: "x" top: "y" reduction_param {{ {fields} }} }}"#)
@@ -134,7 +132,7 @@ mod tests {
             }
             cases.push(
                 Case::new(text(&format!("operation: {op}")))
-                    .bottom_of([5001], Draw::Normal(1.0, 0.5))
+                    .bottom_of([5001], Fill::Normal(1.0, 0.5))
                     .without_gradients(),
             );
         }
@@ -145,10 +143,11 @@ mod tests {
     fn the_first_extreme_takes_the_gradient() {
         let run = |op: &str| {
             let text = text(&format!("operation: {op} axis: 1"));
-            let rig = Rig::new(&crate::tests::registry(), &text, Phase::Train, DType::F32, &[[2, 3].into()]).unwrap();
-            let mut inputs = rig.forward_inputs(&[&[1.0, 3.0, 3.0, -2.0, -2.0, 5.0]]).unwrap();
+            let harness =
+                Harness::new(&crate::tests::registry(), &text, Phase::Train, DType::F32, &[[2, 3].into()]).unwrap();
+            let mut inputs = harness.forward_inputs(&[&[1.0, 3.0, 3.0, -2.0, -2.0, 5.0]]).unwrap();
             inputs.top_diffs = vec![vec![1.0, 2.0]];
-            let out = rig.run(&inputs).unwrap();
+            let out = harness.run(&inputs).unwrap();
             (out.tops[0].clone(), out.bottom_diffs[0].clone().unwrap())
         };
         assert_eq!(run("MAX"), (vec![3.0, 5.0], vec![0.0, 1.0, 0.0, 0.0, 0.0, 2.0]));

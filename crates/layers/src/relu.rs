@@ -3,98 +3,66 @@
 //! Gradient: dx = dy for positive x, a · dy elsewhere. With a ≥ 0 the sign of y tells, so backward reads the top and the
 //! layer runs in place; with a < 0 it reads the bottom.
 //!
-//! Where the layer below rectifies what it writes ([`Layer::rectify`]), forward has nothing left to do and the top is a
+//! Where the layer below applies the ReLU to its top ([`fuse_relu`](lgm_core::Layer::fuse_relu)), forward has nothing left to do and the top is a
 //! view of the bottom; backward is the same.
 //!
 //! Shapes: one top like the bottom. Source: Nair & Hinton (2010); the leaky form, Maas et al. (2013).
 //! Where we differ from Caffe: with a negative slope Caffe in place takes the wrong branch in backward; ours does not
 //! run in place then.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, Sharing, ensure};
-use lgm_cpu::elementwise::{map_into, rectified};
+use lgm_core::{BuildCx, Compute, Float, Node, Result, Sharing, ensure};
+use lgm_cpu::elementwise::rectified;
 use lgm_proto::LayerParameter;
 
-use crate::pointwise::map2;
-use crate::reshape::forward_view;
-
-mod device;
+use crate::common::fusable::is_plain_relu;
+use crate::common::pointwise::{self, Elementwise, Gradient, Map, Pointwise, Reads, Spec, kernels};
 
 /// The layer; see the module.
 pub struct ReLU {
     slope: f32,
     /// The layer below has done it: the top is the bottom.
     done: bool,
-    count: usize,
 }
 
-/// Whether a layer is a ReLU that clears what is negative.
-pub(crate) fn is_plain(param: &LayerParameter) -> bool {
-    param.r#type() == "ReLU" && param.relu_param.unwrap_or_default().negative_slope() == 0.0
+/// The layer that takes the place of a plain ReLU that the layer before it applies
+/// ([`fuse_relu`](lgm_core::Layer::fuse_relu)).
+pub(crate) fn applied_before(param: &LayerParameter) -> Option<Compute> {
+    is_plain_relu(param).then(|| Compute::Everywhere(Box::new(ReLU::done())))
 }
 
 impl ReLU {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
         let slope = param.relu_param.unwrap_or_default().negative_slope();
         ensure!(slope.is_finite(), "negative_slope must be a finite number, found {slope}");
-        Node::compute(ReLU { slope, done: false, count: 0 })
+        pointwise::node(ReLU { slope, done: false })
     }
 
-    /// A ReLU without negative slope whose bottom comes rectified ([`Layer::rectify`]): backward is all that is left.
-    pub(crate) fn done() -> ReLU {
-        ReLU { slope: 0.0, done: true, count: 0 }
-    }
-
-    fn by_top(&self) -> bool {
-        self.slope >= 0.0
+    /// A ReLU without negative slope that the layer below applies ([`fuse_relu`](lgm_core::Layer::fuse_relu)): backward is
+    /// all that is left.
+    fn done() -> Elementwise<ReLU> {
+        Elementwise::new(ReLU { slope: 0.0, done: true })
     }
 }
 
-impl Layer for ReLU {
-    crate::on_device::on_device!();
-
-    fn arity(&self) -> Arity {
-        Arity::exactly(1, 1)
-    }
-
-    fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
-        self.count = bottoms[0].shape.count();
-        let mut plan = Plan { flops: bottoms[0].shape.count() as u64, ..Plan::elementwise(&bottoms[0]) };
-        if self.by_top() {
-            plan.backward_tops = vec![0];
-        } else {
-            plan.backward_bottoms = vec![0];
-            plan.share_data.clear();
-        }
-        if self.done {
-            (plan.share_data, plan.flops) = (vec![(0, 0, Sharing::View)], 0);
-        }
-        Ok(plan)
-    }
-}
-
-impl HostRun for ReLU {
-    fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
-        if self.done {
-            return forward_view::<T>(io);
-        }
-        let (src, dst) = (io.bottom_unless_shared::<T>(0)?, io.top::<T>(0)?);
+impl Pointwise for ReLU {
+    fn forward<T: Float>(&self, map: Map<'_, T>) {
         if self.slope == 0.0 {
-            map_into(src, dst, rectified);
+            map.each(rectified);
         } else {
             let (zero, slope) = (T::zero(), T::of(self.slope.into()));
-            map_into(src, dst, |x| if x < zero { slope * x } else { x });
+            map.each(|x| if x < zero { slope * x } else { x });
         }
-        Ok(())
     }
 
-    fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
+    fn backward<T: Float>(&self, gradient: Gradient<'_, T>) {
         let (zero, slope) = (T::zero(), T::of(self.slope.into()));
-        let sign = if self.by_top() { io.top::<T>(0)? } else { io.bottom::<T>(0)? };
-        let dy = io.top_diff_unless_shared::<T>(0)?;
-        if let Some(dx) = io.bottom_diff::<T>(0)? {
-            map2(sign, dy, dx, |y, dy| if y > zero { dy } else { slope * dy });
-        }
-        Ok(())
+        gradient.each(|sign, dy| if sign > zero { dy } else { slope * dy });
+    }
+
+    fn spec(&self) -> Spec {
+        let reads = if self.slope >= 0.0 { Reads::Top } else { Reads::Bottom };
+        let sharing = if self.done { Sharing::View } else { Sharing::InPlace };
+        Spec { numbers: vec![self.slope], sharing, ..Spec::new(kernels!("relu"), reads, 1) }
     }
 }
 
@@ -102,7 +70,7 @@ impl HostRun for ReLU {
 mod tests {
     use super::*;
     use lgm_core::{DType, Phase, Registry, Shape};
-    use lgm_testkit::{Case, Draw, Rig, check, config_error};
+    use lgm_testkit::{Case, Fill, Harness, check, config_error};
 
     fn leaky(slope: f32) -> Case {
         let text = format!(
@@ -128,7 +96,7 @@ mod tests {
 
     fn told(node: &mut Node) -> bool {
         match node {
-            Node::Compute(layer) => layer.rectify(),
+            Node::Compute(layer) => layer.fuse_relu(),
             Node::Source(_) | Node::Sink(_) => false,
         }
     }
@@ -187,7 +155,7 @@ mod tests {
             cases.push(shapes.into_iter().fold(case, Case::bottom));
         }
         // Backward of what is done already: true for what a layer that rectifies leaves.
-        let done = |shape: Shape| Case::new(layer("Done", "r", 1, "")).bottom_of(shape, Draw::Uniform(0.5, 2.0));
+        let done = |shape: Shape| Case::new(layer("Done", "r", 1, "")).bottom_of(shape, Fill::Uniform(0.5, 2.0));
         cases.extend([done([3, 4].into()), done([2, 3, 4, 5].into())]);
         check(&rectifying(), &cases);
     }
@@ -197,11 +165,11 @@ mod tests {
         for (kind, more, shapes) in makers() {
             for dtype in [DType::F32, DType::F64] {
                 let run = |text: &str, shapes: &[Shape], bottoms: &[Vec<f64>], params: Option<&Vec<Vec<f64>>>| {
-                    let rig = Rig::new(&rectifying(), text, Phase::Test, dtype, shapes).unwrap();
+                    let harness = Harness::new(&rectifying(), text, Phase::Test, dtype, shapes).unwrap();
                     let bottoms: Vec<&[f64]> = bottoms.iter().map(Vec::as_slice).collect();
-                    let mut inputs = rig.forward_inputs(&bottoms).unwrap();
+                    let mut inputs = harness.forward_inputs(&bottoms).unwrap();
                     inputs.params = params.cloned().unwrap_or(inputs.params);
-                    (rig.run(&inputs).unwrap().tops.remove(0), rig.plan.tops[0].shape.clone(), inputs.params)
+                    (harness.run(&inputs).unwrap().tops.remove(0), harness.plan.tops[0].shape.clone(), inputs.params)
                 };
                 let noise = |n: usize| (0..n).map(|i| ((i * 37 + n) % 101) as f64 / 32.0 - 1.5).collect::<Vec<f64>>();
                 let bottoms: Vec<Vec<f64>> = shapes.iter().map(|s| noise(s.count())).collect();

@@ -10,11 +10,12 @@
 //! Source: Caffe's layer of this name.
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, Shape, Sharing, ensure,
+    Arity, BlobSpec, BuildCx, Bwd, Device, DeviceLayer, Float, Formats, Fwd, Host, HostLayer, Layer, Node, Offer, Plan,
+    Result, Shape, ensure,
 };
 use lgm_proto::{LayerParameter, ReshapeParameter};
 
-pub(crate) mod device;
+use crate::common::view;
 
 /// The layer; see the module.
 pub struct Reshape {
@@ -71,50 +72,37 @@ impl Reshape {
 }
 
 impl Layer for Reshape {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::exactly(1, 1)
     }
 
     fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
-        Ok(plan_view(&bottoms[0], self.top_shape(&bottoms[0].shape)?))
+        Ok(view::plan(&bottoms[0], self.top_shape(&bottoms[0].shape)?))
     }
 }
 
-impl HostRun for Reshape {
+impl HostLayer for Reshape {
     fn forward<T: Float>(&self, io: Fwd<'_, Host>) -> Result<()> {
-        forward_view::<T>(io)
+        view::forward::<T>(io)
     }
 
     fn backward<T: Float>(&self, io: Bwd<'_, Host>) -> Result<()> {
-        backward_view::<T>(io)
+        view::backward::<T>(io)
     }
 }
 
-/// The plan of a layer whose top is its bottom under the given shape.
-pub(crate) fn plan_view(bottom: &BlobSpec, shape: Shape) -> Plan {
-    Plan {
-        share_data: vec![(0, 0, Sharing::View)],
-        share_diff: vec![(0, 0)],
-        ..Plan::new(vec![bottom.with_shape(shape)])
+impl DeviceLayer for Reshape {
+    fn formats(&self, offer: &Offer<'_>) -> Formats {
+        offer.follow_channels_first()
     }
-}
 
-/// Forward of such a layer: a copy, unless the memory is shared.
-pub(crate) fn forward_view<T: Float>(mut io: Fwd<'_, Host>) -> Result<()> {
-    if let Some(x) = io.bottom_unless_shared::<T>(0)? {
-        io.top::<T>(0)?.copy_from_slice(x);
+    fn forward(&self, io: Fwd<'_, Device>) -> Result<()> {
+        view::forward_on(io)
     }
-    Ok(())
-}
 
-/// Backward of such a layer.
-pub(crate) fn backward_view<T: Float>(mut io: Bwd<'_, Host>) -> Result<()> {
-    if let (Some(dy), Some(dx)) = (io.top_diff_unless_shared::<T>(0)?, io.bottom_diff::<T>(0)?) {
-        dx.copy_from_slice(dy);
+    fn backward(&self, io: Bwd<'_, Device>) -> Result<()> {
+        view::backward_on(io)
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -122,7 +110,7 @@ mod tests {
     use super::*;
     use crate::tests::registry;
     use lgm_core::{DType, Phase};
-    use lgm_testkit::{Case, Rig, check, config_error};
+    use lgm_testkit::{Case, Harness, check, config_error};
 
     fn layer(param: &str) -> String {
         format!("layer {{ name: 'r' type: 'Reshape' bottom: 'x' top: 'y' reshape_param {{ {param} }} }}")
@@ -143,8 +131,8 @@ mod tests {
 
     #[test]
     fn extents() {
-        let rig = |param: &str, bottom: &[usize]| {
-            Rig::new(&registry(), &layer(param), Phase::Train, DType::F32, &[bottom.into()])
+        let harness = |param: &str, bottom: &[usize]| {
+            Harness::new(&registry(), &layer(param), Phase::Train, DType::F32, &[bottom.into()])
                 .map(|r| r.plan.tops[0].shape.clone())
         };
         let bottom = [2, 8, 3];
@@ -158,11 +146,11 @@ mod tests {
             ("shape { dim: -1 }", &[48]),
         ] {
             match want {
-                [] => assert!(rig(param, &bottom).is_err(), "{param}"),
-                _ => assert_eq!(&*rig(param, &bottom).unwrap(), want, "{param}"),
+                [] => assert!(harness(param, &bottom).is_err(), "{param}"),
+                _ => assert_eq!(&*harness(param, &bottom).unwrap(), want, "{param}"),
             }
         }
-        assert_eq!(rig("", &[1, 1]).unwrap(), Shape::scalar());
+        assert_eq!(harness("", &[1, 1]).unwrap(), Shape::scalar());
     }
 
     #[test]

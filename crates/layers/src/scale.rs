@@ -7,11 +7,11 @@
 //!
 //! Source: Caffe's layer of this name.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Plan, Result};
+use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, ParamSpec, Plan, Result};
 use lgm_proto::{LayerParameter, ScaleParameter};
 
-use crate::bias::{Broadcast, learned_shape};
-use crate::eltwise::diff_source;
+use crate::common::broadcast::{Broadcast, learned_shape};
+use crate::common::diff::diff_source;
 
 mod device;
 
@@ -34,8 +34,6 @@ impl Scale {
 }
 
 impl Layer for Scale {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::range(1..=2, 1..=1)
     }
@@ -65,7 +63,7 @@ impl Layer for Scale {
     }
 }
 
-impl HostRun for Scale {
+impl HostLayer for Scale {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let s = if self.learned { io.param::<T>(0)? } else { io.bottom::<T>(1)? };
         let (x, y) = (io.bottom_unless_shared::<T>(0)?, io.top::<T>(0)?);
@@ -103,7 +101,7 @@ impl HostRun for Scale {
 mod tests {
     use crate::tests::registry;
     use lgm_core::{DType, Phase, Shape};
-    use lgm_testkit::{Case, Rig, check, config_error};
+    use lgm_testkit::{Case, Harness, check, config_error};
 
     fn layer(bottoms: &str, param: &str) -> String {
         format!("layer {{ name: 's' type: 'Scale' {bottoms} top: 'y' scale_param {{ {param} }} }}")
@@ -133,7 +131,7 @@ mod tests {
     #[test]
     fn fillers() {
         let filled = |param: &str| {
-            Rig::new(&registry(), &layer(ONE, param), Phase::Train, DType::F32, &[[2, 3].into()])
+            Harness::new(&registry(), &layer(ONE, param), Phase::Train, DType::F32, &[[2, 3].into()])
                 .unwrap()
                 .filled()
                 .unwrap()

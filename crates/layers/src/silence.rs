@@ -4,10 +4,11 @@
 //!
 //! Source: Caffe's layer of this name.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result};
+use lgm_core::{
+    Arity, BlobSpec, BuildCx, Bwd, Device, DeviceLayer, Float, Formats, Fwd, Host, HostLayer, Layer, Node, Offer, Plan,
+    Result, ViewMut,
+};
 use lgm_proto::LayerParameter;
-
-mod device;
 
 /// The layer; see the module.
 pub struct Silence;
@@ -19,8 +20,6 @@ impl Silence {
 }
 
 impl Layer for Silence {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::range(1..=usize::MAX, 0..=0)
     }
@@ -30,7 +29,7 @@ impl Layer for Silence {
     }
 }
 
-impl HostRun for Silence {
+impl HostLayer for Silence {
     fn forward<T: Float>(&self, _io: Fwd<'_, Host>) -> Result<()> {
         Ok(())
     }
@@ -45,20 +44,39 @@ impl HostRun for Silence {
     }
 }
 
+impl DeviceLayer for Silence {
+    fn formats(&self, offer: &Offer<'_>) -> Formats {
+        Formats { bottoms: offer.arriving.into(), ..Formats::default() }
+    }
+
+    fn forward(&self, _io: Fwd<'_, Device>) -> Result<()> {
+        Ok(())
+    }
+
+    fn backward(&self, io: Bwd<'_, Device>) -> Result<()> {
+        let formats = io.call.formats;
+        let zero = |(i, dx): (usize, &Option<ViewMut<'_, Device>>)| match dx {
+            Some(dx) => io.queue().zero(dx.addr(), formats.bottom(i).bytes(dx.shape())),
+            None => Ok(()),
+        };
+        io.bottom_diffs.iter().enumerate().try_for_each(zero)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use crate::tests::registry;
     use lgm_core::{DType, Phase};
-    use lgm_testkit::Rig;
+    use lgm_testkit::Harness;
 
     #[test]
     fn no_gradient_comes_back() {
         let text = "layer { name: 's' type: 'Silence' bottom: 'a' bottom: 'b' }";
-        let rig = Rig::new(&registry(), text, Phase::Train, DType::F32, &[[3].into(), [2].into()]).unwrap();
-        let mut inputs = rig.forward_inputs(&[&[1.0; 3], &[2.0; 2]]).unwrap();
-        let out = rig.run(&inputs).unwrap();
+        let harness = Harness::new(&registry(), text, Phase::Train, DType::F32, &[[3].into(), [2].into()]).unwrap();
+        let mut inputs = harness.forward_inputs(&[&[1.0; 3], &[2.0; 2]]).unwrap();
+        let out = harness.run(&inputs).unwrap();
         assert_eq!(out.bottom_diffs, [Some(vec![0.0; 3]), Some(vec![0.0; 2])]);
         inputs.want_bottoms[0] = false;
-        assert_eq!(rig.run(&inputs).unwrap().bottom_diffs, [None, Some(vec![0.0; 2])]);
+        assert_eq!(harness.run(&inputs).unwrap().bottom_diffs, [None, Some(vec![0.0; 2])]);
     }
 }

@@ -6,32 +6,27 @@
 //!
 //! Source: Caffe's layer of this name. Caffe checks the last part only by the total; we refuse a point past the end.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, ensure};
+use lgm_core::{
+    Arity, BlobSpec, BuildCx, Bwd, Device, DeviceLayer, DeviceQueue, Float, Formats, Fwd, Host, HostLayer, Layer, Node,
+    Offer, Plan, Result, ensure,
+};
 use lgm_proto::{LayerParameter, SliceParameter};
 
-use crate::concat::{gather, scatter};
-use crate::reshape::{backward_view, forward_view, plan_view};
-
-mod device;
+use crate::common::rows::{Parts, axis_of, check_names};
+use crate::common::view;
 
 /// The layer; see the module.
 pub struct Slice {
     param: SliceParameter,
-    /// Elements that one index of the axes before `axis` gives to each top.
-    parts: Vec<usize>,
-    /// Indices of the axes before `axis`.
-    rows: usize,
-    axis: usize,
+    /// The tops within the bottom.
+    parts: Parts,
 }
 
 impl Slice {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
         let param = param.slice_param.clone().unwrap_or_default();
-        ensure!(
-            param.axis.is_none() || param.slice_dim.is_none(),
-            "both axis and slice_dim are given; they mean the same: keep axis"
-        );
-        Node::compute(Slice { param, parts: Vec::new(), rows: 0, axis: 0 })
+        check_names(param.axis, param.slice_dim, "slice_dim")?;
+        Node::compute(Slice { param, parts: Parts::default() })
     }
 
     /// The tops' extents at the sliced axis, which has `extent`.
@@ -62,55 +57,71 @@ impl Slice {
 }
 
 impl Layer for Slice {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::range(1..=1, 1..=usize::MAX)
     }
 
     fn plan(&mut self, bottoms: &[BlobSpec], tops: usize) -> Result<Plan> {
         let shape = &bottoms[0].shape;
-        let axis = match self.param.slice_dim {
-            Some(dim) => {
-                ensure!((dim as usize) < shape.len(), "slice_dim {dim} is out of range for the shape {shape}");
-                dim as usize
-            }
-            None => shape.axis(self.param.axis())?,
-        };
+        let axis = axis_of(shape, self.param.axis(), self.param.slice_dim, "slice_dim")?;
         let extents = self.extents(shape[axis], tops)?;
         if tops == 1 {
-            return Ok(plan_view(&bottoms[0], shape.clone()));
+            return Ok(view::plan(&bottoms[0], shape.clone()));
         }
         let inner = shape.count_from(axis + 1);
-        (self.rows, self.axis) = (shape.span(0..axis), axis);
-        self.parts = extents.iter().map(|e| e * inner).collect();
+        self.parts = Parts::new(shape, axis, extents.iter().map(|e| e * inner).collect());
         Ok(Plan::new(extents.iter().map(|&e| bottoms[0].with_shape(shape.splice(axis..axis + 1, [e]))).collect()))
     }
 }
 
-impl HostRun for Slice {
+impl HostLayer for Slice {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
-        if self.parts.is_empty() {
-            return forward_view::<T>(io);
+        if self.parts.is_view() {
+            return view::forward::<T>(io);
         }
         let x = io.bottom::<T>(0)?;
-        let mut start = 0;
-        for (t, &len) in self.parts.iter().enumerate() {
-            scatter(io.top::<T>(t)?, x, &self.parts, start);
-            start += len;
+        for t in 0..self.parts.len() {
+            self.parts.scatter(t, io.top::<T>(t)?, x);
         }
         Ok(())
     }
 
     fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
-        if self.parts.is_empty() {
-            return backward_view::<T>(io);
+        if self.parts.is_view() {
+            return view::backward::<T>(io);
         }
         let dys = (0..self.parts.len()).map(|t| io.top_diff::<T>(t)).collect::<Result<Vec<_>>>()?;
         if let Some(dx) = io.bottom_diff::<T>(0)? {
-            gather(dx, &dys, &self.parts);
+            self.parts.gather(dx, &dys);
         }
         Ok(())
+    }
+}
+
+impl DeviceLayer for Slice {
+    fn formats(&self, offer: &Offer<'_>) -> Formats {
+        self.parts.formats(offer)
+    }
+
+    fn prepare(&mut self, _queue: &dyn DeviceQueue, plan: &mut Plan) -> Result<()> {
+        self.parts.store_as(plan.formats.top(0), &plan.tops[0].shape);
+        Ok(())
+    }
+
+    fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
+        if self.parts.is_view() {
+            return view::forward_on(io);
+        }
+        let x = io.bottom(0)?;
+        (0..self.parts.len()).try_for_each(|t| self.parts.copy_out(io.call, t, io.top(t)?, x))
+    }
+
+    fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
+        if self.parts.is_view() {
+            return view::backward_on(io);
+        }
+        let Some(dx) = io.bottom_diff(0) else { return Ok(()) };
+        (0..self.parts.len()).try_for_each(|t| self.parts.copy_in(io.call, t, dx, io.top_diff(t)?))
     }
 }
 

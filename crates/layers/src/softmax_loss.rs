@@ -20,14 +20,12 @@
 //! the softmax (Caffe passes none). Source: Caffe's layer of this name, and the L-GM fork's label range. Where we differ:
 //! another label outside the classes is an error that names it (Caffe reads memory beyond the scores, the fork ignores it).
 
-use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Error, Fault, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, ensure,
-};
+use lgm_core::{Arity, Axes3, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, ensure};
+use lgm_cpu::softmax::{softmax, softmax_backward};
 use lgm_proto::loss_parameter::NormalizationMode;
 use lgm_proto::{LayerParameter, LossParameter};
 
-use crate::labels::{check_count, class_at, explain};
-use crate::softmax::Along;
+use crate::common::labels::{check_count, class_at};
 
 mod device;
 
@@ -35,7 +33,7 @@ mod device;
 pub struct SoftmaxWithLoss {
     loss: LossParameter,
     axis: i32,
-    along: Along,
+    along: Axes3,
     /// The labels of the first and the last class, where labels outside do not count.
     range: Option<(i32, i32)>,
     with_probabilities: bool,
@@ -46,7 +44,7 @@ impl SoftmaxWithLoss {
         Node::compute(SoftmaxWithLoss {
             loss: param.loss_param.unwrap_or_default(),
             axis: param.softmax_param.unwrap_or_default().axis(),
-            along: Along::default(),
+            along: Axes3::default(),
             range: None,
             with_probabilities: false,
         })
@@ -88,15 +86,14 @@ impl SoftmaxWithLoss {
 }
 
 impl Layer for SoftmaxWithLoss {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::range(2..=2, 1..=2).with_auto_tops()
     }
 
     fn plan(&mut self, bottoms: &[BlobSpec], tops: usize) -> Result<Plan> {
         let scores = &bottoms[0];
-        self.along = Along::new(scores, self.axis)?;
+        let axis = scores.shape.axis(self.axis)?;
+        self.along = Axes3::around(&scores.shape, axis..axis + 1);
         check_count(&bottoms[1], self.along.outer * self.along.inner, scores)?;
         let classes = self.along.channels;
         if self.loss.label_start.is_some() || self.loss.label_end.is_some() {
@@ -123,13 +120,9 @@ impl Layer for SoftmaxWithLoss {
         }
         Ok(plan)
     }
-
-    fn explain(&self, fault: Fault) -> Error {
-        explain(fault, self.along.channels)
-    }
 }
 
-impl HostRun for SoftmaxWithLoss {
+impl HostLayer for SoftmaxWithLoss {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let (scores, labels) = (io.bottom::<T>(0)?, io.bottom::<T>(1)?);
         let p = if self.with_probabilities {
@@ -140,8 +133,8 @@ impl HostRun for SoftmaxWithLoss {
                 None => io.scratch::<T>(0)?,
             }
         };
-        self.along.softmax(Some(scores), p);
-        let Along { channels, inner, .. } = self.along;
+        softmax(Some(scores), p, self.along);
+        let Axes3 { channels, inner, .. } = self.along;
         let (mut loss, mut counted) = (0.0, 0);
         for i in 0..labels.len() {
             if let Some(class) = self.class(labels, i)? {
@@ -161,7 +154,7 @@ impl HostRun for SoftmaxWithLoss {
         let Some(dx) = io.bottom_diff::<T>(0)? else { return Ok(()) };
         let p = if self.with_probabilities { io.top::<T>(1)? } else { io.saved::<T>(0)? };
         if self.with_probabilities {
-            self.along.gradient(p, Some(io.top_diff::<T>(1)?), dx);
+            softmax_backward(p, Some(io.top_diff::<T>(1)?), dx, self.along);
         } else {
             dx.fill(T::zero());
         }
@@ -170,7 +163,7 @@ impl HostRun for SoftmaxWithLoss {
             counted += usize::from(self.class(labels, i)?.is_some());
         }
         let scale = T::of(io.top_diff::<T>(0)?[0].f64() / self.normalizer(counted));
-        let Along { channels, inner, .. } = self.along;
+        let Axes3 { channels, inner, .. } = self.along;
         for i in 0..labels.len() {
             if let Some(label) = self.class(labels, i)? {
                 let at = |class: usize| (i / inner * channels + class) * inner + i % inner;
@@ -185,7 +178,7 @@ impl HostRun for SoftmaxWithLoss {
 #[cfg(test)]
 mod tests {
     use lgm_core::{DType, Phase};
-    use lgm_testkit::{Case, Draw, Recorded, Rig, assert_close, check, config_error};
+    use lgm_testkit::{Case, Fill, Harness, Recorded, assert_close, check, config_error};
 
     fn text(fields: &str, tops: usize) -> String {
         let second = if tops == 2 { r#"top: "p""# } else { "" };
@@ -199,7 +192,7 @@ mod tests {
     #[test]
     fn cases() {
         let golden = [0, 1, 3, 4].map(|i| Case::golden(&format!("layers/softmaxloss_{i}")));
-        let with_ignored = || Draw::Given(vec![0.0, 2.0, 2.0, 255.0, 1.0, 0.0]);
+        let with_ignored = || Fill::Given(vec![0.0, 2.0, 2.0, 255.0, 1.0, 0.0]);
         let mut cases = golden.to_vec();
         cases.push(Case::golden("layers/fork_labelrange_0"));
         for mode in ["FULL", "VALID", "BATCH_SIZE", "NONE"] {
@@ -208,14 +201,14 @@ mod tests {
             cases.push(loss(&fields, 2).bottom([2, 3, 3]).bottom_of([2, 1, 3], with_ignored()));
         }
         cases.extend([
-            loss("", 1).bottom([5, 7]).bottom_of([5], Draw::Labels(7)),
-            loss("softmax_param { axis: -1 }", 1).bottom([2, 3, 4]).bottom_of([6], Draw::Labels(4)),
-            loss("loss_param { normalize: false }", 1).bottom([2, 3, 4]).bottom_of([2, 4], Draw::Labels(3)),
+            loss("", 1).bottom([5, 7]).bottom_of([5], Fill::Labels(7)),
+            loss("softmax_param { axis: -1 }", 1).bottom([2, 3, 4]).bottom_of([6], Fill::Labels(4)),
+            loss("loss_param { normalize: false }", 1).bottom([2, 3, 4]).bottom_of([2, 4], Fill::Labels(3)),
             // Nothing counts.
-            loss("loss_param { ignore_label: 0 }", 1).bottom([3, 2]).bottom_of([3], Draw::Given(vec![0.0; 3])),
+            loss("loss_param { ignore_label: 0 }", 1).bottom([3, 2]).bottom_of([3], Fill::Given(vec![0.0; 3])),
             loss("loss_param { label_start: -1 label_end: 1 ignore_label: 1 }", 1)
                 .bottom([4, 3])
-                .bottom_of([4], Draw::Given(vec![-1.0, 0.0, 1.0, 7.0])),
+                .bottom_of([4], Fill::Given(vec![-1.0, 0.0, 1.0, 7.0])),
         ]);
         check(&crate::tests::registry(), &cases);
     }
@@ -223,16 +216,16 @@ mod tests {
     #[test]
     fn a_loss_weight_scales_the_gradient() {
         // Recorded with weight 0.3, which reaches the layer as its top's gradient.
-        let Some(recorded) = Recorded::find("layers/softmaxloss_2") else { return };
+        let recorded = Recorded::golden("layers/softmaxloss_2");
         let array = |name| recorded.array(name).unwrap();
         let ((x_shape, x), (y_shape, y)) = (array("in_0"), array("label_0"));
         let shapes = [x_shape.clone(), y_shape.clone()];
-        let rig =
-            Rig::new(&crate::tests::registry(), recorded.text("layer").unwrap(), Phase::Train, DType::F32, &shapes);
-        let rig = rig.unwrap();
-        let mut inputs = rig.forward_inputs(&[x, y]).unwrap();
+        let harness =
+            Harness::new(&crate::tests::registry(), recorded.text("layer").unwrap(), Phase::Train, DType::F32, &shapes);
+        let harness = harness.unwrap();
+        let mut inputs = harness.forward_inputs(&[x, y]).unwrap();
         inputs.top_diffs = vec![vec![0.3]];
-        let out = rig.run(&inputs).unwrap();
+        let out = harness.run(&inputs).unwrap();
         assert_close("loss", &out.tops[0], array("out_0").1, 1e-5);
         assert_close("gradient", out.bottom_diffs[0].as_ref().unwrap(), array("bottom_diff_0").1, 1e-5);
     }
@@ -241,16 +234,16 @@ mod tests {
     fn normalizers() {
         // Uniform scores: ln 3 at each of the 4 positions that count, of 6.
         let run = |fields: &str| {
-            let rig = Rig::new(
+            let harness = Harness::new(
                 &crate::tests::registry(),
                 &text(fields, 1),
                 Phase::Test,
                 DType::F64,
                 &[[2, 3, 3].into(), [6].into()],
             );
-            let rig = rig.unwrap();
-            let inputs = rig.forward_inputs(&[&[0.5; 18], &[0.0, 1.0, 9.0, 2.0, 9.0, 0.0]]).unwrap();
-            rig.run(&inputs).unwrap().tops[0][0] / 3f64.ln()
+            let harness = harness.unwrap();
+            let inputs = harness.forward_inputs(&[&[0.5; 18], &[0.0, 1.0, 9.0, 2.0, 9.0, 0.0]]).unwrap();
+            harness.run(&inputs).unwrap().tops[0][0] / 3f64.ln()
         };
         let got = ["normalization: FULL", "normalization: VALID", "normalization: BATCH_SIZE", "normalization: NONE"]
             .into_iter()
@@ -262,10 +255,15 @@ mod tests {
 
     #[test]
     fn a_lost_label_is_bounded_as_in_caffe() {
-        let rig =
-            Rig::new(&crate::tests::registry(), &text("", 1), Phase::Train, DType::F32, &[[1, 2].into(), [1].into()])
-                .unwrap();
-        let out = rig.run(&rig.forward_inputs(&[&[0.0, 1e4], &[0.0]]).unwrap()).unwrap();
+        let harness = Harness::new(
+            &crate::tests::registry(),
+            &text("", 1),
+            Phase::Train,
+            DType::F32,
+            &[[1, 2].into(), [1].into()],
+        )
+        .unwrap();
+        let out = harness.run(&harness.forward_inputs(&[&[0.0, 1e4], &[0.0]]).unwrap()).unwrap();
         assert_close("loss", &out.tops[0], &[87.33655], 1e-6);
     }
 
@@ -274,8 +272,8 @@ mod tests {
         let registry = crate::tests::registry();
         let shapes = [[2, 3].into(), [2].into()];
         for bad in [3.0, -1.0, f64::NAN] {
-            let rig = Rig::new(&registry, &text("", 1), Phase::Train, DType::F32, &shapes).unwrap();
-            let err = rig.run(&rig.forward_inputs(&[&[0.0; 6], &[1.0, bad]]).unwrap()).unwrap_err().to_string();
+            let harness = Harness::new(&registry, &text("", 1), Phase::Train, DType::F32, &shapes).unwrap();
+            let err = harness.run(&harness.forward_inputs(&[&[0.0; 6], &[1.0, bad]]).unwrap()).unwrap_err().to_string();
             assert!(err.contains(&format!("label {bad} of item 1")) && err.contains("3 classes"), "{err}");
         }
         config_error(&registry, &text("", 1), &[[2, 3].into(), [3].into()], &["expected 2", "found 3"]);

@@ -5,11 +5,12 @@
 //!
 //! Source: Caffe's layer of this name.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result, Sharing};
+use lgm_core::{
+    Arity, BlobSpec, BuildCx, Bwd, Device, DeviceLayer, Float, Formats, Fwd, Grid, Host, HostLayer, Layer, Node, Offer,
+    Plan, Result, Sharing, args, kernel,
+};
 use lgm_cpu::elementwise;
 use lgm_proto::LayerParameter;
-
-mod device;
 
 /// The layer; see the module.
 pub struct Split {
@@ -24,8 +25,6 @@ impl Split {
 }
 
 impl Layer for Split {
-    crate::on_device::on_device!();
-
     fn arity(&self) -> Arity {
         Arity::range(1..=1, 1..=usize::MAX)
     }
@@ -40,7 +39,7 @@ impl Layer for Split {
     }
 }
 
-impl HostRun for Split {
+impl HostLayer for Split {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         if let Some(x) = io.bottom_unless_shared::<T>(0)? {
             for t in 0..self.tops {
@@ -57,6 +56,37 @@ impl HostRun for Split {
         }
         for t in 1..self.tops {
             elementwise::add(io.top_diff::<T>(t)?, dx);
+        }
+        Ok(())
+    }
+}
+
+impl DeviceLayer for Split {
+    fn formats(&self, offer: &Offer<'_>) -> Formats {
+        offer.follow()
+    }
+
+    fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
+        let element = io.format().element;
+        for t in 0..self.tops {
+            if let Some(y) = io.top_unless_view(t) {
+                io.queue().copy(io.bottom(0)?, y, element.bytes() * self.count)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
+        let element = io.format().element;
+        let Some(dx) = io.bottom_diff(0) else { return Ok(()) };
+        let first = io.top_diff_unless_shared(0).unwrap_or(dx);
+        if self.tops == 1 && first != dx {
+            return io.queue().copy(first, dx, element.bytes() * self.count);
+        }
+        for t in 1..self.tops {
+            let sum = if t == 1 { first } else { dx };
+            let args = args![dx, sum, io.top_diff(t)?, 1.0f32, 1.0f32, self.count as i64];
+            io.launch(kernel!("eltwise_sum"), Grid::elements(self.count), args)?;
         }
         Ok(())
     }

@@ -2,58 +2,38 @@
 //!
 //! Gradient: dx = dy · (1 − y²). Shapes: one top like the bottom; runs in place. Source: Caffe's layer of this name.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, Plan, Result};
-use lgm_cpu::elementwise::map_into;
+use lgm_core::{BuildCx, Float, Node, Result};
 use lgm_cpu::math;
 use lgm_proto::LayerParameter;
 
-use crate::pointwise::map2;
-
-mod device;
+use crate::common::pointwise::{self, Gradient, Map, Pointwise, Reads, Spec, kernels};
 
 /// The layer; see the module.
-pub struct TanH {
-    count: usize,
-}
+pub struct TanH;
 
 impl TanH {
     pub(crate) fn build(_param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
-        Node::compute(TanH { count: 0 })
+        pointwise::node(TanH)
     }
 }
 
-impl Layer for TanH {
-    crate::on_device::on_device!();
-
-    fn arity(&self) -> Arity {
-        Arity::exactly(1, 1)
+impl Pointwise for TanH {
+    fn forward<T: Float>(&self, map: Map<'_, T>) {
+        map.each(math::tanh);
     }
 
-    fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
-        self.count = bottoms[0].shape.count();
-        let flops = 4 * bottoms[0].shape.count() as u64;
-        Ok(Plan { backward_tops: vec![0], flops, ..Plan::elementwise(&bottoms[0]) })
-    }
-}
-
-impl HostRun for TanH {
-    fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
-        map_into(io.bottom_unless_shared::<T>(0)?, io.top::<T>(0)?, math::tanh);
-        Ok(())
+    fn backward<T: Float>(&self, gradient: Gradient<'_, T>) {
+        gradient.each(|y, dy| dy * (T::one() - y * y));
     }
 
-    fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
-        let (y, dy) = (io.top::<T>(0)?, io.top_diff_unless_shared::<T>(0)?);
-        if let Some(dx) = io.bottom_diff::<T>(0)? {
-            map2(y, dy, dx, |y, dy| dy * (T::one() - y * y));
-        }
-        Ok(())
+    fn spec(&self) -> Spec {
+        Spec::new(kernels!("tanh"), Reads::Top, 4)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use lgm_testkit::{Case, Draw, check};
+    use lgm_testkit::{Case, Fill, check};
 
     #[test]
     fn cases() {
@@ -62,8 +42,8 @@ mod tests {
             &crate::tests::registry(),
             &[
                 Case::golden("layers/tanh_0"),
-                Case::new(layer).bottom_of([4, 5], Draw::Normal(0.0, 2.0)),
-                Case::new(layer).bottom_of([4], Draw::Given(vec![-1e4, -20.0, 0.0, 1e4])),
+                Case::new(layer).bottom_of([4, 5], Fill::Normal(0.0, 2.0)),
+                Case::new(layer).bottom_of([4], Fill::Given(vec![-1e4, -20.0, 0.0, 1e4])),
             ],
         );
     }

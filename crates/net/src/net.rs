@@ -1,64 +1,19 @@
 //! A net ready to run: graph, memory and the passes over them.
 
 use std::collections::BTreeMap;
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
 
 use lgm_core::filler::fill;
 use lgm_core::rng::{Philox, stream_id};
-use lgm_core::{
-    BlobSpec, BuildCx, DType, Error, Host, HostQueue, Node, Phase, Registry, Result, State, Step, with_float,
-};
-use lgm_cpu::with_scratch;
-use lgm_proto::{NetParameter, NetState, Positions};
+use lgm_core::{BlobSpec, BuildCx, Error, Float, Node, Registry, Result, State, Step};
+use lgm_proto::{NetParameter, Positions};
 use tracing::info;
 
-use crate::bind::Bound;
-use crate::device::{OnDevice, Placement};
-use crate::graph::{Graph, check_sizes};
-use crate::plan::{Keep, Role, plan};
-use crate::values::Numbers;
-use crate::{backward, filter, fuse};
-
-/// What a net is built for.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Phase, level and stages, which choose layers.
-    pub state: NetState,
-    /// Whether backward will run; without it no memory is given to gradients.
-    pub backward: bool,
-    /// Element type of every blob.
-    pub dtype: DType,
-    /// Seed of every random choice.
-    pub seed: u64,
-    /// Blobs that stay readable after a pass.
-    pub keep: Keep,
-    /// Whether layers may be computed together where nobody can see it.
-    pub fuse: bool,
-    /// Whether a net on the host fills memory with NaN as soon as nothing is to read it, so that a use of it shows: for
-    /// tests.
-    pub poison: bool,
-    /// The device to run on; the host if none.
-    pub device: Option<Placement>,
-}
-
-impl Options {
-    /// Single precision, outputs kept only; backward in the TRAIN phase; fusion unless the environment says
-    /// `LGM_FUSE=0`.
-    pub fn new(phase: Phase, seed: u64) -> Self {
-        let state = NetState { phase: Some(phase as i32), ..Default::default() };
-        Options {
-            state,
-            backward: phase == Phase::Train,
-            dtype: DType::F32,
-            seed,
-            keep: Keep::Outputs,
-            fuse: std::env::var_os("LGM_FUSE").is_none_or(|v| v != "0"),
-            poison: false,
-            device: None,
-        }
-    }
-}
+use crate::exec::{DeviceExec, DeviceUpdate, Executor, HostExec, NamedValues, Numbers, Op, Pass};
+use crate::graph::{self, Graph};
+use crate::on_device::OnDevice;
+use crate::options::Options;
+use crate::passes::fuse;
+use crate::passes::memory::Keep;
 
 /// The layers of a net that `options` choose, planned, fused and marked for backward.
 ///
@@ -71,44 +26,34 @@ pub(crate) fn build_graph(
     options: &Options,
 ) -> Result<Graph> {
     let phase = options.state.phase();
-    let layers = filter::filter(param, positions, &options.state)?;
+    let layers = graph::filter::filter(param, positions, &options.state)?;
     let filtered = NetParameter {
         state: Some(options.state.clone()),
         layer: layers.iter().map(|(l, _)| l.clone()).collect(),
         ..param.clone()
     };
     info!("Initializing net from parameters: \n{}", lgm_proto::to_text(&filtered));
-    let layers = filter::insert_splits(layers)?;
+    let layers = graph::filter::insert_splits(layers)?;
     let cx = BuildCx { phase, dtype: options.dtype, seed: options.seed };
     let mut graph = Graph::build(layers, registry, cx)?;
     if options.fuse && options.keep != Keep::Apart && !param.debug_info() {
-        fuse::fuse(&mut graph, cx, &options.keep, options.device.is_some())?;
+        fuse::fuse(&mut graph, registry, cx, &options.keep, options.device.is_some())?;
     }
     if options.backward {
-        backward::mark(&mut graph, param.force_backward())?;
+        graph::backward::mark(&mut graph, param.force_backward())?;
     }
     for layer in &graph.layers {
-        check_sizes(&layer.plan, options.dtype).map_err(|e| layer.blame(e))?;
+        graph::check_sizes(&layer.plan, options.dtype).map_err(|e| layer.in_layer(e))?;
     }
     Ok(graph)
-}
-
-/// A seed for runs that name none.
-pub fn fresh_seed() -> u64 {
-    // The standard library keys each RandomState from the system's entropy.
-    RandomState::new().build_hasher().finish()
 }
 
 /// A net in the memory of the host or of a device.
 pub struct Net {
     name: String,
     debug_info: bool,
-    poison: bool,
     pub(crate) graph: Graph,
-    /// All memory of a net on the host; of one on a device, what its layers on the host see.
-    pub(crate) bound: Bound<Host>,
-    queue: HostQueue,
-    pub(crate) device: Option<OnDevice>,
+    pub(crate) exec: Box<dyn Executor>,
 }
 
 impl Net {
@@ -130,23 +75,14 @@ impl Net {
         with: Option<&Net>,
     ) -> Result<Net> {
         let mut graph = build_graph(param, positions, registry, options)?;
-        let (bound, device) = match &options.device {
-            None => {
-                let here = vec![Role::Here; graph.layers.len()];
-                let memory = plan(&graph, &options.keep, &here, crate::memory::ALIGN);
-                (Bound::host(&graph, memory, options.backward, &|_| true, &|_| true)?, None)
-            }
+        let exec: Box<dyn Executor> = match &options.device {
+            None => Box::new(HostExec::new(&graph, options)?),
             Some(placement) => {
                 let shared = with.map(|net| net.shared_with(&graph)).transpose()?.flatten();
-                OnDevice::lay_out(&mut graph, options, placement, shared).map(|(m, d)| (m, Some(d)))?
+                Box::new(DeviceExec::lay_out(&mut graph, registry, options, placement, shared)?)
             }
         };
-        let name = param.name().to_string();
-        let (debug_info, poison) = (param.debug_info(), options.poison && device.is_none());
-        let mut net = Net { name, debug_info, poison, graph, bound, queue: HostQueue, device };
-        if poison {
-            net.bound.poison_all();
-        }
+        let mut net = Net { name: param.name().to_string(), debug_info: param.debug_info(), graph, exec };
         net.fill(options.seed)?;
         for value in net.graph.outputs() {
             info!("This network produces output {}", net.graph.values[value].name);
@@ -156,17 +92,17 @@ impl Net {
     }
 
     fn fill(&mut self, seed: u64) -> Result<()> {
-        for learnable in 0..self.graph.learnables.len() {
-            let p = self.graph.learnables[learnable].owner;
-            let (param, filler) = (&self.graph.params[p], self.graph.learnables[learnable].filler.clone());
-            let (layer, shape) = (param.layer, param.spec.shape.clone());
-            let stream = stream_id(&self.graph.layers[layer].key, &format!("fill {}", param.index));
+        let Net { graph, exec, .. } = self;
+        for learnable in &graph.learnables {
+            let param = &graph.params[learnable.owner];
+            let layer = &graph.layers[param.layer];
+            let stream = stream_id(&layer.key, &format!("fill {}", param.index));
             let mut rng = Philox::new(seed, stream).from(0);
-            let filled = self.fill_param(p, &mut |values| match values {
-                Numbers::F32(out) => fill(&filler, &shape, &mut rng, out),
-                Numbers::F64(out) => fill(&filler, &shape, &mut rng, out),
+            let filled = exec.fill_param(graph, learnable.owner, &mut |values| match values {
+                Numbers::F32(out) => fill(&learnable.filler, &param.spec.shape, &mut rng, out),
+                Numbers::F64(out) => fill(&learnable.filler, &param.spec.shape, &mut rng, out),
             });
-            filled.map_err(|e| self.graph.layers[layer].blame(e))?;
+            filled.map_err(|e| layer.in_layer(e))?;
         }
         Ok(())
     }
@@ -181,20 +117,48 @@ impl Net {
         self.graph.layers.iter().map(|l| (l.name(), l.kind()))
     }
 
-    /// Runs every layer forward and returns the loss. On a device this waits for it; [`Net::pass`] does not.
+    /// What a solver must know of the net if it lives on a device.
+    pub fn on_device(&self) -> Option<OnDevice<'_>> {
+        self.exec.as_device().map(|exec| OnDevice { exec, layers: self.graph.layers.len() })
+    }
+
+    /// Makes a pass. On a device it is queued, with `update` behind it, and not waited for: what kernels find wrong is
+    /// reported when something is read.
+    ///
+    /// # Errors
+    /// What a layer or its data refuses, with the layer's name; when an update is given to a net on the host.
+    pub fn pass(&mut self, pass: Pass, step: &Step, update: Option<&DeviceUpdate<'_>>) -> Result<()> {
+        if self.debug_info {
+            return self.pass_logged(pass, step, update);
+        }
+        self.exec.pass(&mut self.graph, pass, step, update)
+    }
+
+    /// A pass step by step, each logged.
+    fn pass_logged(&mut self, pass: Pass, step: &Step, update: Option<&DeviceUpdate<'_>>) -> Result<()> {
+        self.exec.begin(&mut self.graph, pass, step, update)?;
+        for op in pass.ops(self.graph.layers.len()) {
+            self.exec.run(&mut self.graph, op, step)?;
+            match op {
+                Op::Forward(i) => self.log_forward(i)?,
+                Op::Backward(i) if self.graph.layers[i].backward => self.log_backward(i)?,
+                _ => {}
+            }
+        }
+        if pass.backward {
+            self.log_params()?;
+        }
+        update.map_or(Ok(()), |update| self.exec.update(update))
+    }
+
+    /// Runs every layer forward and returns the loss of this pass. On a device this waits for it; [`Net::pass`] does not.
     ///
     /// # Errors
     /// What a layer or its data refuses, with the layer's name.
     pub fn forward(&mut self, step: &Step) -> Result<f64> {
-        if self.device.is_some() {
-            return self.forward_on_device(step);
-        }
-        let mut loss = 0.0;
-        for i in 0..self.graph.layers.len() {
-            loss += self.forward_layer(i, step)?;
-            self.poison_released(i);
-        }
-        Ok(loss)
+        self.exec.clear_sums()?;
+        self.pass(Pass::FORWARD, step, None)?;
+        self.loss()
     }
 
     /// Runs every layer that needs it backward, last to first, adding to the parameters' gradients.
@@ -202,88 +166,62 @@ impl Net {
     /// # Errors
     /// What a layer refuses, with the layer's name.
     pub fn backward(&mut self, step: &Step) -> Result<()> {
-        let layers = self.graph.layers.len();
-        for i in (0..layers).rev() {
-            self.backward_layer(i, step)?;
-            self.poison_released(2 * layers - 1 - i);
-        }
-        if self.debug_info { self.log_params() } else { Ok(()) }
+        self.pass(Pass::BACKWARD, step, None)
     }
 
-    fn poison_released(&mut self, time: usize) {
-        if self.poison {
-            self.bound.poison_released(time);
-        }
-    }
-
-    /// Runs layer `i` forward and returns its part of the loss; on a device, which adds the loss up by itself, 0.
+    /// Runs layer `i` forward by itself.
     ///
     /// # Errors
     /// See [`Net::forward`].
-    pub fn forward_layer(&mut self, i: usize, step: &Step) -> Result<f64> {
-        if self.device.is_some() {
-            return self.forward_layer_on_device(i, step).map(|()| 0.0);
-        }
-        let Graph { layers, values, .. } = &mut self.graph;
-        let layer = &mut layers[i];
-        let outside = match &mut layer.node {
-            Node::Source(source) => Some(source.load(step, &mut self.bound.tops(values, &layer.tops))),
-            Node::Sink(sink) => Some(sink.store(&self.bound.bottoms(values, &layer.bottoms))),
-            Node::Compute(_) => None,
-        };
-        if let Some(result) = outside {
-            result.map_err(|e| layer.blame(e))?;
-        }
-        let layer = &self.graph.layers[i];
-        if let Some(compute) = layer.compute() {
-            let io = self.bound.forward(&self.graph, i, step);
-            with_scratch(|| compute.forward(&self.queue, io)).map_err(|e| layer.blame(e))?;
-        }
-        let mut loss = 0.0;
-        for &top in &layer.tops {
-            let weight = self.graph.values[top].loss_weight as f64;
-            if weight != 0.0 {
-                loss += weight * self.bound.value(&self.graph, top).to_f64().iter().sum::<f64>();
-            }
-        }
-        if self.debug_info {
-            self.log_forward(i)?;
-        }
-        Ok(loss)
+    pub fn forward_layer(&mut self, i: usize, step: &Step) -> Result<()> {
+        self.exec.forward_layer(&mut self.graph, i, step)
     }
 
-    /// Runs layer `i` backward, if it has one to run; says whether it did.
+    /// Runs layer `i` backward by itself, if it has a backward to run; says whether it did.
     ///
     /// # Errors
     /// See [`Net::backward`].
     pub fn backward_layer(&mut self, i: usize, step: &Step) -> Result<bool> {
-        if !self.graph.layers[i].backward {
-            return Ok(false);
-        }
-        if self.device.is_some() {
-            return self.backward_layer_on_device(i, step).map(|()| true);
-        }
-        for &top in &self.graph.layers[i].tops {
-            let weight = self.graph.values[top].loss_weight;
-            let written = self.graph.diff_written(top);
-            if written && weight == 0.0 {
-                continue;
-            }
-            if let Some(mut diff) = self.bound.diff_mut(&self.graph, top) {
-                with_float!(diff.dtype(), T => for d in diff.slice_mut::<T>()? {
-                    *d = weight as T + if written { *d } else { 0.0 };
-                });
-            }
-        }
-        let layer = &self.graph.layers[i];
-        if let Some(compute) = layer.compute() {
-            let io = self.bound.backward(&self.graph, i, step);
-            with_scratch(|| compute.backward(&self.queue, io)).map_err(|e| layer.blame(e))?;
-        }
-        if self.debug_info {
-            self.log_backward(i)?;
-        }
-        Ok(true)
+        self.exec.run(&mut self.graph, Op::Backward(i), step)?;
+        Ok(self.graph.layers[i].backward)
+    }
+
+    /// The loss added up by passes since the last that cleared it. Waits for a device.
+    ///
+    /// # Errors
+    /// What kernels found wrong, with the layer's name; when a device failed.
+    pub fn loss(&self) -> Result<f64> {
+        let sums = self.exec.sums()?;
+        self.check()?;
+        Ok(sums.loss)
+    }
+
+    /// The loss as [`Net::loss`], and the sums of every output over the passes with [`Pass::accumulate`], by name in the
+    /// order of [`Net::outputs`]. Waits for a device.
+    ///
+    /// # Errors
+    /// As for [`Net::loss`].
+    pub fn sums(&self) -> Result<(f64, Vec<NamedValues>)> {
+        let sums = self.exec.sums()?;
+        self.check()?;
+        let name = |(v, sum): NamedValues<usize>| (self.graph.values[v].name.clone(), sum);
+        Ok((sums.loss, sums.outputs.into_iter().map(name).collect()))
+    }
+
+    /// Waits for a device, and reports what its kernels found wrong.
+    ///
+    /// # Errors
+    /// What they found, with the layer's name; when the device failed.
+    pub fn check(&self) -> Result<()> {
+        self.exec.check(&self.graph)
+    }
+
+    /// Waits for a device.
+    ///
+    /// # Errors
+    /// When work on it failed.
+    pub fn finish(&self) -> Result<()> {
+        self.exec.finish()
     }
 
     /// Lets every layer's schedules advance; call once before each training iteration. What layers have to say of it is
@@ -297,17 +235,11 @@ impl Net {
     }
 
     /// Sets every parameter's gradient to zero.
+    ///
+    /// # Errors
+    /// When a device refuses.
     pub fn clear_param_diffs(&mut self) -> Result<()> {
-        if let Some(device) = &self.device {
-            return device.clear_param_diffs();
-        }
-        for l in 0..self.graph.learnables.len() {
-            let p = self.graph.learnables[l].owner;
-            if let (_, Some(mut diff)) = self.bound.param_mut(&self.graph, p) {
-                with_float!(diff.dtype(), T => diff.slice_mut::<T>()?.fill(0.0));
-            }
-        }
-        Ok(())
+        self.exec.clear_gradients(&self.graph)
     }
 
     /// Names of the blobs no layer reads, in alphabetical order.
@@ -339,14 +271,11 @@ impl Net {
     ///
     /// # Errors
     /// When the net runs no backward, holds another element type or lives on a device.
-    pub fn learnable<T: lgm_core::Float>(&mut self, i: usize) -> Result<(&mut [T], &mut [T])> {
-        if self.device.is_some() {
-            return Err(Error::internal("parameters on a device are not the host's to change"));
+    pub fn learnable<T: Float>(&mut self, i: usize) -> Result<(&mut [T], &mut [T])> {
+        match self.exec.as_host() {
+            Some(host) => host.learnable(&self.graph, i),
+            None => Err(Error::internal("parameters on a device are not the host's to change")),
         }
-        let owner = self.graph.learnables[i].owner;
-        let (data, diff) = self.bound.param_mut(&self.graph, owner);
-        let diff = diff.ok_or_else(|| Error::internal("a net without backward has no gradients"))?;
-        Ok((data.into_slice()?, diff.into_slice()?))
     }
 
     /// What a snapshot must keep besides parameters: by layer name, for those with any.
@@ -372,7 +301,7 @@ impl Net {
                 Node::Source(source) => source.restore(state),
                 Node::Sink(_) => Ok(()),
             };
-            result.map_err(|e| layer.blame(e))?;
+            result.map_err(|e| layer.in_layer(e))?;
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use lgm_proto::{BlobShape, DummyDataParameter, LayerParameter};
 const BUDGET: usize = 1_300_000_000;
 
 fn paper_net(batch: i64, fuse: bool) -> Net {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/cifar100/simple/trainval.prototxt");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/cifar100_simple/train_val.prototxt");
     let mut parsed = lgm_proto::read_net(path).unwrap();
     let data = parsed.message.layer.iter_mut().find(|l| l.r#type() == "HDF5Data").unwrap();
     let shape = |dim: &[i64]| BlobShape { dim: dim.to_vec() };

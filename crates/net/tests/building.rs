@@ -7,6 +7,7 @@ mod common;
 use common::*;
 use lgm_core::Phase;
 use lgm_net::{Keep, Options};
+use lgm_testkit::says;
 
 fn with_rules(rules: &[(&str, &str)]) -> String {
     let layer = |(name, rule): &(&str, &str)| {
@@ -161,7 +162,7 @@ fn losses_weigh_one_unless_told_and_other_tops_nothing() {
         net.set_blob("x", &[3.0, 1.0]).unwrap();
         net.set_blob("t", &[1.0, 1.0]).unwrap();
         let loss = pass(&mut net, 0);
-        (loss, net.blob_diff("x"), net.loss_weight("l"))
+        (loss, net.blob_diff("x").unwrap(), net.loss_weight("l"))
     };
     // The loss is ½(2² + 0²) = 2, its gradient (2, 0).
     assert_eq!(run(&tail("")), (2.0, Some(vec![2.0, 0.0]), 1.0));

@@ -7,6 +7,7 @@ mod common;
 use common::*;
 use lgm_core::DType;
 use lgm_net::Options;
+use lgm_testkit::says;
 
 /// Checks the error of `layer`, placed on line 2 after a blob x of 2 x 3 and before a newline.
 fn refused(layer: &str, parts: &[&str]) {

@@ -8,11 +8,13 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use common::{options, says, try_net};
+use common::{options, try_net};
 use lgm_core::{Arg, ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Gemm, Grid, Result};
 use lgm_cuda::Allocator;
+use lgm_cuda::Gpu;
 use lgm_cuda::sim::{Order, Sim};
-use lgm_net::{Gpu, Net, Options, Placement};
+use lgm_net::{Net, Options, Placement};
+use lgm_testkit::{says, skip};
 
 const MIB: u64 = 1 << 20;
 
@@ -27,10 +29,7 @@ struct Loading {
 fn loading(capacity: u64) -> Option<Rc<Loading>> {
     match Sim::with_capacity(Order::Forward, capacity) {
         Ok(sim) => Some(Rc::new(Loading { sim, planned: RefCell::default(), products: RefCell::default() })),
-        Err(error) => {
-            println!("skipped: {error}");
-            None
-        }
+        Err(error) => skip("simulator", error),
     }
 }
 
@@ -115,11 +114,11 @@ impl DeviceQueue for Loading {
 }
 
 impl Gpu for Loading {
-    fn label(&self) -> String {
+    fn name(&self) -> String {
         "the loading GPU".into()
     }
 
-    fn convolution_way(&self, conv: &DeviceConvolution, pass: ConvolutionPass) -> Option<Result<String, String>> {
+    fn convolution_algorithm(&self, conv: &DeviceConvolution, pass: ConvolutionPass) -> Option<Result<String, String>> {
         self.planned.borrow().get(&key(conv, pass)).cloned()
     }
 }

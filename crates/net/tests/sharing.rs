@@ -6,6 +6,7 @@ mod common;
 
 use common::*;
 use lgm_net::Net;
+use lgm_testkit::says;
 
 fn shared(name: &str, bottom: &str, top: &str, outputs: usize, spec: &str) -> String {
     product(name, bottom, top, outputs, &format!("param {{ name: 'w' {spec} }} param {{ name: 'b' }}"))
@@ -25,7 +26,7 @@ fn sharers_use_one_memory_and_their_gradients_add_up() {
     let mut net = net(&siamese("", ""));
     let infos: Vec<_> = net.learnables().map(|l| (l.layer.to_string(), l.index)).collect();
     assert_eq!(infos, [("one".to_string(), 0), ("one".to_string(), 1)]);
-    assert_eq!(net.layer_params("one"), net.layer_params("two"));
+    assert_eq!(net.layer_params("one").unwrap(), net.layer_params("two").unwrap());
     pass(&mut net, 0);
     let (x1, x2, y1, y2) = (data(&net, "x1"), data(&net, "x2"), data(&net, "y1"), data(&net, "y2"));
     // dL/dy1 = (y1 − y2)/3 = −dL/dy2, so dW = Σ (y1 − y2)/3 · (x1 − x2) and the bias's two parts cancel.
@@ -54,10 +55,10 @@ fn what_is_loaded_for_one_sharer_holds_for_all() {
             source.write_weights(&path, false).unwrap();
         }
         let mut other = net(&siamese("", "").replace("std: 0.5", "std: 0.1"));
-        assert_ne!(other.layer_params("two"), source.layer_params("two"));
+        assert_ne!(other.layer_params("two").unwrap(), source.layer_params("two").unwrap());
         other.load_weights(&path).unwrap();
-        assert_eq!(other.layer_params("one"), source.layer_params("one"), "{file}");
-        assert_eq!(other.layer_params("two"), source.layer_params("two"), "{file}");
+        assert_eq!(other.layer_params("one").unwrap(), source.layer_params("one").unwrap(), "{file}");
+        assert_eq!(other.layer_params("two").unwrap(), source.layer_params("two").unwrap(), "{file}");
     }
 }
 
@@ -143,7 +144,7 @@ fn gradients_stop_where_propagate_down_says_and_where_nothing_is_learned() {
     assert_eq!(nonzero(&mut tower("", "", frozen)), [true, true, false, false]);
     let mut net = tower("", frozen, "");
     assert_eq!(nonzero(&mut net), [false, false, true, true]);
-    assert!(net.blob_diff("h").is_none(), "nothing below wants it");
+    assert!(net.blob_diff("h").unwrap().is_none(), "nothing below wants it");
     // Asked for, the gradient of what nobody learns from is there.
     let mut net = tower("", frozen, "propagate_down: true");
     assert_eq!(nonzero(&mut net), [false, false, true, true]);
@@ -157,7 +158,7 @@ fn force_backward_reaches_every_blob_but_labels() {
     let mut net = tower("force_backward: true ", "param { lr_mult: 0 } param { lr_mult: 0 }", "");
     assert_eq!(nonzero(&mut net), [true; 4]);
     assert!(diff(&net, "x").iter().any(|d| *d != 0.0));
-    assert!(net.blob_diff("t").is_some(), "EuclideanLoss has a gradient by both bottoms");
+    assert!(net.blob_diff("t").unwrap().is_some(), "EuclideanLoss has a gradient by both bottoms");
     let text = "force_backward: true ".to_string()
         + &gaussian("x", &[2, 3])
         + &input("label", &[2])
@@ -167,7 +168,7 @@ fn force_backward_reaches_every_blob_but_labels() {
     pass(&mut net, 0);
     let gradient = diff(&net, "x");
     assert!(gradient.iter().any(|d| *d != 0.0));
-    assert!(net.blob_diff("label").is_none());
+    assert!(net.blob_diff("label").unwrap().is_none());
     let mut net = common::net(&(text + accuracy));
     pass(&mut net, 0);
     assert_eq!(diff(&net, "x"), gradient, "Accuracy passes nothing back, and that is no fault");

@@ -25,7 +25,9 @@ pub use nearest::nearest;
 pub use numbers::check_numbers;
 pub use prost;
 pub use prost_reflect;
-pub use text::{Parsed, Positions, general, parse, parse_net, parse_solver, read_net, read_solver, to_text, utf8};
+pub use text::{
+    Parsed, Positions, general, parse, parse_net, parse_solver, read_net, read_solver, six_digits, to_text, utf8,
+};
 pub use upgrade::{upgrade_net, upgrade_solver, v1_layer_type};
 
 mod schema {

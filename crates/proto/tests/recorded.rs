@@ -1,4 +1,4 @@
-//! Files that Caffe wrote or read. They are no part of the repository; without them these tests say so and pass.
+//! Files that Caffe wrote or read, in `tests/golden`.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -10,15 +10,10 @@ use lgm_proto::{
     read_net_binary, read_solver, to_text,
 };
 
-/// The files below a folder of recorded values whose names end so, or `None` with a word about it.
-fn files(folder: &str, ending: &str) -> Option<Vec<PathBuf>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/conformance/golden").join(folder);
-    if !root.is_dir() {
-        eprintln!("skipped: {} absent", root.display());
-        return None;
-    }
+/// The files below a folder of recorded values whose names end so.
+fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let mut folders = vec![root];
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(folder)];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -30,12 +25,12 @@ fn files(folder: &str, ending: &str) -> Option<Vec<PathBuf>> {
         }
     }
     assert!(!found.is_empty(), "no {ending} in {folder}");
-    Some(found)
+    found
 }
 
 #[test]
 fn recorded_prototxt_survives_writing_and_reading() {
-    for path in files("train", ".prototxt").unwrap_or_default() {
+    for path in files("train", ".prototxt") {
         if path.ends_with("solver.prototxt") {
             let solver = read_solver(&path).unwrap();
             let text = to_text(&solver.message);
@@ -57,7 +52,7 @@ fn recorded_prototxt_survives_writing_and_reading() {
 #[test]
 fn recorded_weights_are_whole() {
     for folder in ["train", "resume"] {
-        for path in files(folder, ".caffemodel").unwrap_or_default() {
+        for path in files(folder, ".caffemodel") {
             let bytes = fs::read(&path).unwrap();
             let weights = Weights::decode(&bytes, &path).unwrap();
             let blobs: Vec<_> = weights.layers.iter().flat_map(|layer| &layer.blobs).collect();
@@ -79,7 +74,7 @@ fn recorded_weights_are_whole() {
 
 #[test]
 fn recorded_solver_states_are_whole() {
-    for path in files("resume", ".solverstate").unwrap_or_default() {
+    for path in files("resume", ".solverstate") {
         let state: SolverState = read_binary(&path).unwrap();
         assert!(encode(&state) == fs::read(&path).unwrap(), "{} is written differently", path.display());
         assert!(state.iter() > 0 && !state.history.is_empty(), "{}", path.display());

@@ -1,12 +1,12 @@
 //! What a solver's prototxt asks for, checked before anything is built.
 
-use lgm_core::{Error, Result, nearest};
+use lgm_core::{Error, Result};
 use lgm_net::expect_kind;
 use lgm_proto::{FileKind, NetParameter, NetState, Parsed, Positions, SolverParameter, check_numbers};
 use tracing::warn;
 
-use crate::rate::LR_POLICIES;
-use crate::rule::RULES;
+use crate::rate::Policy;
+use crate::rules::Rule;
 
 /// An error about one field of the solver, with its place in the prototxt.
 pub(crate) fn field_error(positions: &Positions, field: &str, text: impl Into<String>) -> Error {
@@ -19,24 +19,15 @@ pub(crate) fn field_error(positions: &Positions, field: &str, text: impl Into<St
 pub(crate) fn check(parsed: &Parsed<SolverParameter>) -> Result<()> {
     let (p, at) = (&parsed.message, &parsed.positions);
     let fail = |field: &str, text: String| Err(field_error(at, field, text));
-    let unknown = |found: &str, known: &[&'static str]| {
-        let hint = nearest(found, known.iter().copied()).map(|n| format!("; did you mean '{n}'?")).unwrap_or_default();
-        format!("unknown value '{found}'{hint} (known: {})", known.join(", "))
-    };
     check_numbers(p, at)?;
-    if !RULES.contains(&p.r#type()) {
-        return fail("type", unknown(p.r#type(), &RULES));
+    Rule::of(p).map_err(|e| field_error(at, "type", e.to_string()))?;
+    if p.lr_policy.is_none() {
+        return fail("lr_policy", "is missing; for a constant rate say \"fixed\"".into());
     }
-    if !LR_POLICIES.contains(&p.lr_policy()) {
-        let text = if p.lr_policy.is_none() {
-            "is missing; for a constant rate say \"fixed\"".into()
-        } else {
-            unknown(p.lr_policy(), &LR_POLICIES)
-        };
-        return fail("lr_policy", text);
-    }
+    let policy = Policy::of(p).map_err(|e| field_error(at, "lr_policy", e.to_string()))?;
     if !["L1", "L2"].contains(&p.regularization_type()) {
-        return fail("regularization_type", unknown(p.regularization_type(), &["L1", "L2"]));
+        let e = Error::unknown_among("unknown value", p.regularization_type(), &["L1", "L2"]);
+        return fail("regularization_type", e.to_string());
     }
     let positive = [("average_loss", p.average_loss()), ("iter_size", p.iter_size())];
     for (field, value) in positive {
@@ -50,19 +41,19 @@ pub(crate) fn check(parsed: &Parsed<SolverParameter>) -> Result<()> {
             return fail(field, format!("must not be negative, found {value}"));
         }
     }
-    if ["step", "sigmoid"].contains(&p.lr_policy()) && p.stepsize() <= 0 {
+    if matches!(policy, Policy::Step | Policy::Sigmoid) && p.stepsize() <= 0 {
         return fail(
             "stepsize",
             format!("lr_policy \"{}\" needs a positive stepsize, found {}", p.lr_policy(), p.stepsize()),
         );
     }
-    if p.lr_policy() == "multistep"
+    if policy == Policy::MultiStep
         && let Some(i) = p.stepvalue.windows(2).position(|two| two[0] > two[1])
     {
         let text = format!("must ascend, found {} before {}", p.stepvalue[i], p.stepvalue[i + 1]);
         return fail(&format!("stepvalue[{}]", i + 1), text);
     }
-    if p.lr_policy() == "poly" && p.max_iter() == 0 {
+    if policy == Policy::Poly && p.max_iter() == 0 {
         return fail("max_iter", "lr_policy \"poly\" needs a positive max_iter".into());
     }
     if ["AdaGrad", "RMSProp"].contains(&p.r#type()) && p.momentum() != 0.0 {

@@ -1,17 +1,14 @@
 //! Training: learning rates, update rules, the loop of iterations and tests, snapshots and exact resume.
 
 mod config;
-mod device;
-mod fault;
-mod finite;
 mod rate;
-mod rule;
+mod rules;
+mod scores;
 mod snapshot;
 mod solver;
-mod test;
-mod writer;
+mod update;
 
-pub use rate::{LR_POLICIES, learning_rate};
-pub use rule::{RULES, Update, apply, histories};
+pub use rate::Policy;
+pub use rules::{Arrays, Rule, Update};
+pub use scores::{Score, scores_of};
 pub use solver::{Action, Outcome, Solver, Watch};
-pub use test::{Score, scores_of};

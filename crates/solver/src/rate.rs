@@ -12,35 +12,74 @@
 //! | `poly` | b·(1 − t / `max_iter`)^p |
 //! | `sigmoid` | b / (1 + e^(−γ(t − `stepsize`))) |
 
+use lgm_core::{Error, Result};
 use lgm_proto::SolverParameter;
 use tracing::info;
 
-/// The policies by name.
-pub const LR_POLICIES: [&str; 7] = ["fixed", "step", "exp", "inv", "multistep", "poly", "sigmoid"];
+/// A learning-rate policy, as a solver's `lr_policy` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // The table above says what each is.
+pub enum Policy {
+    Fixed,
+    Step,
+    Exp,
+    Inv,
+    MultiStep,
+    Poly,
+    Sigmoid,
+}
 
-/// The learning rate at iteration `iter`. `current_step` is Caffe's counter of steps taken, which solver states save;
-/// `step` sets it and `multistep` advances it by at most one a call.
-pub fn learning_rate(p: &SolverParameter, iter: i32, current_step: &mut i32) -> f32 {
-    let (base, gamma, power, t) = (p.base_lr() as f64, p.gamma() as f64, p.power() as f64, iter as f64);
-    let rate = match p.lr_policy() {
-        "step" => {
-            *current_step = iter / p.stepsize().max(1);
-            base * gamma.powi(*current_step)
+impl Policy {
+    /// All of them.
+    pub const ALL: [Policy; 7] =
+        [Policy::Fixed, Policy::Step, Policy::Exp, Policy::Inv, Policy::MultiStep, Policy::Poly, Policy::Sigmoid];
+
+    /// The name in a prototxt.
+    pub fn name(self) -> &'static str {
+        match self {
+            Policy::Fixed => "fixed",
+            Policy::Step => "step",
+            Policy::Exp => "exp",
+            Policy::Inv => "inv",
+            Policy::MultiStep => "multistep",
+            Policy::Poly => "poly",
+            Policy::Sigmoid => "sigmoid",
         }
-        "exp" => base * gamma.powf(t),
-        "inv" => base * (1.0 + gamma * t).powf(-power),
-        "multistep" => {
-            if p.stepvalue.get(*current_step as usize).is_some_and(|&at| iter >= at) {
-                *current_step += 1;
-                info!("MultiStep Status: Iteration {iter}, step = {current_step}");
+    }
+
+    /// The policy of a solver's `lr_policy`.
+    ///
+    /// # Errors
+    /// When there is none of this name.
+    pub fn of(p: &SolverParameter) -> Result<Policy> {
+        let found = Policy::ALL.into_iter().find(|policy| policy.name() == p.lr_policy());
+        found.ok_or_else(|| Error::unknown_among("unknown value", p.lr_policy(), &Policy::ALL.map(Policy::name)))
+    }
+
+    /// The learning rate at iteration `iter`. `current_step` is Caffe's counter of steps taken, which solver states save;
+    /// `step` sets it and `multistep` advances it by at most one a call.
+    pub fn rate(self, p: &SolverParameter, iter: i32, current_step: &mut i32) -> f32 {
+        let (base, gamma, power, t) = (p.base_lr() as f64, p.gamma() as f64, p.power() as f64, iter as f64);
+        let rate = match self {
+            Policy::Fixed => base,
+            Policy::Step => {
+                *current_step = iter / p.stepsize().max(1);
+                base * gamma.powi(*current_step)
             }
-            base * gamma.powi(*current_step)
-        }
-        "poly" => base * (1.0 - t / p.max_iter() as f64).powf(power),
-        "sigmoid" => base / (1.0 + (-gamma * (t - p.stepsize() as f64)).exp()),
-        _ => base,
-    };
-    rate as f32
+            Policy::Exp => base * gamma.powf(t),
+            Policy::Inv => base * (1.0 + gamma * t).powf(-power),
+            Policy::MultiStep => {
+                if p.stepvalue.get(*current_step as usize).is_some_and(|&at| iter >= at) {
+                    *current_step += 1;
+                    info!("MultiStep Status: Iteration {iter}, step = {current_step}");
+                }
+                base * gamma.powi(*current_step)
+            }
+            Policy::Poly => base * (1.0 - t / p.max_iter() as f64).powf(power),
+            Policy::Sigmoid => base / (1.0 + (-gamma * (t - p.stepsize() as f64)).exp()),
+        };
+        rate as f32
+    }
 }
 
 #[cfg(test)]
@@ -59,7 +98,8 @@ mod tests {
             ..Default::default()
         };
         let mut step = 0;
-        (0..=iter).map(|i| learning_rate(&p, i, &mut step)).last().unwrap()
+        let policy = Policy::of(&p).unwrap();
+        (0..=iter).map(|i| policy.rate(&p, i, &mut step)).last().unwrap()
     }
 
     #[test]

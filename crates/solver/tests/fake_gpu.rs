@@ -10,12 +10,12 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
-use common::{Folder, logged, registry, says};
+use common::{Folder, logged, registry};
 use lgm_core::{Result, Shape};
+use lgm_cuda::Gpu;
 use lgm_cuda::{Cuda, Precision};
-use lgm_net::Gpu;
 use lgm_solver::Solver;
-use lgm_testkit::{Fails, FakeGpu};
+use lgm_testkit::{Fails, FakeGpu, says};
 
 /// What is on the way of a net to the libraries: images by the feed, convolutions by cuDNN, some of them large enough for
 /// NHWC, pooling, normalisation, a product, and a test net.

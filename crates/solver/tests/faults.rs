@@ -7,14 +7,15 @@ mod common;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use common::{Folder, HELD, logged, params, registry, says};
+use common::{Folder, HELD, logged, params, registry};
 use lgm_core::{
     Arg, ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Error, Gemm, Grid, Result, Shape, Storage,
 };
 use lgm_cuda::Allocator;
 use lgm_cuda::sim::Order;
-use lgm_net::{Feeder, Gpu, Replay};
+use lgm_cuda::{Feeder, Gpu, Replay};
 use lgm_solver::{Solver, Watch};
+use lgm_testkit::says;
 
 /// What happens on a device, and when.
 #[derive(Clone, Copy)]
@@ -134,7 +135,7 @@ impl Replay for Recorded {
 }
 
 impl Gpu for Failing {
-    fn label(&self) -> String {
+    fn name(&self) -> String {
         "a failing GPU".into()
     }
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Box<dyn Replay>>> {

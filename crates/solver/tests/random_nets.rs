@@ -16,8 +16,9 @@ use std::rc::Rc;
 
 use common::device;
 use lgm_core::{ChannelsLast, DType, Element, Float, Node, Phase, Registry, Result, Step, Storage};
+use lgm_cuda::Gpu;
 use lgm_cuda::sim::Order;
-use lgm_net::{Gpu, Keep, Net, Options, Placement};
+use lgm_net::{Keep, Net, Options, Placement};
 use lgm_proto::NetParameter;
 use lgm_solver::Solver;
 use lgm_testkit::{HostOnly, RandomNet, random_nets};
@@ -32,7 +33,7 @@ const LARGEST: f64 = 1e6;
 
 fn registry() -> Registry {
     let mut registry = common::registry();
-    registry.add("HostOnly", |_, _| Node::compute(HostOnly));
+    registry.add("HostOnly", |_, _| Node::host_only(HostOnly));
     registry
 }
 

@@ -6,10 +6,11 @@ mod common;
 
 use std::path::Path;
 
-use common::{Folder, finish, logged, params, registry, results, says};
+use common::{Folder, finish, logged, params, registry, results};
 use lgm_core::{ChannelsLast, Element, Storage};
 use lgm_proto::SolverState;
 use lgm_solver::{Action, Outcome, Solver, Watch};
+use lgm_testkit::says;
 
 /// Everything that has a position or draws numbers: shuffled HDF5 with crops and mirrors, LMDB with the same, random
 /// dummy data, dropout, statistics of BatchNorm, a margin that grows; two losses.
@@ -199,7 +200,7 @@ fn without_a_seed_in_the_prototxt() {
 
 #[test]
 fn of_every_solver_type_and_format() {
-    for rule in lgm_solver::RULES {
+    for rule in lgm_solver::Rule::ALL.map(lgm_solver::Rule::name) {
         for (format, from) in [("HDF5", 2), ("BINARYPROTO", 5)] {
             resumes(&format!("random_seed: 3 type: '{rule}' snapshot_format: {format} delta: 1e-6"), [from]);
         }

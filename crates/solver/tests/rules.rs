@@ -7,6 +7,7 @@ mod common;
 use common::Folder;
 use lgm_core::{Phase, Step};
 use lgm_net::{Keep, Net, Options};
+use lgm_testkit::says;
 use std::path::Path;
 
 const ITERATIONS: usize = 6;
@@ -141,7 +142,7 @@ fn every_type_does_its_arithmetic_on_a_device_that_tells_of_every_blob() {
 
 fn arithmetic(more: &str) {
     let folder = Folder::new();
-    for rule in lgm_solver::RULES {
+    for rule in lgm_solver::Rule::ALL.map(lgm_solver::Rule::name) {
         for l1 in [false, true] {
             for clip in [None, Some(0.5), Some(1e6)] {
                 for iter_size in [1, 3] {
@@ -181,7 +182,7 @@ fn clipping(more: &str) {
     let settings = Settings { rule: "SGD", l1: false, clip: Some(0.5), iter_size: 3 };
     let (_, log) = folder.train(&(settings.text() + more));
     let line = log.iter().find(|l| l.starts_with("Gradient clipping")).unwrap_or_else(|| panic!("{log:#?}"));
-    common::says(line, &["Gradient clipping: scaling down gradients (L2 norm ", " > 0.5) by scale factor "]);
+    says(line, &["Gradient clipping: scaling down gradients (L2 norm ", " > 0.5) by scale factor "]);
     let (_, log) = folder.train(&Settings { clip: None, ..settings }.text());
     assert!(!log.iter().any(|l| l.contains("clipping")));
 }
@@ -194,7 +195,7 @@ fn rates_and_decay_of_zero_leave_a_parameter_alone() {
 
 fn zeros() {
     let folder = Folder::new();
-    for rule in lgm_solver::RULES {
+    for rule in lgm_solver::Rule::ALL.map(lgm_solver::Rule::name) {
         let settings = Settings { rule, l1: false, clip: None, iter_size: 1 };
         let text = settings.text().replace("lr_mult: 2 decay_mult: 0", "lr_mult: 0 decay_mult: 1");
         let (solver, _) = folder.train(&text);

@@ -4,8 +4,9 @@
 
 mod common;
 
-use common::{Folder, params, says};
+use common::{Folder, params};
 use lgm_net::six_digits;
+use lgm_testkit::says;
 
 /// Loss and score are functions of the iteration: y = (w + 1)·x, x constant, w learned.
 const NET: &str = "
@@ -372,7 +373,7 @@ fn settings_that_cannot_work_are_refused() {
                 "solver.prototxt:8:198: ",
                 "solver field 'type': unknown value 'adam'",
                 "did you mean 'Adam'?",
-                "known: SGD",
+                "there are SGD",
             ],
         ),
         ("max_iter: -1", &["max_iter must not be negative, found -1"]),
@@ -380,7 +381,7 @@ fn settings_that_cannot_work_are_refused() {
         ("average_loss: 0", &["'average_loss': must be at least 1, found 0"]),
         ("type: 'AdaGrad' momentum: 0.9", &["'momentum': momentum cannot be used with AdaGrad, found 0.9"]),
         ("type: 'RMSProp' rms_decay: 1.5", &["rms_decay must be at least 0 and below 1, found 1.5"]),
-        ("regularization_type: 'L3'", &["'regularization_type': unknown value 'L3'", "known: L1, L2"]),
+        ("regularization_type: 'L3'", &["'regularization_type': unknown value 'L3'", "there are L1, L2"]),
         ("test_iter: 2", &["'test_interval'", "must be positive"]),
         ("test_iter: 0 test_interval: 1", &["'test_iter': must be positive, found 0"]),
         ("test_iter: 1 test_interval: 1 test_state { } test_state { }", &["'test_state'", "expected 1, found 2"]),

@@ -7,7 +7,7 @@ use crate::npz::Recorded;
 
 /// How a case's numbers come about.
 #[derive(Clone, Debug)]
-pub enum Draw {
+pub enum Fill {
     /// Normal, with mean and standard deviation.
     Normal(f64, f64),
     /// Uniform between two bounds.
@@ -18,13 +18,13 @@ pub enum Draw {
     Given(Vec<f64>),
 }
 
-impl Draw {
+impl Fill {
     pub(crate) fn values(&self, n: usize, rng: &mut Sequence) -> Vec<f64> {
         match self {
-            Draw::Normal(mean, std) => (0..n).map(|_| rng.gaussian(*mean, *std)).collect(),
-            Draw::Uniform(lo, hi) => (0..n).map(|_| rng.uniform(*lo, *hi)).collect(),
-            Draw::Labels(classes) => (0..n).map(|_| rng.below(*classes) as f64).collect(),
-            Draw::Given(values) => values.clone(),
+            Fill::Normal(mean, std) => (0..n).map(|_| rng.gaussian(*mean, *std)).collect(),
+            Fill::Uniform(lo, hi) => (0..n).map(|_| rng.uniform(*lo, *hi)).collect(),
+            Fill::Labels(classes) => (0..n).map(|_| rng.below(*classes) as f64).collect(),
+            Fill::Given(values) => values.clone(),
         }
     }
 }
@@ -34,11 +34,10 @@ impl Draw {
 pub struct Case {
     pub(crate) layer: String,
     pub(crate) phase: Phase,
-    pub(crate) bottoms: Vec<(Shape, Draw)>,
-    pub(crate) params: Vec<Option<Draw>>,
+    pub(crate) bottoms: Vec<(Shape, Fill)>,
+    pub(crate) params: Vec<Option<Fill>>,
     pub(crate) recorded: Option<Recorded>,
     pub(crate) name: String,
-    pub(crate) absent: bool,
     pub(crate) kinks: Vec<(usize, f64, f64)>,
     pub(crate) flat_tops: Vec<usize>,
     pub(crate) step: f64,
@@ -57,7 +56,6 @@ impl Case {
             bottoms: Vec::new(),
             params: Vec::new(),
             recorded: None,
-            absent: false,
             kinks: Vec::new(),
             flat_tops: Vec::new(),
             step: 1e-4,
@@ -66,25 +64,23 @@ impl Case {
         }
     }
 
-    /// A case recorded from Caffe, `layers/pool_0`. Where no recorded values are at hand, the case is skipped visibly.
+    /// A case recorded from Caffe, `layers/pool_0`.
     ///
     /// # Panics
-    /// When the recorded file is damaged.
+    /// When the recorded file is absent or damaged.
     pub fn golden(name: &str) -> Case {
-        let Some(recorded) = Recorded::find(name) else {
-            return Case { absent: true, ..Case::new(name) };
-        };
+        let recorded = Recorded::golden(name);
         let text = recorded.text("layer").unwrap_or_else(|| panic!("{name}: no layer is recorded"));
         let layer = crate::parse_layer(text).unwrap_or_else(|e| panic!("{name}: {e}"));
         let bottoms = layer.bottom.iter().map(|b| {
             let (shape, values) = recorded.array(b).unwrap_or_else(|| panic!("{name}: bottom {b} is not recorded"));
-            (shape.clone(), Draw::Given(values.to_vec()))
+            (shape.clone(), Fill::Given(values.to_vec()))
         });
         let params = (0..).map_while(|i| recorded.array(&format!("param_{i}")));
         Case {
             name: name.into(),
             bottoms: bottoms.collect(),
-            params: params.map(|(_, v)| Some(Draw::Given(v.to_vec()))).collect(),
+            params: params.map(|(_, v)| Some(Fill::Given(v.to_vec()))).collect(),
             phase: if recorded.text("phase") == Some("TEST") { Phase::Test } else { Phase::Train },
             recorded: Some(recorded.clone()),
             ..Case::new(text)
@@ -93,18 +89,18 @@ impl Case {
 
     /// One more bottom, of standard normal numbers.
     pub fn bottom(self, shape: impl Into<Shape>) -> Case {
-        self.bottom_of(shape, Draw::Normal(0.0, 1.0))
+        self.bottom_of(shape, Fill::Normal(0.0, 1.0))
     }
 
     /// One more bottom.
-    pub fn bottom_of(mut self, shape: impl Into<Shape>, draw: Draw) -> Case {
+    pub fn bottom_of(mut self, shape: impl Into<Shape>, draw: Fill) -> Case {
         self.bottoms.push((shape.into(), draw));
         self
     }
 
     /// Parameter `i` is drawn so; one not mentioned starts from its filler, each element moved by up to 0.3 (state is
     /// left as filled).
-    pub fn param(mut self, i: usize, draw: Draw) -> Case {
+    pub fn param(mut self, i: usize, draw: Fill) -> Case {
         self.params.resize(self.params.len().max(i + 1), None);
         self.params[i] = Some(draw);
         self

@@ -3,7 +3,8 @@
 use lgm_core::rng::{Philox, Sequence};
 use lgm_core::{DType, Phase, Registry, Result, Shape};
 
-use crate::rig::{Inputs, Outputs, Rig, Sharing};
+use crate::compare::{added, assert_close, finite, same};
+use crate::harness::{Harness, Inputs, Sharing};
 use crate::{Case, device, parse_layer};
 
 /// Puts every case through every check.
@@ -11,19 +12,21 @@ use crate::{Case, device, parse_layer};
 /// # Panics
 /// At the first check that fails, naming the case, the blob and both values.
 pub fn check(registry: &Registry, cases: &[Case]) {
-    for case in cases.iter().filter(|c| !c.absent) {
+    for case in cases {
         let run = || -> Result<()> {
             for dtype in [DType::F32, DType::F64] {
-                let rig = rig(registry, case, dtype)?;
-                let inputs = draw(&rig, case)?;
-                check_plan(&rig, case, &inputs)?;
+                let harness = harness(registry, case, dtype)?;
+                let inputs = draw(&harness, case)?;
+                check_plan(&harness, case, &inputs)?;
                 check_threads(registry, case, dtype, &inputs)?;
                 match dtype {
                     DType::F32 => {
-                        check_recorded(&rig, case, &inputs)?;
-                        device::check(registry, case, &inputs, &rig)?;
+                        check_recorded(&harness, case, &inputs)?;
+                        device::check(registry, case, &inputs, &harness)?;
                     }
-                    DType::F64 if case.gradients && !rig.plan.no_backward => check_gradients(&rig, case, &inputs)?,
+                    DType::F64 if case.gradients && !harness.plan.no_backward => {
+                        check_gradients(&harness, case, &inputs)?
+                    }
                     DType::F64 => {}
                 }
             }
@@ -33,9 +36,9 @@ pub fn check(registry: &Registry, cases: &[Case]) {
     }
 }
 
-fn rig(registry: &Registry, case: &Case, dtype: DType) -> Result<Rig> {
+fn harness(registry: &Registry, case: &Case, dtype: DType) -> Result<Harness> {
     let shapes: Vec<Shape> = case.bottoms.iter().map(|(s, _)| s.clone()).collect();
-    Rig::new(registry, &case.layer, case.phase, dtype, &shapes)
+    Harness::new(registry, &case.layer, case.phase, dtype, &shapes)
 }
 
 fn stream(purpose: &str) -> Sequence {
@@ -43,14 +46,14 @@ fn stream(purpose: &str) -> Sequence {
 }
 
 /// The case's numbers, rounded to single precision so that both element types see the same.
-fn draw(rig: &Rig, case: &Case) -> Result<Inputs> {
+fn draw(harness: &Harness, case: &Case) -> Result<Inputs> {
     let round = |v: Vec<f64>| v.into_iter().map(|x| x as f32 as f64).collect::<Vec<f64>>();
     let mut rng = stream("bottoms");
     let bottoms = case.bottoms.iter().map(|(s, d)| round(d.values(s.count(), &mut rng))).collect();
     let mut rng = stream("params");
-    let mut params = rig.filled()?;
+    let mut params = harness.filled()?;
     for (i, values) in params.iter_mut().enumerate() {
-        let state = rig.plan.params[i].state;
+        let state = harness.plan.params[i].state;
         *values = round(match case.params.get(i).and_then(Option::as_ref) {
             Some(draw) => draw.values(values.len(), &mut rng),
             None if state => values.clone(),
@@ -61,8 +64,8 @@ fn draw(rig: &Rig, case: &Case) -> Result<Inputs> {
     let mut noise = |n: usize| round((0..n).map(|_| rng.uniform(0.25, 1.0) * [-1.0, 1.0][rng.below(2)]).collect());
     let recorded = |name: String| case.recorded.as_ref().and_then(|r| r.array(&name).map(|(_, v)| v.to_vec()));
     let weights = parse_layer(&case.layer)?.loss_weight;
-    let is_loss = |t: usize| rig.plan.losses.contains(&t) && case.recorded.is_some();
-    let top_diffs = rig.plan.tops.iter().enumerate().map(|(t, spec)| match recorded(format!("top_diff_{t}")) {
+    let is_loss = |t: usize| harness.plan.losses.contains(&t) && case.recorded.is_some();
+    let top_diffs = harness.plan.tops.iter().enumerate().map(|(t, spec)| match recorded(format!("top_diff_{t}")) {
         _ if case.flat_tops.contains(&t) => vec![0.0; spec.shape.count()],
         Some(values) => values,
         None if is_loss(t) => vec![weights.get(t).copied().unwrap_or(1.0) as f64],
@@ -72,18 +75,18 @@ fn draw(rig: &Rig, case: &Case) -> Result<Inputs> {
     Ok(Inputs {
         bottoms,
         params,
-        top_diffs: if rig.plan.no_backward { Vec::new() } else { top_diffs },
-        param_diffs: rig.params.iter().map(|p| noise(p.shape.count())).collect(),
-        want_bottoms: vec![true; rig.bottoms.len()],
-        want_params: vec![true; rig.params.len()],
+        top_diffs: if harness.plan.no_backward { Vec::new() } else { top_diffs },
+        param_diffs: harness.params.iter().map(|p| noise(p.shape.count())).collect(),
+        want_bottoms: vec![true; harness.bottoms.len()],
+        want_params: vec![true; harness.params.len()],
         sharing: Sharing::default(),
-        step: rig.step(),
+        step: harness.step(),
     })
 }
 
 /// The plan is honest: outputs are whole, and the same bits whatever is shared, wanted or saved.
-fn check_plan(rig: &Rig, case: &Case, inputs: &Inputs) -> Result<()> {
-    let plain = rig.run(inputs)?;
+fn check_plan(harness: &Harness, case: &Case, inputs: &Inputs) -> Result<()> {
+    let plain = harness.run(inputs)?;
     for (what, blobs) in [("top", &plain.tops), ("parameter", &plain.params)] {
         for (i, values) in blobs.iter().enumerate() {
             finite(case, &format!("{what} {i}"), values);
@@ -95,18 +98,18 @@ fn check_plan(rig: &Rig, case: &Case, inputs: &Inputs) -> Result<()> {
         }
     }
     for (i, (before, after)) in inputs.params.iter().zip(&plain.params).enumerate() {
-        let state = rig.plan.params[i].state;
+        let state = harness.plan.params[i].state;
         assert!(state || before == after, "{}: forward changed parameter {i}, which is not state", case.name);
     }
 
     for (data, diff) in [(true, false), (false, true), (true, true)] {
         let sharing = Sharing { data, diff };
-        let shared = rig.run(&Inputs { sharing, ..inputs.clone() })?;
+        let shared = harness.run(&Inputs { sharing, ..inputs.clone() })?;
         same(case, &format!("{sharing:?}"), &plain, &shared);
         let forward = Inputs { sharing, top_diffs: Vec::new(), ..inputs.clone() };
-        same(case, &format!("{sharing:?}, no backward"), &plain, &rig.run(&forward)?);
+        same(case, &format!("{sharing:?}, no backward"), &plain, &harness.run(&forward)?);
     }
-    let (bottoms, params) = (rig.bottoms.len(), rig.params.len());
+    let (bottoms, params) = (harness.bottoms.len(), harness.params.len());
     for only in 0..bottoms + params {
         for diff in [false, true] {
             let alone = Inputs {
@@ -115,7 +118,7 @@ fn check_plan(rig: &Rig, case: &Case, inputs: &Inputs) -> Result<()> {
                 sharing: Sharing { data: false, diff },
                 ..inputs.clone()
             };
-            same(case, &format!("gradient {only} alone, diffs shared: {diff}"), &plain, &rig.run(&alone)?);
+            same(case, &format!("gradient {only} alone, diffs shared: {diff}"), &plain, &harness.run(&alone)?);
         }
     }
     Ok(())
@@ -123,49 +126,17 @@ fn check_plan(rig: &Rig, case: &Case, inputs: &Inputs) -> Result<()> {
 
 /// The same bits with any number of threads.
 fn check_threads(registry: &Registry, case: &Case, dtype: DType, inputs: &Inputs) -> Result<()> {
-    let plain = rig(registry, case, dtype)?.run(inputs)?;
+    let plain = harness(registry, case, dtype)?.run(inputs)?;
     for threads in [1, 3] {
-        let other = lgm_cpu::with_threads(threads, || rig(registry, case, dtype)?.run(inputs))?;
+        let other = lgm_cpu::with_threads(threads, || harness(registry, case, dtype)?.run(inputs))?;
         same(case, &format!("{threads} threads"), &plain, &other);
     }
     Ok(())
 }
 
-pub(crate) fn finite(case: &Case, what: &str, values: &[f64]) {
-    if let Some(i) = values.iter().position(|v| v.is_nan()) {
-        panic!("{}: element {i} of {what} was not written, or was computed from memory never written", case.name);
-    }
-}
-
-pub(crate) fn same(case: &Case, how: &str, plain: &Outputs, other: &Outputs) {
-    let bits = |what: &str, i: usize, a: &[f64], b: &[f64]| {
-        for (j, (x, y)) in a.iter().zip(b).enumerate() {
-            assert!(x.to_bits() == y.to_bits(), "{}: {what} {i} element {j} is {x}, but {y} with {how}", case.name);
-        }
-    };
-    (0..plain.tops.len()).for_each(|i| bits("top", i, &plain.tops[i], &other.tops[i]));
-    (0..plain.params.len()).for_each(|i| bits("parameter", i, &plain.params[i], &other.params[i]));
-    for (i, (a, b)) in plain.bottom_diffs.iter().zip(&other.bottom_diffs).enumerate() {
-        if let (Some(a), Some(b)) = (a, b) {
-            bits("bottom diff", i, a, b);
-        }
-    }
-    for (i, (a, b)) in plain.param_diffs.iter().zip(&other.param_diffs).enumerate() {
-        if let (Some(a), Some(b)) = (a, b) {
-            bits("parameter diff", i, a, b);
-        }
-    }
-}
-
-/// What backward added to a parameter's diff.
-pub(crate) fn added(inputs: &Inputs, out: &Outputs, i: usize) -> Option<Vec<f64>> {
-    let after = out.param_diffs.get(i)?.as_ref()?;
-    Some(after.iter().zip(&inputs.param_diffs[i]).map(|(a, b)| a - b).collect())
-}
-
-fn check_recorded(rig: &Rig, case: &Case, inputs: &Inputs) -> Result<()> {
+fn check_recorded(harness: &Harness, case: &Case, inputs: &Inputs) -> Result<()> {
     let Some(recorded) = &case.recorded else { return Ok(()) };
-    let out = rig.run(inputs)?;
+    let out = harness.run(inputs)?;
     let compare = |name: String, found: Option<&[f64]>| {
         if let (Some((_, want)), Some(found)) = (recorded.array(&name), found) {
             assert_close(&format!("{}: {name}", case.name), found, want, 2e-5);
@@ -186,23 +157,11 @@ fn check_recorded(rig: &Rig, case: &Case, inputs: &Inputs) -> Result<()> {
     Ok(())
 }
 
-/// Compares two arrays: the largest difference, relative to the largest magnitude wanted (or 0.01 if that is more).
-///
-/// # Panics
-/// When it exceeds `tolerance`, naming `what`, the element and both values.
-pub fn assert_close(what: &str, found: &[f64], want: &[f64], tolerance: f64) {
-    assert_eq!(found.len(), want.len(), "{what}: number of elements");
-    let scale = want.iter().fold(1e-2f64, |m, v| m.max(v.abs()));
-    for (i, (f, w)) in found.iter().zip(want).enumerate() {
-        assert!((f - w).abs() <= tolerance * scale, "{what}: element {i} is {f}, expected {w}");
-    }
-}
-
 /// Backward against central finite differences of Σ top · top diff, in double precision.
-fn check_gradients(rig: &Rig, case: &Case, inputs: &Inputs) -> Result<()> {
-    let out = rig.run(inputs)?;
+fn check_gradients(harness: &Harness, case: &Case, inputs: &Inputs) -> Result<()> {
+    let out = harness.run(inputs)?;
     let objective = |inputs: &Inputs| -> Result<f64> {
-        let out = rig.run(&Inputs { top_diffs: Vec::new(), ..inputs.clone() })?;
+        let out = harness.run(&Inputs { top_diffs: Vec::new(), ..inputs.clone() })?;
         let dot = |(a, b): (&Vec<f64>, &Vec<f64>)| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
         Ok(out.tops.iter().zip(&inputs.top_diffs).map(dot).sum())
     };
@@ -234,7 +193,7 @@ fn check_gradients(rig: &Rig, case: &Case, inputs: &Inputs) -> Result<()> {
             agree(format!("bottom {b}"), i, found, slope(&|m: &mut Inputs| &mut m.bottoms[b][i])?);
         }
     }
-    for p in 0..rig.params.len() {
+    for p in 0..harness.params.len() {
         for (i, &found) in added(inputs, &out, p).iter().flatten().enumerate() {
             agree(format!("parameter {p}"), i, found, slope(&|m: &mut Inputs| &mut m.params[p][i])?);
         }
@@ -247,7 +206,7 @@ fn check_gradients(rig: &Rig, case: &Case, inputs: &Inputs) -> Result<()> {
 /// # Panics
 /// When it succeeds, or the message lacks one.
 pub fn config_error(registry: &Registry, layer: &str, shapes: &[Shape], needles: &[&str]) {
-    match Rig::new(registry, layer, Phase::Train, DType::F32, shapes) {
+    match Harness::new(registry, layer, Phase::Train, DType::F32, shapes) {
         Ok(_) => panic!("{layer} was accepted; expected an error with {needles:?}"),
         Err(e) => {
             let text = e.to_string();

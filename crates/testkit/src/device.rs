@@ -3,16 +3,16 @@
 use std::sync::{Arc, Once};
 
 use lgm_core::{
-    BlobSpec, Bwd, ChannelsLast, ConvolutionPass, DType, Element, Format, Fwd, Layout, Offer, Phase, Plan, Registry,
-    Result, Shape, Step, Storage, rounded,
+    BlobSpec, Bwd, ChannelsLast, ConvolutionPass, DType, DeviceCall, DeviceLayer, Element, Error, Format, Fwd, Layout,
+    Offer, Phase, Plan, Registry, Result, Shape, Step, Storage, rounded,
 };
 use lgm_cuda::sim::{Order, Sim};
 
-use crate::check::{added, finite, same};
+use crate::compare::{added, finite, same};
 use crate::gpu::shared_gpu;
+use crate::harness::{data_homes, shared_diffs};
 use crate::pool::{Block, Pool, Stored, blocks, empty, poisoned, read, stored, views, views_mut};
-use crate::rig::{data_homes, shared_diffs};
-use crate::{Case, Inputs, Outputs, Rig, Sharing, assert_close};
+use crate::{Case, Harness, Inputs, Outputs, Sharing, assert_close};
 
 /// Largest difference between device and host, as [`assert_close`] measures it: sums in other orders, of up to some thousand
 /// terms, each rounded by 2^-24 of itself.
@@ -25,9 +25,9 @@ const GPU_TOLERANCE: f64 = 1e-4;
 const NARROW_TOLERANCE: f64 = 2e-2;
 
 /// A layer with its plan for the device, and the device.
-pub struct DeviceRig {
+pub struct DeviceHarness {
     /// The layer, its plan as the device half changed it.
-    pub rig: Rig,
+    pub harness: Harness,
     pool: Arc<Pool>,
     /// A simulated device's library of convolutions does passes of the layer.
     by_library: bool,
@@ -45,27 +45,27 @@ struct Wanted<'a> {
     library: &'a [ConvolutionPass],
 }
 
-impl DeviceRig {
-    /// As [`Rig::new`], in single precision, prepared for the simulated device or, where
+impl DeviceHarness {
+    /// As [`Harness::new`], in single precision, prepared for the simulated device or, where
     /// `LGM_TEST_DEVICE` is `cuda`, for a GPU (see [`crate::gpu`]); `None` when the layer has no device half
     /// or there is no C++ compiler, which is said.
     ///
     /// # Errors
-    /// As for [`Rig::new`], and when the device half refuses its plan.
+    /// As for [`Harness::new`], and when the device half refuses its plan.
     pub fn new(
         registry: &Registry,
         text: &str,
         phase: Phase,
         shapes: &[Shape],
         order: Order,
-    ) -> Result<Option<DeviceRig>> {
-        DeviceRig::stored(registry, text, phase, shapes, order, Storage::default())
+    ) -> Result<Option<DeviceHarness>> {
+        DeviceHarness::stored(registry, text, phase, shapes, order, Storage::default())
     }
 
-    /// As [`DeviceRig::new`] on a device that would have blobs stored so, and its bottoms come so.
+    /// As [`DeviceHarness::new`] on a device that would have blobs stored so, and its bottoms come so.
     ///
     /// # Errors
-    /// As for [`DeviceRig::new`].
+    /// As for [`DeviceHarness::new`].
     pub fn stored(
         registry: &Registry,
         text: &str,
@@ -73,74 +73,73 @@ impl DeviceRig {
         shapes: &[Shape],
         order: Order,
         storage: Storage,
-    ) -> Result<Option<DeviceRig>> {
-        DeviceRig::on(registry, text, phase, shapes, &Wanted { order, storage, library: &[] })
+    ) -> Result<Option<DeviceHarness>> {
+        DeviceHarness::on(registry, text, phase, shapes, &Wanted { order, storage, library: &[] })
     }
 
-    /// As [`DeviceRig::new`], on a device of this kind.
+    /// As [`DeviceHarness::new`], on a device of this kind.
     fn on(
         registry: &Registry,
         text: &str,
         phase: Phase,
         shapes: &[Shape],
         wanted: &Wanted<'_>,
-    ) -> Result<Option<DeviceRig>> {
+    ) -> Result<Option<DeviceHarness>> {
         let Wanted { order, storage, library } = *wanted;
-        let mut rig = Rig::new(registry, text, phase, DType::F32, shapes)?;
-        if rig.layer.device().is_none() {
+        let mut harness = Harness::new(registry, text, phase, DType::F32, shapes)?;
+        if harness.layer.device().is_none() {
             return Ok(None);
         }
         let mut simulated = None;
         let pool = match shared_gpu(storage.element)? {
             Some(gpu) => gpu,
             None => match Sim::new(order) {
-                Ok(machine) => {
-                    let machine = simulated.insert(Arc::new(machine.with_library(library)));
-                    Arc::new(Pool::new(machine.clone()))
+                Ok(device) => {
+                    let device = simulated.insert(Arc::new(device.with_library(library)));
+                    Arc::new(Pool::new(device.clone()))
                 }
                 Err(why @ lgm_core::Error::Config(_)) => {
                     static SAID: Once = Once::new();
-                    SAID.call_once(|| eprintln!("skipped: device runs on the host: {why}"));
+                    SAID.call_once(|| crate::skipped("simulator", format!("device runs on the host: {why}")));
                     return Ok(None);
                 }
                 Err(e) => return Err(e),
             },
         };
-        let mut plan = rig.plan.clone();
-        let half = rig.layer.device_mut().expect("device and device_mut agree");
+        let mut plan = harness.plan.clone();
+        let half = harness.layer.device_mut().expect("a device half");
         let last = storage.channels_last != ChannelsLast::Never;
         let layout = if last { Layout::ChannelsLast } else { Layout::ChannelsFirst };
-        let arriving = vec![Format { element: storage.element, layout }; rig.bottoms.len()];
-        let offer = Offer { bottoms: &rig.bottoms, arriving: &arriving, tops: plan.tops.len(), storage };
+        let arriving = vec![Format { element: storage.element, layout }; harness.bottoms.len()];
+        let offer = Offer { bottoms: &harness.bottoms, arriving: &arriving, tops: plan.tops.len(), storage };
         plan.formats = half.formats(&offer);
-        half.prepare(pool.machine(), &mut plan)?;
+        half.prepare(pool.device(), &mut plan)?;
         let specs = plan.tops.iter().chain(&plan.saved).chain(&plan.scratch);
         assert!(specs.clone().all(|s| s.dtype == DType::F32), "the device plan has blobs of another element type");
-        assert_eq!(plan.tops, rig.plan.tops, "the device half changed the tops");
-        rig.plan = plan;
+        assert_eq!(plan.tops, harness.plan.tops, "the device half changed the tops");
+        harness.plan = plan;
         let on_gpu = simulated.is_none();
         let by_library = simulated.is_some_and(|sim| sim.plans_convolutions());
-        Ok(Some(DeviceRig { rig, pool, by_library, on_gpu }))
+        Ok(Some(DeviceHarness { harness, pool, by_library, on_gpu }))
     }
 
-    /// As [`Rig::run`]. The step reaches the layer through device memory alone.
+    /// As [`Harness::run`]. The step reaches the layer through device memory alone.
     ///
     /// # Errors
     /// What the layer refuses, or its kernels report.
     pub fn run(&self, inputs: &Inputs) -> Result<Outputs> {
-        let (rig, plan, pool, machine) = (&self.rig, &self.rig.plan, self.pool.as_ref(), self.pool.machine());
-        let layer = rig.layer.device().expect("checked when made");
+        let (harness, plan, pool, device) = (&self.harness, &self.harness.plan, self.pool.as_ref(), self.pool.device());
+        let layer = self.layer()?;
         let backward = !inputs.top_diffs.is_empty() || (plan.tops.is_empty() && !plan.no_backward);
         let formats = &plan.formats;
-        let bottoms = stored(pool, &rig.bottoms, |b| formats.bottom(b), &inputs.bottoms)?;
+        let bottoms = stored(pool, &harness.bottoms, |b| formats.bottom(b), &inputs.bottoms)?;
         let params = blocks(pool, &inputs.params)?;
         let (tops, saved) = (empty(pool, &plan.tops, |t| formats.top(t))?, poisoned(pool, &plan.saved)?);
         let clock = clock(pool, &inputs.step)?;
-        let dynamic: Vec<f64> = rig.layer.dynamic().into_iter().map(f64::from).collect();
+        let dynamic: Vec<f64> = layer.dynamic().into_iter().map(f64::from).collect();
         let dynamic = Block::of(pool, &dynamic)?;
         let fault = Block::of_bytes(pool, &[0; 16])?;
-        // Not the step: it may not be baked into what could be replayed.
-        let stranger = Step { seed: !inputs.step.seed, iter: 77, batch: 99 };
+        let call = DeviceCall { queue: device, formats, clock: clock.at, dynamic: dynamic.at, fault: fault.at };
         let homes = data_homes(plan, inputs.sharing, backward);
         let in_place = |k: lgm_core::Sharing| k == lgm_core::Sharing::InPlace;
 
@@ -150,32 +149,24 @@ impl DeviceRig {
             None => &tops[t],
             Some((b, _)) => &bottoms[b],
         };
-        layer.forward(
-            machine,
-            Fwd {
-                step: &stranger,
-                dtype: DType::F32,
-                formats,
-                bottoms: bottoms
-                    .iter()
-                    .zip(&rig.bottoms)
-                    .enumerate()
-                    .map(|(b, (block, spec))| if shared(b) { None } else { block.view(spec) })
-                    .collect(),
-                tops: (0..tops.len())
-                    .map(|t| match homes[t] {
-                        Some((_, kind)) if !in_place(kind) => None,
-                        _ => top_at(t).view_mut(&plan.tops[t]),
-                    })
-                    .collect(),
-                params: views_mut(&params, &rig.params),
-                saved: if backward { views_mut(&saved, &plan.saved) } else { saved.iter().map(|_| None).collect() },
-                scratch: views_mut(&scratch, &plan.scratch),
-                clock: Some(clock.at),
-                dynamic: Some(dynamic.at),
-                fault: Some(fault.at),
-            },
-        )?;
+        layer.forward(Fwd {
+            call,
+            bottoms: bottoms
+                .iter()
+                .zip(&harness.bottoms)
+                .enumerate()
+                .map(|(b, (block, spec))| if shared(b) { None } else { block.view(spec) })
+                .collect(),
+            tops: (0..tops.len())
+                .map(|t| match homes[t] {
+                    Some((_, kind)) if !in_place(kind) => None,
+                    _ => top_at(t).view_mut(&plan.tops[t]),
+                })
+                .collect(),
+            params: views_mut(&params, &harness.params),
+            saved: if backward { views_mut(&saved, &plan.saved) } else { saved.iter().map(|_| None).collect() },
+            scratch: views_mut(&scratch, &plan.scratch),
+        })?;
         self.check_fault(&fault)?;
         let mut out = Outputs {
             tops: (0..tops.len()).map(|t| top_at(t).to_f64()).collect::<Result<_>>()?,
@@ -193,35 +184,30 @@ impl DeviceRig {
         let scratch = poisoned(pool, &plan.scratch)?;
         let top_diffs = stored(pool, &plan.tops, |t| formats.top(t), &inputs.top_diffs)?;
         let param_diffs = blocks(pool, &inputs.param_diffs)?;
-        let mut bottom_diffs = empty(pool, &rig.bottoms, |b| formats.bottom(b))?;
+        let mut bottom_diffs = empty(pool, &harness.bottoms, |b| formats.bottom(b))?;
         let shared = shared_diffs(plan, inputs);
         for &(t, b) in &shared {
-            bottom_diffs[b] = Stored::of(pool, &rig.bottoms[b], formats.bottom(b), &inputs.top_diffs[t])?;
+            bottom_diffs[b] = Stored::of(pool, &harness.bottoms[b], formats.bottom(b), &inputs.top_diffs[t])?;
         }
         let wanted = |plan: &Plan, b: usize| inputs.want_bottoms[b] && !plan.no_gradient.contains(&b);
         let learned = |p: usize| inputs.want_params[p] && !plan.params[p].state;
         let mut io = Bwd {
-            step: &stranger,
-            dtype: DType::F32,
-            formats,
+            call,
             bottoms: bottoms.iter().map(|_| None).collect(),
             tops: tops.iter().map(|_| None).collect(),
             top_diffs: top_diffs.iter().zip(&plan.tops).map(|(d, s)| d.view(s)).collect(),
-            bottom_diffs: bottom_diffs.iter().zip(&rig.bottoms).map(|(d, s)| d.view_mut(s)).collect(),
-            params: views(&params, &rig.params),
-            param_diffs: views_mut(&param_diffs, &rig.params),
+            bottom_diffs: bottom_diffs.iter().zip(&harness.bottoms).map(|(d, s)| d.view_mut(s)).collect(),
+            params: views(&params, &harness.params),
+            param_diffs: views_mut(&param_diffs, &harness.params),
             saved: views(&saved, &plan.saved),
             scratch: views_mut(&scratch, &plan.scratch),
-            clock: Some(clock.at),
-            dynamic: Some(dynamic.at),
-            fault: Some(fault.at),
         };
-        plan.backward_bottoms.iter().for_each(|&b| io.bottoms[b] = bottoms[b].view(&rig.bottoms[b]));
+        plan.backward_bottoms.iter().for_each(|&b| io.bottoms[b] = bottoms[b].view(&harness.bottoms[b]));
         plan.backward_tops.iter().for_each(|&t| io.tops[t] = top_at(t).view(&plan.tops[t]));
         shared.iter().for_each(|&(t, _)| io.top_diffs[t] = None);
         (0..bottoms.len()).filter(|&b| !wanted(plan, b)).for_each(|b| io.bottom_diffs[b] = None);
         (0..params.len()).filter(|&p| !learned(p)).for_each(|p| io.param_diffs[p] = None);
-        layer.backward(machine, io)?;
+        layer.backward(io)?;
         self.check_fault(&fault)?;
         for (t, block) in top_diffs.iter().enumerate() {
             let kept = unchanged(&block.to_f64()?, &inputs.top_diffs[t], formats.top(t));
@@ -234,10 +220,14 @@ impl DeviceRig {
         Ok(out)
     }
 
+    fn layer(&self) -> Result<&dyn DeviceLayer> {
+        self.harness.layer.device().ok_or_else(|| Error::internal("the layer has no device half"))
+    }
+
     fn check_fault(&self, fault: &Block<'_>) -> Result<()> {
         let words = fault.words()?;
         let fault = std::array::from_fn(|i| u32::from_ne_bytes(words[i]));
-        if fault[0] == 0 { Ok(()) } else { Err(self.rig.layer.explain(fault)) }
+        if fault[0] == 0 { Ok(()) } else { Err(self.layer()?.explain(fault)) }
     }
 }
 
@@ -269,7 +259,7 @@ const LIBRARIES: [&[ConvolutionPass]; 3] =
 
 /// The device half against the host's outputs, in every format that it has, with and without a library where that changes
 /// it; the same bits whatever is shared, wanted or saved, and in both orders.
-pub(crate) fn check(registry: &Registry, case: &Case, inputs: &Inputs, host: &Rig) -> Result<()> {
+pub(crate) fn check(registry: &Registry, case: &Case, inputs: &Inputs, host: &Harness) -> Result<()> {
     for storage in [Storage::default()].into_iter().chain(STORAGES) {
         check_on(registry, case, inputs, host, (storage, &[]))?;
         LIBRARIES.into_iter().try_for_each(|library| check_on(registry, case, inputs, host, (storage, library)))?;
@@ -281,16 +271,17 @@ fn check_on(
     registry: &Registry,
     case: &Case,
     inputs: &Inputs,
-    host: &Rig,
+    host: &Harness,
     (storage, library): (Storage, &[ConvolutionPass]),
 ) -> Result<()> {
     let shapes: Vec<Shape> = case.bottoms.iter().map(|(s, _)| s.clone()).collect();
-    let rig = |order| DeviceRig::on(registry, &case.layer, case.phase, &shapes, &Wanted { order, storage, library });
-    let (Some(forward), Some(reversed)) = (rig(Order::Forward)?, rig(Order::Reversed)?) else { return Ok(()) };
+    let harness =
+        |order| DeviceHarness::on(registry, &case.layer, case.phase, &shapes, &Wanted { order, storage, library });
+    let (Some(forward), Some(reversed)) = (harness(Order::Forward)?, harness(Order::Reversed)?) else { return Ok(()) };
     if !library.is_empty() && !forward.by_library {
         return Ok(());
     }
-    let formats = &forward.rig.plan.formats;
+    let formats = &forward.harness.plan.formats;
     let moved = |spec: &BlobSpec, format: Format| !format.is_same(Format::PLAIN, &spec.shape);
     let changed = host.bottoms.iter().enumerate().any(|(b, spec)| moved(spec, formats.bottom(b)))
         || host.plan.tops.iter().enumerate().any(|(t, spec)| moved(spec, formats.top(t)));

@@ -27,8 +27,7 @@ impl FakeGpu {
     /// The one that the process has, if `scripts/fake-gpu` runs it; its absence is said.
     pub fn get() -> Option<FakeGpu> {
         let Some(path) = std::env::var_os("LGM_FAKE_GPU") else {
-            println!("skipped: scripts/fake-gpu runs this test on a fake GPU");
-            return None;
+            return crate::skip("fake-gpu", "scripts/fake-gpu runs this test on a fake GPU");
         };
         // SAFETY: the fake GPU's library, with functions of these types; it stays loaded.
         unsafe {

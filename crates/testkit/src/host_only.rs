@@ -1,6 +1,6 @@
 //! A layer without a device half, which a net on a device runs on the host between two copies.
 
-use lgm_core::{Arity, BlobSpec, Bwd, Float, Fwd, Host, HostRun, Layer, ParamSpec, Plan, Result};
+use lgm_core::{Arity, BlobSpec, Bwd, Float, Fwd, Host, HostLayer, Layer, ParamSpec, Plan, Result};
 
 /// y = c · x, in place or not, with c learned and the number of passes kept as state: a layer without a device half.
 pub struct HostOnly;
@@ -21,7 +21,7 @@ impl Layer for HostOnly {
     }
 }
 
-impl HostRun for HostOnly {
+impl HostLayer for HostOnly {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let c = io.param::<T>(0)?[0];
         let passes = io.param_mut::<T>(1)?;

@@ -7,35 +7,37 @@ use std::path::{Path, PathBuf};
 
 use lgm_core::Shape;
 
-/// The arrays of one recorded case, widened to double precision, and its texts.
+/// A file or folder of the recorded values, `tests/golden` of the repository.
+pub fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name)
+}
+
+/// The arrays of a recorded case, numbers widened to double precision, and its texts.
 #[derive(Clone, Debug, Default)]
 pub struct Recorded {
     arrays: BTreeMap<String, (Shape, Vec<f64>)>,
-    texts: BTreeMap<String, String>,
+    texts: BTreeMap<String, Vec<String>>,
 }
 
 impl Recorded {
-    /// The recorded values at `../shared/conformance/golden/{name}.npz` beside the repository; `None`, with a line that
-    /// says so, when they are not on this machine.
+    /// The recorded values of `tests/golden/{name}.npz`.
     ///
     /// # Panics
-    /// When the file is there and cannot be read.
-    pub fn find(name: &str) -> Option<Recorded> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/conformance/golden");
-        let path = folder.join(format!("{name}.npz"));
-        if !folder.exists() {
-            println!("skipped: {} absent", path.display());
-            return None;
-        }
-        Some(Recorded::read(&path))
+    /// When the file is absent or damaged.
+    pub fn golden(name: &str) -> Recorded {
+        Recorded::read(&golden(&format!("{name}.npz")))
     }
 
-    fn read(path: &PathBuf) -> Recorded {
+    /// The arrays of a file.
+    ///
+    /// # Panics
+    /// When the file is absent or damaged.
+    pub fn read(path: &Path) -> Recorded {
         let file = File::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let mut archive = zip::ZipArchive::new(file).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let mut recorded = Recorded::default();
         for i in 0..archive.len() {
-            let mut entry = archive.by_index(i).expect("an entry that the archive lists");
+            let mut entry = archive.by_index(i).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
             let name = entry.name().trim_end_matches(".npy").to_string();
             let mut bytes = Vec::new();
             entry.read_to_end(&mut bytes).unwrap_or_else(|e| panic!("{}: {name}: {e}", path.display()));
@@ -62,15 +64,24 @@ impl Recorded {
             "<f8" => data.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).collect(),
             "<i4" => data.as_chunks().0.iter().map(|b| i32::from_le_bytes(*b) as f64).collect(),
             "<i8" => data.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as f64).collect(),
-            "|b1" => data.iter().map(|&b| b as f64).collect(),
+            "|b1" | "|u1" => data.iter().map(|&b| b as f64).collect(),
             _ if kind.starts_with("<U") => {
-                let chars = data.as_chunks().0.iter().filter_map(|b| char::from_u32(u32::from_le_bytes(*b)));
-                self.texts.insert(name, chars.take_while(|&c| c != '\0').collect());
+                let chars =
+                    data.as_chunks().0.iter().map(|b| char::from_u32(u32::from_le_bytes(*b)).unwrap_or('\u{fffd}'));
+                let chars: Vec<char> = chars.collect();
+                let width = kind[2..].parse::<usize>().expect("a text's length").max(1);
+                let text = |chars: &[char]| chars.iter().take_while(|&&c| c != '\0').collect();
+                self.texts.insert(name, chars.chunks(width).map(text).collect());
                 return;
             }
             _ => panic!("{name} has element type {kind}, which this reader does not know"),
         };
         self.arrays.insert(name, (shape, values));
+    }
+
+    /// The names of the arrays of numbers, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.arrays.keys().map(String::as_str)
     }
 
     /// An array's shape and values.
@@ -88,6 +99,11 @@ impl Recorded {
 
     /// A recorded text.
     pub fn text(&self, name: &str) -> Option<&str> {
-        self.texts.get(name).map(String::as_str)
+        self.texts.get(name)?.first().map(String::as_str)
+    }
+
+    /// All texts of an array of them.
+    pub fn texts(&self, name: &str) -> Option<&[String]> {
+        self.texts.get(name).map(Vec::as_slice)
     }
 }

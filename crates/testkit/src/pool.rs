@@ -11,39 +11,39 @@ use lgm_cuda::{Allocator, Cuda};
 const POISON: u8 = 0xff;
 
 /// What runs a device half: the simulated device, or a GPU.
-pub(crate) trait Machine: DeviceQueue + Allocator + Send + Sync {
+pub(crate) trait TestDevice: DeviceQueue + Allocator + Send + Sync {
     /// Sets bytes to a value, in the order of the queue.
     fn fill(&self, at: DevicePtr, value: u8, bytes: usize) -> Result<()>;
 }
-impl Machine for Sim {
+impl TestDevice for Sim {
     fn fill(&self, at: DevicePtr, value: u8, bytes: usize) -> Result<()> {
         Sim::fill(self, at, value, bytes)
     }
 }
-impl Machine for Cuda {
+impl TestDevice for Cuda {
     fn fill(&self, at: DevicePtr, value: u8, bytes: usize) -> Result<()> {
         Cuda::fill(self, at, value, bytes)
     }
 }
 
-/// A machine and the blocks of it that nobody has now, by their bytes: a GPU takes its time to give and to take them.
+/// A device and the blocks of it that nobody has now, by their bytes: a GPU takes its time to give and to take them.
 pub(crate) struct Pool {
-    machine: Arc<dyn Machine>,
+    device: Arc<dyn TestDevice>,
     free: Mutex<HashMap<usize, Vec<DevicePtr>>>,
 }
 
 impl Pool {
-    pub fn new(machine: Arc<dyn Machine>) -> Pool {
-        Pool { machine, free: Mutex::default() }
+    pub fn new(device: Arc<dyn TestDevice>) -> Pool {
+        Pool { device, free: Mutex::default() }
     }
 
-    pub fn machine(&self) -> &(dyn Machine + 'static) {
-        self.machine.as_ref()
+    pub fn device(&self) -> &(dyn TestDevice + 'static) {
+        self.device.as_ref()
     }
 
     fn take(&self, bytes: usize) -> Result<DevicePtr> {
         let kept = self.free.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&bytes).and_then(Vec::pop);
-        kept.map_or_else(|| self.machine.alloc(bytes), Ok)
+        kept.map_or_else(|| self.device.alloc(bytes), Ok)
     }
 }
 
@@ -51,7 +51,7 @@ impl Drop for Pool {
     fn drop(&mut self) {
         let free = self.free.get_mut().unwrap_or_else(PoisonError::into_inner);
         for at in free.drain().flat_map(|(_, blocks)| blocks) {
-            let freed = self.machine.free(at);
+            let freed = self.device.free(at);
             // A second panic would hide the first.
             if !std::thread::panicking() {
                 freed.expect("nothing wrote beside the block");
@@ -70,7 +70,7 @@ pub(crate) struct Block<'a> {
 impl<'a> Block<'a> {
     fn new(pool: &'a Pool, bytes: usize) -> Result<Self> {
         let block = Block { pool, at: pool.take(bytes)?, bytes };
-        pool.machine.fill(block.at, POISON, bytes)?;
+        pool.device.fill(block.at, POISON, bytes)?;
         Ok(block)
     }
 
@@ -81,13 +81,13 @@ impl<'a> Block<'a> {
 
     pub fn of_bytes(pool: &'a Pool, bytes: &[u8]) -> Result<Self> {
         let block = Block { pool, at: pool.take(bytes.len())?, bytes: bytes.len() };
-        pool.machine.upload(bytes, block.at)?;
+        pool.device.upload(bytes, block.at)?;
         Ok(block)
     }
 
     fn read(&self) -> Result<Vec<u8>> {
         let mut bytes = vec![0; self.bytes];
-        self.pool.machine.download(self.at, &mut bytes)?;
+        self.pool.device.download(self.at, &mut bytes)?;
         Ok(bytes)
     }
 

@@ -3,10 +3,10 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostRun, Layer, Node, ParamSpec, Plan, Registry, Result, Shape,
+    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, ParamSpec, Plan, Registry, Result, Shape,
 };
 use lgm_proto::LayerParameter;
-use lgm_testkit::{Case, Rig, check, config_error};
+use lgm_testkit::{Case, Harness, check, config_error};
 
 /// The layer's name says what is wrong with it.
 struct Triple {
@@ -15,7 +15,7 @@ struct Triple {
 
 fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
     lgm_core::ensure!(param.name() != "refused", "this layer is refused");
-    Node::compute(Triple { fault: param.name().to_string() })
+    Node::host_only(Triple { fault: param.name().to_string() })
 }
 
 impl Triple {
@@ -38,7 +38,7 @@ impl Layer for Triple {
     }
 }
 
-impl HostRun for Triple {
+impl HostLayer for Triple {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let (x, y) = (io.bottom_unless_shared::<T>(0)?, io.top::<T>(0)?);
         let (b, scratch, saved) = (io.param_mut::<T>(0)?, io.scratch::<T>(0)?, io.saved::<T>(0)?);
@@ -160,6 +160,7 @@ fn a_kink_is_left_out() {
     let case = Case::new(layer("wrong bottom gradient")).bottom([4]).kink(0, 0.0, 1e3);
     check(&registry(), &[case]);
     assert!(
-        Rig::new(&registry(), "layer { type: 'Triple' }", lgm_core::Phase::Train, lgm_core::DType::F32, &[]).is_err()
+        Harness::new(&registry(), "layer { type: 'Triple' }", lgm_core::Phase::Train, lgm_core::DType::F32, &[])
+            .is_err()
     );
 }

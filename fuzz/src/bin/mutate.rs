@@ -174,7 +174,7 @@ fn supervise(target: &Target, seconds: f64, seed: u64, memory: u64) -> bool {
     };
     if let Some(status) = &status {
         let bytes = fs::read(&hand).unwrap_or_default();
-        let sum = bytes.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
+        let sum = lgm_core::rng::fnv1a(bytes.iter().copied());
         let kept = here().join("artifacts").join(format!("{}-{sum:016x}", target.name));
         let _ = fs::create_dir_all(here().join("artifacts")).and_then(|()| fs::write(&kept, &bytes));
         println!("{:<12} FAILED: {status}; the input: {}", target.name, kept.display());

@@ -1,41 +1,33 @@
 //! Batch normalisation whose output is added to another blob, as at the end of a residual block: y = γ·x̂ + β + r, then
-//! max(y, 0) where a ReLU follows. What passes the ReLU is told by y, which no longer follows from x alone.
+//! max(y, 0) where a ReLU follows. What passes the ReLU is read from y, which no longer follows from x alone.
 
-use super::{Affine, Extents, gradient_row, products};
+use lgm_core::Axes3;
+
+use super::{Channel, Normalization, gradient_row, products, rows, sums};
 use crate::Float;
 use crate::kernel::vectorized;
 use crate::parallel::Shared;
 use crate::scratch::Scratch;
 
-/// y = (x − μ)·`inv_std`·γ + β + r, then max(y, 0) if `relu`; r is what `y` holds when `r` is `None`.
-///
-/// # Panics
-/// When a slice is too short.
-#[allow(clippy::too_many_arguments)]
-pub fn normalize_and_add<T: Float>(
-    x: &[T],
-    r: Option<&[T]>,
-    extents: Extents,
-    mean: &[T],
-    inv_std: &[T],
-    affine: Affine<'_, T>,
-    relu: bool,
-    y: &mut [T],
-) {
-    let y = Shared::new(&mut y[..extents.len()]);
-    let floor = if relu { T::zero() } else { T::neg_infinity() };
-    extents.rows(|c, range| {
-        // SAFETY: every run is visited once.
-        let y = unsafe { y.part(range.clone()) };
-        let (scale, shift) = (inv_std[c] * affine.scale[c], affine.shift.map_or(T::zero(), |s| s[c]));
-        match r {
-            Some(r) => add_row(&x[range.clone()], &r[range], mean[c], scale, shift, floor, y),
-            None => add_in_place(&x[range], mean[c], scale, shift, floor, y),
-        }
-    });
+impl<T: Float> Normalization<'_, T> {
+    /// y = (x − μ)·`inv_std`·γ + β + r, then max(y, 0) if `relu`; r is what `y` holds when `r` is `None`.
+    ///
+    /// # Panics
+    /// When a slice is too short.
+    pub fn apply_and_add(&self, x: &[T], r: Option<&[T]>, axes: Axes3, y: &mut [T]) {
+        let y = Shared::new(&mut y[..axes.count()]);
+        rows(axes, |c, range| {
+            // SAFETY: every run is visited once.
+            let y = unsafe { y.part(range.clone()) };
+            match r {
+                Some(r) => add_row(&x[range.clone()], &r[range], self.channel(c), y),
+                None => add_in_place(&x[range], self.channel(c), y),
+            }
+        });
+    }
 }
 
-/// What the gradient of [`normalize_and_add`] is computed from.
+/// What the gradient of [`Normalization::apply_and_add`] is computed from.
 #[derive(Clone, Copy, Debug)]
 pub struct Joined<'a, T> {
     /// The input.
@@ -64,10 +56,11 @@ impl<T: Float> Joined<'_, T> {
     ///
     /// # Panics
     /// When a slice is too short, or neither `dy` nor `g` is given.
-    pub fn sums(&self, dy: Option<&[T]>, g: Option<&mut [T]>, extents: Extents, sum_g: &mut [T], sum_g_xhat: &mut [T]) {
+    pub fn sums(&self, dy: Option<&[T]>, g: Option<&mut [T]>, axes: Axes3, sum_g: &mut [T], sum_g_xhat: &mut [T]) {
         assert!(dy.is_some() || g.is_some(), "a gradient is needed");
-        let g = g.map(|g| Shared::new(&mut g[..extents.len()]));
-        extents.sums(
+        let g = g.map(|g| Shared::new(&mut g[..axes.count()]));
+        sums(
+            axes,
             |c, range| {
                 let mut aside = Scratch::<T>::new(if g.is_some() { 0 } else { range.len() });
                 let row = match &g {
@@ -88,10 +81,10 @@ impl<T: Float> Joined<'_, T> {
     ///
     /// # Panics
     /// When a slice is too short.
-    pub fn data(&self, dy: &[T], extents: Extents, scale: &[T], sum_g: &[T], sum_g_xhat: &[T], dx: &mut [T]) {
-        let m = T::of((extents.n * extents.spatial) as f64);
-        let dx = Shared::new(&mut dx[..extents.len()]);
-        extents.rows(|c, range| {
+    pub fn data(&self, dy: &[T], axes: Axes3, scale: &[T], sum_g: &[T], sum_g_xhat: &[T], dx: &mut [T]) {
+        let m = T::of((axes.outer * axes.inner) as f64);
+        let dx = Shared::new(&mut dx[..axes.count()]);
+        rows(axes, |c, range| {
             // SAFETY: every run is visited once.
             let dx = unsafe { dx.part(range.clone()) };
             let (a, b) = (sum_g[c] / m, sum_g_xhat[c] / m * self.inv_std[c]);
@@ -103,7 +96,8 @@ impl<T: Float> Joined<'_, T> {
 }
 
 vectorized! {
-    fn add_row[T: Float](x: &[T], r: &[T], mean: T, scale: T, shift: T, floor: T, y: &mut [T]) {
+    fn add_row[T: Float](x: &[T], r: &[T], channel: Channel<T>, y: &mut [T]) {
+        let Channel { mean, scale, shift, floor } = channel;
         for ((y, &x), &r) in y.iter_mut().zip(x).zip(r) {
             let v = (x - mean) * scale + shift + r;
             *y = if v < floor { floor } else { v };
@@ -112,7 +106,8 @@ vectorized! {
 }
 
 vectorized! {
-    fn add_in_place[T: Float](x: &[T], mean: T, scale: T, shift: T, floor: T, y: &mut [T]) {
+    fn add_in_place[T: Float](x: &[T], channel: Channel<T>, y: &mut [T]) {
+        let Channel { mean, scale, shift, floor } = channel;
         for (y, &x) in y.iter_mut().zip(x) {
             let v = (x - mean) * scale + shift + *y;
             *y = if v < floor { floor } else { v };

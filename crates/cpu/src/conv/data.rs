@@ -1,12 +1,13 @@
 //! The input gradient of a strided convolution: blocks of Wᵀ·dY scattered into dx.
 
+use super::Planar;
 use super::patches::Plane;
-use crate::Float;
 use crate::gemm::{KC, even_block};
 use crate::kernel::{Micro, TileArgs, vectorized};
 use crate::pack::{Panels, copy_to_panels};
 use crate::parallel::{Shared, tasks};
 use crate::scratch::Scratch;
+use crate::{Float, MatMut, MatRef};
 
 /// Output positions computed at once.
 const POSITIONS: usize = 512;
@@ -14,22 +15,13 @@ const POSITIONS: usize = 512;
 const ROWS: usize = 160;
 
 /// dx from dy, overwriting dx. A task is some input channels of one image; their blocks of columns follow in order.
-#[allow(clippy::too_many_arguments)]
-pub(super) fn backward_data<T: Float>(
-    micro: &Micro<T>,
-    plane: &Plane,
-    groups: usize,
-    out_channels: usize,
-    batch: usize,
-    w: &[T],
-    dy: &[T],
-    dx: &mut [T],
-) {
-    let (inner, patch, taps) = (out_channels / groups, plane.patch_len(), plane.taps());
+pub(super) fn backward_data<T: Float>(conv: &Planar<T>, w: &[T], dy: &[T], dx: &mut [T]) {
+    let Planar { micro, ref plane, groups, rows: inner, batch } = *conv;
+    let (patch, taps) = (plane.patch_len(), plane.taps());
     let share = even_block(plane.channels, ROWS.div_ceil(taps));
     let shares = plane.channels.div_ceil(share);
     let area = plane.out_area();
-    let parallel = batch * out_channels * area * patch >= 1 << 19;
+    let parallel = batch * groups * inner * area * patch >= 1 << 19;
 
     // A = Wᵀ, one block for each group and share of the channels; within it, blocks of the inner extent, then panels.
     let mut packed = Scratch::<T>::new(groups * patch * inner);
@@ -70,31 +62,27 @@ pub(super) fn backward_data<T: Float>(
         let mut col = Scratch::<T>::new(rows.len() * most);
         for s in (0..area).step_by(most) {
             let cols = most.min(area - s);
-            product(micro, a, rows.len(), inner, block, &dy[s..], area, cols, &mut b, &mut col);
+            let dy = MatRef::with_stride(&dy[s..], inner, cols, area);
+            multiply(micro, (a, block), dy, &mut b, MatMut::new(&mut col, rows.len(), cols));
             scatter(plane, s, cols, &col, dx);
         }
     });
 }
 
-/// col = A·dY over `cols` columns.
-#[allow(clippy::too_many_arguments)]
-fn product<T: Float>(
+/// col = A·dY, A packed by blocks of the inner extent; dY is packed to `b` on the way.
+fn multiply<T: Float>(
     micro: &Micro<T>,
-    a: &[T],
-    rows: usize,
-    inner: usize,
-    block: usize,
-    dy: &[T],
-    ld: usize,
-    cols: usize,
+    (a, block): (&[T], usize),
+    dy: MatRef<'_, T>,
     b: &mut [T],
-    col: &mut [T],
+    mut col: MatMut<'_, T>,
 ) {
-    let (panels, nr) = (Panels::new(rows, micro.mr), micro.nr);
+    let (rows, cols, inner) = (col.rows(), col.columns(), dy.rows());
+    let (panels, nr, col) = (Panels::new(rows, micro.mr), micro.nr, col.data());
     for from in (0..inner).step_by(block) {
         let depth = block.min(inner - from);
         for p in 0..depth {
-            copy_to_panels(&dy[(from + p) * ld..][..cols], &mut b[p * nr..], nr, nr * depth);
+            copy_to_panels(&dy.from(from + p, 0)[..cols], &mut b[p * nr..], nr, nr * depth);
         }
         for i in 0..panels.count {
             let (start, height) = (panels.start(i), panels.height(i));
@@ -127,30 +115,31 @@ fn scatter<T: Float>(plane: &Plane, s: usize, cols: usize, col: &[T], dx: &mut [
     let taps = plane.taps();
     for (row, col) in col.chunks_exact(cols).take(dx.len() / plane.area() * taps).enumerate() {
         let channel = &mut dx[row / taps * plane.area()..][..plane.area()];
-        scatter_tap(plane, row % taps / plane.kw, row % plane.kw, s, col, channel);
+        scatter_tap(plane, row % taps / plane.columns.kernel, row % plane.columns.kernel, s, col, channel);
     }
 }
 
 vectorized! {
     /// Adds the column of tap (i, j), over positions from `s` on, to a channel.
     fn scatter_tap[T: Float](plane: &Plane, i: usize, j: usize, s: usize, col: &[T], channel: &mut [T]) {
-        let shift = (j * plane.dw) as isize - plane.pw;
-        // Outputs of a row whose tap lies inside the input.
-        let low = (-shift).max(0).unsigned_abs().div_ceil(plane.sw);
-        let high = (plane.w as isize - shift).max(0).unsigned_abs().div_ceil(plane.sw);
-        let (mut at, mut oh, mut ow) = (0, s / plane.ow, s % plane.ow);
+        let Plane { rows, columns, .. } = *plane;
+        let shift = (j * columns.dilation) as isize - columns.pad;
+        // Outputs of a row whose tap is inside the input.
+        let low = (-shift).max(0).unsigned_abs().div_ceil(columns.stride);
+        let high = (columns.input as isize - shift).max(0).unsigned_abs().div_ceil(columns.stride);
+        let (mut at, mut oh, mut ow) = (0, s / columns.output, s % columns.output);
         while at < col.len() {
-            let len = (plane.ow - ow).min(col.len() - at);
-            let ih = (oh * plane.sh + i * plane.dh) as isize - plane.ph;
+            let len = (columns.output - ow).min(col.len() - at);
+            let ih = (oh * rows.stride + i * rows.dilation) as isize - rows.pad;
             let (first, end) = (low.max(ow), high.min(ow + len));
-            if ih >= 0 && ih < plane.h as isize && first < end {
-                let from = ih as usize * plane.w + ((first * plane.sw) as isize + shift) as usize;
+            if ih >= 0 && ih < rows.input as isize && first < end {
+                let from = ih as usize * columns.input + ((first * columns.stride) as isize + shift) as usize;
                 let src = &col[at + first - ow..at + end - ow];
-                let dst = &mut channel[from..][..(end - first - 1) * plane.sw + 1];
-                if plane.sw == 1 {
+                let dst = &mut channel[from..][..(end - first - 1) * columns.stride + 1];
+                if columns.stride == 1 {
                     dst.iter_mut().zip(src).for_each(|(d, &v)| *d += v);
                 } else {
-                    dst.iter_mut().step_by(plane.sw).zip(src).for_each(|(d, &v)| *d += v);
+                    dst.iter_mut().step_by(columns.stride).zip(src).for_each(|(d, &v)| *d += v);
                 }
             }
             (at, oh, ow) = (at + len, oh + 1, 0);

@@ -4,11 +4,12 @@ use std::ops::Range;
 
 use smallvec::SmallVec;
 
+use super::Planar;
 use super::epilogue::Epilogue;
 use super::patches::Plane;
 use crate::Float;
 use crate::gemm::{KC, even_block};
-use crate::kernel::{Micro, TileArgs};
+use crate::kernel::TileArgs;
 use crate::pack::{Panels, Strides, pack_panel};
 use crate::parallel::{Shared, tasks};
 use crate::scratch::Scratch;
@@ -115,86 +116,60 @@ impl<T: Float> PackedWeights<T> {
 }
 
 /// y = w ∗ x, completed by `epilogue`.
-#[allow(clippy::too_many_arguments)]
-pub(super) fn forward<T: Float>(
-    micro: &Micro<T>,
-    plane: &Plane,
-    groups: usize,
-    out_channels: usize,
-    batch: usize,
-    x: &[T],
-    w: &[T],
-    epilogue: Epilogue<'_, T>,
-    y: &mut [T],
-) {
-    let (rows, depth) = (out_channels / groups, plane.patch_len());
+pub(super) fn forward<T: Float>(conv: &Planar<T>, x: &[T], w: &[T], epilogue: Epilogue<'_, T>, y: &mut [T]) {
+    let Planar { micro, plane, groups, rows, batch } = *conv;
+    let depth = plane.patch_len();
     let block = plane.depth_block(KC);
-    let parallel = batch * out_channels * plane.out_area() * depth >= PARALLEL_FROM;
+    let parallel = batch * groups * rows * plane.out_area() * depth >= PARALLEL_FROM;
     let weights = PackedWeights::new(groups, rows, depth, block, micro.mr, parallel, |g, row, height, inner, panel| {
         let src = &w[(g * rows + row) * depth + inner.start..];
         pack_panel(micro, src, Strides { across: depth, along: 1 }, (height, inner.len()), panel, height);
     });
-    run(micro, plane, groups, batch, x, &weights, epilogue, y, parallel);
+    run(conv, x, &weights, epilogue, y, parallel);
+}
+
+/// Whether the input gradient is better a convolution of dy, with products for every input position, than products for every
+/// output position.
+pub(super) fn suits_backward_data(plane: &Plane) -> bool {
+    (plane.rows.stride, plane.columns.stride) == (1, 1) && 4 * plane.area() <= 5 * plane.out_area()
 }
 
 /// dx as the convolution of dy with the rotated kernel; stride 1 only.
-#[allow(clippy::too_many_arguments)]
-pub(super) fn backward_data<T: Float>(
-    micro: &Micro<T>,
-    plane: &Plane,
-    groups: usize,
-    out_channels: usize,
-    batch: usize,
-    w: &[T],
-    dy: &[T],
-    dx: &mut [T],
-) {
-    let (rows, taps) = (plane.channels, plane.taps());
-    let flipped = Plane {
-        channels: out_channels / groups,
-        h: plane.oh,
-        w: plane.ow,
-        oh: plane.h,
-        ow: plane.w,
-        ph: ((plane.kh - 1) * plane.dh) as isize - plane.ph,
-        pw: ((plane.kw - 1) * plane.dw) as isize - plane.pw,
-        ..*plane
-    };
-    let depth = flipped.patch_len();
-    let block = flipped.depth_block(KC);
-    let parallel = batch * groups * rows * flipped.out_area() * depth >= PARALLEL_FROM;
+pub(super) fn backward_data<T: Float>(conv: &Planar<T>, w: &[T], dy: &[T], dx: &mut [T]) {
+    let conv = conv.adjoint();
+    let Planar { micro, plane, groups, rows, batch } = conv;
+    let (taps, depth) = (plane.taps(), plane.patch_len());
+    let block = plane.depth_block(KC);
+    let parallel = batch * groups * rows * plane.out_area() * depth >= PARALLEL_FROM;
     let weights = PackedWeights::new(groups, rows, depth, block, micro.mr, parallel, |g, row, height, inner, panel| {
         for (k, dst) in inner.zip(panel.chunks_mut(height)) {
-            let (o, tap) = (g * flipped.channels + k / taps, taps - 1 - k % taps);
+            let (o, tap) = (g * plane.channels + k / taps, taps - 1 - k % taps);
             let src = &w[(o * rows + row) * taps + tap..];
             for (r, d) in dst.iter_mut().enumerate() {
                 *d = src[r * taps];
             }
         }
     });
-    run(micro, &flipped, groups, batch, dy, &weights, Epilogue::default(), dx, parallel);
+    run(&conv, dy, &weights, Epilogue::default(), dx, parallel);
 }
 
 /// The product of packed weights and the patches of x.
-#[allow(clippy::too_many_arguments)]
 fn run<T: Float>(
-    micro: &Micro<T>,
-    plane: &Plane,
-    groups: usize,
-    batch: usize,
+    conv: &Planar<T>,
     x: &[T],
     weights: &PackedWeights<T>,
     epilogue: Epilogue<'_, T>,
     y: &mut [T],
     parallel: bool,
 ) {
-    let columns = Columns::new(batch, plane.out_area(), POSITIONS, micro.nr);
+    let groups = conv.groups;
+    let columns = Columns::new(conv.batch, conv.plane.out_area(), POSITIONS, conv.micro.nr);
     let panels = weights.panels.count;
     // With few columns the rows are dealt out as well, each share packing the patches anew.
     let shares = TASKS.div_ceil(groups * columns.count).min(panels.div_ceil(4));
     let share = panels.div_ceil(shares);
     let y = Shared::new(y);
-    let task = Task { micro, plane, groups, x, weights, epilogue, y: &y };
+    let task = Task { conv, x, weights, epilogue, y: &y };
     tasks(groups * columns.count * shares, parallel, |t| {
         let (group, t) = (t % groups, t / groups);
         let (first, t) = (t % shares * share, t / shares);
@@ -204,10 +179,8 @@ fn run<T: Float>(
     });
 }
 
-struct Task<'a, T> {
-    micro: &'a Micro<T>,
-    plane: &'a Plane,
-    groups: usize,
+struct Task<'a, T: 'static> {
+    conv: &'a Planar<T>,
     x: &'a [T],
     weights: &'a PackedWeights<T>,
     epilogue: Epilogue<'a, T>,
@@ -216,12 +189,12 @@ struct Task<'a, T> {
 
 impl<T: Float> Task<'_, T> {
     fn run(&self, group: usize, panels: Range<usize>, segments: &Segments, most: usize) {
-        let (plane, nr) = (self.plane, self.micro.nr);
+        let (plane, nr) = (&self.conv.plane, self.conv.micro.nr);
         let (depth, block) = (self.weights.depth, self.weights.block);
         let cols: usize = segments.iter().map(|s| s.positions.len()).sum();
         let mut patches = Scratch::<T>::new(cols.next_multiple_of(nr) * block);
         let mut padded = Scratch::<T>::new(plane.window_len(most, block));
-        let image_len = self.groups * plane.channels * plane.area();
+        let image_len = self.conv.groups * plane.channels * plane.area();
         for from in (0..depth).step_by(block) {
             let inner = from..(from + block).min(depth);
             let len = inner.len();
@@ -243,10 +216,10 @@ impl<T: Float> Task<'_, T> {
 
     /// One panel of rows against all the packed columns.
     fn row_panel(&self, group: usize, i: usize, inner: &Range<usize>, segments: &Segments, cols: usize, patches: &[T]) {
-        let (nr, area, rows) = (self.micro.nr, self.plane.out_area(), self.weights.rows);
+        let (nr, area, rows) = (self.conv.micro.nr, self.conv.plane.out_area(), self.weights.rows);
         let (start, height) = (self.weights.panels.start(i), self.weights.panels.height(i));
         let a = self.weights.panel(group, i, inner.start);
-        let row_of = |image: usize| (image * self.groups * rows + group * rows + start) * area;
+        let row_of = |image: usize| (image * self.conv.groups * rows + group * rows + start) * area;
         let accumulate = inner.start > 0;
         let (mut segment, mut begins) = (0, 0);
         for j in (0..cols).step_by(nr) {
@@ -273,13 +246,13 @@ impl<T: Float> Task<'_, T> {
                 let at = row_of(here.image) + here.positions.start + j - begins;
                 args.c = self.y.at(at, (height - 1) * area + width);
                 // SAFETY: the panels hold inner.len() steps, the tile of y was checked and is this task's alone.
-                unsafe { (self.micro.run)(height, width, &args) }
+                unsafe { (self.conv.micro.run)(height, width, &args) }
             } else {
                 // The tile crosses images: computed aside, then dealt out.
                 let mut tile = Scratch::<T>::new(height * nr);
                 (args.c, args.ldc, args.accumulate) = (tile.as_mut_ptr(), nr, false);
                 // SAFETY: as above, with a tile of height rows of nr.
-                unsafe { (self.micro.run)(height, width, &args) }
+                unsafe { (self.conv.micro.run)(height, width, &args) }
                 let (mut s, mut from, mut done) = (segment, begins, 0);
                 while done < width {
                     let seg = &segments[s];

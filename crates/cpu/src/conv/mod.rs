@@ -11,9 +11,10 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use lgm_core::{Result, ensure};
+use lgm_core::{Axes3, Result, Window, ensure};
+use smallvec::SmallVec;
 
-use crate::kernel::{Kernel, micro};
+use crate::kernel::{Kernel, Micro, micro};
 use crate::{Float, elementwise};
 
 mod data;
@@ -43,18 +44,30 @@ pub struct ConvGeometry {
     pub out_channels: usize,
     /// Number of groups; channels of a group see that group's only.
     pub group: usize,
-    /// Spatial extents of x.
-    pub input: Vec<usize>,
-    /// Spatial extents of y.
-    pub output: Vec<usize>,
-    /// Kernel extents.
-    pub kernel: Vec<usize>,
-    /// Strides.
-    pub stride: Vec<usize>,
-    /// Zeros added at each side.
-    pub pad: Vec<usize>,
-    /// Distances between kernel elements; 1 is dense.
-    pub dilation: Vec<usize>,
+    /// The kernel along each spatial axis.
+    pub windows: Vec<Window>,
+}
+
+/// A convolution in at most two dimensions: so many images, each of `groups` planes, and the micro-kernel for it.
+#[derive(Clone, Copy)]
+struct Planar<T: 'static> {
+    micro: &'static Micro<T>,
+    plane: Plane,
+    groups: usize,
+    /// Channels of y in a group: the rows of the product.
+    rows: usize,
+    batch: usize,
+}
+
+impl<T: Float> Planar<T> {
+    /// The convolution of dy that is the gradient of x, with the kernel turned round; stride 1 only.
+    fn adjoint(&self) -> Planar<T> {
+        Planar { plane: self.plane.adjoint(self.rows), rows: self.plane.channels, ..*self }
+    }
+
+    fn is_depthwise(&self) -> bool {
+        self.groups > 1 && self.rows == 1 && self.plane.channels == 1
+    }
 }
 
 /// How a convolution is computed; the results differ by rounding only.
@@ -96,62 +109,17 @@ fn winograd_enabled() -> bool {
 }
 
 impl ConvGeometry {
-    /// The geometry of a convolution of `input`, with `output` worked out as Caffe does:
-    /// ⌊(input + 2·pad − (dilation·(kernel − 1) + 1)) / stride⌋ + 1 along each axis.
+    /// The geometry of a convolution with these windows along its spatial axes.
     ///
     /// # Errors
-    /// When the lists differ in length, an extent that must be positive is zero, the groups do not divide the channels,
-    /// or the kernel does not fit the padded input.
-    #[allow(clippy::too_many_arguments)]
-    pub fn new(
-        in_channels: usize,
-        out_channels: usize,
-        group: usize,
-        input: &[usize],
-        kernel: &[usize],
-        stride: &[usize],
-        pad: &[usize],
-        dilation: &[usize],
-    ) -> Result<Self> {
-        let axes = input.len();
-        ensure!(
-            [kernel, stride, pad, dilation].iter().all(|l| l.len() == axes),
-            "a convolution over {axes} axes needs {axes} values each of kernel, stride, pad and dilation, found {}, {}, {} and {}",
-            kernel.len(),
-            stride.len(),
-            pad.len(),
-            dilation.len()
-        );
-        for (name, list) in [("kernel size", kernel), ("stride", stride), ("dilation", dilation)] {
-            ensure!(list.iter().all(|&v| v > 0), "every {name} must be positive, found {list:?}");
-        }
+    /// When the groups do not divide the channels.
+    pub fn new(in_channels: usize, out_channels: usize, group: usize, windows: Vec<Window>) -> Result<Self> {
         ensure!(group > 0, "group must be positive");
         ensure!(
             in_channels.is_multiple_of(group) && out_channels.is_multiple_of(group),
             "group ({group}) must divide the input channels ({in_channels}) and the outputs ({out_channels})"
         );
-        let mut output = Vec::with_capacity(axes);
-        for i in 0..axes {
-            let (padded, reach) = (input[i] + 2 * pad[i], dilation[i] * (kernel[i] - 1) + 1);
-            ensure!(
-                padded >= reach,
-                "the kernel reaches over {reach} positions of axis {i}, but the input has {} with padding {} at each side",
-                input[i],
-                pad[i]
-            );
-            output.push((padded - reach) / stride[i] + 1);
-        }
-        Ok(ConvGeometry {
-            in_channels,
-            out_channels,
-            group,
-            input: input.to_vec(),
-            output,
-            kernel: kernel.to_vec(),
-            stride: stride.to_vec(),
-            pad: pad.to_vec(),
-            dilation: dilation.to_vec(),
-        })
+        Ok(ConvGeometry { in_channels, out_channels, group, windows })
     }
 
     /// Elements of one image of x.
@@ -166,7 +134,7 @@ impl ConvGeometry {
 
     /// Output positions of one image.
     pub fn output_area(&self) -> usize {
-        lgm_core::count(&self.output)
+        self.area(|w| w.output)
     }
 
     /// Elements of the weights.
@@ -185,44 +153,28 @@ impl ConvGeometry {
         lgm_core::count(&factors)
     }
 
-    fn is_depthwise(&self) -> bool {
-        self.group > 1 && self.group == self.in_channels && self.group == self.out_channels
+    /// The product of an extent of every axis.
+    fn area(&self, extent: impl Fn(&Window) -> usize) -> usize {
+        let extents: SmallVec<[usize; 6]> = self.windows.iter().map(extent).collect();
+        lgm_core::count(&extents)
     }
 
-    fn takes_winograd<T: Float>(&self, algorithm: Algorithm, plane: &Plane, batch: usize) -> bool {
-        algorithm.winograd && winograd::suits::<T>(plane, self.out_channels / self.group, batch)
-    }
-
-    /// The two-dimensional form of one group, if there are at most two axes. Not where the kernel's elements or positions lie
-    /// so far apart that most of what is between them is never read: windows would copy that too.
-    fn plane(&self) -> Option<Plane> {
-        let at = |list: &[usize], axis: usize, none: usize| match list.len() {
-            1 if axis == 0 => Some(none),
-            1 => Some(list[0]),
-            2 => Some(list[axis]),
-            _ => None,
+    /// The convolution in two dimensions, if there are one or two axes. Not where the kernel's elements or positions are so
+    /// far apart that most of what is between them is never read: patches would copy that too.
+    fn planar<T: Float>(&self, algorithm: Algorithm, batch: usize) -> Option<Planar<T>> {
+        let (mut rows, mut columns) = match self.windows[..] {
+            [columns] => (Window::UNIT, columns),
+            [rows, columns] => (rows, columns),
+            _ => return None,
         };
-        let mut p = Plane {
-            channels: self.in_channels / self.group,
-            h: at(&self.input, 0, 1)?,
-            w: at(&self.input, 1, 1)?,
-            oh: at(&self.output, 0, 1)?,
-            ow: at(&self.output, 1, 1)?,
-            kh: at(&self.kernel, 0, 1)?,
-            kw: at(&self.kernel, 1, 1)?,
-            sh: at(&self.stride, 0, 1)?,
-            sw: at(&self.stride, 1, 1)?,
-            ph: at(&self.pad, 0, 0)? as isize,
-            pw: at(&self.pad, 1, 0)? as isize,
-            dh: at(&self.dilation, 0, 1)?,
-            dw: at(&self.dilation, 1, 1)?,
-        };
-        if (p.kh, p.kw, p.sh, p.sw, p.ph, p.pw) == (1, 1, 1, 1, 0, 0) {
+        if [rows, columns].iter().all(|w| (w.kernel, w.stride, w.pad) == (1, 1, 0)) {
             // Pointwise: rows of the image follow one another without a seam.
-            (p.w, p.h) = (p.w * p.h, 1);
-            (p.ow, p.oh) = (p.w, 1);
+            let all = rows.input * columns.input;
+            (rows, columns) = (Window::UNIT, Window { input: all, output: all, ..Window::UNIT });
         }
-        (!p.is_sparse()).then_some(p)
+        let plane = Plane { channels: self.in_channels / self.group, rows, columns };
+        let (micro, rows) = (micro(algorithm.kernel), self.out_channels / self.group);
+        (!plane.is_sparse()).then_some(Planar { micro, plane, groups: self.group, rows, batch })
     }
 
     /// y = w ∗ x, each output completed by `epilogue`, overwriting y.
@@ -250,13 +202,10 @@ impl ConvGeometry {
         if x.is_empty() || y.is_empty() {
             return;
         }
-        let micro = micro(algorithm.kernel);
-        match self.plane() {
-            Some(plane) if self.is_depthwise() => depthwise::forward(&plane, self.group, batch, x, w, epilogue, y),
-            Some(plane) if self.takes_winograd::<T>(algorithm, &plane, batch) => {
-                winograd::forward(micro, &plane, self.group, self.out_channels, batch, x, w, epilogue, y);
-            }
-            Some(plane) => forward::forward(micro, &plane, self.group, self.out_channels, batch, x, w, epilogue, y),
+        match self.planar(algorithm, batch) {
+            Some(conv) if conv.is_depthwise() => depthwise::forward(&conv, x, w, epilogue, y),
+            Some(conv) if algorithm.winograd && winograd::suits(&conv) => winograd::forward(&conv, x, w, epilogue, y),
+            Some(conv) => forward::forward(&conv, x, w, epilogue, y),
             None => nd::forward(self, algorithm, batch, x, w, epilogue, y),
         }
     }
@@ -277,17 +226,11 @@ impl ConvGeometry {
         if dx.is_empty() || dy.is_empty() {
             return dx.fill(T::zero());
         }
-        let micro = micro(algorithm.kernel);
-        match self.plane() {
-            Some(plane) if self.is_depthwise() => depthwise::backward_data(&plane, self.group, batch, w, dy, dx),
-            Some(plane) if self.takes_winograd::<T>(algorithm, &plane, batch) => {
-                winograd::backward_data(micro, &plane, self.group, self.out_channels, batch, w, dy, dx);
-            }
-            // As a convolution of dy there are products for every input position, else for every output position.
-            Some(plane) if plane.sh == 1 && plane.sw == 1 && 4 * plane.area() <= 5 * plane.out_area() => {
-                forward::backward_data(micro, &plane, self.group, self.out_channels, batch, w, dy, dx);
-            }
-            Some(plane) => data::backward_data(micro, &plane, self.group, self.out_channels, batch, w, dy, dx),
+        match self.planar(algorithm, batch) {
+            Some(conv) if conv.is_depthwise() => depthwise::backward_data(&conv, w, dy, dx),
+            Some(conv) if algorithm.winograd && winograd::suits(&conv) => winograd::backward_data(&conv, w, dy, dx),
+            Some(conv) if forward::suits_backward_data(&conv.plane) => forward::backward_data(&conv, w, dy, dx),
+            Some(conv) => data::backward_data(&conv, w, dy, dx),
             None => nd::backward_data(self, algorithm, batch, w, dy, dx),
         }
     }
@@ -308,13 +251,10 @@ impl ConvGeometry {
         if x.is_empty() || dy.is_empty() {
             return;
         }
-        let micro = micro(algorithm.kernel);
-        match self.plane() {
-            Some(plane) if self.is_depthwise() => depthwise::backward_weights(&plane, self.group, batch, x, dy, dw),
-            Some(plane) if self.takes_winograd::<T>(algorithm, &plane, batch) => {
-                winograd::backward_weights(micro, &plane, self.group, self.out_channels, batch, x, dy, dw);
-            }
-            Some(plane) => weights::backward_weights(micro, &plane, self.group, self.out_channels, batch, x, dy, dw),
+        match self.planar(algorithm, batch) {
+            Some(conv) if conv.is_depthwise() => depthwise::backward_weights(&conv, x, dy, dw),
+            Some(conv) if algorithm.winograd && winograd::suits(&conv) => winograd::backward_weights(&conv, x, dy, dw),
+            Some(conv) => weights::backward_weights(&conv, x, dy, dw),
             None => nd::backward_weights(self, algorithm, batch, x, dy, dw),
         }
     }
@@ -324,6 +264,6 @@ impl ConvGeometry {
     /// # Panics
     /// When a slice is too short.
     pub fn backward_bias<T: Float>(&self, batch: usize, dy: &[T], db: &mut [T]) {
-        elementwise::sum_per_channel(dy, batch, self.out_channels, self.output_area(), db);
+        elementwise::sum_per_channel(dy, Axes3::new(batch, self.out_channels, self.output_area()), db);
     }
 }

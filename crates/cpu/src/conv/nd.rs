@@ -1,10 +1,12 @@
 //! Any number of spatial axes, by a matrix of patches for each image; also the patches by themselves.
 
+use smallvec::SmallVec;
+
 use super::{Algorithm, ConvGeometry, Epilogue};
 use crate::elementwise::{map_into, rectified};
 use crate::parallel::for_each_row;
 use crate::scratch::Scratch;
-use crate::{Float, Trans, gemm_with};
+use crate::{Float, Gemm, MatMut, MatRef};
 
 /// Steps a multi-index through `extents`, innermost fastest; false once it has wrapped.
 fn advance(index: &mut [usize], extents: &[usize]) -> bool {
@@ -22,38 +24,39 @@ impl ConvGeometry {
     /// Calls `visit(position, offset)` for every output position, with the offset in a channel of the input under the
     /// kernel element `tap`, or `None` where that is padding.
     fn visit(&self, tap: usize, mut visit: impl FnMut(usize, Option<usize>)) {
-        let axes = self.input.len();
-        let mut tap_index = smallvec::SmallVec::<[usize; 6]>::from_elem(0, axes);
+        let axes = self.windows.len();
+        let mut tap_index = SmallVec::<[usize; 6]>::from_elem(0, axes);
         let mut rest = tap;
         for d in (0..axes).rev() {
-            tap_index[d] = rest % self.kernel[d];
-            rest /= self.kernel[d];
+            tap_index[d] = rest % self.windows[d].kernel;
+            rest /= self.windows[d].kernel;
         }
-        let mut at = smallvec::SmallVec::<[usize; 6]>::from_elem(0, axes);
+        let mut at = SmallVec::<[usize; 6]>::from_elem(0, axes);
+        let outputs: SmallVec<[usize; 6]> = self.windows.iter().map(|w| w.output).collect();
         let mut position = 0;
         if self.output_area() == 0 {
             return;
         }
         loop {
             let mut offset = Some(0usize);
-            for d in 0..axes {
-                let i = (at[d] * self.stride[d] + tap_index[d] * self.dilation[d]).wrapping_sub(self.pad[d]);
-                offset = offset.filter(|_| i < self.input[d]).map(|o| o * self.input[d] + i);
+            for (d, window) in self.windows.iter().enumerate() {
+                let i = window.position(at[d], tap_index[d]);
+                offset = offset.zip(i).map(|(o, i)| o * window.input + i);
             }
             visit(position, offset);
             position += 1;
-            if !advance(&mut at, &self.output) {
+            if !advance(&mut at, &outputs) {
                 return;
             }
         }
     }
 
     pub(super) fn taps(&self) -> usize {
-        lgm_core::count(&self.kernel)
+        self.area(|w| w.kernel)
     }
 
     pub(super) fn input_area(&self) -> usize {
-        lgm_core::count(&self.input)
+        self.area(|w| w.input)
     }
 }
 
@@ -112,7 +115,8 @@ pub(super) fn forward<T: Float>(
         };
         for g in 0..geometry.group {
             let (w, col, y) = (&w[g * rows * k..], &col[g * k * s..], &mut y[g * rows * s..]);
-            gemm_with(algorithm.kernel, Trans::No, Trans::No, rows, s, k, T::one(), w, k, col, s, beta, y, s);
+            let (a, b, c) = (MatRef::new(w, rows, k), MatRef::new(col, k, s), MatMut::new(y, rows, s));
+            Gemm { alpha: T::one(), a, b, beta, c }.run_on(algorithm.kernel);
         }
         if epilogue.relu {
             map_into(None, y, rectified);
@@ -134,8 +138,8 @@ pub(super) fn backward_data<T: Float>(
         let dy = &dy[image * geometry.output_len()..];
         for g in 0..geometry.group {
             let (w, dy, col) = (&w[g * rows * k..], &dy[g * rows * s..], &mut col[g * k * s..]);
-            let (one, zero) = (T::one(), T::zero());
-            gemm_with(algorithm.kernel, Trans::Yes, Trans::No, k, s, rows, one, w, k, dy, s, zero, col, s);
+            let (a, b, c) = (MatRef::new(w, rows, k).t(), MatRef::new(dy, rows, s), MatMut::new(col, k, s));
+            Gemm { alpha: T::one(), a, b, beta: T::zero(), c }.run_on(algorithm.kernel);
         }
         col2im_nd(geometry, &col, &mut dx[image * geometry.input_len()..]);
     }
@@ -156,8 +160,8 @@ pub(super) fn backward_weights<T: Float>(
         let dy = &dy[image * geometry.output_len()..];
         for g in 0..geometry.group {
             let (dy, col, dw) = (&dy[g * rows * s..], &col[g * k * s..], &mut dw[g * rows * k..]);
-            let one = T::one();
-            gemm_with(algorithm.kernel, Trans::No, Trans::Yes, rows, k, s, one, dy, s, col, s, one, dw, k);
+            let (a, b, c) = (MatRef::new(dy, rows, s), MatRef::new(col, k, s).t(), MatMut::new(dw, rows, k));
+            Gemm { alpha: T::one(), a, b, beta: T::one(), c }.run_on(algorithm.kernel);
         }
     }
 }

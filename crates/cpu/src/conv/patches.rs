@@ -1,42 +1,35 @@
 //! Patches of a two-dimensional input, laid out as a matrix product wants them.
 
+use std::ops::Range;
+
+use lgm_core::Window;
 use smallvec::SmallVec;
 
 use crate::Float;
 use crate::kernel::vectorized;
 
-/// A two-dimensional convolution within one group. Padding may be negative: the input is then cropped.
+/// A two-dimensional convolution within one group.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plane {
     pub channels: usize,
-    pub h: usize,
-    pub w: usize,
-    pub oh: usize,
-    pub ow: usize,
-    pub kh: usize,
-    pub kw: usize,
-    pub sh: usize,
-    pub sw: usize,
-    pub ph: isize,
-    pub pw: isize,
-    pub dh: usize,
-    pub dw: usize,
+    pub rows: Window,
+    pub columns: Window,
 }
 
 impl Plane {
     /// Elements of one input channel.
     pub fn area(&self) -> usize {
-        self.h * self.w
+        self.rows.input * self.columns.input
     }
 
     /// Output positions.
     pub fn out_area(&self) -> usize {
-        self.oh * self.ow
+        self.rows.output * self.columns.output
     }
 
     /// Kernel elements.
     pub fn taps(&self) -> usize {
-        self.kh * self.kw
+        self.rows.kernel * self.columns.kernel
     }
 
     /// Inner extent of the product.
@@ -54,35 +47,34 @@ impl Plane {
         }
     }
 
-    /// Input columns that one output row reaches over.
-    fn reach_w(&self) -> usize {
-        (self.ow - 1) * self.sw + (self.kw - 1) * self.dw + 1
+    /// The plane by which the gradient of the input is a convolution of the `channels` of the output; stride 1 only.
+    pub fn adjoint(&self, channels: usize) -> Plane {
+        Plane { channels, rows: self.rows.adjoint(), columns: self.columns.adjoint() }
     }
 
     /// With a column stride and several taps in a row, a window keeps columns of equal remainder together, so that what
     /// a tap takes from a row is contiguous; the number of such phases.
     fn phases(&self) -> usize {
-        if self.kw > 1 { self.sw } else { 1 }
+        if self.columns.kernel > 1 { self.columns.stride } else { 1 }
     }
 
     fn copies(&self) -> bool {
-        let reach_h = (self.oh - 1) * self.sh + (self.kh - 1) * self.dh + 1;
-        (self.ph, self.pw) != (0, 0) || reach_h > self.h || self.reach_w() > self.w || self.phases() > 1
+        let exceeds = |w: &Window| w.pad != 0 || w.span() > w.input;
+        exceeds(&self.rows) || exceeds(&self.columns) || self.phases() > 1
     }
 
     /// Whether windows would be many times what is read of them, and of the image.
     pub fn is_sparse(&self) -> bool {
-        if self.oh == 0 || self.ow == 0 || !self.copies() {
+        if self.rows.output == 0 || self.columns.output == 0 || !self.copies() {
             return false;
         }
-        let rows = (self.oh - 1) * self.sh + (self.kh - 1) * self.dh + 1;
-        let window = lgm_core::count(&[rows, self.phases(), self.phase_len()]);
+        let window = lgm_core::count(&[self.rows.span(), self.phases(), self.phase_len()]);
         window / 16 > lgm_core::count(&[self.taps(), self.out_area()]).saturating_add(self.area())
     }
 
     /// Columns of one phase in a copied window.
     fn phase_len(&self) -> usize {
-        self.reach_w().div_ceil(self.phases())
+        self.columns.span().div_ceil(self.phases())
     }
 
     /// Most elements of scratch that [`window`](Self::window) uses, for `positions` outputs of an image and blocks of
@@ -91,9 +83,9 @@ impl Plane {
         if !self.copies() {
             return 0;
         }
-        let rows = self.oh.min(positions.div_ceil(self.ow) + 1);
+        let rows = self.rows.output.min(positions.div_ceil(self.columns.output) + 1);
         let channels = self.channels.min(depth.div_ceil(self.taps()) + 1);
-        channels * ((rows - 1) * self.sh + (self.kh - 1) * self.dh + 1) * self.phase_len() * self.phases()
+        channels * ((rows - 1) * self.rows.stride + self.rows.reach()) * self.phase_len() * self.phases()
     }
 
     /// The part of an image (`channels` × h × w) that `positions` and inner indices `depth` need: of the image itself, or
@@ -101,56 +93,62 @@ impl Plane {
     pub fn window<'a, T: Float>(
         &self,
         image: &'a [T],
-        positions: &std::ops::Range<usize>,
-        depth: &std::ops::Range<usize>,
+        positions: &Range<usize>,
+        depth: &Range<usize>,
         scratch: &'a mut [T],
-    ) -> Window<'a, T> {
+    ) -> Patches<'a, T> {
         let taps = self.taps();
         let (c0, c1) = (depth.start / taps, depth.end.div_ceil(taps));
-        let (oh0, oh1) = (positions.start / self.ow, (positions.end - 1) / self.ow);
+        let (oh0, oh1) = (positions.start / self.columns.output, (positions.end - 1) / self.columns.output);
         if !self.copies() {
-            let from = c0 * self.area() + oh0 * self.sh * self.w;
-            return Window { data: &image[from..], pitch: self.w, channel_pitch: self.area(), phase_len: 0, c0 };
+            let from = c0 * self.area() + oh0 * self.rows.stride * self.columns.input;
+            return Patches {
+                data: &image[from..],
+                pitch: self.columns.input,
+                channel_pitch: self.area(),
+                phase_len: 0,
+                c0,
+            };
         }
         let (phases, phase_len) = (self.phases(), self.phase_len());
-        let (rows, pitch) = ((oh1 - oh0) * self.sh + (self.kh - 1) * self.dh + 1, phases * phase_len);
-        let top = (oh0 * self.sh) as isize - self.ph;
+        let (rows, pitch) = ((oh1 - oh0) * self.rows.stride + self.rows.reach(), phases * phase_len);
+        let top = (oh0 * self.rows.stride) as isize - self.rows.pad;
         for c in c0..c1 {
             for r in 0..rows {
                 let dst = &mut scratch[((c - c0) * rows + r) * pitch..][..pitch];
                 let ih = top + r as isize;
-                if ih < 0 || ih >= self.h as isize {
+                if ih < 0 || ih >= self.rows.input as isize {
                     dst.fill(T::zero());
                     continue;
                 }
-                let src = &image[c * self.area() + ih as usize * self.w..][..self.w];
+                let src = &image[c * self.area() + ih as usize * self.columns.input..][..self.columns.input];
                 for (phase, dst) in dst.chunks_exact_mut(phase_len).enumerate() {
-                    copy_phase(src, phase as isize - self.pw, phases, dst);
+                    copy_phase(src, phase as isize - self.columns.pad, phases, dst);
                 }
             }
         }
-        Window { data: &*scratch, pitch, channel_pitch: rows * pitch, phase_len, c0 }
+        Patches { data: &*scratch, pitch, channel_pitch: rows * pitch, phase_len, c0 }
     }
 
     /// Cuts `positions` into runs along output rows, none crossing a multiple of `cut` columns; the first has column
     /// `column`. `place` maps a column to where it begins in the destination.
     pub fn runs(
         &self,
-        positions: std::ops::Range<usize>,
+        positions: Range<usize>,
         column: usize,
         cut: usize,
         pitch: usize,
         place: impl Fn(usize) -> usize,
     ) -> Runs {
-        let oh0 = positions.start / self.ow;
-        let step = if self.phases() > 1 { 1 } else { self.sw };
+        let oh0 = positions.start / self.columns.output;
+        let step = if self.phases() > 1 { 1 } else { self.columns.stride };
         let mut runs = Runs::new();
         let mut s = positions.start;
         while s < positions.end {
-            let (oh, ow) = (s / self.ow, s % self.ow);
+            let (oh, ow) = (s / self.columns.output, s % self.columns.output);
             let at = column + (s - positions.start);
-            let len = (self.ow - ow).min(positions.end - s).min(cut - at % cut);
-            runs.push(Run { src: (oh - oh0) * self.sh * pitch + ow * step, dst: place(at), len });
+            let len = (self.columns.output - ow).min(positions.end - s).min(cut - at % cut);
+            runs.push(Run { src: (oh - oh0) * self.rows.stride * pitch + ow * step, dst: place(at), len });
             s += len;
         }
         runs
@@ -158,7 +156,7 @@ impl Plane {
 }
 
 /// Input elements of some rows and channels, all that a run reads being there.
-pub(super) struct Window<'a, T> {
+pub(super) struct Patches<'a, T> {
     data: &'a [T],
     /// Distance between rows.
     pub pitch: usize,
@@ -179,18 +177,18 @@ pub(super) struct Run {
 /// The runs of a task, on the stack for the usual counts.
 pub(super) type Runs = SmallVec<[Run; 64]>;
 
-impl<T: Float> Window<'_, T> {
+impl<T: Float> Patches<'_, T> {
     /// Copies the patches' elements: for each inner index k of `depth` and each run, `len` elements to
     /// `dst[run.dst + (k - depth.start) * step..]`.
-    pub fn fill(&self, plane: &Plane, depth: std::ops::Range<usize>, runs: &[Run], step: usize, dst: &mut [T]) {
+    pub fn fill(&self, plane: &Plane, depth: Range<usize>, runs: &[Run], step: usize, dst: &mut [T]) {
         let (taps, phases) = (plane.taps(), plane.phases());
         for k in depth.clone() {
-            let (c, i, j) = (k / taps, k % taps / plane.kw, k % plane.kw);
-            let column = j * plane.dw;
+            let (c, i, j) = (k / taps, k % taps / plane.columns.kernel, k % plane.columns.kernel);
+            let column = j * plane.columns.dilation;
             let column = if phases > 1 { column % phases * self.phase_len + column / phases } else { column };
-            let src = &self.data[(c - self.c0) * self.channel_pitch + i * plane.dh * self.pitch + column..];
+            let src = &self.data[(c - self.c0) * self.channel_pitch + i * plane.rows.dilation * self.pitch + column..];
             let dst = &mut dst[(k - depth.start) * step..];
-            match plane.sw / phases {
+            match plane.columns.stride / phases {
                 1 => copy_runs(src, runs, dst),
                 2 => every_second(src, runs, dst),
                 s => {

@@ -3,7 +3,7 @@ use crate::testing::{noise, relative_error, same_bits_on_any_threads};
 
 /// Visits every (image, output channel, input channel, weight, x, y) index of the convolution.
 fn visit(g: &ConvGeometry, batch: usize, mut f: impl FnMut(usize, usize, usize)) {
-    let axes = g.input.len();
+    let axes = g.windows.len();
     let unravel = |mut i: usize, extents: &[usize]| {
         let mut at = vec![0; axes];
         for d in (0..axes).rev() {
@@ -12,16 +12,18 @@ fn visit(g: &ConvGeometry, batch: usize, mut f: impl FnMut(usize, usize, usize))
         }
         at
     };
-    let taps: Vec<_> = (0..g.kernel.iter().product()).map(|t| unravel(t, &g.kernel)).collect();
+    let each = |extent: fn(&Window) -> usize| g.windows.iter().map(extent).collect::<Vec<_>>();
+    let (input, output, kernel) = (each(|w| w.input), each(|w| w.output), each(|w| w.kernel));
+    let taps: Vec<_> = (0..kernel.iter().product()).map(|t| unravel(t, &kernel)).collect();
     let (cin, cout) = (g.in_channels / g.group, g.out_channels / g.group);
-    let area: usize = g.input.iter().product();
+    let area: usize = input.iter().product();
     for s in 0..g.output_area() {
-        let out = unravel(s, &g.output);
+        let out = unravel(s, &output);
         for (t, tap) in taps.iter().enumerate() {
             let mut at = Some(0);
-            for d in 0..axes {
-                let i = (out[d] * g.stride[d] + tap[d] * g.dilation[d]) as isize - g.pad[d] as isize;
-                at = at.filter(|_| i >= 0 && i < g.input[d] as isize).map(|a| a * g.input[d] + i as usize);
+            for (d, w) in g.windows.iter().enumerate() {
+                let i = (out[d] * w.stride + tap[d] * w.dilation) as isize - w.pad;
+                at = at.filter(|_| i >= 0 && i < w.input as isize).map(|a| a * w.input + i as usize);
             }
             let Some(at) = at else { continue };
             for n in 0..batch {
@@ -37,8 +39,8 @@ fn visit(g: &ConvGeometry, batch: usize, mut f: impl FnMut(usize, usize, usize))
 }
 
 fn geometry(c: usize, o: usize, group: usize, axes: &[[usize; 5]]) -> ConvGeometry {
-    let of = |i: usize| axes.iter().map(|a| a[i]).collect::<Vec<_>>();
-    ConvGeometry::new(c, o, group, &of(0), &of(1), &of(2), &of(3), &of(4)).unwrap()
+    let windows = axes.iter().map(|&[i, k, s, p, d]| Window::new(i, k, s, p, d).unwrap());
+    ConvGeometry::new(c, o, group, windows.collect()).unwrap()
 }
 
 /// Axes are [input, kernel, stride, pad, dilation].
@@ -240,12 +242,9 @@ fn patches_and_their_adjoint() {
 }
 
 #[test]
-fn geometry_that_cannot_be_is_refused() {
-    let refuse = |c, o, g, i: &[usize], k: &[usize], s: &[usize], p: &[usize], d: &[usize]| {
-        ConvGeometry::new(c, o, g, i, k, s, p, d).unwrap_err().to_string()
-    };
-    assert!(refuse(3, 4, 2, &[5], &[3], &[1], &[0], &[1]).contains("group (2)"));
-    assert!(refuse(3, 4, 1, &[5], &[7], &[1], &[0], &[1]).contains("reaches over 7"));
-    assert!(refuse(3, 4, 1, &[5, 5], &[3], &[1, 1], &[0, 0], &[1, 1]).contains("2 values each"));
-    assert!(refuse(3, 4, 1, &[5], &[3], &[0], &[0], &[1]).contains("stride"));
+fn groups_that_do_not_divide_the_channels_are_refused() {
+    let refuse = |c, o, g| ConvGeometry::new(c, o, g, vec![Window::UNIT]).unwrap_err().to_string();
+    assert!(refuse(3, 4, 2).contains("group (2)"));
+    assert!(refuse(4, 3, 2).contains("group (2)"));
+    assert!(refuse(4, 4, 0).contains("positive"));
 }

@@ -2,15 +2,15 @@
 
 use std::ops::Range;
 
-use super::forward::{Columns, Segments};
-use super::patches::Plane;
+use super::Planar;
+use super::forward::{Columns, Segment, Segments};
 use crate::Float;
 use crate::gemm::even_block;
-use crate::gemv::axpy_block;
-use crate::kernel::{Micro, TileArgs};
+use crate::kernel::TileArgs;
 use crate::pack::{Panels, Strides, pack_panel};
 use crate::parallel::{Shared, for_each_block, tasks};
 use crate::scratch::Scratch;
+use crate::vector::axpy_block;
 
 /// Output positions of one pass: the inner extent of the product.
 const POSITIONS: usize = 320;
@@ -24,18 +24,9 @@ const TASKS: usize = 12;
 const PARTIAL_MOST: usize = 1 << 21;
 
 /// dw += gradient, summed over images in order within fixed groups of images, and then over the groups.
-#[allow(clippy::too_many_arguments)]
-pub(super) fn backward_weights<T: Float>(
-    micro: &Micro<T>,
-    plane: &Plane,
-    groups: usize,
-    out_channels: usize,
-    batch: usize,
-    x: &[T],
-    dy: &[T],
-    dw: &mut [T],
-) {
-    let (rows, depth) = (out_channels / groups, plane.patch_len());
+pub(super) fn backward_weights<T: Float>(conv: &Planar<T>, x: &[T], dy: &[T], dw: &mut [T]) {
+    let Planar { micro, ref plane, groups, rows, batch } = *conv;
+    let depth = plane.patch_len();
     let columns = Columns::new(batch, plane.out_area(), POSITIONS, 16);
     let (row_block, patch_block) =
         (even_block(rows, ROW_BLOCK), even_block(depth, PATCH_BLOCK).next_multiple_of(micro.nr));
@@ -45,18 +36,17 @@ pub(super) fn backward_weights<T: Float>(
     let parts = TASKS.div_ceil(tiles).min(columns.count).min((PARTIAL_MOST / dw.len()).max(1));
     let part_len = columns.count.div_ceil(parts);
     let parts = columns.count.div_ceil(part_len);
-    let parallel = batch * out_channels * plane.out_area() * depth >= 1 << 19;
-    let pass = Pass { micro, plane, groups, rows, columns: &columns, x, dy };
+    let parallel = batch * groups * rows * plane.out_area() * depth >= 1 << 19;
+    let pass = Pass { conv, columns: &columns, x, dy };
     let bounds = |t: usize| {
         let (group, t) = (t % groups, t / groups);
         let (r, k) = (t % row_blocks * row_block, t / row_blocks * patch_block);
-        (group, r..(r + row_block).min(rows), k..(k + patch_block).min(depth))
+        Tile { group, rows: r..(r + row_block).min(rows), patch: k..(k + patch_block).min(depth) }
     };
     if parts == 1 {
         let dw = Shared::new(dw);
         tasks(tiles, parallel, |t| {
-            let (group, r, k) = bounds(t);
-            pass.run(group, r, k, 0..columns.count, true, &dw, 0);
+            pass.run(&bounds(t), 0..columns.count, true, &dw, 0);
         });
         return;
     }
@@ -64,9 +54,9 @@ pub(super) fn backward_weights<T: Float>(
     let mut partial = Scratch::<T>::new(parts * len);
     let shared = Shared::new(&mut partial);
     tasks(tiles * parts, parallel, |t| {
-        let ((group, r, k), part) = (bounds(t / parts), t % parts);
+        let (tile, part) = (bounds(t / parts), t % parts);
         let blocks = part * part_len..((part + 1) * part_len).min(columns.count);
-        pass.run(group, r, k, blocks, false, &shared, part * len);
+        pass.run(&tile, blocks, false, &shared, part * len);
     });
     let partial = &partial;
     for_each_block(dw, |at, dst| {
@@ -76,31 +66,26 @@ pub(super) fn backward_weights<T: Float>(
     });
 }
 
-struct Pass<'a, T> {
-    micro: &'a Micro<T>,
-    plane: &'a Plane,
-    groups: usize,
-    rows: usize,
+/// Some of a group's weights: output channels by elements of a patch.
+struct Tile {
+    group: usize,
+    rows: Range<usize>,
+    patch: Range<usize>,
+}
+
+struct Pass<'a, T: 'static> {
+    conv: &'a Planar<T>,
     columns: &'a Columns,
     x: &'a [T],
     dy: &'a [T],
 }
 
 impl<T: Float> Pass<'_, T> {
-    /// The tile `rows` × `patch` of a group's gradient over the column blocks `blocks`, into `out` from `base` on.
-    #[allow(clippy::too_many_arguments)]
-    fn run(
-        &self,
-        group: usize,
-        rows: Range<usize>,
-        patch: Range<usize>,
-        blocks: Range<usize>,
-        add: bool,
-        out: &Shared<'_, T>,
-        base: usize,
-    ) {
-        let (plane, nr, depth) = (self.plane, self.micro.nr, self.plane.patch_len());
-        let panels = Panels::new(rows.len(), self.micro.mr);
+    /// A tile of the gradient over the column blocks `blocks`, into `out` from `base` on.
+    fn run(&self, tile: &Tile, blocks: Range<usize>, add: bool, out: &Shared<'_, T>, base: usize) {
+        let (plane, micro, Tile { group, rows, patch }) = (&self.conv.plane, self.conv.micro, tile);
+        let (nr, depth) = (micro.nr, plane.patch_len());
+        let panels = Panels::new(rows.len(), micro.mr);
         let most = self.columns.most;
         let mut a = Scratch::<T>::new(rows.len() * most);
         let mut b = Scratch::<T>::new(patch.len().next_multiple_of(nr) * most);
@@ -112,15 +97,14 @@ impl<T: Float> Pass<'_, T> {
             // Used once or twice, the gradient of one image is not worth packing.
             let direct = match &segments[..] {
                 [segment] if patch.len() <= 2 * nr => {
-                    let channel = (segment.image * self.groups + group) * self.rows + rows.start;
-                    Some(&self.dy[channel * plane.out_area() + segment.positions.start..])
+                    Some(&self.dy[self.channel(segment, tile) * plane.out_area() + segment.positions.start..])
                 }
                 _ => None,
             };
             if direct.is_none() {
-                self.pack_gradient(group, &rows, panels, &segments, cols, &mut a);
+                self.pack_gradient(tile, panels, &segments, cols, &mut a);
             }
-            self.pack_patches(group, &patch, &segments, cols, &mut padded, &mut lines, &mut b);
+            self.pack_patches(tile, &segments, cols, [&mut padded, &mut lines], &mut b);
             for i in 0..panels.count {
                 let (start, height) = (panels.start(i), panels.height(i));
                 let (a, a_row, a_step) = match direct {
@@ -133,7 +117,7 @@ impl<T: Float> Pass<'_, T> {
                 for j in (0..patch.len()).step_by(nr) {
                     let width = nr.min(patch.len() - j);
                     let b = &b[j * cols..][..(cols - 1) * nr + width];
-                    let at = base + (group * self.rows + rows.start + start) * depth + patch.start + j;
+                    let at = base + (group * self.conv.rows + rows.start + start) * depth + patch.start + j;
                     let args = TileArgs {
                         k: cols,
                         a: a.as_ptr(),
@@ -147,54 +131,48 @@ impl<T: Float> Pass<'_, T> {
                         accumulate: add || block > blocks.start,
                     };
                     // SAFETY: the panels hold `cols` steps, the tile was checked and is this task's alone.
-                    unsafe { (self.micro.run)(height, width, &args) }
+                    unsafe { (micro.run)(height, width, &args) }
                 }
             }
         }
     }
 
+    /// The first of a tile's channels in a segment's image of dY.
+    fn channel(&self, segment: &Segment, tile: &Tile) -> usize {
+        (segment.image * self.conv.groups + tile.group) * self.conv.rows + tile.rows.start
+    }
+
     /// Panels of dY: rows across, positions along.
-    fn pack_gradient(
-        &self,
-        group: usize,
-        rows: &Range<usize>,
-        panels: Panels,
-        segments: &Segments,
-        cols: usize,
-        dst: &mut [T],
-    ) {
-        let area = self.plane.out_area();
+    fn pack_gradient(&self, tile: &Tile, panels: Panels, segments: &Segments, cols: usize, dst: &mut [T]) {
+        let area = self.conv.plane.out_area();
         for i in 0..panels.count {
             let (start, height) = (panels.start(i), panels.height(i));
             let mut at = start * cols;
             for segment in segments {
-                let channel = (segment.image * self.groups + group) * self.rows + rows.start + start;
+                let channel = self.channel(segment, tile) + start;
                 let src = &self.dy[channel * area + segment.positions.start..];
                 let len = segment.positions.len();
                 let strides = Strides { across: area, along: 1 };
-                pack_panel(self.micro, src, strides, (height, len), &mut dst[at..at + height * len], height);
+                pack_panel(self.conv.micro, src, strides, (height, len), &mut dst[at..at + height * len], height);
                 at += height * len;
             }
         }
     }
 
     /// Panels of Pᵀ: elements of the patch across, positions along.
-    #[allow(clippy::too_many_arguments)]
     fn pack_patches(
         &self,
-        group: usize,
-        patch: &Range<usize>,
+        Tile { group, patch, .. }: &Tile,
         segments: &Segments,
         cols: usize,
-        padded: &mut [T],
-        lines: &mut [T],
+        [padded, lines]: [&mut [T]; 2],
         dst: &mut [T],
     ) {
-        let (plane, nr) = (self.plane, self.micro.nr);
+        let (plane, nr) = (&self.conv.plane, self.conv.micro.nr);
         let image_len = plane.channels * plane.area();
         let mut column = 0;
         for segment in segments {
-            let at = (segment.image * self.groups + group) * image_len;
+            let at = (segment.image * self.conv.groups + group) * image_len;
             let window = plane.window(&self.x[at..at + image_len], &segment.positions, patch, padded);
             let len = segment.positions.len();
             let runs = plane.runs(segment.positions.clone(), 0, usize::MAX, window.pitch, |c| c);
@@ -203,7 +181,7 @@ impl<T: Float> Pass<'_, T> {
                 let inner = patch.start + j..patch.start + j + width;
                 window.fill(plane, inner, &runs, len, lines);
                 let panel = &mut dst[j * cols + column * nr..];
-                pack_panel(self.micro, lines, Strides { across: len, along: 1 }, (width, len), panel, nr);
+                pack_panel(self.conv.micro, lines, Strides { across: len, along: 1 }, (width, len), panel, nr);
             }
             column += len;
         }

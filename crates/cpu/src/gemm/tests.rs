@@ -2,30 +2,11 @@ use super::*;
 use crate::testing::{noise, same_bits_on_any_threads};
 
 /// The product in f64, element by element.
-#[allow(clippy::too_many_arguments)]
-fn naive<T: Float>(
-    ta: Trans,
-    tb: Trans,
-    (m, n, k): (usize, usize, usize),
-    alpha: f64,
-    a: &[T],
-    lda: usize,
-    b: &[T],
-    ldb: usize,
-    beta: f64,
-    c: &[T],
-    ldc: usize,
-) -> Vec<f64> {
+fn naive<T: Float>(alpha: f64, a: MatRef<'_, T>, b: MatRef<'_, T>, beta: f64, (c, ldc): (&[T], usize)) -> Vec<f64> {
     let mut out: Vec<f64> = c.iter().map(|v| v.f64()).collect();
-    for i in 0..m {
-        for j in 0..n {
-            let sum: f64 = (0..k)
-                .map(|p| {
-                    let x = if ta == Trans::No { a[i * lda + p] } else { a[p * lda + i] };
-                    let y = if tb == Trans::No { b[p * ldb + j] } else { b[j * ldb + p] };
-                    x.f64() * y.f64()
-                })
-                .sum();
+    for i in 0..a.rows() {
+        for j in 0..b.columns() {
+            let sum: f64 = (0..a.columns()).map(|p| a.from(i, p)[0].f64() * b.from(p, j)[0].f64()).sum();
             let old = if beta == 0.0 { 0.0 } else { beta * out[i * ldc + j] };
             out[i * ldc + j] = old + alpha * sum;
         }
@@ -33,25 +14,28 @@ fn naive<T: Float>(
     out
 }
 
+/// A view of `rows` × `columns`, `gap` elements between what is stored one after another.
+fn view<T>(data: &[T], rows: usize, columns: usize, gap: usize, transposed: bool) -> MatRef<'_, T> {
+    let (high, wide) = if transposed { (columns, rows) } else { (rows, columns) };
+    MatRef::with_stride(data, high, wide, wide + gap).t_if(transposed)
+}
+
 fn check<T: Float>(kernel: Kernel, (m, n, k): (usize, usize, usize), alpha: f64, beta: f64, gap: usize, tol: f64) {
-    for ta in [Trans::No, Trans::Yes] {
-        for tb in [Trans::No, Trans::Yes] {
-            let lda = gap + if ta == Trans::No { k } else { m };
-            let ldb = gap + if tb == Trans::No { n } else { k };
+    let (a_data, b_data): (Vec<T>, Vec<T>) = (noise((m + gap) * (k + gap), 1), noise((n + gap) * (k + gap), 2));
+    for ta in [false, true] {
+        for tb in [false, true] {
+            let (a, b) = (view(&a_data, m, k, gap, ta), view(&b_data, k, n, gap, tb));
             let ldc = n + gap;
-            let a: Vec<T> = noise(lda * m.max(k), 1);
-            let b: Vec<T> = noise(ldb * n.max(k), 2);
             let mut c: Vec<T> = noise(ldc * m, 3);
-            let want = naive(ta, tb, (m, n, k), alpha, &a, lda, &b, ldb, beta, &c, ldc);
+            let want = naive(alpha, a, b, beta, (&c, ldc));
             if beta == 0.0 {
-                for i in 0..m {
-                    c[i * ldc..i * ldc + n].fill(T::nan());
-                }
+                MatMut::with_stride(&mut c, m, n, ldc).each_row().for_each(|row| row.fill(T::nan()));
             }
-            gemm_with(kernel, ta, tb, m, n, k, T::of(alpha), &a, lda, &b, ldb, T::of(beta), &mut c, ldc);
+            let (alpha, beta) = (T::of(alpha), T::of(beta));
+            Gemm { alpha, a, b, beta, c: MatMut::with_stride(&mut c, m, n, ldc) }.run_on(kernel);
             let bound = tol * (k as f64).sqrt().max(1.0);
             for (i, (x, y)) in c.iter().zip(&want).enumerate() {
-                assert!((x.f64() - y).abs() <= bound, "{kernel:?} {ta:?}{tb:?} {m}x{n}x{k} at {i}: {x} for {y}");
+                assert!((x.f64() - y).abs() <= bound, "{kernel:?} {ta} {tb} {m}x{n}x{k} at {i}: {x} for {y}");
             }
         }
     }
@@ -85,15 +69,17 @@ fn agrees_with_the_definition_on_awkward_shapes() {
 #[test]
 fn empty_extents_and_zero_alpha_only_scale() {
     let mut c = vec![2.0f32; 6];
-    gemm(Trans::No, Trans::No, 2, 3, 0, 1.0, &[], 1, &[], 3, 0.5, &mut c, 3);
-    assert_eq!(c, [1.0; 6]);
-    gemm(Trans::No, Trans::No, 2, 3, 1, 0.0, &[f32::NAN; 2], 1, &[1.0; 3], 3, 1.0, &mut c, 3);
-    assert_eq!(c, [1.0; 6]);
-    gemm(Trans::No, Trans::No, 0, 3, 1, 1.0, &[], 1, &[1.0; 3], 3, 0.0, &mut c, 3);
-    assert_eq!(c, [1.0; 6]);
+    let scale = |(m, k): (usize, usize), alpha: f32, value: f32, beta: f32, c: &mut [f32]| {
+        let (a, b) = (vec![value; m * k], vec![1.0; k * 3]);
+        let (a, b) = (MatRef::new(&a, m, k), MatRef::new(&b, k, 3));
+        Gemm { alpha, a, b, beta, c: MatMut::new(c, m, 3) }.run();
+        c.to_vec()
+    };
+    assert_eq!(scale((2, 0), 1.0, 1.0, 0.5, &mut c), [1.0; 6]);
+    assert_eq!(scale((2, 1), 0.0, f32::NAN, 1.0, &mut c), [1.0; 6]);
+    assert_eq!(scale((0, 1), 1.0, 1.0, 0.0, &mut c), [1.0; 6]);
     c.fill(f32::NAN);
-    gemm(Trans::No, Trans::No, 2, 3, 0, 1.0, &[], 1, &[], 3, 0.0, &mut c, 3);
-    assert_eq!(c, [0.0; 6]);
+    assert_eq!(scale((2, 0), 1.0, 1.0, 0.0, &mut c), [0.0; 6]);
 }
 
 #[test]
@@ -101,12 +87,21 @@ fn threads_do_not_change_the_bits() {
     for (m, n, k) in [(210, 1300, 650), (64, 500, 800)] {
         let a: Vec<f32> = noise(m * k, 1);
         let b: Vec<f32> = noise(k * n, 2);
-        for (ta, tb, lda, ldb) in [(Trans::No, Trans::No, k, n), (Trans::Yes, Trans::Yes, m, k)] {
+        for transposed in [false, true] {
+            let (a, b) = (view(&a, m, k, 0, transposed), view(&b, k, n, 0, transposed));
             same_bits_on_any_threads(|| {
                 let mut c: Vec<f32> = noise(m * n, 3);
-                gemm(ta, tb, m, n, k, 1.0, &a, lda, &b, ldb, 1.0, &mut c, n);
+                Gemm { alpha: 1.0, a, b, beta: 1.0, c: MatMut::new(&mut c, m, n) }.run();
                 c
             });
         }
     }
+}
+
+#[test]
+#[should_panic(expected = "a 2x3 and a 2x4 matrix do not multiply to one of 2x4")]
+fn extents_must_agree() {
+    let (a, b, mut c) = ([0.0f32; 6], [0.0; 8], [0.0; 8]);
+    let (a, b) = (MatRef::new(&a, 2, 3), MatRef::new(&b, 2, 4));
+    Gemm { alpha: 1.0, a, b, beta: 0.0, c: MatMut::new(&mut c, 2, 4) }.run();
 }

@@ -144,7 +144,6 @@ pub(crate) fn micro<T: Float>(kernel: Kernel) -> &'static Micro<T> {
 macro_rules! vectorized {
     ($(#[$meta:meta])* $vis:vis fn $name:ident[$($gen:tt)*]($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
-        #[allow(clippy::too_many_arguments)]
         $vis fn $name<$($gen)*>($($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
             fn body<$($gen)*>($($arg: $ty),*) $(-> $ret)? $body

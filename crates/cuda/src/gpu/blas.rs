@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use lgm_core::{DevicePtr, Element, Error, Gemm, Result};
 
-use super::api::cublas::cublasOperation_t::{self, CUBLAS_OP_N, CUBLAS_OP_T};
-use super::api::cublas::{
+use crate::gpu::api::cublas::cublasOperation_t::{self, CUBLAS_OP_N, CUBLAS_OP_T};
+use crate::gpu::api::cublas::{
     cublasAtomicsMode_t, cublasComputeType_t, cublasContext, cublasGemmAlgo_t, cublasMath_t, cudaDataType,
 };
-use super::api::{CublasApi, Handle};
-use super::context::{Context, Stream};
+use crate::gpu::api::{CublasApi, Handle};
+use crate::gpu::context::{Context, Stream};
 use crate::{Precision, Version};
 
 /// Bytes of workspace that cuBLAS gets: what NVIDIA recommends, 32 MiB from sm_90 on and 4 MiB before, kept fixed so that
@@ -124,7 +124,7 @@ impl Blas {
                 ("cublasGemmStridedBatchedEx", status)
             }
         };
-        self.check(call, status).map_err(|error| Error::config(format!("matrix product {gemm:?}: {error}")))
+        self.check(call, status).map_err(|error| error.while_doing(format_args!("matrix multiplication {gemm:?}")))
     }
 
     fn check(&self, call: &str, status: c_int) -> Result<()> {
@@ -138,7 +138,7 @@ impl Blas {
         };
         let (name, meaning) = (text(self.api.cublasGetStatusName), text(self.api.cublasGetStatusString));
         let (file, version) = (self.api.found.path.display(), self.version());
-        Err(Error::config(format!("cuBLAS {version} ({file}): {call} failed: {name} ({status}: {meaning})")))
+        Err(Error::device(format!("cuBLAS {version} ({file}): {call} failed: {name} ({status}: {meaning})")))
     }
 }
 

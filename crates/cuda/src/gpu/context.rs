@@ -1,14 +1,14 @@
 //! One GPU's primary context and its two streams, and what the driver's refusals mean.
 
 use std::collections::HashMap;
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::c_int;
 use std::sync::{Arc, Mutex, OnceLock};
 
+use lgm_core::memory::in_units;
 use lgm_core::{DevicePtr, Error, Result};
 
-use super::api::*;
-use super::event::Event;
 use crate::Device;
+use crate::gpu::api::*;
 
 /// Calls a function of the driver in a context, which is made the thread's own first.
 macro_rules! driver {
@@ -33,7 +33,8 @@ pub(crate) enum Stream {
 }
 
 pub(crate) struct Context {
-    pub(crate) api: DriverApi,
+    listing: DriverApi,
+    pub(crate) api: RunApi,
     pub(crate) gpu: Device,
     device: c_int,
     raw: Handle<driver::CUctx_st>,
@@ -45,15 +46,16 @@ pub(crate) struct Context {
 
 impl Context {
     /// The context of a GPU that the driver listed.
-    pub(crate) fn open(api: DriverApi, gpu: Device) -> Result<Arc<Self>> {
+    pub(crate) fn open(listing: DriverApi, api: RunApi, gpu: Device) -> Result<Arc<Self>> {
         let blocks = Mutex::default();
         let lost = OnceLock::new();
-        let mut context = Context { api, gpu, device: 0, raw: Handle::NULL, streams: [Handle::NULL; 2], blocks, lost };
+        let mut context =
+            Context { listing, api, gpu, device: 0, raw: Handle::NULL, streams: [Handle::NULL; 2], blocks, lost };
         let ordinal = context.gpu.id as c_int;
         // SAFETY, of all three: the types are the driver's and the pointers are to live values.
-        context.check("cuInit", unsafe { (context.api.cuInit)(0) })?;
+        context.check("cuInit", unsafe { (context.listing.cuInit)(0) })?;
         let mut device = 0;
-        context.check("cuDeviceGet", unsafe { (context.api.cuDeviceGet)(&mut device, ordinal) })?;
+        context.check("cuDeviceGet", unsafe { (context.listing.cuDeviceGet)(&mut device, ordinal) })?;
         let mut raw = Handle::NULL;
         let status = unsafe { (context.api.cuDevicePrimaryCtxRetain)(&mut raw.0, device) };
         context.check("cuDevicePrimaryCtxRetain", status)?;
@@ -77,7 +79,7 @@ impl Context {
 
     pub(crate) fn make_current(&self) -> Result<()> {
         if let Some(lost) = self.lost() {
-            return Err(Error::config(lost));
+            return Err(Error::Device { text: lost.into(), lost: true });
         }
         // SAFETY: the context is alive.
         self.check("cuCtxSetCurrent", unsafe { (self.api.cuCtxSetCurrent)(self.raw.0) })
@@ -90,25 +92,12 @@ impl Context {
             return Ok(());
         }
         let call = call.trim_end_matches("_v2");
-        let code = Code {
-            number: status,
-            name: self.text(self.api.cuGetErrorName, status),
-            meaning: self.text(self.api.cuGetErrorString, status),
-        };
+        let code = self.listing.code(status);
         if is_sticky(status) {
             let text = lost_text(&self.gpu, call, &code);
-            return Err(Error::config(self.lost.get_or_init(|| text).as_str()));
+            return Err(Error::Device { text: self.lost.get_or_init(|| text).clone(), lost: true });
         }
-        Err(Error::config(failure_text(&self.gpu, call, &code)))
-    }
-
-    fn text(&self, get: unsafe extern "C" fn(c_int, *mut *const c_char) -> c_int, status: c_int) -> Option<String> {
-        let mut text = std::ptr::null();
-        // SAFETY: the text that the driver gives is static.
-        unsafe {
-            (get(status, &mut text) == 0 && !text.is_null())
-                .then(|| CStr::from_ptr(text).to_string_lossy().into_owned())
-        }
+        Err(Error::device(failure_text(&self.gpu, call, &code)))
     }
 
     pub(crate) fn alloc(&self, bytes: usize) -> Result<DevicePtr> {
@@ -119,7 +108,8 @@ impl Context {
         let status = unsafe { (self.api.cuMemAlloc_v2)(&mut at, bytes.max(1)) };
         if status == CUDA_ERROR_OUT_OF_MEMORY {
             let (free, total) = self.free_bytes()?;
-            return Err(Error::config(memory_text(&self.gpu, bytes as u64, free, total)));
+            let (wanted, text) = (bytes as u64, memory_text(&self.gpu, bytes as u64, free, total));
+            return Err(Error::DeviceMemory { text, wanted, free });
         }
         self.check("cuMemAlloc", status)?;
         self.blocks().insert(at, bytes);
@@ -157,11 +147,6 @@ impl Context {
         }
         driver!(self, cuMemcpyDtoDAsync_v2(to.0, from.0, bytes, self.stream(Stream::Compute)))
     }
-
-    /// What a stream gets from now on waits for the event.
-    pub(crate) fn wait(&self, stream: Stream, event: &Event) -> Result<()> {
-        driver!(self, cuStreamWaitEvent(self.stream(stream), event.handle(), 0))
-    }
 }
 
 impl Drop for Context {
@@ -185,22 +170,6 @@ impl Drop for Context {
 }
 
 /// The driver's code, with its name and meaning where the driver gave them.
-struct Code {
-    number: c_int,
-    name: Option<String>,
-    meaning: Option<String>,
-}
-
-impl std::fmt::Display for Code {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match (&self.name, &self.meaning) {
-            (Some(name), Some(meaning)) => write!(f, "{name} ({}: {meaning})", self.number),
-            (Some(name), None) => write!(f, "{name} ({})", self.number),
-            _ => write!(f, "code {}", self.number),
-        }
-    }
-}
-
 /// Whether a context takes no more work after this code.
 fn is_sticky(code: c_int) -> bool {
     matches!(
@@ -274,19 +243,10 @@ fn memory_text(gpu: &Device, wanted: u64, free: u64, total: u64) -> String {
          (nvidia-smi lists it)",
         gpu.id,
         gpu.name,
-        bytes_text(wanted),
-        bytes_text(free),
-        bytes_text(total)
+        in_units(wanted),
+        in_units(free),
+        in_units(total)
     )
-}
-
-/// A number of bytes as people read it.
-pub(crate) fn bytes_text(bytes: u64) -> String {
-    let unit = [(1u64 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-    match unit.iter().find(|(size, _)| bytes >= *size) {
-        Some((size, name)) => format!("{:.1} {name}", bytes as f64 / *size as f64),
-        None => format!("{bytes} bytes"),
-    }
 }
 
 #[cfg(test)]
@@ -330,6 +290,5 @@ mod tests {
             "GPU 1 (Test GPU) is out of memory: cuMemAlloc failed, 3.0 GiB wanted, 512.0 MiB of 80.0 GiB free; lower batch_size, or end \
              what else runs on the GPU (nvidia-smi lists it)"
         );
-        assert_eq!((bytes_text(1023), bytes_text(1536)), ("1023 bytes".into(), "1.5 KiB".into()));
     }
 }

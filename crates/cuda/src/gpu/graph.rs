@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use lgm_core::Result;
 
-use super::api::{CUgraph, Handle, driver::CUgraphExec_st, driver::CUstreamCaptureMode};
-use super::context::{Context, Stream, driver};
+use crate::gpu::api::{CUgraph, Handle, driver::CUgraphExec_st, driver::CUstreamCaptureMode};
+use crate::gpu::context::{Context, Stream, driver};
 
 /// Recorded work of the compute stream.
 pub struct Graph {

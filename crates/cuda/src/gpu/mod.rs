@@ -2,44 +2,39 @@
 
 mod api;
 mod blas;
-mod cache;
+mod compile;
 mod context;
-mod convolution;
-mod descriptors;
+mod conv;
+mod device;
+mod devices;
 mod event;
-mod feed;
 mod graph;
-mod module;
-mod nvrtc;
-mod pinned;
+mod memory;
 mod precision;
-pub mod ptxas;
-mod staging;
-mod ways;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lgm_core::{Arg, ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Error, Gemm, Grid, Result, Storage};
+use lgm_core::memory::in_units;
+use lgm_core::{ConvolutionPass, DeviceConvolution, DevicePtr, Error, Result, Storage};
 
-use api::{CublasApi, CudnnApi, DriverApi};
+use api::{CublasApi, CudnnApi, RunApi};
 use blas::Blas;
-use context::{Context, Stream, bytes_text, driver};
-use convolution::Convolutions;
-use module::Kernels;
-use staging::Staging;
+use compile::{Kernels, nvrtc};
+use context::{Context, Stream, driver};
+use conv::Convolutions;
+use memory::Staging;
 
-pub(crate) use api::{Api, ListingApi};
-pub use cache::KernelCache;
+use api::{Api, DriverApi};
+pub use compile::{Compiled, KernelCache, Nvrtc, Unit, compile_all, ptxas};
+pub(crate) use devices::devices;
+pub use devices::{Device, NoDevice};
 pub use event::Event;
-pub use feed::Feed;
 pub use graph::Graph;
-pub use module::compile_all;
-pub use nvrtc::{Compiled, Nvrtc, Unit};
-pub use pinned::PinnedBuffer;
+pub use memory::{Feed, PinnedBuffer};
 pub use precision::Precision;
 
-use crate::{Allocator, Component, Device, SearchPath, Version, kernels, library};
+use crate::{Component, SearchPath, Version, kernels, locate};
 
 /// The oldest GPUs that kernels are compiled for.
 const OLDEST: (u32, u32) = (7, 5);
@@ -76,21 +71,21 @@ impl Cuda {
     /// # Errors
     /// As [`Cuda::open`].
     pub fn open_in(path: &SearchPath, id: u32, precision: Precision, cache: &KernelCache) -> Result<Cuda> {
-        let gpus = crate::driver::devices(path).map_err(|error| Error::config(error.to_string()))?;
+        let gpus = devices(path).map_err(|error| Error::device(error.to_string()))?;
         let gpu = pick(gpus, id)?;
         precision.check(&gpu.name, gpu.capability)?;
-        let driver = DriverApi::load(path)?;
+        let (listing, driver) = (DriverApi::load(path)?, RunApi::load(path)?);
         let nvrtc = Nvrtc::load(path)?;
         let cublas = CublasApi::load(path)?;
         check_driver(driver.found.version, &[("NVRTC", nvrtc.version()), ("cuBLAS", cublas.found.version)])?;
         let architecture = nvrtc::architecture(gpu.capability, &nvrtc.architectures()?, nvrtc.version())?;
         let mut libraries = vec![
-            told("driver", driver.found.version, &driver.found.path),
-            told("NVRTC", nvrtc.version(), nvrtc.path()),
-            told("cuBLAS", cublas.found.version, &cublas.found.path),
+            described("driver", driver.found.version, &driver.found.path),
+            described("NVRTC", nvrtc.version(), nvrtc.path()),
+            described("cuBLAS", cublas.found.version, &cublas.found.path),
         ];
 
-        let context = Context::open(driver, gpu)?;
+        let context = Context::open(listing, driver, gpu)?;
         let sources = kernels::sources();
         let units: Vec<Unit<'_>> = sources.iter().map(Unit::from).collect();
         let code = compile_all(&nvrtc, architecture, &units, cache)?;
@@ -99,7 +94,7 @@ impl Cuda {
         let kernels = Kernels::load(&context, &code)?;
         let blas = Blas::new(&context, cublas, precision)?;
         let convolutions = open_cudnn(path, &context, precision);
-        libraries.extend(convolutions.as_ref().map(|all| told("cuDNN", all.found().version, &all.found().path)));
+        libraries.extend(convolutions.as_ref().map(|all| described("cuDNN", all.found().version, &all.found().path)));
         let staging = Mutex::new(Staging::new(&context)?);
         let recording = AtomicBool::new(false);
         let storage = precision.storage_on(context.gpu.capability);
@@ -130,14 +125,18 @@ impl Cuda {
             Precision::Tf32 if major < 8 => "fp32 (this GPU has no tf32)".to_string(),
             precision => precision.to_string(),
         };
-        let memory = bytes_text(gpu.memory);
+        let memory = in_units(gpu.memory);
         let first = format!("GPU {} ({}, sm_{major}{minor}, {memory}), products in {products}", gpu.id, gpu.name);
         [first].into_iter().chain(self.libraries.iter().cloned()).collect()
     }
 
-    /// cuDNN's way to make a pass of a convolution that was planned, or why it does not make it; `None` where it was not
+    /// cuDNN's algorithm for a pass of a convolution that was planned, or why it has none; `None` where the pass was not
     /// planned or there is no cuDNN.
-    pub fn convolution_way(&self, conv: &DeviceConvolution, pass: ConvolutionPass) -> Option<Result<String, String>> {
+    pub fn convolution_algorithm(
+        &self,
+        conv: &DeviceConvolution,
+        pass: ConvolutionPass,
+    ) -> Option<Result<String, String>> {
         self.convolutions.as_ref()?.taken(conv, pass)
     }
 
@@ -261,82 +260,10 @@ impl Cuda {
     }
 }
 
-impl Allocator for Cuda {
-    fn alloc(&self, bytes: usize) -> Result<DevicePtr> {
-        self.not_while_recording("memory was asked for")?;
-        self.context.alloc(bytes)
-    }
-
-    fn free(&self, block: DevicePtr) -> Result<()> {
-        self.not_while_recording("memory was given back")?;
-        self.context.free(block)
-    }
-
-    fn free_bytes(&self) -> Result<(u64, u64)> {
-        self.context.free_bytes()
-    }
-}
-
-impl DeviceQueue for Cuda {
-    fn storage(&self) -> Storage {
-        self.storage
-    }
-
-    fn launch(&self, kernel: &'static str, grid: Grid, args: &[Arg]) -> Result<()> {
-        self.kernels.launch(kernel, grid, args)
-    }
-
-    fn gemm(&self, gemm: &Gemm) -> Result<()> {
-        self.blas.gemm(gemm)
-    }
-
-    fn convolution_workspace(&self, conv: &DeviceConvolution, pass: ConvolutionPass) -> Result<Option<usize>> {
-        self.not_while_recording("a convolution was planned")?;
-        self.convolutions.as_ref().map_or(Ok(None), |all| all.workspace(conv, pass))
-    }
-
-    fn convolution(
-        &self,
-        conv: &DeviceConvolution,
-        pass: ConvolutionPass,
-        result: DevicePtr,
-        operands: [DevicePtr; 2],
-        workspace: DevicePtr,
-    ) -> Result<()> {
-        let all =
-            self.convolutions.as_ref().ok_or_else(|| Error::internal("a convolution by cuDNN, which is absent"))?;
-        all.run(conv, pass, result, operands, workspace)
-    }
-
-    fn copy(&self, from: DevicePtr, to: DevicePtr, bytes: usize) -> Result<()> {
-        self.context.copy(from, to, bytes)
-    }
-
-    fn zero(&self, at: DevicePtr, bytes: usize) -> Result<()> {
-        self.fill(at, 0, bytes)
-    }
-
-    fn upload(&self, from: &[u8], to: DevicePtr) -> Result<()> {
-        self.not_while_recording("host memory was copied from")?;
-        self.staging().upload(from, to)
-    }
-
-    fn download(&self, from: DevicePtr, to: &mut [u8]) -> Result<()> {
-        self.not_while_recording("host memory was copied to")?;
-        self.staging().download(from, to)
-    }
-
-    fn finish(&self) -> Result<()> {
-        self.not_while_recording("the device was waited for")?;
-        self.context.finish(Stream::Copy)?;
-        self.context.finish(Stream::Compute)
-    }
-}
-
 /// cuDNN, or nothing where it is not there or does not start, which is said.
 fn open_cudnn(path: &SearchPath, context: &Arc<Context>, precision: Precision) -> Option<Convolutions> {
     let slower = |reason: String| tracing::warn!("convolutions run on our own kernels, slower than cuDNN's: {reason}");
-    if let Err(missing) = library::find(Component::Cudnn, path).found {
+    if let Err(missing) = locate::find(Component::Cudnn, path).found {
         slower(format!("{}; to get it: {}", missing.summary(), Component::Cudnn.how_to_get()));
         return None;
     }
@@ -344,7 +271,7 @@ fn open_cudnn(path: &SearchPath, context: &Arc<Context>, precision: Precision) -
     opened.map_err(|error| slower(error.to_string())).ok()
 }
 
-fn told(name: &str, version: Version, file: &std::path::Path) -> String {
+fn described(name: &str, version: Version, file: &std::path::Path) -> String {
     format!("{name} {version} ({})", file.display())
 }
 
@@ -359,12 +286,12 @@ fn pick(mut gpus: Vec<Device>, id: u32) -> Result<Device> {
             Some(list) => format!("; CUDA_VISIBLE_DEVICES is '{}'", list.to_string_lossy()),
             None => String::new(),
         };
-        return Err(Error::config(format!("there is no GPU {id}; there are {}{visible}", list.join(", "))));
+        return Err(Error::device(format!("there is no GPU {id}; there are {}{visible}", list.join(", "))));
     };
     let gpu = gpus.swap_remove(at);
     let (major, minor) = gpu.capability;
     if gpu.capability < OLDEST {
-        return Err(Error::config(format!(
+        return Err(Error::device(format!(
             "GPU {id} ({}) is of compute capability {major}.{minor}; {}.{} (Turing) or newer is needed",
             gpu.name, OLDEST.0, OLDEST.1
         )));
@@ -379,7 +306,7 @@ fn check_driver(driver: Version, libraries: &[(&str, Version)]) -> Result<()> {
         None => Ok(()),
         Some((name, version)) => {
             let hint = if version.major == 13 { " (580 or newer)" } else { "" };
-            Err(Error::config(format!(
+            Err(Error::device(format!(
                 "the NVIDIA driver is for CUDA {driver}, but {name} is {version} and needs a driver for CUDA {}.0 or \
                  newer{hint}: update the driver",
                 version.major
@@ -424,7 +351,7 @@ mod tests {
         let pythons = std::fs::read_dir(target).into_iter().flatten().flatten();
         let own: Vec<PathBuf> = pythons.map(|p| p.path().join("site-packages/nvidia/cu13/lib")).collect();
         path.places.splice(0..0, SearchPath::folders(own).places);
-        library::find(Component::Nvrtc, &path).found.map_err(|missing| missing.summary())?;
+        locate::find(Component::Nvrtc, &path).found.map_err(|missing| missing.summary())?;
         Nvrtc::load(&path).map_err(|error| error.to_string())
     }
 

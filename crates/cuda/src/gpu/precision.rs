@@ -70,11 +70,7 @@ impl FromStr for Precision {
             "fp32" => Ok(Precision::Fp32),
             "tf32" => Ok(Precision::Tf32),
             "bf16" => Ok(Precision::Bf16),
-            _ => {
-                let hint = lgm_core::nearest(text, ["fp32", "tf32", "bf16"]).map(|n| format!("; did you mean {n}?"));
-                let hint = hint.unwrap_or_default();
-                Err(Error::config(format!("unknown precision '{text}'{hint} (there are fp32, tf32 and bf16)")))
-            }
+            _ => Err(Error::unknown_among("unknown precision", text, &["fp32", "tf32", "bf16"])),
         }
     }
 }
@@ -122,7 +118,7 @@ mod tests {
     #[test]
     fn what_is_not_there_is_said() {
         let text = |t: &str| t.parse::<Precision>().unwrap_err().to_string();
-        assert_eq!(text("fp23"), "unknown precision 'fp23'; did you mean fp32? (there are fp32, tf32 and bf16)");
+        assert_eq!(text("fp23"), "unknown precision 'fp23'; did you mean 'fp32'? (there are fp32, tf32, bf16)");
         assert!(text("double").starts_with("unknown precision 'double'"));
     }
 

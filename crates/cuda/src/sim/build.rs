@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use lgm_core::rng::fnv1a;
 use lgm_core::{Error, Grid, Result};
 
 use super::Order;
 
-use crate::kernels::{COMMON, SIM, Source, sources};
+use crate::KernelCache;
+use crate::kernels::{COMMON, Header, SIM, Source, sources};
 
 /// How the compiler is called, but for the files.
 const OPTIONS: [&str; 7] = ["-std=c++17", "-O2", "-g1", "-fPIC", "-shared", "-fno-strict-aliasing", "-Wno-attributes"];
@@ -84,10 +86,12 @@ impl Kernels {
 
 /// All sources and the table of their kernels.
 fn program(sources: &[Source]) -> String {
-    let mut text = format!("#line 1 \"sim.h\"\n{SIM}\n#line 1 \"common.cuh\"\n{COMMON}\n");
+    let mut text = format!("#line 1 \"sim.h\"\n{SIM}\n");
+    text.extend(COMMON.iter().map(Header::numbered));
     for source in sources {
         // A namespace each, so that helpers may have the same name, as they may where every source is compiled alone.
-        let _ = write!(text, "namespace {0} {{\n#line 1 \"{0}.cu\"\n{1}\n}}\n", source.name, source.text);
+        let headers: String = source.headers.iter().map(Header::numbered).collect();
+        let _ = write!(text, "namespace {0} {{\n{headers}#line 1 \"{0}.cu\"\n{1}\n}}\n", source.name, source.text);
     }
     text.push_str("extern \"C\" const sim::Entry lgm_sim_entries[] = {\n");
     for (source, kernel) in sources.iter().flat_map(|s| s.kernels().map(move |k| (s.name, k))) {
@@ -107,15 +111,8 @@ pub(super) fn sanitized() -> bool {
     std::env::var_os("LGM_SIM_SANITIZE").is_some_and(|v| v == "1")
 }
 
-/// FNV-1a.
-fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ b as u64).wrapping_mul(0x0100_0000_01b3))
-}
-
 fn folder() -> PathBuf {
-    let under =
-        |name: &str, rest: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(|v| Path::new(&v).join(rest));
-    let cache = under("XDG_CACHE_HOME", "lgm-caffe").or_else(|| under("HOME", ".cache/lgm-caffe"));
+    let cache = KernelCache::from_env().folder().cloned();
     cache.unwrap_or_else(|| std::env::temp_dir().join(format!("lgm-caffe-{}", std::process::id()))).join("sim")
 }
 
@@ -129,7 +126,7 @@ pub(super) fn load(sources: &[Source]) -> Result<Kernels> {
     let compiler = compiler();
     let folder = folder();
     let watched = if sanitized() { "-sanitized" } else { "" };
-    let name = format!("{:016x}{watched}", hash(&format!("{compiler} {} {text}", OPTIONS.join(" "))));
+    let name = format!("{:016x}{watched}", fnv1a(format!("{compiler} {} {text}", OPTIONS.join(" ")).bytes()));
     let library = folder.join(format!("{name}.so"));
     // One thread of the process compiles; of several processes each does, to a name of its own.
     static COMPILING: Mutex<()> = Mutex::new(());

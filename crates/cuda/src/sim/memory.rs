@@ -53,7 +53,7 @@ impl Blocks {
     /// # Errors
     /// When the host has none.
     pub fn alloc(&mut self, bytes: usize) -> Result<DevicePtr> {
-        let refuse = || Error::config(format!("the simulated device has no block of {bytes} bytes"));
+        let refuse = || Error::device(format!("the simulated device has no block of {bytes} bytes"));
         let inner = if self.zone == 0 { Some(bytes.max(1)) } else { bytes.checked_next_multiple_of(ALIGN) };
         let whole = inner.and_then(|b| b.checked_add(2 * self.zone)).ok_or_else(refuse)?;
         let layout = Layout::from_size_align(whole, ALIGN).map_err(|_| refuse())?;

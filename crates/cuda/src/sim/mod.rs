@@ -20,6 +20,7 @@
 mod build;
 mod convolution;
 mod memory;
+mod recording;
 #[cfg(test)]
 mod tests;
 mod tf32;
@@ -31,7 +32,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use lgm_core::{
     Arg, ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Element, Error, Format, Gemm, Grid, Result, Shape,
 };
-use lgm_cpu::{Trans, gemm};
+use lgm_cpu::{MatMut, MatRef};
 
 use crate::{Allocator, Precision};
 use convolution::Library;
@@ -39,6 +40,7 @@ use convolution::Library;
 pub use build::{Kernels, kernels};
 pub use convolution::{add_products, is_known, shapes};
 pub use memory::Blocks;
+pub use recording::Simulated;
 pub use tf32::rounded as rounded_to_tf32;
 
 /// In which order the threads of a block, and the blocks, take turns.
@@ -216,7 +218,6 @@ impl DeviceQueue for Sim {
         if g.lda < a_columns || g.ldb < b_columns || g.ldc < g.n {
             return Err(Error::internal(format!("a matrix has rows longer than the distance between them: {g:?}")));
         }
-        let trans = |t: bool| if t { Trans::Yes } else { Trans::No };
         for i in 0..number {
             let (a, b) = (g.a.elements(i * strides[0], g.factors), g.b.elements(i * strides[1], g.factors));
             let c = g.c.elements(i * strides[2], g.result);
@@ -228,8 +229,12 @@ impl DeviceQueue for Sim {
             let [a, b] = unsafe { [(a, a_len), (b, b_len)].map(|(at, len)| widened(at, len, g.factors)) };
             let shortened = |factors: Cow<'_, [f32]>| factors.iter().map(|&v| tf32::rounded(v)).collect();
             let [a, b] = if self.precision.shortens(g) { [a, b].map(shortened) } else { [a, b] };
-            let (ta, tb) = (trans(g.trans_a), trans(g.trans_b));
-            let product = |c: &mut [f32]| gemm(ta, tb, g.m, g.n, g.k, g.alpha, &a, g.lda, &b, g.ldb, g.beta, c, g.ldc);
+            let a = MatRef::with_stride(&a, a_rows, a_columns, g.lda).t_if(g.trans_a);
+            let b = MatRef::with_stride(&b, b_rows, b_columns, g.ldb).t_if(g.trans_b);
+            let product = |c: &mut [f32]| {
+                let c = MatMut::with_stride(c, g.m, g.n, g.ldc);
+                lgm_cpu::Gemm { alpha: g.alpha, a, b, beta: g.beta, c }.run();
+            };
             if g.result == Element::F32 {
                 // SAFETY: as above.
                 product(unsafe { std::slice::from_raw_parts_mut(c.0 as *mut f32, c_len) });

@@ -56,12 +56,9 @@ KERNEL(test_past_the_end)(float* y, int at) {
 
 /// A device with the kernels above, where there is a compiler.
 pub(super) fn sim(order: Order) -> Option<Sim> {
-    let kernels = match build::load(&[Source { name: "selftest", text: SOURCE }]) {
+    let kernels = match build::load(&[Source { name: "selftest", text: SOURCE, headers: &[] }]) {
         Ok(kernels) => Box::leak(Box::new(kernels)),
-        Err(Error::Config(why)) => {
-            eprintln!("skipped: {why}");
-            return None;
-        }
+        Err(Error::Config(why)) => return lgm_testkit::skip("simulator", why),
         Err(e) => panic!("{e}"),
     };
     Some(Sim::of(kernels, order, 1 << 22))

@@ -20,10 +20,7 @@ pub fn open(precision: Precision) -> Option<Cuda> {
             None
         }
         Ok(_) => Some(Cuda::open(id, precision).unwrap()),
-        Err(error) => {
-            println!("skipped: {}", error.summary());
-            None
-        }
+        Err(error) => lgm_testkit::skip("gpu", error.summary()),
     }
 }
 

@@ -85,12 +85,7 @@ pub fn resumes_exactly(make: &dyn Fn() -> Running, batches: usize) {
     }
 }
 
-/// A folder of the shared test data, or `None`, said aloud, where it is absent.
-pub fn shared(path: &str) -> Option<PathBuf> {
-    let full = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared").join(path);
-    if full.exists() {
-        return Some(full);
-    }
-    eprintln!("skipped: {} absent", full.display());
-    None
+/// A folder of recorded values.
+pub fn golden(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(path)
 }

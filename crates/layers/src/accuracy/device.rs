@@ -1,10 +1,10 @@
 //! Accuracy on a device: a warp judges each position, a block adds up each output.
 
-use lgm_core::{Bwd, Device, DeviceQueue, Error, Fwd, Grid, Plan, Result, Run, args};
+use lgm_core::{Axes3, Device, DeviceLayer, DeviceQueue, Error, Fault, Fwd, Grid, Plan, Result, args};
 
 use super::Accuracy;
-use crate::on_device::extent;
-use crate::softmax::Along;
+use crate::common::labels;
+use crate::common::launch::extent;
 
 impl Accuracy {
     fn positions(&self) -> usize {
@@ -12,14 +12,18 @@ impl Accuracy {
     }
 }
 
-impl Run<Device> for Accuracy {
-    fn prepare(&mut self, _queue: &(dyn DeviceQueue + 'static), plan: &mut Plan) -> Result<()> {
+impl DeviceLayer for Accuracy {
+    fn prepare(&mut self, _queue: &dyn DeviceQueue, plan: &mut Plan) -> Result<()> {
         plan.scratch = vec![plan.tops[0].with_shape([self.positions()])];
         Ok(())
     }
 
-    fn forward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Fwd<'_, Device>) -> Result<()> {
-        let Along { channels, inner, .. } = self.along;
+    fn explain(&self, fault: Fault) -> Error {
+        labels::explain(fault, self.along.channels)
+    }
+
+    fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
+        let Axes3 { channels, inner, .. } = self.along;
         let (scores, labels, verdicts) = (io.bottom(0)?, io.bottom(1)?, io.scratch(0)?);
         let (accuracy, by_class) = (io.top(0)?, if self.by_class { Some(io.top(1)?) } else { None });
         let positions = extent(self.positions())?;
@@ -38,13 +42,9 @@ impl Run<Device> for Accuracy {
             0u32,
             0i32,
         ];
-        queue.launch("accuracy_judge", Grid::elements(self.positions() * 32), judge)?;
+        io.launch("accuracy_judge", Grid::elements(self.positions() * 32), judge)?;
         let outputs = 1 + if self.by_class { channels } else { 0 };
-        let finish = args![accuracy, by_class, verdicts, labels, positions, io.fault];
-        queue.launch("accuracy_finish", Grid::rows(outputs, Grid::THREADS), finish)
-    }
-
-    fn backward(&self, _queue: &(dyn DeviceQueue + 'static), _io: Bwd<'_, Device>) -> Result<()> {
-        Err(Error::internal("this layer has no backward pass"))
+        let finish = args![accuracy, by_class, verdicts, labels, positions, io.call.fault];
+        io.launch("accuracy_finish", Grid::rows(outputs, Grid::THREADS), finish)
     }
 }

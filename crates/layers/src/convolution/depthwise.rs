@@ -1,37 +1,39 @@
 //! Depthwise convolution, of as many groups as channels, by kernels of its own, which take the filters in single precision:
 //! as the parameter has them, or, with channels last, tap by tap, so that neighbouring threads read neighbouring numbers.
 
-use lgm_core::{DeviceConvolution, DevicePtr, DeviceQueue, Element, Format, Grid, Layout, Result, args, kernel};
+use lgm_core::{Axes3, DeviceConvolution, DevicePtr, DeviceQueue, Element, Format, Grid, Layout, Result, args, kernel};
 
-use super::own::{area, is_last, launch};
-use crate::on_device::{BLOCKS, TOGETHER, convert, extent, row_grid};
+use super::geometry::{area, is_last, launch};
+use crate::common::by_channel::{BLOCKS, REDUCE_COLUMNS};
+use crate::common::convert::convert;
+use crate::common::launch::{extent, row_grid};
 
 /// Neighbouring positions that a thread takes, and taps that a block does: STRIP and SET of `kernels/convolution.cu`.
 const STRIP: usize = 4;
 const SET: usize = 3;
 /// Positions that are worth a thread.
-const WORTH: usize = 8;
-
-/// Whether every group has one channel.
-pub(super) fn is_depthwise(c: &DeviceConvolution) -> bool {
-    c.groups == c.channels
-}
+const POSITIONS_PER_THREAD: usize = 8;
 
 /// Outputs of a channel.
 fn each(c: &DeviceConvolution) -> usize {
     c.outputs / c.channels
 }
 
-/// What the channels are taken in: packs of 16 bytes where each has one output and they divide them.
-fn packs(c: &DeviceConvolution) -> usize {
-    let pack = 16 / c.format.element.bytes();
-    if each(c) == 1 && c.channels.is_multiple_of(pack) { c.channels / pack } else { c.outputs }
+/// Vectors of 16 bytes that the channels fill, where each has one output and they divide them; else channels.
+fn vectors(c: &DeviceConvolution) -> usize {
+    let vector = 16 / c.format.element.bytes();
+    if each(c) == 1 && c.channels.is_multiple_of(vector) { c.channels / vector } else { c.outputs }
 }
 
-/// The filters tap by tap.
-pub(super) fn turn(queue: &dyn DeviceQueue, c: &DeviceConvolution, made: DevicePtr, w: DevicePtr) -> Result<()> {
+/// Filters in HWC order.
+pub(super) fn filters_to_hwc(
+    queue: &dyn DeviceQueue,
+    c: &DeviceConvolution,
+    made: DevicePtr,
+    w: DevicePtr,
+) -> Result<()> {
     let last = Format { element: Element::F32, layout: Layout::ChannelsLast };
-    convert(queue, (made, last), (w, Format::PLAIN), [1, c.outputs, area(c.kernel)], false)
+    convert(queue, (made, last), (w, Format::PLAIN), Axes3::new(1, c.outputs, area(c.kernel)), false)
 }
 
 /// y = w ∗ x + b.
@@ -44,7 +46,7 @@ pub(super) fn forward(
     if is_last(c) {
         let rows = c.batch * c.output[0] * c.output[1].div_ceil(STRIP);
         let own = args![y, x, w, b, extent(rows)?, outputs, each];
-        return launch(queue, kernel!(e, "conv_depthwise_forward_last"), row_grid(rows, packs(c)), own, c);
+        return launch(queue, kernel!(e, "conv_depthwise_forward_last"), row_grid(rows, vectors(c)), own, c);
     }
     let planes = c.batch * c.outputs;
     let own = args![y, x, w, b, extent(planes)?, outputs, each];
@@ -62,7 +64,7 @@ pub(super) fn data(
         let rows = c.batch * c.input[0] * c.input[1].div_ceil(STRIP);
         let own = args![dx, w, dy, extent(rows)?, channels, of_each];
         // A thread takes all outputs of a channel.
-        let width = packs(c).min(c.channels);
+        let width = vectors(c).min(c.channels);
         return launch(queue, kernel!(e, "conv_depthwise_data_last"), row_grid(rows, width), own, c);
     }
     let planes = c.batch * c.channels;
@@ -72,11 +74,11 @@ pub(super) fn data(
 
 /// The grid of the filter gradient's first step with channels last; it follows from the shape and the format alone.
 fn partials(c: &DeviceConvolution) -> Grid {
-    let packs = packs(c).max(1);
-    let across = packs.div_ceil(packs.div_ceil(TOGETHER));
+    let vectors = vectors(c).max(1);
+    let across = vectors.div_ceil(vectors.div_ceil(REDUCE_COLUMNS));
     let down = Grid::THREADS as usize / across;
-    let columns = packs.div_ceil(across) * area(c.kernel).div_ceil(SET);
-    let worth = (c.batch * area(c.output)).div_ceil(down * WORTH);
+    let columns = vectors.div_ceil(across) * area(c.kernel).div_ceil(SET);
+    let worth = (c.batch * area(c.output)).div_ceil(down * POSITIONS_PER_THREAD);
     let chunks = BLOCKS.div_ceil(columns).min(worth).max(1);
     Grid { blocks: [columns as u32, chunks as u32, 1], threads: [across as u32, down as u32, 1] }
 }

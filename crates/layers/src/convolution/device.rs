@@ -1,19 +1,21 @@
-//! Convolution on a device: by a library where there is one, else by our own kernels ([`super::own`]).
+//! Convolution on a device: by a library where there is one, else by our own kernels ([`super::direct`]).
 //!
 //! Blobs that are not stored plainly meet filters that are stored alike: their elements rounded, and their channels last if
 //! the blobs' are. They are made once, forward, and kept for backward. Filters' gradients are added up in single precision.
 //! Depthwise kernels of our own want filters of their own: see [`super::depthwise`].
 
 use lgm_core::{
-    BlobSpec, Bwd, ChannelsLast, ConvolutionPass, Device, DeviceConvolution, DevicePtr, DeviceQueue, Element, Format,
-    Formats, Fwd, Layout, Maker, Offer, Plan, PreparedConvolution, Result, Run, Shape, TENSOR_CORES_FROM,
+    Axes3, BlobSpec, Bwd, ChannelsLast, ConvolutionPass, Device, DeviceConvolution, DeviceLayer, DevicePtr,
+    DeviceQueue, Element, Format, Formats, Fwd, Layout, Maker, Offer, Plan, PreparedConvolution, Result, Shape,
+    TENSOR_CORES_FROM, Window,
 };
 
 use super::Convolution;
-use super::depthwise::{filter_scratch, is_depthwise, turn};
-use super::own::{adds_gradient, area, data, filter, filter_count, forward, images, is_last, is_pointwise, taps};
+use super::depthwise::{filter_scratch, filters_to_hwc};
+use super::direct::{data, filter, forward};
+use super::geometry::{adds_gradient, area, filter_count, images, is_depthwise, is_last, is_pointwise, taps};
 use super::reorder::reorder;
-use crate::on_device::Channels;
+use crate::common::by_channel::ByChannel;
 
 /// The most channels of an image: a convolution of so few has them last where its outputs gain by it, since what is then
 /// converted is its input, which is small.
@@ -49,22 +51,22 @@ impl Convolution {
     pub(super) fn planar(&self) -> Option<DeviceConvolution> {
         let g = self.geometry.as_ref()?;
         // One dimension is a plane of one row, none a plane of one element.
-        let pair = |v: &[usize], missing: usize| match *v {
-            [] => Some([missing, missing]),
-            [w] => Some([missing, w]),
-            [h, w] => Some([h, w]),
-            _ => None,
+        let windows = match g.windows[..] {
+            [] => [Window::UNIT; 2],
+            [columns] => [Window::UNIT, columns],
+            [rows, columns] => [rows, columns],
+            _ => return None,
         };
         Some(DeviceConvolution {
             batch: self.batch,
             channels: g.in_channels,
             outputs: g.out_channels,
-            input: pair(&g.input, 1)?,
-            output: pair(&g.output, 1)?,
-            kernel: pair(&g.kernel, 1)?,
-            stride: pair(&g.stride, 1)?,
-            pad: pair(&g.pad, 0)?,
-            dilation: pair(&g.dilation, 1)?,
+            input: windows.map(|w| w.input),
+            output: windows.map(|w| w.output),
+            kernel: windows.map(|w| w.kernel),
+            stride: windows.map(|w| w.stride),
+            pad: windows.map(|w| w.pad as usize),
+            dilation: windows.map(|w| w.dilation),
             groups: g.group,
             format: Format::PLAIN,
         })
@@ -76,8 +78,8 @@ impl Convolution {
 }
 
 impl Device2d {
-    fn outputs(&self) -> Channels {
-        Channels::new(self.conv.batch, self.conv.outputs, area(self.conv.output)).stored(self.conv.format)
+    fn outputs(&self) -> ByChannel {
+        ByChannel::new(Axes3::new(self.conv.batch, self.conv.outputs, area(self.conv.output)), self.conv.format)
     }
 
     /// Whether a pass meets filters that are not the parameter itself.
@@ -102,7 +104,7 @@ impl Device2d {
             return Ok(w);
         }
         if self.is_own_depthwise(pass) {
-            turn(queue, &self.conv, made, w)?;
+            filters_to_hwc(queue, &self.conv, made, w)?;
         } else {
             reorder(queue, &self.conv, (made, self.conv.format), (w, Format::PLAIN), false)?;
         }
@@ -149,7 +151,12 @@ impl Device2d {
     }
 }
 
-impl Run<Device> for Convolution {
+impl DeviceLayer for Convolution {
+    /// Of up to three dimensions.
+    fn is_supported(&self) -> bool {
+        self.planar().is_some() || self.volume().is_some()
+    }
+
     /// Channels last where tensor cores take them so, 16 bytes of a group's channels at a time. Depthwise convolutions, of
     /// which they have nothing, do with such channels what those around them do: they come last in bf16, and in single
     /// precision as they arrive.
@@ -180,7 +187,7 @@ impl Run<Device> for Convolution {
         Formats::all(Format { element, layout }, offer.bottoms.len(), offer.tops)
     }
 
-    fn prepare(&mut self, queue: &(dyn DeviceQueue + 'static), plan: &mut Plan) -> Result<()> {
+    fn prepare(&mut self, queue: &dyn DeviceQueue, plan: &mut Plan) -> Result<()> {
         self.volume = self.volume().map(|volume| volume.prepare(plan));
         if self.volume.is_some() {
             return Ok(());
@@ -237,9 +244,9 @@ impl Run<Device> for Convolution {
         ConvolutionPass::ALL.map(prepared).to_vec()
     }
 
-    fn forward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Fwd<'_, Device>) -> Result<()> {
+    fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
         if let Some(volume) = &self.volume {
-            return volume.forward(queue, io);
+            return volume.forward(io);
         }
         let device = self.on_device()?;
         let conv = &device.conv;
@@ -247,26 +254,26 @@ impl Run<Device> for Convolution {
         let b = if self.param.bias_term() { io.param(1)? } else { DevicePtr::NULL };
         let library = device.is_library(ConvolutionPass::Forward);
         let made = io.saved(0).unwrap_or(scratch.floats(device.filters));
-        let w = device.filters(queue, ConvolutionPass::Forward, w, made)?;
+        let w = device.filters(io.queue(), ConvolutionPass::Forward, w, made)?;
         for i in 0..self.bottoms {
             let (x, y) = (io.bottom(i)?, io.top(i)?);
             if library {
-                queue.convolution(conv, ConvolutionPass::Forward, y, [x, w], scratch)?;
+                io.queue().convolution(conv, ConvolutionPass::Forward, y, [x, w], scratch)?;
             } else {
-                forward(queue, conv, (y, x, w, b), scratch)?;
+                forward(io.queue(), conv, (y, x, w, b), scratch)?;
             }
             let own = device.is_own_depthwise(ConvolutionPass::Forward);
             let b = Some(b).filter(|&b| b != DevicePtr::NULL && !own);
             if b.is_some() || self.relu {
-                device.outputs().affine(queue, y, y, None, b, self.relu)?;
+                device.outputs().affine(io.queue(), y, y, None, b, self.relu)?;
             }
         }
         Ok(())
     }
 
-    fn backward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Bwd<'_, Device>) -> Result<()> {
+    fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
         if let Some(volume) = &self.volume {
-            return volume.backward(queue, io);
+            return volume.backward(io);
         }
         let device = self.on_device()?;
         let conv = &device.conv;
@@ -277,22 +284,22 @@ impl Run<Device> for Convolution {
         let w = match wanted {
             false => w,
             true if device.keeps => io.saved(0)?,
-            true => device.filters(queue, ConvolutionPass::Data, w, scratch.floats(device.filters))?,
+            true => device.filters(io.queue(), ConvolutionPass::Data, w, scratch.floats(device.filters))?,
         };
         for i in 0..self.bottoms {
             let dy = io.top_diff(i)?;
             if let Some(dw) = dw {
-                device.add_gradient(queue, (dw, io.bottom(i)?, dy), scratch)?;
+                device.add_gradient(io.queue(), (dw, io.bottom(i)?, dy), scratch)?;
             }
             if db.is_some() {
                 let sums = scratch.floats(device.sums);
-                device.outputs().add_sums(queue, (dy, None), (None, db), true, sums)?;
+                device.outputs().add_sums(io.queue(), (dy, None), (None, db), true, sums)?;
             }
             if let Some(dx) = io.bottom_diff(i) {
                 if device.is_library(ConvolutionPass::Data) {
-                    queue.convolution(conv, ConvolutionPass::Data, dx, [dy, w], scratch)?;
+                    io.queue().convolution(conv, ConvolutionPass::Data, dx, [dy, w], scratch)?;
                 } else {
-                    data(queue, conv, (dx, w, dy), scratch)?;
+                    data(io.queue(), conv, (dx, w, dy), scratch)?;
                 }
             }
         }

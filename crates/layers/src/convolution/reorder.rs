@@ -1,14 +1,15 @@
 //! Filters from one format to another: those of few taps, whose planes are too small for the transposes of blobs, in a kernel
 //! of their own.
 
-use lgm_core::{DeviceConvolution, DevicePtr, DeviceQueue, Element, Format, Grid, Layout, Result, args, kernel};
+use lgm_core::{Axes3, DeviceConvolution, DevicePtr, DeviceQueue, Element, Format, Grid, Layout, Result, args, kernel};
 
-use super::own::filter_extents;
-use crate::on_device::{convert, extent};
+use super::geometry::filter_extents;
+use crate::common::convert::convert;
+use crate::common::launch::extent;
 
 /// The most taps that the kernels take, and the channels that a block does: as in `kernels/convolution.cu`.
 const TAPS: usize = 49;
-const TOGETHER: usize = 64;
+const CHANNELS_PER_BLOCK: usize = 64;
 
 /// y = x, or y += x with `add`, from one format to another; x and y are filters of the convolution, or their gradients.
 pub(super) fn reorder(
@@ -18,11 +19,12 @@ pub(super) fn reorder(
     (x, from): (DevicePtr, Format),
     add: bool,
 ) -> Result<()> {
-    let [filters, channels, taps] = filter_extents(conv);
+    let axes = filter_extents(conv);
+    let Axes3 { outer: filters, channels, inner: taps } = axes;
     let few = (2..=TAPS).contains(&taps) && channels > 1;
     let grid = Grid {
-        blocks: [extent(channels.div_ceil(TOGETHER))?, filters.clamp(1, 65535) as u32, 1],
-        threads: [TOGETHER as u32, 4, 1],
+        blocks: [extent(channels.div_ceil(CHANNELS_PER_BLOCK))?, filters.clamp(1, 65535) as u32, 1],
+        threads: [CHANNELS_PER_BLOCK as u32, 4, 1],
     };
     let args = args![y, x, extent(filters)?, extent(channels)?, extent(taps)?];
     match (from.layout, to.layout) {
@@ -32,7 +34,7 @@ pub(super) fn reorder(
         (Layout::ChannelsLast, Layout::ChannelsFirst) if few && add && to.element == Element::F32 => {
             queue.launch(kernel!(from.element, "conv_filters_add"), grid, args)
         }
-        _ => convert(queue, (y, to), (x, from), [filters, channels, taps], add),
+        _ => convert(queue, (y, to), (x, from), axes, add),
     }
 }
 

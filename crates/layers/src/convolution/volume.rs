@@ -1,11 +1,12 @@
-//! Convolution with three spatial axes on a device: matrix products of the filters and the patches of a bounded number of
+//! Convolution with three spatial axes on a device: matrix multiplications of the filters and the patches of a bounded number of
 //! images at a time, as in two dimensions without a library.
 
-use lgm_core::{Arg, Bwd, Device, DevicePtr, DeviceQueue, Fwd, Gemm, Plan, Result, Shape, args};
+use lgm_core::{Arg, Axes3, Bwd, Device, DevicePtr, DeviceQueue, Format, Fwd, Gemm, Plan, Result, Shape, Window, args};
 use lgm_cpu::ConvGeometry;
 
-use super::own::{images_at_once, runs_of};
-use crate::on_device::{Channels, extent, product, row_grid};
+use super::geometry::{images_at_once, runs_of};
+use crate::common::by_channel::ByChannel;
+use crate::common::launch::{extent, matmul, row_grid};
 
 /// The geometry of a convolution with three spatial axes.
 #[derive(Clone, Debug)]
@@ -30,10 +31,10 @@ fn count(extents: &[usize; 3]) -> usize {
 impl Volume {
     /// The convolution, with a bias and a ReLU at its end or without, if it has three axes.
     pub fn of(g: &ConvGeometry, batch: usize, bottoms: usize, (bias, relu): (bool, bool)) -> Option<Volume> {
-        let mut extents = [[0; 3]; 6];
-        for (to, from) in extents.iter_mut().zip([&g.input, &g.output, &g.kernel, &g.stride, &g.pad, &g.dilation]) {
-            *to = from[..].try_into().ok()?;
-        }
+        let windows: [Window; 3] = g.windows[..].try_into().ok()?;
+        let extents: [fn(Window) -> usize; 6] =
+            [|w| w.input, |w| w.output, |w| w.kernel, |w| w.stride, |w| w.pad as usize, |w| w.dilation];
+        let extents = extents.map(|extent| windows.map(extent));
         let (channels, outputs, groups) = (g.in_channels, g.out_channels, g.group);
         Some(Volume { batch, bottoms, bias, relu, channels, outputs, groups, extents, sums: 0 })
     }
@@ -59,8 +60,8 @@ impl Volume {
     }
 
     /// The output, as the bias sees it.
-    fn tops(&self) -> Channels {
-        Channels::new(self.batch, self.outputs, self.positions())
+    fn tops(&self) -> ByChannel {
+        ByChannel::new(Axes3::new(self.batch, self.outputs, self.positions()), Format::PLAIN)
     }
 
     /// Sets the layer's scratch.
@@ -103,46 +104,46 @@ impl Volume {
     }
 
     /// y = w · patches + b.
-    pub fn forward(&self, queue: &dyn DeviceQueue, mut io: Fwd<'_, Device>) -> Result<()> {
+    pub fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
         let (w, scratch) = (io.param(0)?, io.scratch(0)?);
         let b = if self.bias { Some(io.param(1)?) } else { None };
         let ((outputs, taps), positions) = (self.group(), self.positions());
         for i in 0..self.bottoms {
             let (x, y) = (io.bottom(i)?, io.top(i)?);
             for (start, n) in self.batches() {
-                self.patches(queue, n, scratch, x.floats(start * self.channels * self.elements()))?;
+                self.patches(io.queue(), n, scratch, x.floats(start * self.channels * self.elements()))?;
                 for group in 0..self.groups {
                     let w = w.floats(group * outputs * taps);
                     let p = scratch.floats(group * taps * positions);
                     let y = y.floats((start * self.outputs + group * outputs) * positions);
-                    queue.gemm(&Gemm {
+                    io.queue().gemm(&Gemm {
                         batch: (n, [0, self.taps() * positions, self.outputs * positions]),
-                        ..product((outputs, positions, taps), (w, taps), (p, positions), 0.0, (y, positions))
+                        ..matmul((outputs, positions, taps), (w, taps), (p, positions), 0.0, (y, positions))
                     })?;
                 }
             }
             if b.is_some() || self.relu {
-                self.tops().affine(queue, y, y, None, b, self.relu)?;
+                self.tops().affine(io.queue(), y, y, None, b, self.relu)?;
             }
         }
         Ok(())
     }
 
     /// The gradients of w, b and x.
-    pub fn backward(&self, queue: &dyn DeviceQueue, mut io: Bwd<'_, Device>) -> Result<()> {
+    pub fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
         let (w, scratch) = (io.param(0)?, io.scratch(0)?);
         let dw = io.param_diff(0);
         let db = if self.bias { io.param_diff(1) } else { None };
         for i in 0..self.bottoms {
             let dy = io.top_diff(i)?;
             if let Some(dw) = dw {
-                self.filter(queue, dw, io.bottom(i)?, dy, scratch)?;
+                self.filter(io.queue(), dw, io.bottom(i)?, dy, scratch)?;
             }
             if db.is_some() {
-                self.tops().add_sums(queue, (dy, None), (None, db), true, scratch.floats(self.sums))?;
+                self.tops().add_sums(io.queue(), (dy, None), (None, db), true, scratch.floats(self.sums))?;
             }
             if let Some(dx) = io.bottom_diff(i) {
-                self.data(queue, dx, w, dy, scratch)?;
+                self.data(io.queue(), dx, w, dy, scratch)?;
             }
         }
         Ok(())
@@ -167,7 +168,7 @@ impl Volume {
                     let dw = dw.floats(group * outputs * taps);
                     queue.gemm(&Gemm {
                         trans_b: true,
-                        ..product((outputs, taps, positions), (dy, positions), (p, positions), 1.0, (dw, taps))
+                        ..matmul((outputs, taps, positions), (dy, positions), (p, positions), 1.0, (dw, taps))
                     })?;
                 }
             }
@@ -193,7 +194,7 @@ impl Volume {
                 queue.gemm(&Gemm {
                     trans_a: true,
                     batch: (n, [0, self.outputs * positions, self.taps() * positions]),
-                    ..product((taps, positions, outputs), (w, taps), (dy, positions), 0.0, (p, positions))
+                    ..matmul((taps, positions, outputs), (w, taps), (dy, positions), 0.0, (p, positions))
                 })?;
             }
             let dx = dx.floats(start * self.channels * self.elements());

@@ -1,46 +1,40 @@
 //! Dropout on a device.
 
-use lgm_core::{Bwd, Device, DevicePtr, DeviceQueue, Element, Formats, Fwd, Grid, Offer, Result, Run, args, kernel};
+use lgm_core::{Bwd, Device, DeviceCall, DeviceLayer, DevicePtr, Formats, Fwd, Grid, Offer, Result, args, kernel};
 
 use super::Dropout;
-use crate::reshape::device::{backward_view, forward_view};
+use crate::common::view;
 
 impl Dropout {
     /// y = x, dropped and scaled; y may be x.
-    fn drop_on(
-        &self,
-        queue: &dyn DeviceQueue,
-        element: Element,
-        y: DevicePtr,
-        x: DevicePtr,
-        clock: Option<DevicePtr>,
-    ) -> Result<()> {
+    fn drop_on(&self, call: DeviceCall<'_>, y: DevicePtr, x: DevicePtr) -> Result<()> {
         let scale = (1.0 / (1.0 - self.ratio as f64)) as f32;
-        let args = args![y, x, clock, self.stream, self.least_kept(), scale, self.count as i64];
-        queue.launch(kernel!(element, "dropout_apply"), Grid::elements(self.count.div_ceil(4)), args)
+        let args = args![y, x, call.clock, self.stream, self.least_kept(), scale, self.count as i64];
+        call.launch(kernel!("dropout_apply"), Grid::elements(self.count.div_ceil(4)), args)
     }
 }
 
-impl Run<Device> for Dropout {
+impl DeviceLayer for Dropout {
     /// Draws are numbered in the host's order.
     fn formats(&self, offer: &Offer<'_>) -> Formats {
         offer.follow_channels_first()
     }
 
-    fn forward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Fwd<'_, Device>) -> Result<()> {
+    fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
         if !self.train {
-            return forward_view(queue, io);
+            return view::forward_on(io);
         }
-        let (x, y) = (io.bottom_or_top(0, 0)?, io.top(0)?);
-        self.drop_on(queue, io.formats.top(0).element, y, x, io.clock)
+        let y = io.top(0)?;
+        let x = io.bottom_unless_shared(0).unwrap_or(y);
+        self.drop_on(io.call, y, x)
     }
 
-    fn backward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Bwd<'_, Device>) -> Result<()> {
+    fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
         if !self.train {
-            return backward_view(queue, io);
+            return view::backward_on(io);
         }
-        let dy = io.top_diff_or_bottom(0, 0)?;
         let Some(dx) = io.bottom_diff(0) else { return Ok(()) };
-        self.drop_on(queue, io.formats.top(0).element, dx, dy, io.clock)
+        let dy = io.top_diff_unless_shared(0).unwrap_or(dx);
+        self.drop_on(io.call, dx, dy)
     }
 }

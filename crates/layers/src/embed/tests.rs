@@ -1,7 +1,7 @@
 use lgm_core::{DType, DevicePtr, DeviceQueue, Grid, Phase, Shape, args};
 use lgm_cuda::Allocator;
 use lgm_cuda::sim::{Order, Sim};
-use lgm_testkit::{Case, DeviceRig, Draw, Inputs, Rig, check, config_error};
+use lgm_testkit::{Case, DeviceHarness, Fill, Harness, Inputs, check, config_error};
 
 use crate::tests::registry;
 
@@ -19,16 +19,16 @@ fn cases() {
         &registry(),
         &[
             Case::golden("layers/embed"),
-            embed(5, 3, "").bottom_of([4], Draw::Labels(5)),
-            embed(5, 2, "bias_term: false").bottom_of([2, 3], Draw::Labels(5)),
-            embed(3, 2, "weight_filler { value: 1 } bias_filler { value: 2 }").bottom_of([2, 1, 2, 2], Draw::Labels(3)),
+            embed(5, 3, "").bottom_of([4], Fill::Labels(5)),
+            embed(5, 2, "bias_term: false").bottom_of([2, 3], Fill::Labels(5)),
+            embed(3, 2, "weight_filler { value: 1 } bias_filler { value: 2 }").bottom_of([2, 1, 2, 2], Fill::Labels(3)),
             // A single index; one row; an index that repeats, out of order.
-            embed(4, 2, "").bottom_of(Shape::scalar(), Draw::Given(vec![3.0])),
-            embed(1, 1, "").bottom_of([3], Draw::Given(vec![0.0, -0.0, 0.0])),
-            embed(4, 3, "").bottom_of([7], Draw::Given(vec![3.0, 1.0, 3.0, 0.0, 3.0, 1.0, 3.0])),
+            embed(4, 2, "").bottom_of(Shape::scalar(), Fill::Given(vec![3.0])),
+            embed(1, 1, "").bottom_of([3], Fill::Given(vec![0.0, -0.0, 0.0])),
+            embed(4, 3, "").bottom_of([7], Fill::Given(vec![3.0, 1.0, 3.0, 0.0, 3.0, 1.0, 3.0])),
             // Enough for more than one part of the table, with rows that end within the last and parts that have none.
-            embed(37, 70, "").without_gradients().bottom_of([1000], Draw::Labels(37)),
-            embed(5, 70, "bias_term: false").without_gradients().bottom_of([1000], Draw::Labels(5)),
+            embed(37, 70, "").without_gradients().bottom_of([1000], Fill::Labels(37)),
+            embed(5, 70, "bias_term: false").without_gradients().bottom_of([1000], Fill::Labels(5)),
         ],
     );
 }
@@ -36,21 +36,21 @@ fn cases() {
 #[test]
 fn plan() {
     let text = layer("input_dim: 6 num_output: 5 weight_filler { value: 3 } bias_filler { value: 2 }");
-    let rig = Rig::new(&registry(), &text, Phase::Train, DType::F32, &[[2, 3].into()]).unwrap();
-    assert_eq!(rig.plan.tops[0].shape, Shape::from([2, 3, 5]));
-    assert_eq!(rig.filled().unwrap(), [vec![3.0; 30], vec![2.0; 5]]);
-    assert_eq!([&rig.plan.params[0].shape, &rig.plan.params[1].shape], [&Shape::from([6, 5]), &[5].into()]);
-    assert_eq!(rig.plan.no_gradient, [0]);
+    let harness = Harness::new(&registry(), &text, Phase::Train, DType::F32, &[[2, 3].into()]).unwrap();
+    assert_eq!(harness.plan.tops[0].shape, Shape::from([2, 3, 5]));
+    assert_eq!(harness.filled().unwrap(), [vec![3.0; 30], vec![2.0; 5]]);
+    assert_eq!([&harness.plan.params[0].shape, &harness.plan.params[1].shape], [&Shape::from([6, 5]), &[5].into()]);
+    assert_eq!(harness.plan.no_gradient, [0]);
     let text = layer("input_dim: 6 num_output: 5 bias_term: false");
-    let rig = Rig::new(&registry(), &text, Phase::Train, DType::F32, &[[2, 3].into()]).unwrap();
-    assert_eq!(rig.plan.params.len(), 1);
+    let harness = Harness::new(&registry(), &text, Phase::Train, DType::F32, &[[2, 3].into()]).unwrap();
+    assert_eq!(harness.plan.params.len(), 1);
 }
 
 /// An index that repeats adds in the order of the batch, which rounding tells: 1 is lost beside 1e8.
 #[test]
 fn repeats_add_in_the_order_of_the_batch() {
     let text = layer("input_dim: 70 num_output: 1100 bias_term: false");
-    let rig = Rig::new(&registry(), &text, Phase::Train, DType::F32, &[[70].into()]).unwrap();
+    let harness = Harness::new(&registry(), &text, Phase::Train, DType::F32, &[[70].into()]).unwrap();
     let (mut indices, mut diffs) = (vec![0.0; 70], vec![0.0; 70 * 1100]);
     for (i, value) in [(3, 1e8), (30, 1.0), (69, -1e8)] {
         indices[i] = 69.0;
@@ -62,8 +62,8 @@ fn repeats_add_in_the_order_of_the_batch() {
             diffs[i * 1100..][..1100].fill(value);
         }
         for threads in [1, 2, 5] {
-            let inputs = Inputs { top_diffs: vec![diffs.clone()], ..rig.forward_inputs(&[&indices]).unwrap() };
-            let out = lgm_cpu::with_threads(threads, || rig.run(&inputs)).unwrap();
+            let inputs = Inputs { top_diffs: vec![diffs.clone()], ..harness.forward_inputs(&[&indices]).unwrap() };
+            let out = lgm_cpu::with_threads(threads, || harness.run(&inputs)).unwrap();
             let dw = out.param_diffs[0].as_ref().unwrap();
             assert_eq!(dw[69 * 1100..], [sum; 1100], "{threads} threads");
             assert_eq!(dw[..69 * 1100], [0.0; 69 * 1100]);
@@ -75,11 +75,12 @@ fn repeats_add_in_the_order_of_the_batch() {
 fn mistakes_are_named() {
     config_error(&registry(), &layer("input_dim: 3"), &[[2].into()], &["embed_param", "num_output of at least 1"]);
     config_error(&registry(), &layer("num_output: 3"), &[[2].into()], &["embed_param", "input_dim of at least 1"]);
-    let rig =
-        Rig::new(&registry(), &layer("input_dim: 7 num_output: 2"), Phase::Test, DType::F64, &[[2, 3].into()]).unwrap();
+    let harness =
+        Harness::new(&registry(), &layer("input_dim: 7 num_output: 2"), Phase::Test, DType::F64, &[[2, 3].into()])
+            .unwrap();
     for bad in [7.0, -1.0, 1.5, 6.5, -0.5, f64::NAN, f64::INFINITY] {
-        let inputs = rig.forward_inputs(&[&[0.0, 6.0, 2.0, 1.0, bad, 9.0]]).unwrap();
-        let error = rig.run(&inputs).unwrap_err().to_string();
+        let inputs = harness.forward_inputs(&[&[0.0, 6.0, 2.0, 1.0, bad, 9.0]]).unwrap();
+        let error = harness.run(&inputs).unwrap_err().to_string();
         let needles = [&format!("index {bad} at position 4"), "shape (2, 3)", "0 to 6", "input_dim"];
         assert!(needles.iter().all(|n| error.contains(n)), "{error}");
     }
@@ -90,17 +91,17 @@ fn mistakes_are_named() {
 fn sorted_positions() {
     let mut cases = Vec::new();
     for n in [1, 15, 16, 17, 31, 32, 33, 257] {
-        cases.push(embed(n, 3, "").bottom_of([33], Draw::Labels(n)));
-        cases.push(embed(5, n, "").bottom_of([2, 17], Draw::Labels(5)));
-        cases.push(embed(7, 2, "").bottom_of([n], Draw::Labels(7)));
-        cases.push(embed(9, 33, "bias_term: false").bottom_of([n], Draw::Given(vec![8.0; n])));
+        cases.push(embed(n, 3, "").bottom_of([33], Fill::Labels(n)));
+        cases.push(embed(5, n, "").bottom_of([2, 17], Fill::Labels(5)));
+        cases.push(embed(7, 2, "").bottom_of([n], Fill::Labels(7)));
+        cases.push(embed(9, 33, "bias_term: false").bottom_of([n], Fill::Given(vec![8.0; n])));
     }
     for n in [1023, 1024, 1025, 2049, 5000] {
         let padded = (0..n).map(|i| if i % 3 == 0 { (i % 101) as f64 } else { 40.0 });
-        cases.push(embed(101, 2, "bias_term: false").bottom_of([n], Draw::Given(padded.collect())));
-        cases.push(embed(50, 3, "bias_term: false").bottom_of([n], Draw::Labels(50)));
+        cases.push(embed(101, 2, "bias_term: false").bottom_of([n], Fill::Given(padded.collect())));
+        cases.push(embed(50, 3, "bias_term: false").bottom_of([n], Fill::Labels(50)));
     }
-    cases.push(embed(70_000, 2, "bias_term: false").bottom_of([3000], Draw::Labels(70_000)));
+    cases.push(embed(70_000, 2, "bias_term: false").bottom_of([3000], Fill::Labels(70_000)));
     check(&registry(), &cases.into_iter().map(Case::without_gradients).collect::<Vec<_>>());
 }
 
@@ -108,16 +109,18 @@ fn sorted_positions() {
 fn a_stranger_is_reported_as_on_the_host() {
     let text = layer("input_dim: 3 num_output: 1 bias_term: false");
     let shapes = [Shape::from([50, 60])];
-    let host = Rig::new(&registry(), &text, Phase::Test, DType::F32, &shapes).unwrap();
-    for strangers in [vec![(2999, -1.0)], vec![(2000, 1e10), (17, 1.5), (1041, 2.5)], vec![(1, f64::NAN)]] {
+    let host = Harness::new(&registry(), &text, Phase::Test, DType::F32, &shapes).unwrap();
+    for unknown in [vec![(2999, -1.0)], vec![(2000, 1e10), (17, 1.5), (1041, 2.5)], vec![(1, f64::NAN)]] {
         let mut indices = vec![2.0; 3000];
-        strangers.iter().for_each(|&(i, v)| indices[i] = v);
-        let first = strangers.iter().map(|s| s.0).min().unwrap();
+        unknown.iter().for_each(|&(i, v)| indices[i] = v);
+        let first = unknown.iter().map(|s| s.0).min().unwrap();
         for order in [Order::Forward, Order::Reversed] {
-            let Some(rig) = DeviceRig::new(&registry(), &text, Phase::Test, &shapes, order).unwrap() else { return };
-            let inputs = rig.rig.forward_inputs(&[&indices]).unwrap();
+            let Some(harness) = DeviceHarness::new(&registry(), &text, Phase::Test, &shapes, order).unwrap() else {
+                return;
+            };
+            let inputs = harness.harness.forward_inputs(&[&indices]).unwrap();
             let (device, host) =
-                (rig.run(&inputs).unwrap_err().to_string(), host.run(&inputs).unwrap_err().to_string());
+                (harness.run(&inputs).unwrap_err().to_string(), host.run(&inputs).unwrap_err().to_string());
             assert!(device == host && device.contains(&format!("at position {first} of")), "{device}, {host}");
         }
     }
@@ -126,11 +129,11 @@ fn a_stranger_is_reported_as_on_the_host() {
 /// What forward reports, backward leaves out: no kernel reaches beyond the table, even where that is larger than single
 /// precision's whole numbers without gaps.
 #[test]
-fn strangers_are_left_out() {
+fn indices_of_no_row_are_left_out() {
     for order in [Order::Forward, Order::Reversed] {
         let sim = match Sim::new(order) {
             Ok(sim) => sim,
-            Err(why) => return eprintln!("skipped: kernels of Embed: {why}"),
+            Err(why) => return lgm_testkit::skipped("simulator", why),
         };
         let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_ne_bytes()).collect::<Vec<u8>>();
         let upload = |values: &[f32]| {

@@ -2,11 +2,14 @@
 //! weights are rounded to it in scratch memory; their gradient stays in single precision.
 
 use lgm_core::{
-    Bwd, Device, DevicePtr, DeviceQueue, Element, Format, Formats, Fwd, Gemm, Offer, Plan, Result, Run, Shape,
+    Axes3, Bwd, Device, DeviceLayer, DevicePtr, DeviceQueue, Element, Format, Formats, Fwd, Gemm, Offer, Plan, Result,
+    Shape,
 };
 
 use super::InnerProduct;
-use crate::on_device::{Channels, convert, product};
+use crate::common::by_channel::ByChannel;
+use crate::common::convert::convert;
+use crate::common::launch::matmul;
 
 /// Scratch memory, by number.
 mod scratch {
@@ -17,8 +20,8 @@ mod scratch {
 }
 
 impl InnerProduct {
-    fn channels(&self, format: Format) -> Channels {
-        Channels::new(self.rows, self.outputs, 1).stored(format)
+    fn channels(&self, format: Format) -> ByChannel {
+        ByChannel::new(Axes3::new(self.rows, self.outputs, 1), format)
     }
 
     /// The weights as products take them: rounded into `scratch` where that is there.
@@ -30,17 +33,17 @@ impl InnerProduct {
         scratch: Option<DevicePtr>,
     ) -> Result<DevicePtr> {
         let Some(rounded) = scratch else { return Ok(w) };
-        convert(queue, (rounded, format), (w, Format::PLAIN), [1, 1, self.inputs * self.outputs], false)?;
+        convert(queue, (rounded, format), (w, Format::PLAIN), Axes3::new(1, 1, self.inputs * self.outputs), false)?;
         Ok(rounded)
     }
 }
 
-impl Run<Device> for InnerProduct {
+impl DeviceLayer for InnerProduct {
     fn formats(&self, offer: &Offer<'_>) -> Formats {
         Formats::all(Format { element: offer.storage.element, ..Format::PLAIN }, 1, 1)
     }
 
-    fn prepare(&mut self, _queue: &(dyn DeviceQueue + 'static), plan: &mut Plan) -> Result<()> {
+    fn prepare(&mut self, _queue: &dyn DeviceQueue, plan: &mut Plan) -> Result<()> {
         let (format, top) = (plan.formats.top(0), &plan.tops[0]);
         plan.scratch = vec![self.channels(format).scratch(top, 2)];
         if format != Format::PLAIN {
@@ -50,57 +53,57 @@ impl Run<Device> for InnerProduct {
         Ok(())
     }
 
-    fn forward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Fwd<'_, Device>) -> Result<()> {
+    fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
         let (m, n, k) = (self.rows, self.outputs, self.inputs);
-        let format = io.formats.top(0);
+        let format = io.format();
         let (factors, result) = (format.element, format.element);
         let rounded = (format != Format::PLAIN).then(|| io.scratch(scratch::WEIGHTS)).transpose()?;
-        let w = self.weights(queue, format, io.param(0)?, rounded)?;
+        let w = self.weights(io.queue(), format, io.param(0)?, rounded)?;
         let (x, y) = (io.bottom(0)?, io.top(0)?);
         let transpose = self.param.transpose();
-        queue.gemm(&Gemm {
+        io.queue().gemm(&Gemm {
             trans_b: !transpose,
             ldb: if transpose { n } else { k },
             factors,
             result,
-            ..product((m, n, k), (x, k), (w, n), 0.0, (y, n))
+            ..matmul((m, n, k), (x, k), (w, n), 0.0, (y, n))
         })?;
         let b = if self.param.bias_term() { Some(io.param(1)?) } else { None };
         if b.is_some() || self.relu {
-            self.channels(format).affine(queue, y, y, None, b, self.relu)?;
+            self.channels(format).affine(io.queue(), y, y, None, b, self.relu)?;
         }
         Ok(())
     }
 
-    fn backward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Bwd<'_, Device>) -> Result<()> {
+    fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
         let (m, n, k) = (self.rows, self.outputs, self.inputs);
         let transpose = self.param.transpose();
-        let format = io.formats.top(0);
+        let format = io.format();
         let factors = format.element;
         let dy = io.top_diff(0)?;
         if let Some(dw) = io.param_diff(0) {
             let x = io.bottom(0)?;
             let gemm = if transpose {
-                product((k, n, m), (x, k), (dy, n), 1.0, (dw, n))
+                matmul((k, n, m), (x, k), (dy, n), 1.0, (dw, n))
             } else {
-                product((n, k, m), (dy, n), (x, k), 1.0, (dw, k))
+                matmul((n, k, m), (dy, n), (x, k), 1.0, (dw, k))
             };
-            queue.gemm(&Gemm { trans_a: true, factors, result: Element::F32, ..gemm })?;
+            io.queue().gemm(&Gemm { trans_a: true, factors, result: Element::F32, ..gemm })?;
         }
         let db = if self.param.bias_term() { io.param_diff(1) } else { None };
         if db.is_some() {
             let partial = io.scratch(scratch::PARTIAL)?;
-            self.channels(format).add_sums(queue, (dy, None), (None, db), true, partial)?;
+            self.channels(format).add_sums(io.queue(), (dy, None), (None, db), true, partial)?;
         }
         let Some(dx) = io.bottom_diff(0) else { return Ok(()) };
         let ldb = if transpose { n } else { k };
         let rounded = (format != Format::PLAIN).then(|| io.scratch(scratch::WEIGHTS)).transpose()?;
-        let w = self.weights(queue, format, io.param(0)?, rounded)?;
-        queue.gemm(&Gemm {
+        let w = self.weights(io.queue(), format, io.param(0)?, rounded)?;
+        io.queue().gemm(&Gemm {
             trans_b: transpose,
             factors,
             result: factors,
-            ..product((m, k, n), (dy, n), (w, ldb), 0.0, (dx, k))
+            ..matmul((m, k, n), (dy, n), (w, ldb), 0.0, (dx, k))
         })
     }
 }

@@ -1,34 +1,31 @@
 //! Pooling on a device.
 
 use lgm_core::{
-    Arg, Bwd, Device, DevicePtr, DeviceQueue, Element, Format, Formats, Fwd, Grid, Layout, Offer, Plan, Result, Run,
-    args, kernel,
+    Arg, Bwd, Device, DeviceCall, DeviceLayer, DevicePtr, DeviceQueue, Format, Formats, Fwd, Grid, Kernel, Layout,
+    Offer, Plan, Result, args, kernel,
 };
 
 use super::{Method, Pooling};
-use crate::on_device::{extent, row_grid};
+use crate::common::launch::{extent, row_grid};
 
 /// How a kernel takes the blobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum Access {
     /// One element at a time.
     Single,
     /// With channels last, 16 bytes at a time: so many elements.
-    Packs(usize),
+    Vectors(usize),
     /// Windows of 2 × 2 side by side: so many of a row.
     Pairs(usize),
 }
 
-/// The name of the kernel for a type of elements and a way.
+/// The kernel for an access.
 macro_rules! kernel_of {
-    ($element:expr, $way:expr, $name:literal) => {
-        match ($element, $way) {
-            (Element::F32, Way::Single) => $name,
-            (Element::F32, Way::Packs(_)) => concat!($name, "_packs"),
-            (Element::F32, Way::Pairs(_)) => concat!($name, "_pairs"),
-            (Element::Bf16, Way::Single) => concat!($name, "_bf16"),
-            (Element::Bf16, Way::Packs(_)) => concat!($name, "_packs_bf16"),
-            (Element::Bf16, Way::Pairs(_)) => concat!($name, "_pairs_bf16"),
+    ($access:expr, $name:literal) => {
+        match $access {
+            Access::Single => kernel!($name),
+            Access::Vectors(_) => Kernel { f32: concat!($name, "_packs"), bf16: concat!($name, "_packs_bf16") },
+            Access::Pairs(_) => Kernel { f32: concat!($name, "_pairs"), bf16: concat!($name, "_pairs_bf16") },
         }
     };
 }
@@ -51,40 +48,33 @@ impl Pooling {
     }
 
     /// How kernels may take blobs that are at these addresses.
-    pub(super) fn way(&self, format: Format, blobs: &[DevicePtr]) -> Way {
-        let (g, pack) = (&self.geometry, 16 / format.element.bytes());
+    pub(super) fn access(&self, format: Format, blobs: &[DevicePtr]) -> Access {
+        let (g, vector) = (&self.geometry, 16 / format.element.bytes());
         let by_two = g.kernel == [2, 2] && g.stride == [2, 2] && g.pad == [0, 0] && g.input[1].is_multiple_of(2);
         match format.layout {
-            _ if blobs.iter().any(|at| !at.0.is_multiple_of(16)) => Way::Single,
-            Layout::ChannelsLast if self.channels.is_multiple_of(pack) => Way::Packs(pack),
+            _ if blobs.iter().any(|at| !at.0.is_multiple_of(16)) => Access::Single,
+            Layout::ChannelsLast if self.channels.is_multiple_of(vector) => Access::Vectors(vector),
             Layout::ChannelsFirst if by_two => {
-                let fits = |n: &usize| 2 * n <= pack && g.output[1].is_multiple_of(*n);
-                Way::Pairs([4, 2].into_iter().find(fits).unwrap_or(1))
+                let fits = |n: &usize| 2 * n <= vector && g.output[1].is_multiple_of(*n);
+                Access::Pairs([4, 2].into_iter().find(fits).unwrap_or(1))
             }
-            _ => Way::Single,
+            _ => Access::Single,
         }
     }
 
     /// Launches a kernel over planes of `area` elements; the geometry comes after its own arguments.
-    fn launch(
-        &self,
-        queue: &dyn DeviceQueue,
-        (format, way): (Format, Way),
-        kernel: &'static str,
-        area: usize,
-        own: &[Arg],
-    ) -> Result<()> {
+    fn launch(&self, call: DeviceCall<'_>, access: Access, kernel: Kernel, area: usize, own: &[Arg]) -> Result<()> {
         let g = &self.geometry;
         let mut args = own.to_vec();
-        let (across, along) = match way {
-            Way::Single => (1, 1),
-            Way::Packs(n) => (n, 1),
-            Way::Pairs(n) => {
+        let (across, along) = match access {
+            Access::Single => (1, 1),
+            Access::Vectors(n) => (n, 1),
+            Access::Pairs(n) => {
                 args.push(extent(n)?.into());
                 (1, n)
             }
         };
-        let (rows, wide, channels) = match format.layout {
+        let (rows, wide, channels) = match call.format().layout {
             Layout::ChannelsFirst => (self.planes, area / along, 0),
             Layout::ChannelsLast => (self.planes / self.channels.max(1) * area, self.channels / across, self.channels),
         };
@@ -96,51 +86,44 @@ impl Pooling {
                 args.push(extent(n)?.into());
             }
         }
-        queue.launch(kernel, row_grid(rows, wide), &args)
+        call.launch(kernel, row_grid(rows, wide), &args)
     }
 
     /// As [`Pooling::launch`] over the cells of the planes: as many elements as a stride has, from each window's corner on.
-    fn launch_cells(
-        &self,
-        queue: &dyn DeviceQueue,
-        how: (Format, Way),
-        kernel: &'static str,
-        own: &[Arg],
-    ) -> Result<()> {
+    fn launch_cells(&self, call: DeviceCall<'_>, access: Access, kernel: Kernel, own: &[Arg]) -> Result<()> {
         let g = &self.geometry;
         let cells = |d: usize| (g.input[d] + g.pad[d]).div_ceil(g.stride[d]);
-        self.launch(queue, how, kernel, cells(0) * cells(1), own)
+        self.launch(call, access, kernel, cells(0) * cells(1), own)
     }
 
     /// Launches a kernel of means of whole planes: of the top and the bottom, whatever direction.
     fn launch_whole(
         &self,
-        queue: &dyn DeviceQueue,
-        format: Format,
-        [first, last, packs]: [&'static str; 3],
+        call: DeviceCall<'_>,
+        [first, last, vectors]: [Kernel; 3],
         blobs: [DevicePtr; 2],
     ) -> Result<()> {
         let area = self.geometry.input_area();
         let (to, from) = (blobs[0], blobs[1]);
-        if format.layout == Layout::ChannelsFirst {
+        if call.format().layout == Layout::ChannelsFirst {
             let args = args![to, from, extent(self.planes)?, extent(area)?];
-            return queue.launch(first, Grid::elements(8 * self.planes), args);
+            return call.launch(first, Grid::elements(8 * self.planes), args);
         }
-        let (kernel, pack) = match self.way(format, &blobs) {
-            Way::Packs(n) => (packs, n),
+        let (kernel, vector) = match self.access(call.format(), &blobs) {
+            Access::Vectors(n) => (vectors, n),
             _ => (last, 1),
         };
-        let (images, across) = (self.planes / self.channels.max(1), self.channels / pack);
+        let (images, across) = (self.planes / self.channels.max(1), self.channels / vector);
         let lanes = across.clamp(1, 32).next_power_of_two();
         let blocks = [extent(across.div_ceil(lanes).max(1))?, images.clamp(1, 65535) as u32, 1];
         let grid = Grid { blocks, threads: [Grid::THREADS, 1, 1] };
         let extents = [images, area, self.channels, lanes].map(extent);
         let [images, area, channels, lanes] = extents;
-        queue.launch(kernel, grid, args![to, from, images?, area?, channels?, lanes?])
+        call.launch(kernel, grid, args![to, from, images?, area?, channels?, lanes?])
     }
 }
 
-impl Run<Device> for Pooling {
+impl DeviceLayer for Pooling {
     fn formats(&self, offer: &Offer<'_>) -> Formats {
         if !self.index_top {
             return offer.follow();
@@ -151,7 +134,7 @@ impl Run<Device> for Pooling {
         formats
     }
 
-    fn prepare(&mut self, _queue: &(dyn DeviceQueue + 'static), plan: &mut Plan) -> Result<()> {
+    fn prepare(&mut self, _queue: &dyn DeviceQueue, plan: &mut Plan) -> Result<()> {
         let top = &plan.tops[0];
         self.planes = top.shape.span(0..2);
         self.channels = top.shape[1];
@@ -161,80 +144,76 @@ impl Run<Device> for Pooling {
         Ok(())
     }
 
-    fn forward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Fwd<'_, Device>) -> Result<()> {
-        let format = io.formats.top(0);
-        let element = format.element;
+    fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
+        let format = io.format();
         let (x, y) = (io.bottom(0)?, io.top(0)?);
         let area = self.geometry.output_area();
-        let single = (format, Way::Single);
         match self.method {
             Method::Max if self.slots() => {
                 let slots = io.saved(0);
-                let way = self.way(format, &[x, y, slots.unwrap_or_default()]);
-                let kernel = kernel_of!(element, way, "pool_winner_forward");
-                self.launch(queue, (format, way), kernel, area, args![y, slots, x])
+                let access = self.access(format, &[x, y, slots.unwrap_or_default()]);
+                let kernel = kernel_of!(access, "pool_winner_forward");
+                self.launch(io.call, access, kernel, area, args![y, slots, x])
             }
             Method::Max => {
                 let index = if self.index_top { Some(io.top(1)?) } else { io.saved(0) };
-                self.launch(queue, single, kernel!(element, "pool_max_forward"), area, args![y, index, x])
+                self.launch(io.call, Access::Single, kernel!("pool_max_forward"), area, args![y, index, x])
             }
             Method::Average if self.whole() => {
                 let kernels = [
-                    kernel!(element, "pool_whole_forward"),
-                    kernel!(element, "pool_whole_forward_last"),
-                    kernel!(element, "pool_whole_forward_packs"),
+                    kernel!("pool_whole_forward"),
+                    kernel!("pool_whole_forward_last"),
+                    kernel!("pool_whole_forward_packs"),
                 ];
-                self.launch_whole(queue, format, kernels, [y, x])
+                self.launch_whole(io.call, kernels, [y, x])
             }
             Method::Average => {
-                let way = self.way(format, &[x, y]);
-                let kernel = kernel_of!(element, way, "pool_average_forward");
-                self.launch(queue, (format, way), kernel, area, args![y, x])
+                let access = self.access(format, &[x, y]);
+                let kernel = kernel_of!(access, "pool_average_forward");
+                self.launch(io.call, access, kernel, area, args![y, x])
             }
             Method::Draw => {
                 let saved = io.saved(0);
                 let (index, slots) = if self.slots() { (None, saved) } else { (saved, None) };
-                let args = args![y, index, slots, x, io.clock, self.stream];
-                self.launch(queue, single, kernel!(element, "pool_draw_forward"), area, args)
+                let args = args![y, index, slots, x, io.call.clock, self.stream];
+                self.launch(io.call, Access::Single, kernel!("pool_draw_forward"), area, args)
             }
-            Method::Expect => self.launch(queue, single, kernel!(element, "pool_expect_forward"), area, args![y, x]),
+            Method::Expect => self.launch(io.call, Access::Single, kernel!("pool_expect_forward"), area, args![y, x]),
         }
     }
 
-    fn backward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Bwd<'_, Device>) -> Result<()> {
-        let format = io.formats.top(0);
-        let element = format.element;
+    fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
+        let format = io.format();
         let dy = io.top_diff(0)?;
         let Some(dx) = io.bottom_diff(0) else { return Ok(()) };
         let area = self.geometry.input_area();
-        let single = (format, Way::Single);
         match self.method {
             Method::Max | Method::Draw if self.slots() => {
                 let slots = io.saved(0)?;
-                let way = self.way(format, &[dx, dy, slots]);
-                let kernel = kernel_of!(element, way, "pool_winner_backward");
-                self.launch_cells(queue, (format, way), kernel, args![dx, dy, slots])
+                let access = self.access(format, &[dx, dy, slots]);
+                let kernel = kernel_of!(access, "pool_winner_backward");
+                self.launch_cells(io.call, access, kernel, args![dx, dy, slots])
             }
             Method::Max | Method::Draw => {
                 let index = if self.index_top { io.top(1)? } else { io.saved(0)? };
-                self.launch(queue, single, kernel!(element, "pool_index_backward"), area, args![dx, dy, index])
+                self.launch(io.call, Access::Single, kernel!("pool_index_backward"), area, args![dx, dy, index])
             }
             Method::Average if self.whole() => {
                 let kernels = [
-                    kernel!(element, "pool_whole_backward"),
-                    kernel!(element, "pool_whole_backward_last"),
-                    kernel!(element, "pool_whole_backward_packs"),
+                    kernel!("pool_whole_backward"),
+                    kernel!("pool_whole_backward_last"),
+                    kernel!("pool_whole_backward_packs"),
                 ];
-                self.launch_whole(queue, format, kernels, [dx, dy])
+                self.launch_whole(io.call, kernels, [dx, dy])
             }
             Method::Average => {
-                let way = self.way(format, &[dx, dy]);
-                let kernel = kernel_of!(element, way, "pool_average_backward");
-                self.launch_cells(queue, (format, way), kernel, args![dx, dy])
+                let access = self.access(format, &[dx, dy]);
+                let kernel = kernel_of!(access, "pool_average_backward");
+                self.launch_cells(io.call, access, kernel, args![dx, dy])
             }
             Method::Expect => {
-                let kernel = kernel!(element, "pool_expect_backward");
-                self.launch(queue, single, kernel, area, args![dx, dy, io.bottom(0)?])
+                let kernel = kernel!("pool_expect_backward");
+                self.launch(io.call, Access::Single, kernel, area, args![dx, dy, io.bottom(0)?])
             }
         }
     }

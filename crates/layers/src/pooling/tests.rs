@@ -1,10 +1,10 @@
-use super::device::Way;
+use super::device::Access;
 use super::{Method, Pooling};
 use crate::tests::registry;
 use lgm_core::{ChannelsLast, DType, DevicePtr, Element, Format, Layout, Phase, Shape, Step, Storage};
 use lgm_cpu::pool::PoolGeometry;
 use lgm_cuda::sim::Order;
-use lgm_testkit::{Case, DeviceRig, Draw, Inputs, Rig, check, config_error};
+use lgm_testkit::{Case, DeviceHarness, Fill, Harness, Inputs, check, config_error};
 
 fn layer(param: &str) -> String {
     format!("layer {{ name: 'p' type: 'Pooling' bottom: 'x' top: 'y' pooling_param {{ {param} }} }}")
@@ -13,7 +13,7 @@ fn layer(param: &str) -> String {
 #[test]
 fn cases() {
     let golden = |i: usize| Case::golden(&format!("layers/pool_{i}"));
-    let positive = || Draw::Uniform(0.1, 2.0);
+    let positive = || Fill::Uniform(0.1, 2.0);
     let stochastic = |param: &str| Case::new(layer(&format!("pool: STOCHASTIC {param}")));
     let two_tops =
         "layer { name: 'p' type: 'Pooling' bottom: 'x' top: 'y' top: 'm' pooling_param { kernel_size: 2 pad: 1 } }";
@@ -40,7 +40,7 @@ fn cases() {
     );
 }
 
-/// Windows of every kind that kernels tell apart, of planes and channels that fill packs and that do not.
+/// Windows of every kind that kernels distinguish, of planes and channels that fill 16-byte vectors and that do not.
 fn geometries() -> Vec<(&'static str, [usize; 4])> {
     vec![
         // Neither overlapping nor leaving gaps.
@@ -111,9 +111,9 @@ fn windows_of_every_kind() {
         &[
             two_tops("kernel_size: 2 stride: 2").without_gradients().flat_top(1).bottom([1, 8, 6, 8]),
             two_tops("kernel_size: 3 stride: 2 pad: 1").without_gradients().flat_top(1).bottom([1, 8, 7, 6]),
-            draws("kernel_size: 2 stride: 2").bottom_of([1, 8, 6, 8], Draw::Uniform(0.1, 2.0)),
-            draws("kernel_size: 3 stride: 1").bottom_of([1, 8, 6, 8], Draw::Uniform(0.1, 2.0)),
-            draws("kernel_size: 16 stride: 2").bottom_of([1, 8, 18, 17], Draw::Uniform(0.1, 2.0)),
+            draws("kernel_size: 2 stride: 2").bottom_of([1, 8, 6, 8], Fill::Uniform(0.1, 2.0)),
+            draws("kernel_size: 3 stride: 1").bottom_of([1, 8, 6, 8], Fill::Uniform(0.1, 2.0)),
+            draws("kernel_size: 16 stride: 2").bottom_of([1, 8, 18, 17], Fill::Uniform(0.1, 2.0)),
         ],
     );
 }
@@ -132,15 +132,15 @@ fn maxima_of_what_is_not_a_number_and_of_equals() {
         // Now and then a whole region of what has no largest.
         let value = |i: usize| if (i / 40).is_multiple_of(3) { values[i % 2 * 4] } else { values[i * i % 127 % 11] };
         let x: Vec<f64> = (0..shape.count()).map(value).collect();
-        let host = Rig::new(&registry(), &text, Phase::Train, DType::F32, std::slice::from_ref(&shape)).unwrap();
+        let host = Harness::new(&registry(), &text, Phase::Train, DType::F32, std::slice::from_ref(&shape)).unwrap();
         let dy = (0..host.plan.tops[0].shape.count()).map(|i| (i % 7) as f64 - 3.0).collect();
         let inputs = Inputs { top_diffs: vec![dy], ..host.forward_inputs(&[&x]).unwrap() };
         let want = host.run(&inputs).unwrap();
         for (storage, order) in storages.iter().flat_map(|s| [(s, Order::Forward), (s, Order::Reversed)]) {
             let shapes = std::slice::from_ref(&shape);
-            let rig = DeviceRig::stored(&registry(), &text, Phase::Train, shapes, order, *storage).unwrap();
-            let Some(rig) = rig else { return };
-            let found = rig.run(&inputs).unwrap();
+            let harness = DeviceHarness::stored(&registry(), &text, Phase::Train, shapes, order, *storage).unwrap();
+            let Some(harness) = harness else { return };
+            let found = harness.run(&inputs).unwrap();
             let lowest = if storage.element == Element::F32 { f32::MIN } else { f32::from_bits(0xff7f_0000) };
             for (y, want) in found.tops[0].iter().zip(&want.tops[0]) {
                 let want = if *want == f64::from(f32::MIN) { f64::from(lowest) } else { *want };
@@ -156,7 +156,7 @@ fn kernels_take_what_the_blobs_allow() {
     let format = |element, layout| Format { element, layout };
     let (wide, narrow) = (Element::F32, Element::Bf16);
     let (first, last) = (Layout::ChannelsFirst, Layout::ChannelsLast);
-    let way = |param: &str, bottom: [usize; 4], format: Format, at: u64| {
+    let access = |param: &str, bottom: [usize; 4], format: Format, at: u64| {
         let parsed = lgm_testkit::parse_layer(&layer(param)).unwrap();
         let param = parsed.pooling_param.unwrap();
         let none = PoolGeometry { input: [0; 2], output: [0; 2], kernel: [0; 2], stride: [0; 2], pad: [0; 2] };
@@ -170,30 +170,30 @@ fn kernels_take_what_the_blobs_allow() {
             index_top: false,
         };
         pooling.geometry = pooling.geometry([bottom[2], bottom[3]]).unwrap();
-        pooling.way(format, &[DevicePtr(256), DevicePtr(at)])
+        pooling.access(format, &[DevicePtr(256), DevicePtr(at)])
     };
     let two = "kernel_size: 2 stride: 2";
     for (param, bottom, format, at, want) in [
-        (two, [1, 8, 4, 4], format(narrow, last), 512, Way::Packs(8)),
-        (two, [1, 8, 4, 4], format(narrow, last), 520, Way::Single),
-        (two, [1, 4, 4, 4], format(narrow, last), 512, Way::Single),
-        (two, [1, 4, 4, 4], format(wide, last), 512, Way::Packs(4)),
-        (two, [1, 3, 4, 16], format(narrow, first), 512, Way::Pairs(4)),
-        (two, [1, 3, 4, 16], format(wide, first), 512, Way::Pairs(2)),
-        (two, [1, 3, 4, 12], format(narrow, first), 512, Way::Pairs(2)),
-        (two, [1, 3, 4, 6], format(wide, first), 512, Way::Pairs(1)),
-        (two, [1, 3, 4, 6], format(wide, first), 516, Way::Single),
-        (two, [1, 3, 4, 5], format(wide, first), 512, Way::Single),
-        ("kernel_size: 2", [1, 3, 4, 6], format(wide, first), 512, Way::Single),
-        ("kernel_size: 2 stride: 2 pad: 1", [1, 3, 4, 6], format(wide, first), 512, Way::Single),
+        (two, [1, 8, 4, 4], format(narrow, last), 512, Access::Vectors(8)),
+        (two, [1, 8, 4, 4], format(narrow, last), 520, Access::Single),
+        (two, [1, 4, 4, 4], format(narrow, last), 512, Access::Single),
+        (two, [1, 4, 4, 4], format(wide, last), 512, Access::Vectors(4)),
+        (two, [1, 3, 4, 16], format(narrow, first), 512, Access::Pairs(4)),
+        (two, [1, 3, 4, 16], format(wide, first), 512, Access::Pairs(2)),
+        (two, [1, 3, 4, 12], format(narrow, first), 512, Access::Pairs(2)),
+        (two, [1, 3, 4, 6], format(wide, first), 512, Access::Pairs(1)),
+        (two, [1, 3, 4, 6], format(wide, first), 516, Access::Single),
+        (two, [1, 3, 4, 5], format(wide, first), 512, Access::Single),
+        ("kernel_size: 2", [1, 3, 4, 6], format(wide, first), 512, Access::Single),
+        ("kernel_size: 2 stride: 2 pad: 1", [1, 3, 4, 6], format(wide, first), 512, Access::Single),
     ] {
-        assert_eq!(way(param, bottom, format, at), want, "{param} of {bottom:?} in {format} at {at}");
+        assert_eq!(access(param, bottom, format, at), want, "{param} of {bottom:?} in {format} at {at}");
     }
 }
 
 fn top_shape(param: &str, bottom: [usize; 4]) -> Shape {
-    let rig = Rig::new(&registry(), &layer(param), Phase::Train, DType::F32, &[bottom.into()]).unwrap();
-    rig.plan.tops[0].shape.clone()
+    let harness = Harness::new(&registry(), &layer(param), Phase::Train, DType::F32, &[bottom.into()]).unwrap();
+    harness.plan.tops[0].shape.clone()
 }
 
 #[test]
@@ -214,19 +214,19 @@ fn numbers_of_windows() {
 fn draws_follow_the_values_and_the_pass() {
     let shape = Shape::from([50, 20, 1, 4]);
     let text = layer("pool: STOCHASTIC kernel_h: 1 kernel_w: 4");
-    let rig = Rig::new(&registry(), &text, Phase::Train, DType::F32, &[shape]).unwrap();
+    let harness = Harness::new(&registry(), &text, Phase::Train, DType::F32, &[shape]).unwrap();
     let x: Vec<f64> = [1.0, 0.0, 3.0, 4.0].repeat(1000);
-    let inputs = rig.forward_inputs(&[&x]).unwrap();
-    let first = rig.run(&inputs).unwrap();
+    let inputs = harness.forward_inputs(&[&x]).unwrap();
+    let first = harness.run(&inputs).unwrap();
     for (value, share) in [(0.0, 0.0), (1.0, 0.125), (3.0, 0.375), (4.0, 0.5)] {
         let found = first.tops[0].iter().filter(|&&y| y == value).count() as f64 / 1000.0;
         assert!((found - share).abs() < 0.04, "{value} was drawn in {found}, expected {share}");
     }
-    let later = rig.run(&Inputs { step: Step { batch: 1, ..inputs.step }, ..inputs.clone() }).unwrap();
+    let later = harness.run(&Inputs { step: Step { batch: 1, ..inputs.step }, ..inputs.clone() }).unwrap();
     assert_ne!(first.tops, later.tops);
 
     let dy: Vec<f64> = (1..=1000).map(|v| v as f64).collect();
-    let out = rig.run(&Inputs { top_diffs: vec![dy.clone()], ..inputs }).unwrap();
+    let out = harness.run(&Inputs { top_diffs: vec![dy.clone()], ..inputs }).unwrap();
     for (i, dx) in out.bottom_diffs[0].as_ref().unwrap().chunks(4).enumerate() {
         let drawn: Vec<usize> = (0..4).filter(|&k| dx[k] != 0.0).collect();
         assert_eq!((drawn.len(), dx[drawn[0]], x[4 * i + drawn[0]]), (1, dy[i], first.tops[0][i]));
@@ -237,8 +237,8 @@ fn draws_follow_the_values_and_the_pass() {
 fn windows_of_zeros_give_zeros() {
     for phase in [Phase::Train, Phase::Test] {
         let text = layer("pool: STOCHASTIC kernel_size: 2");
-        let rig = Rig::new(&registry(), &text, phase, DType::F32, &[[1, 1, 2, 2].into()]).unwrap();
-        assert_eq!(rig.run(&rig.forward_inputs(&[&[0.0; 4]]).unwrap()).unwrap().tops[0], [0.0]);
+        let harness = Harness::new(&registry(), &text, phase, DType::F32, &[[1, 1, 2, 2].into()]).unwrap();
+        assert_eq!(harness.run(&harness.forward_inputs(&[&[0.0; 4]]).unwrap()).unwrap().tops[0], [0.0]);
     }
 }
 

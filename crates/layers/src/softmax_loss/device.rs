@@ -1,10 +1,15 @@
 //! SoftmaxWithLoss on a device. The probabilities are scratch or saved memory, 1/Z is kept from forward, and a label that
 //! names no class is reported by its position.
 
-use lgm_core::{Arg, Bwd, Device, DeviceQueue, Fwd, Grid, Plan, Result, Run, args};
+use lgm_core::{
+    Arg, Axes3, Bwd, Device, DeviceLayer, DeviceQueue, Error, Fault, Format, Fwd, Grid, Plan, Result, args,
+};
 
-use super::{Along, SoftmaxWithLoss};
-use crate::on_device::{Channels, extent};
+use super::SoftmaxWithLoss;
+use crate::common::by_channel::ByChannel;
+use crate::common::labels;
+use crate::common::launch::extent;
+use crate::common::softmax;
 
 impl SoftmaxWithLoss {
     /// How many blocks look at the labels.
@@ -30,15 +35,19 @@ impl SoftmaxWithLoss {
     }
 }
 
-impl Run<Device> for SoftmaxWithLoss {
-    fn prepare(&mut self, _queue: &(dyn DeviceQueue + 'static), plan: &mut Plan) -> Result<()> {
+impl DeviceLayer for SoftmaxWithLoss {
+    fn prepare(&mut self, _queue: &dyn DeviceQueue, plan: &mut Plan) -> Result<()> {
         plan.saved.push(plan.tops[0].with_shape([1]));
         plan.scratch.push(plan.tops[0].with_shape([3 * self.blocks()]));
         Ok(())
     }
 
-    fn forward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Fwd<'_, Device>) -> Result<()> {
-        let Along { outer, inner, .. } = self.along;
+    fn explain(&self, fault: Fault) -> Error {
+        labels::explain(fault, self.along.channels)
+    }
+
+    fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
+        let Axes3 { outer, inner, .. } = self.along;
         let (scores, labels, loss) = (io.bottom(0)?, io.bottom(1)?, io.top(0)?);
         let partial = io.scratch(self.share())?;
         let p = if self.with_probabilities {
@@ -49,28 +58,27 @@ impl Run<Device> for SoftmaxWithLoss {
                 None => io.scratch(0)?,
             }
         };
-        self.along.softmax_on(queue, p, scores)?;
+        softmax::forward_on(self.along, io.queue(), p, scores)?;
         let blocks = self.blocks();
         let mut args = args![partial, p, labels, extent(outer * inner)?, extent(inner)?].to_vec();
         args.extend(self.labels()?);
-        queue.launch("softmax_loss_partials", Grid::rows(blocks, Grid::THREADS), &args)?;
+        io.launch("softmax_loss_partials", Grid::rows(blocks, Grid::THREADS), &args)?;
         let fixed = self.fixed_normalizer().map_or(0.0, |n| n.max(1) as f32);
-        let args = args![loss, io.saved(self.share()), partial, labels, extent(blocks)?, fixed, io.fault];
-        queue.launch("softmax_loss_finish", Grid::rows(1, Grid::THREADS), args)
+        let args = args![loss, io.saved(self.share()), partial, labels, extent(blocks)?, fixed, io.call.fault];
+        io.launch("softmax_loss_finish", Grid::rows(1, Grid::THREADS), args)
     }
 
-    fn backward(&self, queue: &(dyn DeviceQueue + 'static), mut io: Bwd<'_, Device>) -> Result<()> {
-        let Along { outer, channels, inner } = self.along;
+    fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
         let Some(dx) = io.bottom_diff(0) else { return Ok(()) };
         let (labels, d_loss, share) = (io.bottom(1)?, io.top_diff(0)?, io.saved(self.share())?);
         let p = if self.with_probabilities { io.top(1)? } else { io.saved(0)? };
         if self.with_probabilities {
-            self.along.gradient_on(queue, dx, io.top_diff(1)?, p)?;
+            softmax::backward_on(self.along, io.queue(), dx, io.top_diff(1)?, p)?;
         }
-        let (grid, rows) = Channels::new(outer, channels, inner).rows()?;
+        let (grid, rows) = ByChannel::new(self.along, Format::PLAIN).rows()?;
         let add = u32::from(self.with_probabilities);
         let mut args = args![dx, p, labels, d_loss, share, add, rows[0], rows[1], rows[2]].to_vec();
         args.extend(self.labels()?);
-        queue.launch("softmax_loss_backward", grid, &args)
+        io.launch("softmax_loss_backward", grid, &args)
     }
 }

@@ -12,9 +12,7 @@ use lgm_proto::NetState;
 pub const FILE: &str = "net.prototxt";
 
 pub fn registry() -> Registry {
-    let mut registry = Registry::default();
-    lgm_layers::register(&mut registry);
-    registry
+    lgm_testkit::registry(&[lgm_layers::register])
 }
 
 pub fn try_net(text: &str, options: &Options) -> Result<Net> {
@@ -48,15 +46,6 @@ pub fn error(text: &str) -> String {
     }
 }
 
-/// Checks that an error says all of `parts`, in order.
-pub fn says(error: &str, parts: &[&str]) {
-    let mut rest = error;
-    for part in parts {
-        let Some(at) = rest.find(part) else { panic!("{part:?} is missing, or out of order, in:\n{error}") };
-        rest = &rest[at + part.len()..];
-    }
-}
-
 pub fn step(batch: u64) -> Step {
     Step { seed: 1, iter: batch, batch }
 }
@@ -70,11 +59,11 @@ pub fn pass(net: &mut Net, batch: u64) -> f64 {
 }
 
 pub fn data(net: &Net, blob: &str) -> Vec<f64> {
-    net.blob(blob).unwrap_or_else(|| panic!("no blob {blob}")).1
+    net.blob(blob).unwrap().1
 }
 
 pub fn diff(net: &Net, blob: &str) -> Vec<f64> {
-    net.blob_diff(blob).unwrap_or_else(|| panic!("no gradient of {blob}"))
+    net.blob_diff(blob).unwrap().unwrap_or_else(|| panic!("no gradient of {blob}"))
 }
 
 /// Values and gradient of a learnable parameter.

@@ -20,7 +20,7 @@ use std::path::Path;
 use prost_reflect::{DynamicMessage, ReflectMessage};
 
 pub use positions::Positions;
-pub use write::{general, to_text};
+pub use write::{general, six_digits, to_text};
 
 use crate::numbers::check_numbers;
 use crate::upgrade::{upgrade_net, upgrade_solver};

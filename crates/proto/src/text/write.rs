@@ -94,6 +94,11 @@ pub fn general(value: f64, digits: usize) -> String {
     format!("{}e{sign}{:02}", trimmed(mantissa), exponent.abs())
 }
 
+/// A number as C++ streams print it: six significant digits.
+pub fn six_digits(value: impl Into<f64>) -> String {
+    general(value.into(), 6)
+}
+
 /// A decimal without the zeros at the end of its fraction.
 fn trimmed(decimal: &str) -> &str {
     if decimal.contains('.') { decimal.trim_end_matches('0').trim_end_matches('.') } else { decimal }

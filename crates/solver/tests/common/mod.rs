@@ -10,8 +10,8 @@ use std::sync::{Mutex, Once};
 
 use lgm_core::{Registry, Result, Shape, Storage};
 use lgm_cuda::sim::Order;
+use lgm_cuda::{Gpu, sim::Simulated};
 use lgm_data::convert::{Format, convert_mnist};
-use lgm_net::{Gpu, Simulated};
 use lgm_proto::{Parsed, SolverParameter};
 use lgm_solver::{Outcome, Solver, Watch};
 use tempfile::TempDir;
@@ -20,10 +20,7 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
 pub fn registry() -> Registry {
-    let mut registry = Registry::default();
-    lgm_layers::register(&mut registry);
-    lgm_data::register(&mut registry);
-    registry
+    lgm_testkit::registry(&[lgm_layers::register, lgm_data::register])
 }
 
 thread_local! {
@@ -44,10 +41,7 @@ pub fn device(order: Order, storage: Storage) -> Option<Rc<dyn Gpu>> {
     }
     match Simulated::new(order, None) {
         Ok(gpu) => Some(Rc::new(gpu.storing(storage))),
-        Err(error) => {
-            println!("skipped: {error}");
-            None
-        }
+        Err(error) => lgm_testkit::skip("simulator", error),
     }
 }
 
@@ -230,13 +224,4 @@ pub fn results(log: &[String], from: i32) -> Vec<String> {
         }
     }
     kept
-}
-
-/// Checks that a text says all of `parts`, in order.
-pub fn says(text: &str, parts: &[&str]) {
-    let mut rest = text;
-    for part in parts {
-        let Some(at) = rest.find(part) else { panic!("{part:?} is missing, or out of order, in:\n{text}") };
-        rest = &rest[at + part.len()..];
-    }
 }

@@ -41,7 +41,7 @@ pub fn prelu(w: &mut Writer, picks: &Picks) -> Option<()> {
 
 pub fn activation(w: &mut Writer, picks: &Picks) -> Option<()> {
     let blob = w.blob(picks[0], |_| true)?;
-    unary(w, ["Sigmoid", "TanH"][picks[1] as usize % 2], blob, Manner::of(picks[2]), "")
+    unary(w, ["Sigmoid", "TanH", "Swish"][picks[1] as usize % 3], blob, Manner::of(picks[2]), "")
 }
 
 pub fn power(w: &mut Writer, picks: &Picks) -> Option<()> {

@@ -3,11 +3,11 @@
 
 use smallvec::SmallVec;
 
-use super::forward::{Products, multiply};
 use super::images;
 use super::kernels::{Kernels, Source};
 use super::tile::{self, LANES};
-use super::{Blocks, Channels, OUT, Plane, Spread, Tiling, spaced};
+use super::transformed::{Products, multiply};
+use super::{Blocks, Channels, OUT, Planar, Plane, Spread, Tiling, spaced};
 use crate::Float;
 use crate::kernel::Micro;
 use crate::parallel::{Shared, tasks};
@@ -21,30 +21,21 @@ const TILES: usize = 32;
 /// Whether this takes fewer products than the rotated kernels, for a convolution that suits the algorithm.
 pub(super) fn suits(plane: &Plane) -> bool {
     let tiles = |h: usize, w: usize| h.div_ceil(OUT) * w.div_ceil(OUT);
-    let ours = tiles(plane.oh, plane.ow);
-    plane.kh == K && ours <= TILES && 4 * ours <= 3 * tiles(plane.h, plane.w)
+    let ours = tiles(plane.rows.output, plane.columns.output);
+    plane.rows.kernel == K && ours <= TILES && 4 * ours <= 3 * tiles(plane.rows.input, plane.columns.input)
 }
 
 /// dx from dy, overwriting dx.
-#[allow(clippy::too_many_arguments)]
-pub(super) fn backward_data<T: Float>(
-    micro: &Micro<T>,
-    plane: &Plane,
-    groups: usize,
-    out_channels: usize,
-    batch: usize,
-    w: &[T],
-    dy: &[T],
-    dx: &mut [T],
-) {
-    let (c, o) = (plane.channels, out_channels / groups);
-    let blocks = Blocks::new(batch, plane.oh, plane.ow, OUT, TILES);
+pub(super) fn backward_data<T: Float>(conv: &Planar<T>, w: &[T], dy: &[T], dx: &mut [T]) {
+    let Planar { micro, ref plane, groups, rows: o, batch } = *conv;
+    let c = plane.channels;
+    let blocks = Blocks::new(batch, plane.rows.output, plane.columns.output, OUT, TILES);
     let dx = Shared::new(dx);
     for g in 0..groups {
         let w = &w[g * o * c * K * K..][..o * c * K * K];
         let (from, to) = (Channels::of_group(g, groups, o), Channels::of_group(g, groups, c));
         let source = Source::<T, K, IN> { micro, w, inner: o, outer: c, transposed: true, rotated: false };
-        if images::suits(o, c, plane.ow.div_ceil(OUT) * IN * IN, batch) {
+        if images::suits(o, c, plane.columns.output.div_ceil(OUT) * IN * IN, batch) {
             images::adjoint(&source, plane, batch, (dy, from), (&dx, to));
             continue;
         }
@@ -53,7 +44,14 @@ pub(super) fn backward_data<T: Float>(
         let stride = blocks.most * pitch + LANES;
         let spread = Spread::<T, OUT, IN> {
             micro,
-            tiling: Tiling { h: plane.oh, w: plane.ow, top: 0, left: 0, wide: blocks.wide, step: OUT },
+            tiling: Tiling {
+                h: plane.rows.output,
+                w: plane.columns.output,
+                top: 0,
+                left: 0,
+                wide: blocks.wide,
+                step: OUT,
+            },
             blocks: &blocks,
             channels: from,
             data: dy,
@@ -81,8 +79,8 @@ fn inputs<T: Float>(
     dx: &Shared<'_, T>,
 ) {
     let area = plane.area();
-    let (top, left, wide) = (plane.ph, plane.pw, blocks.wide);
-    let tiling = Tiling::<IN> { h: plane.h, w: plane.w, top, left, wide, step: OUT };
+    let (top, left, wide) = (plane.rows.pad, plane.columns.pad, blocks.wide);
+    let tiling = Tiling::<IN> { h: plane.rows.input, w: plane.columns.input, top, left, wide, step: OUT };
     let mut region = Scratch::<T>::new((area + 1) * LANES);
     let mut places = SmallVec::new();
     let mut work = tile::Work::<T, IN>::new();
@@ -90,14 +88,14 @@ fn inputs<T: Float>(
     for segment in blocks.segments(block) {
         // What falls on the padding is added up on a position of its own behind the others.
         let rows = tiling.rows(&segment);
-        tiling.places(&segment, area - rows.start * plane.w, &mut places);
-        let base = rows.start * plane.w * LANES;
+        tiling.places(&segment, area - rows.start * plane.columns.input, &mut places);
+        let base = rows.start * plane.columns.input * LANES;
         for v in 0..to.vectors() {
             region.fill(T::zero());
             let (at, channels) = to.vector(segment.image, v, area);
             for (t, places) in places.as_chunks::<IN>().0.chunks_exact(IN).enumerate() {
-                let from = (first_tile + t) * products.pitch + v * LANES;
-                tile::add_inputs(&mut work, &products.data, from, products.stride, &mut region[base..], places);
+                let at = (first_tile + t) * products.pitch + v * LANES;
+                tile::add_inputs(&mut work, products.from(at), &mut region[base..], places);
             }
             let dst = dx.at(at, (channels - 1) * area + area);
             // SAFETY: the span in dx was checked and the image belongs to this task; the region holds `area` vectors.

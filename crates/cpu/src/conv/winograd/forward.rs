@@ -1,77 +1,43 @@
 //! The forward pass, and the input gradient as the forward pass of the rotated kernels.
 
-use std::ops::Range;
-
 use smallvec::SmallVec;
 
 use super::kernels::{Kernels, Source};
 use super::tile::{self, LANES};
-use super::{Blocks, Channels, Epilogue, OUT, Plane, Spread, Tiling, sized, spaced};
-use super::{adjoint, images};
+use super::transformed::{Products, multiply};
+use super::{Blocks, Channels, Epilogue, OUT, Planar, Plane, Spread, Tiling, adjoint, images, sized, spaced};
 use crate::Float;
-use crate::kernel::{Micro, TileArgs};
-use crate::pack::Panels;
+use crate::kernel::Micro;
 use crate::parallel::{Shared, tasks};
 use crate::scratch::Scratch;
 
-/// Longest inner extent of one pass of the products.
-const DEPTH: usize = 512;
 /// Inner indices whose kernels a task transforms at a time where it transforms its own.
 const KERNEL_DEPTH: usize = 128;
 /// Tasks that a pass is cut into where the shapes allow.
 const TASKS: usize = 8;
 
 /// y = w ∗ x, completed by `epilogue`.
-#[allow(clippy::too_many_arguments)]
-pub(in crate::conv) fn forward<T: Float>(
-    micro: &Micro<T>,
-    plane: &Plane,
-    groups: usize,
-    out_channels: usize,
-    batch: usize,
-    x: &[T],
-    w: &[T],
-    epilogue: Epilogue<'_, T>,
-    y: &mut [T],
-) {
-    let (c, o) = (plane.channels, out_channels / groups);
+pub(in crate::conv) fn forward<T: Float>(conv: &Planar<T>, x: &[T], w: &[T], epilogue: Epilogue<'_, T>, y: &mut [T]) {
+    let Planar { ref plane, groups, rows: o, .. } = *conv;
+    let c = plane.channels;
     for g in 0..groups {
         let w = &w[g * o * c * plane.taps()..][..o * c * plane.taps()];
         let (from, to) = (Channels::of_group(g, groups, c), Channels::of_group(g, groups, o));
-        sized!(plane, run, (micro, plane, batch, (w, false), (x, from), (y, to), epilogue));
+        sized!(plane, run, (conv, (w, false), (x, from), (y, to), epilogue));
     }
 }
 
 /// dx as the convolution of dy with the kernels rotated half a turn.
-#[allow(clippy::too_many_arguments)]
-pub(in crate::conv) fn backward_data<T: Float>(
-    micro: &Micro<T>,
-    plane: &Plane,
-    groups: usize,
-    out_channels: usize,
-    batch: usize,
-    w: &[T],
-    dy: &[T],
-    dx: &mut [T],
-) {
+pub(in crate::conv) fn backward_data<T: Float>(conv: &Planar<T>, w: &[T], dy: &[T], dx: &mut [T]) {
+    let Planar { ref plane, groups, rows: o, .. } = *conv;
     if adjoint::suits(plane) {
-        return adjoint::backward_data(micro, plane, groups, out_channels, batch, w, dy, dx);
+        return adjoint::backward_data(conv, w, dy, dx);
     }
-    let (c, o) = (plane.channels, out_channels / groups);
-    let flipped = Plane {
-        channels: o,
-        h: plane.oh,
-        w: plane.ow,
-        oh: plane.h,
-        ow: plane.w,
-        ph: plane.kh as isize - 1 - plane.ph,
-        pw: plane.kw as isize - 1 - plane.pw,
-        ..*plane
-    };
+    let (c, turned) = (plane.channels, conv.adjoint());
     for g in 0..groups {
         let w = &w[g * o * c * plane.taps()..][..o * c * plane.taps()];
         let (from, to) = (Channels::of_group(g, groups, o), Channels::of_group(g, groups, c));
-        sized!(plane, run, (micro, &flipped, batch, (w, true), (dy, from), (dx, to), Epilogue::default()));
+        sized!(plane, run, (&turned, (w, true), (dy, from), (dx, to), Epilogue::default()));
     }
 }
 
@@ -83,20 +49,27 @@ fn block_tiles(kernels: usize) -> usize {
 
 /// y = w ∗ x, completed by `epilogue`, for kernels of K × K and tiles of IN × IN inputs; the kernels may be rotated.
 fn run<T: Float, const K: usize, const IN: usize>(
-    micro: &Micro<T>,
-    plane: &Plane,
-    batch: usize,
+    conv: &Planar<T>,
     (w, rotated): (&[T], bool),
     (x, from): (&[T], Channels),
     (y, to): (&mut [T], Channels),
     epilogue: Epilogue<'_, T>,
 ) {
+    let Planar { micro, ref plane, batch, .. } = *conv;
     let source = &Source::<T, K, IN> { micro, w, inner: from.count, outer: to.count, transposed: rotated, rotated };
-    if images::suits(from.count, to.count, plane.ow.div_ceil(OUT) * IN * IN, batch) {
+    if images::suits(from.count, to.count, plane.columns.output.div_ceil(OUT) * IN * IN, batch) {
         return images::run::<T, K, IN>(source, plane, batch, (x, from), (y, to), epilogue);
     }
-    let blocks = Blocks::new(batch, plane.oh, plane.ow, OUT, block_tiles(from.count * to.count * IN * IN));
-    let tiling = Tiling { h: plane.h, w: plane.w, top: plane.ph, left: plane.pw, wide: blocks.wide, step: OUT };
+    let blocks =
+        Blocks::new(batch, plane.rows.output, plane.columns.output, OUT, block_tiles(from.count * to.count * IN * IN));
+    let tiling = Tiling {
+        h: plane.rows.input,
+        w: plane.columns.input,
+        top: plane.rows.pad,
+        left: plane.columns.pad,
+        wide: blocks.wide,
+        step: OUT,
+    };
     let pitch = spaced(from.count);
     let stride = blocks.most * pitch + LANES;
     let spread = Spread::<T, IN, IN> { micro, tiling, blocks: &blocks, channels: from, data: x, stride, pitch };
@@ -142,65 +115,6 @@ fn run<T: Float, const K: usize, const IN: usize>(
     });
 }
 
-/// A block's products: `data[frequency·stride + tile·pitch + column]`.
-pub(super) struct Products<T, const IN: usize> {
-    pub data: Scratch<T>,
-    tiles: usize,
-    columns: Range<usize>,
-    pub pitch: usize,
-    pub stride: usize,
-}
-
-impl<T: Float, const IN: usize> Products<T, IN> {
-    pub fn new(tiles: usize, columns: Range<usize>) -> Self {
-        let pitch = spaced(columns.len());
-        let stride = tiles * pitch + LANES;
-        Products { data: Scratch::new(IN * IN * stride), tiles, columns, pitch, stride }
-    }
-}
-
-/// products (+)= v·kernels, the kernels being those of inner indices from `from` on; v lies as [`Spread`] leaves it.
-pub(super) fn multiply<T: Float, const IN: usize>(
-    micro: &Micro<T>,
-    kernels: &Kernels<T>,
-    (v, v_stride, v_pitch): (&[T], usize, usize),
-    products: &mut Products<T, IN>,
-    from: usize,
-) {
-    let (nr, pitch) = (micro.nr, products.pitch);
-    let panels = Panels::new(products.tiles, micro.mr);
-    let m = Shared::new(&mut products.data);
-    for f in 0..IN * IN {
-        let v = &v[f * v_stride..][..v_stride];
-        for p in (0..kernels.depth).step_by(DEPTH) {
-            let depth = DEPTH.min(kernels.depth - p);
-            for i in 0..panels.count {
-                let (start, height) = (panels.start(i), panels.height(i));
-                let a = &v[start * v_pitch + from + p..][..(height - 1) * v_pitch + depth];
-                for j in (0..products.columns.len()).step_by(nr) {
-                    let width = nr.min(products.columns.len() - j);
-                    let b = &kernels.panel(f, j, p)[..(depth - 1) * nr + width];
-                    let at = f * products.stride + start * pitch + j;
-                    let args = TileArgs {
-                        k: depth,
-                        a: a.as_ptr(),
-                        a_row: v_pitch,
-                        a_step: 1,
-                        b: b.as_ptr(),
-                        ldb: nr,
-                        c: m.at(at, (height - 1) * pitch + width),
-                        ldc: pitch,
-                        alpha: T::one(),
-                        accumulate: from + p > 0,
-                    };
-                    // SAFETY: the operands hold `depth` steps and the tile of m was checked.
-                    unsafe { (micro.run)(height, width, &args) }
-                }
-            }
-        }
-    }
-}
-
 /// What all blocks of a pass have in common.
 struct Pass<'a, T> {
     micro: &'a Micro<T>,
@@ -222,7 +136,7 @@ impl<T: Float> Pass<'_, T> {
 
     /// y from the products of a block.
     fn outputs<const IN: usize>(&self, block: usize, products: &Products<T, IN>) {
-        let (oh, ow, columns) = (self.plane.oh, self.plane.ow, &products.columns);
+        let (oh, ow, columns) = (self.plane.rows.output, self.plane.columns.output, &products.columns);
         let area = oh * ow;
         let tiling = Tiling::<OUT> { h: oh, w: ow, top: 0, left: 0, wide: self.blocks.wide, step: OUT };
         let mut region = Scratch::<T>::new((self.blocks.rows * OUT * ow + 1) * LANES);
@@ -239,8 +153,8 @@ impl<T: Float> Pass<'_, T> {
                 let bias = self.bias(first);
                 let (at, channels) = self.to.vector(segment.image, first / LANES, area);
                 for (t, places) in places.as_chunks::<OUT>().0.chunks_exact(OUT).enumerate() {
-                    let from = (first_tile + t) * products.pitch + first - columns.start;
-                    gather(&mut work, &products.data, from, products.stride, &bias, &mut region, places);
+                    let at = (first_tile + t) * products.pitch + first - columns.start;
+                    gather(&mut work, products.from(at), &bias, &mut region, places);
                 }
                 let dst = self.y.at(at + top * ow, (channels - 1) * area + len);
                 // SAFETY: the span in y was checked and its rows belong to this task; the region holds `len` vectors.

@@ -8,7 +8,7 @@ use std::ops::Range;
 use smallvec::SmallVec;
 
 use super::kernels::{Kernels, Source};
-use super::tile::{self, LANES};
+use super::tile::{self, Frequencies, LANES};
 use super::{Channels, Epilogue, OUT, Plane, SpreadTile, TileRows, Tiling, spaced};
 use crate::Float;
 use crate::gemm::even_block;
@@ -141,9 +141,9 @@ impl<'a, T: Float, const IN: usize> Lots<'a, T, IN> {
         }
     }
 
-    /// Calls `use_of(channel, products, from, stride)` for each outer channel: the first of its products, and the distance
-    /// between frequencies.
-    fn for_each_outer(&self, v: &[T], tiles: usize, outer: usize, mut use_of: impl FnMut(usize, &[T], usize, usize)) {
+    /// Calls `use_of(channel, frequencies)` for each outer channel, with those of its first tile; the next tiles' are each
+    /// [`LANES`] elements on.
+    fn for_each_outer(&self, v: &[T], tiles: usize, outer: usize, mut use_of: impl FnMut(usize, Frequencies<'_, T>)) {
         let panels = Panels::new(outer, self.micro.mr);
         let (pitch, most) = self.strides(panels.height(0));
         let mut products = Scratch::<T>::new(Self::FREQUENCIES * most);
@@ -152,7 +152,7 @@ impl<'a, T: Float, const IN: usize> Lots<'a, T, IN> {
             let (_, stride) = self.strides(mine.len());
             self.multiply(v, tiles, mine.clone(), &mut products);
             for (row, channel) in mine.enumerate() {
-                use_of(channel, &products, row * pitch, stride);
+                use_of(channel, Frequencies { data: &products, first: row * pitch, stride });
             }
         }
     }
@@ -187,11 +187,18 @@ pub(super) fn run<T: Float, const K: usize, const IN: usize>(
     (y, to): (&mut [T], Channels),
     epilogue: Epilogue<'_, T>,
 ) {
-    let (oh, ow) = (plane.oh, plane.ow);
+    let (oh, ow) = (plane.rows.output, plane.columns.output);
     let lots = Lots::new(source, batch, (oh, ow));
     let parts: SmallVec<[_; 8]> = lots.parts().collect();
     let wide = lots.wide;
-    let inputs = Tiling::<IN> { h: plane.h, w: plane.w, top: plane.ph, left: plane.pw, wide, step: OUT };
+    let inputs = Tiling::<IN> {
+        h: plane.rows.input,
+        w: plane.columns.input,
+        top: plane.rows.pad,
+        left: plane.columns.pad,
+        wide,
+        step: OUT,
+    };
     let outputs = Tiling::<OUT> { h: oh, w: ow, top: 0, left: 0, wide, step: OUT };
     let y = Shared::new(y);
     let gather = tile::gather_by::<T, IN>(epilogue.relu);
@@ -205,10 +212,10 @@ pub(super) fn run<T: Float, const K: usize, const IN: usize>(
         outputs.places(part, len, &mut places);
         let mut region = Scratch::<T>::new((len + 1) * LANES);
         let mut work = tile::Work::<T, IN>::new();
-        lots.for_each_outer(&v, part.rows.len() * wide, to.count, |channel, products, from, stride| {
+        lots.for_each_outer(&v, part.rows.len() * wide, to.count, |channel, frequencies| {
             let bias = [epilogue.bias.map_or(T::zero(), |b| b[to.first + channel]); LANES];
             for (t, places) in places.as_chunks::<OUT>().0.chunks_exact(OUT).enumerate() {
-                gather(&mut work, products, from + t * LANES, stride, &bias, &mut region, places);
+                gather(&mut work, frequencies.tile(t), &bias, &mut region, places);
             }
             // SAFETY: these rows of these images are this task's.
             unsafe { lots.scatter(&region, lot, (&y, to), (channel, oh * ow), rows.start * ow..rows.end * ow) };
@@ -224,10 +231,17 @@ pub(super) fn adjoint<T: Float, const IN: usize>(
     (dy, from): (&[T], Channels),
     (dx, to): (&Shared<'_, T>, Channels),
 ) {
-    let lots = Lots::new(source, batch, (plane.oh, plane.ow));
+    let lots = Lots::new(source, batch, (plane.rows.output, plane.columns.output));
     let (wide, area) = (lots.wide, plane.area());
-    let outputs = Tiling::<OUT> { h: plane.oh, w: plane.ow, top: 0, left: 0, wide, step: OUT };
-    let inputs = Tiling::<IN> { h: plane.h, w: plane.w, top: plane.ph, left: plane.pw, wide, step: OUT };
+    let outputs = Tiling::<OUT> { h: plane.rows.output, w: plane.columns.output, top: 0, left: 0, wide, step: OUT };
+    let inputs = Tiling::<IN> {
+        h: plane.rows.input,
+        w: plane.columns.input,
+        top: plane.rows.pad,
+        left: plane.columns.pad,
+        wide,
+        step: OUT,
+    };
     // Rows of tiles overlap, so an image's are one task's. What falls on the padding is added up on a position behind the
     // plane's.
     let size = (area + 1) * LANES;
@@ -238,12 +252,12 @@ pub(super) fn adjoint<T: Float, const IN: usize>(
         let mut work = tile::Work::<T, IN>::new();
         for part in lots.parts() {
             let v = lots.spread(tile::spread_values, outputs, lot, &part, (dy, from));
-            let first = inputs.rows(&part).start * plane.w;
+            let first = inputs.rows(&part).start * plane.columns.input;
             inputs.places(&part, area - first, &mut places);
-            lots.for_each_outer(&v, part.rows.len() * wide, to.count, |channel, products, from, stride| {
+            lots.for_each_outer(&v, part.rows.len() * wide, to.count, |channel, frequencies| {
                 let region = &mut regions[channel * size..][first * LANES..size];
                 for (t, places) in places.as_chunks::<IN>().0.chunks_exact(IN).enumerate() {
-                    tile::add_inputs(&mut work, products, from + t * LANES, stride, region, places);
+                    tile::add_inputs(&mut work, frequencies.tile(t), region, places);
                 }
             });
         }

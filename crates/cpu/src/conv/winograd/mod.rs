@@ -17,6 +17,7 @@
 
 use smallvec::SmallVec;
 
+use super::Planar;
 use super::epilogue::Epilogue;
 use super::patches::Plane;
 use crate::Float;
@@ -32,6 +33,7 @@ mod kernels;
 #[cfg(test)]
 mod tests;
 mod tile;
+mod transformed;
 mod weights;
 
 pub(super) use forward::{backward_data, forward};
@@ -44,7 +46,7 @@ const OUT: usize = 4;
 /// Calls a function of this module for the extents of the kernel and of its tiles of inputs: `sized!(plane, run, (…))`.
 macro_rules! sized {
     ($plane:expr, $run:ident, ($($arg:expr),*)) => {
-        match $plane.kh {
+        match $plane.rows.kernel {
             5 => $run::<T, 5, 8>($($arg),*),
             _ => $run::<T, 3, 6>($($arg),*),
         }
@@ -53,13 +55,14 @@ macro_rules! sized {
 use sized;
 
 /// Whether a convolution of these extents can be computed so, and gains by it.
-pub(super) fn suits<T: Float>(plane: &Plane, out_channels: usize, batch: usize) -> bool {
-    let dense =
-        (plane.sh, plane.sw, plane.dh, plane.dw) == (1, 1, 1, 1) && matches!((plane.kh, plane.kw), (3, 3) | (5, 5));
+pub(super) fn suits<T: Float>(conv: &Planar<T>) -> bool {
+    let Planar { ref plane, rows: out_channels, batch, .. } = *conv;
+    let dense = (plane.rows.stride, plane.columns.stride, plane.rows.dilation, plane.columns.dilation) == (1, 1, 1, 1)
+        && matches!((plane.rows.kernel, plane.columns.kernel), (3, 3) | (5, 5));
     if !dense {
         return false;
     }
-    let tiles = plane.oh.div_ceil(OUT) * plane.ow.div_ceil(OUT);
+    let tiles = plane.rows.output.div_ceil(OUT) * plane.columns.output.div_ceil(OUT);
     // Few channels leave lanes empty, few tiles do not repay transforming the weights, and outputs that fill less than
     // half of their tiles leave little to gain.
     size_of::<T>() == 4

@@ -1,6 +1,8 @@
+use lgm_core::Window;
+
 use super::*;
 use crate::conv::{Algorithm, ConvGeometry};
-use crate::kernel::{Kernel, micro};
+use crate::kernel::Kernel;
 use crate::testing::{noise, relative_error, same_bits_on_any_threads};
 
 fn geometry(c: usize, o: usize, group: usize, input: [usize; 2], pad: [usize; 2]) -> ConvGeometry {
@@ -8,7 +10,8 @@ fn geometry(c: usize, o: usize, group: usize, input: [usize; 2], pad: [usize; 2]
 }
 
 fn square(k: usize, c: usize, o: usize, group: usize, input: [usize; 2], pad: [usize; 2]) -> ConvGeometry {
-    ConvGeometry::new(c, o, group, &input, &[k, k], &[1, 1], &pad, &[1, 1]).unwrap()
+    let windows = [0, 1].map(|d| Window::new(input[d], k, 1, pad[d], 1).unwrap());
+    ConvGeometry::new(c, o, group, windows.to_vec()).unwrap()
 }
 
 fn cases() -> Vec<(usize, ConvGeometry)> {
@@ -48,10 +51,10 @@ fn winograd<T: Float>(kernel: Kernel, batch: usize, g: &ConvGeometry) -> [Vec<T>
     let [x, w, b, dy] = operands::<T>(batch, g);
     let (mut y, mut dx) = (vec![T::nan(); dy.len()], vec![T::nan(); x.len()]);
     let mut dw: Vec<T> = noise(w.len(), 5);
-    let (plane, micro) = (g.plane().unwrap(), micro(kernel));
-    forward(micro, &plane, g.group, g.out_channels, batch, &x, &w, Epilogue::bias(&b), &mut y);
-    backward_data(micro, &plane, g.group, g.out_channels, batch, &w, &dy, &mut dx);
-    backward_weights(micro, &plane, g.group, g.out_channels, batch, &x, &dy, &mut dw);
+    let conv = g.planar(Algorithm { kernel, winograd: true }, batch).unwrap();
+    forward(&conv, &x, &w, Epilogue::bias(&b), &mut y);
+    backward_data(&conv, &w, &dy, &mut dx);
+    backward_weights(&conv, &x, &dy, &mut dw);
     [y, dx, dw]
 }
 
@@ -66,7 +69,7 @@ fn agrees_with_the_direct_algorithm() {
         g.backward_data_with(direct, batch, &w, &dy, &mut dx);
         g.backward_weights_with(direct, batch, &x, &dy, &mut dw);
         // Larger tiles round more.
-        let allowed = if g.kernel[0] == 5 { 1e-4 } else { 2e-5 };
+        let allowed = if g.windows[0].kernel == 5 { 1e-4 } else { 2e-5 };
         for kernel in Kernel::ALL.into_iter().filter(|k| k.is_available()) {
             let found = winograd::<f64>(kernel, batch, &g);
             for (found, want) in found.iter().zip([&y, &dx, &dw]) {
@@ -95,15 +98,17 @@ fn threads_do_not_change_the_bits() {
 
 #[test]
 fn it_is_used_where_it_suits_and_can_be_turned_off() {
-    let suited = |c, o, input, batch| suits::<f32>(&geometry(c, o, 1, input, [1, 1]).plane().unwrap(), o, batch);
+    let suited = |c, o, input, batch| {
+        suits::<f32>(&geometry(c, o, 1, input, [1, 1]).planar(Algorithm::active(), batch).unwrap())
+    };
     assert!(suited(96, 96, [32, 32], 1) && suited(384, 384, [8, 8], 16) && suited(64, 64, [7, 7], 8));
-    let five = |input, pad| suits::<f32>(&square(5, 20, 50, 1, input, pad).plane().unwrap(), 50, 4);
+    let five = |input, pad| suits::<f32>(&square(5, 20, 50, 1, input, pad).planar(Algorithm::active(), 4).unwrap());
     assert!(five([12, 12], [0, 0]) && !five([5, 5], [0, 0]));
     assert!(!suited(3, 96, [32, 32], 16) && !suited(96, 96, [8, 8], 1) && !suited(96, 96, [1, 1], 128));
-    let strided = ConvGeometry::new(64, 64, 1, &[16, 16], &[3, 3], &[2, 2], &[1, 1], &[1, 1]).unwrap();
-    assert!(!suits::<f32>(&strided.plane().unwrap(), 64, 16));
+    let strided = ConvGeometry::new(64, 64, 1, vec![Window::new(16, 3, 2, 1, 1).unwrap(); 2]).unwrap();
+    assert!(!suits::<f32>(&strided.planar(Algorithm::active(), 16).unwrap()));
     let g = geometry(32, 32, 1, [16, 16], [1, 1]);
-    assert!(!suits::<f64>(&g.plane().unwrap(), 32, 16));
+    assert!(!suits::<f64>(&g.planar(Algorithm::active(), 16).unwrap()));
     let [x, w, _, dy] = operands::<f32>(4, &g);
     let run = |winograd| {
         let algorithm = Algorithm { winograd, kernel: Kernel::active() };

@@ -202,8 +202,29 @@ fn lanes_at<T: Float>(data: &[T], at: usize) -> &Lanes<T> {
     }
 }
 
+/// The frequencies of a tile, `stride` elements apart in `data` from `first` on.
+#[derive(Clone, Copy)]
+pub(super) struct Frequencies<'a, T> {
+    pub data: &'a [T],
+    pub first: usize,
+    pub stride: usize,
+}
+
+impl<T: Float> Frequencies<'_, T> {
+    /// Those of the tile so many [`LANES`] on.
+    pub fn tile(self, t: usize) -> Self {
+        Frequencies { first: self.first + t * LANES, ..self }
+    }
+
+    /// The lanes of frequency (a, b) of N × N.
+    #[inline(always)]
+    fn lanes<const N: usize>(&self, a: usize, b: usize) -> &Lanes<T> {
+        lanes_at(self.data, self.first + (a * N + b) * self.stride)
+    }
+}
+
 vectorized! {
-    /// The N² frequencies of an M × M tile whose positions lie at `places` of `region`, to `out[first + f·stride..]`: of
+    /// The N² frequencies of an M × M tile whose positions are at `places` of `region`, to `out[first + f·stride..]`: of
     /// inputs by Bᵀ if M is N, else of weights by G or of gradients by G̃.
     ///
     /// Nothing else may use those lanes of `out` meanwhile.
@@ -252,13 +273,10 @@ vectorized! {
 }
 
 vectorized! {
-    /// Adds the N × N inputs' gradient of a tile whose frequencies lie `stride` apart from `first` on to `places` of
-    /// `region`.
+    /// Adds the N × N inputs' gradient of a tile to `places` of `region`.
     pub(super) fn add_inputs[T: Float, const N: usize](
         work: &mut Work<T, N>,
-        products: &[T],
-        first: usize,
-        stride: usize,
+        frequencies: Frequencies<'_, T>,
         region: &mut [T],
         places: &[[u32; N]],
     ) {
@@ -268,35 +286,28 @@ vectorized! {
                 dst[l] += v[l];
             }
         };
-        both(work, |a, b| lanes_at(products, first + (a * N + b) * stride), put, scatter::<T, N>);
+        both(work, |a, b| frequencies.lanes::<N>(a, b), put, scatter::<T, N>);
     }
 }
 
 /// A function like [`gather_outputs`].
 pub(super) type GatherTile<T, const N: usize> =
-    fn(&mut Work<T, N>, &[T], usize, usize, &Lanes<T>, &mut [T], &[[u32; OUT]]);
+    fn(&mut Work<T, N>, Frequencies<'_, T>, &Lanes<T>, &mut [T], &[[u32; OUT]]);
 
 /// [`gather_outputs`] with a ReLU at its end or without.
 pub(super) fn gather_by<T: Float, const N: usize>(relu: bool) -> GatherTile<T, N> {
     if relu {
-        |work, products, first, stride, bias, region, places| {
-            gather_outputs(work, products, first, stride, bias, region, places, rectified);
-        }
+        |work, frequencies, bias, region, places| gather_outputs(work, frequencies, bias, region, places, rectified)
     } else {
-        |work, products, first, stride, bias, region, places| {
-            gather_outputs(work, products, first, stride, bias, region, places, |y| y);
-        }
+        |work, frequencies, bias, region, places| gather_outputs(work, frequencies, bias, region, places, |y| y)
     }
 }
 
 vectorized! {
-    /// The outputs of a tile whose frequencies lie `stride` apart from `first` on, plus `bias` and through `finish`, to
-    /// `places` of `region`.
+    /// The outputs of a tile, plus `bias` and through `finish`, to `places` of `region`.
     fn gather_outputs[T: Float, const N: usize, F: Fn(T) -> T](
         work: &mut Work<T, N>,
-        products: &[T],
-        first: usize,
-        stride: usize,
+        frequencies: Frequencies<'_, T>,
         bias: &Lanes<T>,
         region: &mut [T],
         places: &[[u32; OUT]],
@@ -310,20 +321,18 @@ vectorized! {
             }
             dst.copy_from_slice(&y);
         };
-        both(work, |a, b| lanes_at(products, first + (a * N + b) * stride), put, moments::<T, OUT, N>);
+        both(work, |a, b| frequencies.lanes::<N>(a, b), put, moments::<T, OUT, N>);
     }
 }
 
 vectorized! {
-    /// The K × K weights whose frequencies lie `stride` apart from `first` on, one lane for each channel.
+    /// The K × K weights of these frequencies, one lane for each channel.
     pub(super) fn gather_kernels[T: Float, const K: usize, const N: usize](
         work: &mut Work<T, N>,
-        products: &[T],
-        first: usize,
-        stride: usize,
+        frequencies: Frequencies<'_, T>,
         taps: &mut [[Lanes<T>; K]; K],
     ) {
         let put = |a: usize, b: usize, v: &Lanes<T>| taps[a][b] = *v;
-        both(work, |a, b| lanes_at(products, first + (a * N + b) * stride), put, moments::<T, K, N>);
+        both(work, |a, b| frequencies.lanes::<N>(a, b), put, moments::<T, K, N>);
     }
 }

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::tile::{self, LANES};
-use super::{Blocks, Channels, OUT, Plane, Spread, Tiling, sized, spaced};
+use super::tile::{self, Frequencies, LANES};
+use super::{Blocks, Channels, OUT, Planar, Plane, Spread, Tiling, sized, spaced};
 use crate::gemm::even_block;
 use crate::kernel::{Micro, TileArgs};
 use crate::pack::Panels;
@@ -28,35 +28,25 @@ const PARTS: usize = 8;
 const DEPTH: usize = 192;
 
 /// dw += gradient, tiles summed in the order of the batch.
-#[allow(clippy::too_many_arguments)]
-pub(in crate::conv) fn backward_weights<T: Float>(
-    micro: &Micro<T>,
-    plane: &Plane,
-    groups: usize,
-    out_channels: usize,
-    batch: usize,
-    x: &[T],
-    dy: &[T],
-    dw: &mut [T],
-) {
-    let (c, o) = (plane.channels, out_channels / groups);
+pub(in crate::conv) fn backward_weights<T: Float>(conv: &Planar<T>, x: &[T], dy: &[T], dw: &mut [T]) {
+    let Planar { ref plane, groups, rows: o, .. } = *conv;
+    let c = plane.channels;
     for g in 0..groups {
         let (from, to) = (Channels::of_group(g, groups, c), Channels::of_group(g, groups, o));
         let dw = &mut dw[g * o * c * plane.taps()..][..o * c * plane.taps()];
-        sized!(plane, group, (micro, plane, batch, (x, from), (dy, to), dw));
+        sized!(plane, group, (conv, (x, from), (dy, to), dw));
     }
 }
 
 fn group<T: Float, const K: usize, const IN: usize>(
-    micro: &Micro<T>,
-    plane: &Plane,
-    batch: usize,
+    conv: &Planar<T>,
     (x, from): (&[T], Channels),
     (dy, to): (&[T], Channels),
     dw: &mut [T],
 ) {
+    let Planar { micro, ref plane, batch, .. } = *conv;
     let per_tile = IN * IN * (spaced(from.count) + spaced(to.count));
-    let blocks = |tiles: usize| Blocks::new(batch, plane.oh, plane.ow, OUT, tiles);
+    let blocks = |tiles: usize| Blocks::new(batch, plane.rows.output, plane.columns.output, OUT, tiles);
     let dw = &Shared::new(dw);
     let own = blocks((OWN_HELD / per_tile).clamp(8, 32));
     let sides = Sides::<T, K, IN>::new(micro, plane, &own, (x, from), (dy, to), own.most);
@@ -94,7 +84,14 @@ impl<'a, T: Float, const K: usize, const IN: usize> Sides<'a, T, K, IN> {
         let (pitch_x, pitch_y) = (spaced(from.count), spaced(to.count));
         let x = Spread {
             micro,
-            tiling: Tiling { h: plane.h, w: plane.w, top: plane.ph, left: plane.pw, wide, step },
+            tiling: Tiling {
+                h: plane.rows.input,
+                w: plane.columns.input,
+                top: plane.rows.pad,
+                left: plane.columns.pad,
+                wide,
+                step,
+            },
             blocks,
             channels: from,
             data: x,
@@ -103,7 +100,7 @@ impl<'a, T: Float, const K: usize, const IN: usize> Sides<'a, T, K, IN> {
         };
         let dy = Spread {
             micro,
-            tiling: Tiling { h: plane.oh, w: plane.ow, top: 0, left: 0, wide, step },
+            tiling: Tiling { h: plane.rows.output, w: plane.columns.output, top: 0, left: 0, wide, step },
             blocks,
             channels: to,
             data: dy,
@@ -282,7 +279,8 @@ impl<'a, T: Float, const K: usize, const IN: usize> Sides<'a, T, K, IN> {
         let mut work = tile::Work::<T, IN>::new();
         for column in part.columns.clone().step_by(LANES) {
             let first = (row - part.rows.start) * products.pitch + column - part.columns.start;
-            tile::gather_kernels(&mut work, data, first, products.stride, &mut lanes);
+            let frequencies = Frequencies { data, first, stride: products.stride };
+            tile::gather_kernels(&mut work, frequencies, &mut lanes);
             // SAFETY: `area` vectors of LANES in, LANES times `area` out.
             unsafe { (self.micro.transpose)(area, LANES, lanes.as_ptr().cast(), LANES, taps.as_mut_ptr(), area) }
             for (column, taps) in (column..part.columns.end).zip(taps.chunks_exact(area)) {

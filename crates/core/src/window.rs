@@ -1,0 +1,120 @@
+//! Windows that slide along an axis, as those of a convolution or a pooling do.
+
+use std::ops::Range;
+
+use crate::{Result, ensure};
+
+/// A window along one axis: the window of output `o` has its elements at `o·stride − pad + i·dilation`, i < `kernel`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Window {
+    /// Extent of the input.
+    pub input: usize,
+    /// Number of outputs.
+    pub output: usize,
+    /// Elements of the window.
+    pub kernel: usize,
+    /// Distance between the windows of two outputs.
+    pub stride: usize,
+    /// Zeros added at each side; a negative number crops the input.
+    pub pad: isize,
+    /// Distance between the elements of a window; 1 is dense.
+    pub dilation: usize,
+}
+
+impl Window {
+    /// The one window of one element over an axis of one element.
+    pub const UNIT: Window = Window { input: 1, output: 1, kernel: 1, stride: 1, pad: 0, dilation: 1 };
+
+    /// As many whole windows as the padded input holds, as Caffe counts those of a convolution:
+    /// ⌊(input + 2·pad − reach) / stride⌋ + 1 with a [`reach`](Self::reach) of dilation·(kernel − 1) + 1.
+    ///
+    /// # Errors
+    /// When a kernel, stride or dilation is 0, or the window does not fit the padded input.
+    pub fn new(input: usize, kernel: usize, stride: usize, pad: usize, dilation: usize) -> Result<Window> {
+        for (name, value) in [("kernel size", kernel), ("stride", stride), ("dilation", dilation)] {
+            ensure!(value > 0, "every {name} must be positive, found {value}");
+        }
+        let reach = dilation.checked_mul(kernel - 1).and_then(|reach| reach.checked_add(1));
+        let padded = pad.checked_mul(2).and_then(|pad| pad.checked_add(input)).filter(|&p| p <= isize::MAX as usize);
+        let (Some(reach), Some(padded)) = (reach, padded) else {
+            return Err(crate::Error::config(format!(
+                "a window of {kernel} elements, {dilation} apart, over {input} with padding {pad} at each side is too large"
+            )));
+        };
+        ensure!(
+            padded >= reach,
+            "the kernel reaches over {reach} positions, but the input has {input} with padding {pad} at each side"
+        );
+        let output = (padded - reach) / stride + 1;
+        Ok(Window { input, output, kernel, stride, pad: pad as isize, dilation })
+    }
+
+    /// Positions from the first element of a window to its last.
+    pub fn reach(&self) -> usize {
+        self.dilation * (self.kernel - 1) + 1
+    }
+
+    /// Positions from the first element of the first window to the last of the last.
+    pub fn span(&self) -> usize {
+        (self.output - 1) * self.stride + self.reach()
+    }
+
+    /// The window by which the gradient of the input is a convolution of the output's, its kernel turned round; of stride 1
+    /// only.
+    pub fn adjoint(&self) -> Window {
+        Window { input: self.output, output: self.input, pad: (self.reach() - 1) as isize - self.pad, ..*self }
+    }
+
+    /// The position of element `i` of the window of `output`, if it is one of the input's.
+    pub fn position(&self, output: usize, i: usize) -> Option<usize> {
+        let at = (output * self.stride + i * self.dilation) as isize - self.pad;
+        (0..self.input as isize).contains(&at).then_some(at as usize)
+    }
+
+    /// The outputs whose element `i` is one of the input's, and the position of the first one's.
+    pub fn outputs_of(&self, i: usize) -> (Range<usize>, usize) {
+        let shift = (i * self.dilation) as isize - self.pad;
+        let first = (-shift).max(0).unsigned_abs().div_ceil(self.stride);
+        let end = (self.input as isize - shift).max(0).unsigned_abs().div_ceil(self.stride).min(self.output);
+        if first >= end { (0..0, 0) } else { (first..end, ((first * self.stride) as isize + shift) as usize) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outputs_and_positions_agree_with_the_definition() {
+        for input in [1, 5, 8] {
+            for kernel in 1..4 {
+                for (stride, pad, dilation) in [(1, 0, 1), (2, 1, 1), (1, 3, 2), (3, 2, 2)] {
+                    let Ok(w) = Window::new(input, kernel, stride, pad, dilation) else {
+                        assert!(input + 2 * pad < dilation * (kernel - 1) + 1);
+                        continue;
+                    };
+                    assert!(w.span() <= input + 2 * pad && w.span() + stride > input + 2 * pad, "{w:?}");
+                    for i in 0..kernel {
+                        let inside: Vec<usize> = (0..w.output).filter(|&o| w.position(o, i).is_some()).collect();
+                        let (outputs, first) = w.outputs_of(i);
+                        assert_eq!(outputs.clone().collect::<Vec<_>>(), inside, "{w:?}");
+                        assert!(inside.is_empty() || w.position(outputs.start, i) == Some(first), "{w:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn windows_that_cannot_be_are_refused() {
+        let refusal = |input, kernel, stride, pad, dilation| {
+            Window::new(input, kernel, stride, pad, dilation).unwrap_err().to_string()
+        };
+        assert!(refusal(5, 7, 1, 0, 1).contains("reaches over 7"));
+        assert!(refusal(5, 0, 1, 0, 1).contains("kernel size"));
+        assert!(refusal(5, 3, 0, 0, 1).contains("stride"));
+        assert!(refusal(5, 3, 1, 0, 0).contains("dilation"));
+        assert!(refusal(5, 3, 1, usize::MAX, 1).contains("too large"));
+        assert!(refusal(5, usize::MAX, 1, 0, 3).contains("too large"));
+    }
+}

@@ -1,0 +1,131 @@
+//! The statistics that BatchNorm normalises by, on the host and on a device.
+
+use lgm_core::{
+    Axes3, BuildCx, Device, DevicePtr, Float, Fwd, Grid, Host, ParamSpec, Phase, Result, Shape, args, ensure, kernel,
+};
+use lgm_cpu::batchnorm;
+use lgm_proto::{BatchNormParameter, LayerParameter};
+
+use crate::common::by_channel::ByChannel;
+
+/// How a channel's mean and deviation come about: from the batch, moving the running sums, or from those sums.
+pub struct Statistics {
+    pub param: BatchNormParameter,
+    /// Whether the running sums are used instead of the batch.
+    pub global: bool,
+}
+
+impl Statistics {
+    pub fn new(param: &LayerParameter, cx: &BuildCx) -> Result<Statistics> {
+        for (i, entry) in param.param.iter().take(3).enumerate() {
+            ensure!(
+                entry.lr_mult() == 0.0,
+                "param entry {i} has lr_mult {}; BatchNorm's statistics are not learned: give lr_mult: 0, or no entry",
+                entry.lr_mult()
+            );
+        }
+        let param = param.batch_norm_param.unwrap_or_default();
+        let global = param.use_global_stats.unwrap_or(cx.phase == Phase::Test);
+        Ok(Statistics { param, global })
+    }
+
+    /// M, V and w, for so many channels.
+    pub fn params(&self, channels: usize) -> Vec<ParamSpec> {
+        [channels, channels, 1].map(|n| ParamSpec { state: true, ..ParamSpec::new([n], None) }).into()
+    }
+
+    /// Works out μ and 1/√(σ² + ε) of each channel of `x`; M, V and w are the first three parameters.
+    pub fn forward<T: Float>(
+        &self,
+        x: &[T],
+        axes: Axes3,
+        io: &mut Fwd<'_, Host>,
+        mean: &mut [T],
+        spread: &mut [T],
+    ) -> Result<()> {
+        let sums = (io.param_mut::<T>(0)?, io.param_mut::<T>(1)?, io.param_mut::<T>(2)?);
+        if self.global {
+            let unit = Self::unit(sums.2);
+            mean.iter_mut().zip(&*sums.0).for_each(|(mean, &sum)| *mean = unit * sum);
+            spread.iter_mut().zip(&*sums.1).for_each(|(s, &sum)| *s = self.inverse_std(unit * sum));
+            return Ok(());
+        }
+        batchnorm::mean_variance(x, axes, mean, spread);
+        let keep = T::of(self.param.moving_average_fraction() as f64);
+        let m = axes.outer * axes.inner;
+        let unbias = if m > 1 { T::of(m as f64 / (m - 1) as f64) } else { T::one() };
+        sums.0.iter_mut().zip(&*mean).for_each(|(sum, &mean)| *sum = mean + keep * *sum);
+        sums.1.iter_mut().zip(&*spread).for_each(|(sum, &variance)| *sum = unbias * variance + keep * *sum);
+        sums.2[0] = T::one() + keep * sums.2[0];
+        spread.iter_mut().for_each(|s| *s = self.inverse_std(*s));
+        Ok(())
+    }
+
+    pub fn inverse_std<T: Float>(&self, variance: T) -> T {
+        (variance + T::of(self.param.eps() as f64)).sqrt().recip()
+    }
+
+    /// What a running sum is multiplied by to give the statistic.
+    pub fn unit<T: Float>(weight: &[T]) -> T {
+        if weight[0] == T::zero() { T::zero() } else { weight[0].recip() }
+    }
+}
+
+/// A bottom as images × channels × positions.
+pub fn axes(shape: &Shape) -> Result<Axes3> {
+    ensure!(!shape.is_empty(), "the bottom must have at least one axis, found shape {shape}");
+    let channels = if shape.len() == 1 { 1 } else { shape[1] };
+    Ok(Axes3::new(shape[0], channels, shape.count_from(2)))
+}
+
+/// Where statistics go: the mean and the inverse deviation, and copies of them for backward.
+pub struct Found {
+    pub mean: DevicePtr,
+    pub inverse: DevicePtr,
+    pub kept_mean: Option<DevicePtr>,
+    pub kept_inverse: Option<DevicePtr>,
+}
+
+impl Statistics {
+    /// As [`Statistics::forward`]; `partial` is scratch for two sums of each channel.
+    pub fn forward_on(
+        &self,
+        x: DevicePtr,
+        along: ByChannel,
+        io: &mut Fwd<'_, Device>,
+        to: &Found,
+        partial: DevicePtr,
+    ) -> Result<()> {
+        let (sum_mean, sum_variance, sum_weight) = (io.param(0)?, io.param(1)?, io.param(2)?);
+        let Found { mean, inverse, kept_mean, kept_inverse } = *to;
+        let eps = self.param.eps();
+        let (grid, [outer, channels, inner]) = along.sums()?;
+        if self.global {
+            let args = args![mean, inverse, kept_mean, kept_inverse, sum_mean, sum_variance, sum_weight, channels, eps];
+            return io.launch("bn_global", Grid::elements(along.axes.channels), args);
+        }
+        io.launch(kernel!("bn_statistics"), grid, args![partial, x, outer, channels, inner])?;
+        let m = along.axes.outer * along.axes.inner;
+        let unbias = if m > 1 { (m as f64 / (m - 1) as f64) as f32 } else { 1.0 };
+        let keep = self.param.moving_average_fraction();
+        let args = args![
+            mean,
+            inverse,
+            kept_mean,
+            kept_inverse,
+            sum_mean,
+            sum_variance,
+            sum_weight,
+            partial,
+            x,
+            along.chunks() as u32,
+            outer,
+            channels,
+            inner,
+            keep,
+            unbias,
+            eps,
+        ];
+        io.launch(kernel!("bn_statistics_finish"), along.finish(512), args)
+    }
+}

@@ -1,0 +1,224 @@
+//! Device halves at the extents that break kernels: around a warp, a block and the parts a sum is taken in, one, and none;
+//! what they report; and the fused layers.
+
+use lgm_core::{BuildCx, Error, Node, Phase, Registry, Result, Shape};
+use lgm_cuda::sim::Order;
+use lgm_proto::LayerParameter;
+use lgm_testkit::{Case, DeviceHarness, Fill, Harness, check};
+
+use crate::batch_norm::{FusedBatchNorm, of_kind};
+
+fn layer(kind: &str, fields: &str) -> Case {
+    Case::new(format!("layer {{ name: 'l' type: '{kind}' bottom: 'x' top: 'y' {fields} }}")).without_gradients()
+}
+
+fn two(kind: &str, fields: &str) -> Case {
+    Case::new(format!("layer {{ name: 'l' type: '{kind}' bottom: 'x' bottom: 'z' top: 'y' {fields} }}"))
+        .without_gradients()
+}
+
+fn checked(cases: Vec<Case>) {
+    check(&crate::tests::registry(), &cases);
+}
+
+#[test]
+fn element_by_element() {
+    for n in [1, 31, 32, 33, 257, 1027] {
+        checked(vec![
+            layer("ReLU", "relu_param { negative_slope: 0.1 }").bottom([n]),
+            layer("Sigmoid", "").bottom([n]),
+            layer("TanH", "").bottom([n]),
+            layer("Swish", "").bottom([n]),
+            layer("Power", "power_param { power: 2 shift: 3 }").bottom([n]),
+            layer("Dropout", "").bottom([n]),
+            two("Eltwise", "eltwise_param { operation: MAX }").bottom([n]).bottom([n]),
+            two("Eltwise", "eltwise_param { coeff: 2 coeff: -1 }").bottom([n]).bottom([n]),
+            two("EuclideanLoss", "").bottom([n]).bottom([n]),
+            layer("Reduction", "reduction_param { operation: MAX }").bottom([n]),
+            layer("Reduction", "reduction_param { operation: ASUM axis: 1 }").bottom([3, n]),
+        ]);
+    }
+    checked(vec![
+        two("Concat", "").bottom([3, 31, 9]).bottom([3, 2, 9]),
+        layer("Reduction", "reduction_param { axis: 1 operation: MIN }").bottom([2, 1000]),
+        layer("Reduction", "reduction_param { operation: SUMSQ }").bottom([13_000]),
+        two("EuclideanLoss", "").bottom([2, 6000]).bottom([2, 6000]),
+    ]);
+}
+
+/// Few and many channels, with nothing after them, little and much.
+fn channel_shapes() -> Vec<Shape> {
+    let mut shapes: Vec<Shape> =
+        [1, 31, 32, 33, 257].into_iter().flat_map(|c| [[3, c, 1], [2, c, 7]]).map(Shape::from).collect();
+    shapes.extend([[2, 2, 2100].into(), [130, 33, 1].into(), [1, 1, 1].into(), [1, 2, 257].into()]);
+    // 16-byte vectors along channels or positions, several chunks, more vectors than a block has threads.
+    shapes.extend([[300, 96, 1], [2, 16, 8], [3, 8, 1024], [2, 2056, 1]].map(Shape::from));
+    shapes
+}
+
+#[test]
+fn channel_by_channel() {
+    for shape in channel_shapes() {
+        let varied = || Fill::Normal(3.0, 2.0);
+        checked(vec![
+            layer("Scale", "scale_param { bias_term: true }").bottom(shape.clone()),
+            layer("Bias", "").bottom(shape.clone()),
+            two("Scale", "scale_param { axis: 0 }").bottom(shape.clone()).bottom([shape[0], shape[1]].as_slice()),
+            layer("PReLU", "").bottom(shape.clone()),
+            layer("PReLU", "prelu_param { channel_shared: true }").bottom(shape.clone()),
+            layer("BatchNorm", "").bottom_of(shape.clone(), varied()),
+            layer("BatchNorm", "").test_phase().bottom_of(shape.clone(), varied()),
+        ]);
+    }
+}
+
+#[test]
+fn a_mean_far_from_zero_leaves_the_variance() {
+    checked(vec![layer("BatchNorm", "").bottom_of([4, 3, 1500], Fill::Normal(100.0, 1.0))]);
+    // A channel that is constant but for its first value.
+    let mut values = vec![1.0; 3 * 8192];
+    values[0] = 4000.0;
+    checked(vec![layer("BatchNorm", "").bottom_of([3, 1, 8192], Fill::Given(values))]);
+}
+
+#[test]
+fn class_by_class() {
+    for classes in [1, 2, 31, 32, 33, 257, 1001] {
+        let wide = || Fill::Normal(0.0, 20.0);
+        checked(vec![
+            layer("Softmax", "").bottom_of([3, classes], wide()),
+            layer("Softmax", "").bottom_of([2, classes, 3], wide()),
+            two("SoftmaxWithLoss", "").bottom([5, classes]).bottom_of([5], Fill::Labels(classes)),
+            two("SoftmaxWithLoss", "").bottom([2, classes, 3]).bottom_of([2, 3], Fill::Labels(classes)),
+            two("Accuracy", "").bottom([5, classes]).bottom_of([5], Fill::Labels(classes)),
+            layer("InnerProduct", &format!("inner_product_param {{ num_output: {classes} }}")).bottom([33, 5]),
+        ]);
+    }
+    checked(vec![
+        two("SoftmaxWithLoss", "").bottom([600, 3]).bottom_of([600], Fill::Labels(3)),
+        two("Accuracy", "").bottom([600, 3]).bottom_of([600], Fill::Labels(3)),
+        layer("InnerProduct", "inner_product_param { num_output: 3 }").bottom([1, 257]),
+    ]);
+}
+
+/// Groups of several channels and of one, with one output or more for each, in 16-byte vectors and not, in more positions than a
+/// chunk has, and for two bottoms.
+#[test]
+fn group_by_group() {
+    let conv = |fields: &str| layer("Convolution", &format!("convolution_param {{ {fields} }}"));
+    let pair = |fields: &str| {
+        let bottoms = "bottom: 'x' bottom: 'z' top: 'y' top: 'v'";
+        Case::new(format!("layer {{ name: 'l' type: 'Convolution' {bottoms} convolution_param {{ {fields} }} }}"))
+            .without_gradients()
+    };
+    checked(vec![
+        conv("num_output: 16 kernel_size: 3 pad: 1 stride: 2 group: 2").bottom([2, 8, 7, 6]),
+        conv("num_output: 32 kernel_size: 3 pad: 1 stride: 2 group: 4 bias_term: false").bottom([2, 16, 5, 9]),
+        conv("num_output: 12 kernel_size: 1 group: 4").bottom([3, 16, 5, 7]),
+        conv("num_output: 8 kernel_size: 3 pad: 1 group: 8").bottom([2, 8, 9, 7]),
+        conv("num_output: 16 kernel_size: 3 pad: 1 stride: 2 group: 8").bottom([2, 8, 9, 10]),
+        conv("num_output: 16 kernel_size: 3 pad: 2 dilation: 2 group: 16 bias_term: false").bottom([3, 16, 11, 13]),
+        conv("num_output: 33 kernel_size: 3 pad: 1 group: 33").bottom([2, 33, 6, 5]),
+        conv("num_output: 320 kernel_size: 5 pad: 2 stride: 3 group: 320").bottom([1, 320, 7, 8]),
+        conv("num_output: 24 kernel_size: 1 group: 24").bottom([2, 24, 5, 5]),
+        conv("num_output: 16 kernel_size: 3 pad: 1 group: 16").bottom([40, 16, 16, 17]),
+        conv("num_output: 1 kernel_size: 3 pad: 1 group: 1").bottom([2, 1, 6, 5]),
+        pair("num_output: 16 kernel_size: 3 pad: 1 group: 16").bottom([2, 16, 5, 6]).bottom([2, 16, 5, 6]),
+        pair("num_output: 16 kernel_size: 3 pad: 1 group: 4").bottom([2, 8, 5, 6]).bottom([2, 8, 5, 6]),
+    ]);
+}
+
+#[test]
+fn window_by_window() {
+    let conv = |fields: &str| layer("Convolution", &format!("convolution_param {{ {fields} }}"));
+    let pool = |fields: &str| layer("Pooling", &format!("pooling_param {{ {fields} }}"));
+    checked(vec![
+        conv("num_output: 33 kernel_size: 3 pad: 1").bottom([2, 31, 5, 7]),
+        conv("num_output: 32 kernel_size: 1").bottom([3, 33, 4, 5]),
+        conv("num_output: 6 kernel_size: 1 stride: 2 group: 2").bottom([2, 4, 5, 5]),
+        conv("num_output: 20 kernel_size: 5").bottom([2, 1, 12, 12]),
+        conv("num_output: 8 kernel_size: 3 stride: 2 pad: 2 dilation: 2 group: 2").bottom([2, 6, 9, 8]),
+        conv("num_output: 66 kernel_size: 3 pad: 1 group: 33 stride: 2").bottom([2, 33, 7, 6]),
+        conv("num_output: 33 kernel_h: 1 kernel_w: 7 pad_h: 0 pad_w: 3 group: 33").bottom([2, 33, 5, 40]),
+        conv("num_output: 4 kernel_size: 7 pad: 3 stride: 4").bottom([1, 3, 20, 21]),
+        conv("num_output: 3 kernel_size: 3 pad: 3 stride: 1 dilation: 3").bottom([1, 2, 33, 35]),
+        conv("num_output: 5 kernel_size: 3 pad: 1 stride: 2").bottom([2, 3, 4, 5, 33]),
+        conv("num_output: 4 kernel_size: 2 kernel_size: 1 kernel_size: 3 group: 2 dilation: 1 dilation: 1 dilation: 2")
+            .bottom([2, 6, 3, 31, 7]),
+        conv("num_output: 3 kernel_size: 5 pad: 2").bottom([2, 2, 257]),
+        pool("kernel_size: 3 stride: 2").bottom([2, 33, 17, 19]),
+        pool("kernel_size: 2 stride: 3 pad: 1").bottom([1, 257, 5, 4]),
+        pool("pool: AVE kernel_size: 3 stride: 2 pad: 1").bottom([2, 31, 16, 17]),
+        pool("pool: AVE global_pooling: true").bottom([2, 33, 7, 7]),
+        pool("pool: AVE global_pooling: true").bottom([3, 520, 9, 9]),
+        pool("kernel_size: 2 stride: 2").bottom([2, 64, 16, 24]),
+        pool("kernel_size: 3 stride: 2 pad: 1").bottom([2, 64, 17, 19]),
+        pool("pool: AVE kernel_size: 3 stride: 2").bottom([2, 72, 17, 19]),
+        pool("pool: AVE kernel_size: 2 stride: 2").bottom([3, 5, 34, 16]),
+        pool("pool: STOCHASTIC kernel_size: 3 stride: 2").bottom_of([2, 5, 17, 16], Fill::Uniform(0.1, 2.0)),
+        pool("pool: STOCHASTIC kernel_size: 3 stride: 2").test_phase().bottom_of([2, 5, 9, 9], Fill::Uniform(0.1, 2.0)),
+        layer("LRN", "lrn_param { local_size: 5 alpha: 0.5 }").bottom([2, 33, 5, 7]),
+        layer("LRN", "lrn_param { local_size: 3 alpha: 0.5 norm_region: WITHIN_CHANNEL }").bottom([2, 3, 33, 9]),
+    ]);
+}
+
+/// A BatchNorm and a Scale in one, with the sum if there are two bottoms and with the ReLU if the name says so.
+fn fused(param: &LayerParameter, cx: &BuildCx) -> Result<Node> {
+    let as_type = |kind: &str| of_kind(param, kind);
+    let joins = (param.bottom.len() == 2).then_some("Eltwise");
+    let relu = (param.name() == "rectified").then_some("ReLU");
+    let run: Vec<_> = ["BatchNorm", "Scale"].into_iter().chain(joins).chain(relu).map(as_type).collect();
+    let made = FusedBatchNorm::of(&run.iter().collect::<Vec<_>>(), cx)?
+        .ok_or_else(|| Error::internal("the layers do not fuse"))?;
+    Ok(made.0)
+}
+
+#[test]
+fn fused_layers() {
+    let mut registry = Registry::default();
+    registry.add("Fused", fused);
+    let mut cases = Vec::new();
+    for shape in channel_shapes().into_iter().filter(|s| s[0] * s[2] > 1) {
+        for (name, fields) in [
+            ("rectified", "scale_param { bias_term: true }"),
+            ("plain", ""),
+            ("rectified", "batch_norm_param { use_global_stats: true } scale_param { bias_term: true }"),
+        ] {
+            let text = format!("layer {{ name: '{name}' type: 'Fused' bottom: 'x' top: 'y' {fields} }}");
+            let case = |text: &str| {
+                let case = Case::new(text).without_gradients().param(3, Fill::Uniform(0.5, 2.0));
+                let statistics = case.param(0, Fill::Normal(0.0, 1.0)).param(1, Fill::Uniform(0.5, 2.0));
+                let weighted = statistics.param(2, Fill::Given(vec![1.7])).param(4, Fill::Uniform(-0.5, 0.5));
+                weighted.bottom_of(shape.clone(), Fill::Normal(1.0, 2.0))
+            };
+            cases.push(case(&text));
+            cases.push(case(&text.replace("bottom: 'x'", "bottom: 'x' bottom: 'r'")).bottom(shape.clone()));
+        }
+    }
+    check(&registry, &cases);
+}
+
+#[test]
+fn a_label_outside_the_classes_is_reported_as_on_the_host() {
+    for (text, name) in [
+        ("layer { name: 'l' type: 'SoftmaxWithLoss' bottom: 'x' bottom: 'z' top: 'y' }", "SoftmaxWithLoss"),
+        ("layer { name: 'l' type: 'Accuracy' bottom: 'x' bottom: 'z' top: 'y' }", "Accuracy"),
+    ] {
+        let shapes: [Shape; 2] = [[600, 3].into(), [600].into()];
+        for (labels, item, label) in [(vec![(599, 3.0)], 599, "3"), (vec![(300, -1.0), (17, 7.0)], 17, "7")] {
+            let mut given = vec![1.0; 600];
+            labels.iter().for_each(|&(i, v)| given[i] = v);
+            for order in [Order::Forward, Order::Reversed] {
+                let harness = DeviceHarness::new(&crate::tests::registry(), text, Phase::Test, &shapes, order).unwrap();
+                let Some(harness) = harness else { return };
+                let inputs = harness.harness.forward_inputs(&[&[0.0; 1800], &given]).unwrap();
+                let host =
+                    Harness::new(&crate::tests::registry(), text, Phase::Test, lgm_core::DType::F32, &shapes).unwrap();
+                let device = harness.run(&inputs).unwrap_err().to_string();
+                assert!(device.contains(&format!("label {label} of item {item} ")), "{name}: {device}");
+                let lowest = labels.iter().map(|l| l.0).min() == Some(item);
+                assert!(lowest && device == host.run(&inputs).unwrap_err().to_string(), "{name}: {device}");
+            }
+        }
+    }
+}

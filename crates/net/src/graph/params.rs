@@ -1,0 +1,117 @@
+//! A graph's parameters: which layer owns which, who shares them, and how fast they learn.
+
+use std::collections::HashMap;
+
+use lgm_core::{BlobSpec, DType, Error, ParamSpec as PlannedParam, Result, ensure};
+use lgm_proto::LayerParameter;
+use lgm_proto::param_spec::DimCheckMode;
+use tracing::info;
+
+use super::{Graph, Learnable, NetParam};
+
+impl Graph {
+    pub(super) fn add_params(
+        &mut self,
+        layer: usize,
+        param: &mut LayerParameter,
+        planned: &[PlannedParam],
+        dtype: DType,
+        names: &mut HashMap<String, usize>,
+    ) -> Result<Vec<usize>> {
+        ensure!(
+            param.param.len() <= planned.len(),
+            "too many param entries: the layer has {} parameters, found {} entries",
+            planned.len(),
+            param.param.len()
+        );
+        if planned.iter().any(|p| p.state) {
+            // As Caffe does, so that saved nets say what holds: the solver leaves these alone.
+            param.param.resize_with(planned.len(), Default::default);
+        }
+        let mut ids = Vec::with_capacity(planned.len());
+        for (index, planned) in planned.iter().enumerate() {
+            let default = lgm_proto::ParamSpec::default();
+            let given = match param.param.get_mut(index) {
+                Some(spec) => {
+                    if planned.state {
+                        ensure!(
+                            spec.lr_mult.is_none_or(|m| m == 0.0),
+                            "parameter {index} holds statistics that the layer keeps itself: its lr_mult must be 0"
+                        );
+                        (spec.lr_mult, spec.decay_mult) = (Some(0.0), Some(0.0));
+                    }
+                    &*spec
+                }
+                None => &default,
+            };
+            let (lr_mult, decay_mult) = match planned.fixed {
+                true => (Some(0.0), Some(0.0)),
+                false => (given.lr_mult, given.decay_mult),
+            };
+            let spec = BlobSpec { shape: planned.shape.clone(), dtype };
+            let name = given.name().to_string();
+            let id = self.params.len();
+            let owner = names.get(&name).copied().filter(|_| !name.is_empty());
+            let learnable = match owner {
+                Some(owner) => {
+                    info!(
+                        "Sharing parameters '{name}' owned by layer '{}', param index {}",
+                        self.layers
+                            .get(self.params[owner].layer)
+                            .map_or(param.r#name.as_deref().unwrap_or_default(), |l| l.name()),
+                        self.params[owner].index
+                    );
+                    let theirs = &self.params[owner].spec;
+                    let agree = match given.share_mode() {
+                        DimCheckMode::Permissive => theirs.shape.count() == spec.shape.count(),
+                        DimCheckMode::Strict => theirs.shape == spec.shape,
+                    };
+                    if !agree {
+                        return Err(Error::Shape {
+                            what: format!(
+                                "cannot share parameter '{name}' (share_mode: PERMISSIVE compares counts only)"
+                            ),
+                            expected: theirs.shape.clone(),
+                            found: spec.shape,
+                        });
+                    }
+                    let learnable = self.params[owner].learnable;
+                    let target = &mut self.learnables[learnable];
+                    merge(&mut target.lr_mult, lr_mult, &name, "lr_mult")?;
+                    merge(&mut target.decay_mult, decay_mult, &name, "decay_mult")?;
+                    learnable
+                }
+                None => {
+                    if !name.is_empty() {
+                        names.insert(name.clone(), id);
+                    }
+                    self.learnables.push(Learnable {
+                        owner: id,
+                        lr_mult: (lr_mult.unwrap_or(default.lr_mult()), lr_mult.is_some()),
+                        decay_mult: (decay_mult.unwrap_or(default.decay_mult()), decay_mult.is_some()),
+                        filler: planned.filler.clone(),
+                    });
+                    self.learnables.len() - 1
+                }
+            };
+            let display = if name.is_empty() { index.to_string() } else { name };
+            let backward = lr_mult.unwrap_or(default.lr_mult()) != 0.0;
+            let state = planned.state;
+            self.params.push(NetParam { layer, index, spec, owner, learnable, display, backward, state });
+            ids.push(id);
+        }
+        Ok(ids)
+    }
+}
+
+fn merge(target: &mut (f32, bool), given: Option<f32>, name: &str, field: &str) -> Result<()> {
+    if let Some(value) = given {
+        ensure!(
+            !target.1 || target.0 == value,
+            "shared parameter '{name}' has mismatched {field}: {} where it was first named, {value} here",
+            target.0
+        );
+        *target = (value, true);
+    }
+    Ok(())
+}

@@ -1,0 +1,123 @@
+//! A net's parameters in Caffe's files: binaryproto `.caffemodel` and HDF5 `.caffemodel.h5`, both ways.
+
+use std::path::Path;
+
+use lgm_core::{Error, Result, Shape, memory};
+use lgm_hdf5::{H5Dataset, H5File, is_hdf5};
+use tracing::info;
+
+use crate::exec::Numbers;
+use crate::graph::{LayerNode, keys};
+use crate::net::Net;
+
+impl Net {
+    /// Copies parameters from a `.caffemodel` or `.caffemodel.h5` by layer name; layers the net does not have are
+    /// passed over with a log line.
+    ///
+    /// # Errors
+    /// When the file is damaged, or a layer's parameters disagree in number or shape; nothing is copied then. Values that
+    /// cannot be read after all may leave some parameters copied.
+    pub fn load_weights(&mut self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        if is_hdf5(path)? { self.load_hdf5(path) } else { self.load_binary(path) }
+    }
+
+    /// The layer that a file's layer is for: the one of its key, else, as in Caffe, the first of its name.
+    fn target(&self, key: &str, name: &str) -> Option<&LayerNode> {
+        let find = |is: &dyn Fn(&LayerNode) -> bool| self.graph.layers.iter().find(|l| is(l));
+        let target = find(&|l| l.key == key).or_else(|| find(&|l| l.name() == name));
+        if target.is_none() {
+            info!("Ignoring source layer {name}");
+        }
+        target
+    }
+
+    fn load_binary(&mut self, path: &Path) -> Result<()> {
+        // The file's bytes, and the numbers in them.
+        let bytes = std::fs::metadata(path).map_err(Error::io(path, "read"))?.len();
+        memory::check(
+            usize::try_from(bytes).unwrap_or(usize::MAX).saturating_mul(2),
+            format!("reading {}", path.display()),
+        )?;
+        let weights = lgm_proto::read_weights(path)?;
+        let mut found = Vec::new();
+        let keys = keys(weights.layers.iter().map(|l| (l.name.as_str(), l.kind.as_str())));
+        for (source, key) in weights.layers.iter().zip(keys) {
+            let Some(layer) = self.target(&key, &source.name) else { continue };
+            let name = |e: Error| layer.in_layer(Error::data(path, e.to_string()));
+            if source.blobs.len() != layer.params.len() {
+                return Err(name(counts(layer.params.len(), source.blobs.len())));
+            }
+            for (&p, blob) in layer.params.iter().zip(&source.blobs) {
+                let param = &self.graph.params[p];
+                if !blob.fits(&param.spec.shape) {
+                    let shape = blob.extents().map_err(|e| name(e.into()))?;
+                    return Err(name(disagree(param.index, &param.spec.shape, &Shape::from(shape.as_slice()))));
+                }
+                blob.check_values().map_err(|e| name(e.into()))?;
+                found.push((p, blob));
+            }
+        }
+        for (p, blob) in found {
+            self.exec.fill_param(&self.graph, p, &mut |values| {
+                match values {
+                    Numbers::F32(out) => blob.copy_to_f32(out)?,
+                    Numbers::F64(out) => blob.copy_to_f64(out)?,
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    fn load_hdf5(&mut self, path: &Path) -> Result<()> {
+        let file = H5File::open(path)?;
+        let mut found: Vec<(usize, H5Dataset)> = Vec::new();
+        // A layer's name with slashes is a path of groups.
+        for group in file.groups("data")?.into_iter().filter(|group| !group.name.is_empty()) {
+            let Some(layer) = self.target(&group.name, &group.name) else { continue };
+            let disagrees =
+                || layer.in_layer(Error::data(path, counts(layer.params.len(), group.datasets.len()).to_string()));
+            if group.datasets.len() > layer.params.len() {
+                return Err(disagrees());
+            }
+            for &p in &layer.params {
+                let param = &self.graph.params[p];
+                let index = param.index.to_string();
+                if !group.datasets.contains(&index) {
+                    if param.owner.is_some() {
+                        continue;
+                    }
+                    return Err(disagrees());
+                }
+                let dataset = file.dataset(&format!("data/{}/{index}", group.name)).map_err(|e| layer.in_layer(e))?;
+                if *dataset.shape() != param.spec.shape {
+                    let e = disagree(param.index, &param.spec.shape, dataset.shape());
+                    return Err(layer.in_layer(Error::data(path, e.to_string())));
+                }
+                found.push((p, dataset));
+            }
+        }
+        for (p, dataset) in found {
+            let filled = self.exec.fill_param(&self.graph, p, &mut |values| match values {
+                Numbers::F32(out) => dataset.read_into(out),
+                Numbers::F64(out) => dataset.read_into(out),
+            });
+            filled.map_err(|e| self.graph.layers[self.graph.params[p].layer].in_layer(e))?;
+        }
+        Ok(())
+    }
+}
+
+fn counts(wanted: usize, found: usize) -> Error {
+    Error::config(format!(
+        "the layer has {wanted} parameters, the file {found}; to learn this layer from scratch, rename it"
+    ))
+}
+
+fn disagree(index: usize, wanted: &Shape, found: &Shape) -> Error {
+    Error::config(format!(
+        "cannot copy parameter {index}: the net's shape is {wanted}, the file's {found}; to learn this layer from scratch, \
+         rename it"
+    ))
+}

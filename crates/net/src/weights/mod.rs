@@ -1,0 +1,10 @@
+//! Parameters in and out: Caffe's files, copies of them, and nets that compute with another's.
+
+mod kind;
+mod load;
+mod share;
+mod snapshot;
+
+pub use kind::{expect_kind, kind_of};
+pub(crate) use share::Shared;
+pub use snapshot::Weights;

@@ -1,0 +1,15 @@
+//! The binary from its command line.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod command_line;
+mod conformance;
+mod device;
+mod glyphs;
+mod graph_nodes;
+mod limits;
+mod mistakes;
+mod models;
+mod runs;
+mod signals;
+mod util;
