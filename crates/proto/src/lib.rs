@@ -10,6 +10,7 @@ mod error;
 mod kind;
 mod nearest;
 mod numbers;
+mod read;
 mod text;
 mod upgrade;
 mod visit;
@@ -25,9 +26,8 @@ pub use nearest::nearest;
 pub use numbers::check_numbers;
 pub use prost;
 pub use prost_reflect;
-pub use text::{
-    Parsed, Positions, general, parse, parse_net, parse_solver, read_net, read_solver, six_digits, to_text, utf8,
-};
+pub use read::{parse_net, parse_solver, read_net, read_solver};
+pub use text::{Parsed, Positions, general, parse, six_digits, to_text, utf8};
 pub use upgrade::{upgrade_net, upgrade_solver, v1_layer_type};
 
 mod schema {

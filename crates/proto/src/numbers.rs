@@ -2,9 +2,10 @@
 
 use prost_reflect::{ReflectMessage, Value};
 
-use crate::text::Positions;
+use crate::Result;
+use crate::text::positions::Positions;
+use crate::text::write::general;
 use crate::visit::{Visited, visit};
-use crate::{Result, general};
 
 /// Numbers that some fields must be: the message, the field, what holds, and how to say it.
 type Rule = (&'static str, &'static str, fn(f64) -> bool, &'static str);

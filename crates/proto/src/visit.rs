@@ -2,7 +2,7 @@
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor, ReflectMessage, Value};
 
-use crate::text::Positions;
+use crate::text::positions::Positions;
 use crate::{Error, Result};
 
 /// What a walk through a message comes by.

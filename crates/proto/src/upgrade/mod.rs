@@ -18,7 +18,7 @@ pub use solver::upgrade_solver;
 pub(crate) use v0::layer_type as v0_layer_type;
 pub use v1::layer_type as v1_layer_type;
 
-use crate::text::Positions;
+use crate::text::positions::Positions;
 use crate::{BlobShape, Error, InputParameter, LayerParameter, NetParameter, Result};
 
 /// Brings a net up to date, and its positions with it. Gives what was done, a sentence each, for the log; a net that

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::solver_parameter::SolverType;
-use crate::text::Positions;
+use crate::text::positions::Positions;
 use crate::{Error, Result, SolverParameter};
 
 /// Brings a solver up to date: `solver_type` becomes `type`; a missing `snapshot_prefix` becomes the solver's file

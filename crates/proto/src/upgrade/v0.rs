@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::text::Positions;
+use crate::text::positions::Positions;
 use crate::v1_layer_parameter::LayerType;
 use crate::{
     ConcatParameter, ConvolutionParameter, DataParameter, DropoutParameter, Error, Hdf5DataParameter,

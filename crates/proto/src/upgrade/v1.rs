@@ -1,6 +1,6 @@
 //! Second-generation layers to today's.
 
-use crate::text::Positions;
+use crate::text::positions::Positions;
 use crate::v1_layer_parameter::{DimCheckMode, LayerType};
 use crate::{
     Error, LayerParameter, NetParameter, ParamSpec, Result, TransformationParameter, V1LayerParameter, param_spec,
