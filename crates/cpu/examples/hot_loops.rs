@@ -83,6 +83,10 @@ fn blob(name: &str) -> Option<HotLoop> {
     let lrn = Lrn { size: 5, alpha: 1e-4, beta: 0.75, k: 1.0 };
     let run: Box<dyn FnMut()> = match name {
         "relu" => Box::new(move || elementwise::map_into(Some(&x), &mut y, |v: f32| v.max(0.0))),
+        "relu_gradient" => {
+            let slope = std::hint::black_box(0.1);
+            Box::new(move || elementwise::zip2_into(&x, &dy, &mut y, |s, d| elementwise::leaky_gradient(s, d, slope)))
+        }
         "lrn" => Box::new(move || lrn.across_forward(&x, e, &mut z, &mut y)),
         "softmax" => Box::new(move || softmax::softmax(Some(&x), &mut y, Axes3::new(e.outer * e.inner, e.channels, 1))),
         "statistics" => Box::new(move || batchnorm::mean_variance(&x, e, &mut a, &mut b)),
@@ -103,7 +107,7 @@ fn blob(name: &str) -> Option<HotLoop> {
     Some((run, e.count()))
 }
 
-const NAMES: [&str; 28] = [
+const NAMES: [&str; 29] = [
     "gemm_nn",
     "gemm_nt",
     "direct_1x20_forward",
@@ -126,6 +130,7 @@ const NAMES: [&str; 28] = [
     "global_average",
     "global_average_gradient",
     "relu",
+    "relu_gradient",
     "lrn",
     "softmax",
     "statistics",

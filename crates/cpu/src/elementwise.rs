@@ -22,6 +22,21 @@ pub fn rectified<T: Float>(x: T) -> T {
     if x < T::zero() { T::zero() } else { x }
 }
 
+/// x, times `slope` where it is negative.
+#[inline(always)]
+pub fn leaky<T: Float>(x: T, slope: T) -> T {
+    // Not within the branch, where the load of the slope would keep the compiler from making vectors.
+    let scaled = slope * x;
+    if x < T::zero() { scaled } else { x }
+}
+
+/// dy, times `slope` where `sign` is not positive.
+#[inline(always)]
+pub fn leaky_gradient<T: Float>(sign: T, dy: T, slope: T) -> T {
+    let scaled = slope * dy;
+    if sign > T::zero() { dy } else { scaled }
+}
+
 /// Whether no element is NaN or infinite.
 pub fn all_finite(values: &[f32]) -> bool {
     // Without their signs the bits order as the numbers do, and all that are not finite stand above those that are.

@@ -11,7 +11,7 @@
 //! run in place then.
 
 use lgm_core::{BuildCx, Compute, Float, Node, Result, Sharing, ensure};
-use lgm_cpu::elementwise::rectified;
+use lgm_cpu::elementwise::{leaky, leaky_gradient, rectified};
 use lgm_proto::LayerParameter;
 
 use crate::common::fusable::is_plain_relu;
@@ -46,17 +46,17 @@ impl ReLU {
 
 impl Pointwise for ReLU {
     fn forward<T: Float>(&self, map: Map<'_, T>) {
+        let slope = T::of(self.slope.into());
         if self.slope == 0.0 {
             map.each(rectified);
         } else {
-            let (zero, slope) = (T::zero(), T::of(self.slope.into()));
-            map.each(|x| if x < zero { slope * x } else { x });
+            map.each(|x| leaky(x, slope));
         }
     }
 
     fn backward<T: Float>(&self, gradient: Gradient<'_, T>) {
-        let (zero, slope) = (T::zero(), T::of(self.slope.into()));
-        gradient.each(|sign, dy| if sign > zero { dy } else { slope * dy });
+        let slope = T::of(self.slope.into());
+        gradient.each(|sign, dy| leaky_gradient(sign, dy, slope));
     }
 
     fn spec(&self) -> Spec {
