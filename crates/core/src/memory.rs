@@ -1,5 +1,7 @@
 //! How much memory there is, and buffers that say what wanted how much where it does not suffice.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -142,7 +144,7 @@ mod sources {
     fn system() -> Option<Available> {
         let text = text("/proc/meminfo")?;
         let kib = |key| number(&text, key);
-        let bytes = (kib("MemAvailable:")? + kib("SwapFree:").unwrap_or(0)) * 1024;
+        let bytes = kib("MemAvailable:")?.saturating_add(kib("SwapFree:").unwrap_or(0)).saturating_mul(1024);
         Some(Available { bytes: bytes.saturating_sub(unwritten()), limit: "of memory and swap space available" })
     }
 
@@ -150,13 +152,14 @@ mod sources {
     fn unwritten() -> u64 {
         let status = text("/proc/self/status").unwrap_or_default();
         let kib = |key| number(&status, key).unwrap_or(0);
-        let unwritten = kib("VmData:").saturating_sub(kib("RssAnon:") + kib("VmSwap:")) * 1024;
+        let unwritten =
+            kib("VmData:").saturating_sub(kib("RssAnon:").saturating_add(kib("VmSwap:"))).saturating_mul(1024);
         unwritten.min(RESERVED.load(Ordering::Relaxed))
     }
 
     fn limit(resource: Resource, used: &str) -> Option<Available> {
         let most = getrlimit(resource).current?;
-        let used = number(&text("/proc/self/status")?, used)? * 1024;
+        let used = number(&text("/proc/self/status")?, used)?.saturating_mul(1024);
         Some(Available { bytes: most.saturating_sub(used), limit: "left of the limit on this process (ulimit -v, -d)" })
     }
 
@@ -187,7 +190,7 @@ mod sources {
             let used: u64 = text(folder.join(used))?.trim().parse().ok()?;
             let stat = text(folder.join("memory.stat")).unwrap_or_default();
             let files = |kind: &str| number(&stat, &format!("{prefix}{kind}_file ")).unwrap_or(0);
-            Some(most.saturating_sub(used.saturating_sub(files("inactive") + files("active"))))
+            Some(most.saturating_sub(used.saturating_sub(files("inactive").saturating_add(files("active")))))
         };
         let folder = root.join(path);
         folder.ancestors().take_while(|a| a.starts_with(root)).filter_map(group).min()

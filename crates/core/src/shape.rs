@@ -1,5 +1,7 @@
 //! Blob shapes, with Caffe's axis rules.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use std::fmt;
 use std::ops::{Deref, Range};
 
@@ -51,11 +53,10 @@ impl Shape {
     /// # Errors
     /// When the axis lies outside the shape.
     pub fn axis(&self, axis: i32) -> Result<usize> {
-        let n = self.len() as i32;
-        if axis < -n || axis >= n {
-            return Err(Error::config(format!("axis {axis} is out of range for the {n}-axis shape {self}")));
-        }
-        Ok(if axis < 0 { axis + n } else { axis } as usize)
+        let n = self.len();
+        let back = axis.unsigned_abs() as usize;
+        let found = if axis < 0 { n.checked_sub(back) } else { Some(back).filter(|axis| *axis < n) };
+        found.ok_or_else(|| Error::config(format!("axis {axis} is out of range for the {n}-axis shape {self}")))
     }
 
     /// The same extents with those in `range` replaced by `with`.

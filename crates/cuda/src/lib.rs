@@ -15,11 +15,10 @@ pub mod sim;
 
 pub use device::{Allocator, Block, Feeder, Gpu, Launch, Replay, bytes_of, doubles_of, float_bytes, floats_of};
 pub use gpu::{
-    Compiled, Cuda, Event, Feed, Graph, KernelCache, Nvrtc, PinnedBuffer, Precision, Unit, compile_all, ptxas,
+    Compiled, Cuda, Device, Event, Feed, Graph, KernelCache, NoDevice, Nvrtc, PinnedBuffer, Precision, Unit,
+    compile_all, ptxas,
 };
-pub use locate::{
-    Component, Device, Found, Library, Looked, Missing, NoDevice, Outcome, Place, SearchPath, Spot, Version,
-};
+pub use locate::{Component, Found, Library, Looked, Missing, Outcome, Place, SearchPath, Spot, Version};
 
 /// What this machine offers to a GPU run.
 #[derive(Debug)]
@@ -41,7 +40,7 @@ pub fn probe() -> Probe {
 pub fn probe_in(path: &SearchPath) -> Probe {
     Probe {
         libraries: Component::ALL.iter().map(|&component| locate::find(component, path)).collect(),
-        devices: locate::devices(path),
+        devices: gpu::devices(path),
     }
 }
 
@@ -50,5 +49,5 @@ pub fn probe_in(path: &SearchPath) -> Probe {
 /// # Errors
 /// When the driver is missing or unusable, or sees no GPU: the text says what was looked for and where.
 pub fn devices() -> Result<Vec<Device>, NoDevice> {
-    locate::devices(&SearchPath::from_env())
+    gpu::devices(&SearchPath::from_env())
 }

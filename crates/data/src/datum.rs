@@ -1,5 +1,7 @@
 //! Records of databases: Caffe's `Datum`, and the images in them.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 use lgm_core::memory::{self, in_units};
 use lgm_core::{Error, Result};
@@ -136,7 +138,8 @@ pub(crate) fn decode_image(bytes: &[u8], color: Color) -> Result<Image, String> 
 
 /// Luminance by ITU-R BT.601, as JPEG and OpenCV weigh it.
 fn luma(r: u8, g: u8, b: u8) -> u8 {
-    ((u32::from(r) * 299 + u32::from(g) * 587 + u32::from(b) * 114 + 500) / 1000) as u8
+    let weighed = [(r, 299), (g, 587), (b, 114)].map(|(value, weight)| u32::from(value).saturating_mul(weight));
+    (weighed.into_iter().fold(500, u32::saturating_add) / 1000) as u8
 }
 
 /// Encodes a record of 8-bit pixels, as Caffe's converters write it.

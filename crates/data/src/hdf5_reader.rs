@@ -10,6 +10,8 @@
 //!
 //! Files that fit in two windows together are read once and stay.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -53,7 +55,8 @@ impl File {
     }
 
     fn block(&self, i: usize) -> std::ops::Range<usize> {
-        i * self.block_rows..((i + 1) * self.block_rows).min(self.rows)
+        let start = i.saturating_mul(self.block_rows);
+        start..start.saturating_add(self.block_rows).min(self.rows)
     }
 }
 
@@ -133,7 +136,11 @@ impl Files {
     pub fn check(&self, at: Position) -> Result<()> {
         if at.file >= self.files.len() {
             let what = "the saved position is in file number";
-            return Err(Error::config(format!("{what} {}, but the list has {}", at.file + 1, self.files.len())));
+            return Err(Error::config(format!(
+                "{what} {}, but the list has {}",
+                at.file.saturating_add(1),
+                self.files.len()
+            )));
         }
         let file = &self.files[self.file_at(at)];
         if at.row >= file.rows {
@@ -184,14 +191,14 @@ fn check_rows(path: &Path, names: &[String], datasets: &[H5Dataset]) -> Result<u
 
 /// How to cut a file: (rows of a block, blocks of a window).
 fn cut(rows: usize, row_bytes: usize, chunk_rows: usize, window_bytes: usize) -> (usize, usize) {
-    let fit = (window_bytes / row_bytes).max(1);
+    let fit = window_bytes.checked_div(row_bytes).unwrap_or(usize::MAX).max(1);
     if rows <= fit {
         return (rows, 1);
     }
     let block = (fit / BLOCKS_PER_WINDOW).max(1).checked_next_multiple_of(chunk_rows.max(1)).unwrap_or(fit);
     // A chunk larger than a window can only be read in parts.
     let block = block.min(fit);
-    (block, fit / block)
+    (block, fit.checked_div(block).unwrap_or(1))
 }
 
 /// Rows in memory, and the order to visit them in.
@@ -232,11 +239,11 @@ impl WindowReader {
             Some(draws) if file.blocks() > 1 => draws.permutation("blocks", &counters, file.blocks()),
             _ => (0..file.blocks() as u32).collect(),
         };
-        let mut start = 0;
+        let mut start: usize = 0;
         for (number, blocks) in blocks.chunks(file.window_blocks).enumerate() {
             let rows: usize = blocks.iter().map(|&b| file.block(b as usize).len()).sum();
-            if self.at.row >= start + rows {
-                start += rows;
+            if self.at.row >= start.saturating_add(rows) {
+                start = start.saturating_add(rows);
                 continue;
             }
             window.data = self.read(index, blocks)?;
@@ -244,12 +251,13 @@ impl WindowReader {
                 Some(draws) => draws.permutation("rows", &[self.at.epoch, index as u64, number as u64], rows),
                 None => (0..rows as u32).collect(),
             };
-            window.order.drain(..self.at.row - start);
+            window.order.drain(..self.at.row.saturating_sub(start));
             window.at = self.at;
-            self.at = match (start + rows < file.rows, self.at.file + 1 < files.files.len()) {
-                (true, _) => Position { row: start + rows, ..self.at },
-                (false, true) => Position { file: self.at.file + 1, row: 0, ..self.at },
-                (false, false) => Position { epoch: self.at.epoch + 1, file: 0, row: 0 },
+            let (row, next) = (start.saturating_add(rows), self.at.file.saturating_add(1));
+            self.at = match (row < file.rows, next < files.files.len()) {
+                (true, _) => Position { row, ..self.at },
+                (false, true) => Position { file: next, row: 0, ..self.at },
+                (false, false) => Position { epoch: self.at.epoch.saturating_add(1), file: 0, row: 0 },
             };
             window.next = self.at;
             return Ok(());

@@ -1,5 +1,7 @@
 //! Cutting a window from an image: crop, take off the mean, mirror, scale, in one pass.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 /// An image of `channels` planes of `height` by `width`, channel-major.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Extent {
@@ -72,11 +74,11 @@ pub(crate) fn cut<P: Pixel>(image: &[P], of: Extent, window: Window, mean: &Mean
     if out.is_empty() {
         return;
     }
-    let rows = out.chunks_exact_mut(window.width);
-    for (i, out) in rows.enumerate() {
-        let (channel, row) = (i / window.height, i % window.height + window.top);
-        let start = (channel * of.height + row) * of.width + window.left;
-        let span = start..start + window.width;
+    let places = (0..of.channels).flat_map(|channel| (0..window.height).map(move |row| (channel, row)));
+    for (out, (channel, row)) in out.chunks_exact_mut(window.width).zip(places) {
+        let above = channel.saturating_mul(of.height).saturating_add(row).saturating_add(window.top);
+        let start = above.saturating_mul(of.width).saturating_add(window.left);
+        let span = start..start.saturating_add(window.width);
         let pixels = &image[span.clone()];
         match mean {
             Mean::None => fill(out, pixels.iter().map(|p| p.f32() * scale), window.mirror),

@@ -113,7 +113,11 @@ impl H5File {
         match self.datasets() {
             Ok(names) if names.is_empty() => "datasets found: none".into(),
             Ok(names) if names.len() > LISTED => {
-                format!("datasets found: {} and {} more", names[..LISTED].join(", "), names.len() - LISTED)
+                format!(
+                    "datasets found: {} and {} more",
+                    names[..LISTED].join(", "),
+                    names.len().saturating_sub(LISTED)
+                )
             }
             Ok(names) => format!("datasets found: {}", names.join(", ")),
             Err(e) => format!("what is there cannot be listed: {e}"),

@@ -96,8 +96,8 @@ impl<'a> Bytes<'a> {
             let mut start = [0; 16];
             file.read_exact_at(&mut start, base).ok()?;
             if start.starts_with(&MAGIC) {
-                let at = if start[8] < 2 { 13 } else { 9 };
-                let (address, length) = (usize::from(start[at]), usize::from(start[at + 1]));
+                let sizes = if start[8] < 2 { [start[13], start[14]] } else { [start[9], start[10]] };
+                let [address, length] = sizes.map(usize::from);
                 let known = |size| [2, 4, 8].contains(&size);
                 return (known(address) && known(length)).then_some(Bytes { file, base, address, length });
             }
@@ -119,9 +119,11 @@ impl<'a> Bytes<'a> {
             return None;
         }
         let size = number(&head, 8, self.length)?;
-        let data = self.read(number(&head, 8 + 2 * self.length, self.address)?, size)?;
-        let mut next = number(&head, 8 + self.length, self.length)?;
-        for _ in 0..=size / (2 * length) {
+        // Behind the size of what it holds, the first free block, and where all that lies.
+        let behind = head.get(8_usize.checked_add(self.length)?..)?;
+        let data = self.read(number(behind, self.length, self.address)?, size)?;
+        let mut next = number(behind, 0, self.length)?;
+        for _ in 0..=size.checked_div(length)? {
             // The end is 1, where no block can be.
             let Ok(block) = usize::try_from(next) else { return Some(true) };
             let Some(after) = number(&data, block, self.length).filter(|_| next != 1) else { return Some(true) };
@@ -137,28 +139,30 @@ impl<'a> Bytes<'a> {
         // Blocks of messages still to be looked through; in version 2, a header of each.
         let (mut blocks, before, ordered) = if head.starts_with(b"OHDR") {
             let flags = head[5];
-            let start = 6 + if flags & 0x20 != 0 { 16 } else { 0 } + if flags & 0x10 != 0 { 4 } else { 0 };
+            let start: u64 = [(0x20, 16), (0x10, 4)]
+                .iter()
+                .filter(|(flag, _)| flags & flag != 0)
+                .fold(6, |sum: u64, (_, n)| sum.saturating_add(*n));
             let width = 1 << (flags & 3);
             let size = number(&self.read(at.checked_add(start)?, width)?, 0, width as usize)?;
-            (vec![(at.checked_add(start + width)?, size)], 4, Some(flags & 0x04 != 0))
+            (vec![(at.checked_add(start)?.checked_add(width)?, size)], 4, Some(flags & 0x04 != 0))
         } else if head[0] == 1 {
             (vec![(at.checked_add(16)?, number(&head, 8, 4)?)], 8, None)
         } else {
             return None;
         };
-        let mut seen = 0;
-        while let Some((at, size)) = blocks.pop() {
-            seen += 1;
-            let block = self.read(at, size).filter(|_| seen <= BLOCKS)?;
-            let mut i = 0;
-            let before = before + if ordered == Some(true) { 2 } else { 0 };
-            while i + before <= block.len() {
+        let before = if ordered == Some(true) { 6 } else { before };
+        for _ in 0..BLOCKS {
+            let Some((at, size)) = blocks.pop() else { return Some(found) };
+            let block = self.read(at, size)?;
+            let mut rest = &block[..];
+            while let Some((head, after)) = rest.split_at_checked(before) {
                 let (kind, size) = match ordered {
-                    None => (number(&block, i, 2)? as u16, number(&block, i + 2, 2)?),
-                    Some(_) => (u16::from(block[i]), number(&block, i + 1, 2)?),
+                    None => (number(head, 0, 2)? as u16, number(head, 2, 2)?),
+                    Some(_) => (u16::from(*head.first()?), number(head, 1, 2)?),
                 };
                 // What does not fit is a gap at the end.
-                let Some(message) = block.get(i + before..i + before + size as usize) else { break };
+                let Some((message, after)) = after.split_at_checked(size as usize) else { break };
                 match kind {
                     // Of several, a virtual one counts: which the library takes is its affair.
                     LAYOUT if message.len() >= 2 => found.layout = found.layout.max(Some((message[0], message[1]))),
@@ -173,10 +177,10 @@ impl<'a> Bytes<'a> {
                     }
                     _ => {}
                 }
-                i += before + size as usize;
+                rest = after;
             }
         }
-        Some(found)
+        None
     }
 }
 

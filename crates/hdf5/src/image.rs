@@ -166,14 +166,15 @@ impl H5RowWriter {
     /// # Errors
     /// When it fills no number of rows, or the library refuses.
     pub fn append<T: hdf5_metno::H5Type>(&mut self, values: &[T]) -> Result<()> {
-        let rows = values.len() / self.shape.count_from(1).max(1);
+        let rows = values.len().checked_div(self.shape.count_from(1)).unwrap_or(0);
         let shape = self.shape.splice(0..1, [rows]);
         self.check(values.len(), shape.count())?;
+        let end = self.next.saturating_add(rows);
         let view = ArrayView::from_shape(IxDyn(&shape), values).map_err(|e| Error::internal(e.to_string()))?;
-        let mut slab: Vec<SliceOrIndex> = vec![(self.next..self.next + rows).into()];
+        let mut slab: Vec<SliceOrIndex> = vec![(self.next..end).into()];
         slab.extend((1..self.shape.len()).map(|_| SliceOrIndex::from(..)));
         self.dataset.write_slice(view, Hyperslab::from(slab)).map_err(|e| self.fail(&e))?;
-        self.next += rows;
+        self.next = end;
         Ok(())
     }
 

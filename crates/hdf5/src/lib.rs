@@ -8,6 +8,8 @@
 //! The C library is not thread-safe; `hdf5-metno` takes one lock around every call, so any number of threads may use this
 //! and take turns.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 mod dataset;
 mod file;
 mod filters;

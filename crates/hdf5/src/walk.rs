@@ -47,7 +47,7 @@ impl Walk<'_> {
         if self.around.len() == DEPTH {
             return Err(self.file.fail(format!("more than {DEPTH} groups lie inside each other, at '{name}'")));
         }
-        let room = LINKS - self.links;
+        let room = LINKS.saturating_sub(self.links);
         let mut members = Vec::new();
         let visit = |member: &str, link: hdf5_metno::LinkInfo| {
             members.push((member.to_string(), link.link_type));
@@ -59,7 +59,7 @@ impl Walk<'_> {
         if beyond.is_some() {
             return Err(self.file.fail(format!("holds more than {LINKS} groups and datasets")));
         }
-        self.links += members.len();
+        self.links = self.links.saturating_add(members.len());
         let (mut datasets, mut inner) = (Vec::new(), Vec::new());
         for (member, link) in members {
             // What an external link leads to belongs to another file.

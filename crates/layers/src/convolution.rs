@@ -23,6 +23,7 @@ use lgm_proto::{ConvolutionParameter, LayerParameter};
 mod depthwise;
 mod device;
 mod direct;
+mod geometry;
 mod reorder;
 mod volume;
 

@@ -10,16 +10,15 @@ mod report;
 mod values;
 mod weights;
 
-pub use exec::{DeviceParams, DeviceUpdate, Pass, Placement, SOLVER_WORDS};
+pub use exec::{DeviceParams, DeviceUpdate, NamedValues, Pass, SOLVER_WORDS};
 pub use graph::phase_name;
 pub use lgm_core::memory::in_units;
 pub use lgm_proto::six_digits;
 pub use net::{LearnableInfo, Net};
 pub use on_device::OnDevice;
-pub use options::{Options, fresh_seed};
+pub use options::{Options, Placement, fresh_seed};
 pub use passes::formats::Conversions;
 pub use passes::memory::Keep;
 pub use report::convolutions::Convolutions;
 pub use report::{DeviceMemory, LayerReport, Outline};
-pub use values::NamedValues;
 pub use weights::{Weights, expect_kind, kind_of};

@@ -8,13 +8,12 @@ use lgm_core::{BlobSpec, BuildCx, Error, Float, Node, Registry, Result, State, S
 use lgm_proto::{NetParameter, Positions};
 use tracing::info;
 
-use crate::exec::{DeviceExec, DeviceUpdate, Executor, HostExec, Numbers, Op, Pass};
+use crate::exec::{DeviceExec, DeviceUpdate, Executor, HostExec, NamedValues, Numbers, Op, Pass};
 use crate::graph::{self, Graph};
 use crate::on_device::OnDevice;
 use crate::options::Options;
 use crate::passes::fuse;
 use crate::passes::memory::Keep;
-use crate::values::NamedValues;
 
 /// The layers of a net that `options` choose, planned, fused and marked for backward.
 ///

@@ -2,12 +2,28 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
+use std::rc::Rc;
 
 use lgm_core::{DType, Phase};
+use lgm_cuda::Gpu;
 use lgm_proto::NetState;
 
-use crate::exec::Placement;
 use crate::passes::memory::Keep;
+
+/// The device that a net runs on.
+#[derive(Clone)]
+pub struct Placement {
+    /// The device.
+    pub gpu: Rc<dyn Gpu>,
+    /// Arrays of the parameters' size that whoever trains the net will want besides, for the check that all fits.
+    pub histories: usize,
+}
+
+impl std::fmt::Debug for Placement {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Placement on {} with {} histories", self.gpu.name(), self.histories)
+    }
+}
 
 /// What a net is built for.
 #[derive(Clone, Debug)]

@@ -2,11 +2,9 @@
 
 use lgm_core::{Error, Result, Shape};
 
+use crate::exec::NamedValues;
 use crate::graph::ValueId;
 use crate::net::Net;
-
-/// An output by name, and its values.
-pub type NamedValues<Name = String> = (Name, Vec<f64>);
 
 impl Net {
     fn blob_id(&self, name: &str) -> Result<ValueId> {

@@ -1,6 +1,8 @@
 //! What a file is, by what is in it: the one place that tells nets, solvers, weights and states apart, and from what lies
 //! under a model's name when a download went wrong.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use std::fmt;
 use std::fs::File;
 use std::io::Read;

@@ -1,15 +1,11 @@
 //! Training: learning rates, update rules, the loop of iterations and tests, snapshots and exact resume.
 
-mod build;
 mod config;
-mod fault;
-mod finite;
 mod rate;
 mod rules;
 mod scores;
 mod snapshot;
 mod solver;
-mod testing;
 mod update;
 
 pub use rate::Policy;

@@ -197,17 +197,21 @@ fn saved_whole(folder: &Folder, iter: i32, error: &str) {
     let state = format!("failed_iter_{iter}.solverstate");
     let last = format!("iteration {iter}, the last whole one, is saved: resume with -snapshot {}", folder.at(&state));
     assert!(error.ends_with(&last), "{error}");
+    common::on_a_device(|| goes_on_whole(folder, iter, error));
+}
+
+/// Checks what was saved after `iter` iterations against a run that ends then, and that it goes on as one.
+fn goes_on_whole(folder: &Folder, iter: i32, error: &str) {
+    let state = format!("failed_iter_{iter}.solverstate");
     images(folder, None);
-    common::on_a_device(|| {
-        folder.train(&solver("short", &format!("max_iter: {iter}")));
-        let read = |prefix: &str, end: &str| std::fs::read(folder.path(&format!("{prefix}_iter_{iter}{end}"))).unwrap();
-        for end in [".caffemodel", ".solverstate.lgm"] {
-            assert!(read("short", end) == read("failed", end), "{end} differs after: {error}");
-        }
-        let (whole, _) = folder.train(&solver("whole", "max_iter: 10"));
-        let (resumed, _) = folder.resume(&solver("whole", "max_iter: 10"), &state);
-        assert!(params(&whole) == params(&resumed), "resumed after: {error}");
-    });
+    folder.train(&solver("short", &format!("max_iter: {iter}")));
+    let read = |prefix: &str, end: &str| std::fs::read(folder.path(&format!("{prefix}_iter_{iter}{end}"))).unwrap();
+    for end in [".caffemodel", ".solverstate.lgm"] {
+        assert!(read("short", end) == read("failed", end), "{end} differs after: {error}");
+    }
+    let (whole, _) = folder.train(&solver("whole", "max_iter: 10"));
+    let (resumed, _) = folder.resume(&solver("whole", "max_iter: 10"), &state);
+    assert!(params(&whole) == params(&resumed), "resumed after: {error}");
 }
 
 /// A kernel finds a label without a class in the sixth iteration, which the host hears of later, or at once.
@@ -221,6 +225,21 @@ fn a_fault_found_by_a_kernel_leaves_the_last_whole_iteration() {
         says(&error, &["layer 'loss' (SoftmaxWithLoss)", "8", "; iteration 5, the last whole one"]);
         says(&log.join("\n"), &["Snapshotting to binary proto file ", "Snapshotting solver state to "]);
         saved_whole(&folder, 5, &error);
+    }
+}
+
+/// The same on the host, where a layer finds the label before the update; BatchNorm's statistics have changed by then.
+#[test]
+fn a_fault_found_on_the_host_leaves_the_last_whole_iteration() {
+    for display in [0, 1, 5] {
+        let folder = Folder::new();
+        images(&folder, Some((21, 8.0)));
+        let text = solver("failed", &format!("max_iter: 10 display: {display}"));
+        let error = Solver::new(&folder.parse(&text), &registry()).unwrap().solve(&mut ()).unwrap_err();
+        assert!(!error.is_device_lost(), "{error}");
+        let error = error.to_string();
+        says(&error, &["layer 'loss' (SoftmaxWithLoss)", "8", "; iteration 5, the last whole one"]);
+        goes_on_whole(&folder, 5, &error);
     }
 }
 

@@ -8,7 +8,7 @@ use lgm_core::{
 };
 use lgm_cuda::sim::{Order, Sim};
 
-use crate::check::{added, finite, same};
+use crate::compare::{added, finite, same};
 use crate::gpu::shared_gpu;
 use crate::harness::{data_homes, shared_diffs};
 use crate::pool::{Block, Pool, Stored, blocks, empty, poisoned, read, stored, views, views_mut};

@@ -18,6 +18,7 @@
 
 mod case;
 mod check;
+mod compare;
 mod device;
 mod fake;
 mod gpu;
@@ -31,7 +32,8 @@ mod require;
 mod text;
 
 pub use case::{Case, Fill};
-pub use check::{assert_close, check, config_error};
+pub use check::{check, config_error};
+pub use compare::assert_close;
 pub use device::DeviceHarness;
 pub use fake::{Fails, FakeGpu};
 pub use gpu::gpu;

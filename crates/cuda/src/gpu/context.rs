@@ -9,7 +9,6 @@ use lgm_core::{DevicePtr, Error, Result};
 
 use crate::Device;
 use crate::gpu::api::*;
-use crate::gpu::event::Event;
 
 /// Calls a function of the driver in a context, which is made the thread's own first.
 macro_rules! driver {
@@ -147,11 +146,6 @@ impl Context {
             return Ok(());
         }
         driver!(self, cuMemcpyDtoDAsync_v2(to.0, from.0, bytes, self.stream(Stream::Compute)))
-    }
-
-    /// What a stream gets from now on waits for the event.
-    pub(crate) fn wait(&self, stream: Stream, event: &Event) -> Result<()> {
-        driver!(self, cuStreamWaitEvent(self.stream(stream), event.handle(), 0))
     }
 }
 

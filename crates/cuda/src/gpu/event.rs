@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use lgm_core::Result;
 
-use crate::gpu::api::{CUDA_ERROR_NOT_READY, CUevent, Handle, driver::CUevent_flags, driver::CUevent_st};
+use crate::gpu::api::{CUDA_ERROR_NOT_READY, Handle, driver::CUevent_flags, driver::CUevent_st};
 use crate::gpu::context::{Context, Stream, driver};
 
 /// A mark in a stream. One that was never set counts as reached.
@@ -21,8 +21,9 @@ impl Event {
         Ok(Event { context: context.clone(), handle })
     }
 
-    pub(crate) fn handle(&self) -> CUevent {
-        self.handle.0
+    /// What a stream gets from now on waits for the event.
+    pub(crate) fn hold(&self, stream: Stream) -> Result<()> {
+        driver!(self.context, cuStreamWaitEvent(self.context.stream(stream), self.handle.0, 0))
     }
 
     /// Sets the mark after all that is on a stream now.

@@ -6,6 +6,7 @@ mod compile;
 mod context;
 mod conv;
 mod device;
+mod devices;
 mod event;
 mod graph;
 mod memory;
@@ -24,14 +25,16 @@ use context::{Context, Stream, driver};
 use conv::Convolutions;
 use memory::Staging;
 
-pub(crate) use api::{Api, DriverApi};
+use api::{Api, DriverApi};
 pub use compile::{Compiled, KernelCache, Nvrtc, Unit, compile_all, ptxas};
+pub(crate) use devices::devices;
+pub use devices::{Device, NoDevice};
 pub use event::Event;
 pub use graph::Graph;
 pub use memory::{Feed, PinnedBuffer};
 pub use precision::Precision;
 
-use crate::{Component, Device, SearchPath, Version, kernels, locate};
+use crate::{Component, SearchPath, Version, kernels, locate};
 
 /// The oldest GPUs that kernels are compiled for.
 const OLDEST: (u32, u32) = (7, 5);
@@ -68,7 +71,7 @@ impl Cuda {
     /// # Errors
     /// As [`Cuda::open`].
     pub fn open_in(path: &SearchPath, id: u32, precision: Precision, cache: &KernelCache) -> Result<Cuda> {
-        let gpus = locate::devices(path).map_err(|error| Error::device(error.to_string()))?;
+        let gpus = devices(path).map_err(|error| Error::device(error.to_string()))?;
         let gpu = pick(gpus, id)?;
         precision.check(&gpu.name, gpu.capability)?;
         let (listing, driver) = (DriverApi::load(path)?, RunApi::load(path)?);

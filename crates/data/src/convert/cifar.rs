@@ -1,5 +1,7 @@
 //! CIFAR-10 and CIFAR-100 in their binary and Python forms, and folders of images of one size.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -159,7 +161,7 @@ fn read(form: Form, folder: &Path, train: bool, coarse: bool) -> Result<Images> 
 /// Reads a binary file: records of `heads` label bytes, of which number `which` is used, and an image.
 fn read_binary(path: &Path, heads: usize, which: usize, labels: &mut Vec<usize>, pixels: &mut Vec<u8>) -> Result<()> {
     let bytes = fs::read(path).map_err(Error::io(path, "read"))?;
-    let record = heads + CIFAR.count();
+    let record = CIFAR.count().saturating_add(heads);
     let records = bytes.chunks_exact(record);
     if bytes.is_empty() || !records.remainder().is_empty() {
         return Err(Error::data(
@@ -209,8 +211,8 @@ fn decode_file(path: &Path) -> Result<(Extent, Vec<u8>)> {
     let Pixels::U8(bgr) = image.pixels else {
         return Err(Error::internal("an image file decoded to floating-point pixels"));
     };
-    let plane = image.extent.height * image.extent.width;
-    Ok((image.extent, [&bgr[2 * plane..], &bgr[plane..2 * plane], &bgr[..plane]].concat()))
+    let plane = lgm_core::count(&[image.extent.height, image.extent.width]);
+    Ok((image.extent, bgr.chunks(plane.max(1)).rev().collect::<Vec<_>>().concat()))
 }
 
 fn write(images: &Images, pad: usize, out: &Path, name: &str, progress: Progress<'_>) -> Result<CifarSplit> {
@@ -222,14 +224,17 @@ fn write(images: &Images, pad: usize, out: &Path, name: &str, progress: Progress
     let h5 = H5Image::new(&file)?;
     let mut data = h5.dataset::<u8>("data", &shape, Some(BLOCK))?;
     for start in (0..count).step_by(BLOCK) {
-        let end = (start + BLOCK).min(count);
+        let end = start.saturating_add(BLOCK).min(count);
         let mut block = Vec::new();
-        let bytes = padded.count().saturating_mul(end - start);
+        let bytes = padded.count().saturating_mul(end.saturating_sub(start));
         memory::reserve(&mut block, bytes, format!("{}: a block of padded images", file.display()))?;
         block.resize(bytes, 0u8);
         for (i, image) in (start..end).zip(block.chunks_exact_mut(padded.count())) {
             match &images.pixels {
-                Source::Memory(pixels) => put(&pixels[i * of.count()..(i + 1) * of.count()], of, pad, image),
+                Source::Memory(pixels) => {
+                    let after = &pixels[i.saturating_mul(of.count())..];
+                    put(&after[..of.count()], of, pad, image);
+                }
                 Source::Files(files) => {
                     let (extent, pixels) = decode_file(&files[i])?;
                     if extent != of {
@@ -250,17 +255,19 @@ fn write(images: &Images, pad: usize, out: &Path, name: &str, progress: Progress
     h5.dataset::<f32>("label", &Shape::from([count]), None)?.write(&labels)?;
     h5.write_atomic()?;
     write_bytes(&list, &list_of(&file))?;
-    let classes = images.labels.iter().max().map_or(0, |&l| l + 1);
+    let classes = images.labels.iter().max().map_or(0, |&l| l.saturating_add(1));
     Ok(CifarSplit { file, list, images: count, classes })
 }
 
 /// Copies an image to the middle of a zeroed one that is `pad` pixels larger on every side.
 fn put(image: &[u8], of: Extent, pad: usize, out: &mut [u8]) {
-    let (height, width) = (of.height + 2 * pad, of.width + 2 * pad);
-    for (i, row) in image.chunks_exact(of.width).enumerate() {
-        let (channel, y) = (i / of.height, i % of.height);
-        let start = (channel * height + y + pad) * width + pad;
-        out[start..start + of.width].copy_from_slice(row);
+    let with = |extent: usize| extent.saturating_add(pad.saturating_mul(2));
+    let plane = lgm_core::count(&[with(of.height), with(of.width)]);
+    let channels = image.chunks_exact(lgm_core::count(&[of.height, of.width]));
+    for (channel, out) in channels.zip(out.chunks_exact_mut(plane)) {
+        for (row, out) in channel.chunks_exact(of.width).zip(out.chunks_exact_mut(with(of.width)).skip(pad)) {
+            out[pad..].iter_mut().zip(row).for_each(|(out, &value)| *out = value);
+        }
     }
 }
 

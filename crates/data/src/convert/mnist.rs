@@ -1,5 +1,7 @@
 //! MNIST and its like: idx files of 8-bit images and labels.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -51,11 +53,12 @@ pub fn convert_mnist(
     }
     match format {
         Format::Lmdb => create_dir_atomic(out, |folder| {
-            lmdb::write(folder, pixels.len() + count * 64, |put| {
+            lmdb::write(folder, pixels.len().saturating_add(count.saturating_mul(64)), |put| {
                 for (i, (image, &label)) in pixels.chunks_exact(extent.count()).zip(&labels).enumerate() {
                     put(format!("{i:08}").as_bytes(), &encode(extent, image, label)?)?;
-                    if (i + 1) % BLOCK == 0 || i + 1 == count {
-                        progress(i + 1, count);
+                    let done = i.saturating_add(1);
+                    if done % BLOCK == 0 || done == count {
+                        progress(done, count);
                     }
                 }
                 Ok(())
@@ -65,10 +68,10 @@ pub fn convert_mnist(
             let file = H5Image::new(out)?;
             let mut data = file.dataset::<f32>("data", &Shape::from([count, 1, height, width]), Some(BLOCK))?;
             let mut done = 0;
-            for block in pixels.chunks(BLOCK * extent.count()) {
+            for block in pixels.chunks(extent.count().saturating_mul(BLOCK)) {
                 let values: Vec<f32> = block.iter().map(|&v| f32::from(v)).collect();
                 data.append(&values)?;
-                done += block.len() / extent.count();
+                done = BLOCK.saturating_add(done).min(count);
                 progress(done, count);
             }
             let labels: Vec<f32> = labels.iter().map(|&v| f32::from(v)).collect();

@@ -3,6 +3,8 @@
 //! They are read page by page, every number in a page checked before it is followed: LMDB's own library maps the file and
 //! believes it, so that one that was cut short or damaged ends the process.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 mod page;
 mod tree;
 mod write;
@@ -99,7 +101,7 @@ impl Records {
     /// # Errors
     /// When the database is damaged.
     pub fn from(lmdb: Arc<Lmdb>, index: u64) -> Result<Self> {
-        let index = index % lmdb.records();
+        let index = index.checked_rem(lmdb.records()).unwrap_or(0);
         let mut cursor = Cursor::first(&lmdb.pages, lmdb.records)?;
         cursor.skip(&lmdb.pages, index)?;
         Ok(Records { lmdb, index, cursor, bytes: Vec::new(), spans: Vec::new() })
@@ -122,13 +124,13 @@ impl Records {
             let start = self.bytes.len();
             let value = self.cursor.value(&lmdb.pages)?;
             let say = || format!("{}: record {}", lmdb.path.display(), self.index);
-            if value.len() > self.bytes.capacity() - start {
+            if value.len() > self.bytes.capacity().saturating_sub(start) {
                 // At least twofold, so that a part is copied few times.
                 memory::reserve(&mut self.bytes, value.len().max(start), say())?;
             }
             value.append_to(&lmdb.pages, &mut self.bytes)?;
             self.spans.push((self.index, start..self.bytes.len()));
-            self.index = (self.index + 1) % lmdb.records();
+            self.index = self.index.saturating_add(1).checked_rem(lmdb.records()).unwrap_or(0);
             match self.index {
                 0 => self.cursor = Cursor::first(&lmdb.pages, lmdb.records)?,
                 _ => self.cursor.skip(&lmdb.pages, 1)?,

@@ -67,7 +67,7 @@ impl Pages {
         if !(256..=1 << 16).contains(&pages.size) || !pages.size.is_power_of_two() {
             return Err(pages.damaged(0, &format!("says that pages have {} bytes", pages.size)));
         }
-        pages.count = bytes / pages.size as u64;
+        pages.count = bytes.checked_div(pages.size as u64).unwrap_or(0);
         if pages.count < 2 {
             return Err(pages.cut("its header is not whole"));
         }
@@ -81,7 +81,7 @@ impl Pages {
     fn meta(&self, number: u64) -> Option<Header> {
         let mut page = Vec::new();
         self.read(number, &mut page).ok()?;
-        let at = |offset: usize| HEADER + offset;
+        let at = |offset: usize| HEADER.saturating_add(offset);
         let flags = word16(&page, 10);
         let known = (word32(&page, at(0)), word32(&page, at(4))) == MAGIC;
         let header = Header {
@@ -97,7 +97,7 @@ impl Pages {
     pub fn read(&self, number: u64, page: &mut Vec<u8>) -> Result<()> {
         self.check_there(number, 1)?;
         page.resize(self.size, 0);
-        self.read_at(page, number * self.size as u64)?;
+        self.read_at(page, self.place(number))?;
         match word64(page, 0) {
             found if found == number => Ok(()),
             found => Err(self.damaged(number, &format!("calls itself page {found}"))),
@@ -110,6 +110,11 @@ impl Pages {
             Some(end) if end <= self.count => Ok(()),
             _ => Err(self.cut(&format!("page {number} is asked for"))),
         }
+    }
+
+    /// Where a page begins.
+    fn place(&self, number: u64) -> u64 {
+        number.saturating_mul(self.size as u64)
     }
 
     fn read_at(&self, bytes: &mut [u8], at: u64) -> Result<()> {
@@ -137,6 +142,11 @@ impl Pages {
     }
 }
 
+/// Where the list of a page's nodes goes on behind so many.
+fn behind(nodes: usize) -> usize {
+    HEADER.saturating_add(nodes.saturating_mul(2))
+}
+
 /// A page of a tree.
 #[derive(Default)]
 pub(super) struct TreePage {
@@ -162,17 +172,17 @@ impl TreePage {
         if lower <= HEADER || !lower.is_multiple_of(2) || lower > upper || upper > self.bytes.len() {
             return Err(pages.damaged(number, &format!("has its free space from {lower} to {upper}")));
         }
-        self.nodes = (lower - HEADER) / 2;
+        self.nodes = lower.saturating_sub(HEADER) / 2;
         Ok(())
     }
 
     /// Where node `i` begins, with its words: low and high word, flags, size of the key.
     fn node(&self, pages: &Pages, i: usize) -> Result<(usize, [u16; 4])> {
-        let at = usize::from(word16(&self.bytes, HEADER + 2 * i));
-        if at < HEADER + 2 * self.nodes || at + NODE > self.bytes.len() {
+        let at = usize::from(word16(&self.bytes, behind(i)));
+        if at < behind(self.nodes) || at.saturating_add(NODE) > self.bytes.len() {
             return Err(pages.damaged(self.number, &format!("has node {i} at byte {at}")));
         }
-        Ok((at, [0, 2, 4, 6].map(|offset| word16(&self.bytes, at + offset))))
+        Ok((at, [0, 2, 4, 6].map(|offset| word16(&self.bytes, at.saturating_add(offset)))))
     }
 
     /// The page below node `i` of a branch.
@@ -185,27 +195,27 @@ impl TreePage {
     pub fn value(&self, pages: &Pages, i: usize) -> Result<Value<'_>> {
         let (at, [low, high, flags, key]) = self.node(pages, i)?;
         let len = usize::from(low) | usize::from(high) << 16;
-        let start = at + NODE + usize::from(key);
+        let start = at.saturating_add(NODE).saturating_add(usize::from(key));
         if flags & NOT_A_RECORD != 0 {
             let what = "the database holds named databases, expected records in the unnamed one, as Caffe writes them";
             return Err(Error::data(pages.path(), what));
         }
         let stored = if flags & BIG == 0 { len } else { 8 };
-        let inside = self.bytes.get(start..start + stored);
+        let inside = self.bytes.get(start..start.saturating_add(stored));
         let inside = inside.ok_or_else(|| pages.damaged(self.number, &format!("has node {i} reach beyond its end")))?;
         if flags & BIG == 0 {
             return Ok(Value::Here(inside));
         }
         let first = word64(inside, 0);
-        let count = (HEADER + len).div_ceil(pages.size) as u64;
+        let count = HEADER.saturating_add(len).div_ceil(pages.size) as u64;
         pages.check_there(first, count)?;
         let mut header = [0; HEADER];
-        pages.read_at(&mut header, first * pages.size as u64)?;
+        pages.read_at(&mut header, pages.place(first))?;
         let (number, flags, there) = (word64(&header, 0), word16(&header, 10), word32(&header, 12));
         if number != first || flags & OVERFLOW == 0 || u64::from(there) < count {
             return Err(pages.damaged(first, &format!("does not begin a value of {len} bytes")));
         }
-        Ok(Value::At(first * pages.size as u64 + HEADER as u64, len))
+        Ok(Value::At(pages.place(first).saturating_add(HEADER as u64), len))
     }
 }
 
@@ -229,7 +239,7 @@ impl Value<'_> {
             Value::Here(bytes) => to.extend_from_slice(bytes),
             Value::At(at, len) => {
                 let start = to.len();
-                to.resize(start + len, 0);
+                to.resize(start.saturating_add(*len), 0);
                 pages.read_at(&mut to[start..], *at)?;
             }
         }
@@ -238,7 +248,7 @@ impl Value<'_> {
 }
 
 fn part<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
-    let range: Range<usize> = at..at + N;
+    let range: Range<usize> = at..at.saturating_add(N);
     bytes.get(range).and_then(|b| b.try_into().ok()).unwrap_or([0; N])
 }
 

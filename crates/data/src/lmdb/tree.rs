@@ -54,7 +54,7 @@ pub(super) fn check_length(pages: &Pages, header: &Header) -> Result<()> {
     if used > pages.count {
         return Err(cut());
     }
-    let mut free = 0;
+    let mut free: u64 = 0;
     if header.free.root.is_some() && header.free.entries > 0 {
         let mut cursor = Cursor::first(pages, header.free)?;
         for entry in 0..header.free.entries {
@@ -66,7 +66,8 @@ pub(super) fn check_length(pages: &Pages, header: &Header) -> Result<()> {
             value.append_to(pages, &mut list)?;
             // The number of pages, then the pages.
             let listed = list.chunks_exact(8).skip(1).map(|page| word64(page, 0));
-            free += listed.filter(|page| (pages.count..=header.last).contains(page)).count() as u64;
+            let listed = listed.filter(|page| (pages.count..=header.last).contains(page)).count() as u64;
+            free = listed.saturating_add(free);
         }
     }
     if free < missing { Err(cut()) } else { Ok(()) }
@@ -107,7 +108,7 @@ impl Cursor {
             let mut page = self.spare.pop().unwrap_or_default();
             page.load(pages, number)?;
             // Equal depth everywhere: a circle of pages has an end here.
-            if page.is_leaf != (self.levels.len() + 1 == depth) {
+            if page.is_leaf != (self.levels.len().saturating_add(1) == depth) {
                 return Err(pages.damaged(number, &format!("is not where a tree of depth {depth} has it")));
             }
             self.levels.push((page, 0));
@@ -128,12 +129,12 @@ impl Cursor {
     pub fn skip(&mut self, pages: &Pages, mut count: u64) -> Result<()> {
         while count > 0 {
             let Some((leaf, node)) = self.levels.last_mut() else { return Err(ended(pages)) };
-            let left = (leaf.nodes - 1 - *node) as u64;
+            let left = leaf.nodes.saturating_sub(1).saturating_sub(*node) as u64;
             if count <= left {
-                *node += count as usize;
+                *node = node.saturating_add(count as usize);
                 return Ok(());
             }
-            count -= left + 1;
+            count = count.saturating_sub(left).saturating_sub(1);
             self.next_leaf(pages)?;
         }
         Ok(())
@@ -143,8 +144,8 @@ impl Cursor {
         loop {
             self.spare.extend(self.levels.pop().map(|(page, _)| page));
             let Some((page, node)) = self.levels.last_mut() else { return Err(ended(pages)) };
-            if *node + 1 < page.nodes {
-                *node += 1;
+            *node = node.saturating_add(1);
+            if *node < page.nodes {
                 let child = page.child(pages, *node)?;
                 return self.descend(pages, child);
             }

@@ -15,7 +15,7 @@ pub(crate) fn write(
 ) -> Result<()> {
     let fail = |e: heed::Error| Error::data(folder, format!("the LMDB database cannot be written: {e}"));
     // A record takes at most a page more than its bytes, and never less than half of its page is used.
-    let size = (bytes.saturating_mul(3) + (64 << 20)).next_multiple_of(1 << 16);
+    let size = bytes.saturating_mul(3).saturating_add(64 << 20).next_multiple_of(1 << 16);
     // Made here because LMDB's binding would make them unreadable for others.
     for name in ["data.mdb", "lock.mdb"] {
         let file = folder.join(name);

@@ -3,7 +3,7 @@
 
 use lgm_core::{Axes3, DeviceConvolution, DevicePtr, DeviceQueue, Element, Format, Grid, Layout, Result, args, kernel};
 
-use super::direct::{area, is_last, launch};
+use super::geometry::{area, is_last, launch};
 use crate::common::by_channel::{BLOCKS, REDUCE_COLUMNS};
 use crate::common::convert::convert;
 use crate::common::launch::{extent, row_grid};
@@ -13,11 +13,6 @@ const STRIP: usize = 4;
 const SET: usize = 3;
 /// Positions that are worth a thread.
 const POSITIONS_PER_THREAD: usize = 8;
-
-/// Whether every group has one channel.
-pub(super) fn is_depthwise(c: &DeviceConvolution) -> bool {
-    c.groups == c.channels
-}
 
 /// Outputs of a channel.
 fn each(c: &DeviceConvolution) -> usize {

@@ -11,8 +11,9 @@ use lgm_core::{
 };
 
 use super::Convolution;
-use super::depthwise::{filter_scratch, filters_to_hwc, is_depthwise};
-use super::direct::{adds_gradient, area, data, filter, filter_count, forward, images, is_last, is_pointwise, taps};
+use super::depthwise::{filter_scratch, filters_to_hwc};
+use super::direct::{data, filter, forward};
+use super::geometry::{adds_gradient, area, filter_count, images, is_depthwise, is_last, is_pointwise, taps};
 use super::reorder::reorder;
 use crate::common::by_channel::ByChannel;
 

@@ -3,7 +3,7 @@
 
 use lgm_core::{Axes3, DeviceConvolution, DevicePtr, DeviceQueue, Element, Format, Grid, Layout, Result, args, kernel};
 
-use super::direct::filter_extents;
+use super::geometry::filter_extents;
 use crate::common::convert::convert;
 use crate::common::launch::extent;
 

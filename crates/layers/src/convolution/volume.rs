@@ -4,7 +4,7 @@
 use lgm_core::{Arg, Axes3, Bwd, Device, DevicePtr, DeviceQueue, Format, Fwd, Gemm, Plan, Result, Shape, Window, args};
 use lgm_cpu::ConvGeometry;
 
-use super::direct::{images_at_once, runs_of};
+use super::geometry::{images_at_once, runs_of};
 use crate::common::by_channel::ByChannel;
 use crate::common::launch::{extent, matmul, row_grid};
 

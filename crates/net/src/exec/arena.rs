@@ -6,16 +6,7 @@ use std::ptr::NonNull;
 use lgm_core::Result;
 use lgm_core::memory::{self, Reserved};
 
-/// Bytes are aligned to this, a cache line and the widest vector.
-pub const ALIGN: usize = 64;
-/// Blobs and scratch of a device are aligned to this, as memory that a device gives out is: its libraries' fastest ways
-/// want some of it, and no one promises that less is enough for their workspace.
-pub const DEVICE_ALIGN: usize = 256;
-
-/// The next multiple of [`ALIGN`], at most `usize::MAX`.
-pub fn round_up(bytes: usize) -> usize {
-    bytes.checked_next_multiple_of(ALIGN).unwrap_or(usize::MAX)
-}
+use crate::passes::pack::{ALIGN, round_up};
 
 /// Zeroed, aligned bytes of the host.
 pub struct Memory {

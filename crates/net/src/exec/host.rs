@@ -4,10 +4,11 @@ use lgm_core::{DType, Error, Float, Host, Node, Result, Step, with_float};
 use lgm_cpu::with_scratch;
 
 use super::views::{Bound, host_call};
-use super::{ALIGN, DeviceUpdate, Executor, Numbers, Op, Params, Pass, Sums};
+use super::{DeviceUpdate, Executor, Numbers, Op, Params, Pass, Sums};
 use crate::graph::{Graph, ValueId};
 use crate::options::Options;
 use crate::passes::memory::{MemoryPlan, Role, plan};
+use crate::passes::pack::ALIGN;
 
 /// A net in the host's memory.
 pub(crate) struct HostExec {

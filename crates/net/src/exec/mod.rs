@@ -13,13 +13,15 @@ use lgm_core::{Result, Step};
 
 use crate::graph::{Graph, ValueId};
 use crate::passes::memory::MemoryPlan;
-use crate::values::NamedValues;
 
-pub(crate) use arena::{ALIGN, DEVICE_ALIGN, Memory, round_up};
+pub(crate) use arena::Memory;
 pub(crate) use device::DeviceExec;
-pub use device::{DeviceParams, DeviceUpdate, Placement, SOLVER_WORDS};
+pub use device::{DeviceParams, DeviceUpdate, SOLVER_WORDS};
 pub(crate) use host::HostExec;
 pub(crate) use params::{Numbers, Params};
+
+/// An output by name, and its values.
+pub type NamedValues<Name = String> = (Name, Vec<f64>);
 
 /// What a pass does, in this order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -13,7 +13,7 @@
 
 use lgm_core::{BlobSpec, Node, Sharing};
 
-use super::pack::{Region, pack};
+use super::pack::{Region, pack, round_up};
 use crate::graph::{Graph, LayerNode, ValueId};
 
 /// Which blobs stay readable after a pass.
@@ -254,7 +254,7 @@ pub fn host_part(graph: &Graph, roles: &[Role]) -> MemoryPlan {
     let mut bytes = 0;
     let mut take = |spec: &BlobSpec| {
         let at = bytes;
-        bytes = crate::exec::round_up(spec.bytes()).saturating_add(bytes);
+        bytes = round_up(spec.bytes()).saturating_add(bytes);
         at
     };
     let mut out = MemoryPlan {

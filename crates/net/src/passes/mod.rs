@@ -4,4 +4,4 @@
 pub(crate) mod formats;
 pub(crate) mod fuse;
 pub(crate) mod memory;
-mod pack;
+pub(crate) mod pack;

@@ -1,5 +1,16 @@
 //! Laying blobs out in one arena: regions whose times of use do not meet may share bytes.
 
+/// Bytes are aligned to this, a cache line and the widest vector.
+pub const ALIGN: usize = 64;
+/// Blobs and scratch of a device are aligned to this, as memory that a device gives out is: its libraries' fastest ways
+/// want some of it, and no one promises that less is enough for their workspace.
+pub const DEVICE_ALIGN: usize = 256;
+
+/// The next multiple of [`ALIGN`], at most `usize::MAX`.
+pub fn round_up(bytes: usize) -> usize {
+    bytes.checked_next_multiple_of(ALIGN).unwrap_or(usize::MAX)
+}
+
 /// A run of bytes needed from time `start` to time `end`, both inclusive.
 #[derive(Clone, Copy, Debug)]
 pub struct Region {
@@ -46,7 +57,6 @@ pub fn pack(regions: &[Region], align: usize) -> (Vec<usize>, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exec::{ALIGN, DEVICE_ALIGN};
 
     #[test]
     fn regions_in_use_together_never_overlap_and_others_share() {

@@ -7,12 +7,13 @@ mod finite;
 use lgm_core::{BlobSpec, Registry, Result, Shape};
 use lgm_proto::{NetParameter, Positions};
 
-use crate::exec::{ALIGN, Executor, Memory};
+use crate::exec::{Executor, Memory};
 use crate::graph::{Graph, ValueId};
 use crate::net::{Net, build_graph};
 use crate::options::Options;
 use crate::passes::formats::Conversions;
 use crate::passes::memory::{MemoryPlan, Role, plan};
+use crate::passes::pack::ALIGN;
 
 /// One layer's sizes.
 #[derive(Clone, Debug)]

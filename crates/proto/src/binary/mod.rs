@@ -1,5 +1,7 @@
 //! Binary files: caffemodels, solver states, mean images.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 mod blob;
 mod weights;
 mod wire;

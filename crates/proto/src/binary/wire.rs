@@ -36,7 +36,7 @@ impl<'a> Fields<'a> {
         let mut rest = self.bytes.get(self.at..)?;
         let before = rest.len();
         let value = decode_varint(&mut rest).ok()?;
-        self.at += before - rest.len();
+        self.at = self.at.saturating_add(before.saturating_sub(rest.len()));
         Some(value)
     }
 
@@ -53,7 +53,7 @@ impl<'a> Fields<'a> {
         let length = match wire {
             WireType::Varint => {
                 self.varint().ok_or_else(|| broken("a number does not end"))?;
-                self.at - content_start
+                self.at.saturating_sub(content_start)
             }
             WireType::ThirtyTwoBit => 4,
             WireType::SixtyFourBit => 8,
@@ -66,11 +66,11 @@ impl<'a> Fields<'a> {
                 return Err(broken("a group begins or ends, which no message of Caffe's has"));
             }
         };
-        let left = self.bytes.len() - content_start;
+        let left = self.bytes.len().saturating_sub(content_start);
         if length > left {
             return Err(broken(&format!("field {number} needs {length} bytes, but only {left} are left")));
         }
-        self.at = content_start + length;
+        self.at = content_start.saturating_add(length);
         Ok(Field { number, wire, whole: &self.bytes[start..self.at], content: &self.bytes[content_start..self.at] })
     }
 }
@@ -133,7 +133,7 @@ fn settle(bytes: &[u8]) -> Option<Vec<u8>> {
     if !fields.iter().any(|field| renumbering(field).is_some()) {
         return None;
     }
-    let mut out = Vec::with_capacity(bytes.len() + 16);
+    let mut out = Vec::with_capacity(bytes.len());
     for field in &fields {
         match renumbering(field) {
             Some((from, to)) => {
@@ -155,7 +155,7 @@ fn fork_field(layer: &[u8]) -> Option<(u64, u64)> {
 }
 
 fn renumber(layer: &[u8], from: u64, to: u64) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(layer.len() + 2);
+    let mut out = Vec::with_capacity(layer.len());
     for field in Fields::new(layer) {
         let field = field.ok()?;
         if field.number == from && field.wire == WireType::LengthDelimited {

@@ -1,5 +1,7 @@
 //! From a parser's complaint to a message that says where, what was expected, and what may have been meant.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use miette::Diagnostic;
 use prost_reflect::text_format::ParseError;
 use prost_reflect::{Cardinality, EnumDescriptor, Kind, MessageDescriptor};
@@ -86,7 +88,7 @@ fn bad_value(
         return Some(format!("'{}' is given twice, first at line {}; remove one", field.name(), at(first.at).line));
     }
     let token = Tokens::new(text.get(entry.value..)?).next()?;
-    let found = text.get(entry.value..entry.value + token.end)?;
+    let found = text.get(entry.value..entry.value.checked_add(token.end)?)?;
     match field.kind() {
         Kind::Enum(known) if token.kind == token::Kind::Name => Some(unknown_enum_value(found, field.name(), &known)),
         _ => match error.help() {

@@ -1,5 +1,7 @@
 //! Line and column of every field of a file.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -127,15 +129,15 @@ pub(super) struct Lines<'a> {
 
 impl<'a> Lines<'a> {
     pub fn new(text: &'a str) -> Self {
-        let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at.saturating_add(1))).collect();
         Lines { text, starts }
     }
 
     /// Line and column, both from 1, the column in characters.
     pub fn place(&self, offset: usize) -> (usize, usize) {
         let line = self.starts.partition_point(|start| *start <= offset);
-        let start = self.starts[line - 1];
+        let start = self.starts[line.saturating_sub(1)];
         let before = self.text.get(start..offset.min(self.text.len())).unwrap_or_default();
-        (line, before.chars().count() + 1)
+        (line, before.chars().count().saturating_add(1))
     }
 }

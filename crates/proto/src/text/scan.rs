@@ -1,5 +1,7 @@
 //! Where every field of a prototxt stands.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use std::collections::HashMap;
 
 use super::token::{Kind, Token, Tokens};
@@ -131,7 +133,7 @@ impl Reader<'_> {
     fn value(&mut self, token: Token, at: usize, path: String) -> Option<Frame> {
         let count = self.seen.entry(path.clone()).or_default();
         let path = if *count == 0 { path } else { format!("{path}[{count}]") };
-        *count += 1;
+        *count = count.saturating_add(1);
         self.scan.entries.push(Entry { path: path.clone(), at, value: token.start });
         match token.kind {
             Kind::Symbol(b'{') => Some(Frame::Fields { path, close: Some(b'}'), open: token.start }),

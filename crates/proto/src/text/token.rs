@@ -3,6 +3,8 @@
 //! The parser proper is prost-reflect's, which keeps no positions; this one only finds where things stand, and the
 //! two spellings of numbers that protobuf's C++ parser refuses and prost-reflect lets pass.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 /// What a token is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -42,12 +44,16 @@ impl<'a> Tokens<'a> {
 
     /// The byte `ahead` of the reading position; 0 past the end.
     fn byte(&self, ahead: usize) -> u8 {
-        self.text.get(self.at + ahead).copied().unwrap_or(0)
+        self.text.get(self.at.saturating_add(ahead)).copied().unwrap_or(0)
+    }
+
+    fn skip(&mut self, bytes: usize) {
+        self.at = self.at.saturating_add(bytes);
     }
 
     fn skip_while(&mut self, wanted: impl Fn(u8) -> bool) {
         while self.at < self.text.len() && wanted(self.byte(0)) {
-            self.at += 1;
+            self.skip(1);
         }
     }
 
@@ -63,15 +69,15 @@ impl<'a> Tokens<'a> {
 
     /// Moves over a quoted string; one that is not closed ends with its line.
     fn quoted(&mut self, quote: u8) {
-        self.at += 1;
+        self.skip(1);
         while self.at < self.text.len() && self.byte(0) != b'\n' {
             match self.byte(0) {
-                b'\\' => self.at += 2,
+                b'\\' => self.skip(2),
                 b if b == quote => {
-                    self.at += 1;
+                    self.skip(1);
                     break;
                 }
-                _ => self.at += 1,
+                _ => self.skip(1),
             }
         }
         self.at = self.at.min(self.text.len());
@@ -81,7 +87,7 @@ impl<'a> Tokens<'a> {
         let start = self.at;
         let mut fault = None;
         if self.byte(0) == b'0' && matches!(self.byte(1), b'x' | b'X') {
-            self.at += 2;
+            self.skip(2);
             self.skip_while(|b| b.is_ascii_hexdigit());
         } else {
             let leading_zero = self.byte(0) == b'0' && self.byte(1).is_ascii_digit();
@@ -89,17 +95,17 @@ impl<'a> Tokens<'a> {
             self.skip_while(|b| b.is_ascii_digit());
             if self.byte(0) == b'.' {
                 integer = false;
-                self.at += 1;
+                self.skip(1);
                 self.skip_while(|b| b.is_ascii_digit());
             }
             let signed = usize::from(matches!(self.byte(1), b'+' | b'-'));
-            if matches!(self.byte(0), b'e' | b'E') && self.byte(1 + signed).is_ascii_digit() {
+            if matches!(self.byte(0), b'e' | b'E') && self.byte(signed.saturating_add(1)).is_ascii_digit() {
                 integer = false;
-                self.at += 1 + signed;
+                self.skip(signed.saturating_add(1));
                 self.skip_while(|b| b.is_ascii_digit());
             }
             if matches!(self.byte(0), b'f' | b'F') {
-                self.at += 1;
+                self.skip(1);
             }
             if leading_zero && !integer {
                 fault = Some("a number that starts with 0 is octal and must be an integer; remove the leading zero");
@@ -134,7 +140,7 @@ impl Iterator for Tokens<'_> {
                 Kind::Quoted
             }
             symbol => {
-                self.at += 1;
+                self.skip(1);
                 Kind::Symbol(symbol)
             }
         };

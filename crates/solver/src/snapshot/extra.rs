@@ -57,22 +57,22 @@ impl TryFrom<String> for Exact {
     }
 }
 
-pub(super) fn exact(state: BTreeMap<String, State>) -> NetExtra {
+pub(crate) fn exact(state: BTreeMap<String, State>) -> NetExtra {
     let layer = |(name, state): (String, State)| (name, state.into_iter().map(|(k, v)| (k, Exact(v))).collect());
     state.into_iter().map(layer).collect()
 }
 
-pub(super) fn plain(state: NetExtra) -> BTreeMap<String, State> {
+pub(crate) fn plain(state: NetExtra) -> BTreeMap<String, State> {
     state.into_iter().map(|(name, layer)| (name, layer.into_iter().map(|(k, Exact(v))| (k, v)).collect())).collect()
 }
 
-pub(super) const EXTRA_VERSION: u32 = 1;
+pub(crate) const EXTRA_VERSION: u32 = 1;
 
 /// What stands beside a state file, if it is there.
 ///
 /// # Errors
 /// When it is there but cannot be read or makes no sense.
-pub(super) fn read_extra(state: &Path) -> Result<Option<Extra>> {
+pub(crate) fn read_extra(state: &Path) -> Result<Option<Extra>> {
     let path = extra_path(state);
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
@@ -89,7 +89,7 @@ pub(super) fn read_extra(state: &Path) -> Result<Option<Extra>> {
     Ok(Some(extra))
 }
 
-pub(super) fn extra_path(state: &Path) -> PathBuf {
+pub(crate) fn extra_path(state: &Path) -> PathBuf {
     let mut name = state.as_os_str().to_owned();
     name.push(".lgm");
     name.into()

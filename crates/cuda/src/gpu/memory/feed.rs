@@ -66,7 +66,7 @@ impl Feed {
         check_range(0, bytes, self.bytes)?;
         let context = self.context.clone();
         let slot = self.slot(slot)?;
-        context.wait(Stream::Copy, &slot.delivered)?;
+        slot.delivered.hold(Stream::Copy)?;
         let at = slot.host.bytes().as_ptr().cast();
         if bytes > 0 {
             driver!(context, cuMemcpyHtoDAsync_v2(slot.device.0, at, bytes, context.stream(Stream::Copy)))?;
@@ -83,7 +83,7 @@ impl Feed {
         parts.iter().try_for_each(|&(offset, _, bytes)| check_range(offset, bytes, self.bytes))?;
         let context = self.context.clone();
         let slot = self.slot(slot)?;
-        context.wait(Stream::Compute, &slot.sent)?;
+        slot.sent.hold(Stream::Compute)?;
         for &(offset, to, bytes) in parts {
             context.copy(slot.device.offset(offset), to, bytes)?;
         }

@@ -7,9 +7,9 @@
 use lgm_core::memory::in_units;
 use lgm_core::{DevicePtr, Element, Error, Gemm, Result};
 
-use crate::exec::DEVICE_ALIGN;
 use crate::graph::Graph;
 use crate::passes::memory::Role;
+use crate::passes::pack::DEVICE_ALIGN;
 use lgm_cuda::Gpu;
 
 /// A net that leaves so much free fits, whatever the kernels of products take.

@@ -9,13 +9,13 @@ use lgm_cuda::{Block, Gpu};
 use tracing::info;
 
 use super::fit::{self, Needs};
-use super::{CLOCK, DeviceExec, Placement, SOLVER_WORDS};
+use super::{CLOCK, DeviceExec, SOLVER_WORDS};
 use crate::exec::views::{Bound, ParamMemory, Span};
-use crate::exec::{DEVICE_ALIGN, round_up};
 use crate::graph::{Graph, LayerNode, ValueId};
-use crate::options::Options;
+use crate::options::{Options, Placement};
 use crate::passes::formats::{self, Conversions};
 use crate::passes::memory::{MemoryPlan, Role, host_part, plan};
+use crate::passes::pack::{DEVICE_ALIGN, round_up};
 use crate::report::convolutions;
 use crate::weights::Shared;
 

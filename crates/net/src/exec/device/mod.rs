@@ -23,21 +23,6 @@ use crate::passes::memory::{MemoryPlan, Role};
 use crate::weights::Shared;
 use recording::Recording;
 
-/// The device that a net runs on.
-#[derive(Clone)]
-pub struct Placement {
-    /// The device.
-    pub gpu: Rc<dyn Gpu>,
-    /// Arrays of the parameters' size that whoever trains the net will want besides, for the check that all fits.
-    pub histories: usize,
-}
-
-impl std::fmt::Debug for Placement {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Placement on {} with {} histories", self.gpu.name(), self.histories)
-    }
-}
-
 /// Words of the step block before the layers' numbers: the clock's six, and the solver's.
 const CLOCK: usize = 6;
 /// Words of the step block that are a solver's; see [`DeviceUpdate::words`].

@@ -10,8 +10,8 @@ use lgm_net::expect_kind;
 use lgm_proto::{BlobProto, FileKind, Parsed, SolverParameter, SolverState};
 use tracing::{info, warn};
 
-use super::extra::{extra_path, plain, read_extra};
-use crate::solver::Solver;
+use super::Solver;
+use crate::snapshot::{extra_path, plain, read_extra};
 
 /// What a state file says.
 struct Restored {

@@ -4,8 +4,8 @@ use lgm_core::{Result, Step};
 use lgm_net::{Pass, six_digits};
 use tracing::{info, warn};
 
+use super::{Action, Solver, Watch};
 use crate::scores::{lines, scores_from};
-use crate::solver::{Action, Solver, Watch};
 
 impl Solver {
     /// Runs every test net, from the first or from where a run was stopped within them.

@@ -8,27 +8,14 @@
 //! On the host, a loss that is not finite is seen before the update, so parameters and histories are the last whole
 //! iteration's too, and what the iteration has changed already is kept from before it.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use lgm_core::{Error, Result, State};
+use lgm_core::{Error, Result};
 use tracing::warn;
 
+use super::Solver;
+use super::checkpoint::Checkpoint;
 use crate::snapshot::SnapshotData;
-use crate::solver::Solver;
-
-/// What the host knows before an iteration that goes on to change in it.
-pub(crate) struct Checkpoint {
-    state: BTreeMap<String, State>,
-    current_step: i32,
-}
-
-impl Checkpoint {
-    /// What layers must remember besides parameters.
-    pub fn state(&self) -> &BTreeMap<String, State> {
-        &self.state
-    }
-}
 
 impl Solver {
     /// Remembers what an iteration goes on to change; call before each.

@@ -9,11 +9,12 @@ use lgm_net::{Net, Options, Placement, expect_kind, fresh_seed};
 use lgm_proto::{FileKind, Parsed, SolverParameter};
 use tracing::info;
 
+use super::save::check_writable;
+use super::{Solver, TestNet};
 use crate::config::{self, NetSource};
 use crate::rate::Policy;
 use crate::rules::Rule;
 use crate::snapshot::Writer;
-use crate::solver::{Solver, TestNet};
 use crate::update::updater;
 
 impl Solver {
@@ -36,7 +37,7 @@ impl Solver {
         config::check(parsed)?;
         let weights: Vec<&str> = param.weights.iter().flat_map(|w| w.split(',')).map(str::trim).collect();
         weights.iter().try_for_each(|path| expect_kind(path, FileKind::Weights))?;
-        crate::snapshot::check_writable(parsed)?;
+        check_writable(parsed)?;
         let (rule, policy) = (Rule::of(&param)?, Policy::of(&param)?);
         let seed = match param.random_seed() {
             seed if seed >= 0 => seed as u64,

@@ -11,7 +11,7 @@ use lgm_core::{Error, Result};
 use lgm_net::six_digits;
 use tracing::warn;
 
-use crate::solver::Solver;
+use super::Solver;
 use crate::update::CHECK_EVERY;
 
 impl Solver {
@@ -88,7 +88,7 @@ impl Solver {
     pub(crate) fn first_not_finite(&mut self) -> Result<Option<String>> {
         let after = self.net.state();
         if let Some(checkpoint) = self.checkpoints.last() {
-            self.net.restore(checkpoint.state())?;
+            self.net.restore(&checkpoint.state)?;
         }
         for sub_batch in 0..self.param.iter_size() {
             let step = self.step(sub_batch);

@@ -1,5 +1,13 @@
 //! The training loop.
 
+mod build;
+mod checkpoint;
+mod fault;
+mod finite;
+mod resume;
+mod save;
+mod testing;
+
 use std::collections::VecDeque;
 use std::time::Instant;
 
@@ -8,7 +16,6 @@ use lgm_net::{Net, Pass, six_digits};
 use lgm_proto::SolverParameter;
 use tracing::{info, warn};
 
-use crate::fault::Checkpoint;
 use crate::rate::Policy;
 use crate::rules::Rule;
 use crate::scores::{lines, scores_of};
@@ -51,33 +58,33 @@ pub enum Outcome {
 
 /// A net being trained.
 pub struct Solver {
-    pub(crate) param: SolverParameter,
-    pub(crate) net: Net,
-    pub(crate) test_nets: Vec<TestNet>,
-    pub(crate) seed: u64,
-    pub(crate) iter: i32,
-    pub(crate) current_step: i32,
-    pub(crate) rule: Rule,
-    pub(crate) policy: Policy,
-    pub(crate) update: Box<dyn Updater>,
+    param: SolverParameter,
+    net: Net,
+    test_nets: Vec<TestNet>,
+    seed: u64,
+    iter: i32,
+    current_step: i32,
+    rule: Rule,
+    policy: Policy,
+    update: Box<dyn Updater>,
     /// The latest losses, the oldest first.
-    pub(crate) losses: VecDeque<f64>,
-    pub(crate) smoothed_loss: f64,
+    losses: VecDeque<f64>,
+    smoothed_loss: f64,
     /// Where the test nets stood when the round of tests in hand began: a run resumed from within it repeats it.
-    pub(crate) round_start: Option<Vec<TestExtra>>,
+    round_start: Option<Vec<TestExtra>>,
     /// What was known before each iteration that is not over, or that the host has not looked at since.
-    pub(crate) checkpoints: Vec<Checkpoint>,
+    checkpoints: Vec<checkpoint::Checkpoint>,
     /// The iteration at which [`Solver::solve`] began.
-    pub(crate) started: i32,
-    pub(crate) writer: Writer,
+    started: i32,
+    writer: Writer,
     /// Whether something was not finite, and whether the run goes on then.
-    pub(crate) diverged: bool,
-    pub(crate) keep_going: bool,
-    pub(crate) stop: bool,
+    diverged: bool,
+    keep_going: bool,
+    stop: bool,
 }
 
 /// A test net and the number of forward passes it has made.
-pub(crate) struct TestNet {
+struct TestNet {
     pub net: Net,
     pub batches: u64,
 }
@@ -149,7 +156,7 @@ impl Solver {
         every > 0 && self.iter % every == 0
     }
 
-    pub(crate) fn step(&self, sub_batch: i32) -> Step {
+    fn step(&self, sub_batch: i32) -> Step {
         let batch = self.iter as u64 * self.param.iter_size() as u64 + sub_batch as u64;
         Step { seed: self.seed, iter: self.iter as u64, batch }
     }
@@ -273,7 +280,7 @@ impl Solver {
     }
 
     /// Waits for the iterations that are queued and takes in what they kept: losses, and what kernels found wrong.
-    pub(crate) fn catch_up(&mut self) -> Result<()> {
+    fn catch_up(&mut self) -> Result<()> {
         if !self.update.is_queued() {
             return Ok(());
         }
@@ -291,7 +298,7 @@ impl Solver {
     }
 
     /// The mean of the last `average_loss` losses, as Caffe keeps it.
-    pub(crate) fn smooth(&mut self, loss: f64) {
+    fn smooth(&mut self, loss: f64) {
         let window = self.param.average_loss() as usize;
         if self.losses.len() < window {
             let n = self.losses.len() as f64 + 1.0;

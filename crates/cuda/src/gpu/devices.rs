@@ -5,9 +5,9 @@ use std::ffi::{CStr, c_int};
 
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 
-use super::library::{self, Loaded};
-use super::{Component, Found, Missing, SearchPath};
-use crate::gpu::{Api, DriverApi};
+use super::api::{Api, DriverApi};
+use crate::locate::{self, Loaded};
+use crate::{Component, Found, Missing, SearchPath};
 
 /// A GPU and its limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -197,7 +197,7 @@ impl Driver {
 
 /// The devices of the driver found on a search path; at least one.
 pub(crate) fn devices(path: &SearchPath) -> Result<Vec<Device>, NoDevice> {
-    let driver = Driver::new(library::load(Component::Driver, path)?)?;
+    let driver = Driver::new(locate::load(Component::Driver, path)?)?;
     let result = driver.devices();
     let none = || NoDevice::NoneSeen { found: driver.api.found.clone(), visible: visible_devices() };
     result.and_then(|devices| if devices.is_empty() { Err(none()) } else { Ok(devices) })

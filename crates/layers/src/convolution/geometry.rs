@@ -1,0 +1,86 @@
+//! What the kernels of two-dimensional convolution ask of its geometry.
+
+use lgm_core::{Arg, Axes3, DeviceConvolution, DeviceQueue, Element, Format, Grid, Layout, Result};
+
+use crate::common::launch::extent;
+
+/// Whether every group has one channel.
+pub(super) fn is_depthwise(c: &DeviceConvolution) -> bool {
+    c.groups == c.channels
+}
+
+/// Elements that patches may have.
+const PATCHES: usize = 32 << 20;
+
+/// Whether the channels are last.
+pub(super) fn is_last(c: &DeviceConvolution) -> bool {
+    c.format.layout == Layout::ChannelsLast
+}
+
+/// Elements of all filters.
+pub(super) fn filter_count(c: &DeviceConvolution) -> usize {
+    c.outputs * taps(c) / c.groups
+}
+
+/// The filters as a blob of images, channels and positions.
+pub(super) fn filter_extents(c: &DeviceConvolution) -> Axes3 {
+    Axes3::new(c.outputs, c.channels / c.groups, area(c.kernel))
+}
+
+/// Whether the filters' gradient, which is in single precision, lies as the parameter's does: then it is added to that, and
+/// otherwise written.
+pub(super) fn adds_gradient(c: &DeviceConvolution) -> bool {
+    DeviceConvolution { format: Format { element: Element::F32, ..c.format }, ..*c }.has_plain_filters()
+}
+
+/// Whether patches are the input itself.
+pub(super) fn is_pointwise(c: &DeviceConvolution) -> bool {
+    c.kernel == [1, 1] && c.stride == [1, 1] && c.pad == [0, 0]
+}
+
+pub(super) fn area(extents: [usize; 2]) -> usize {
+    extents[0] * extents[1]
+}
+
+/// Rows of an image's patches.
+pub(super) fn taps(c: &DeviceConvolution) -> usize {
+    c.channels * area(c.kernel)
+}
+
+/// Images of a batch whose patches, of so many elements an image, are made at a time.
+pub(super) fn images_at_once(batch: usize, patches: usize) -> usize {
+    (PATCHES / patches.max(1)).clamp(1, batch.max(1))
+}
+
+/// Runs of images that are taken together: the first, and how many.
+pub(super) fn runs_of(batch: usize, at_once: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..batch).step_by(at_once).map(move |start| (start, at_once.min(batch - start)))
+}
+
+/// Images whose patches are made at a time.
+pub(super) fn images(c: &DeviceConvolution) -> usize {
+    images_at_once(c.batch, taps(c) * area(c.output))
+}
+
+pub(super) fn runs(c: &DeviceConvolution) -> impl Iterator<Item = (usize, usize)> + use<> {
+    runs_of(c.batch, images(c))
+}
+
+/// The geometry, as the kernels' last arguments.
+fn geometry(c: &DeviceConvolution) -> Result<Vec<Arg>> {
+    let pairs = [c.input, c.output, c.kernel, c.stride, c.pad, c.dilation];
+    pairs.iter().flatten().map(|&n| extent(n).map(Arg::from)).collect()
+}
+
+/// Runs a kernel whose last arguments are the geometry.
+pub(super) fn launch(
+    queue: &dyn DeviceQueue,
+    kernel: &'static str,
+    grid: Grid,
+    own: &[Arg],
+    conv: &DeviceConvolution,
+) -> Result<()> {
+    let mut args = own.to_vec();
+    args.extend(geometry(conv)?);
+    queue.launch(kernel, grid, &args)
+}

@@ -1,0 +1,123 @@
+//! Taking snapshots.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use lgm_core::fs::remove_unfinished;
+use lgm_core::{Error, Result, Shape, State};
+use lgm_net::Weights;
+use lgm_proto::solver_parameter::SnapshotFormat;
+use lgm_proto::{Parsed, SolverParameter};
+use tracing::{info, warn};
+
+use super::Solver;
+use crate::config::field_error;
+use crate::snapshot::{EXTRA_VERSION, Exact, Extra, SnapshotData, TestExtra, exact};
+
+/// The prefix of snapshot files; its folder is made when it does not exist, so that a run does not end in vain.
+///
+/// # Errors
+/// When the folder cannot be made or written.
+pub(crate) fn check_writable(parsed: &Parsed<SolverParameter>) -> Result<()> {
+    let p = &parsed.message;
+    if p.snapshot() == 0 && !p.snapshot_after_train() {
+        return Ok(());
+    }
+    let prefix = Path::new(p.snapshot_prefix());
+    let folder = prefix.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let fail = |e: std::io::Error| {
+        let text =
+            format!("cannot write snapshots in the folder '{}': {e}; give another snapshot_prefix", folder.display());
+        field_error(&parsed.positions, "snapshot_prefix", text)
+    };
+    if !folder.exists() {
+        info!("Creating the snapshot folder {}", folder.display());
+        std::fs::create_dir_all(folder).map_err(fail)?;
+    }
+    // A file without a name, or at once without one.
+    tempfile::tempfile_in(folder).map_err(fail)?;
+    let start = format!("{}_iter_", prefix.file_name().unwrap_or_default().to_string_lossy());
+    for path in remove_unfinished(folder, |name| name.starts_with(&start)) {
+        info!("Removing {}, which a process left unfinished", path.display());
+    }
+    Ok(())
+}
+
+impl Solver {
+    fn path(&self, extension: &str) -> PathBuf {
+        format!("{}_iter_{}{extension}", self.param.snapshot_prefix(), self.iter).into()
+    }
+
+    /// Takes a snapshot under `snapshot_prefix`, named after the iteration: copies what it holds, after the one before is
+    /// on disk, and writes it while the solver may go on. [`Solver::finish_snapshot`] waits for it, as [`Solver::solve`]
+    /// does at its end and dropping the solver too.
+    ///
+    /// # Errors
+    /// When the one before could not be written, the device failed, or something is not finite, which is not written. What fails in writing this one is the error of the
+    /// next iteration of [`Solver::solve`], the next snapshot or [`Solver::finish_snapshot`]; nothing has changed on disk
+    /// then.
+    pub fn snapshot(&mut self) -> Result<()> {
+        self.writer.wait()?;
+        self.catch_up()?;
+        let data = self.take(self.net.weights(self.param.snapshot_diff())?, self.net.state())?;
+        if let Some(which) = data.first_not_finite() {
+            let text = format!("iteration {}: {which} is not finite, so no snapshot is written", self.iter);
+            if self.keep_going {
+                warn!("{text}");
+                return Ok(());
+            }
+            self.diverged = true;
+            return Err(Error::NotFinite(text));
+        }
+        data.announce();
+        self.writer.start(data)
+    }
+
+    /// Waits until the last snapshot is on disk.
+    ///
+    /// # Errors
+    /// When it could not be written.
+    pub fn finish_snapshot(&mut self) -> Result<()> {
+        self.writer.wait()
+    }
+
+    /// What a snapshot holds, given the net's parameters and its layers' states.
+    pub(crate) fn take(&self, weights: Weights, train: BTreeMap<String, State>) -> Result<SnapshotData> {
+        let hdf5 = self.param.snapshot_format() == SnapshotFormat::Hdf5;
+        let (model, state) = match hdf5 {
+            true => (self.path(".caffemodel.h5"), self.path(".solverstate.h5")),
+            false => (self.path(".caffemodel"), self.path(".solverstate")),
+        };
+        let mut history = self.update.histories()?;
+        let shapes: Vec<Shape> = self.net.learnables().map(|l| l.spec.shape.clone()).collect();
+        let extra = Extra {
+            version: EXTRA_VERSION,
+            iter: self.iter,
+            seed: self.seed,
+            losses: self.losses.iter().copied().map(Exact).collect(),
+            smoothed_loss: Exact(self.smoothed_loss),
+            train: exact(train),
+            test: self.round_start.clone().unwrap_or_else(|| self.test_positions()),
+        };
+        Ok(SnapshotData {
+            model,
+            state,
+            hdf5,
+            iter: self.iter,
+            current_step: self.current_step,
+            weights,
+            histories: self.histories().map(|(i, k)| (shapes[i].clone(), std::mem::take(&mut history[i][k]))).collect(),
+            extra,
+        })
+    }
+
+    /// Histories in Caffe's order: the first of every parameter, then the second.
+    pub(super) fn histories(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let (n, kinds) = (self.net.learnables().len(), self.rule.histories());
+        (0..kinds).flat_map(move |k| (0..n).map(move |i| (i, k)))
+    }
+
+    pub(crate) fn test_positions(&self) -> Vec<TestExtra> {
+        self.test_nets.iter().map(|t| TestExtra { batches: t.batches, state: exact(t.net.state()) }).collect()
+    }
+}
