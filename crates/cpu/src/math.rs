@@ -1,11 +1,11 @@
 //! Elementary functions that loops over `f32` can be vectorised with; in `f64` they are the standard library's.
 //!
-//! In single precision they lie within 4e-7 relative (about three units in the last place) of the true values, which the
+//! In single precision they are within 4e-7 relative (about three units in the last place) of the true values, which the
 //! tests measure.
 
 use crate::Float;
 
-/// 2⁰…: `1.5 · 2²³`; adding it rounds to an integer, which then lies in the low bits.
+/// 2⁰…: `1.5 · 2²³`; adding it rounds to an integer, which is then in the low bits.
 const ROUND: f32 = 12_582_912.0;
 const LN2_HIGH: f32 = 355.0 / 512.0;
 const LN2_LOW: f32 = -2.121_944_4e-4;

@@ -67,7 +67,7 @@ impl<'a, T> MatRef<'a, T> {
         Strides { across: self.row_stride(), along: self.column_stride() }
     }
 
-    /// The elements from (row, column) on, with whatever lies between and behind them in the slice.
+    /// The elements from (row, column) on, with whatever is between and behind them in the slice.
     #[inline]
     pub(crate) fn from(&self, row: usize, column: usize) -> &'a [T] {
         &self.data[row * self.row_stride() + column * self.column_stride()..]
@@ -92,7 +92,7 @@ impl<'a, T> MatMut<'a, T> {
         Self::with_stride(data, rows, columns, columns)
     }
 
-    /// `rows` × `columns`, the rows `stride` elements apart; what lies between them is left as it is.
+    /// `rows` × `columns`, the rows `stride` elements apart; what is between them is left as it is.
     ///
     /// # Panics
     /// When the slice is shorter, or rows overlap.

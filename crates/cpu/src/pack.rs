@@ -36,7 +36,7 @@ impl Panels {
     }
 }
 
-/// Where an operand's elements lie: element (i, p) — i across the panel, p along the inner extent — is at
+/// Where an operand's elements are: element (i, p) — i across the panel, p along the inner extent — is at
 /// `i * across + p * along`. One of the two strides is 1.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Strides {

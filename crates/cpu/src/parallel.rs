@@ -87,7 +87,7 @@ impl<'a, T> Shared<'a, T> {
     /// The address of an element.
     ///
     /// # Panics
-    /// When `span` elements from `at` on do not lie in the slice.
+    /// When `span` elements from `at` on are not all in the slice.
     pub fn at(&self, at: usize, span: usize) -> *mut T {
         assert!(at + span <= self.len, "block {at}+{span} outside a slice of {}", self.len);
         self.ptr.wrapping_add(at)

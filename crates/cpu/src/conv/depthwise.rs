@@ -75,7 +75,7 @@ vectorized! {
 }
 
 vectorized! {
-    /// Σ x·dy over the outputs of a plane whose tap (i, j) lies inside the input, in interleaved partial sums.
+    /// Σ x·dy over the outputs of a plane whose tap (i, j) is inside the input, in interleaved partial sums.
     fn tap_gradient[T: Float](plane: &Plane, i: usize, j: usize, x: &[T], dy: &[T]) -> T {
         const L: usize = 32;
         let mut acc = [T::zero(); L];

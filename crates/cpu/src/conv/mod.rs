@@ -1,6 +1,6 @@
 //! Convolution over any number of spatial axes: y = w ∗ x + b, and the gradients of x, w and b.
 //!
-//! Two spatial axes are the fast case. The forward pass is a matrix product W·P, W being O/g × (C/g·Kh·Kw) and P the
+//! Two spatial axes are the fast case. The forward pass is a matrix multiplication W·P, W being O/g × (C/g·Kh·Kw) and P the
 //! patches of the input, one column for each output position of each image; P is never stored: each task packs the part
 //! it is about to multiply straight into the panels of the micro-kernel ("implicit GEMM"). The gradient of the weights
 //! is dY·Pᵀ in the same manner, and with stride 1 the gradient of the input is itself a convolution, of dY with the

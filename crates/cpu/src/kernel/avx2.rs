@@ -100,7 +100,7 @@ unsafe fn transpose_f64(width: usize, k: usize, src: *const f64, ld_src: usize, 
 #[target_feature(enable = "avx2")]
 unsafe fn transpose_f32(width: usize, k: usize, src: *const f32, ld_src: usize, dst: *mut f32, ld_dst: usize) {
     let (w8, k8) = (width / 8 * 8, k / 8 * 8);
-    // SAFETY: whole blocks lie within the spans that the caller promises, and so do the remainders.
+    // SAFETY: whole blocks are within the spans that the caller promises, and so do the remainders.
     unsafe {
         for i0 in (0..w8).step_by(8) {
             for p0 in (0..k8).step_by(8) {

@@ -1,4 +1,4 @@
-//! Micro-kernels of the matrix product, and the choice among them.
+//! Micro-kernels of the matrix multiplication, and the choice among them.
 //!
 //! A micro-kernel multiplies a panel of A (`rows` × k, packed k-major or with strides) by a panel of B (k × `cols`) and
 //! adds the product to a tile of C whose rows are `ldc` apart. Everything larger (blocking, packing, threads) is built on it.

@@ -98,7 +98,7 @@ unsafe fn load_some(from: *const f32, n: usize) -> float32x4_t {
 /// As for [`Micro::transpose`].
 unsafe fn transpose_f32(width: usize, k: usize, src: *const f32, ld_src: usize, dst: *mut f32, ld_dst: usize) {
     let (w4, k4) = (width / 4 * 4, k / 4 * 4);
-    // SAFETY: whole blocks lie within the spans that the caller promises, and so do the remainders.
+    // SAFETY: whole blocks are within the spans that the caller promises, and so do the remainders.
     unsafe {
         for i0 in (0..w4).step_by(4) {
             for p0 in (0..k4).step_by(4) {

@@ -57,7 +57,7 @@ pub(super) unsafe fn tile<T: Float, const R: usize, const N: usize, const FMA: b
     unsafe { store::<T, R, N>(&acc, whole.as_mut_ptr().cast(), N, t.alpha, false) };
     for (i, row) in whole.iter().enumerate().take(rows) {
         for (j, &v) in row.iter().enumerate().take(cols) {
-            // SAFETY: (i, j) lies in the tile of C.
+            // SAFETY: (i, j) is in the tile of C.
             unsafe {
                 let c = t.c.add(i * t.ldc + j);
                 *c = if t.accumulate { *c + v } else { v };

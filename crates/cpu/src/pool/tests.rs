@@ -23,7 +23,7 @@ fn cases() -> Vec<PoolGeometry> {
             ([6, 4], [3, 3], [2, 1], [0, 2]),
             ([70, 90], [3, 3], [1, 1], [1, 1]),
             ([40, 50], [2, 3], [1, 2], [1, 2]),
-            // The last windows lie beyond the input.
+            // The last windows are beyond the input.
             ([5, 8], [1, 1], [3, 3], [0, 0]),
         ] {
             all.push(PoolGeometry::new(input, kernel, stride, pad, round).unwrap());

@@ -1,6 +1,6 @@
 //! [`LANES`] images side by side instead of as many channels, for channels that would leave many lanes empty.
 //!
-//! Transformed data lie as `[frequency][channel][tile][image]`: the product of a frequency has the resulting channels as its
+//! Transformed data is stored as `[frequency][channel][tile][image]`: the product of a frequency has the resulting channels as its
 //! rows and the tiles of all those images as its columns, and none of either is there for nothing.
 
 use std::ops::Range;

@@ -160,7 +160,7 @@ impl Blocks {
     }
 }
 
-/// How tiles of N × N positions, one every `step`, lie on an image.
+/// How tiles of N × N positions, one every `step`, cover an image.
 #[derive(Clone, Copy)]
 struct Tiling<const N: usize> {
     h: usize,
@@ -186,7 +186,7 @@ impl<const N: usize> Tiling<N> {
         ((rows - 1) * self.step + N).min(self.h) * self.w
     }
 
-    /// Where each tile's positions lie among those of [`rows`](Self::rows), tile by tile, times [`LANES`]; `outside` for
+    /// Where each tile's positions are among those of [`rows`](Self::rows), tile by tile, times [`LANES`]; `outside` for
     /// those beyond the image.
     fn places(&self, segment: &TileRows, outside: usize, places: &mut SmallVec<[u32; 2048]>) {
         let first = self.rows(segment).start;

@@ -299,7 +299,7 @@ struct Part {
     columns: Range<usize>,
 }
 
-/// How the products of a part lie: `[frequency·stride + row·pitch + column]`.
+/// How the products of a part are stored: `[frequency·stride + row·pitch + column]`.
 struct Products {
     frequencies: usize,
     pitch: usize,
