@@ -10,7 +10,7 @@ use hdf5_metno_sys::h5p::H5P_DEFAULT;
 use hdf5_metno_sys::h5t::{H5T_class_t, H5Tget_class};
 use lgm_core::{Error, Result, Shape, memory, memory::in_units};
 
-use crate::file::H5File;
+use crate::handle::H5File;
 use crate::reason;
 
 /// Bytes that a dataset may claim whatever its file's size.

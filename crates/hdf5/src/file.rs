@@ -1,37 +1,18 @@
-//! A file opened for reading.
+//! Reading a file: what is in it, by name.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use hdf5_metno::types::{FixedAscii, FixedUnicode};
 use lgm_core::{Error, Result};
 
 use crate::dataset::H5Dataset;
+use crate::handle::H5File;
 use crate::{filters, header, reason, walk};
 
-/// The first bytes of every HDF5 file.
-pub(crate) const MAGIC: [u8; 8] = *b"\x89HDF\r\n\x1a\n";
 /// Names that a message lists at most.
 const LISTED: usize = 50;
 /// Longest string written, a path's limit on Linux. Caffe writes strings of just their length and reads any length.
 pub(crate) const STRING: usize = 4096;
-
-/// Whether a file is HDF5, by its first bytes.
-///
-/// # Errors
-/// When it cannot be read.
-pub fn is_hdf5(path: &Path) -> Result<bool> {
-    use std::io::Read;
-    let mut head = Vec::new();
-    let file = std::fs::File::open(path).map_err(Error::io(path, "open"))?;
-    file.take(8).read_to_end(&mut head).map_err(Error::io(path, "read"))?;
-    Ok(head == MAGIC)
-}
-
-/// An HDF5 file opened for reading.
-pub struct H5File {
-    path: PathBuf,
-    pub(crate) file: hdf5_metno::File,
-}
 
 impl H5File {
     /// Opens a file for reading.
@@ -44,18 +25,9 @@ impl H5File {
         std::fs::File::open(path).map_err(Error::io(path, "open"))?;
         let file = hdf5_metno::File::open(path)
             .map_err(|e| Error::data(path, format!("cannot be read as an HDF5 file: {}", reason(&e))))?;
-        let file = H5File { path: path.into(), file };
+        let file = H5File::new(path, file);
         header::check_group(&file, &file.file, "")?;
         Ok(file)
-    }
-
-    /// The file's path.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    pub(crate) fn fail(&self, what: impl Into<String>) -> Error {
-        Error::data(&self.path, what)
     }
 
     /// The names of all datasets, groups included (`group/name`), in alphabetical order within a group. A group that

@@ -4,7 +4,7 @@ use hdf5_metno::Dataset;
 use hdf5_metno::filters::Filter;
 use lgm_core::Result;
 
-use crate::file::H5File;
+use crate::handle::H5File;
 use crate::reason;
 
 /// Bytes of a checksum, which its filter takes off whatever there is.

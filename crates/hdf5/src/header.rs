@@ -11,7 +11,7 @@ use hdf5_metno_sys::h5o::{H5O_INFO_BASIC, H5O_info2_t, H5Oget_info_by_name3};
 use hdf5_metno_sys::h5p::H5P_DEFAULT;
 use lgm_core::{Error, Result};
 
-use crate::file::{H5File, MAGIC};
+use crate::handle::{H5File, MAGIC};
 use crate::reason;
 
 /// Types of messages: how a dataset is stored, where a group's members are, and where the header goes on.

@@ -13,12 +13,13 @@
 mod dataset;
 mod file;
 mod filters;
+mod handle;
 mod header;
 mod image;
 mod walk;
 
 pub use dataset::{H5Dataset, H5Number, Values};
-pub use file::{H5File, is_hdf5};
+pub use handle::{H5File, is_hdf5};
 pub use image::{H5Image, H5RowWriter, write_f32};
 pub use walk::H5Group;
 

@@ -3,7 +3,7 @@
 use hdf5_metno::{Group, LocationInfo, LocationType};
 use lgm_core::Result;
 
-use crate::file::H5File;
+use crate::handle::H5File;
 use crate::{header, reason};
 
 /// Most links that are followed in one walk.

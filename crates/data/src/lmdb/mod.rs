@@ -16,8 +16,8 @@ use std::sync::Arc;
 
 use lgm_core::{Error, Result, memory};
 
-use page::Pages;
-use tree::{Cursor, Tree};
+use page::{Pages, Tree};
+use tree::Cursor;
 pub(crate) use write::write;
 
 /// Bytes of records in memory from which no more are read at once.

@@ -7,8 +7,6 @@ use std::path::{Path, PathBuf};
 
 use lgm_core::{Error, Result};
 
-use super::tree::Tree;
-
 /// Bytes before a page's content: its number, two bytes of padding, flags, and the bounds of its free space.
 const HEADER: usize = 16;
 /// The first word of a meta page's content, and the version behind it.
@@ -33,6 +31,42 @@ pub(super) struct Pages {
     pub size: usize,
     /// Whole pages in the file.
     pub count: u64,
+}
+
+/// The page number of no page.
+const NONE: u64 = u64::MAX;
+/// Flag of a tree that keeps several values under one key.
+const DUPLICATES: u16 = 0x04;
+
+/// What a header says of a tree.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tree {
+    pub flags: u16,
+    pub depth: u16,
+    /// Pages: branches, leaves, values that have pages of their own.
+    pub pages: [u64; 3],
+    /// Values.
+    pub entries: u64,
+    /// The topmost page; none if the tree is empty.
+    pub root: Option<u64>,
+}
+
+impl Tree {
+    /// The 48 bytes of a tree in a header.
+    pub fn parse(bytes: &[u8]) -> Tree {
+        let words = word32(bytes, 4);
+        Tree {
+            flags: words as u16,
+            depth: (words >> 16) as u16,
+            pages: [8, 16, 24].map(|at| word64(bytes, at)),
+            entries: word64(bytes, 32),
+            root: Some(word64(bytes, 40)).filter(|&root| root != NONE),
+        }
+    }
+
+    pub fn has_duplicates(&self) -> bool {
+        self.flags & DUPLICATES != 0
+    }
 }
 
 /// What the newer of the two meta pages says.

@@ -2,43 +2,7 @@
 
 use lgm_core::Result;
 
-use super::page::{Header, Pages, TreePage, Value, word32, word64};
-
-/// The page number of no page.
-const NONE: u64 = u64::MAX;
-/// Flag of a tree that keeps several values under one key.
-const DUPLICATES: u16 = 0x04;
-
-/// What a header says of a tree.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Tree {
-    flags: u16,
-    depth: u16,
-    /// Pages: branches, leaves, values that have pages of their own.
-    pages: [u64; 3],
-    /// Values.
-    pub entries: u64,
-    /// The topmost page; none if the tree is empty.
-    pub root: Option<u64>,
-}
-
-impl Tree {
-    /// The 48 bytes of a tree in a header.
-    pub fn parse(bytes: &[u8]) -> Tree {
-        let words = word32(bytes, 4);
-        Tree {
-            flags: words as u16,
-            depth: (words >> 16) as u16,
-            pages: [8, 16, 24].map(|at| word64(bytes, at)),
-            entries: word64(bytes, 32),
-            root: Some(word64(bytes, 40)).filter(|&root| root != NONE),
-        }
-    }
-
-    pub fn has_duplicates(&self) -> bool {
-        self.flags & DUPLICATES != 0
-    }
-}
+use super::page::{Header, Pages, Tree, TreePage, Value};
 
 /// Fails for a file that lacks pages its header counts. The last ones may be missing if nothing lies on them, which the
 /// tree of free pages then says.
