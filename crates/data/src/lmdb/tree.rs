@@ -2,7 +2,7 @@
 
 use lgm_core::Result;
 
-use super::page::{Header, Pages, Tree, TreePage, Value};
+use super::page::{Header, Pages, Tree, TreePage, Value, word64};
 
 /// Fails for a file that lacks pages its header counts. The last ones may be missing if nothing lies on them, which the
 /// tree of free pages then says.
