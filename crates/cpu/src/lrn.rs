@@ -57,7 +57,7 @@ impl Lrn {
     /// When a slice is too short.
     pub fn across_forward<T: Float>(&self, x: &[T], axes: Axes3, scale: &mut [T], y: &mut [T]) {
         let Axes3 { outer: n, channels, inner: spatial } = axes;
-        let len = axes.count();
+        let len = n * channels * spatial;
         let x = &x[..len];
         let (scale, y) = (Shared::new(&mut scale[..len]), Shared::new(&mut y[..len]));
         let factor = T::of(self.alpha / self.size as f64);
@@ -78,7 +78,7 @@ impl Lrn {
     /// When a slice is too short.
     pub fn across_backward<T: Float>(&self, x: &[T], y: &[T], scale: &[T], dy: &[T], axes: Axes3, dx: &mut [T]) {
         let Axes3 { outer: n, channels, inner: spatial } = axes;
-        let dx = Shared::new(&mut dx[..axes.count()]);
+        let dx = Shared::new(&mut dx[..n * channels * spatial]);
         let factor = T::of(-2.0 * self.alpha * self.beta / self.size as f64);
         self.positions(n, channels, spatial, |base, width| {
             let row = |c: usize| base + c * spatial..base + c * spatial + width;
@@ -189,7 +189,8 @@ fn sums<T: Float>(rows: &[&[T]], out: &mut [T], term: impl Fn(T) -> T, done: imp
         for row in rows {
             sum.iter_mut().zip(&row[n * CHUNK..(n + 1) * CHUNK]).for_each(|(s, &v)| *s += term(v));
         }
-        *out = sum.map(&done);
+        // Not `sum.map`: a call that is not inlined has no vectors of this width.
+        out.iter_mut().zip(sum).for_each(|(o, sum)| *o = done(sum));
     }
     for (i, out) in (whole..).zip(rest) {
         *out = done(rows.iter().fold(T::zero(), |s, row| s + term(row[i])));
