@@ -30,11 +30,12 @@ impl Window {
     ///
     /// # Errors
     /// When a kernel, stride or dilation is 0, or the window does not fit the padded input.
+    #[warn(clippy::arithmetic_side_effects)]
     pub fn new(input: usize, kernel: usize, stride: usize, pad: usize, dilation: usize) -> Result<Window> {
         for (name, value) in [("kernel size", kernel), ("stride", stride), ("dilation", dilation)] {
             ensure!(value > 0, "every {name} must be positive, found {value}");
         }
-        let reach = dilation.checked_mul(kernel - 1).and_then(|reach| reach.checked_add(1));
+        let reach = dilation.checked_mul(kernel.saturating_sub(1)).and_then(|reach| reach.checked_add(1));
         let padded = pad.checked_mul(2).and_then(|pad| pad.checked_add(input)).filter(|&p| p <= isize::MAX as usize);
         let (Some(reach), Some(padded)) = (reach, padded) else {
             return Err(crate::Error::config(format!(
@@ -45,7 +46,7 @@ impl Window {
             padded >= reach,
             "the kernel reaches over {reach} positions, but the input has {input} with padding {pad} at each side"
         );
-        let output = (padded - reach) / stride + 1;
+        let output = padded.saturating_sub(reach).checked_div(stride).unwrap_or(0).saturating_add(1);
         Ok(Window { input, output, kernel, stride, pad: pad as isize, dilation })
     }
 

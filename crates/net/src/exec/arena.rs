@@ -1,5 +1,7 @@
 //! The host's memory for blobs and parameters.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 

@@ -11,6 +11,8 @@
 //! [`crate::Options::poison`] has a net on the host write NaN over bytes as soon as they are nobody's, and
 //! [`Keep::Apart`] gives a plan to compare with in which no two things share any.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use lgm_core::{BlobSpec, Node, Sharing};
 
 use super::pack::{Region, pack, round_up};
@@ -89,7 +91,7 @@ impl Planner<'_> {
     fn region(&mut self, bytes: usize, start: usize, end: usize) -> usize {
         let (start, end) = if self.apart() { (0, self.end) } else { (start, end) };
         self.regions.push(Region { bytes, start, end });
-        self.regions.len() - 1
+        self.regions.len().saturating_sub(1)
     }
 
     fn apart(&self) -> bool {
@@ -102,7 +104,7 @@ impl Planner<'_> {
     }
 
     fn backward_time(&self, layer: usize) -> usize {
-        2 * self.graph.layers.len() - 1 - layer
+        self.end.saturating_sub(layer).saturating_sub(1)
     }
 
     /// Whether `layer` may write over the memory of its bottom `b`, which `members` share: nobody reads any of them
@@ -143,7 +145,7 @@ impl Planner<'_> {
 /// Plans the memory of a graph whose backward marks are set; `roles` by layer, every offset a multiple of `align`.
 pub fn plan(graph: &Graph, keep: &Keep, roles: &[Role], align: usize) -> MemoryPlan {
     let n = graph.layers.len();
-    let mut p = Planner { graph, keep, roles, regions: Vec::new(), end: 2 * n };
+    let mut p = Planner { graph, keep, roles, regions: Vec::new(), end: n.saturating_mul(2) };
     let mut out = MemoryPlan::default();
     let mut storage = vec![usize::MAX; graph.values.len()];
     let mut members: Vec<Vec<ValueId>> = Vec::new();

@@ -1,5 +1,7 @@
 //! Laying blobs out in one arena: regions whose times of use do not meet may share bytes.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 /// Bytes are aligned to this, a cache line and the widest vector.
 pub const ALIGN: usize = 64;
 /// Blobs and scratch of a device are aligned to this, as memory that a device gives out is: its libraries' fastest ways

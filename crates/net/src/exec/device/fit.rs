@@ -4,8 +4,10 @@
 //! each of which is tried then, so what they take is known before memory is given to the net. Those for products are loaded
 //! in the first pass, when it is too late: where a net comes near to what is free, products are made beforehand.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use lgm_core::memory::in_units;
-use lgm_core::{DevicePtr, Element, Error, Gemm, Result};
+use lgm_core::{DevicePtr, Element, Error, Gemm, Result, count};
 
 use crate::graph::Graph;
 use crate::passes::memory::Role;
@@ -41,21 +43,21 @@ pub(crate) fn check(graph: &Graph, roles: &[Role], gpu: &dyn Gpu, needs: &Needs)
     let products = taken_by_products(gpu)?;
     let (free, total) = gpu.free_bytes()?;
     // Products of other extents have kernels of their own: as much again is left to them.
-    let usable = free.saturating_sub(products + ALLOCATIONS * (gpu.page() - 1));
+    let usable = free.saturating_sub(ALLOCATIONS.saturating_mul(gpu.page().saturating_sub(1)).saturating_add(products));
     if needed <= usable {
         return Ok(());
     }
     let feed = graph.layers.iter().zip(roles).find(|(l, role)| **role == Role::Feed && !l.tops.is_empty());
     let batch = feed.and_then(|(l, _)| graph.values[l.tops[0]].spec.shape.first().copied()).unwrap_or(0);
     // What grows with the batch is the arena, and all of it does, but for the rounding of each blob's length.
-    let rounding = graph.values.len() * 4 * DEVICE_ALIGN;
+    let rounding = graph.values.len().saturating_mul(4 * DEVICE_ALIGN);
     let room = usable.saturating_sub(params.saturating_add(rounding) as u64);
     let fit = ((batch as f64 * room as f64 / arena.max(1) as f64) as usize).min(batch.saturating_sub(1));
     let hint = match fit {
         0 => "not even one image a batch would fit: take a smaller net or another GPU".to_string(),
         n => format!("a batch of about {n} would fit, where it is {batch} now (iter_size can make up for it)"),
     };
-    let taken = match libraries + products {
+    let taken = match libraries.saturating_add(products) {
         0 => String::new(),
         _ => format!(
             "; libraries have loaded kernels of {} for its convolutions and {} for products, and as much as for those is \
@@ -86,12 +88,14 @@ const EXTENTS: [[usize; 3]; 4] = [[64, 64, 64], [64, 2048, 512], [1024, 64, 2048
 /// When it refuses them.
 fn taken_by_products(gpu: &dyn Gpu) -> Result<u64> {
     let before = gpu.free_bytes()?.0;
-    let largest = EXTENTS.iter().map(|&[m, n, k]| (m * k).max(k * n).max(m * n)).max().unwrap_or(0);
+    let largest =
+        EXTENTS.iter().map(|&[m, n, k]| count(&[m, k]).max(count(&[k, n])).max(count(&[m, n]))).max().unwrap_or(0);
     // Without room for them there is none for a net.
-    let Ok(at) = gpu.alloc(3 * 4 * largest) else { return Ok(0) };
+    let bytes = count(&[3, 4, largest]);
+    let Ok(at) = gpu.alloc(bytes) else { return Ok(0) };
     let block = Lent { gpu, at };
-    gpu.zero(block.at, 3 * 4 * largest)?;
-    let at = [0, 1, 2].map(|i| block.at.offset(4 * largest * i));
+    gpu.zero(block.at, bytes)?;
+    let at = [0, 1, 2].map(|i| block.at.offset(count(&[4, largest, i])));
     let narrow = gpu.storage().element;
     let mut kinds = vec![(Element::F32, Element::F32), (narrow, Element::F32), (narrow, narrow)];
     kinds.dedup();

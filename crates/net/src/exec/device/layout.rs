@@ -1,10 +1,12 @@
 //! From a graph to a net on a device: where each layer runs, in which formats, and the memory for all of it.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
 
-use lgm_core::{DType, DevicePtr, Element, Error, Host, Node, Registry, Result, Storage};
+use lgm_core::{DType, DevicePtr, Element, Error, Host, Node, Registry, Result, Storage, count};
 use lgm_cuda::{Block, Gpu};
 use tracing::info;
 
@@ -125,7 +127,7 @@ impl DeviceExec {
         };
         let places: Vec<Result<DevicePtr, usize>> =
             spans.iter().enumerate().map(|(l, span)| theirs(l).ok_or_else(|| take(span.len()))).collect();
-        let copies = usize::from(options.backward) + at.histories;
+        let copies = at.histories.saturating_add(usize::from(options.backward));
         // Two batches are on their way while one is computed.
         let batches = room.saturating_mul(2);
         let arena = plan.bytes.saturating_add(batches);
@@ -137,18 +139,18 @@ impl DeviceExec {
         let mut words = CLOCK + SOLVER_WORDS;
         let dynamic = graph.layers.iter().map(|layer| {
             let start = words;
-            words += layer.compute().and_then(|c| c.device()).map_or(0, |c| c.dynamic().len());
+            words = layer.compute().and_then(|c| c.device()).map_or(words, |c| words.saturating_add(c.dynamic().len()));
             start..words
         });
         let dynamic: Vec<Range<usize>> = dynamic.collect();
-        let step = Block::new(&gpu, 4 * words)?;
-        let faults = Block::new(&gpu, 16 * graph.layers.len())?;
+        let step = Block::new(&gpu, count(&[4, words]))?;
+        let faults = Block::new(&gpu, count(&[16, graph.layers.len()]))?;
         let (mut sum_at, mut cells) = (Vec::new(), 1);
         for v in graph.outputs() {
             sum_at.push((v, cells));
-            cells += graph.values[v].spec.shape.count();
+            cells = graph.values[v].spec.shape.count().saturating_add(cells);
         }
-        let sums = Block::new(&gpu, 8 * cells)?;
+        let sums = Block::new(&gpu, count(&[8, cells]))?;
         let memory = |(range, place): (&Range<usize>, &Result<DevicePtr, usize>)| {
             let span = |at: DevicePtr| Span { at, bytes: range.len() };
             let values = place.unwrap_or_else(|offset| data.at().offset(offset));
