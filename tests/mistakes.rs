@@ -211,7 +211,15 @@ fn commands_that_do_not_train_print_their_result_and_nothing_besides() {
     let folder = job(NET, SOLVER);
     let path = folder.path();
     let summary = ["summary", "-model", "net.prototxt"];
-    for args in [&summary[..], &["make-glyphs", "-out", "g", "-train", "4", "-test", "4"], &["device_query"]] {
+    let idx = |magic: u32, extents: &[u32], values: &[u8]| {
+        let numbers = [magic].iter().chain(extents).flat_map(|n| n.to_be_bytes()).collect::<Vec<u8>>();
+        [&numbers, values].concat()
+    };
+    fs::write(path.join("images"), idx(2051, &[2, 1, 2], &[0, 1, 2, 3])).unwrap();
+    fs::write(path.join("labels"), idx(2049, &[2], &[0, 1])).unwrap();
+    let glyphs = ["make-glyphs", "-out", "g", "-train", "4", "-test", "4"];
+    let mnist = ["convert-mnist", "images", "labels", "mnist"];
+    for args in [&summary[..], &glyphs, &mnist, &["device_query"]] {
         let (output, log) = run(path, args);
         assert!(output.status.success() && log.is_empty() && !output.stdout.is_empty(), "{args:?}: {log:#?}");
     }

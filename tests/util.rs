@@ -69,10 +69,10 @@ pub fn succeeds(folder: &Path, args: &[&str]) -> Vec<String> {
     log
 }
 
-/// What a run printed on standard output that must succeed.
+/// What a run printed on standard output that must succeed and log nothing.
 pub fn prints(folder: &Path, args: &[&str]) -> String {
     let (output, log) = run(folder, args);
-    assert!(output.status.success(), "{args:?}: {log:#?}");
+    assert!(output.status.success() && log.is_empty(), "{args:?}: {log:#?}");
     String::from_utf8(output.stdout).unwrap()
 }
 

@@ -1,4 +1,4 @@
-"""Times single convolutions in PyTorch, bf16 and channels last, cuDNN's ways timed and the quickest taken.
+"""Times single convolutions in PyTorch, bf16 and channels last, cuDNN's algorithms timed and the quickest taken.
 
     torch_convolutions.py GPU ITERATIONS GEOMETRIES      (a JSON list of [images, channels, outputs, size, kernel, stride])
 

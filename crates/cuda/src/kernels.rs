@@ -40,6 +40,8 @@ pub const COMMON: &[Header] =
 /// The header that lets a C++ compiler take the place of NVIDIA's.
 pub(crate) const SIM: &str = include_str!("../../../kernels/sim/sim.h");
 
+const CONVOLUTION: &[Header] = headers!["conv_geometry.cuh"];
+const LGM: &[Header] = headers!["lgm.cuh"];
 const POOLING: &[Header] = headers!["pool_windows.cuh"];
 
 macro_rules! sources {
@@ -59,10 +61,13 @@ pub fn sources() -> &'static [Source] {
     sources![
         "batch_norm",
         "channels",
-        "convolution",
+        "convolution" with CONVOLUTION,
+        "depthwise" with CONVOLUTION,
         "embed",
         "format",
-        "lgm",
+        "lgm_distance" with LGM,
+        "lgm_loss" with LGM,
+        "lgm_sums" with LGM,
         "lrn",
         "net",
         "pointwise",

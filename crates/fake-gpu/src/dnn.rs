@@ -1,6 +1,6 @@
 //! libcudnn.so.9
 //!
-//! Of the ways that it proposes for a pass, one is not deterministic, one refuses when it is to run, one runs, and one is not
+//! Of the algorithms that it proposes for a pass, one is not deterministic, one refuses when it is to run, one runs, and one is not
 //! supported.
 
 use std::ffi::{c_char, c_int, c_void};
@@ -23,7 +23,7 @@ const NOT_INITIALIZED: Refusal = 1001;
 const BAD_PARAM: Refusal = 2000;
 const NOT_SUPPORTED: Refusal = 3000;
 
-/// The way that runs, the one that does not and the one that is not deterministic; they are in every pass's enumeration.
+/// The algorithm that runs, the one that does not and the one that is not deterministic; they are in every pass's enumeration.
 const RUNS: c_int = 1;
 const REFUSES: c_int = 3;
 const VARIES: c_int = 0;
@@ -81,7 +81,7 @@ pub unsafe extern "C" fn cudnnGetLastErrorString(to: *mut c_char, room: usize) {
     }
 }
 
-/// What cuDNN says of a way: numbers in place of the enumerations of each pass, whose structures lie alike.
+/// What cuDNN says of an algorithm: numbers in place of the enumerations of each pass, whose structures lie alike.
 #[repr(C)]
 struct Perf {
     algorithm: c_int,
@@ -199,45 +199,45 @@ functions! { sys, Dnn, cudnnStatus_t;
     ) [] |gpu| { gpu.propose(conv, room, count, to.cast()) }
     fn cudnnGetConvolutionForwardWorkspaceSize(
         _handle: cudnnHandle_t, _x: cudnnTensorDescriptor_t, _w: cudnnFilterDescriptor_t,
-        _conv: cudnnConvolutionDescriptor_t, _y: cudnnTensorDescriptor_t, way: cudnnConvolutionFwdAlgo_t, to: *mut usize,
-    ) [] |_gpu| { unsafe { give(to, workspace(way as c_int)) } }
+        _conv: cudnnConvolutionDescriptor_t, _y: cudnnTensorDescriptor_t, algorithm: cudnnConvolutionFwdAlgo_t, to: *mut usize,
+    ) [] |_gpu| { unsafe { give(to, workspace(algorithm as c_int)) } }
     fn cudnnGetConvolutionBackwardDataWorkspaceSize(
         _handle: cudnnHandle_t, _w: cudnnFilterDescriptor_t, _dy: cudnnTensorDescriptor_t,
-        _conv: cudnnConvolutionDescriptor_t, _dx: cudnnTensorDescriptor_t, way: cudnnConvolutionBwdDataAlgo_t,
+        _conv: cudnnConvolutionDescriptor_t, _dx: cudnnTensorDescriptor_t, algorithm: cudnnConvolutionBwdDataAlgo_t,
         to: *mut usize,
-    ) [] |_gpu| { unsafe { give(to, workspace(way as c_int)) } }
+    ) [] |_gpu| { unsafe { give(to, workspace(algorithm as c_int)) } }
     fn cudnnGetConvolutionBackwardFilterWorkspaceSize(
         _handle: cudnnHandle_t, _x: cudnnTensorDescriptor_t, _dy: cudnnTensorDescriptor_t,
-        _conv: cudnnConvolutionDescriptor_t, _dw: cudnnFilterDescriptor_t, way: cudnnConvolutionBwdFilterAlgo_t,
+        _conv: cudnnConvolutionDescriptor_t, _dw: cudnnFilterDescriptor_t, algorithm: cudnnConvolutionBwdFilterAlgo_t,
         to: *mut usize,
-    ) [] |_gpu| { unsafe { give(to, workspace(way as c_int)) } }
+    ) [] |_gpu| { unsafe { give(to, workspace(algorithm as c_int)) } }
     fn cudnnConvolutionForward(
         handle: cudnnHandle_t, alpha: *const c_void, dx: cudnnTensorDescriptor_t, x: *const c_void,
         dw: cudnnFilterDescriptor_t, w: *const c_void, conv: cudnnConvolutionDescriptor_t,
-        way: cudnnConvolutionFwdAlgo_t, room: *mut c_void, bytes: usize, beta: *const c_void,
+        algorithm: cudnnConvolutionFwdAlgo_t, room: *mut c_void, bytes: usize, beta: *const c_void,
         dy: cudnnTensorDescriptor_t, y: *mut c_void,
     ) [] |gpu| {
-        let call = Call { way: way as c_int, room: (room as u64, bytes), factors: unsafe { [number(alpha), number(beta)] } };
+        let call = Call { algorithm: algorithm as c_int, room: (room as u64, bytes), factors: unsafe { [number(alpha), number(beta)] } };
         let descriptors = [dx as usize, dw as usize, dy as usize];
         gpu.convolve(handle, ConvolutionPass::Forward, conv, descriptors, [x as u64, w as u64, y as u64], call)
     }
     fn cudnnConvolutionBackwardData(
         handle: cudnnHandle_t, alpha: *const c_void, dw: cudnnFilterDescriptor_t, w: *const c_void,
         ddy: cudnnTensorDescriptor_t, dy: *const c_void, conv: cudnnConvolutionDescriptor_t,
-        way: cudnnConvolutionBwdDataAlgo_t, room: *mut c_void, bytes: usize, beta: *const c_void,
+        algorithm: cudnnConvolutionBwdDataAlgo_t, room: *mut c_void, bytes: usize, beta: *const c_void,
         ddx: cudnnTensorDescriptor_t, dx: *mut c_void,
     ) [] |gpu| {
-        let call = Call { way: way as c_int, room: (room as u64, bytes), factors: unsafe { [number(alpha), number(beta)] } };
+        let call = Call { algorithm: algorithm as c_int, room: (room as u64, bytes), factors: unsafe { [number(alpha), number(beta)] } };
         let descriptors = [ddx as usize, dw as usize, ddy as usize];
         gpu.convolve(handle, ConvolutionPass::Data, conv, descriptors, [dx as u64, w as u64, dy as u64], call)
     }
     fn cudnnConvolutionBackwardFilter(
         handle: cudnnHandle_t, alpha: *const c_void, dx: cudnnTensorDescriptor_t, x: *const c_void,
         ddy: cudnnTensorDescriptor_t, dy: *const c_void, conv: cudnnConvolutionDescriptor_t,
-        way: cudnnConvolutionBwdFilterAlgo_t, room: *mut c_void, bytes: usize, beta: *const c_void,
+        algorithm: cudnnConvolutionBwdFilterAlgo_t, room: *mut c_void, bytes: usize, beta: *const c_void,
         ddw: cudnnFilterDescriptor_t, dw: *mut c_void,
     ) [] |gpu| {
-        let call = Call { way: way as c_int, room: (room as u64, bytes), factors: unsafe { [number(alpha), number(beta)] } };
+        let call = Call { algorithm: algorithm as c_int, room: (room as u64, bytes), factors: unsafe { [number(alpha), number(beta)] } };
         let descriptors = [dx as usize, ddw as usize, ddy as usize];
         gpu.convolve(handle, ConvolutionPass::Filter, conv, descriptors, [x as u64, dw as u64, dy as u64], call)
     }
@@ -245,7 +245,7 @@ functions! { sys, Dnn, cudnnStatus_t;
 
 /// How a pass is to be run.
 struct Call {
-    way: c_int,
+    algorithm: c_int,
     room: (u64, usize),
     /// α and β.
     factors: [f32; 2],
@@ -258,8 +258,8 @@ unsafe fn number(at: *const c_void) -> f32 {
     unsafe { at.cast::<f32>().read() }
 }
 
-fn workspace(way: c_int) -> usize {
-    match way {
+fn workspace(algorithm: c_int) -> usize {
+    match algorithm {
         RUNS => WORKSPACE,
         REFUSES => 2048,
         _ => 512,
@@ -267,7 +267,7 @@ fn workspace(way: c_int) -> usize {
 }
 
 impl Gpu {
-    /// Gives as many ways as there is room for.
+    /// Gives as many algorithms as there is room for.
     fn propose(
         &mut self,
         conv: cudnnConvolutionDescriptor_t,
@@ -276,9 +276,9 @@ impl Gpu {
         to: *mut Perf,
     ) -> Result<(), Refusal> {
         let Descriptor::Convolution { math, .. } = self.descriptor(conv as usize)? else { return Err(BAD_PARAM) };
-        let ways = [(VARIES, 0, false), (REFUSES, 0, true), (RUNS, 0, true), (2, NOT_SUPPORTED, true)];
-        let given = ways.len().min(usize::try_from(room).map_err(|_| BAD_PARAM)?);
-        for (i, (algorithm, status, same)) in ways.into_iter().take(given).enumerate() {
+        let algorithms = [(VARIES, 0, false), (REFUSES, 0, true), (RUNS, 0, true), (2, NOT_SUPPORTED, true)];
+        let given = algorithms.len().min(usize::try_from(room).map_err(|_| BAD_PARAM)?);
+        for (i, (algorithm, status, same)) in algorithms.into_iter().take(given).enumerate() {
             let memory = workspace(algorithm);
             let (determinism, math) = (c_int::from(same), math as c_int);
             let perf = Perf { algorithm, status, time: -1.0, memory, determinism, math, reserved: [0; 3] };
@@ -343,7 +343,7 @@ impl Gpu {
         conv: cudnnConvolutionDescriptor_t,
         descriptors: [usize; 3],
         addresses: [u64; 3],
-        Call { way, room, factors: [alpha, beta] }: Call,
+        Call { algorithm, room, factors: [alpha, beta] }: Call,
     ) -> Result<(), Refusal> {
         let stream = self.networks.get(&(handle as usize)).ok_or(NOT_INITIALIZED)?.stream;
         let Descriptor::Convolution { pad, stride, dilation, math, groups } = self.descriptor(conv as usize)? else {
@@ -354,7 +354,7 @@ impl Gpu {
         if of_w != format || of_y != format {
             return Err(NOT_SUPPORTED);
         }
-        if way != RUNS {
+        if algorithm != RUNS {
             self.counted().refusals += 1;
             return Err(NOT_SUPPORTED);
         }

@@ -8,7 +8,7 @@ use crate::common::by_channel::{BLOCKS, REDUCE_COLUMNS};
 use crate::common::convert::convert;
 use crate::common::launch::{extent, row_grid};
 
-/// Neighbouring positions that a thread takes, and taps that a block does: STRIP and SET of `kernels/convolution.cu`.
+/// Neighbouring positions that a thread takes, and taps that a block does: STRIP and SET of `kernels/depthwise.cu`.
 const STRIP: usize = 4;
 const SET: usize = 3;
 /// Positions that are worth a thread.

@@ -226,7 +226,7 @@ impl DriverApi {
 /// A descriptor of a tensor or of filters: which of the two, the pass decides.
 pub(crate) type AnyDescriptor = *mut c_void;
 
-/// What cuDNN says of one way to run a convolution; the same layout for all three passes.
+/// What cuDNN says of one algorithm for a convolution; the same layout for all three passes.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub(crate) struct AlgorithmPerf {
