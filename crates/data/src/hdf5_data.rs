@@ -26,7 +26,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use lgm_core::{BuildCx, Error, Host, Node, Phase, Result, Shape, Source, State, Step, ViewMut, ensure};
+use lgm_core::{BuildCx, Error, Host, Node, Phase, Result, Shape, Source, State, Step, ViewMut, count, ensure};
 use lgm_hdf5::Values;
 use lgm_proto::{Hdf5DataParameter, LayerParameter};
 
@@ -113,7 +113,7 @@ impl Source for Hdf5Data {
             .map_err(|e| Error::config(format!("top '{}': {e}", self.names[0])))?;
         let batch = self.param.batch_size() as usize;
         let mut shapes: Vec<Shape> = files.shapes().iter().map(|row| row.splice(0..0, [batch])).collect();
-        shapes[0] = first.shape.splice(0..0, [batch * first.images()]);
+        shapes[0] = first.shape.splice(0..0, [count(&[batch, first.images()])]);
         self.opened = Some(Opened { files, first: Arc::new(first), shapes: shapes.clone(), ahead: None });
         Ok(shapes)
     }
