@@ -108,6 +108,10 @@ impl HostExec {
     }
 }
 
+fn elsewhere() -> Error {
+    Error::internal("a net on the host and one on a device cannot share parameters")
+}
+
 impl Executor for HostExec {
     fn begin(&mut self, _: &mut Graph, pass: Pass, _: &Step, _: Option<&DeviceUpdate<'_>>) -> Result<()> {
         if pass.forward {
@@ -197,10 +201,12 @@ impl Executor for HostExec {
         }
     }
 
+    fn lends_always(&self, other: &dyn Executor) -> Result<bool> {
+        if other.as_device().is_some() { Err(elsewhere()) } else { Ok(false) }
+    }
+
     fn exchange_params(&mut self, other: &mut dyn Executor, pairs: &[(usize, usize)]) -> Result<()> {
-        let Some(other) = other.as_host() else {
-            return Err(Error::internal("a net on the host and one on a device cannot share parameters"));
-        };
+        let Some(other) = other.as_host() else { return Err(elsewhere()) };
         for &(mine, theirs) in pairs {
             std::mem::swap(&mut self.bound.params[mine].data, &mut other.bound.params[theirs].data);
         }

@@ -187,11 +187,17 @@ pub(crate) trait Executor {
     /// From `read`, and when a device refuses.
     fn fill_param(&mut self, graph: &Graph, p: usize, read: &mut dyn FnMut(Numbers<'_>) -> Result<()>) -> Result<()>;
 
-    /// Exchanges the memory of pairs of learnable parameters, of this net and another, so that the other computes with
-    /// this one's; nothing where it does so already.
+    /// Whether another net computes with this one's parameters without more ado.
     ///
     /// # Errors
     /// When the nets live in different places, or the other was not built to share.
+    fn lends_always(&self, other: &dyn Executor) -> Result<bool>;
+
+    /// Exchanges the memory of pairs of learnable parameters, of this net and another, so that the other computes with
+    /// this one's.
+    ///
+    /// # Errors
+    /// On a device, where parameters stay where they are.
     fn exchange_params(&mut self, other: &mut dyn Executor, pairs: &[(usize, usize)]) -> Result<()>;
 
     /// Where everything lies.

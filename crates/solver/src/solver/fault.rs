@@ -1,12 +1,12 @@
-//! What is left of a run when something on a device fails, or something is not finite any more.
+//! What is left of a run when something in it fails, or is not finite any more.
 //!
 //! Nobody waits for an iteration on a device, so a fault shows late. From the first iteration with a fault on, the update
 //! leaves parameters and histories alone (`kernels/solver.cu`), and the statistics that layers keep by themselves are
 //! copied with each update; so what the device holds is the last whole iteration's, and the host keeps what it knew
 //! before each iteration that it has not looked at. A device that still answers gives all that back for a last snapshot.
 //!
-//! On the host, a loss that is not finite is seen before the update, so parameters and histories are the last whole
-//! iteration's too, and what the iteration has changed already is kept from before it.
+//! On the host, what fails in a pass, a loss that is not finite included, is seen before the update, so parameters and
+//! histories are the last whole iteration's too, and what the iteration has changed already is kept from before it.
 
 use std::path::{Path, PathBuf};
 

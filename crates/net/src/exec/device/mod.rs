@@ -350,13 +350,17 @@ impl Executor for DeviceExec {
         self.gpu.upload(&float_bytes(values), self.bound.param(graph, p).addr())
     }
 
-    fn exchange_params(&mut self, other: &mut dyn Executor, _pairs: &[(usize, usize)]) -> Result<()> {
+    fn lends_always(&self, other: &dyn Executor) -> Result<bool> {
         let shares =
             |other: &DeviceExec| other.shared.iter().flat_map(|s| &s.blocks).any(|block| Rc::ptr_eq(block, &self.data));
         match other.as_device() {
-            Some(other) if shares(other) => Ok(()),
+            Some(other) if shares(other) => Ok(true),
             _ => Err(Error::internal("these nets do not share parameters, or live in different memory")),
         }
+    }
+
+    fn exchange_params(&mut self, _other: &mut dyn Executor, _pairs: &[(usize, usize)]) -> Result<()> {
+        Err(Error::internal("parameters on a device stay where they are"))
     }
 
     fn plan(&self) -> &MemoryPlan {
