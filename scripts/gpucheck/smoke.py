@@ -87,6 +87,7 @@ def smoke(step, only=None, iterations=ITERATIONS, at_once=8):
             step.say('  found    ' + ' '.join(f'{loss:.5g}' for loss in found))
             step.say('  expected ' + ' '.join(f'{loss:.5g}' for loss in job.expected))
     jobs.run(started, step.deadline, at_once, ended)
+    step.run.trains = len(bad) + len(late) < len(started)
     note = f'{len(started) - len(bad) - len(late)} of {len(started)} runs like the CPU\'s'
     note += f'; FAILED: {" ".join(bad)}' if bad else ''
     note += f'; not ended: {" ".join(late)}' if late else ''

@@ -28,8 +28,8 @@ class Run:
     def __init__(self, out, gpu, deadline, revision, bundle=None, quiet=False):
         self.out, self.gpu, self.deadline, self.quiet = os.path.abspath(out), gpu, deadline, quiet
         self.bundle_file = bundle and os.path.abspath(bundle)
-        # Whether there is a GPU at all: the first stage finds out.
-        self.results, self.found = {}, False
+        # Whether there is a GPU at all, and whether any net trains on it as on the CPU: the first stages find out.
+        self.results, self.found, self.trains = {}, False, False
         if os.path.isdir(self.out) and os.listdir(self.out) and not os.path.exists(self.path(MARK)):
             sys.exit(f'gpu-check: {self.out} holds files of others: name an empty folder with --out')
         shutil.rmtree(self.out, ignore_errors=True)
