@@ -399,7 +399,6 @@ fn settings_that_cannot_work_are_refused() {
     says(&policy("lr_policy: 'stpe'"), &["'lr_policy': unknown value 'stpe'", "did you mean 'step'?"]);
     says(&policy("lr_policy: 'step'"), &["'stepsize'", "needs a positive stepsize, found 0"]);
     says(&policy("lr_policy: 'multistep' stepvalue: [3, 2]"), &["'stepvalue': must ascend, found 3 before 2"]);
-    says(&policy("lr_policy: 'poly'"), &["'max_iter'", "poly"]);
     // A net given inside the solver is blamed by its place there.
     let error = folder.error(
         &text("snapshot_after_train: false")
