@@ -44,7 +44,6 @@ const NOT_YET: &[&str] = &[
     "unknown layer type 'NewLoss'",
     "unknown layer type 'RNN'",
     "unknown layer type 'SigmoidCrossEntropyLoss'",
-    "unknown layer type 'SPP'",
     "unknown layer type 'WindowData'",
     "is a LevelDB database, which cannot be read",
     "unknown command 'compute_image_mean'",

@@ -27,7 +27,7 @@ macro_rules! layers {
 
 layers! {
     batch_norm { "BatchNorm" => BatchNorm }
-    pooling { "Pooling" => Pooling }
+    pooling { "Pooling" => Pooling, "SPP" => Spp }
     convolution { "Convolution" => Convolution }
     lrn { "LRN" => Lrn }
     inner_product { "InnerProduct" => InnerProduct }

@@ -26,7 +26,9 @@ pub(crate) fn build_graph(
     options: &Options,
 ) -> Result<Graph> {
     let phase = options.state.phase();
-    let layers = graph::filter::filter(param, positions, &options.state)?;
+    let kept = graph::filter::filter(param, positions, &options.state)?;
+    graph::known::check(param, &kept, positions, registry)?;
+    let layers: Vec<_> = kept.into_iter().map(|i| (param.layer[i].clone(), positions.layer(i))).collect();
     let filtered = NetParameter {
         state: Some(options.state.clone()),
         layer: layers.iter().map(|(l, _)| l.clone()).collect(),

@@ -4,6 +4,7 @@
 pub(crate) mod backward;
 mod build;
 pub(crate) mod filter;
+pub(crate) mod known;
 mod params;
 
 use std::collections::HashMap;
