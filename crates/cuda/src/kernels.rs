@@ -60,6 +60,7 @@ macro_rules! sources {
 /// Every source, in alphabetical order.
 pub fn sources() -> &'static [Source] {
     sources![
+        "arrange",
         "batch_norm",
         "channels",
         "convolution" with CONVOLUTION,
@@ -72,6 +73,7 @@ pub fn sources() -> &'static [Source] {
         "lgm_sums" with LGM,
         "losses" with LOSS,
         "lrn",
+        "mvn",
         "net",
         "pointwise",
         "pool_average" with POOLING,

@@ -13,7 +13,7 @@ use lgm_core::{
 use super::Convolution;
 use super::depthwise::{filter_scratch, filters_to_hwc};
 use super::direct::{data, filter, forward};
-use super::geometry::{adds_gradient, area, filter_count, images, is_depthwise, is_last, is_pointwise, taps};
+use super::geometry::{adds_gradient, filter_count, images, is_depthwise, is_last, is_pointwise, taps};
 use super::reorder::reorder;
 use crate::common::by_channel::ByChannel;
 
@@ -61,12 +61,7 @@ impl Convolution {
             batch: self.batch,
             channels: g.in_channels,
             outputs: g.out_channels,
-            input: windows.map(|w| w.input),
-            output: windows.map(|w| w.output),
-            kernel: windows.map(|w| w.kernel),
-            stride: windows.map(|w| w.stride),
-            pad: windows.map(|w| w.pad as usize),
-            dilation: windows.map(|w| w.dilation),
+            windows,
             groups: g.group,
             format: Format::PLAIN,
         })
@@ -79,7 +74,7 @@ impl Convolution {
 
 impl Device2d {
     fn outputs(&self) -> ByChannel {
-        ByChannel::new(Axes3::new(self.conv.batch, self.conv.outputs, area(self.conv.output)), self.conv.format)
+        ByChannel::new(Axes3::new(self.conv.batch, self.conv.outputs, self.conv.output_area()), self.conv.format)
     }
 
     /// Whether a pass meets filters that are not the parameter itself.
@@ -201,7 +196,7 @@ impl DeviceLayer for Convolution {
         let mut library = [false; 3];
         let mut floats = 0;
         for pass in ConvolutionPass::ALL {
-            let patches = images(&conv) * taps(&conv) * area(conv.output);
+            let patches = images(&conv) * taps(&conv) * conv.output_area();
             let own = || match pass {
                 ConvolutionPass::Filter if is_depthwise(&conv) => filter_scratch(&conv),
                 _ if is_depthwise(&conv) || is_pointwise(&conv) => 0,
