@@ -37,7 +37,6 @@ const NOT_YET: &[&str] = &[
     "unknown layer type 'Clip'",
     "unknown layer type 'ContrastiveLoss'",
     "unknown layer type 'Crop'",
-    "unknown layer type 'Deconvolution'",
     "unknown layer type 'ELU'",
     "unknown layer type 'Exp'",
     "unknown layer type 'Filter'",
@@ -75,6 +74,7 @@ const NOT_YET: &[&str] = &[
 const ON_A_DEVICE: &[&str] = &[
     "layers/bn_",
     "layers/conv_",
+    "layers/deconv_",
     "layers/ip_",
     "layers/pool_",
     "lgm/",

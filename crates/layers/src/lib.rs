@@ -28,7 +28,7 @@ macro_rules! layers {
 layers! {
     batch_norm { "BatchNorm" => BatchNorm }
     pooling { "Pooling" => Pooling }
-    convolution { "Convolution" => Convolution }
+    convolution { "Convolution" => Convolution, "Deconvolution" => Deconvolution }
     lrn { "LRN" => Lrn }
     inner_product { "InnerProduct" => InnerProduct }
     embed { "Embed" => Embed }
