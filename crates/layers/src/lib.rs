@@ -32,6 +32,7 @@ layers! {
     lrn { "LRN" => Lrn }
     inner_product { "InnerProduct" => InnerProduct }
     embed { "Embed" => Embed }
+    recurrent { "LSTM" => Lstm, "LSTMUnit" => LstmUnit, "RNN" => Rnn }
     scale { "Scale" => Scale }
     bias { "Bias" => Bias }
     eltwise { "Eltwise" => Eltwise }
