@@ -70,6 +70,11 @@ impl Window {
         Ok(Window { input: positions, output: input, kernel, stride, pad: pad as isize, dilation })
     }
 
+    /// Whether each output has its own element of the input for a window, and no other.
+    pub fn is_pointwise(&self) -> bool {
+        (self.kernel, self.stride, self.pad) == (1, 1, 0)
+    }
+
     /// Positions from the first element of a window to its last.
     pub fn reach(&self) -> usize {
         self.dilation * (self.kernel - 1) + 1
@@ -104,6 +109,26 @@ impl Window {
         let first = (-shift).max(0).unsigned_abs().div_ceil(self.stride);
         let end = (self.input as isize - shift).max(0).unsigned_abs().div_ceil(self.stride).min(self.output);
         if first >= end { (0..0, 0) } else { (first..end, ((first * self.stride) as isize + shift) as usize) }
+    }
+
+    /// The positions of the input that a dense window covers.
+    pub fn covered(&self, output: usize) -> Range<usize> {
+        let start = (output * self.stride) as isize - self.pad;
+        let end = ((start + self.kernel as isize).max(0) as usize).min(self.input);
+        (start.max(0) as usize).min(end)..end
+    }
+
+    /// The outputs whose dense windows cover a position of the input: the inverse of [`covered`](Self::covered).
+    pub fn covering(&self, position: usize) -> Range<usize> {
+        let at = (position as isize + self.pad).max(0) as usize;
+        let end = (at / self.stride + 1).min(self.output);
+        ((at + 1).saturating_sub(self.kernel).div_ceil(self.stride)).min(end)..end
+    }
+
+    /// Positions of the padded input that a dense window covers.
+    pub fn padded_len(&self, output: usize) -> usize {
+        let end = (self.input as isize + 2 * self.pad).max(0) as usize;
+        self.kernel.min(end.saturating_sub(output * self.stride))
     }
 }
 
@@ -163,6 +188,26 @@ mod tests {
         assert!(refusal(2, 3, 0, 0).contains("stride"));
         assert!(refusal(usize::MAX, 3, 2, 0).contains("too large"));
         assert!(refusal(2, 3, 1, usize::MAX).contains("leaves none"));
+    }
+
+    #[test]
+    fn dense_windows_cover_what_covers_them() {
+        for (input, kernel, stride, pad) in [(1, 1, 1, 0), (5, 2, 2, 1), (7, 3, 2, 0), (9, 3, 1, 2), (8, 2, 3, 1)] {
+            // The last window hangs over the edge.
+            let exact = Window::new(input, kernel, stride, pad, 1).unwrap();
+            for w in [exact, Window { output: exact.output + 1, ..exact }] {
+                for o in 0..w.output {
+                    let inside: Vec<usize> = (0..kernel).filter_map(|i| w.position(o, i)).collect();
+                    assert_eq!(w.covered(o).collect::<Vec<_>>(), inside, "{w:?}");
+                    let padded = (0..kernel).filter(|i| o * stride + i < input + 2 * pad).count();
+                    assert_eq!(w.padded_len(o), padded, "{w:?}");
+                }
+                for i in 0..input {
+                    let over: Vec<usize> = (0..w.output).filter(|&o| w.covered(o).contains(&i)).collect();
+                    assert_eq!(w.covering(i).collect::<Vec<_>>(), over, "{w:?}");
+                }
+            }
+        }
     }
 
     #[test]

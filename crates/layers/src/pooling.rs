@@ -18,7 +18,7 @@
 
 use lgm_core::rng::{Philox, stream_id, unit};
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, Phase, Plan, Result, Step, ensure,
+    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, Phase, Plan, Result, Step, Window, ensure,
 };
 use lgm_cpu::for_each_row;
 use lgm_cpu::pool::{PoolGeometry, Round};
@@ -57,8 +57,7 @@ impl Pooling {
             (PoolMethod::Stochastic, Phase::Train) => Method::Draw,
             (PoolMethod::Stochastic, Phase::Test) => Method::Expect,
         };
-        let none = [0; 2];
-        let geometry = PoolGeometry { input: none, output: none, kernel: none, stride: none, pad: none };
+        let geometry = PoolGeometry { windows: [Window::UNIT; 2] };
         Node::compute(Pooling { param, method, stream, geometry, planes: 0, channels: 0, index_top: false })
     }
 
@@ -90,13 +89,13 @@ impl Pooling {
             }
         }
         let geometry = PoolGeometry::new(input, kernel, stride, pad, round)?;
-        for d in 0..2 {
-            let start = (geometry.output[d] - 1) * stride[d];
+        for w in &geometry.windows {
+            let start = (w.output - 1) * w.stride;
             ensure!(
-                start < input[d] + pad[d],
+                !w.covered(w.output - 1).is_empty(),
                 "the last window would begin at {start}, outside the bottom's extent {}: \
                  use round_mode: FLOOR, or a stride no larger than the kernel",
-                input[d]
+                w.input
             );
         }
         Ok(geometry)
@@ -136,10 +135,9 @@ impl Pooling {
 
     /// Where in a plane of the bottom the elements of window `at` are.
     fn window(&self, at: usize) -> impl Iterator<Item = usize> + use<> {
-        let g = &self.geometry;
-        let (width, across) = (g.input[1], g.output[1]);
-        let extent = |d: usize, i: usize| i * g.stride[d]..(i * g.stride[d] + g.kernel[d]).min(g.input[d]);
-        let (rows, columns) = (extent(0, at / across), extent(1, at % across));
+        let [down, across] = self.geometry.windows;
+        let width = across.input;
+        let (rows, columns) = (down.covered(at / across.output), across.covered(at % across.output));
         rows.flat_map(move |row| columns.clone().map(move |column| row * width + column))
     }
 }
@@ -176,7 +174,7 @@ impl Layer for Pooling {
             shape[3],
             1 << 24
         );
-        let top = bottom.with_shape(shape.splice(2..4, self.geometry.output));
+        let top = bottom.with_shape(shape.splice(2..4, self.geometry.windows.map(|w| w.output)));
         self.index_top = tops == 2;
         let mut plan = Plan::new(vec![top.clone(); tops]);
         match self.method {

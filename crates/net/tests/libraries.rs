@@ -71,7 +71,7 @@ impl DeviceQueue for Loading {
     }
 
     fn convolution_workspace(&self, conv: &DeviceConvolution, pass: ConvolutionPass) -> Result<Option<usize>> {
-        let way = match (conv.kernel, pass) {
+        let way = match (conv.windows.map(|w| w.kernel), pass) {
             ([3, 3], ConvolutionPass::Filter) => Err("it has no deterministic way".to_string()),
             ([3, 3], _) => Ok("algorithm 1".to_string()),
             _ => Err("it makes 3x3 convolutions only".to_string()),

@@ -184,7 +184,7 @@ impl ConvGeometry {
             [rows, columns] => (rows, columns),
             _ => return None,
         };
-        if [rows, columns].iter().all(|w| (w.kernel, w.stride, w.pad) == (1, 1, 0)) {
+        if [rows, columns].iter().all(Window::is_pointwise) {
             // Pointwise: rows of the image follow one another without a seam.
             let all = rows.input * columns.input;
             (rows, columns) = (Window::UNIT, Window { input: all, output: all, ..Window::UNIT });

@@ -14,7 +14,7 @@ use lgm_core::{
 use super::Convolution;
 use super::depthwise::{filter_scratch, filters_to_hwc};
 use super::direct::{data, filter, forward};
-use super::geometry::{adds_gradient, area, filter_count, images, is_depthwise, is_last, is_pointwise, taps};
+use super::geometry::{adds_gradient, filter_count, images, is_depthwise, is_last, is_pointwise, taps};
 use super::reorder::reorder;
 use crate::common::by_channel::ByChannel;
 
@@ -64,12 +64,7 @@ impl Convolution {
             batch: self.batch,
             channels: g.in_channels,
             outputs: g.out_channels,
-            input: windows.map(|w| w.input),
-            output: windows.map(|w| w.output),
-            kernel: windows.map(|w| w.kernel),
-            stride: windows.map(|w| w.stride),
-            pad: windows.map(|w| w.pad as usize),
-            dilation: windows.map(|w| w.dilation),
+            windows,
             groups: g.group,
             format: Format::PLAIN,
         })
@@ -83,8 +78,9 @@ impl Convolution {
 impl Device2d {
     fn outputs(&self) -> ByChannel {
         let c = &self.conv;
-        let (channels, positions) = if self.transposed { (c.channels, c.input) } else { (c.outputs, c.output) };
-        ByChannel::new(Axes3::new(c.batch, channels, area(positions)), c.format)
+        let (channels, positions) =
+            if self.transposed { (c.channels, c.input_area()) } else { (c.outputs, c.output_area()) };
+        ByChannel::new(Axes3::new(c.batch, channels, positions), c.format)
     }
 
     /// The pass that is the layer's forward, and the one that is its gradient by its bottoms.
@@ -234,7 +230,7 @@ impl DeviceLayer for Convolution {
         let mut library = [false; 3];
         let mut floats = 0;
         for pass in ConvolutionPass::ALL {
-            let patches = images(&conv) * taps(&conv) * area(conv.output);
+            let patches = images(&conv) * taps(&conv) * conv.output_area();
             let own = || match pass {
                 ConvolutionPass::Filter if is_depthwise(&conv) => filter_scratch(&conv),
                 _ if is_depthwise(&conv) || is_pointwise(&conv) => 0,

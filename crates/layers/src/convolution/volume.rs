@@ -2,12 +2,14 @@
 //! images at a time, as in two dimensions without a library. Deconvolution's forward is the gradient by the input, and the
 //! other way round.
 
-use lgm_core::{Arg, Axes3, Bwd, Device, DevicePtr, DeviceQueue, Format, Fwd, Gemm, Plan, Result, Shape, Window, args};
+use lgm_core::{
+    Arg, Axes3, Bwd, Device, DevicePtr, DeviceQueue, Format, Fwd, Gemm, Plan, Result, Shape, Window, args, count,
+};
 use lgm_cpu::ConvGeometry;
 
 use super::geometry::{images_at_once, runs_of};
 use crate::common::by_channel::ByChannel;
-use crate::common::launch::{extent, matmul, row_grid};
+use crate::common::launch::{extent, matmul, row_grid, window_args};
 
 /// The geometry of a convolution with three spatial axes.
 #[derive(Clone, Debug)]
@@ -21,14 +23,9 @@ pub(super) struct Volume {
     channels: usize,
     outputs: usize,
     groups: usize,
-    /// Input, output, kernel, stride, pad and dilation, each by axis.
-    extents: [[usize; 3]; 6],
+    windows: [Window; 3],
     /// Where scratch begins for the bias gradient's sums, in floats; before it lie patches.
     sums: usize,
-}
-
-fn count(extents: &[usize; 3]) -> usize {
-    lgm_core::count(extents)
 }
 
 impl Volume {
@@ -41,26 +38,23 @@ impl Volume {
         (bias, relu): (bool, bool),
     ) -> Option<Volume> {
         let windows: [Window; 3] = g.windows[..].try_into().ok()?;
-        let extents: [fn(Window) -> usize; 6] =
-            [|w| w.input, |w| w.output, |w| w.kernel, |w| w.stride, |w| w.pad as usize, |w| w.dilation];
-        let extents = extents.map(|extent| windows.map(extent));
         let (channels, outputs, groups) = (g.in_channels, g.out_channels, g.group);
-        Some(Volume { transposed, batch, bottoms, bias, relu, channels, outputs, groups, extents, sums: 0 })
+        Some(Volume { transposed, batch, bottoms, bias, relu, channels, outputs, groups, windows, sums: 0 })
     }
 
     /// Positions of the output.
     fn positions(&self) -> usize {
-        count(&self.extents[1])
+        count(&self.windows.map(|w| w.output))
     }
 
     /// Elements of a channel of the input.
     fn elements(&self) -> usize {
-        count(&self.extents[0])
+        count(&self.windows.map(|w| w.input))
     }
 
     /// Rows of an image's patches.
     fn taps(&self) -> usize {
-        self.channels * count(&self.extents[2])
+        self.channels * count(&self.windows.map(|w| w.kernel))
     }
 
     /// Images whose patches are made at a time.
@@ -95,9 +89,7 @@ impl Volume {
     ) -> Result<()> {
         let mut args = own.to_vec();
         args.push(extent(rows)?.into());
-        for &n in self.extents.iter().flatten() {
-            args.push(extent(n)?.into());
-        }
+        args.extend(window_args(&self.windows, true)?);
         queue.launch(kernel, row_grid(rows, width), &args)
     }
 

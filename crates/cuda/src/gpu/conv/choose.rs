@@ -2,10 +2,10 @@
 
 use std::ffi::c_int;
 
-use lgm_core::{ConvolutionPass, DeviceConvolution, DevicePtr, Element, Result};
+use lgm_core::{ConvolutionPass, DeviceConvolution, DevicePtr, Element, Result, Shape};
 
 use super::algorithms::{self, Algorithm, MOST_ALGORITHMS, Trial, workspace_limit};
-use super::descriptors::{Descriptors, Geometry};
+use super::descriptors::Descriptors;
 use super::status::check;
 use super::{Choice, Convolutions};
 use crate::Precision;
@@ -29,12 +29,11 @@ impl Convolutions {
         conv: &DeviceConvolution,
         pass: ConvolutionPass,
     ) -> Result<Result<Choice, String>> {
-        let Some(geometry) = Geometry::of(conv) else { return Ok(Err("it is too large for cuDNN".into())) };
         let precision = match conv.format.element {
             Element::F32 => self.precision.of_product(conv.multiply_adds()),
             _ => self.precision,
         };
-        let descriptors = match self.describe(&geometry, conv, precision) {
+        let descriptors = match Descriptors::new(&self.api, conv, precision) {
             Ok(descriptors) => descriptors,
             Err(error) => return Ok(Err(error.to_string())),
         };
@@ -67,15 +66,6 @@ impl Convolutions {
         );
         let workspace = algorithms.iter().map(|algorithm| algorithm.workspace).max().unwrap_or(0);
         Ok(Ok(Choice { descriptors, algorithms, workspace }))
-    }
-
-    /// # Errors
-    /// When cuDNN refuses the convolution, or has its output other extents.
-    fn describe(&self, geometry: &Geometry, conv: &DeviceConvolution, precision: Precision) -> Result<Descriptors> {
-        let descriptors = Descriptors::new(&self.api, geometry, conv.format, precision)?;
-        let output = descriptors.output()?;
-        lgm_core::ensure!(output == geometry.y, "cuDNN gives the output the extents {output:?}");
-        Ok(descriptors)
     }
 
     /// cuDNN's algorithms to run a pass, with the workspace that each wants.
@@ -214,16 +204,13 @@ impl<'a> Blobs<'a> {
     /// # Errors
     /// When the device fails.
     fn of(context: &'a Context, conv: &DeviceConvolution, pass: ConvolutionPass) -> Result<Option<Self>> {
-        let c = conv;
-        let x = c.batch * c.channels * c.input[0] * c.input[1];
-        let w = c.outputs * (c.channels / c.groups) * c.kernel[0] * c.kernel[1];
-        let y = c.batch * c.outputs * c.output[0] * c.output[1];
+        let [x, w, y] = conv.shapes();
         let ([first, second], result) = match pass {
             ConvolutionPass::Forward => ([x, w], y),
             ConvolutionPass::Data => ([y, w], x),
             ConvolutionPass::Filter => ([x, y], w),
         };
-        let block = |count: usize| Block::new(context, count * c.format.element.bytes());
+        let block = |shape: Shape| Block::new(context, conv.format.bytes(&shape));
         let (Some(first), Some(second), Some(result)) = (block(first)?, block(second)?, block(result)?) else {
             return Ok(None);
         };
