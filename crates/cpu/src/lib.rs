@@ -31,6 +31,6 @@ pub use gemm::Gemm;
 pub use kernel::Kernel;
 pub use lgm_core::Float;
 pub use matrix::{MatMut, MatRef};
-pub use parallel::{BLOCK, for_blocks, for_each_block, for_each_part, for_each_part_of, for_each_row};
+pub use parallel::{BLOCK, for_blocks, for_each_block, for_each_part, for_each_part_of, for_each_row, for_each_row_of};
 pub use scratch::with_scratch;
 pub use team::{num_threads, with_threads};

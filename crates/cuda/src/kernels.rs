@@ -59,6 +59,7 @@ macro_rules! sources {
 /// Every source, in alphabetical order.
 pub fn sources() -> &'static [Source] {
     sources![
+        "arrange",
         "batch_norm",
         "channels",
         "convolution" with CONVOLUTION,
@@ -69,6 +70,7 @@ pub fn sources() -> &'static [Source] {
         "lgm_loss" with LGM,
         "lgm_sums" with LGM,
         "lrn",
+        "mvn",
         "net",
         "pointwise",
         "pool_average" with POOLING,

@@ -41,7 +41,13 @@ pub fn prelu(w: &mut Writer, picks: &Picks) -> Option<()> {
 
 pub fn activation(w: &mut Writer, picks: &Picks) -> Option<()> {
     let blob = w.blob(picks[0], |_| true)?;
-    unary(w, ["Sigmoid", "TanH", "Swish"][picks[1] as usize % 3], blob, Manner::of(picks[2]), "")
+    unary(
+        w,
+        ["Sigmoid", "TanH", "Swish", "BNLL", "ELU", "AbsVal"][picks[1] as usize % 6],
+        blob,
+        Manner::of(picks[2]),
+        "",
+    )
 }
 
 pub fn power(w: &mut Writer, picks: &Picks) -> Option<()> {
@@ -53,6 +59,12 @@ pub fn power(w: &mut Writer, picks: &Picks) -> Option<()> {
 pub fn dropout(w: &mut Writer, picks: &Picks) -> Option<()> {
     let blob = w.blob(picks[0], |_| true)?;
     unary(w, "Dropout", blob, Manner::of(picks[2]), "dropout_param { dropout_ratio: 0.3 }")
+}
+
+pub fn mvn(w: &mut Writer, picks: &Picks) -> Option<()> {
+    let blob = w.image(picks[0])?;
+    let body = format!("mvn_param {{ across_channels: {} eps: 0.1 }}", picks[1] % 2 == 1);
+    unary(w, "MVN", blob, Manner::of(picks[2]), &body)
 }
 
 pub fn host_only(w: &mut Writer, picks: &Picks) -> Option<()> {
@@ -252,6 +264,31 @@ pub fn slice(w: &mut Writer, picks: &Picks) -> Option<()> {
     let body = format!("slice_param {{ axis: {axis} slice_point: {first} }}");
     let manner = Manner { in_place: false, ..Manner::of(picks[2]) };
     w.try_layer("Slice", &[blob], vec![of(first), of(shape[axis] - first)], manner, &body).map(drop)
+}
+
+/// The axes in another order, the first in its place.
+pub fn permute(w: &mut Writer, picks: &Picks) -> Option<()> {
+    let blob = w.image(picks[0])?;
+    let shape = w.shape(blob).to_vec();
+    let order = [[0, 2, 3, 1], [0, 3, 1, 2], [0, 1, 3, 2], [0, 3, 2, 1]][picks[1] as usize % 4];
+    let body: String = order.iter().map(|axis| format!("order: {axis} ")).collect();
+    let manner = Manner { in_place: false, ..Manner::of(picks[2]) };
+    w.try_layer(
+        "Permute",
+        &[blob],
+        vec![order.map(|axis| shape[axis]).to_vec()],
+        manner,
+        &format!("permute_param {{ {body} }}"),
+    )
+    .map(drop)
+}
+
+pub fn tile(w: &mut Writer, picks: &Picks) -> Option<()> {
+    let blob = w.blob(picks[0], |b| b.shape.len() >= 2)?;
+    let mut shape = w.shape(blob).to_vec();
+    shape[1] *= 2;
+    let manner = Manner { in_place: false, ..Manner::of(picks[2]) };
+    w.try_layer("Tile", &[blob], vec![shape], manner, "tile_param { tiles: 2 }").map(drop)
 }
 
 pub fn flatten(w: &mut Writer, picks: &Picks) -> Option<()> {
