@@ -27,9 +27,7 @@ macro_rules! layers {
 
 layers! {
     batch_norm { "BatchNorm" => BatchNorm }
-    convolution { "Convolution" => Convolution }
     convolution { "Convolution" => Convolution, "Deconvolution" => Deconvolution }
-    pooling { "Pooling" => Pooling }
     pooling { "Pooling" => Pooling, "SPP" => Spp }
     lrn { "LRN" => Lrn }
     inner_product { "InnerProduct" => InnerProduct }
