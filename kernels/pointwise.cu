@@ -43,6 +43,21 @@ POINTWISE(tanh, (), (), tanhf(x), dy * (1.0f - v * v))
 POINTWISE(power, (float power, float scale, float shift,), (power, scale, shift,), raised(scale * x + shift, power),
           dy * (power * scale) * raised(scale * v + shift, power - 1.0f))
 POINTWISE(power_linear, (float power, float scale, float shift,), (power, scale, shift,), scale * x + shift, scale * dy)
+POINTWISE(absval, (), (), fabsf(x), v > 0 ? dy : v < 0 ? -dy : 0.0f)
+POINTWISE(bnll, (), (), (x < 0 ? 0.0f : x) + log1pf(expf(-fabsf(x))), -dy * expm1f(-v))
+POINTWISE(clip, (float low, float high,), (low, high,), x > high ? high : x < low ? low : x,
+          v >= low && v <= high ? dy : 0.0f)
+POINTWISE(elu, (float alpha,), (alpha,), x > 0 ? x : alpha * expm1f(x), v > 0 ? dy : dy * (v + alpha))
+POINTWISE(elu_falling, (float alpha,), (alpha,), x > 0 ? x : alpha * expm1f(x), v > 0 ? dy : dy * alpha * expf(v))
+POINTWISE(exp, (float inner, float outer,), (inner, outer,), outer * expf(inner * x), dy * (v * inner))
+POINTWISE(log, (float unit, float scale, float shift,), (unit, scale, shift,), unit * logf(scale * x + shift),
+          dy * (unit * scale) / (scale * v + shift))
+
+template <typename T>
+DEVICE void threshold_forward_of(T* y, const T* x, float threshold, i64 n) {
+    map1(y, x, n, [=](float v) { return v > threshold ? 1.0f : 0.0f; });
+}
+KERNELS(threshold_forward, (T* y, const T* x, float threshold, i64 n), (y, x, threshold, n))
 
 // y = ca a + cb b: sums of two, and the gradients of several readers.
 template <typename T>

@@ -130,7 +130,7 @@ def bench(step, nets='cifar100_simple:128,resnet50:64,lenet:64', precisions='bf1
 
 
 def profile(step, nets='cifar100_simple:128,resnet50:64,lenet:64', precision='bf16', iterations=5):
-    """Each layer's time, launched one by one, and cuDNN's choice for each convolution."""
+    """Each layer's time, and cuDNN's choice for each convolution."""
     folder, started = step.work(), []
     for spec in nets.split(','):
         name, batch = spec.split(':')
@@ -138,7 +138,7 @@ def profile(step, nets='cifar100_simple:128,resnet50:64,lenet:64', precision='bf
         with open(at, 'w') as f:
             f.write(benchmarks.without_files(name, int(batch)))
         command = [machine.BINARY, 'time', '-model', at, '-iterations', iterations, '-gpu', step.gpu, '-precision', precision, '-v', 1]
-        started.append(Job(name, command, step.path(f'profile-{name}.log'), {'LGM_GRAPH': '0'}))
+        started.append(Job(name, command, step.path(f'profile-{name}.log')))
     # One after another: each has the device to itself.
     jobs.run(started, step.deadline)
     notes, bad = [], False

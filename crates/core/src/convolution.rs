@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{Element, Format, Layout};
+use crate::{Element, Format, Layout, Shape, Window, count};
 
 /// A two-dimensional convolution, groups and dilation included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -13,18 +13,8 @@ pub struct DeviceConvolution {
     pub channels: usize,
     /// Channels of the output.
     pub outputs: usize,
-    /// Height and width of the input.
-    pub input: [usize; 2],
-    /// Height and width of the output.
-    pub output: [usize; 2],
-    /// Height and width of a filter.
-    pub kernel: [usize; 2],
-    /// Steps.
-    pub stride: [usize; 2],
-    /// Padding on each side.
-    pub pad: [usize; 2],
-    /// Distance between a filter's taps.
-    pub dilation: [usize; 2],
+    /// The windows along rows and along columns.
+    pub windows: [Window; 2],
     /// Groups of channels.
     pub groups: usize,
     /// How x, y and w and their gradients are stored; of w, the outputs count as images.
@@ -32,17 +22,45 @@ pub struct DeviceConvolution {
 }
 
 impl DeviceConvolution {
-    /// Multiply-adds of a pass.
+    /// Elements of a plane of the input.
+    pub fn input_area(&self) -> usize {
+        count(&self.windows.map(|w| w.input))
+    }
+
+    /// Elements of a plane of the output.
+    pub fn output_area(&self) -> usize {
+        count(&self.windows.map(|w| w.output))
+    }
+
+    /// Elements of a plane of a filter.
+    pub fn kernel_area(&self) -> usize {
+        count(&self.windows.map(|w| w.kernel))
+    }
+
+    /// The shapes of x, w and y.
+    pub fn shapes(&self) -> [Shape; 3] {
+        let blob = |outer, channels, extent: fn(Window) -> usize| {
+            let [rows, columns] = self.windows.map(extent);
+            Shape::from([outer, channels, rows, columns])
+        };
+        [
+            blob(self.batch, self.channels, |w| w.input),
+            blob(self.outputs, self.channels / self.groups.max(1), |w| w.kernel),
+            blob(self.batch, self.outputs, |w| w.output),
+        ]
+    }
+
+    /// Multiply-adds of a pass, [`usize::MAX`] for any greater number.
     pub fn multiply_adds(&self) -> usize {
-        let taps = self.channels / self.groups.max(1) * self.kernel[0] * self.kernel[1];
-        self.batch * self.outputs * self.output[0] * self.output[1] * taps
+        let of_group = self.channels / self.groups.max(1);
+        count(&[self.batch, self.outputs, self.output_area(), of_group, self.kernel_area()])
     }
 
     /// Whether the filters, stored as the blobs are, lie as the parameter does: in single precision, and axis by axis or
     /// of one tap or one channel, which lie the same in both orders.
     pub fn has_plain_filters(&self) -> bool {
         let first = self.format.layout == Layout::ChannelsFirst;
-        self.format.element == Element::F32 && (first || self.kernel == [1, 1] || self.channels == self.groups)
+        self.format.element == Element::F32 && (first || self.kernel_area() == 1 || self.channels == self.groups)
     }
 }
 
@@ -65,11 +83,11 @@ impl ConvolutionPass {
 
 impl fmt::Display for DeviceConvolution {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let by = |[h, w]: [usize; 2]| format!("{h}x{w}");
-        let DeviceConvolution { batch, channels, outputs, groups, format, .. } = self;
-        write!(f, "{batch} images of {channels} channels of {} to {outputs} of {}", by(self.input), by(self.output))?;
-        write!(f, ", kernel {}, stride {}, pad {}", by(self.kernel), by(self.stride), by(self.pad))?;
-        write!(f, ", dilation {}, groups {groups}, {format}", by(self.dilation))
+        let DeviceConvolution { batch, channels, outputs, windows: [h, w], groups, format } = self;
+        write!(f, "{batch} images of {channels} channels of {}x{} to {outputs} of ", h.input, w.input)?;
+        write!(f, "{}x{}, kernel {}x{}, ", h.output, w.output, h.kernel, w.kernel)?;
+        write!(f, "stride {}x{}, pad {}x{}, ", h.stride, w.stride, h.pad, w.pad)?;
+        write!(f, "dilation {}x{}, groups {groups}, {format}", h.dilation, w.dilation)
     }
 }
 

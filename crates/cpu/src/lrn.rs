@@ -6,7 +6,7 @@
 
 use smallvec::SmallVec;
 
-use lgm_core::Axes3;
+use lgm_core::{Axes3, Window};
 
 use crate::kernel::vectorized;
 use crate::parallel::{Shared, tasks};
@@ -162,14 +162,8 @@ impl Lrn {
 
     /// The windows within a channel, as an average pooling that keeps the size.
     fn boxes(&self, height: usize, width: usize) -> PoolGeometry {
-        let extents = [height, width];
-        PoolGeometry {
-            input: extents,
-            output: extents,
-            kernel: [self.size; 2],
-            stride: [1; 2],
-            pad: [(self.size - 1) / 2; 2],
-        }
+        let (kernel, pad) = (self.size, (self.size as isize - 1) / 2);
+        PoolGeometry { windows: [height, width].map(|n| Window { input: n, output: n, kernel, pad, ..Window::UNIT }) }
     }
 }
 

@@ -34,6 +34,21 @@ pub fn ln<T: Float>(x: T) -> T {
     single(x, ln_f32, T::ln)
 }
 
+/// ln(1 + x), accurate near zero, for x above −1.
+#[inline(always)]
+pub fn ln_1p<T: Float>(x: T) -> T {
+    single(
+        x,
+        |x| {
+            // What rounding 1 + x loses changes numerator and denominator alike.
+            let w = 1.0 + x;
+            let y = ln_f32(w) * (x / (w - 1.0));
+            if w == 1.0 || w == f32::INFINITY { x } else { y }
+        },
+        T::ln_1p,
+    )
+}
+
 /// The hyperbolic tangent.
 #[inline(always)]
 pub fn tanh<T: Float>(x: T) -> T {
@@ -139,6 +154,9 @@ mod tests {
         check("exp_m1", (-0.01, 0.01), 3e-7, exp_m1::<f32>, f64::exp_m1);
         check("ln", (1e-6, 3.0), 3e-7, ln::<f32>, f64::ln);
         check("ln", (1.0, 1e30), 3e-7, ln::<f32>, f64::ln);
+        check("ln_1p", (0.0, 1.0), 4e-7, ln_1p::<f32>, f64::ln_1p);
+        check("ln_1p", (0.0, 1e-6), 4e-7, ln_1p::<f32>, f64::ln_1p);
+        check("ln_1p", (-0.9, 1e4), 4e-7, ln_1p::<f32>, f64::ln_1p);
         check("tanh", (-12.0, 12.0), 4e-7, tanh::<f32>, f64::tanh);
         check("tanh", (-1e-3, 1e-3), 4e-7, tanh::<f32>, f64::tanh);
         check("sigmoid", (-80.0, 80.0), 4e-7, sigmoid::<f32>, |x| 1.0 / (1.0 + (-x).exp()));
@@ -155,10 +173,11 @@ mod tests {
         assert_eq!(ln(0.0f32), f32::NEG_INFINITY);
         assert_eq!(ln(f32::INFINITY), f32::INFINITY);
         assert_eq!(ln(1.0f32), 0.0);
+        assert_eq!((ln_1p(0.0f32), ln_1p(1e-30f32), ln_1p(f32::INFINITY)), (0.0, 1e-30, f32::INFINITY));
         assert!((ln(1e-40f32) as f64 - (1e-40f32 as f64).ln()).abs() < 1e-4);
         assert_eq!((tanh(f32::INFINITY), tanh(f32::NEG_INFINITY), tanh(0.0f32)), (1.0, -1.0, 0.0));
         assert_eq!((sigmoid(f32::INFINITY), sigmoid(f32::NEG_INFINITY)), (1.0, 0.0));
-        for f in [exp::<f32>, exp_m1::<f32>, ln::<f32>, tanh::<f32>, sigmoid::<f32>] {
+        for f in [exp::<f32>, exp_m1::<f32>, ln::<f32>, ln_1p::<f32>, tanh::<f32>, sigmoid::<f32>] {
             assert!(f(f32::NAN).is_nan());
         }
         assert!(ln(-1.0f32).is_nan());

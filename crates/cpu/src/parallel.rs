@@ -61,6 +61,26 @@ pub fn for_each_part_of<T: Send, const N: usize>(
     });
 }
 
+/// Calls `task(i, rows)` for each i below `rows` with row i of every slice, whose rows are as long as is said beside it, in
+/// parallel; `at_once` rows are one task's.
+///
+/// # Panics
+/// When a slice has too few rows.
+pub fn for_each_row_of<T: Send, const N: usize>(
+    slices: [(&mut [T], usize); N],
+    rows: usize,
+    at_once: usize,
+    task: impl Fn(usize, [&mut [T]; N]) + Sync,
+) {
+    let shared = slices.map(|(slice, len)| (Shared::new(slice), len));
+    for_blocks(rows, at_once, |block| {
+        for i in block {
+            // SAFETY: the rows are disjoint, and each is one task's.
+            task(i, shared.each_ref().map(|(s, len)| unsafe { s.part(i * len..(i + 1) * len) }));
+        }
+    });
+}
+
 /// Calls `task(offset, part)` for consecutive parts of [`BLOCK`] elements of `dst`, in parallel.
 pub fn for_each_block<T: Send>(dst: &mut [T], task: impl Fn(usize, &mut [T]) + Sync) {
     for_each_part(dst, BLOCK, |b, part| task(b * BLOCK, part));

@@ -3,9 +3,7 @@
 //! Output (i, j) covers rows i·stride − pad to i·stride − pad + kernel, and columns likewise, cut to the input. A mean is
 //! taken over the part of the window inside the *padded* input, so padding counts as zeros.
 
-use std::ops::Range;
-
-use lgm_core::{Result, ensure};
+use lgm_core::{Result, Window, ensure};
 
 use crate::Float;
 
@@ -24,19 +22,11 @@ pub enum Round {
     Floor,
 }
 
-/// The sizes of a pooling; pairs are rows, then columns.
+/// The sizes of a pooling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolGeometry {
-    /// Extents of a plane of x.
-    pub input: [usize; 2],
-    /// Extents of a plane of y.
-    pub output: [usize; 2],
-    /// Window.
-    pub kernel: [usize; 2],
-    /// Stride.
-    pub stride: [usize; 2],
-    /// Padding at each side.
-    pub pad: [usize; 2],
+    /// The windows along rows and along columns, of dilation 1.
+    pub windows: [Window; 2],
 }
 
 impl PoolGeometry {
@@ -52,56 +42,34 @@ impl PoolGeometry {
         pad: [usize; 2],
         round: Round,
     ) -> Result<Self> {
-        let mut output = [0; 2];
-        for d in 0..2 {
-            ensure!(kernel[d] > 0 && stride[d] > 0, "pooling kernel and stride must be positive");
-            ensure!(pad[d] < kernel[d], "pooling padding ({}) must be smaller than the kernel ({})", pad[d], kernel[d]);
-            let padded = input[d] + 2 * pad[d];
-            ensure!(padded >= kernel[d], "pooling kernel ({}) exceeds the padded input ({padded})", kernel[d]);
-            let span = padded - kernel[d];
-            output[d] = 1 + match round {
-                Round::Ceil => span.div_ceil(stride[d]),
-                Round::Floor => span / stride[d],
-            };
-        }
-        if pad != [0, 0] {
-            for d in 0..2 {
-                if (output[d] - 1) * stride[d] >= input[d] + pad[d] {
-                    output[d] -= 1;
-                }
+        let mut windows = [Window::UNIT; 2];
+        for (d, window) in windows.iter_mut().enumerate() {
+            *window = Window::new(input[d], kernel[d], stride[d], pad[d], 1)?;
+            ensure!(pad[d] < kernel[d], "the padding ({}) must be smaller than the kernel ({})", pad[d], kernel[d]);
+            if round == Round::Ceil && window.span() < input[d] + 2 * pad[d] {
+                window.output += 1;
+            }
+            let padded = pad != [0, 0];
+            if padded && (window.output - 1) * stride[d] >= input[d] + pad[d] {
+                window.output -= 1;
             }
         }
-        Ok(PoolGeometry { input, output, kernel, stride, pad })
+        Ok(PoolGeometry { windows })
     }
 
     /// Elements of a plane of x.
     pub fn input_area(&self) -> usize {
-        self.input[0] * self.input[1]
+        self.windows[0].input * self.windows[1].input
     }
 
     /// Elements of a plane of y.
     pub fn output_area(&self) -> usize {
-        self.output[0] * self.output[1]
-    }
-
-    /// The input's rows or columns, by axis, that window `i` covers.
-    fn covered(&self, d: usize, i: usize) -> Range<usize> {
-        let start = (i * self.stride[d]) as isize - self.pad[d] as isize;
-        let end = ((start + self.kernel[d] as isize).max(0) as usize).min(self.input[d]);
-        (start.max(0) as usize).min(end)..end
-    }
-
-    /// The windows, by axis, that cover row or column `i` of the input: the inverse of [`covered`](Self::covered).
-    fn covering(&self, d: usize, i: usize) -> Range<usize> {
-        let (i, stride) = (i + self.pad[d], self.stride[d]);
-        let end = (i / stride + 1).min(self.output[d]);
-        ((i + 1).saturating_sub(self.kernel[d]).div_ceil(stride)).min(end)..end
+        self.windows[0].output * self.windows[1].output
     }
 
     /// Elements of a window, padding included; 1 at least along each axis for a window beyond the input, whose mean is 0.
     fn padded_area<T: Float>(&self, window: [usize; 2]) -> T {
-        let end = |d: usize| self.input[d] + 2 * self.pad[d];
-        let len = |d: usize| self.kernel[d].min(end(d).saturating_sub(window[d] * self.stride[d])).max(1);
+        let len = |d: usize| self.windows[d].padded_len(window[d]).max(1);
         T::of((len(0) * len(1)) as f64)
     }
 }

@@ -42,6 +42,7 @@ pub(crate) const SIM: &str = include_str!("../../../kernels/sim/sim.h");
 
 const CONVOLUTION: &[Header] = headers!["conv_geometry.cuh"];
 const LGM: &[Header] = headers!["lgm.cuh"];
+const LOSS: &[Header] = headers!["loss.cuh"];
 const POOLING: &[Header] = headers!["pool_windows.cuh"];
 
 macro_rules! sources {
@@ -59,6 +60,7 @@ macro_rules! sources {
 /// Every source, in alphabetical order.
 pub fn sources() -> &'static [Source] {
     sources![
+        "arrange",
         "batch_norm",
         "channels",
         "convolution" with CONVOLUTION,
@@ -66,16 +68,20 @@ pub fn sources() -> &'static [Source] {
         "embed",
         "format",
         "lgm_distance" with LGM,
+        "lgm_fork" with LOSS,
         "lgm_loss" with LGM,
         "lgm_sums" with LGM,
+        "losses" with LOSS,
         "lrn",
+        "mvn",
         "net",
         "pointwise",
         "pool_average" with POOLING,
         "pool_max" with POOLING,
         "pool_stochastic" with POOLING,
+        "recurrent",
         "reduction",
-        "softmax",
+        "softmax" with LOSS,
         "solver",
     ]
 }

@@ -4,7 +4,9 @@
 
 mod machines;
 
-use lgm_core::{ConvolutionPass, DeviceConvolution, Element, Format, Layout, Shape, TENSOR_CORES_FROM, rounded};
+use lgm_core::{
+    ConvolutionPass, DeviceConvolution, Element, Format, Layout, Shape, TENSOR_CORES_FROM, Window, rounded,
+};
 use lgm_cuda::Precision;
 use machines::{Machine, assert_near, by_library, draw, geometries, get_stored, gpu, open, put_stored, square};
 
@@ -12,20 +14,21 @@ use machines::{Machine, assert_near, by_library, draw, geometries, get_stored, g
 fn convolve(c: &DeviceConvolution, x: &[f32], w: &[f32], dy: &[f32]) -> [Vec<f64>; 3] {
     let (in_group, out_group) = (c.channels / c.groups, c.outputs / c.groups);
     let [mut y, mut dx, mut dw] = [dy.len(), x.len(), w.len()].map(|len| vec![0.0; len]);
+    let [down, across] = c.windows;
+    let input = |w: Window, output: usize, tap: usize| (output * w.stride + tap * w.dilation) as isize - w.pad;
     for n in 0..c.batch {
         for o in 0..c.outputs {
-            for (p, q) in (0..c.output[0]).flat_map(|p| (0..c.output[1]).map(move |q| (p, q))) {
-                let at_y = ((n * c.outputs + o) * c.output[0] + p) * c.output[1] + q;
+            for (p, q) in (0..down.output).flat_map(|p| (0..across.output).map(move |q| (p, q))) {
+                let at_y = ((n * c.outputs + o) * down.output + p) * across.output + q;
                 for i in 0..in_group {
-                    for (r, s) in (0..c.kernel[0]).flat_map(|r| (0..c.kernel[1]).map(move |s| (r, s))) {
-                        let h = (p * c.stride[0] + r * c.dilation[0]).wrapping_sub(c.pad[0]);
-                        let v = (q * c.stride[1] + s * c.dilation[1]).wrapping_sub(c.pad[1]);
-                        if h >= c.input[0] || v >= c.input[1] {
+                    for (r, s) in (0..down.kernel).flat_map(|r| (0..across.kernel).map(move |s| (r, s))) {
+                        let [h, v] = [input(down, p, r), input(across, q, s)].map(|at| at as usize);
+                        if h >= down.input || v >= across.input {
                             continue;
                         }
                         let channel = o / out_group * in_group + i;
-                        let at_x = ((n * c.channels + channel) * c.input[0] + h) * c.input[1] + v;
-                        let at_w = ((o * in_group + i) * c.kernel[0] + r) * c.kernel[1] + s;
+                        let at_x = ((n * c.channels + channel) * down.input + h) * across.input + v;
+                        let at_w = ((o * in_group + i) * down.kernel + r) * across.kernel + s;
                         y[at_y] += f64::from(x[at_x]) * f64::from(w[at_w]);
                         dx[at_x] += f64::from(dy[at_y]) * f64::from(w[at_w]);
                         dw[at_w] += f64::from(dy[at_y]) * f64::from(x[at_x]);
@@ -35,15 +38,6 @@ fn convolve(c: &DeviceConvolution, x: &[f32], w: &[f32], dy: &[f32]) -> [Vec<f64
         }
     }
     [y, dx, dw]
-}
-
-/// The shapes of a convolution's input, filters and output.
-fn shapes(c: &DeviceConvolution) -> [Shape; 3] {
-    [
-        Shape::from([c.batch, c.channels, c.input[0], c.input[1]]),
-        Shape::from([c.outputs, c.channels / c.groups, c.kernel[0], c.kernel[1]]),
-        Shape::from([c.batch, c.outputs, c.output[0], c.output[1]]),
-    ]
 }
 
 /// A blob: its shape and its values in the host's order.
@@ -92,7 +86,7 @@ fn convolutions_are_caffes() {
             let mut done = 0;
             for plain in geometries() {
                 let c = &DeviceConvolution { format, ..plain };
-                let [x, w, y] = &shapes(c);
+                let [x, w, y] = &c.shapes();
                 let values = |shape: &Shape, seed: u32| -> Vec<f32> {
                     draw(shape.count(), seed).into_iter().map(|v| rounded(v, format.element)).collect()
                 };
@@ -146,7 +140,7 @@ fn convolutions_on_tensor_cores_are_those_of_single_precision() {
         for plain in &convolutions {
             assert!(plain.multiply_adds() >= TENSOR_CORES_FROM, "{plain:?}");
             let c = &DeviceConvolution { format, ..*plain };
-            let [x, w, y] = shapes(c);
+            let [x, w, y] = c.shapes();
             let values = |shape: &Shape, seed: u32| -> Vec<f32> {
                 draw(shape.count(), seed).into_iter().map(|v| rounded(v, format.element)).collect()
             };
@@ -179,12 +173,7 @@ fn the_references_convolution_is_that_of_its_definition() {
         batch: 1,
         channels: 1,
         outputs: 1,
-        input: [2; 2],
-        output: [1; 2],
-        kernel: [2; 2],
-        stride: [1; 2],
-        pad: [0; 2],
-        dilation: [1; 2],
+        windows: [Window::new(2, 2, 1, 0, 1).unwrap(); 2],
         groups: 1,
         format: Format::PLAIN,
     };

@@ -11,8 +11,8 @@ use cudarc::cudnn::sys::{
     cudnnConvolutionFwdAlgo_t, cudnnConvolutionFwdAlgoPerf_t, cudnnConvolutionMode_t, cudnnDataType_t,
     cudnnFilterDescriptor_t, cudnnHandle_t, cudnnMathType_t, cudnnTensorDescriptor_t, cudnnTensorFormat_t,
 };
-use lgm_core::{ConvolutionPass, DeviceConvolution, Element, Format, Layout};
-use lgm_cuda::sim::{add_products, is_known, rounded_to_tf32, shapes};
+use lgm_core::{ConvolutionPass, DeviceConvolution, Element, Format, Layout, Window};
+use lgm_cuda::sim::{add_products, is_known, rounded_to_tf32};
 
 use crate::blas::read;
 use crate::enter::{Refusal, functions, give};
@@ -358,18 +358,19 @@ impl Gpu {
             self.counted().refusals += 1;
             return Err(NOT_SUPPORTED);
         }
-        let sizes = |values: [c_int; 2]| values.map(|value| value.max(0) as usize);
         let size = |value: c_int| value.max(0) as usize;
         let conv = DeviceConvolution {
             batch: size(x[0]),
             channels: size(x[1]),
             outputs: size(y[1]),
-            input: sizes([x[2], x[3]]),
-            output: sizes([y[2], y[3]]),
-            kernel: sizes([w[2], w[3]]),
-            stride: sizes(stride),
-            pad: sizes(pad),
-            dilation: sizes(dilation),
+            windows: [0, 1].map(|axis| Window {
+                input: size(x[2 + axis]),
+                output: size(y[2 + axis]),
+                kernel: size(w[2 + axis]),
+                stride: size(stride[axis]),
+                pad: pad[axis] as isize,
+                dilation: size(dilation[axis]),
+            }),
             groups: size(groups),
             format,
         };
@@ -385,7 +386,7 @@ impl Gpu {
         let dry = self.settings.dry;
         let short = format.element == Element::F32 && math != cudnnMathType_t::CUDNN_FMA_MATH;
         self.put(stream, "convolution", move |gpu| {
-            let blobs = shapes(&conv);
+            let blobs = conv.shapes();
             for (at, shape) in addresses.iter().zip(&blobs) {
                 if !gpu.must_be_memory(*at, format.bytes(shape), &format!("{pass:?} of a convolution")) {
                     return;

@@ -18,7 +18,7 @@
 
 use lgm_core::rng::{Philox, stream_id, unit};
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, Phase, Plan, Result, Step, ensure,
+    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, Phase, Plan, Result, Step, Window, ensure,
 };
 use lgm_cpu::for_each_row;
 use lgm_cpu::pool::{PoolGeometry, Round};
@@ -26,6 +26,9 @@ use lgm_proto::pooling_parameter::{PoolMethod, RoundMode};
 use lgm_proto::{LayerParameter, PoolingParameter};
 
 mod device;
+mod spp;
+
+pub use spp::Spp;
 
 /// The layer; see the module.
 pub struct Pooling {
@@ -50,16 +53,19 @@ enum Method {
 impl Pooling {
     pub(crate) fn build(param: &LayerParameter, cx: &BuildCx) -> Result<Node> {
         let stream = stream_id(param.name(), "pooling");
-        let param = param.pooling_param.unwrap_or_default();
-        let method = match (param.pool(), cx.phase) {
+        Node::compute(Pooling::new(param.pooling_param.unwrap_or_default(), stream, cx.phase))
+    }
+
+    /// The layer, which draws from the random stream given.
+    fn new(param: PoolingParameter, stream: u64, phase: Phase) -> Pooling {
+        let method = match (param.pool(), phase) {
             (PoolMethod::Max, _) => Method::Max,
             (PoolMethod::Ave, _) => Method::Average,
             (PoolMethod::Stochastic, Phase::Train) => Method::Draw,
             (PoolMethod::Stochastic, Phase::Test) => Method::Expect,
         };
-        let none = [0; 2];
-        let geometry = PoolGeometry { input: none, output: none, kernel: none, stride: none, pad: none };
-        Node::compute(Pooling { param, method, stream, geometry, planes: 0, channels: 0, index_top: false })
+        let geometry = PoolGeometry { windows: [Window::UNIT; 2] };
+        Pooling { param, method, stream, geometry, planes: 0, channels: 0, index_top: false }
     }
 
     fn geometry(&self, input: [usize; 2]) -> Result<PoolGeometry> {
@@ -90,13 +96,13 @@ impl Pooling {
             }
         }
         let geometry = PoolGeometry::new(input, kernel, stride, pad, round)?;
-        for d in 0..2 {
-            let start = (geometry.output[d] - 1) * stride[d];
+        for w in &geometry.windows {
+            let start = (w.output - 1) * w.stride;
             ensure!(
-                start < input[d] + pad[d],
+                !w.covered(w.output - 1).is_empty(),
                 "the last window would begin at {start}, outside the bottom's extent {}: \
                  use round_mode: FLOOR, or a stride no larger than the kernel",
-                input[d]
+                w.input
             );
         }
         Ok(geometry)
@@ -136,10 +142,9 @@ impl Pooling {
 
     /// Where in a plane of the bottom the elements of window `at` are.
     fn window(&self, at: usize) -> impl Iterator<Item = usize> + use<> {
-        let g = &self.geometry;
-        let (width, across) = (g.input[1], g.output[1]);
-        let extent = |d: usize, i: usize| i * g.stride[d]..(i * g.stride[d] + g.kernel[d]).min(g.input[d]);
-        let (rows, columns) = (extent(0, at / across), extent(1, at % across));
+        let [down, across] = self.geometry.windows;
+        let width = across.input;
+        let (rows, columns) = (down.covered(at / across.output), across.covered(at % across.output));
         rows.flat_map(move |row| columns.clone().map(move |column| row * width + column))
     }
 }
@@ -176,7 +181,7 @@ impl Layer for Pooling {
             shape[3],
             1 << 24
         );
-        let top = bottom.with_shape(shape.splice(2..4, self.geometry.output));
+        let top = bottom.with_shape(shape.splice(2..4, self.geometry.windows.map(|w| w.output)));
         self.index_top = tops == 2;
         let mut plan = Plan::new(vec![top.clone(); tops]);
         match self.method {

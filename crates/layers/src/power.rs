@@ -7,7 +7,7 @@
 //! Source: Caffe's layer of this name. Where we differ: Caffe divides the top by a·x + b for a power other than 1 and 2,
 //! which is 0/0 where that is zero, and in place computes with a bottom already overwritten; ours does neither.
 
-use lgm_core::{BuildCx, Float, Node, Result, ensure};
+use lgm_core::{BuildCx, Float, Node, Result};
 use lgm_proto::LayerParameter;
 
 use crate::common::pointwise::{self, Gradient, Map, Pointwise, Reads, Spec, kernels};
@@ -22,11 +22,9 @@ pub struct Power {
 impl Power {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
         let param = param.power_param.unwrap_or_default();
-        let layer = Power { power: param.power(), scale: param.scale(), shift: param.shift() };
-        for (name, value) in [("power", layer.power), ("scale", layer.scale), ("shift", layer.shift)] {
-            ensure!(value.is_finite(), "{name} must be a finite number, found {value}");
-        }
-        pointwise::node(layer)
+        let (power, scale, shift) = (param.power(), param.scale(), param.shift());
+        pointwise::finite([("power", power), ("scale", scale), ("shift", shift)])?;
+        pointwise::node(Power { power, scale, shift })
     }
 
     fn numbers<T: Float>(&self) -> [T; 3] {

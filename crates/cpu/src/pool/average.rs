@@ -30,7 +30,7 @@ impl PoolGeometry {
     pub fn average_backward<T: Float>(&self, dy: &[T], dx: &mut [T]) {
         let (area, out) = (self.input_area(), self.output_area());
         assert_eq!(dx.len() / area.max(1), dy.len() / out.max(1));
-        if (self.covered(0, 0), self.covered(1, 0)) == (0..self.input[0], 0..self.input[1]) && out == 1 {
+        if out == 1 && self.windows.iter().all(|w| w.covered(0) == (0..w.input)) {
             let all = self.padded_area::<T>([0, 0]);
             return for_each_row(dx, area, |plane, dx| dx.fill(dy[plane] / all));
         }
@@ -55,7 +55,7 @@ impl OfWindow<1> for Mean {
     ) -> [[T; LANES]; 1] {
         let mut sum = [T::zero(); LANES];
         for row in rows {
-            for v in &region[(row - top) * g.input[1]..][columns.clone()] {
+            for v in &region[(row - top) * g.windows[1].input..][columns.clone()] {
                 for l in 0..LANES {
                     sum[l] += v[l];
                 }
@@ -77,7 +77,8 @@ vectorized! {
 vectorized! {
     /// The gradient of [`LANES`] planes at most from that of their means.
     fn spread_planes[T: Float](g: &PoolGeometry, dy: &[T], dx: &mut [T]) {
-        let ([height, width], [_, ow], transpose) = (g.input, g.output, micro::<T>(Kernel::active()).transpose);
+        let ([down, across], transpose) = (g.windows, micro::<T>(Kernel::active()).transpose);
+        let (width, ow) = (across.input, across.output);
         let (area, out) = (g.input_area(), g.output_area());
         let planes = dx.len() / area;
         let (mut shares, mut region) = (Scratch::<T>::new(out * LANES), Scratch::<T>::new(area * LANES));
@@ -90,10 +91,10 @@ vectorized! {
             share.iter_mut().for_each(|s| *s /= area);
         }
         let positions = region.as_chunks_mut::<LANES>().0;
-        let across: SmallVec<[_; 64]> = (0..width).map(|column| g.covering(1, column)).collect();
-        for row in 0..height {
-            let rows = g.covering(0, row);
-            for (column, columns) in across.iter().enumerate() {
+        let columns_over: SmallVec<[_; 64]> = (0..width).map(|column| across.covering(column)).collect();
+        for row in 0..down.input {
+            let rows = down.covering(row);
+            for (column, columns) in columns_over.iter().enumerate() {
                 let mut sum = [T::zero(); LANES];
                 for row in rows.clone() {
                     for share in &shares[row * ow..][columns.clone()] {

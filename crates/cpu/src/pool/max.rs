@@ -13,12 +13,12 @@ use crate::{BLOCK, Float, for_each_part_of, for_each_row};
 impl PoolGeometry {
     /// Whether windows of 2 × 2 cover the input once, without a gap.
     fn is_in_squares(&self) -> bool {
-        (self.kernel, self.stride, self.pad) == ([2, 2], [2, 2], [0, 0]) && self.input == self.output.map(|n| 2 * n)
+        self.windows.iter().all(|w| (w.kernel, w.stride, w.pad) == (2, 2, 0) && w.input == 2 * w.output)
     }
 
     /// Where each window of a row begins, for [`is_in_squares`](Self::is_in_squares).
     fn square_columns<T: Float>(&self) -> SmallVec<[T; 64]> {
-        (0..self.output[1]).map(|j| T::of(2.0 * j as f64)).collect()
+        (0..self.windows[1].output).map(|j| T::of(2.0 * j as f64)).collect()
     }
 
     /// y = the largest of each window, and `index` = where in the plane it is, the first if there are several.
@@ -50,7 +50,7 @@ impl PoolGeometry {
         }
         for_each_part_of([y, index], LANES * out, |group, [y, index]| {
             let x = &x[group * LANES * area..][..y.len() / out * area];
-            match self.kernel {
+            match self.windows.map(|w| w.kernel) {
                 [2, 2] => max_planes(&[(); 2], self, x, y, index),
                 [3, 3] => max_planes(&[(); 3], self, x, y, index),
                 _ => max_planes(&[], self, x, y, index),
@@ -118,9 +118,9 @@ impl<const K: usize> OfWindow<2> for Largest<K> {
     ) -> [[T; LANES]; 2] {
         if K > 0 && rows.len() == K && columns.len() == K {
             let (row, column) = (rows.start, columns.start);
-            largest(region, top, g.input[1], row..row + K, column..column + K)
+            largest(region, top, g.windows[1].input, row..row + K, column..column + K)
         } else {
-            largest(region, top, g.input[1], rows, columns)
+            largest(region, top, g.windows[1].input, rows, columns)
         }
     }
 }

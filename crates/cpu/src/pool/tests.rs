@@ -35,12 +35,13 @@ fn cases() -> Vec<PoolGeometry> {
 /// The elements of a window, and its size with padding.
 fn window(g: &PoolGeometry, i: usize, j: usize) -> (Vec<usize>, usize) {
     let axis = |d: usize, o: usize| {
-        let start = (o * g.stride[d]) as isize - g.pad[d] as isize;
-        let end = (start + g.kernel[d] as isize).min((g.input[d] + g.pad[d]) as isize);
-        (start.max(0) as usize..end.min(g.input[d] as isize) as usize, (end - start).max(1) as usize)
+        let w = &g.windows[d];
+        let start = (o * w.stride) as isize - w.pad;
+        let end = (start + w.kernel as isize).min(w.input as isize + w.pad);
+        (start.max(0) as usize..end.min(w.input as isize) as usize, (end - start).max(1) as usize)
     };
     let ((rows, h), (cols, w)) = (axis(0, i), axis(1, j));
-    (rows.flat_map(|r| cols.clone().map(move |c| r * g.input[1] + c)).collect(), h * w)
+    (rows.flat_map(|r| cols.clone().map(move |c| r * g.windows[1].input + c)).collect(), h * w)
 }
 
 #[test]
@@ -63,7 +64,7 @@ fn agrees_with_the_definition() {
         for p in 0..planes {
             let plane = p * g.input_area();
             for o in 0..g.output_area() {
-                let (at, size) = window(&g, o / g.output[1], o % g.output[1]);
+                let (at, size) = window(&g, o / g.windows[1].output, o % g.windows[1].output);
                 let first = at.iter().copied().reduce(|a, b| if x[plane + b] > x[plane + a] { b } else { a });
                 let o = p * g.output_area() + o;
                 let largest = first.map_or((-1.0, -f32::MAX), |at| (at as f32, x[plane + at]));
@@ -86,7 +87,7 @@ fn agrees_with_the_definition() {
 #[test]
 fn windows_are_counted_as_caffe_does() {
     let out = |input, kernel, stride, pad, round| {
-        PoolGeometry::new([input; 2], [kernel; 2], [stride; 2], [pad; 2], round).unwrap().output[0]
+        PoolGeometry::new([input; 2], [kernel; 2], [stride; 2], [pad; 2], round).unwrap().windows[0].output
     };
     assert_eq!(out(32, 3, 2, 0, Round::Ceil), 16);
     assert_eq!(out(32, 3, 2, 0, Round::Floor), 15);

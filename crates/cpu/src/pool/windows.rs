@@ -32,16 +32,17 @@ pub(super) fn for_windows<T: Float, W: OfWindow<N>, const N: usize>(
     x: &[T],
     mut outs: [&mut [T]; N],
 ) {
-    let ([height, width], [oh, ow], transpose) = (g.input, g.output, micro::<T>(Kernel::active()).transpose);
+    let ([down, across], transpose) = (g.windows, micro::<T>(Kernel::active()).transpose);
+    let (height, width, oh, ow) = (down.input, across.input, down.output, across.output);
     let (area, out) = (height * width, oh * ow);
     let planes = outs[0].len() / out;
     // Rows of windows at a time.
-    let band = ((POSITIONS / width.max(1)).saturating_sub(g.kernel[0]) / g.stride[0] + 1).min(oh);
-    let mut region = Scratch::<T>::new(((band - 1) * g.stride[0] + g.kernel[0]).min(height) * width * LANES);
+    let band = ((POSITIONS / width.max(1)).saturating_sub(down.kernel) / down.stride + 1).min(oh);
+    let mut region = Scratch::<T>::new(((band - 1) * down.stride + down.kernel).min(height) * width * LANES);
     let mut found = [(); N].map(|()| Scratch::<T>::new(band * ow * LANES));
     for first in (0..oh).step_by(band) {
         let last = (first + band).min(oh) - 1;
-        let (top, bottom) = (g.covered(0, first).start, g.covered(0, last).end);
+        let (top, bottom) = (down.covered(first).start, down.covered(last).end);
         let positions = bottom.saturating_sub(top) * width;
         if positions > 0 {
             let x = &x[top * width..][..(planes - 1) * area + positions];
@@ -52,9 +53,9 @@ pub(super) fn for_windows<T: Float, W: OfWindow<N>, const N: usize>(
         let region = region.as_chunks().0;
         let vectors = found.each_mut().map(|f| f.as_chunks_mut::<LANES>().0);
         for (n, i) in (first..=last).enumerate() {
-            let rows = g.covered(0, i);
+            let rows = down.covered(i);
             for j in 0..ow {
-                let values = W::take(g, region, top, [i, j], rows.clone(), g.covered(1, j));
+                let values = W::take(g, region, top, [i, j], rows.clone(), across.covered(j));
                 for k in 0..N {
                     vectors[k][n * ow + j] = values[k];
                 }

@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use lgm_core::{ConvolutionPass, DeviceConvolution, DevicePtr, Element, Error, Result, Shape};
+use lgm_core::{ConvolutionPass, DeviceConvolution, DevicePtr, Element, Error, Result, Shape, Window};
 
 use super::memory::Blocks;
 use super::tf32;
@@ -22,28 +22,16 @@ pub(super) struct Library {
     planned: HashSet<(DeviceConvolution, ConvolutionPass)>,
 }
 
-/// The shapes of a convolution's input, filters and output.
-pub fn shapes(c: &DeviceConvolution) -> [Shape; 3] {
-    [
-        Shape::from([c.batch, c.channels, c.input[0], c.input[1]]),
-        Shape::from([c.outputs, c.channels / c.groups.max(1), c.kernel[0], c.kernel[1]]),
-        Shape::from([c.batch, c.outputs, c.output[0], c.output[1]]),
-    ]
-}
-
 /// Whether a convolution's extents fit one another, and 32 bits: what cuDNN describes.
 pub fn is_known(c: &DeviceConvolution) -> bool {
     let grouped = c.groups > 0 && c.channels.is_multiple_of(c.groups) && c.outputs.is_multiple_of(c.groups);
-    let reaches = |axis: usize| {
-        let window = c.dilation[axis] * c.kernel[axis].saturating_sub(1) + 1;
-        let room = (c.input[axis] + 2 * c.pad[axis]).checked_sub(window);
-        c.kernel[axis] > 0 && c.stride[axis] > 0 && room.is_some_and(|room| room / c.stride[axis] + 1 == c.output[axis])
+    let fits = |w: &Window| {
+        let whole =
+            usize::try_from(w.pad).ok().and_then(|pad| Window::new(w.input, w.kernel, w.stride, pad, w.dilation).ok());
+        whole == Some(*w)
     };
-    let countable = |shape: &Shape| {
-        let count = shape.iter().try_fold(1usize, |count, extent| count.checked_mul(*extent));
-        count.is_some_and(|count| count > 0 && i32::try_from(count).is_ok())
-    };
-    grouped && reaches(0) && reaches(1) && shapes(c).iter().all(countable)
+    let countable = |shape: &Shape| shape.count() > 0 && i32::try_from(shape.count()).is_ok();
+    grouped && c.windows.iter().all(fits) && c.shapes().iter().all(countable)
 }
 
 impl Library {
@@ -75,7 +63,7 @@ impl Library {
         if !self.planned.contains(&(*conv, pass)) {
             return Err(Error::internal(format!("{pass:?} of {conv:?} was not planned")));
         }
-        let [x, w, y] = shapes(conv);
+        let [x, w, y] = conv.shapes();
         let (read, written) = match pass {
             ConvolutionPass::Forward => ([x, w], y),
             ConvolutionPass::Data => ([y, w], x),
@@ -117,7 +105,7 @@ impl Library {
 /// Adds to each element of a pass's result the products that it is the sum of; all in the host's order, and of the extents
 /// of a convolution that [is known](is_known).
 pub fn add_products(c: &DeviceConvolution, pass: ConvolutionPass, [a, b]: [&[f32]; 2], sums: &mut [f64]) {
-    let step = c.stride[1];
+    let step = c.windows[1].stride;
     each_row(c, |x, w, y, len| match pass {
         ConvolutionPass::Forward => {
             let tap = f64::from(b[w]);
@@ -141,25 +129,21 @@ pub fn add_products(c: &DeviceConvolution, pass: ConvolutionPass, [a, b]: [&[f32
 /// number of such pairs; from one to the next the output's place grows by one and the input's by the stride.
 fn each_row(c: &DeviceConvolution, mut with: impl FnMut(usize, usize, usize, usize)) {
     let (channels, outputs) = (c.channels / c.groups, c.outputs / c.groups);
-    // The output's places at which a tap meets the input along an axis.
-    let meets = |axis: usize, tap: usize| {
-        let (ahead, stride) = (tap * c.dilation[axis], c.stride[axis]);
-        let first = c.pad[axis].saturating_sub(ahead).div_ceil(stride);
-        let end = (c.input[axis] + c.pad[axis]).saturating_sub(ahead).div_ceil(stride);
-        first..end.min(c.output[axis])
-    };
-    let at = |axis: usize, place: usize, tap: usize| place * c.stride[axis] + tap * c.dilation[axis] - c.pad[axis];
+    let [down, across] = &c.windows;
     for (image, output) in (0..c.batch).flat_map(|n| (0..c.outputs).map(move |o| (n, o))) {
         for channel in 0..channels {
             let plane_x = image * c.channels + output / outputs * channels + channel;
             let plane_y = image * c.outputs + output;
             let filter = output * channels + channel;
-            for (r, s) in (0..c.kernel[0]).flat_map(|r| (0..c.kernel[1]).map(move |s| (r, s))) {
-                let columns = meets(1, s);
-                for p in meets(0, r).filter(|_| !columns.is_empty()) {
-                    let x = (plane_x * c.input[0] + at(0, p, r)) * c.input[1] + at(1, columns.start, s);
-                    let y = (plane_y * c.output[0] + p) * c.output[1] + columns.start;
-                    with(x, (filter * c.kernel[0] + r) * c.kernel[1] + s, y, columns.len());
+            for (r, s) in (0..down.kernel).flat_map(|r| (0..across.kernel).map(move |s| (r, s))) {
+                let ((rows, top), (columns, left)) = (down.outputs_of(r), across.outputs_of(s));
+                if columns.is_empty() {
+                    continue;
+                }
+                for (n, p) in rows.enumerate() {
+                    let x = (plane_x * down.input + top + n * down.stride) * across.input + left;
+                    let y = (plane_y * down.output + p) * across.output + columns.start;
+                    with(x, (filter * down.kernel + r) * across.kernel + s, y, columns.len());
                 }
             }
         }
@@ -181,12 +165,7 @@ mod tests {
             batch: 1,
             channels: 1,
             outputs: 1,
-            input: [2; 2],
-            output: [1; 2],
-            kernel: [2; 2],
-            stride: [1; 2],
-            pad: [0; 2],
-            dilation: [1; 2],
+            windows: [Window { input: 2, kernel: 2, ..Window::UNIT }; 2],
             groups: 1,
             format: Format::PLAIN,
         }
@@ -198,10 +177,12 @@ mod tests {
             |conv: DeviceConvolution| Library::of(&[ConvolutionPass::Data]).workspace(&conv, ConvolutionPass::Data);
         assert_eq!(plans(least()), Some(WORKSPACE));
         assert_eq!(Library::of(&[ConvolutionPass::Data]).workspace(&least(), ConvolutionPass::Forward), None);
+        let rows = least().windows[0];
+        let with_rows = |rows| DeviceConvolution { windows: [rows, least().windows[1]], ..least() };
         for bad in [
-            DeviceConvolution { output: [2; 2], ..least() },
-            DeviceConvolution { kernel: [3, 2], ..least() },
-            DeviceConvolution { stride: [0, 1], ..least() },
+            with_rows(Window { output: 2, ..rows }),
+            with_rows(Window { kernel: 3, ..rows }),
+            with_rows(Window { stride: 0, ..rows }),
             DeviceConvolution { groups: 0, ..least() },
             DeviceConvolution { groups: 2, outputs: 2, ..least() },
             DeviceConvolution { batch: 0, ..least() },

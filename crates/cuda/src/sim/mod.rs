@@ -38,7 +38,7 @@ use crate::{Allocator, Precision};
 use convolution::Library;
 
 pub use build::{Kernels, kernels};
-pub use convolution::{add_products, is_known, shapes};
+pub use convolution::{add_products, is_known};
 pub use memory::Blocks;
 pub use recording::Simulated;
 pub use tf32::rounded as rounded_to_tf32;

@@ -4,7 +4,7 @@
 
 use std::sync::OnceLock;
 
-use lgm_core::{ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Element, Format, Shape, rounded};
+use lgm_core::{ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Element, Format, Shape, Window, rounded};
 use lgm_cuda::sim::{Order, Sim};
 use lgm_cuda::{Allocator, Cuda, Precision};
 
@@ -100,17 +100,11 @@ pub fn square(
     dilation: usize,
     groups: usize,
 ) -> DeviceConvolution {
-    let output = (size + 2 * pad - dilation * (kernel - 1) - 1) / stride + 1;
     DeviceConvolution {
         batch,
         channels,
         outputs,
-        input: [size; 2],
-        output: [output; 2],
-        kernel: [kernel; 2],
-        stride: [stride; 2],
-        pad: [pad; 2],
-        dilation: [dilation; 2],
+        windows: [Window::new(size, kernel, stride, pad, dilation).unwrap(); 2],
         groups,
         format: Format::PLAIN,
     }
@@ -118,12 +112,7 @@ pub fn square(
 
 pub fn geometries() -> Vec<DeviceConvolution> {
     let odd = DeviceConvolution {
-        input: [9, 11],
-        output: [4, 9],
-        kernel: [3, 2],
-        stride: [2, 1],
-        pad: [1, 0],
-        dilation: [2, 2],
+        windows: [Window::new(9, 3, 2, 1, 2).unwrap(), Window::new(11, 2, 1, 0, 2).unwrap()],
         ..square(2, 6, 4, 9, 3, 1, 0, 1, 2)
     };
     vec![

@@ -1,6 +1,6 @@
 //! How layers launch kernels: extents, grids, and what several of them run.
 
-use lgm_core::{DeviceCall, DevicePtr, Element, Error, Gemm, Grid, Result, args, kernel};
+use lgm_core::{Arg, DeviceCall, DevicePtr, Element, Error, Gemm, Grid, Result, Window, args, kernel};
 
 /// An extent as kernels take it.
 ///
@@ -12,6 +12,15 @@ pub(crate) fn extent(n: usize) -> Result<u32> {
     n.try_into().ok().filter(|&n| n <= most).ok_or_else(|| {
         Error::config(format!("an extent of {n} is more than kernels can count ({most}); split the blob"))
     })
+}
+
+/// Windows as the last arguments of kernels over them: the inputs of all axes, then the outputs, kernels, strides and paddings,
+/// and the dilations of kernels that take any.
+pub(crate) fn window_args(windows: &[Window], dilated: bool) -> Result<Vec<Arg>> {
+    let extents: [fn(&Window) -> usize; 6] =
+        [|w| w.input, |w| w.output, |w| w.kernel, |w| w.stride, |w| w.pad.unsigned_abs(), |w| w.dilation];
+    let taken = if dilated { &extents[..] } else { &extents[..5] };
+    taken.iter().flat_map(|of| windows.iter().map(|w| extent(of(w)).map(Arg::from))).collect()
 }
 
 /// The grid of a kernel that strides over `rows` rows in y and `width` positions in x: blocks of up to 256 threads, as

@@ -5,7 +5,7 @@
 
 use lgm_core::{
     Arg, Arity, BlobSpec, Bwd, Device, DeviceLayer, Float, Formats, Fwd, Grid, Host, HostLayer, Kernel, Layer, Node,
-    Offer, Plan, Result, Sharing,
+    Offer, Plan, Result, Sharing, ensure,
 };
 use lgm_cpu::elementwise::{map_into, set};
 
@@ -53,12 +53,14 @@ pub(crate) struct Spec {
     pub flops: u64,
     /// How the top may share the bottom's memory; as a view where f(x) = x.
     pub sharing: Sharing,
+    /// Whether there is no backward: no gradient flows, and none may be asked for.
+    pub no_backward: bool,
 }
 
 impl Spec {
     /// Kernels without numbers, in place.
     pub fn new(kernels: [Kernel; 2], reads: Reads, flops: u64) -> Spec {
-        Spec { kernels, numbers: Vec::new(), reads, flops, sharing: Sharing::InPlace }
+        Spec { kernels, numbers: Vec::new(), reads, flops, sharing: Sharing::InPlace, no_backward: false }
     }
 }
 
@@ -105,6 +107,29 @@ impl<T: Float> Gradient<'_, T> {
     }
 }
 
+/// Numbers of a prototxt, with their names, in double precision.
+///
+/// # Errors
+/// When one is NaN or infinite.
+pub(crate) fn finite<const N: usize>(named: [(&str, f32); N]) -> Result<[f64; N]> {
+    for (name, value) in named {
+        ensure!(value.is_finite(), "{name} must be a finite number, found {value}");
+    }
+    Ok(named.map(|(_, value)| value.into()))
+}
+
+/// ln b, of the base b that a prototxt gives; -1 stands for e.
+///
+/// # Errors
+/// When b is not positive and finite.
+pub(crate) fn log_of_base(base: f32) -> Result<f64> {
+    if base == -1.0 {
+        return Ok(1.0);
+    }
+    ensure!(base > 0.0 && base.is_finite(), "base must be a positive number, or -1 for e, found {base}");
+    Ok(f64::from(base).ln())
+}
+
 /// The layer that computes f.
 pub(crate) fn node(f: impl Pointwise) -> Result<Node> {
     Node::compute(Elementwise::new(f))
@@ -141,6 +166,7 @@ impl<F: Pointwise> Layer for Elementwise<F> {
             share_data: vec![(0, 0, self.spec.sharing)],
             backward_bottoms: only(Reads::Bottom),
             backward_tops: only(Reads::Top),
+            no_backward: self.spec.no_backward,
             flops: if self.is_view() { 0 } else { self.spec.flops * self.count as u64 },
             ..Plan::elementwise(&bottoms[0])
         })

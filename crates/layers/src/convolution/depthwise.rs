@@ -3,7 +3,7 @@
 
 use lgm_core::{Axes3, DeviceConvolution, DevicePtr, DeviceQueue, Element, Format, Grid, Layout, Result, args, kernel};
 
-use super::geometry::{area, is_last, launch};
+use super::geometry::{is_last, launch};
 use crate::common::by_channel::{BLOCKS, REDUCE_COLUMNS};
 use crate::common::convert::convert;
 use crate::common::launch::{extent, row_grid};
@@ -33,7 +33,7 @@ pub(super) fn filters_to_hwc(
     w: DevicePtr,
 ) -> Result<()> {
     let last = Format { element: Element::F32, layout: Layout::ChannelsLast };
-    convert(queue, (made, last), (w, Format::PLAIN), Axes3::new(1, c.outputs, area(c.kernel)), false)
+    convert(queue, (made, last), (w, Format::PLAIN), Axes3::new(1, c.outputs, c.kernel_area()), false)
 }
 
 /// y = w ∗ x + b.
@@ -44,13 +44,14 @@ pub(super) fn forward(
 ) -> Result<()> {
     let (outputs, each, e) = (extent(c.outputs)?, extent(each(c))?, c.format.element);
     if is_last(c) {
-        let rows = c.batch * c.output[0] * c.output[1].div_ceil(STRIP);
+        let [down, across] = c.windows.map(|w| w.output);
+        let rows = c.batch * down * across.div_ceil(STRIP);
         let own = args![y, x, w, b, extent(rows)?, outputs, each];
         return launch(queue, kernel!(e, "conv_depthwise_forward_last"), row_grid(rows, vectors(c)), own, c);
     }
     let planes = c.batch * c.outputs;
     let own = args![y, x, w, b, extent(planes)?, outputs, each];
-    launch(queue, kernel!(e, "conv_depthwise_forward"), row_grid(planes, area(c.output)), own, c)
+    launch(queue, kernel!(e, "conv_depthwise_forward"), row_grid(planes, c.output_area()), own, c)
 }
 
 /// dx: what every tap saw of dy, gathered.
@@ -61,7 +62,8 @@ pub(super) fn data(
 ) -> Result<()> {
     let (channels, of_each, e) = (extent(c.channels)?, extent(each(c))?, c.format.element);
     if is_last(c) {
-        let rows = c.batch * c.input[0] * c.input[1].div_ceil(STRIP);
+        let [down, across] = c.windows.map(|w| w.input);
+        let rows = c.batch * down * across.div_ceil(STRIP);
         let own = args![dx, w, dy, extent(rows)?, channels, of_each];
         // A thread takes all outputs of a channel.
         let width = vectors(c).min(c.channels);
@@ -69,7 +71,7 @@ pub(super) fn data(
     }
     let planes = c.batch * c.channels;
     let own = args![dx, w, dy, extent(planes)?, channels, of_each];
-    launch(queue, kernel!(e, "conv_depthwise_data"), row_grid(planes, area(c.input)), own, c)
+    launch(queue, kernel!(e, "conv_depthwise_data"), row_grid(planes, c.input_area()), own, c)
 }
 
 /// The grid of the filter gradient's first step with channels last; it follows from the shape and the format alone.
@@ -77,15 +79,15 @@ fn partials(c: &DeviceConvolution) -> Grid {
     let vectors = vectors(c).max(1);
     let across = vectors.div_ceil(vectors.div_ceil(REDUCE_COLUMNS));
     let down = Grid::THREADS as usize / across;
-    let columns = vectors.div_ceil(across) * area(c.kernel).div_ceil(SET);
-    let worth = (c.batch * area(c.output)).div_ceil(down * POSITIONS_PER_THREAD);
+    let columns = vectors.div_ceil(across) * c.kernel_area().div_ceil(SET);
+    let worth = (c.batch * c.output_area()).div_ceil(down * POSITIONS_PER_THREAD);
     let chunks = BLOCKS.div_ceil(columns).min(worth).max(1);
     Grid { blocks: [columns as u32, chunks as u32, 1], threads: [across as u32, down as u32, 1] }
 }
 
 /// Floats that [`filter`] takes of scratch.
 pub(super) fn filter_scratch(c: &DeviceConvolution) -> usize {
-    if is_last(c) { partials(c).blocks[1] as usize * area(c.kernel) * c.outputs } else { 0 }
+    if is_last(c) { partials(c).blocks[1] as usize * c.kernel_area() * c.outputs } else { 0 }
 }
 
 /// dw += the filters' gradient, in single precision and axis by axis.
@@ -96,16 +98,16 @@ pub(super) fn filter(
     scratch: DevicePtr,
 ) -> Result<()> {
     let (batch, outputs, each, e) = (extent(c.batch)?, extent(c.outputs)?, extent(each(c))?, c.format.element);
-    let filters = c.outputs * area(c.kernel);
+    let filters = c.outputs * c.kernel_area();
     if !is_last(c) {
         let own = args![dw, x, dy, batch, outputs, each];
         return launch(queue, kernel!(e, "conv_depthwise_filter"), Grid::rows(filters, Grid::THREADS), own, c);
     }
-    extent(c.batch * area(c.output))?;
+    extent(c.batch * c.output_area())?;
     let grid = partials(c);
     let own = args![scratch, x, dy, batch, outputs, each];
     launch(queue, kernel!(e, "conv_depthwise_partials_last"), grid, own, c)?;
     let chunks = grid.blocks[1];
     let finish = Grid::rows(extent(filters)?.div_ceil(32) as usize, (32 * chunks).min(1024));
-    queue.launch("conv_depthwise_finish", finish, args![dw, scratch, chunks, outputs, extent(area(c.kernel))?])
+    queue.launch("conv_depthwise_finish", finish, args![dw, scratch, chunks, outputs, extent(c.kernel_area())?])
 }

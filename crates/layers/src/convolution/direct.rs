@@ -5,7 +5,7 @@
 use lgm_core::{DeviceConvolution, DevicePtr, DeviceQueue, Element, Gemm, Result, args, kernel};
 
 use super::depthwise;
-use super::geometry::{adds_gradient, area, is_depthwise, is_last, is_pointwise, launch, runs, taps};
+use super::geometry::{adds_gradient, is_depthwise, is_last, is_pointwise, launch, runs, taps};
 use crate::common::launch::{extent, matmul, row_grid};
 
 /// The patches of `n` images: the images themselves where they are that.
@@ -21,7 +21,7 @@ fn patches(
     }
     let rows = n * taps(c);
     let own = args![scratch, x, extent(rows)?];
-    launch(queue, kernel!(c.format.element, "conv_patches"), row_grid(rows, area(c.output)), own, c)?;
+    launch(queue, kernel!(c.format.element, "conv_patches"), row_grid(rows, c.output_area()), own, c)?;
     Ok(scratch)
 }
 
@@ -34,13 +34,13 @@ struct Group {
 
 impl Group {
     fn of(c: &DeviceConvolution) -> Group {
-        Group { outputs: c.outputs / c.groups, taps: taps(c) / c.groups, positions: area(c.output) }
+        Group { outputs: c.outputs / c.groups, taps: taps(c) / c.groups, positions: c.output_area() }
     }
 }
 
 /// Elements of an image, of what comes of it and of its patches.
 fn elements_of_image(c: &DeviceConvolution) -> [usize; 3] {
-    [c.channels * area(c.input), c.outputs * area(c.output), taps(c) * area(c.output)]
+    [c.channels * c.input_area(), c.outputs * c.output_area(), taps(c) * c.output_area()]
 }
 
 /// y = w · patches, image by image.
@@ -110,7 +110,7 @@ pub(super) fn data(
         if !is_pointwise(c) {
             let planes = n * c.channels;
             let own = args![dx, scratch, extent(planes)?];
-            launch(queue, kernel!(c.format.element, "conv_unpatch"), row_grid(planes, area(c.input)), own, c)?;
+            launch(queue, kernel!(c.format.element, "conv_unpatch"), row_grid(planes, c.input_area()), own, c)?;
         }
     }
     Ok(())
@@ -163,7 +163,7 @@ fn patches_last(
     if is_pointwise(c) {
         return Ok(x);
     }
-    let rows = n * area(c.output);
+    let rows = n * c.output_area();
     let own = args![scratch, x, extent(rows)?, extent(c.channels)?, extent(c.channels / c.groups)?];
     launch(queue, kernel!(c.format.element, "conv_patches_last"), row_grid(rows, taps(c)), own, c)?;
     Ok(scratch)
@@ -201,7 +201,7 @@ fn forward_last(
     for (start, n) in runs(c) {
         let p = patches_last(queue, c, n, scratch, x.elements(start * per_x, e))?;
         let y = y.elements(start * per_y, e);
-        let extents = (n * area(c.output), g.outputs, g.taps);
+        let extents = (n * c.output_area(), g.outputs, g.taps);
         let gemm = matmul(extents, (p, g.row), (w, g.taps), 0.0, (y, c.outputs));
         let batch = (c.groups, [of_p, of_w, of_y]);
         queue.gemm(&Gemm { trans_b: true, batch, factors: e, result: e, ..gemm })?;
@@ -223,12 +223,12 @@ fn data_last(
         let dx = dx.elements(start * per_x, e);
         let dy = dy.elements(start * per_y, e);
         let p = if is_pointwise(c) { dx } else { scratch };
-        let extents = (n * area(c.output), g.taps, g.outputs);
+        let extents = (n * c.output_area(), g.taps, g.outputs);
         let gemm = matmul(extents, (dy, c.outputs), (w, g.taps), 0.0, (p, g.row));
         let batch = (c.groups, [of_y, of_w, of_p]);
         queue.gemm(&Gemm { batch, factors: e, result: e, ..gemm })?;
         if !is_pointwise(c) {
-            let rows = n * area(c.input);
+            let rows = n * c.input_area();
             let own = args![dx, scratch, extent(rows)?, extent(c.channels)?, extent(c.channels / c.groups)?];
             launch(queue, kernel!(e, "conv_unpatch_last"), row_grid(rows, c.channels), own, c)?;
         }
@@ -250,7 +250,7 @@ fn filter_last(
         let p = patches_last(queue, c, n, scratch, x.elements(start * per_x, e))?;
         let dy = dy.elements(start * per_y, e);
         let beta = if start == 0 && !adds_gradient(c) { 0.0 } else { 1.0 };
-        let extents = (g.outputs, g.taps, n * area(c.output));
+        let extents = (g.outputs, g.taps, n * c.output_area());
         let gemm = matmul(extents, (dy, c.outputs), (p, g.row), beta, (dw, g.taps));
         let batch = (c.groups, [of_y, of_p, of_w]);
         queue.gemm(&Gemm { trans_a: true, batch, factors: e, ..gemm })?;

@@ -1,8 +1,8 @@
 //! What the kernels of two-dimensional convolution ask of its geometry.
 
-use lgm_core::{Arg, Axes3, DeviceConvolution, DeviceQueue, Element, Format, Grid, Layout, Result};
+use lgm_core::{Arg, Axes3, DeviceConvolution, DeviceQueue, Element, Format, Grid, Layout, Result, Window};
 
-use crate::common::launch::extent;
+use crate::common::launch::window_args;
 
 /// Whether every group has one channel.
 pub(super) fn is_depthwise(c: &DeviceConvolution) -> bool {
@@ -24,7 +24,7 @@ pub(super) fn filter_count(c: &DeviceConvolution) -> usize {
 
 /// The filters as a blob of images, channels and positions.
 pub(super) fn filter_extents(c: &DeviceConvolution) -> Axes3 {
-    Axes3::new(c.outputs, c.channels / c.groups, area(c.kernel))
+    Axes3::new(c.outputs, c.channels / c.groups, c.kernel_area())
 }
 
 /// Whether the filters' gradient, which is in single precision, lies as the parameter's does: then it is added to that, and
@@ -35,16 +35,12 @@ pub(super) fn adds_gradient(c: &DeviceConvolution) -> bool {
 
 /// Whether patches are the input itself.
 pub(super) fn is_pointwise(c: &DeviceConvolution) -> bool {
-    c.kernel == [1, 1] && c.stride == [1, 1] && c.pad == [0, 0]
-}
-
-pub(super) fn area(extents: [usize; 2]) -> usize {
-    extents[0] * extents[1]
+    c.windows.iter().all(Window::is_pointwise)
 }
 
 /// Rows of an image's patches.
 pub(super) fn taps(c: &DeviceConvolution) -> usize {
-    c.channels * area(c.kernel)
+    c.channels * c.kernel_area()
 }
 
 /// Images of a batch whose patches, of so many elements an image, are made at a time.
@@ -59,17 +55,11 @@ pub(super) fn runs_of(batch: usize, at_once: usize) -> impl Iterator<Item = (usi
 
 /// Images whose patches are made at a time.
 pub(super) fn images(c: &DeviceConvolution) -> usize {
-    images_at_once(c.batch, taps(c) * area(c.output))
+    images_at_once(c.batch, taps(c) * c.output_area())
 }
 
 pub(super) fn runs(c: &DeviceConvolution) -> impl Iterator<Item = (usize, usize)> + use<> {
     runs_of(c.batch, images(c))
-}
-
-/// The geometry, as the kernels' last arguments.
-fn geometry(c: &DeviceConvolution) -> Result<Vec<Arg>> {
-    let pairs = [c.input, c.output, c.kernel, c.stride, c.pad, c.dilation];
-    pairs.iter().flatten().map(|&n| extent(n).map(Arg::from)).collect()
 }
 
 /// Runs a kernel whose last arguments are the geometry.
@@ -81,6 +71,6 @@ pub(super) fn launch(
     conv: &DeviceConvolution,
 ) -> Result<()> {
     let mut args = own.to_vec();
-    args.extend(geometry(conv)?);
+    args.extend(window_args(&conv.windows, true)?);
     queue.launch(kernel, grid, &args)
 }

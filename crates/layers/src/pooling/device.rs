@@ -2,11 +2,11 @@
 
 use lgm_core::{
     Arg, Bwd, Device, DeviceCall, DeviceLayer, DevicePtr, DeviceQueue, Format, Formats, Fwd, Grid, Kernel, Layout,
-    Offer, Plan, Result, args, kernel,
+    Offer, Plan, Result, args, count, kernel,
 };
 
 use super::{Method, Pooling};
-use crate::common::launch::{extent, row_grid};
+use crate::common::launch::{extent, row_grid, window_args};
 
 /// How a kernel takes the blobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,24 +38,24 @@ impl Pooling {
     fn slots(&self) -> bool {
         matches!(self.method, Method::Max | Method::Draw)
             && !self.index_top
-            && self.geometry.kernel.iter().product::<usize>() <= MOST_SLOTS
+            && count(&self.geometry.windows.map(|w| w.kernel)) <= MOST_SLOTS
     }
 
     /// Whether each window is a whole plane.
     fn whole(&self) -> bool {
-        let g = &self.geometry;
-        g.output == [1, 1] && g.kernel == g.input && g.pad == [0, 0]
+        self.geometry.windows.iter().all(|w| w.output == 1 && w.kernel == w.input && w.pad == 0)
     }
 
     /// How kernels may take blobs that are at these addresses.
     pub(super) fn access(&self, format: Format, blobs: &[DevicePtr]) -> Access {
-        let (g, vector) = (&self.geometry, 16 / format.element.bytes());
-        let by_two = g.kernel == [2, 2] && g.stride == [2, 2] && g.pad == [0, 0] && g.input[1].is_multiple_of(2);
+        let (windows, vector) = (&self.geometry.windows, 16 / format.element.bytes());
+        let by_two = windows.iter().all(|w| (w.kernel, w.stride, w.pad) == (2, 2, 0));
+        let across = &windows[1];
         match format.layout {
             _ if blobs.iter().any(|at| !at.0.is_multiple_of(16)) => Access::Single,
             Layout::ChannelsLast if self.channels.is_multiple_of(vector) => Access::Vectors(vector),
-            Layout::ChannelsFirst if by_two => {
-                let fits = |n: &usize| 2 * n <= vector && g.output[1].is_multiple_of(*n);
+            Layout::ChannelsFirst if by_two && across.input.is_multiple_of(2) => {
+                let fits = |n: &usize| 2 * n <= vector && across.output.is_multiple_of(*n);
                 Access::Pairs([4, 2].into_iter().find(fits).unwrap_or(1))
             }
             _ => Access::Single,
@@ -64,7 +64,6 @@ impl Pooling {
 
     /// Launches a kernel over planes of `area` elements; the geometry comes after its own arguments.
     fn launch(&self, call: DeviceCall<'_>, access: Access, kernel: Kernel, area: usize, own: &[Arg]) -> Result<()> {
-        let g = &self.geometry;
         let mut args = own.to_vec();
         let (across, along) = match access {
             Access::Single => (1, 1),
@@ -81,19 +80,14 @@ impl Pooling {
         for n in [rows, wide, channels] {
             args.push(extent(n)?.into());
         }
-        for pair in [g.input, g.output, g.kernel, g.stride, g.pad] {
-            for n in pair {
-                args.push(extent(n)?.into());
-            }
-        }
+        args.extend(window_args(&self.geometry.windows, false)?);
         call.launch(kernel, row_grid(rows, wide), &args)
     }
 
     /// As [`Pooling::launch`] over the cells of the planes: as many elements as a stride has, from each window's corner on.
     fn launch_cells(&self, call: DeviceCall<'_>, access: Access, kernel: Kernel, own: &[Arg]) -> Result<()> {
-        let g = &self.geometry;
-        let cells = |d: usize| (g.input[d] + g.pad[d]).div_ceil(g.stride[d]);
-        self.launch(call, access, kernel, cells(0) * cells(1), own)
+        let cells = self.geometry.windows.map(|w| w.input.saturating_add_signed(w.pad).div_ceil(w.stride));
+        self.launch(call, access, kernel, count(&cells), own)
     }
 
     /// Launches a kernel of means of whole planes: of the top and the bottom, whatever direction.

@@ -1,7 +1,7 @@
 use super::device::Access;
 use super::{Method, Pooling};
 use crate::tests::registry;
-use lgm_core::{ChannelsLast, DType, DevicePtr, Element, Format, Layout, Phase, Shape, Step, Storage};
+use lgm_core::{ChannelsLast, DType, DevicePtr, Element, Format, Layout, Phase, Shape, Step, Storage, Window};
 use lgm_cpu::pool::PoolGeometry;
 use lgm_cuda::sim::Order;
 use lgm_testkit::{Case, DeviceHarness, Fill, Harness, Inputs, check, config_error};
@@ -159,12 +159,11 @@ fn kernels_take_what_the_blobs_allow() {
     let access = |param: &str, bottom: [usize; 4], format: Format, at: u64| {
         let parsed = lgm_testkit::parse_layer(&layer(param)).unwrap();
         let param = parsed.pooling_param.unwrap();
-        let none = PoolGeometry { input: [0; 2], output: [0; 2], kernel: [0; 2], stride: [0; 2], pad: [0; 2] };
         let mut pooling = Pooling {
             param,
             method: Method::Max,
             stream: 0,
-            geometry: none,
+            geometry: PoolGeometry { windows: [Window::UNIT; 2] },
             planes: bottom[0] * bottom[1],
             channels: bottom[1],
             index_top: false,
@@ -254,8 +253,8 @@ fn mistakes_are_named() {
         ("kernel_size: 2 stride_h: 2", &["stride_h and stride_w go together"]),
         ("kernel_size: 2 pad: 1 pad_h: 1 pad_w: 1", &["both pad and pad_h"]),
         ("kernel_size: 2 pad: 2", &["padding (2)", "kernel (2)"]),
-        ("kernel_size: 5", &["kernel (5)", "(4)"]),
-        ("kernel_size: 6 stride: 2", &["kernel (6)", "(4)"]),
+        ("kernel_size: 5", &["reaches over 5", "has 4"]),
+        ("kernel_size: 6 stride: 2", &["reaches over 6", "has 4"]),
         ("kernel_size: 1 stride: 2", &["outside the bottom's extent 4", "FLOOR"]),
         ("kernel_size: 2 global_pooling: true", &["global_pooling", "kernel"]),
         ("global_pooling: true stride: 2", &["global_pooling", "stride 1"]),

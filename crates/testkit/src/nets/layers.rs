@@ -41,7 +41,13 @@ pub fn prelu(w: &mut Writer, picks: &Picks) -> Option<()> {
 
 pub fn activation(w: &mut Writer, picks: &Picks) -> Option<()> {
     let blob = w.blob(picks[0], |_| true)?;
-    unary(w, ["Sigmoid", "TanH", "Swish"][picks[1] as usize % 3], blob, Manner::of(picks[2]), "")
+    unary(
+        w,
+        ["Sigmoid", "TanH", "Swish", "BNLL", "ELU", "AbsVal"][picks[1] as usize % 6],
+        blob,
+        Manner::of(picks[2]),
+        "",
+    )
 }
 
 pub fn power(w: &mut Writer, picks: &Picks) -> Option<()> {
@@ -53,6 +59,12 @@ pub fn power(w: &mut Writer, picks: &Picks) -> Option<()> {
 pub fn dropout(w: &mut Writer, picks: &Picks) -> Option<()> {
     let blob = w.blob(picks[0], |_| true)?;
     unary(w, "Dropout", blob, Manner::of(picks[2]), "dropout_param { dropout_ratio: 0.3 }")
+}
+
+pub fn mvn(w: &mut Writer, picks: &Picks) -> Option<()> {
+    let blob = w.image(picks[0])?;
+    let body = format!("mvn_param {{ across_channels: {} eps: 0.1 }}", picks[1] % 2 == 1);
+    unary(w, "MVN", blob, Manner::of(picks[2]), &body)
 }
 
 pub fn host_only(w: &mut Writer, picks: &Picks) -> Option<()> {
@@ -142,6 +154,24 @@ pub fn convolution(w: &mut Writer, picks: &Picks) -> Option<()> {
     ][picks[4] as usize % 8];
     convolve(w, blob, Window { outputs, group, kernel, pad, stride, dilation }, picks[5], Manner::of(picks[2]))
         .map(drop)
+}
+
+/// A transposed convolution, of one group or as many as channels.
+pub fn deconvolution(w: &mut Writer, picks: &Picks) -> Option<()> {
+    let blob = w.image(picks[0])?;
+    let &[n, c, height, width] = w.shape(blob) else { return None };
+    let group = if picks[3] % 3 == 2 { c } else { 1 };
+    let outputs = if group == 1 { [4, 3, 8, 5][picks[1] as usize % 4] } else { c };
+    let (kernel, pad, stride) = [(4, 1, 2), (3, 1, 1), (2, 0, 2), (3, 2, 2)][picks[4] as usize % 4];
+    let extent =
+        |size: usize| (stride * (size - 1) + kernel).checked_sub(2 * pad).filter(|extent| (1..=16).contains(extent));
+    let shape = vec![n, outputs, extent(height)?, extent(width)?];
+    let body = format!(
+        "convolution_param {{ num_output: {outputs} group: {group} kernel_size: {kernel} pad: {pad} stride: {stride} \
+         weight_filler {{ type: 'msra' }} bias_term: {} }}",
+        picks[5].is_multiple_of(2)
+    );
+    w.try_layer("Deconvolution", &[blob], vec![shape], Manner::of(picks[2]).learning(), &body).map(drop)
 }
 
 /// A convolution's extents.
@@ -252,6 +282,31 @@ pub fn slice(w: &mut Writer, picks: &Picks) -> Option<()> {
     let body = format!("slice_param {{ axis: {axis} slice_point: {first} }}");
     let manner = Manner { in_place: false, ..Manner::of(picks[2]) };
     w.try_layer("Slice", &[blob], vec![of(first), of(shape[axis] - first)], manner, &body).map(drop)
+}
+
+/// The axes in another order, the first in its place.
+pub fn permute(w: &mut Writer, picks: &Picks) -> Option<()> {
+    let blob = w.image(picks[0])?;
+    let shape = w.shape(blob).to_vec();
+    let order = [[0, 2, 3, 1], [0, 3, 1, 2], [0, 1, 3, 2], [0, 3, 2, 1]][picks[1] as usize % 4];
+    let body: String = order.iter().map(|axis| format!("order: {axis} ")).collect();
+    let manner = Manner { in_place: false, ..Manner::of(picks[2]) };
+    w.try_layer(
+        "Permute",
+        &[blob],
+        vec![order.map(|axis| shape[axis]).to_vec()],
+        manner,
+        &format!("permute_param {{ {body} }}"),
+    )
+    .map(drop)
+}
+
+pub fn tile(w: &mut Writer, picks: &Picks) -> Option<()> {
+    let blob = w.blob(picks[0], |b| b.shape.len() >= 2)?;
+    let mut shape = w.shape(blob).to_vec();
+    shape[1] *= 2;
+    let manner = Manner { in_place: false, ..Manner::of(picks[2]) };
+    w.try_layer("Tile", &[blob], vec![shape], manner, "tile_param { tiles: 2 }").map(drop)
 }
 
 pub fn flatten(w: &mut Writer, picks: &Picks) -> Option<()> {

@@ -1,17 +1,18 @@
 //! How a pass is run: cuDNN's algorithms for it, tried on blobs of zeros.
 
 use std::ffi::c_int;
+use std::sync::Arc;
 
-use lgm_core::{ConvolutionPass, DeviceConvolution, DevicePtr, Element, Result};
+use lgm_core::{ConvolutionPass, DeviceConvolution, DevicePtr, Element, Result, Shape};
 
 use super::algorithms::{self, Algorithm, MOST_ALGORITHMS, Trial, workspace_limit};
-use super::descriptors::{Descriptors, Geometry};
+use super::descriptors::Descriptors;
 use super::status::check;
 use super::{Choice, Convolutions};
-use crate::Precision;
 use crate::gpu::api::*;
 use crate::gpu::context::{Context, Stream, driver};
 use crate::gpu::event::Event;
+use crate::{Precision, Refusal};
 
 /// Runs of an algorithm that is timed; the quickest counts.
 const TIMED: usize = 3;
@@ -28,38 +29,36 @@ impl Convolutions {
         handle: cudnnHandle_t,
         conv: &DeviceConvolution,
         pass: ConvolutionPass,
-    ) -> Result<Result<Choice, String>> {
-        let Some(geometry) = Geometry::of(conv) else { return Ok(Err("it is too large for cuDNN".into())) };
+    ) -> Result<Result<Choice, Refusal>> {
         let precision = match conv.format.element {
             Element::F32 => self.precision.of_product(conv.multiply_adds()),
             _ => self.precision,
         };
-        let descriptors = match self.describe(&geometry, conv, precision) {
+        let descriptors = match Descriptors::new(&self.api, conv, precision) {
             Ok(descriptors) => descriptors,
-            Err(error) => return Ok(Err(error.to_string())),
+            Err(error) => return Ok(Err(Arc::new(error).into())),
         };
         let algorithms = match self.propose(handle, &descriptors, pass, precision) {
             Ok(algorithms) => algorithms,
-            Err(error) => return Ok(Err(error.to_string())),
+            Err(error) => return Ok(Err(Arc::new(error).into())),
         };
-        let (proposed, mut refusals) = (algorithms.len(), Vec::new());
+        let (proposed, mut reasons) = (algorithms.len(), Vec::new());
         let blobs = Blobs::of(&self.context, conv, pass)?;
         let algorithms = algorithms::tried(algorithms, |algorithm| {
             // A net that holds these blobs will not fit either, and that is an error of its own.
             let Some(blobs) = &blobs else { return Ok(Trial::NoRoom) };
             let trial = self.attempt(handle, &descriptors, (conv, pass), algorithm, blobs)?;
             if let Trial::Refused(error) = &trial {
-                refusals.push(format!("{}: {error}", algorithm.name()));
+                reasons.push(format!("{}: {error}", algorithm.name()));
             }
             Ok(trial)
         })?;
         let Some(algorithm) = algorithms.front() else {
-            let each = refusals.iter().map(|refusal| format!("\n  {refusal}"));
-            let refused = format!("it refuses all of the {proposed} deterministic ones{}", each.collect::<String>());
-            return Ok(Err(if proposed == 0 { "it has no deterministic algorithm".into() } else { refused }));
+            let refused = Refusal::Algorithms { proposed, reasons };
+            return Ok(Err(if proposed == 0 { Refusal::NoAlgorithm } else { refused }));
         };
         if let Err(error) = descriptors.set_math(algorithm.math) {
-            return Ok(Err(error.to_string()));
+            return Ok(Err(Arc::new(error).into()));
         }
         tracing::debug!(
             "{pass} of {conv} in {precision} by cuDNN's {algorithm}, {} more behind it",
@@ -67,15 +66,6 @@ impl Convolutions {
         );
         let workspace = algorithms.iter().map(|algorithm| algorithm.workspace).max().unwrap_or(0);
         Ok(Ok(Choice { descriptors, algorithms, workspace }))
-    }
-
-    /// # Errors
-    /// When cuDNN refuses the convolution, or has its output other extents.
-    fn describe(&self, geometry: &Geometry, conv: &DeviceConvolution, precision: Precision) -> Result<Descriptors> {
-        let descriptors = Descriptors::new(&self.api, geometry, conv.format, precision)?;
-        let output = descriptors.output()?;
-        lgm_core::ensure!(output == geometry.y, "cuDNN gives the output the extents {output:?}");
-        Ok(descriptors)
     }
 
     /// cuDNN's algorithms to run a pass, with the workspace that each wants.
@@ -214,16 +204,13 @@ impl<'a> Blobs<'a> {
     /// # Errors
     /// When the device fails.
     fn of(context: &'a Context, conv: &DeviceConvolution, pass: ConvolutionPass) -> Result<Option<Self>> {
-        let c = conv;
-        let x = c.batch * c.channels * c.input[0] * c.input[1];
-        let w = c.outputs * (c.channels / c.groups) * c.kernel[0] * c.kernel[1];
-        let y = c.batch * c.outputs * c.output[0] * c.output[1];
+        let [x, w, y] = conv.shapes();
         let ([first, second], result) = match pass {
             ConvolutionPass::Forward => ([x, w], y),
             ConvolutionPass::Data => ([y, w], x),
             ConvolutionPass::Filter => ([x, y], w),
         };
-        let block = |count: usize| Block::new(context, count * c.format.element.bytes());
+        let block = |shape: Shape| Block::new(context, conv.format.bytes(&shape));
         let (Some(first), Some(second), Some(result)) = (block(first)?, block(second)?, block(result)?) else {
             return Ok(None);
         };

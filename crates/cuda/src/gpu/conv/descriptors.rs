@@ -3,53 +3,36 @@
 use std::ffi::c_int;
 use std::sync::Arc;
 
-use lgm_core::{ConvolutionPass, DeviceConvolution, Element, Format, Layout, Result};
+use lgm_core::{ConvolutionPass, DeviceConvolution, Element, Error, Layout, Result, ensure};
 
 use super::status::{check, in_order};
 use crate::Precision;
 use crate::gpu::api::*;
 use crate::gpu::conv::algorithms::math_type;
 
-/// A convolution's extents as cuDNN takes them.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Geometry {
-    pub(super) x: [c_int; 4],
-    pub(super) w: [c_int; 4],
-    pub(super) y: [c_int; 4],
-    pub(super) pad: [c_int; 2],
-    pub(super) stride: [c_int; 2],
-    pub(super) dilation: [c_int; 2],
-    pub(super) groups: c_int,
+/// Numbers as cuDNN takes them.
+///
+/// # Errors
+/// Where its 32 bits do not reach.
+fn ints<T: Copy + TryInto<c_int>, const N: usize>(numbers: [T; N]) -> Result<[c_int; N]> {
+    let mut ints = [0; N];
+    for (int, number) in ints.iter_mut().zip(numbers) {
+        *int = number.try_into().map_err(|_| Error::config("it is too large for cuDNN"))?;
+    }
+    Ok(ints)
 }
 
-impl Geometry {
-    /// `None` where cuDNN's 32-bit extents or indices do not reach.
-    pub(super) fn of(conv: &DeviceConvolution) -> Option<Self> {
-        fn ints<const N: usize>(extents: [usize; N]) -> Option<[c_int; N]> {
-            let mut ints = [0; N];
-            for (int, extent) in ints.iter_mut().zip(extents) {
-                *int = c_int::try_from(extent).ok()?;
-            }
-            Some(ints)
-        }
-        let blob = |extents: [usize; 4]| {
-            let count = extents.iter().try_fold(1usize, |count, extent| count.checked_mul(*extent))?;
-            (count > 0 && c_int::try_from(count).is_ok()).then(|| ints(extents))?
-        };
-        let DeviceConvolution { batch, channels, outputs, input, output, kernel, groups, .. } = *conv;
-        if groups == 0 {
-            return None;
-        }
-        Some(Geometry {
-            x: blob([batch, channels, input[0], input[1]])?,
-            w: blob([outputs, channels / groups, kernel[0], kernel[1]])?,
-            y: blob([batch, outputs, output[0], output[1]])?,
-            pad: ints(conv.pad)?,
-            stride: ints(conv.stride)?,
-            dilation: ints(conv.dilation)?,
-            groups: ints([groups])?[0],
-        })
+/// The extents of x, w and y.
+///
+/// # Errors
+/// Where 32 bits do not reach their elements.
+pub(super) fn extents(conv: &DeviceConvolution) -> Result<[[c_int; 4]; 3]> {
+    let mut blobs = [[0; 4]; 3];
+    for (blob, shape) in blobs.iter_mut().zip(conv.shapes()) {
+        ints([shape.count()])?;
+        *blob = ints([shape[0], shape[1], shape[2], shape[3]])?;
     }
+    Ok(blobs)
 }
 
 /// cuDNN's descriptions of the blobs and of the convolution.
@@ -62,39 +45,50 @@ pub(super) struct Descriptors {
 }
 
 impl Descriptors {
-    pub(super) fn new(api: &Arc<CudnnApi>, geometry: &Geometry, format: Format, precision: Precision) -> Result<Self> {
+    /// # Errors
+    /// When the convolution is too large for cuDNN, or it refuses it, or has its output other extents.
+    pub(super) fn new(api: &Arc<CudnnApi>, conv: &DeviceConvolution, precision: Precision) -> Result<Self> {
+        let [x, w, y] = extents(conv)?;
+        let [rows, columns] = conv.windows;
+        let [[ph, pw], [sh, sw], [dh, dw]] = [
+            ints([rows.pad, columns.pad])?,
+            ints([rows.stride, columns.stride])?,
+            ints([rows.dilation, columns.dilation])?,
+        ];
+        let [groups] = ints([conv.groups])?;
         let mut all =
             Descriptors { api: api.clone(), x: Handle::NULL, w: Handle::NULL, y: Handle::NULL, conv: Handle::NULL };
         let float = cudnn::cudnnDataType_t::CUDNN_DATA_FLOAT;
-        let element = match format.element {
+        let element = match conv.format.element {
             Element::F32 => float,
             Element::Bf16 => cudnn::cudnnDataType_t::CUDNN_DATA_BFLOAT16,
         };
         // The extents are given in the order N, C, H, W whatever the layout.
-        let layout = match format.layout {
+        let layout = match conv.format.layout {
             Layout::ChannelsFirst => cudnn::cudnnTensorFormat_t::CUDNN_TENSOR_NCHW,
             Layout::ChannelsLast => cudnn::cudnnTensorFormat_t::CUDNN_TENSOR_NHWC,
         };
         // SAFETY, of all calls: types are the header's, pointers and handles are live.
         unsafe {
-            for (blob, [n, c, h, w]) in [(&mut all.x, geometry.x), (&mut all.y, geometry.y)] {
+            for (blob, [n, c, h, w]) in [(&mut all.x, x), (&mut all.y, y)] {
                 check(api, "cudnnCreateTensorDescriptor", (api.cudnnCreateTensorDescriptor)(&mut blob.0))?;
                 let status = (api.cudnnSetTensor4dDescriptor)(blob.0, layout, element, n, c, h, w);
                 check(api, "cudnnSetTensor4dDescriptor", status)?;
             }
             check(api, "cudnnCreateFilterDescriptor", (api.cudnnCreateFilterDescriptor)(&mut all.w.0))?;
-            let [k, c, h, w] = geometry.w;
+            let [k, c, h, w] = w;
             let status = (api.cudnnSetFilter4dDescriptor)(all.w.0, element, layout, k, c, h, w);
             check(api, "cudnnSetFilter4dDescriptor", status)?;
             check(api, "cudnnCreateConvolutionDescriptor", (api.cudnnCreateConvolutionDescriptor)(&mut all.conv.0))?;
             let mode = cudnn::cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION;
-            let ([ph, pw], [sh, sw], [dh, dw]) = (geometry.pad, geometry.stride, geometry.dilation);
             let status = (api.cudnnSetConvolution2dDescriptor)(all.conv.0, ph, pw, sh, sw, dh, dw, mode, float);
             check(api, "cudnnSetConvolution2dDescriptor", status)?;
-            let status = (api.cudnnSetConvolutionGroupCount)(all.conv.0, geometry.groups);
+            let status = (api.cudnnSetConvolutionGroupCount)(all.conv.0, groups);
             check(api, "cudnnSetConvolutionGroupCount", status)?;
         }
         all.set_math(math_type(precision, None))?;
+        let output = all.output()?;
+        ensure!(output == y, "cuDNN gives the output the extents {output:?}");
         Ok(all)
     }
 
@@ -105,7 +99,7 @@ impl Descriptors {
     }
 
     /// The output's extents as cuDNN works them out.
-    pub(super) fn output(&self) -> Result<[c_int; 4]> {
+    fn output(&self) -> Result<[c_int; 4]> {
         let [mut n, mut c, mut h, mut w] = [0; 4];
         // SAFETY: the descriptors are live, the pointers are to live integers.
         let status = unsafe {

@@ -1,6 +1,6 @@
-use lgm_core::{Element, Format, Layout};
+use lgm_core::{Element, Format, Layout, Window};
 
-use super::descriptors::Geometry;
+use super::descriptors::extents;
 use super::*;
 use crate::SearchPath;
 
@@ -9,12 +9,7 @@ fn conv() -> DeviceConvolution {
         batch: 2,
         channels: 6,
         outputs: 4,
-        input: [9, 11],
-        output: [4, 9],
-        kernel: [3, 2],
-        stride: [2, 1],
-        pad: [1, 0],
-        dilation: [2, 2],
+        windows: [Window::new(9, 3, 2, 1, 2).unwrap(), Window::new(11, 2, 1, 0, 2).unwrap()],
         groups: 2,
         format: Format::PLAIN,
     }
@@ -22,20 +17,11 @@ fn conv() -> DeviceConvolution {
 
 #[test]
 fn extents_go_where_cudnn_wants_them() {
-    let expected = Geometry {
-        x: [2, 6, 9, 11],
-        w: [4, 3, 3, 2],
-        y: [2, 4, 4, 9],
-        pad: [1, 0],
-        stride: [2, 1],
-        dilation: [2, 2],
-        groups: 2,
-    };
-    assert_eq!(Geometry::of(&conv()), Some(expected));
-    let long = DeviceConvolution { batch: 1 << 20, input: [64, 64], ..conv() };
-    assert_eq!(Geometry::of(&long), None, "more elements than an int counts");
-    assert_eq!(Geometry::of(&DeviceConvolution { batch: usize::MAX, ..conv() }), None);
-    assert_eq!(Geometry::of(&DeviceConvolution { groups: 0, ..conv() }), None);
+    assert_eq!(extents(&conv()).unwrap(), [[2, 6, 9, 11], [4, 3, 3, 2], [2, 4, 4, 9]]);
+    for batch in [1 << 26, usize::MAX] {
+        let error = extents(&DeviceConvolution { batch, ..conv() }).unwrap_err().to_string();
+        assert!(error.contains("too large for cuDNN"), "{error}");
+    }
 }
 
 #[test]
@@ -49,7 +35,7 @@ fn operands_and_factors_are_those_of_each_pass() {
     assert_eq!(passes.map(|pass| kept(&DeviceConvolution { format: last, ..conv() }, pass)), [0.0; 3]);
     // Filters of one tap lie the same in both orders, so that their gradient is the parameter's own.
     let last = Format { element: Element::F32, ..last };
-    let point = DeviceConvolution { kernel: [1, 1], format: last, ..conv() };
+    let point = DeviceConvolution { windows: [Window::UNIT; 2], format: last, ..conv() };
     assert_eq!(passes.map(|pass| kept(&point, pass)), [0.0, 0.0, 1.0]);
     assert_eq!(passes.map(|pass| kept(&DeviceConvolution { format: last, ..conv() }, pass)), [0.0; 3]);
 }
@@ -70,12 +56,16 @@ fn cudnn_takes_the_descriptors_and_finds_the_same_output() {
         (Precision::Bf16, last),
     ] {
         for conv in [conv(), DeviceConvolution { outputs: 12, groups: 6, ..conv() }] {
-            let geometry = Geometry::of(&conv).unwrap();
-            let descriptors = Descriptors::new(&api, &geometry, format, precision).unwrap();
-            assert_eq!(descriptors.output().unwrap(), geometry.y);
+            Descriptors::new(&api, &DeviceConvolution { format, ..conv }, precision).unwrap();
         }
     }
-    let bad = Geometry { stride: [0, 1], ..Geometry::of(&conv()).unwrap() };
-    let text = Descriptors::new(&api, &bad, Format::PLAIN, Precision::Fp32).map(drop).unwrap_err().to_string();
+    let of_rows = |rows: Window| {
+        let bad = DeviceConvolution { windows: [rows, conv().windows[1]], ..conv() };
+        Descriptors::new(&api, &bad, Precision::Fp32).map(drop).unwrap_err().to_string()
+    };
+    let rows = conv().windows[0];
+    let text = of_rows(Window { stride: 0, ..rows });
     assert!(text.contains("cudnnSetConvolution2dDescriptor failed: CUDNN_STATUS_BAD_PARAM"), "{text}");
+    let text = of_rows(Window { output: 5, ..rows });
+    assert!(text.contains("cuDNN gives the output the extents [2, 4, 4, 9]"), "{text}");
 }
