@@ -199,6 +199,16 @@ fn snapshots_are_taken_when_due_and_after_training() {
 }
 
 #[test]
+fn no_iterations_leave_a_snapshot_whatever_the_policy() {
+    let folder = Folder::new();
+    for policy in ["fixed", "poly"] {
+        let (solver, _) = folder.train(&text("max_iter: 0").replace("'fixed'", &format!("'{policy}'")));
+        assert_eq!((solver.iter(), params(&solver)), (0, vec![("ip".into(), vec![vec![0]])]), "{policy}");
+        assert!(folder.path("out_iter_0.solverstate").exists(), "{policy}");
+    }
+}
+
+#[test]
 fn a_snapshot_may_hold_the_last_update() {
     let folder = Folder::new();
     folder.train(&text("max_iter: 1 snapshot_diff: true"));
