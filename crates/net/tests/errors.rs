@@ -31,7 +31,7 @@ fn blobs_and_types_that_do_not_exist() {
     );
     refused(
         "layer { name: 'r' type: 'Relu' bottom: 'x' top: 'z' }",
-        &["'r' (Relu): unknown layer type 'Relu'", "did you mean 'ReLU'?", "known types: Accuracy, "],
+        &["'r' (Relu): unknown layer type 'Relu'", "did you mean 'ReLU'?", "known types: AbsVal, "],
     );
     refused("layer { name: 'r' bottom: 'x' top: 'z' }", &["'r' (): unknown layer type ''"]);
     let later = input("data", &[1]) + "layer { name: 'r' type: 'ReLU' bottom: 'dta' top: 'z' }";
@@ -44,7 +44,7 @@ fn all_that_forks_have_and_we_lack_is_told_at_once() {
         + "layer { name: 'p' type: 'Bogus' bottom: 'x' top: 'y' }\n\
            layer { name: 'q' type: 'DenseCRF' bottom: 'y' top: 'z' densecrf_param { max_iter: 1 } }\n\
            layer { name: 'py' type: 'Python' bottom: 'y' top: 'v' python_param { module: 'm' layer: 'L' } }\n\
-           layer { name: 'd' type: 'Dropout' bottom: 'x' top: 'w' dropout_param { sample_weights_test: false } }\n\
+           layer { name: 'd' type: 'Dropout' bottom: 'x' top: 'w' dropout_param { sample_weights_test: true } }\n\
            layer { name: 't' type: 'Nonsense' bottom: 'x' include { phase: TEST } }";
     let error = error(&text);
     says(
