@@ -162,7 +162,7 @@ fn each_net(cases: u32, check: impl Fn(&RandomNet) -> std::result::Result<(), Te
         max_shrink_iters: 3000,
         ..Config::default()
     };
-    TestRunner::new(config).run(&random_nets(14), |net| check(&net)).unwrap();
+    TestRunner::new(config).run(&random_nets(14, &registry()), |net| check(&net)).unwrap();
 }
 
 fn fail(how: &dyn Debug, difference: String) -> TestCaseError {
