@@ -44,7 +44,7 @@ pub(crate) fn shared_gpu(element: Element) -> Result<Option<Arc<Pool>>> {
     Ok(Some(gpu.clone()?))
 }
 
-/// The GPU, opened for one test, as a device that would have blobs stored so; `None` where tests run on the simulated
+/// The GPU, opened for one test, with this preferred storage of blobs; `None` where tests run on the simulated
 /// device.
 ///
 /// # Errors
@@ -56,8 +56,8 @@ pub fn gpu(storage: Storage) -> Result<Option<Cuda>> {
     Ok(Some(open(storage.element)?.storing(storage)))
 }
 
-/// The device for one test, as one that would have blobs stored so: the simulated one, with all memory or `capacity` bytes,
-/// or, unless it is to be small, the GPU where tests run on one. `None` where there is no C++ compiler, which is said.
+/// The device for one test, with this preferred storage of blobs: the simulated one, of unlimited memory or `capacity` bytes,
+/// or, without a capacity, the GPU where tests run on one. `None`, with a message, where there is no C++ compiler.
 ///
 /// # Panics
 /// When the GPU was asked for and cannot be had.
