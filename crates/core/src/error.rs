@@ -67,6 +67,9 @@ pub enum Error {
         /// The rest of the sentence: all that there are, or nothing.
         among: String,
     },
+    /// Several errors, each on a line of its own.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Several(Vec<Error>),
     /// A loss, a gradient or a parameter that is NaN or infinite.
     #[error("{0}")]
     NotFinite(String),

@@ -42,6 +42,7 @@ pub(crate) const SIM: &str = include_str!("../../../kernels/sim/sim.h");
 
 const CONVOLUTION: &[Header] = headers!["conv_geometry.cuh"];
 const LGM: &[Header] = headers!["lgm.cuh"];
+const LOSS: &[Header] = headers!["loss.cuh"];
 const POOLING: &[Header] = headers!["pool_windows.cuh"];
 
 macro_rules! sources {
@@ -67,8 +68,10 @@ pub fn sources() -> &'static [Source] {
         "embed",
         "format",
         "lgm_distance" with LGM,
+        "lgm_fork" with LOSS,
         "lgm_loss" with LGM,
         "lgm_sums" with LGM,
+        "losses" with LOSS,
         "lrn",
         "mvn",
         "net",
@@ -76,8 +79,9 @@ pub fn sources() -> &'static [Source] {
         "pool_average" with POOLING,
         "pool_max" with POOLING,
         "pool_stochastic" with POOLING,
+        "recurrent",
         "reduction",
-        "softmax",
+        "softmax" with LOSS,
         "solver",
     ]
 }

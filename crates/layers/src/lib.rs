@@ -27,11 +27,12 @@ macro_rules! layers {
 
 layers! {
     batch_norm { "BatchNorm" => BatchNorm }
-    pooling { "Pooling" => Pooling }
-    convolution { "Convolution" => Convolution }
+    convolution { "Convolution" => Convolution, "Deconvolution" => Deconvolution }
+    pooling { "Pooling" => Pooling, "SPP" => Spp }
     lrn { "LRN" => Lrn }
     inner_product { "InnerProduct" => InnerProduct }
     embed { "Embed" => Embed }
+    recurrent { "LSTM" => Lstm, "LSTMUnit" => LstmUnit, "RNN" => Rnn }
     scale { "Scale" => Scale }
     bias { "Bias" => Bias }
     eltwise { "Eltwise" => Eltwise }
@@ -69,6 +70,16 @@ layers! {
     softmax { "Softmax" => Softmax }
     softmax_loss { "SoftmaxWithLoss" => SoftmaxWithLoss }
     euclidean_loss { "EuclideanLoss" => EuclideanLoss }
+    contrastive_loss { "ContrastiveLoss" => ContrastiveLoss }
+    hinge_loss { "HingeLoss" => HingeLoss }
+    infogain_loss { "InfogainLoss" => InfogainLoss }
+    multinomial_logistic_loss { "MultinomialLogisticLoss" => MultinomialLogisticLoss }
+    sigmoid_cross_entropy_loss { "SigmoidCrossEntropyLoss" => SigmoidCrossEntropyLoss }
+    center_loss { "CenterLoss" => CenterLoss }
+    iou_loss { "IoULoss" => IouLoss }
+    margin_contrastive_loss { "MarginContrastiveLoss" => MarginContrastiveLoss }
+    margin_softmax_loss { "MarginSoftmaxLoss" => MarginSoftmaxLoss }
+    new_loss { "NewLoss" => NewLoss }
     accuracy { "Accuracy" => Accuracy }
     reduction { "Reduction" => Reduction }
     lgm { "ClassDistance" => ClassDistance, "LGMLoss" => LgmLoss }

@@ -77,11 +77,17 @@ fn read(path: &str) -> Result<Parsed<NetParameter>> {
     expect_kind(path, FileKind::Net)?;
     let net = lgm_proto::read_net(path)?;
     net.notices.iter().for_each(|n| tracing::info!("{n}"));
+    net.warnings.iter().for_each(|w| tracing::warn!("{w}"));
     Ok(net)
 }
 
 fn inline(param: &NetParameter, positions: &Positions, field: &str) -> Result<Parsed<NetParameter>> {
-    let mut net = Parsed { message: param.clone(), positions: positions.within(field), notices: Vec::new() };
+    let mut net = Parsed {
+        message: param.clone(),
+        positions: positions.within(field),
+        notices: Vec::new(),
+        warnings: Vec::new(),
+    };
     net.notices = lgm_proto::upgrade_net(&mut net.message, &mut net.positions)?;
     Ok(net)
 }
