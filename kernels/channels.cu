@@ -57,7 +57,7 @@ template <u32 V> DEVICE Pack<float, V> slopes_of(const float* slopes, u32 shared
     return shared ? numbers<V>((const float*)0, c, slopes[0]) : numbers<V>(slopes, c);
 }
 
-// `shared`: one slope for all channels.
+// `shared`: one slope for all channels. y may be x.
 template <typename T>
 DEVICE void prelu_forward_of(T* y, const T* x, const float* slopes, u32 shared, u32 rows, u32 width, u32 channels) {
     const T* const in[] = {x};

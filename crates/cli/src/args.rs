@@ -19,7 +19,7 @@ Flags take one dash or two, '=' or a space, and may stand before the command, as
   lgm-caffe train -solver solver.prototxt
   lgm-caffe train --solver=solver.prototxt --weights=a.caffemodel,b.caffemodel
   lgm-caffe test -model net.prototxt -weights net.caffemodel -iterations 100
-'lgm-caffe COMMAND --help' tells a command's flags.";
+'lgm-caffe COMMAND --help' lists a command's flags.";
 
 /// Caffe in Rust, with the large-margin Gaussian Mixture loss.
 #[derive(Debug, Parser)]
@@ -42,7 +42,7 @@ pub enum Command {
     Test(TestArgs),
     /// Measure a model's execution time, layer by layer
     Time(TimeArgs),
-    /// Tell a net's layers, shapes, parameters, operations and memory
+    /// Print a net's layers, shapes, parameters, operations and memory
     Summary(SummaryArgs),
     /// Show the GPUs and NVIDIA's libraries, or where they were looked for
     #[command(name = "device_query", alias = "device-query")]
@@ -75,7 +75,7 @@ pub struct LogFlags {
     /// Also log details: 1 some, 2 all
     #[arg(long = "v", value_name = "N", global = true)]
     pub v: Option<u8>,
-    /// Log to stderr alone, whatever log_dir says
+    /// Log to stderr only, even if log_dir is set
     #[arg(long = "logtostderr", global = true)]
     pub logtostderr: bool,
     /// Accepted for Caffe's sake: the log always goes to stderr

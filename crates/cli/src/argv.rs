@@ -1,4 +1,4 @@
-//! Caffe's way of writing flags, made clap's.
+//! Rewrites flags from Caffe's (gflags') syntax to clap's.
 //!
 //! Caffe reads its command line with gflags: a flag has one dash or two, takes its value after `=` or as the next
 //! argument, stands before or after the command, counts `-` and `_` in its name as the same, is true by its bare name
@@ -21,7 +21,7 @@ const CAFFE: [&str; 4] = ["train", "test", "time", "device_query"];
 pub struct Rewritten {
     /// The program's name, the command, its flags as `--name=value`, then what is no flag.
     pub args: Vec<OsString>,
-    /// What to tell the user besides.
+    /// Warnings to log.
     pub warnings: Vec<String>,
 }
 
@@ -80,7 +80,7 @@ pub fn rewrite(argv: impl IntoIterator<Item = OsString>, cli: &Command) -> Resul
     Ok(Rewritten { args, warnings })
 }
 
-/// Parts flags, by their names as clap knows them, from the other words.
+/// Separates flags, by the names that clap gives them, from the other words.
 #[allow(clippy::type_complexity)]
 fn split(
     mut argv: impl Iterator<Item = OsString>,
@@ -88,7 +88,7 @@ fn split(
 ) -> Result<(BTreeMap<String, Given>, Vec<OsString>), UsageError> {
     let mut flags = BTreeMap::new();
     let mut words = Vec::new();
-    let mut strangers = Vec::new();
+    let mut unknown_flags = Vec::new();
     while let Some(argument) = argv.next() {
         let bytes = argument.as_bytes();
         if bytes == b"--" {
@@ -118,19 +118,19 @@ fn split(
         {
             flags.insert(long(arg).to_string(), Given { written, value: Some("false".into()) });
         } else {
-            strangers.push(written);
+            unknown_flags.push(written);
         }
     }
-    match strangers.first() {
+    match unknown_flags.first() {
         None => Ok((flags, words)),
-        Some(stranger) => {
+        Some(flag) => {
             let command = words.iter().find_map(|word| cli.find_subcommand(word));
-            Err(unknown(stranger, command.unwrap_or(cli)))
+            Err(unknown(flag, command.unwrap_or(cli)))
         }
     }
 }
 
-/// A flag in clap's form; nothing for one that is as if not given.
+/// A flag in clap's form; `None` for one that counts as not given.
 fn emit(arg: &Arg, given: Given) -> Option<OsString> {
     let name = long(arg);
     if !takes_value(arg) {
@@ -138,7 +138,7 @@ fn emit(arg: &Arg, given: Given) -> Option<OsString> {
         return (!off).then(|| format!("--{name}").into());
     }
     match given.value {
-        // Clap says what value is missing.
+        // Clap reports the missing value.
         None => Some(format!("--{name}").into()),
         // An empty text is how gflags says "not set", as scripts with an unset variable do.
         Some(value) if value.is_empty() && arg.get_default_values().is_empty() => None,
@@ -188,7 +188,7 @@ fn unknown(written: &str, command: &Command) -> UsageError {
         "lgm-caffe" => "lgm-caffe COMMAND".to_string(),
         name => format!("lgm-caffe {name}"),
     };
-    UsageError(format!("unknown flag '{written}'{hint} ('{whose} --help' tells the flags)"))
+    UsageError(format!("unknown flag '{written}'{hint} ('{whose} --help' lists the flags)"))
 }
 
 fn did_you_mean(name: Option<&str>, dashes: &str) -> String {
@@ -290,13 +290,13 @@ mod tests {
             (&["xyzzy"], "unknown command 'xyzzy' (commands: train, "),
             (
                 &["train", "-solvr", "s"],
-                "unknown flag '-solvr'; did you mean '-solver'? ('lgm-caffe train --help' tells",
+                "unknown flag '-solvr'; did you mean '-solver'? ('lgm-caffe train --help' lists",
             ),
             (
                 &["--solvr=s", "train"],
-                "unknown flag '--solvr'; did you mean '--solver'? ('lgm-caffe train --help' tells",
+                "unknown flag '--solvr'; did you mean '--solver'? ('lgm-caffe train --help' lists",
             ),
-            (&["-solvr"], "unknown flag '-solvr'; did you mean '-solver'? ('lgm-caffe COMMAND --help' tells"),
+            (&["-solvr"], "unknown flag '-solvr'; did you mean '-solver'? ('lgm-caffe COMMAND --help' lists"),
             (&["train", "-nosolver"], "unknown flag '-nosolver'"),
             (&["train", "--zzzzzz"], "unknown flag '--zzzzzz' ("),
             (&["convert-mnist", "-solver", "s", "i"], "unknown flag '-solver' ('lgm-caffe convert-mnist --help'"),

@@ -19,11 +19,11 @@ pub fn run(args: &ConvertCifarArgs) -> Result<ExitCode> {
     let mut shown = progress::counter("images");
     let splits = convert_cifar(&args.input, &args.output, options, &mut shown)?;
     drop(shown);
-    let mut said = String::new();
+    let mut text = String::new();
     for split in &splits {
         let (file, list) = (split.file.display(), split.list.display());
-        said += &format!("Wrote {} images of {} classes to {file}, listed in {list}\n", split.images, split.classes);
+        text += &format!("Wrote {} images of {} classes to {file}, listed in {list}\n", split.images, split.classes);
     }
-    output::print(&said)?;
+    output::print(&text)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -20,19 +20,19 @@ pub fn run(args: &DeviceQueryArgs) -> Result<ExitCode> {
         None => info!("Querying all GPUs"),
     }
     let probe = probe();
-    let mut said = vec!["NVIDIA's libraries:".to_string()];
-    said.extend(probe.libraries.iter().map(row));
-    said.extend(probe.libraries.iter().filter_map(|library| library.found.as_ref().err()).map(ToString::to_string));
+    let mut text = vec!["NVIDIA's libraries:".to_string()];
+    text.extend(probe.libraries.iter().map(row));
+    text.extend(probe.libraries.iter().filter_map(|library| library.found.as_ref().err()).map(ToString::to_string));
     let found = match (&probe.devices, asked) {
         (Ok(devices), Some(gpus)) => gpu::choose(gpus, devices).map(|chosen| chosen.into_iter().map(table).collect()),
         (Ok(devices), None) => Ok(devices.iter().map(table).collect()),
         (Err(error), Some(gpus)) => Err(anyhow!("-gpu {gpus}: no GPU can be used: {}", error.summary())),
         (Err(error), None) => Ok(vec![format!("No GPU can be used: {}", error.summary())]),
     };
-    // The libraries say why, so they are told before an error too.
+    // The libraries explain an error, so they are printed before it.
     let (devices, error): (Vec<String>, _) = found.map_or_else(|error| (Vec::new(), Some(error)), |d| (d, None));
-    said.extend(devices);
-    output::print(&(said.join("\n") + "\n"))?;
+    text.extend(devices);
+    output::print(&(text.join("\n") + "\n"))?;
     error.map_or(Ok(ExitCode::SUCCESS), Err)
 }
 

@@ -12,25 +12,24 @@ use lgm_proto::solver_parameter::SolverMode;
 
 use crate::args::{DeviceFlags, Gpus};
 
-/// The variable that puts a simulated GPU in the place of real ones when it says `sim`, `sim:BYTES` for one of so much
-/// memory, or `sim-library` for one with a library of convolutions: for tests.
+/// The variable that replaces GPUs by a simulated one, for tests: `sim`, `sim:BYTES` for one with that much memory, or
+/// `sim-library` for one with a library of convolutions.
 const SIMULATE: &str = "LGM_GPU";
 
-/// Settles where a run computes, by its flags and its solver's file if it has one, and says so in the log: on the GPU given back, or on the CPU.
+/// Chooses the device of a run from its flags and its solver's file, if it has one, and logs it: the GPU returned, or the CPU.
 ///
-/// The flag is an order and the file's `solver_mode: GPU` a wish: what cannot be done for the flag is an error, for the
-/// file a warning.
+/// `-gpu` is required, `solver_mode: GPU` is preferred: without a usable GPU the first is an error, the second a warning.
 ///
 /// # Errors
-/// When `-gpu` is given: with no usable GPU, the text says what was looked for and where. When the solver's precision is
+/// When `-gpu` is given: with no usable GPU, the text lists what was looked for and where. When the solver's precision is
 /// unknown.
-pub fn settle(flags: &DeviceFlags, solver: Option<&SolverParameter>) -> Result<Option<Rc<dyn Gpu>>> {
+pub fn choose_device(flags: &DeviceFlags, solver: Option<&SolverParameter>) -> Result<Option<Rc<dyn Gpu>>> {
     let gpus = flags.gpus.gpu.as_ref();
-    let wish = solver.filter(|p| p.solver_mode.is_some() && p.solver_mode() == SolverMode::Gpu);
-    let wished_precision = solver.and_then(|p| p.precision.as_deref()).map(str::parse::<Precision>).transpose();
-    let wished_precision = wished_precision.context("solver field 'precision'")?;
-    let precision = flags.precision.or(wished_precision).unwrap_or_default();
-    if gpus.is_none() && wish.is_none() {
+    let preferred = solver.filter(|p| p.solver_mode.is_some() && p.solver_mode() == SolverMode::Gpu);
+    let preferred_precision = solver.and_then(|p| p.precision.as_deref()).map(str::parse::<Precision>).transpose();
+    let preferred_precision = preferred_precision.context("solver field 'precision'")?;
+    let precision = flags.precision.or(preferred_precision).unwrap_or_default();
+    if gpus.is_none() && preferred.is_none() {
         tracing::info!("Use CPU.");
         return Ok(None);
     }
@@ -40,7 +39,7 @@ pub fn settle(flags: &DeviceFlags, solver: Option<&SolverParameter>) -> Result<O
         return Ok(Some(Rc::new(wanted.open(precision)?)));
     }
     let open = |id: u32| open(id, precision);
-    let gpu = choose_one(gpus, wish.map_or(0, SolverParameter::device_id), lgm_cuda::devices(), &open)?;
+    let gpu = choose_one(gpus, preferred.map_or(0, SolverParameter::device_id), lgm_cuda::devices(), &open)?;
     if gpu.is_none() {
         tracing::info!("Use CPU.");
     }
@@ -54,14 +53,14 @@ fn products_in(precision: Precision) -> String {
 /// A simulated GPU.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Simulation {
-    /// Bytes of memory, if there are to be few.
+    /// Bytes of memory, if limited.
     capacity: Option<u64>,
     /// Convolutions are a library's, not the layer's own.
     library: bool,
 }
 
 impl Simulation {
-    /// What the variable asks for, if it does.
+    /// The simulation that a value of the variable asks for.
     fn of(value: &str) -> Option<Self> {
         let rest = value.strip_prefix("sim")?;
         let (library, rest) = rest.strip_prefix("-library").map_or((false, rest), |rest| (true, rest));
@@ -87,17 +86,17 @@ fn open(id: u32, precision: Precision) -> lgm_core::Result<Rc<dyn Gpu>> {
     Ok(Rc::new(gpu))
 }
 
-/// The GPU that the flag orders, or for a file's wish that of its number if it can be had.
+/// The GPU that the flag names, or without a flag the one that the solver's file prefers, if it can be used.
 fn choose_one<G>(
     gpus: Option<&Gpus>,
-    wished: i32,
+    preferred_id: i32,
     devices: Result<Vec<Device>, NoDevice>,
     open: &dyn Fn(u32) -> lgm_core::Result<G>,
 ) -> Result<Option<G>> {
     let Some(gpus) = gpus else {
         let gpu = match devices {
-            Ok(_) => open(wished.max(0) as u32).map_err(|error| error.to_string()),
-            Err(error) => Err(format!("{} ('lgm-caffe device_query' tells more)", error.summary())),
+            Ok(_) => open(preferred_id.max(0) as u32).map_err(|error| error.to_string()),
+            Err(error) => Err(format!("{} (see 'lgm-caffe device_query')", error.summary())),
         };
         let warn = |why: &String| {
             let asks = "the solver asks for solver_mode: GPU";
@@ -161,7 +160,7 @@ mod tests {
         assert!(error.contains("/nonexistent/cuda: no such folder"), "{error}");
         assert!(error.ends_with("to run on the CPU, leave out -gpu"), "{error}");
         assert_eq!(choose_one(None, 0, none(), &closed).unwrap(), None);
-        assert!(settle(&DeviceFlags::default(), None).unwrap().is_none());
+        assert!(choose_device(&DeviceFlags::default(), None).unwrap().is_none());
     }
 
     #[test]
@@ -177,7 +176,7 @@ mod tests {
     #[test]
     fn a_precision_nobody_knows_is_named() {
         let solver = SolverParameter { precision: Some("tf23".into()), ..Default::default() };
-        let Err(error) = settle(&DeviceFlags::default(), Some(&solver)) else { panic!("tf23 was accepted") };
+        let Err(error) = choose_device(&DeviceFlags::default(), Some(&solver)) else { panic!("tf23 was accepted") };
         let text = format!("{error:#}");
         assert!(text.contains("solver field 'precision'") && text.contains("did you mean 'tf32'"), "{text}");
     }

@@ -1,7 +1,7 @@
 //! The log: `tracing` events written as glog writes them, which Caffe's log scripts read.
 //!
-//! Lines go to stderr, and with `-log_dir` also to a file there. A message of several lines gets a prefix on each,
-//! since the scripts take every line that tells an iteration to begin with a time (and stop at an empty one).
+//! Lines go to stderr, and with `-log_dir` also to a file there. Each line of a message gets a prefix, since
+//! the scripts expect a time at the start of every line with an iteration (and stop at an empty line).
 
 mod file;
 mod format;
@@ -20,8 +20,8 @@ use crate::progress;
 use file::LogFile;
 use format::{Severity, Stamp};
 
-/// Sets up the log for the process. Later calls change nothing. Where the command does not narrate what it does, only
-/// warnings and errors are logged, unless `-v` asks for more.
+/// Sets up the log for the process. Later calls change nothing. Unless the command `narrates`, which logs each step,
+/// only warnings and errors are logged, or what `-v` adds.
 ///
 /// # Errors
 /// When a log file was asked for and cannot be made.
@@ -31,7 +31,7 @@ pub fn init(flags: &LogFlags, narrates: bool) -> anyhow::Result<()> {
     }
     let settings = Settings::new(flags, |name| env::var(name).ok().filter(|value| !value.is_empty()));
     let file = settings.folder.as_ref().map(LogFile::create).transpose();
-    // The log to stderr works even where the file does not, so that the error itself can be told.
+    // Logging to stderr is set up even if the file cannot be made, so that the error is logged.
     let (file, error) = match file {
         Ok(file) => (file, None),
         Err(error) => (None, Some(error)),

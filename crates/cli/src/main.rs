@@ -43,9 +43,8 @@ fn main() -> ExitCode {
     })
 }
 
-/// Has the HDF5 library take no locks, as that of Caffe's days did not, unless the environment says otherwise: they keep a
-/// file from being read on disks that know none, and while another process has it open. What we write ourselves has
-/// another name until it is whole.
+/// Disables HDF5's file locking unless the environment sets it: with locks, opening a file fails on file systems without
+/// them (NFS) and while another process writes it. Files that we write have a temporary name until they are complete.
 fn unlocked_hdf5() {
     const VARIABLE: &str = "HDF5_USE_FILE_LOCKING";
     if std::env::var_os(VARIABLE).is_none() {
@@ -67,7 +66,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Err(error) => return Err(UsageError::from(error).into()),
     };
     let cli = Cli::from_arg_matches(&matches).map_err(UsageError::from)?;
-    // Caffe's commands tell what they do as Caffe does; of the others, the result is what was asked for.
+    // Caffe's commands log each step, as in Caffe; the others print their result and log warnings only.
     let narrates = matches!(cli.command, Command::Train(_) | Command::Test(_) | Command::Time(_));
     logging::init(&cli.log, narrates)?;
     for warning in &rewritten.warnings {
@@ -88,17 +87,17 @@ fn run() -> anyhow::Result<ExitCode> {
 
 /// Logs an error and its causes, a line each, the outermost first.
 fn report(error: &anyhow::Error) {
-    let mut said = String::new();
+    let mut logged = String::new();
     for cause in error.chain() {
         let text = cause.to_string();
         // Many errors quote their cause in their own text already.
-        if said.contains(&text) {
+        if logged.contains(&text) {
             continue;
         }
-        match said.is_empty() {
+        match logged.is_empty() {
             true => tracing::error!(fatal = true, "lgm-caffe: error: {text}"),
             false => tracing::error!(fatal = true, "lgm-caffe: caused by: {text}"),
         }
-        said = text;
+        logged = text;
     }
 }

@@ -16,12 +16,12 @@ const SHEET_COLUMNS: usize = 24;
 /// When the files cannot be written.
 pub fn run(args: &MakeGlyphsArgs) -> anyhow::Result<ExitCode> {
     let files = glyphs::generate(&args.out, args.train, args.test, args.seed)?;
-    let mut said = format!("{} training images: {}\n", args.train, files.train_list.display());
-    said += &format!("{} test images: {}\n", args.test, files.test_list.display());
+    let mut text = format!("{} training images: {}\n", args.train, files.train_list.display());
+    text += &format!("{} test images: {}\n", args.test, files.test_list.display());
     if let Some(sheet) = &args.sheet {
         glyphs::contact_sheet(sheet, SHEET_COLUMNS, args.seed)?;
-        said += &format!("samples: {}\n", sheet.display());
+        text += &format!("samples: {}\n", sheet.display());
     }
-    output::print(&said)?;
+    output::print(&text)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -19,13 +19,13 @@ impl Error for StdoutError {}
 /// Prints a text as it is, all of it before this returns.
 ///
 /// # Errors
-/// When standard output is full, or whoever read it has left.
+/// When standard output is full, or its reader has closed it.
 pub fn print(text: &str) -> Result<(), StdoutError> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(StdoutError)
 }
 
-/// Whether an error only says that whoever read standard output has left, as `head` does when it has seen enough.
+/// Whether an error only means that the reader of standard output has closed it, as `head` does after its last line.
 pub fn reader_left(error: &anyhow::Error) -> bool {
     error.downcast_ref::<StdoutError>().is_some_and(|StdoutError(error)| error.kind() == io::ErrorKind::BrokenPipe)
 }

@@ -100,7 +100,7 @@ fn largest([first, last]: [usize; 2], times: usize, mut run: impl FnMut(usize) -
     Ok(best)
 }
 
-/// Memory full of numbers between -1 and 1 that differ: what zeros take tells little.
+/// Memory filled with different numbers between -1 and 1: zeros may be faster than data.
 fn filled(gpu: &Rc<dyn Gpu>, bytes: usize) -> Result<Block> {
     let block = Block::new(gpu, bytes)?;
     let format = Format { element: gpu.storage().element, ..Format::PLAIN };

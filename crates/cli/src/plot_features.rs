@@ -31,7 +31,7 @@ struct Collected {
 /// When the net cannot be built or run, or the figure cannot be drawn.
 pub fn run(args: &PlotFeaturesArgs) -> Result<ExitCode> {
     let keep = Keep::Named(vec![args.blob.clone(), args.label.clone()]);
-    let gpu = gpu::settle(&args.device, None)?;
+    let gpu = gpu::choose_device(&args.device, None)?;
     let mut net = models::net(&args.model, Phase::Test, &args.state, false, keep, gpu)?;
     models::load_weights(&mut net, &args.weights)?;
 
@@ -64,11 +64,11 @@ pub fn run(args: &PlotFeaturesArgs) -> Result<ExitCode> {
         centers: &projection.apply(&centers),
     };
     figure::draw(&args.out, &figure)?;
-    let mut said = format!("{} items of {} classes: {}\n", collected.labels.len(), shape[0], args.out.display());
+    let mut text = format!("{} items of {} classes: {}\n", collected.labels.len(), shape[0], args.out.display());
     for (name, mean) in &collected.measures {
-        said += &format!("{name} = {}\n", six_digits(*mean));
+        text += &format!("{name} = {}\n", six_digits(*mean));
     }
-    output::print(&said)?;
+    output::print(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 

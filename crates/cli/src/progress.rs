@@ -12,7 +12,7 @@ static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 /// Time between two drawings.
 const REDRAW: Duration = Duration::from_millis(100);
 
-/// Runs `write`, which prints to stderr, with the bars out of the way.
+/// Runs `write`, which prints to stderr, with the progress bars hidden.
 pub fn above<R>(write: impl FnOnce() -> R) -> R {
     if BARS.is_hidden() { write() } else { BARS.suspend(write) }
 }

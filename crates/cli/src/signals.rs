@@ -51,8 +51,8 @@ fn catch(signal: i32, action: Action) -> anyhow::Result<(Arc<AtomicBool>, Action
 }
 
 impl Signals {
-    /// What has been asked for since the last call. SIGHUP goes first; a SIGINT that came as well is told by the next
-    /// call.
+    /// The action that a signal has requested since the last call. SIGHUP goes first; a SIGINT that came as well is returned
+    /// by the next call.
     pub fn poll(&self) -> Action {
         for (came, action) in [&self.sighup, &self.sigint] {
             if came.swap(false, Ordering::Relaxed) {

@@ -17,9 +17,9 @@ use crate::{gpu, models, output};
 pub fn run(args: &SummaryArgs) -> anyhow::Result<ExitCode> {
     let phase = args.phase.map_or(Phase::Train, Phase::from);
     let backward = phase == Phase::Train;
-    let gpu = gpu::settle(&args.device, None)?;
+    let gpu = gpu::choose_device(&args.device, None)?;
     let before = gpu.as_ref().map(|gpu| gpu.free_bytes()).transpose()?;
-    let said = if let (Some(gpu), Some(before)) = (gpu, before) {
+    let text = if let (Some(gpu), Some(before)) = (gpu, before) {
         let net = models::net(&args.model, phase, &args.state, backward, Keep::Outputs, Some(gpu.clone()))?;
         let layers: Vec<_> = (0..net.layers().len()).map(|i| net.layer_report(i)).collect();
         let table = table(&layers, net.arena_bytes(), net.param_bytes());
@@ -29,7 +29,7 @@ pub fn run(args: &SummaryArgs) -> anyhow::Result<ExitCode> {
         let (arena, params) = (net.arena_bytes(), net.param_bytes());
         format!("{}{}", table(&net.layer_reports(), arena, params), lack(arena.saturating_add(params)))
     };
-    output::print(&said)?;
+    output::print(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -74,7 +74,7 @@ fn table(layers: &[LayerReport<'_>], arena: usize, weights: usize) -> String {
     )
 }
 
-/// What the net takes on a GPU of which so many bytes were free, of all; for training, with what solvers keep.
+/// The net's memory on a GPU, beside the bytes free and in total; for training, with the histories of solvers.
 fn on_device(net: &Net, gpu: &dyn Gpu, (free, total): (u64, u64), training: bool) -> String {
     let Some(memory) = net.device_memory() else { return String::new() };
     let say = |bytes: usize| in_units(bytes as u64);

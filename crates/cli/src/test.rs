@@ -15,7 +15,7 @@ use crate::{gpu, models};
 /// # Errors
 /// Whatever is wrong with the net, its data or the weights.
 pub fn run(args: &TestArgs) -> anyhow::Result<ExitCode> {
-    let gpu = gpu::settle(&args.device, None)?;
+    let gpu = gpu::choose_device(&args.device, None)?;
     let mut net = models::net(&args.model, Phase::Test, &args.state, false, Keep::Outputs, gpu)?;
     models::load_weights(&mut net, &args.weights)?;
     let passes = args.iterations;

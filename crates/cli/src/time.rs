@@ -42,9 +42,9 @@ pub fn run(args: &TimeArgs) -> anyhow::Result<ExitCode> {
 /// Whole training iterations: data, forward, backward and update, nothing else.
 fn iterations(args: &TimeArgs, solver: &Path) -> anyhow::Result<()> {
     let mut parsed = models::solver(solver)?;
-    // A file's wish for a GPU is not one of `time`, which measures what its flags say.
+    // `time` runs where its flags put it, whatever the file prefers.
     parsed.message.solver_mode = None;
-    let gpu = gpu::settle(&args.device, Some(&parsed.message))?;
+    let gpu = gpu::choose_device(&args.device, Some(&parsed.message))?;
     let param = &mut parsed.message;
     // Tests and snapshots are not timed, so nothing is asked of them.
     (param.test_iter, param.test_net, param.test_net_param, param.test_state) = Default::default();
@@ -143,7 +143,7 @@ fn report_floor(solver: &Solver, peaks: &Peaks, average: f64) {
     );
 }
 
-/// A GPU's ceilings, which are told; `None`, which is told too, where they cannot be measured.
+/// Measures and logs a GPU's peak FLOP/s and bandwidth; `None` (logged) if that fails.
 fn ceilings(gpu: &Rc<dyn Gpu>) -> Option<Peaks> {
     match peaks::on(gpu) {
         Ok(peaks) => {
@@ -183,8 +183,8 @@ fn free(gpu: Option<&dyn Gpu>) -> lgm_core::Result<u64> {
     gpu.map_or(Ok(0), |gpu| Ok(gpu.free_bytes()?.0))
 }
 
-/// Says what a run takes of a GPU that had so much free before it, and which part of it libraries do: all but the net with
-/// so many histories. Nothing is given back while it lasts, so what is taken after the first passes is its peak.
+/// Logs the memory that a run uses on a GPU that had `before` bytes free, and the libraries' part of it: all but the net's,
+/// with its histories. Nothing is freed during a run, so the use after the first passes is its peak.
 fn peak(gpu: Option<&dyn Gpu>, before: u64, net: &Net, histories: usize) -> lgm_core::Result<()> {
     let Some(gpu) = gpu else { return Ok(()) };
     let (free, total) = gpu.free_bytes()?;
@@ -273,7 +273,7 @@ fn alone(
 /// Forward and backward of each layer, with Caffe's lines, and how near each comes to what the machine can do.
 fn layers(args: &TimeArgs, model: &Path) -> anyhow::Result<()> {
     let phase = args.phase.map_or(Phase::Train, Phase::from);
-    let gpu = gpu::settle(&args.device, None)?;
+    let gpu = gpu::choose_device(&args.device, None)?;
     let before = free(gpu.as_deref())?;
     let mut net = models::net(model, phase, &args.state, true, Keep::Outputs, gpu.clone())?;
     let mut step = Step { seed: 0, iter: 0, batch: 0 };
@@ -333,7 +333,7 @@ fn layers(args: &TimeArgs, model: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Operations and bytes a second, each with its share of the machine's ceiling where that is known; nothing for a call too short to tell.
+/// Operations and bytes a second, each with its share of the machine's ceiling where that is known; empty for a call too short to measure.
 fn rates(peaks: Option<&Peaks>, ms: f64, flops: f64, bytes: usize) -> String {
     if ms < 0.01 || bytes == 0 {
         return String::new();

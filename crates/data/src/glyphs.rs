@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use lgm_core::fs::write_bytes;
 use lgm_core::rng::{Philox, Sequence, stream_id};
 use lgm_core::{Error, Result, Shape, ensure};
-use rayon::prelude::*;
+use lgm_cpu::for_each_part;
 
 use crate::hdf5_reader::list_of;
 use lgm_hdf5::H5Image;
@@ -156,9 +156,12 @@ fn write_split(folder: &Path, split: Split, count: usize, seed: u64) -> Result<P
     let mut labels = file.dataset::<u8>("label", &Shape::new([count]), None)?;
     for start in (0..count).step_by(BLOCK) {
         let block = start as u64..(start + BLOCK).min(count) as u64;
-        let glyphs: Vec<Glyph> = block.into_par_iter().map(|index| glyph(seed, split, index)).collect();
-        images.append(&glyphs.iter().flat_map(|g| g.pixels.iter().copied()).collect::<Vec<u8>>())?;
-        labels.append(&glyphs.iter().map(|g| g.label).collect::<Vec<u8>>())?;
+        let mut pixels = vec![0; block.clone().count() * SIDE * SIDE];
+        for_each_part(&mut pixels, SIDE * SIDE, |i, image| {
+            image.copy_from_slice(&glyph(seed, split, block.start + i as u64).pixels);
+        });
+        images.append(&pixels)?;
+        labels.append(&block.map(|index| label(seed, split, index)).collect::<Vec<u8>>())?;
     }
     file.write_atomic()?;
     let list = folder.join(format!("{}.txt", split.name()));

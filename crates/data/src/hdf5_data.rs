@@ -92,7 +92,7 @@ impl Hdf5Data {
         })
     }
 
-    /// Bounds the rows in memory to two windows of `bytes` each (1 GiB unless told), a window being one row at least.
+    /// Bounds the rows in memory to two windows of `bytes` each (1 GiB by default), a window being one row at least.
     /// Reading a compressed chunk that is larger takes the chunk's size besides. A shuffled order depends on the bound
     /// when a file is larger than it.
     pub fn with_window_bytes(self, bytes: usize) -> Self {
@@ -205,7 +205,7 @@ impl FirstTop {
             );
             shape = row.splice(1..3, [side, side]);
             let crops = param.crop_num() as usize;
-            ensure!((1..=5).contains(&crops), "crop_num must lie between 1 and 5, found {crops}");
+            ensure!((1..=5).contains(&crops), "crop_num must be between 1 and 5, found {crops}");
             ensure!(
                 phase == Phase::Test || crops == 1,
                 "crop_num {crops} is for the TEST phase; TRAIN takes one random window from an image (give the two \

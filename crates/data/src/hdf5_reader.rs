@@ -110,7 +110,7 @@ impl Files {
             total = total.saturating_add(rows.saturating_mul(row_bytes));
             let file = File { path, rows, block_rows, window_blocks };
             if file.blocks() > MOST_BLOCKS {
-                let what = format!("says it holds {rows} rows of {row_bytes} bytes, more than can be put in order");
+                let what = format!("claims {rows} rows of {row_bytes} bytes, more than can be shuffled");
                 return Err(Error::data(&file.path, what));
             }
             files.push(file);
@@ -262,7 +262,7 @@ impl WindowReader {
             window.next = self.at;
             return Ok(());
         }
-        Err(Error::internal("a row lies in no window of its file"))
+        Err(Error::internal("a row is in no window of its file"))
     }
 
     fn read(&mut self, index: usize, blocks: &[u32]) -> Result<Arc<Vec<Values>>> {

@@ -10,7 +10,7 @@
 //! | first | `batch_size` × channels × height × width, of the first record's image or `crop_size` |
 //! | second, optional | `batch_size`: the labels |
 //!
-//! Differences: Caffe takes the shape anew from the first record of each batch; here all records must suit the first.
+//! Differences: Caffe takes the shape from the first record of each batch; here all records must fit the first of all.
 //! LevelDB databases must be converted; what the folder holds decides, not `backend`. Caffe starts over after a resume; here the position is saved.
 
 use std::path::PathBuf;

@@ -61,7 +61,7 @@ impl<B: Send + 'static> Prefetch<B> {
     /// Gives a buffer back to be filled again.
     pub fn recycle(&self, buffer: B) {
         if let Some(empty) = &self.empty {
-            // The thread may have ended after an error; the next call of `receive` says so.
+            // The thread may have ended after an error; the next call of `receive` returns it.
             let _ = empty.send(buffer);
         }
     }

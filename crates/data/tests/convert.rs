@@ -113,7 +113,7 @@ fn damaged_idx_files_are_described_and_leave_nothing() {
     fails(
         &idx(2051, &[u32::MAX; 3], &[]),
         &labels,
-        "what its header [4294967295, 4294967295, 4294967295] says it holds",
+        "the values that its header [4294967295, 4294967295, 4294967295] announces",
     );
     fails(&good(3), &labels, "holds 2 labels for the 3 images");
     fails(&good(0), &idx(2049, &[0], &[]), "holds 0 images");

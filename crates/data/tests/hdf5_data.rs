@@ -271,7 +271,7 @@ fn wrong_parameters_are_explained() {
     );
     fails(Hdf5DataParameter { mean_value: vec![0.0; 3], ..p() }, Phase::Train, "each of the 2 channels, found 3");
     let crops = |n| Hdf5DataParameter { crop_size: Some(2), crop_num: Some(n), ..p() };
-    fails(crops(6), Phase::Test, "crop_num must lie between 1 and 5, found 6");
+    fails(crops(6), Phase::Test, "crop_num must be between 1 and 5, found 6");
     fails(crops(5), Phase::Train, "crop_num 5 is for the TEST phase");
     let transforms = LayerParameter {
         transform_param: Some(TransformationParameter { scale: Some(2.0), ..Default::default() }),

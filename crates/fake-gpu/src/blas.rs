@@ -10,20 +10,16 @@ use lgm_core::{Element, Format, Shape};
 use lgm_cpu::{Gemm, MatMut, MatRef};
 use lgm_cuda::sim::rounded_to_tf32;
 
-use crate::enter::{Refusal, functions, give};
+use crate::enter::functions;
 use crate::gpu::Gpu;
+use crate::memory::read;
+use crate::objects::BlasHandle;
+use crate::status::{Refusal, give};
 
 /// CUBLAS_STATUS_NOT_INITIALIZED, _INVALID_VALUE, _NOT_SUPPORTED
 const NOT_INITIALIZED: Refusal = 1;
 const INVALID_VALUE: Refusal = 7;
 const NOT_SUPPORTED: Refusal = 15;
-
-/// What a handle holds.
-#[derive(Clone, Copy, Default)]
-pub struct Handle {
-    stream: usize,
-    workspace: (u64, usize),
-}
 
 /// # Safety
 /// The place is valid.
@@ -60,7 +56,7 @@ pub extern "C" fn cublasGetStatusString(_status: c_int) -> *const c_char {
 functions! { sys, Blas, cublasStatus_t;
     fn cublasCreate_v2(handle: *mut cublasHandle_t) [not_recorded] |gpu| {
         let new = gpu.handle();
-        gpu.products.insert(new, Handle::default());
+        gpu.products.insert(new, BlasHandle::default());
         unsafe { give(handle, new as cublasHandle_t) }
     }
     fn cublasDestroy_v2(handle: cublasHandle_t) [not_recorded releases] |gpu| {
@@ -68,7 +64,7 @@ functions! { sys, Blas, cublasStatus_t;
     }
     fn cublasSetStream_v2(handle: cublasHandle_t, stream: cudaStream_t) [] |gpu| {
         // As documented, this takes a workspace away that was set before.
-        *gpu.product(handle)? = Handle { stream: stream as usize, workspace: (0, 0) };
+        *gpu.product(handle)? = BlasHandle { stream: stream as usize, workspace: (0, 0) };
         Ok(())
     }
     fn cublasSetWorkspace_v2(handle: cublasHandle_t, at: *mut c_void, bytes: usize) [] |gpu| {
@@ -168,17 +164,8 @@ fn element(of: cudaDataType) -> Option<Element> {
     }
 }
 
-/// Elements of device memory.
-///
-/// # Safety
-/// The memory has so many.
-pub unsafe fn read(at: u64, count: usize, format: Format, shape: &Shape) -> Vec<f32> {
-    // SAFETY: the caller's promise.
-    format.decode(shape, unsafe { std::slice::from_raw_parts(at as *const u8, count * format.element.bytes()) })
-}
-
 impl Gpu {
-    fn product(&mut self, handle: cublasHandle_t) -> Result<&mut Handle, Refusal> {
+    fn product(&mut self, handle: cublasHandle_t) -> Result<&mut BlasHandle, Refusal> {
         self.products.get_mut(&(handle as usize)).ok_or(NOT_INITIALIZED)
     }
 
@@ -194,7 +181,7 @@ impl Gpu {
         batch: i64,
         (compute, algorithm): (cublasComputeType_t, cublasGemmAlgo_t),
     ) -> Result<(), Refusal> {
-        let Handle { stream, workspace } = *self.product(handle)?;
+        let BlasHandle { stream, workspace } = *self.product(handle)?;
         if workspace.1 == 0 {
             self.violation("a product without a workspace of ours: cuBLAS takes one of its own, which is not recorded");
         }

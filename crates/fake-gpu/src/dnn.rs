@@ -11,44 +11,17 @@ use cudarc::cudnn::sys::{
     cudnnConvolutionFwdAlgo_t, cudnnConvolutionFwdAlgoPerf_t, cudnnConvolutionMode_t, cudnnDataType_t,
     cudnnFilterDescriptor_t, cudnnHandle_t, cudnnMathType_t, cudnnTensorDescriptor_t, cudnnTensorFormat_t,
 };
-use lgm_core::{ConvolutionPass, DeviceConvolution, Element, Format, Layout, Window};
-use lgm_cuda::sim::{add_products, is_known, rounded_to_tf32};
+use lgm_core::ConvolutionPass;
 
-use crate::blas::read;
-use crate::enter::{Refusal, functions, give};
-use crate::gpu::Gpu;
+use crate::enter::functions;
+use crate::objects::{Descriptor, DnnHandle};
+use crate::status::give;
+use convolution::{Call, number, workspace};
+use status::{BAD_PARAM, NOT_INITIALIZED};
 
-/// CUDNN_STATUS_NOT_INITIALIZED, _BAD_PARAM, _NOT_SUPPORTED
-const NOT_INITIALIZED: Refusal = 1001;
-const BAD_PARAM: Refusal = 2000;
-const NOT_SUPPORTED: Refusal = 3000;
-
-/// The algorithm that runs, the one that does not and the one that is not deterministic; they are in every pass's enumeration.
-const RUNS: c_int = 1;
-const REFUSES: c_int = 3;
-const VARIES: c_int = 0;
-/// Bytes of workspace that they want.
-const WORKSPACE: usize = 4096;
-
-/// What a handle holds.
-#[derive(Clone, Copy, Default)]
-pub struct Handle {
-    stream: usize,
-}
-
-/// What a descriptor holds.
-#[derive(Clone, Copy)]
-pub enum Descriptor {
-    /// Of a tensor or of filters: format and extents.
-    Blob(Option<(Format, [c_int; 4])>),
-    Convolution {
-        pad: [c_int; 2],
-        stride: [c_int; 2],
-        dilation: [c_int; 2],
-        math: cudnnMathType_t,
-        groups: c_int,
-    },
-}
+mod convolution;
+mod descriptors;
+mod status;
 
 /// A version.
 #[unsafe(no_mangle)]
@@ -81,24 +54,11 @@ pub unsafe extern "C" fn cudnnGetLastErrorString(to: *mut c_char, room: usize) {
     }
 }
 
-/// What cuDNN says of an algorithm: numbers in place of the enumerations of each pass, whose structures lie alike.
-#[repr(C)]
-struct Perf {
-    algorithm: c_int,
-    status: Refusal,
-    time: f32,
-    memory: usize,
-    determinism: c_int,
-    math: c_int,
-    reserved: [c_int; 3],
-}
-const _: () = assert!(size_of::<Perf>() == size_of::<cudnnConvolutionFwdAlgoPerf_t>());
-
 // SAFETY, of all blocks: the places are the caller's, who has them valid, as the header asks.
 functions! { sys, Dnn, cudnnStatus_t;
     fn cudnnCreate(handle: *mut cudnnHandle_t) [not_recorded] |gpu| {
         let new = gpu.handle();
-        gpu.networks.insert(new, Handle::default());
+        gpu.networks.insert(new, DnnHandle::default());
         unsafe { give(handle, new as cudnnHandle_t) }
     }
     fn cudnnDestroy(handle: cudnnHandle_t) [not_recorded releases] |gpu| {
@@ -240,183 +200,5 @@ functions! { sys, Dnn, cudnnStatus_t;
         let call = Call { algorithm: algorithm as c_int, room: (room as u64, bytes), factors: unsafe { [number(alpha), number(beta)] } };
         let descriptors = [dx as usize, ddw as usize, ddy as usize];
         gpu.convolve(handle, ConvolutionPass::Filter, conv, descriptors, [x as u64, dw as u64, dy as u64], call)
-    }
-}
-
-/// How a pass is to be run.
-struct Call {
-    algorithm: c_int,
-    room: (u64, usize),
-    /// α and β.
-    factors: [f32; 2],
-}
-
-/// # Safety
-/// The place is valid.
-unsafe fn number(at: *const c_void) -> f32 {
-    // SAFETY: the caller's promise.
-    unsafe { at.cast::<f32>().read() }
-}
-
-fn workspace(algorithm: c_int) -> usize {
-    match algorithm {
-        RUNS => WORKSPACE,
-        REFUSES => 2048,
-        _ => 512,
-    }
-}
-
-impl Gpu {
-    /// Gives as many algorithms as there is room for.
-    fn propose(
-        &mut self,
-        conv: cudnnConvolutionDescriptor_t,
-        room: c_int,
-        count: *mut c_int,
-        to: *mut Perf,
-    ) -> Result<(), Refusal> {
-        let Descriptor::Convolution { math, .. } = self.descriptor(conv as usize)? else { return Err(BAD_PARAM) };
-        let algorithms = [(VARIES, 0, false), (REFUSES, 0, true), (RUNS, 0, true), (2, NOT_SUPPORTED, true)];
-        let given = algorithms.len().min(usize::try_from(room).map_err(|_| BAD_PARAM)?);
-        for (i, (algorithm, status, same)) in algorithms.into_iter().take(given).enumerate() {
-            let memory = workspace(algorithm);
-            let (determinism, math) = (c_int::from(same), math as c_int);
-            let perf = Perf { algorithm, status, time: -1.0, memory, determinism, math, reserved: [0; 3] };
-            // SAFETY: the caller has so many places.
-            unsafe { give(to.add(i), perf) }.map_err(|_| BAD_PARAM)?;
-        }
-        // SAFETY: the place is the caller's.
-        unsafe { give(count, given as c_int) }.map_err(|_| BAD_PARAM)
-    }
-
-    fn describe(&mut self, descriptor: Descriptor) -> usize {
-        let new = self.handle();
-        self.descriptors.insert(new, descriptor);
-        new
-    }
-
-    fn forget(&mut self, descriptor: usize) -> Result<(), Refusal> {
-        self.descriptors.remove(&descriptor).map(drop).ok_or(BAD_PARAM)
-    }
-
-    fn descriptor(&self, descriptor: usize) -> Result<Descriptor, Refusal> {
-        self.descriptors.get(&descriptor).copied().ok_or(BAD_PARAM)
-    }
-
-    fn blob(&self, descriptor: usize) -> Result<(Format, [c_int; 4]), Refusal> {
-        match self.descriptor(descriptor)? {
-            Descriptor::Blob(Some(blob)) => Ok(blob),
-            _ => Err(BAD_PARAM),
-        }
-    }
-
-    fn describe_blob(
-        &mut self,
-        descriptor: usize,
-        layout: cudnnTensorFormat_t,
-        element: cudnnDataType_t,
-        extents: [c_int; 4],
-    ) -> Result<(), Refusal> {
-        let layout = match layout {
-            cudnnTensorFormat_t::CUDNN_TENSOR_NCHW => Layout::ChannelsFirst,
-            cudnnTensorFormat_t::CUDNN_TENSOR_NHWC => Layout::ChannelsLast,
-            _ => return Err(NOT_SUPPORTED),
-        };
-        let element = match element {
-            cudnnDataType_t::CUDNN_DATA_FLOAT => Element::F32,
-            cudnnDataType_t::CUDNN_DATA_BFLOAT16 => Element::Bf16,
-            _ => return Err(NOT_SUPPORTED),
-        };
-        if extents.iter().any(|extent| *extent < 1) {
-            return Err(BAD_PARAM);
-        }
-        let Some(Descriptor::Blob(blob)) = self.descriptors.get_mut(&descriptor) else { return Err(BAD_PARAM) };
-        *blob = Some((Format { element, layout }, extents));
-        Ok(())
-    }
-
-    /// Puts a pass on the handle's stream; descriptors and addresses are those of input, filters and output.
-    fn convolve(
-        &mut self,
-        handle: cudnnHandle_t,
-        pass: ConvolutionPass,
-        conv: cudnnConvolutionDescriptor_t,
-        descriptors: [usize; 3],
-        addresses: [u64; 3],
-        Call { algorithm, room, factors: [alpha, beta] }: Call,
-    ) -> Result<(), Refusal> {
-        let stream = self.networks.get(&(handle as usize)).ok_or(NOT_INITIALIZED)?.stream;
-        let Descriptor::Convolution { pad, stride, dilation, math, groups } = self.descriptor(conv as usize)? else {
-            return Err(BAD_PARAM);
-        };
-        let [(format, x), (of_w, w), (of_y, y)] =
-            [self.blob(descriptors[0])?, self.blob(descriptors[1])?, self.blob(descriptors[2])?];
-        if of_w != format || of_y != format {
-            return Err(NOT_SUPPORTED);
-        }
-        if algorithm != RUNS {
-            self.counted().refusals += 1;
-            return Err(NOT_SUPPORTED);
-        }
-        let size = |value: c_int| value.max(0) as usize;
-        let conv = DeviceConvolution {
-            batch: size(x[0]),
-            channels: size(x[1]),
-            outputs: size(y[1]),
-            windows: [0, 1].map(|axis| Window {
-                input: size(x[2 + axis]),
-                output: size(y[2 + axis]),
-                kernel: size(w[2 + axis]),
-                stride: size(stride[axis]),
-                pad: pad[axis] as isize,
-                dilation: size(dilation[axis]),
-            }),
-            groups: size(groups),
-            format,
-        };
-        if !is_known(&conv) || y[0] != x[0] || w[0] != y[1] || w[1] * groups != x[1] || room.1 < WORKSPACE {
-            return Err(BAD_PARAM);
-        }
-        if addresses.iter().chain([&room.0]).any(|at| at % 16 != 0) {
-            self.violation(&format!(
-                "{pass:?} of {conv:?} at addresses that are no multiples of 16: {addresses:?}, {room:?}"
-            ));
-        }
-        self.counted().convolutions += 1;
-        let dry = self.settings.dry;
-        let short = format.element == Element::F32 && math != cudnnMathType_t::CUDNN_FMA_MATH;
-        self.put(stream, "convolution", move |gpu| {
-            let blobs = conv.shapes();
-            for (at, shape) in addresses.iter().zip(&blobs) {
-                if !gpu.must_be_memory(*at, format.bytes(shape), &format!("{pass:?} of a convolution")) {
-                    return;
-                }
-            }
-            if !gpu.must_be_memory(room.0, room.1, "a convolution's workspace") || dry {
-                return;
-            }
-            let values = |i: usize| {
-                // SAFETY: checked above.
-                let values = unsafe { read(addresses[i], blobs[i].count(), format, &blobs[i]) };
-                if short { values.into_iter().map(rounded_to_tf32).collect() } else { values }
-            };
-            let (operands, result) = match pass {
-                ConvolutionPass::Forward => ([0, 1], 2),
-                ConvolutionPass::Data => ([2, 1], 0),
-                ConvolutionPass::Filter => ([0, 2], 1),
-            };
-            let [a, b] = operands.map(values);
-            let mut sums = vec![0.0; blobs[result].count()];
-            add_products(&conv, pass, [&a, &b], &mut sums);
-            // SAFETY: checked above.
-            let held = unsafe { read(addresses[result], sums.len(), format, &blobs[result]) };
-            let scaled = |(sum, held): (&f64, &f32)| alpha * *sum as f32 + if beta == 0.0 { 0.0 } else { beta * held };
-            let bytes = format.encode(&blobs[result], &sums.iter().zip(&held).map(scaled).collect::<Vec<f32>>());
-            // SAFETY: checked above.
-            unsafe {
-                (room.0 as *mut u8).write_bytes(0xff, room.1.min(WORKSPACE));
-                std::ptr::copy_nonoverlapping(bytes.as_ptr(), addresses[result] as *mut u8, bytes.len());
-            }
-        })
     }
 }

@@ -8,9 +8,10 @@ use cudarc::driver::sys::{
 };
 use lgm_core::Grid;
 
-use crate::enter::{CURRENT, Refusal, functions, give};
-use crate::gpu::{Gpu, INVALID_HANDLE, INVALID_VALUE, NOT_FOUND};
-use crate::stream::{Event, Stream};
+use crate::enter::{CURRENT, functions};
+use crate::gpu::Gpu;
+use crate::objects::{Event, Stream};
+use crate::status::{INVALID_HANDLE, INVALID_VALUE, NOT_FOUND, Refusal, give};
 
 /// The context's handle.
 const CONTEXT: usize = 0xc0de0;

@@ -1,12 +1,12 @@
 //! What every call goes through: the count, the failures asked for, and the rules that hold for all.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::ffi::c_int;
 
-use crate::gpu::{Gpu, lock};
-
-/// A status that is not success.
-pub type Refusal = c_int;
+use crate::gpu::Gpu;
+use crate::process::lock;
+use crate::status::Refusal;
+use crate::stream::RECORDS;
 
 /// Whose call it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,8 +57,6 @@ const LOST: Refusal = 719;
 thread_local! {
     /// Whether the context is the thread's.
     pub static CURRENT: Cell<bool> = const { Cell::new(false) };
-    /// The streams that the thread records.
-    pub static RECORDS: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Makes a call: what `body` gives, unless the rules or the settings have it fail.
@@ -142,16 +140,3 @@ macro_rules! there {
     };
 }
 pub(crate) use {functions, there};
-
-/// Writes a result where the caller wants it.
-///
-/// # Safety
-/// The place is null or valid.
-pub unsafe fn give<T>(to: *mut T, value: T) -> Result<(), Refusal> {
-    if to.is_null() {
-        return Err(1);
-    }
-    // SAFETY: the caller's promise.
-    unsafe { to.write(value) };
-    Ok(())
-}

@@ -18,13 +18,18 @@
 #![allow(non_snake_case)]
 
 mod blas;
+mod control;
 mod counts;
 mod dnn;
 mod driver;
 mod enter;
 mod gpu;
+mod memory;
 mod nvrtc;
+mod objects;
+mod process;
 mod settings;
+mod status;
 mod stream;
 #[cfg(test)]
 mod tests;

@@ -5,8 +5,9 @@ use std::ffi::{CStr, c_char, c_int};
 
 use cudarc::nvrtc::sys::{self, nvrtcProgram};
 
-use crate::enter::{Refusal, functions, give};
+use crate::enter::functions;
 use crate::gpu::Gpu;
+use crate::status::{Refusal, give};
 
 /// NVRTC_ERROR_INVALID_PROGRAM
 const INVALID_PROGRAM: Refusal = 4;

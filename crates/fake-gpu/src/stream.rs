@@ -1,49 +1,15 @@
 //! Streams, events and graphs. What is put on a stream runs when something waits for it, and no sooner.
 
-use std::collections::VecDeque;
+use std::cell::RefCell;
 use std::sync::Arc;
-use std::thread::ThreadId;
 
-use crate::enter::{RECORDS, Refusal};
-use crate::gpu::{Gpu, INVALID_HANDLE};
+use crate::gpu::Gpu;
+use crate::objects::{Event, Item, Node, Recording, Stream};
+use crate::status::{INVALID_HANDLE, Refusal};
 
-/// Work of a stream or of a graph.
-#[derive(Clone)]
-pub struct Node {
-    pub name: String,
-    pub work: Arc<dyn Fn(&mut Gpu) + Send + Sync>,
-}
-
-enum Item {
-    Work(Node),
-    Mark(usize),
-    Wait { stream: usize, until: u64 },
-}
-
-/// A recording under way.
-pub struct Recording {
-    thread: ThreadId,
-    nodes: Vec<Node>,
-    spoiled: bool,
-}
-
-/// A stream.
-#[derive(Default)]
-pub struct Stream {
-    items: VecDeque<Item>,
-    /// Items put here, and those that have run.
-    put: u64,
-    done: u64,
-    recording: Option<Recording>,
-}
-
-/// An event.
-pub struct Event {
-    pub timed: bool,
-    /// Where it stands: a stream, and how many of its items lie before and with it.
-    pub at: Option<(usize, u64)>,
-    /// When it was reached, by how much work the device had done.
-    pub reached: Option<u64>,
+thread_local! {
+    /// The streams that the thread records.
+    pub static RECORDS: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
 /// CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, _UNMATCHED and _ISOLATION
@@ -51,15 +17,8 @@ const SPOILED: Refusal = 901;
 const UNMATCHED: Refusal = 903;
 const ILLEGAL_STATE: Refusal = 401;
 
-impl Stream {
-    fn push(&mut self, item: Item) {
-        self.items.push_back(item);
-        self.put += 1;
-    }
-}
-
 impl Gpu {
-    pub fn stream(&mut self, stream: usize, call: &str) -> Result<&mut Stream, Refusal> {
+    pub fn stream(&mut self, stream: usize, call: &str) -> Result<&mut Stream<Gpu>, Refusal> {
         if !self.streams.contains_key(&stream) {
             let what = if stream == 0 { "the legacy stream" } else { "a stream that is not there" };
             self.violation(&format!("{call} on {what}"));

@@ -7,9 +7,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::sys::{CUevent, CUgraph, CUgraphExec, CUmodule, CUstream, CUstreamCaptureMode};
 
-use crate::counts::fake_gpu_arm;
+use crate::control::fake_gpu_arm;
 use crate::driver::*;
-use crate::gpu::lock;
+use crate::process::lock;
 
 const NON_BLOCKING: u32 = 1;
 const THREAD_LOCAL: CUstreamCaptureMode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;

@@ -5,8 +5,8 @@ use std::ffi::c_void;
 use lgm_core::Grid;
 use lgm_cuda::sim::Order;
 
-use crate::enter::Refusal;
-use crate::gpu::{Gpu, INVALID_HANDLE, INVALID_VALUE, NOT_FOUND};
+use crate::gpu::Gpu;
+use crate::status::{INVALID_HANDLE, INVALID_VALUE, NOT_FOUND, Refusal};
 
 impl Gpu {
     pub fn copy_from_host(&mut self, to: u64, from: usize, bytes: usize, stream: usize) -> Result<(), Refusal> {

@@ -83,7 +83,7 @@ impl H5Dataset {
         // SAFETY: the handle lives as long as `dtype`.
         let class = hdf5_metno::sync::sync(|| unsafe { H5Tget_class(dtype.id()) });
         // By class, not by Rust's name for the type: the library converts number formats that have none, half precision
-        // among them, and types made of types may lie deep.
+        // among them, and compound types may be nested deeply.
         if !matches!(class, H5T_class_t::H5T_INTEGER | H5T_class_t::H5T_FLOAT) || dtype.conv_to::<f32>().is_none() {
             let class = format!("{class:?}");
             let class = class.trim_start_matches("H5T_").to_lowercase();

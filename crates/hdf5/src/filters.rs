@@ -22,7 +22,7 @@ pub(crate) fn check(file: &H5File, name: &str, dataset: &Dataset) -> Result<()> 
     };
     if let Some(filter) = filters.iter().find_map(trusting) {
         let what = format!(
-            "of its filter {filter}, damage cannot be told; 'h5repack -f GZIP=1 OLD NEW' writes it with another"
+            "of its filter {filter}, damage cannot be detected; 'h5repack -f GZIP=1 OLD NEW' writes it with another"
         );
         return Err(fail(&what));
     }

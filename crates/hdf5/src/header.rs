@@ -1,6 +1,6 @@
-//! What an object's header says of how a dataset is stored, read before the library opens it: the library of version 2.2 can
-//! crash, hang or follow a circle in virtual datasets, whose numbers lie in others, and so those are refused unopened. So is
-//! a group whose heap of names has a list of free blocks that is a circle, which it would follow until memory ends.
+//! An object's header, read before the library opens the object: version 2.2 of the library can crash or loop forever in
+//! virtual datasets, which map the data of others, so those are refused. So is a group whose heap of names has a circular
+//! list of free blocks, which the library would follow until memory is exhausted.
 
 use std::fs::File;
 use std::mem::MaybeUninit;
@@ -24,19 +24,19 @@ const VIRTUAL: (u8, u8) = (4, 3);
 const BLOCKS: usize = 1000;
 const BLOCK: u64 = 16 << 20;
 
-/// Fails for a dataset that is virtual or lies in another file, and for what is no dataset with a whole header.
+/// Fails for a dataset that is virtual or in another file, and for an object that is no dataset with a complete header.
 pub(crate) fn check(file: &H5File, name: &str) -> Result<()> {
     let fail = |what: &str| file.fail(format!("'{name}' cannot be read as a dataset: {what}"));
     let (here, _) = locate(&file.file, ".").map_err(|e| fail(&reason(&e)))?;
     let (there, address) = locate(&file.file, name).map_err(|e| fail(&reason(&e)))?;
     if here != there {
-        return Err(fail("it lies in another file, which an external link names; give that file"));
+        return Err(fail("it is in another file, to which an external link points; give that file"));
     }
     let bytes = File::open(file.path()).map_err(Error::io(file.path(), "open"))?;
     let header = Bytes::new(&bytes).and_then(|bytes| bytes.header(address)?.layout);
     match header {
         Some((version, class)) if version >= VIRTUAL.0 && class == VIRTUAL.1 => {
-            Err(fail("it is virtual, its numbers lie in other datasets; write them into one"))
+            Err(fail("it is virtual: its data are in other datasets; copy them into one"))
         }
         Some(_) => Ok(()),
         None => Err(fail("its header is damaged or that of something else")),
@@ -55,7 +55,7 @@ pub(crate) fn check_group(file: &H5File, group: &Group, name: &str) -> Result<()
     Err(file.fail(format!("the group '/{name}' is damaged: the free blocks of its names are a circle")))
 }
 
-/// The number of the file that an object lies in, and its address there.
+/// The number of the file that holds an object, and its address there.
 fn locate(from: &Group, name: &str) -> hdf5_metno::Result<(u64, u64)> {
     let name = std::ffi::CString::new(name).map_err(|e| e.to_string())?;
     let mut info = MaybeUninit::<H5O_info2_t>::uninit();
@@ -119,7 +119,7 @@ impl<'a> Bytes<'a> {
             return None;
         }
         let size = number(&head, 8, self.length)?;
-        // Behind the size of what it holds, the first free block, and where all that lies.
+        // Behind the size of what it holds, the first free block, and the address of the heap's data.
         let behind = head.get(8_usize.checked_add(self.length)?..)?;
         let data = self.read(number(behind, self.length, self.address)?, size)?;
         let mut next = number(behind, 0, self.length)?;
@@ -132,7 +132,7 @@ impl<'a> Bytes<'a> {
         Some(false)
     }
 
-    /// What the header at `at` says of how its object is stored.
+    /// How the object with the header at `at` is stored.
     fn header(&self, at: u64) -> Option<Header> {
         let head = self.read(at, 16)?;
         let mut found = Header::default();

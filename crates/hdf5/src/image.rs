@@ -117,7 +117,7 @@ impl H5Image {
         let fail = |e: hdf5_metno::Error| Error::data(&self.path, format!("cannot be written: {}", reason(&e)));
         self.file.flush().map_err(fail)?;
         let image = |buffer: *mut u8, len: usize| {
-            // SAFETY: the buffer has `len` bytes, or none is given and the library tells how many there are.
+            // SAFETY: the buffer has `len` bytes, or none is given and the library returns their number.
             let get = || hdf5_metno::h5check(unsafe { H5Fget_file_image(self.file.id(), buffer.cast(), len) });
             hdf5_metno::sync::sync(get).map(|n| n as usize).map_err(fail)
         };

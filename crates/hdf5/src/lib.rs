@@ -1,6 +1,6 @@
 //! HDF5 files: weights, solver states and data, read and written in one place.
 //!
-//! A file may be damaged or made to do harm, so nothing it says is believed: extents are compared and held against the
+//! A file may be damaged or malicious, so nothing in it is trusted: extents are compared and held against the
 //! memory there is before a value is read, groups that contain each other are walked once, and the walk has an end. Files
 //! are written as an image in memory first, which the caller then puts on disk: the library itself does not survive a disk
 //! that is full.

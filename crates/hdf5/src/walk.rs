@@ -45,7 +45,7 @@ impl Walk<'_> {
             return Ok(());
         }
         if self.around.len() == DEPTH {
-            return Err(self.file.fail(format!("more than {DEPTH} groups lie inside each other, at '{name}'")));
+            return Err(self.file.fail(format!("more than {DEPTH} groups are nested, at '{name}'")));
         }
         let room = LINKS.saturating_sub(self.links);
         let mut members = Vec::new();

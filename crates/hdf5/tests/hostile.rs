@@ -62,7 +62,7 @@ fn a_walk_has_an_end() {
     drop(file);
     let path = made(dir.path(), |f| f.create_group(&"g/".repeat(200)).map(|_| ()));
     let file = H5File::open(&path).unwrap();
-    assert!(error(file.datasets()).contains("lie inside each other"));
+    assert!(error(file.datasets()).contains("groups are nested"));
 }
 
 #[test]

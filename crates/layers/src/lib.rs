@@ -95,4 +95,11 @@ mod tests {
         super::register(&mut registry);
         registry
     }
+
+    #[test]
+    fn types_are_known_that_treat_every_element_alone() {
+        let kinds = registry().elementwise();
+        assert!(["AbsVal", "Power", "ReLU", "Swish", "Threshold"].iter().all(|kind| kinds.contains(kind)), "{kinds:?}");
+        assert!(!["PReLU", "Softmax", "Concat", "Convolution"].iter().any(|kind| kinds.contains(kind)), "{kinds:?}");
+    }
 }

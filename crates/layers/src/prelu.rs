@@ -3,7 +3,7 @@
 //!
 //! Gradient: dx = dy for positive x, a · dy elsewhere; da = Σ dy · x over the elements of the channel that are not
 //! positive. Shapes: bottom [N, C, …]; one top like it; parameter \[C\], or a scalar when shared, filled by `filler` (0.25
-//! when absent). Backward reads the bottom, so the layer does not run in place.
+//! when absent).
 //!
 //! Source: He et al., "Delving Deep into Rectifiers" (2015), and Caffe's layer of this name.
 
@@ -46,26 +46,27 @@ impl Layer for PReLU {
             Some(filler) => ParamSpec::new(slopes, Some(filler)),
             None => ParamSpec::constant(slopes, 0.25),
         };
-        let mut plan = Plan {
+        Ok(Plan {
             params: vec![slopes],
             scratch: vec![bottoms[0].with_shape([self.axes.channels])],
             backward_bottoms: vec![0],
             flops: 2 * shape.count() as u64,
             ..Plan::elementwise(&bottoms[0])
-        };
-        plan.share_data.clear();
-        Ok(plan)
+        })
     }
 }
 
 impl HostLayer for PReLU {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
-        let (x, slopes, y) = (io.bottom::<T>(0)?, io.param::<T>(0)?, io.top::<T>(0)?);
-        for_rows(y, self.axes.inner, self.axes.inner, |row, y| {
+        let (x, slopes, y) = (io.bottom_unless_shared::<T>(0)?, io.param::<T>(0)?, io.top::<T>(0)?);
+        let inner = self.axes.inner;
+        for_rows(y, inner, inner, |row, y| {
             let a = self.slope(slopes, row);
-            y.iter_mut()
-                .zip(&x[row * self.axes.inner..])
-                .for_each(|(y, &x)| *y = if x > T::zero() { x } else { a * x });
+            let leaky = |x: T| if x > T::zero() { x } else { a * x };
+            match x {
+                Some(x) => y.iter_mut().zip(&x[row * inner..]).for_each(|(y, &x)| *y = leaky(x)),
+                None => y.iter_mut().for_each(|y| *y = leaky(*y)),
+            }
         });
         Ok(())
     }
@@ -115,7 +116,8 @@ impl DeviceLayer for PReLU {
     }
 
     fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
-        let (x, slopes, y) = (io.bottom(0)?, io.param(0)?, io.top(0)?);
+        let (slopes, y) = (io.param(0)?, io.top(0)?);
+        let x = io.bottom_unless_shared(0).unwrap_or(y);
         let (grid, [rows, width, channels]) = ByChannel::new(self.axes, io.format()).rows()?;
         let shared = u32::from(self.param.channel_shared());
         io.launch(kernel!("prelu_forward"), grid, args![y, x, slopes, shared, rows, width, channels])

@@ -14,14 +14,13 @@ use std::fmt::Debug;
 use std::path::Path;
 use std::rc::Rc;
 
-use common::device;
 use lgm_core::{ChannelsLast, DType, Element, Float, Node, Phase, Registry, Result, Step, Storage};
 use lgm_cuda::Gpu;
 use lgm_cuda::sim::Order;
 use lgm_net::{Keep, Net, Options, Placement};
 use lgm_proto::NetParameter;
 use lgm_solver::Solver;
-use lgm_testkit::{HostOnly, RandomNet, random_nets};
+use lgm_testkit::{HostOnly, RandomNet, device, random_nets};
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestRunner};
 
 /// On a device the first runs launch by launch, the second is recorded, and what comes after is replayed.
@@ -163,7 +162,7 @@ fn each_net(cases: u32, check: impl Fn(&RandomNet) -> std::result::Result<(), Te
         max_shrink_iters: 3000,
         ..Config::default()
     };
-    TestRunner::new(config).run(&random_nets(14), |net| check(&net)).unwrap();
+    TestRunner::new(config).run(&random_nets(14, &registry()), |net| check(&net)).unwrap();
 }
 
 fn fail(how: &dyn Debug, difference: String) -> TestCaseError {
@@ -280,7 +279,7 @@ fn score_on(gpu: &Rc<dyn Gpu>, net: &RandomNet, seed: u64) -> Result<Outcome> {
 fn a_device_computes_what_the_host_does() {
     for channels_last in [ChannelsLast::Never, ChannelsLast::Always] {
         let storage = Storage { element: Element::F32, channels_last };
-        let Some(gpu) = device(Order::Reversed, storage) else { return };
+        let Some(gpu) = device(Order::Reversed, None, storage) else { return };
         each_net(100, |net| {
             in_single_precision(net, Phase::Train, &storage, |seed| train_on(&gpu, net, seed))?;
             in_single_precision(net, Phase::Test, &storage, |seed| {
@@ -294,7 +293,10 @@ fn a_device_computes_what_the_host_does() {
 #[test]
 fn a_device_in_bf16_runs_every_net_twice_alike() {
     let storage = Storage { element: Element::Bf16, channels_last: ChannelsLast::WhereItPays };
-    let (Some(one), Some(other)) = (device(Order::Forward, storage), device(Order::Reversed, storage)) else { return };
+    let (Some(one), Some(other)) = (device(Order::Forward, None, storage), device(Order::Reversed, None, storage))
+    else {
+        return;
+    };
     each_net(60, |net| {
         let [one, other] = [&one, &other].map(|gpu| train_on(gpu, net, 1));
         let bits = |outcome: Outcome| -> Vec<Vec<u64>> {

@@ -124,7 +124,7 @@ impl Case {
         self
     }
 
-    /// Step of the finite differences and the largest relative difference allowed (1e-4 and 1e-6 unless told).
+    /// Step of the finite differences and the largest relative difference allowed (1e-4 and 1e-6 by default).
     pub fn precision(self, step: f64, tolerance: f64) -> Case {
         Case { step, tolerance, ..self }
     }

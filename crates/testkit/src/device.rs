@@ -18,10 +18,10 @@ use crate::{Case, Harness, Inputs, Outputs, Sharing, assert_close};
 /// terms, each rounded by 2^-24 of itself.
 const TOLERANCE: f64 = 2e-5;
 /// The same on a GPU. Its expf, tanhf and powf are off by up to 2, 2 and 4 units of the last place where the host's are by
-/// one, which is still within the above; but cuDNN may take Winograd's way for a convolution, whose transforms have numbers
+/// one, which is still within the above; but cuDNN may use Winograd's algorithm for a convolution, whose transforms have numbers
 /// grow that cancel again, so that it is off by ten times as much as plain sums and more.
 const GPU_TOLERANCE: f64 = 1e-4;
-/// The same where what lies between layers is stored in bf16, which has eight bits: sums of rounded factors.
+/// The same where blobs are stored in bf16, which has eight bits: sums of rounded factors.
 const NARROW_TOLERANCE: f64 = 2e-2;
 
 /// A layer with its plan for the device, and the device.
@@ -39,7 +39,7 @@ pub struct DeviceHarness {
 struct Wanted<'a> {
     /// In which order a simulated one's threads take turns.
     order: Order,
-    /// How it would have blobs stored; the bottoms come so.
+    /// Its preferred storage of blobs; the bottoms are stored so.
     storage: Storage,
     /// The passes of convolutions that a simulated one's library does.
     library: &'a [ConvolutionPass],
@@ -48,7 +48,7 @@ struct Wanted<'a> {
 impl DeviceHarness {
     /// As [`Harness::new`], in single precision, prepared for the simulated device or, where
     /// `LGM_TEST_DEVICE` is `cuda`, for a GPU (see [`crate::gpu`]); `None` when the layer has no device half
-    /// or there is no C++ compiler, which is said.
+    /// or, with a message, there is no C++ compiler.
     ///
     /// # Errors
     /// As for [`Harness::new`], and when the device half refuses its plan.
@@ -62,7 +62,7 @@ impl DeviceHarness {
         DeviceHarness::stored(registry, text, phase, shapes, order, Storage::default())
     }
 
-    /// As [`DeviceHarness::new`] on a device that would have blobs stored so, and its bottoms come so.
+    /// As [`DeviceHarness::new`] on a device with this preferred storage of blobs, in which the bottoms are stored.
     ///
     /// # Errors
     /// As for [`DeviceHarness::new`].
@@ -99,8 +99,8 @@ impl DeviceHarness {
                     Arc::new(Pool::new(device.clone()))
                 }
                 Err(why @ lgm_core::Error::Config(_)) => {
-                    static SAID: Once = Once::new();
-                    SAID.call_once(|| crate::skipped("simulator", format!("device runs on the host: {why}")));
+                    static LOGGED: Once = Once::new();
+                    LOGGED.call_once(|| crate::skipped("simulator", format!("device runs on the host: {why}")));
                     return Ok(None);
                 }
                 Err(e) => return Err(e),
@@ -253,7 +253,7 @@ const STORAGES: [Storage; 3] = [
 ];
 
 /// Passes that a simulated device's library does, so that every pass is made with and without it, beside others that are
-/// made the other way. A GPU has its own library, which does what it can.
+/// made without. A GPU has its own library, which does what it can.
 const LIBRARIES: [&[ConvolutionPass]; 3] =
     [&ConvolutionPass::ALL, &[ConvolutionPass::Forward], &[ConvolutionPass::Data, ConvolutionPass::Filter]];
 

@@ -24,7 +24,7 @@ pub enum Fails {
 }
 
 impl FakeGpu {
-    /// The one that the process has, if `scripts/fake-gpu` runs it; its absence is said.
+    /// The one that the process has, if `scripts/fake-gpu` runs it; otherwise the test is skipped.
     pub fn get() -> Option<FakeGpu> {
         let Some(path) = std::env::var_os("LGM_FAKE_GPU") else {
             return crate::skip("fake-gpu", "scripts/fake-gpu runs this test on a fake GPU");
@@ -41,7 +41,7 @@ impl FakeGpu {
         }
     }
 
-    /// Counts from nothing again, and has something fail; a lost device is well until then.
+    /// Resets the counts and sets what fails; a lost device works again.
     pub fn set(&self, fails: Fails) {
         let (call, status, lost, allocation) = match fails {
             Fails::Nothing => (0, 0, 0, 0),
@@ -58,18 +58,18 @@ impl FakeGpu {
     /// # Panics
     /// When there is none of that name.
     pub fn count(&self, name: &str) -> u64 {
-        // SAFETY: as long as said.
+        // SAFETY: the name has this length.
         let count = unsafe { (self.count)(name.as_ptr(), name.len()) };
         assert_ne!(count, u64::MAX, "the fake GPU does not count '{name}'");
         count
     }
 
-    /// The calls since the counts were set back.
+    /// The calls since the counts were reset.
     ///
     /// # Panics
     /// Never: they are plain names.
     pub fn calls(&self) -> Vec<String> {
-        // SAFETY: as long as said, both times.
+        // SAFETY: both lengths are those of the buffer.
         let text = unsafe {
             let mut text = vec![0; (self.calls)(std::ptr::null_mut(), 0)];
             (self.calls)(text.as_mut_ptr(), text.len());

@@ -2,12 +2,15 @@
 //! `LGM_TEST_GPU`, 0 without it. There, what the simulated device does in reverse order is done once more, and must
 //! give the same bits.
 
+use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
 use lgm_core::{Element, Error, Result, Storage};
-use lgm_cuda::{Cuda, Precision};
+use lgm_cuda::sim::{Order, Simulated};
+use lgm_cuda::{Cuda, Gpu, Precision};
 
 use crate::pool::Pool;
+use crate::skip;
 
 /// Whether tests are to run on a GPU.
 fn wanted() -> Result<bool> {
@@ -41,7 +44,7 @@ pub(crate) fn shared_gpu(element: Element) -> Result<Option<Arc<Pool>>> {
     Ok(Some(gpu.clone()?))
 }
 
-/// The GPU, opened for one test, as a device that would have blobs stored so; `None` where tests run on the simulated
+/// The GPU, opened for one test, with this preferred storage of blobs; `None` where tests run on the simulated
 /// device.
 ///
 /// # Errors
@@ -51,4 +54,19 @@ pub fn gpu(storage: Storage) -> Result<Option<Cuda>> {
         return Ok(None);
     }
     Ok(Some(open(storage.element)?.storing(storage)))
+}
+
+/// The device for one test, with this preferred storage of blobs: the simulated one, of unlimited memory or `capacity` bytes,
+/// or, without a capacity, the GPU where tests run on one. `None`, with a message, where there is no C++ compiler.
+///
+/// # Panics
+/// When the GPU was asked for and cannot be had.
+pub fn device(order: Order, capacity: Option<u64>, storage: Storage) -> Option<Rc<dyn Gpu>> {
+    if let (None, Some(gpu)) = (capacity, gpu(storage).expect("the GPU that tests are to run on")) {
+        return Some(Rc::new(gpu));
+    }
+    match Simulated::new(order, capacity) {
+        Ok(simulated) => Some(Rc::new(simulated.storing(storage))),
+        Err(error) => skip("simulator", error),
+    }
 }

@@ -1,4 +1,4 @@
-//! One layer outside any net, with memory laid out as its plan says.
+//! One layer outside any net, with memory as planned.
 
 use lgm_core::{
     BlobSpec, BuildCx, Bwd, Compute, DType, Error, Fwd, Host, HostCall, Node, Phase, Plan, Registry, Result, Shape,

@@ -36,7 +36,7 @@ pub use check::{check, config_error};
 pub use compare::assert_close;
 pub use device::DeviceHarness;
 pub use fake::{Fails, FakeGpu};
-pub use gpu::gpu;
+pub use gpu::{device, gpu};
 pub use harness::{Harness, Inputs, Outputs, Sharing, parse_layer};
 pub use host_only::HostOnly;
 pub use nets::{RandomNet, random_nets};

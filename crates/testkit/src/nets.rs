@@ -1,11 +1,13 @@
-//! Nets that nobody wrote by hand, for tests that hold one way of running a net against another.
+//! Random nets, for tests that compare one way of running a net with another.
 //!
 //! A net is drawn as a list of genes, each of which adds a layer, a block of them or a loss to what those before it made.
 //! What a gene lacks is chosen among what there is, by remainders, so every list gives a valid net and a failing one can be
 //! shortened anywhere: proptest shrinks it to the few layers that matter.
 
 use std::fmt;
+use std::sync::Arc;
 
+use lgm_core::Registry;
 use proptest::collection::vec;
 use proptest::prelude::{Strategy, any};
 
@@ -67,6 +69,7 @@ const KINDS: &[Add] = &[
 /// A net, as the list it was drawn as; shown as its prototxt.
 #[derive(Clone)]
 pub struct RandomNet {
+    elementwise: Arc<[&'static str]>,
     input: [u8; 5],
     genes: Vec<(u8, Picks)>,
 }
@@ -74,7 +77,7 @@ pub struct RandomNet {
 impl RandomNet {
     /// The prototxt. It has learned parameters and a loss; its data come from DummyData layers.
     pub fn prototxt(&self) -> String {
-        let mut writer = Writer::new(self.input);
+        let mut writer = Writer::new(self.elementwise.clone(), self.input);
         for (kind, picks) in &self.genes {
             KINDS[*kind as usize % KINDS.len()](&mut writer, picks);
         }
@@ -89,8 +92,12 @@ impl fmt::Debug for RandomNet {
     }
 }
 
-/// Nets of up to so many genes.
-pub fn random_nets(genes: usize) -> impl Strategy<Value = RandomNet> {
-    (any::<[u8; 5]>(), vec((any::<u8>(), any::<Picks>()), 1..=genes))
-        .prop_map(|(input, genes)| RandomNet { input, genes })
+/// Nets of up to so many genes, with the element-wise layers of a registry.
+pub fn random_nets(genes: usize, registry: &Registry) -> impl Strategy<Value = RandomNet> + use<> {
+    let elementwise: Arc<[&'static str]> = registry.elementwise().into();
+    (any::<[u8; 5]>(), vec((any::<u8>(), any::<Picks>()), 1..=genes)).prop_map(move |(input, genes)| RandomNet {
+        elementwise: elementwise.clone(),
+        input,
+        genes,
+    })
 }

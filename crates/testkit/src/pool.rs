@@ -26,7 +26,7 @@ impl TestDevice for Cuda {
     }
 }
 
-/// A device and the blocks of it that nobody has now, by their bytes: a GPU takes its time to give and to take them.
+/// A device and its unused blocks by size, kept because allocation is slow on a GPU.
 pub(crate) struct Pool {
     device: Arc<dyn TestDevice>,
     free: Mutex<HashMap<usize, Vec<DevicePtr>>>,

@@ -1,9 +1,9 @@
-//! What a machine may lack that tests want.
+//! Requirements of tests that a machine may lack.
 
 use std::fmt::Display;
 use std::process::{Command, Stdio};
 
-/// Says that a test is skipped for want of something, which has a name.
+/// Reports that a test is skipped because the machine lacks `what`.
 ///
 /// # Panics
 /// Where `LGM_REQUIRE` has that name, one of those separated by commas: nothing that is asked for is skipped. Names are
@@ -24,7 +24,7 @@ pub fn skip<T>(what: &str, why: impl Display) -> Option<T> {
     None
 }
 
-/// Whether the simulated device can be made here; where it cannot, that is said.
+/// Whether the simulated device can be built here; where it cannot, the test reports that it is skipped.
 ///
 /// # Panics
 /// Where `LGM_REQUIRE` names `simulator` and it cannot.

@@ -1,8 +1,8 @@
-//! What tests of several crates look for in texts, and the layers they know.
+//! Checks of texts, and the registry of layers, for the tests of several crates.
 
 use lgm_core::Registry;
 
-/// Checks that a text says all of `parts`, in order.
+/// Checks that a text contains all of `parts`, in order.
 ///
 /// # Panics
 /// Where it does not.

@@ -42,6 +42,11 @@ pub trait Layer: Send {
     /// When the bottoms do not suit the layer's parameters.
     fn plan(&mut self, bottoms: &[BlobSpec], tops: usize) -> Result<Plan>;
 
+    /// Whether the layer treats every element alone: y = f(x), whatever the bottom's shape.
+    fn is_elementwise(&self) -> bool {
+        false
+    }
+
     /// Asks the layer, whose only top goes to a ReLU and nowhere else, to apply that ReLU to its top: max(y, 0) in place
     /// of y, in every space, at no more than the ReLU's cost. Returns whether it will. Backward stays as it is: the top's
     /// diff is still that by y. Called at most once, after [`Layer::plan`] and before [`DeviceLayer::prepare`].

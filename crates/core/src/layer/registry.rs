@@ -167,6 +167,22 @@ impl Registry {
         self.factories.keys().copied()
     }
 
+    /// The types whose layers, without parameters of their own, treat every element alone.
+    pub fn elementwise(&self) -> Vec<&'static str> {
+        let cx = BuildCx { phase: Phase::Train, dtype: DType::F32, seed: 0 };
+        let is_elementwise = |kind: &&'static str| {
+            let param = LayerParameter {
+                name: Some("layer".into()),
+                r#type: Some(kind.to_string()),
+                bottom: vec!["bottom".into()],
+                top: vec!["top".into()],
+                ..Default::default()
+            };
+            matches!(self.build(&param, &cx), Ok(Node::Compute(layer)) if layer.is_elementwise())
+        };
+        self.kinds().filter(is_elementwise).collect()
+    }
+
     /// Builds a layer.
     ///
     /// # Errors

@@ -31,7 +31,7 @@ pub enum Format {
 /// number of images.
 ///
 /// # Errors
-/// When a file is missing, not an idx file of the right kind or shorter than it says, when there are not as many labels
+/// When a file is missing, not an idx file of the right kind or shorter than its header requires, when there are not as many labels
 /// as images, when `out` exists (LMDB) or cannot be written.
 pub fn convert_mnist(
     images: impl AsRef<Path>,
@@ -85,7 +85,7 @@ pub fn convert_mnist(
 /// The idx files wanted: the magic number (two zero bytes, 8 for unsigned bytes, the number of axes) and the kind.
 const IMAGES: (u32, FileKind) = (0x0803, FileKind::IdxImages);
 const LABELS: (u32, FileKind) = (0x0801, FileKind::IdxLabels);
-/// Bytes that a kind is told by.
+/// Bytes by which a kind is recognised.
 const HEAD: u64 = 1 << 16;
 
 /// Reads an idx file of `N` axes: its extents and values.
@@ -117,7 +117,7 @@ fn read_idx<const N: usize>(path: &Path, (magic, kind): (u32, FileKind)) -> Resu
     let count = lgm_core::count(&extents);
     let mut values = rest.get(..count).unwrap_or(rest).to_vec();
     let more = count.saturating_sub(values.len());
-    memory::check(more, format!("{}: what its header {extents:?} says it holds", path.display()))?;
+    memory::check(more, format!("{}: the values that its header {extents:?} announces", path.display()))?;
     reader.take(more as u64).read_to_end(&mut values).map_err(Error::io(path, "read"))?;
     if values.len() < count {
         let what = format!("is cut short: its header {extents:?} needs {count} bytes, found {}", values.len());

@@ -90,7 +90,7 @@ pub struct Records {
     index: u64,
     /// At the record `index`.
     cursor: Cursor,
-    /// What the last call read, and where each record lies in it.
+    /// What the last call read, and the position of each record in it.
     bytes: Vec<u8>,
     spans: Vec<(u64, Range<usize>)>,
 }

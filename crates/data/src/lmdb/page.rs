@@ -1,4 +1,4 @@
-//! The pages of an LMDB file (data version 1, 64-bit): what each field says, and whether it can be so.
+//! The pages of an LMDB file (data version 1, 64-bit): its fields and their checks.
 
 use std::fs::File;
 use std::ops::Range;
@@ -19,11 +19,11 @@ const META: u16 = 0x08;
 /// Bytes before a node's key: the size of its data (of a branch, the child's page with the flags as high word), flags, and
 /// the size of its key.
 const NODE: usize = 8;
-/// Flags of nodes: the data lies on pages of its own; is a database; or is several.
+/// Flags of nodes: the data is on overflow pages; is a database; or has several values.
 const BIG: u16 = 0x01;
 const NOT_A_RECORD: u16 = 0x06;
 
-/// A file of pages, read without a map: what lies beyond its end is an error, not a signal.
+/// A file of pages, read without a map: a read beyond its end is an error, not a signal.
 pub(super) struct Pages {
     path: PathBuf,
     file: File,
@@ -38,12 +38,12 @@ const NONE: u64 = u64::MAX;
 /// Flag of a tree that keeps several values under one key.
 const DUPLICATES: u16 = 0x04;
 
-/// What a header says of a tree.
+/// A tree, by its record in a header.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tree {
     pub flags: u16,
     pub depth: u16,
-    /// Pages: branches, leaves, values that have pages of their own.
+    /// Pages: branches, leaves, overflow.
     pub pages: [u64; 3],
     /// Values.
     pub entries: u64,
@@ -69,7 +69,7 @@ impl Tree {
     }
 }
 
-/// What the newer of the two meta pages says.
+/// The newer of the two meta pages.
 pub(super) struct Header {
     /// The tree of pages that are not in use, by the transaction that freed them.
     pub free: Tree,
@@ -99,7 +99,7 @@ impl Pages {
         }
         pages.size = word32(&start, HEADER + 24) as usize;
         if !(256..=1 << 16).contains(&pages.size) || !pages.size.is_power_of_two() {
-            return Err(pages.damaged(0, &format!("says that pages have {} bytes", pages.size)));
+            return Err(pages.damaged(0, &format!("gives a page size of {} bytes", pages.size)));
         }
         pages.count = bytes.checked_div(pages.size as u64).unwrap_or(0);
         if pages.count < 2 {
@@ -166,7 +166,8 @@ impl Pages {
             0 => format!("{} bytes", self.count),
             size => format!("{} pages of {size} bytes", self.count),
         };
-        let text = format!("the database was cut short: data.mdb ends after {end}, but {what}; copy or make it anew");
+        let text =
+            format!("the database was cut short: data.mdb ends after {end}, but {what}; copy or create it again");
         Error::data(&self.path, text)
     }
 

@@ -4,8 +4,8 @@ use lgm_core::Result;
 
 use super::page::{Header, Pages, Tree, TreePage, Value, word64};
 
-/// Fails for a file that lacks pages its header counts. The last ones may be missing if nothing lies on them, which the
-/// tree of free pages then says.
+/// Fails for a file that lacks pages its header counts. The last pages may be missing if they are all in the tree of
+/// free pages.
 pub(super) fn check_length(pages: &Pages, header: &Header) -> Result<()> {
     check_entries(pages, header)?;
     let missing = header.last.saturating_add(1).saturating_sub(pages.count);
@@ -61,7 +61,7 @@ impl Cursor {
     /// At the first value of a tree that has some.
     pub fn first(pages: &Pages, tree: Tree) -> Result<Cursor> {
         let mut cursor = Cursor { tree, levels: Vec::new(), spare: Vec::new() };
-        let Some(root) = tree.root else { return Err(pages.damaged(0, "says that a tree is empty and is not")) };
+        let Some(root) = tree.root else { return Err(pages.damaged(0, "gives a tree entries but no root")) };
         cursor.descend(pages, root)?;
         Ok(cursor)
     }

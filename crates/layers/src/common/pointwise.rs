@@ -158,6 +158,10 @@ impl<F: Pointwise> Layer for Elementwise<F> {
         Arity::exactly(1, 1)
     }
 
+    fn is_elementwise(&self) -> bool {
+        true
+    }
+
     fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
         self.count = bottoms[0].shape.count();
         let reads = if self.f.constant::<f32>().is_some() { Reads::Nothing } else { self.spec.reads };

@@ -3,6 +3,7 @@
 use lgm_core::{ChannelsLast, Element, Phase, Storage};
 use lgm_cuda::sim::Order;
 use lgm_net::{Keep, Options};
+use lgm_testkit::device;
 
 use crate::common::{self, gaussian, options, step};
 use crate::nets::*;
@@ -19,8 +20,8 @@ const STORAGES: [(Storage, f64); 4] = [
 #[test]
 fn nets_compute_the_same_however_blobs_are_stored() {
     for (storage, tolerance) in STORAGES {
-        let Some(forward) = storing(Order::Forward, None, storage) else { return };
-        let Some(reversed) = storing(Order::Reversed, None, storage) else { return };
+        let Some(forward) = device(Order::Forward, None, storage) else { return };
+        let Some(reversed) = device(Order::Reversed, None, storage) else { return };
         for (name, text) in nets() {
             for keep in [Keep::Outputs, Keep::All] {
                 let options = Options { keep: keep.clone(), ..Options::new(Phase::Train, 1) };
@@ -44,7 +45,7 @@ fn nets_compute_the_same_however_blobs_are_stored() {
 #[test]
 fn blobs_are_read_and_written_in_the_hosts_order() {
     let storage = Storage { element: Element::F32, channels_last: ChannelsLast::Always };
-    let Some(gpu) = storing(Order::Forward, None, storage) else { return };
+    let Some(gpu) = device(Order::Forward, None, storage) else { return };
     let text = gaussian("x", &[2, 3, 5, 4])
         + &conv("c", "x", 4, "")
         + &layer("relu", "ReLU", &["c"], &["r"], "")
@@ -72,7 +73,7 @@ fn blobs_are_read_and_written_in_the_hosts_order() {
 
 /// How many conversions a net's passes make.
 fn conversions(text: &str, storage: Storage) -> Option<(usize, usize)> {
-    let gpu = storing(Order::Forward, None, storage)?;
+    let gpu = device(Order::Forward, None, storage)?;
     let net = try_net(text, &on(&gpu, Options::new(Phase::Train, 1))).unwrap();
     let made = net.conversions();
     assert_eq!(made.bytes > 0, made.forward > 0);
@@ -150,7 +151,7 @@ fn depthwise_convolutions_take_channels_as_those_around_them() {
     assert_eq!(conversions(&text.replace("group: 32", "group: 4"), narrow), Some((2, 1)));
     assert_eq!(conversions(&text.replace("group: 32", "group: 8"), narrow), Some((4, 3)));
 
-    let Some(gpu) = storing(Order::Forward, None, narrow) else { return };
+    let Some(gpu) = device(Order::Forward, None, narrow) else { return };
     let host = run(&text, &Options::new(Phase::Train, 1)).unwrap();
     let device = run(&text, &on(&gpu, Options::new(Phase::Train, 1))).unwrap();
     for (what, (found, want)) in
@@ -176,7 +177,7 @@ fn large_convolutions_in_single_precision_have_their_channels_last() {
     assert_eq!(conversions(&net(130, 24), storage), Some((0, 0)), "no multiple of four");
     // The small one after it takes its channels first.
     assert_eq!(conversions(&net(128, 24), storage), Some((2, 1)));
-    let Some(gpu) = storing(Order::Forward, None, storage) else { return };
+    let Some(gpu) = device(Order::Forward, None, storage) else { return };
     let text = net(128, 24);
     let host = run(&text, &Options::new(Phase::Train, 1)).unwrap();
     let device = run(&text, &on(&gpu, Options::new(Phase::Train, 1))).unwrap();
@@ -190,7 +191,7 @@ fn large_convolutions_in_single_precision_have_their_channels_last() {
 /// An output that is stored otherwise, and one that weighs in the loss, are plain to all who look.
 #[test]
 fn outputs_and_losses_are_plain() {
-    let Some(gpu) = storing(Order::Reversed, None, STORAGES[3].0) else { return };
+    let Some(gpu) = device(Order::Reversed, None, STORAGES[3].0) else { return };
     let text = gaussian("x", &[2, 3, 4, 4])
         + &conv("c", "x", 4, "")
         + &layer("relu", "ReLU", &["c"], &["y"], "loss_weight: 0.5")

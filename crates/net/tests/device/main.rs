@@ -8,15 +8,16 @@ mod formats;
 mod nets;
 mod sharing;
 
-use lgm_core::Phase;
+use lgm_core::{Phase, Storage};
 use lgm_cuda::sim::Order;
 use lgm_net::{Keep, Options};
+use lgm_testkit::device;
 use nets::*;
 
 #[test]
 fn a_device_computes_what_the_host_does_and_the_same_bits_each_time() {
-    let Some(forward) = gpu(Order::Forward, None) else { return };
-    let Some(reversed) = gpu(Order::Reversed, None) else { return };
+    let Some(forward) = device(Order::Forward, None, Storage::default()) else { return };
+    let Some(reversed) = device(Order::Reversed, None, Storage::default()) else { return };
     for (name, text) in nets() {
         for keep in [Keep::Outputs, Keep::All] {
             let options = Options { keep: keep.clone(), ..Options::new(Phase::Train, 1) };

@@ -2,11 +2,10 @@
 
 use std::rc::Rc;
 
-use lgm_core::{Node, Result, Storage};
+use lgm_core::{Node, Result};
 use lgm_cuda::Gpu;
-use lgm_cuda::sim::{Order, Simulated};
 use lgm_net::{Net, Options, Pass, Placement};
-use lgm_testkit::{HostOnly, skip};
+use lgm_testkit::HostOnly;
 
 use crate::common::{self, gaussian, step};
 
@@ -24,22 +23,6 @@ pub fn try_net(text: &str, options: &Options) -> Result<Net> {
 pub fn sharing(train: &Net, text: &str, options: &Options) -> Result<Net> {
     let parsed = lgm_proto::parse_net(text.as_bytes(), std::path::Path::new(common::FILE))?;
     train.sharing(&parsed.message, &parsed.positions, &common::registry(), options)
-}
-
-/// The device, or nothing where there is no C++ compiler.
-pub fn gpu(order: Order, capacity: Option<u64>) -> Option<Rc<dyn Gpu>> {
-    storing(order, capacity, Storage::default())
-}
-
-/// The same, one that would have blobs stored so. A GPU takes its place unless it is to be small.
-pub fn storing(order: Order, capacity: Option<u64>, storage: Storage) -> Option<Rc<dyn Gpu>> {
-    if let (None, Some(gpu)) = (capacity, lgm_testkit::gpu(storage).unwrap()) {
-        return Some(Rc::new(gpu));
-    }
-    match Simulated::new(order, capacity) {
-        Ok(gpu) => Some(Rc::new(gpu.storing(storage))),
-        Err(error) => skip("simulator", error),
-    }
 }
 
 pub fn on(gpu: &Rc<dyn Gpu>, options: Options) -> Options {

@@ -2,18 +2,18 @@
 
 use std::rc::Rc;
 
-use lgm_core::Phase;
+use lgm_core::{Phase, Storage};
 use lgm_cuda::Gpu;
 use lgm_cuda::sim::Order;
 use lgm_net::{DeviceUpdate, Net, Options, Pass, SOLVER_WORDS};
-use lgm_testkit::says;
+use lgm_testkit::{device, says};
 
 use crate::common::{self, gaussian, options, step};
 use crate::nets::*;
 
 #[test]
 fn test_nets_use_the_training_nets_memory_on_the_device() {
-    let Some(gpu) = gpu(Order::Forward, None) else { return };
+    let Some(gpu) = device(Order::Forward, None, Storage::default()) else { return };
     let text = gaussian("x", &[3, 4]) + &product("ip", "x", 2, "");
     let mut train = try_net(&text, &on(&gpu, options())).unwrap();
     let more = text.clone() + &layer("own", "Scale", &["ip"], &["own"], "scale_param { filler { value: 3 } }");
@@ -60,7 +60,7 @@ fn test_nets_use_the_training_nets_memory_on_the_device() {
 
 #[test]
 fn a_test_net_whose_layers_disagree_is_refused() {
-    let Some(gpu) = gpu(Order::Forward, None) else { return };
+    let Some(gpu) = device(Order::Forward, None, Storage::default()) else { return };
     let text = |outputs: usize| gaussian("x", &[3, 4]) + &product("ip", "x", outputs, "");
     let train = try_net(&text(2), &on(&gpu, options())).unwrap();
     let Err(error) = sharing(&train, &text(3), &on(&gpu, Options::new(Phase::Test, 1))) else {
@@ -72,7 +72,7 @@ fn a_test_net_whose_layers_disagree_is_refused() {
 
 #[test]
 fn a_net_that_does_not_fit_says_what_would() {
-    let Some(gpu) = gpu(Order::Forward, Some(100_000)) else { return };
+    let Some(gpu) = device(Order::Forward, Some(100_000), Storage::default()) else { return };
     let text = |batch: usize| {
         gaussian("x", &[batch, 100])
             + &product("ip", "x", 100, "")
@@ -87,7 +87,7 @@ fn a_net_that_does_not_fit_says_what_would() {
         &error(100, &gpu),
         &["does not fit on the simulated GPU", "it needs ", "for parameters", "not even one image"],
     );
-    let Some(gpu) = self::gpu(Order::Forward, Some(200_000)) else { return };
+    let Some(gpu) = device(Order::Forward, Some(200_000), Storage::default()) else { return };
     let text = error(1000, &gpu);
     says(&text, &["does not fit", "KiB are free", "a batch of about ", " would fit, where it is 1000 now"]);
     let about: usize = text.split("about ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
@@ -99,7 +99,7 @@ fn a_net_that_does_not_fit_says_what_would() {
 
 #[test]
 fn a_label_outside_the_classes_names_the_layer() {
-    let Some(gpu) = gpu(Order::Reversed, None) else { return };
+    let Some(gpu) = device(Order::Reversed, None, Storage::default()) else { return };
     let text = gaussian("x", &[4, 3])
         + "layer { name: 'label' type: 'Input' top: 'label' input_param { shape { dim: 4 } } }"
         + &layer("loss", "SoftmaxWithLoss", &["x", "label"], &["loss"], "");
@@ -113,7 +113,7 @@ fn a_label_outside_the_classes_names_the_layer() {
 
 #[test]
 fn nets_of_other_types_and_mixed_memory_are_refused() {
-    let Some(gpu) = gpu(Order::Forward, None) else { return };
+    let Some(gpu) = device(Order::Forward, None, Storage::default()) else { return };
     let text = gaussian("x", &[3, 4]) + &product("ip", "x", 2, "");
     let double = Options { dtype: lgm_core::DType::F64, ..options() };
     let Err(error) = try_net(&text, &on(&gpu, double)) else { panic!("double precision was accepted") };

@@ -9,8 +9,8 @@ use std::rc::Rc;
 use std::sync::{Mutex, Once};
 
 use lgm_core::{Registry, Result, Shape, Storage};
+use lgm_cuda::Gpu;
 use lgm_cuda::sim::Order;
-use lgm_cuda::{Gpu, sim::Simulated};
 use lgm_data::convert::{Format, convert_mnist};
 use lgm_proto::{Parsed, SolverParameter};
 use lgm_solver::{Outcome, Solver, Watch};
@@ -33,26 +33,14 @@ thread_local! {
     static GPU: RefCell<Option<Rc<dyn Gpu>>> = const { RefCell::new(None) };
 }
 
-/// The simulated device, or the GPU where `LGM_TEST_DEVICE` is `cuda`, as one that would have blobs stored so; nothing
-/// where there is no C++ compiler, which is said.
-pub fn device(order: Order, storage: Storage) -> Option<Rc<dyn Gpu>> {
-    if let Some(gpu) = lgm_testkit::gpu(storage).unwrap() {
-        return Some(Rc::new(gpu));
-    }
-    match Simulated::new(order, None) {
-        Ok(gpu) => Some(Rc::new(gpu.storing(storage))),
-        Err(error) => lgm_testkit::skip("simulator", error),
-    }
-}
-
-/// Runs `body` with solvers on such a device.
+/// Runs `body` with solvers on a device, unless there is no C++ compiler.
 pub fn on_a_device(body: impl FnOnce()) {
     on_a_device_storing(Storage::default(), body);
 }
 
 /// The same on one that would have blobs stored so.
 pub fn on_a_device_storing(storage: Storage, body: impl FnOnce()) {
-    if let Some(gpu) = device(Order::Reversed, storage) {
+    if let Some(gpu) = lgm_testkit::device(Order::Reversed, None, storage) {
         GPU.set(Some(gpu));
         body();
         GPU.set(None);

@@ -3,7 +3,7 @@
 use super::Picks;
 use super::writer::{HOST_ONLY, Manner, Writer};
 
-/// Two names, for the weights and the bias of layers that may share them: those that can do, where the pick says so.
+/// Names for the weights and the bias of layers that share them, if the pick chooses sharing.
 pub fn shared(pick: u8, key: &str, bias: bool) -> String {
     match pick % 8 {
         7 if bias => format!("param {{ name: 'w_{key}' }} param {{ name: 'b_{key}' }}"),
@@ -39,15 +39,15 @@ pub fn prelu(w: &mut Writer, picks: &Picks) -> Option<()> {
     unary(w, "PReLU", blob, Manner::of(picks[2]).learning(), &body)
 }
 
+/// Element-wise types that no net draws by name alone: others draw the first two with parameters, the next grows or takes
+/// positive numbers only, and the last has no gradient.
+const UNDRAWN: [&str; 5] = ["ReLU", "Power", "Exp", "Log", "Threshold"];
+
 pub fn activation(w: &mut Writer, picks: &Picks) -> Option<()> {
     let blob = w.blob(picks[0], |_| true)?;
-    unary(
-        w,
-        ["Sigmoid", "TanH", "Swish", "BNLL", "ELU", "AbsVal"][picks[1] as usize % 6],
-        blob,
-        Manner::of(picks[2]),
-        "",
-    )
+    let kinds: Vec<&str> = w.elementwise.iter().copied().filter(|kind| !UNDRAWN.contains(kind)).collect();
+    let kind = kinds.get(picks[1] as usize % kinds.len().max(1))?;
+    unary(w, kind, blob, Manner::of(picks[2]), "")
 }
 
 pub fn power(w: &mut Writer, picks: &Picks) -> Option<()> {

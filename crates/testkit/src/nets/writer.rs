@@ -1,8 +1,9 @@
 //! A net in the making: its text, and the blobs that later layers can read.
 
 use std::fmt::Write;
+use std::sync::Arc;
 
-/// The type of a layer without a device half, which whoever builds the net must register ([`crate::HostOnly`]).
+/// The type of a layer without a device half, which the test must register ([`crate::HostOnly`]).
 pub const HOST_ONLY: &str = "HostOnly";
 
 /// Most elements of a blob: nets are to be quick.
@@ -21,6 +22,8 @@ pub struct Blob {
 
 /// See the module.
 pub struct Writer {
+    /// The types of element-wise layers.
+    pub elementwise: Arc<[&'static str]>,
     text: String,
     pub blobs: Vec<Blob>,
     layers: usize,
@@ -30,7 +33,7 @@ pub struct Writer {
 /// How a layer is written.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Manner {
-    /// Its top takes the place of its first bottom, if nobody else reads that.
+    /// Its top takes the place of its first bottom, if no other layer reads that.
     pub in_place: bool,
     /// Its top weighs in the loss.
     pub loss: bool,
@@ -54,8 +57,8 @@ impl Manner {
 
 impl Writer {
     /// A net with images x.
-    pub fn new([batch, channels, height, width, force]: [u8; 5]) -> Writer {
-        let mut writer = Writer { text: String::new(), blobs: Vec::new(), layers: 0, losses: 0 };
+    pub fn new(elementwise: Arc<[&'static str]>, [batch, channels, height, width, force]: [u8; 5]) -> Writer {
+        let mut writer = Writer { elementwise, text: String::new(), blobs: Vec::new(), layers: 0, losses: 0 };
         if force % 8 == 7 {
             writer.text.push_str("force_backward: true\n");
         }

@@ -1,12 +1,12 @@
-//! What a pickle makes of memory and of the stack of calls, reckoned before it is read: the reader copies what is referred
-//! to again and walks through values inside values by calling itself, so that some bytes could take all there is.
+//! The memory and call depth that reading a pickle takes, estimated before it is read: the reader copies every value that is
+//! referred to again and recurses into nested values, so that a few bytes could exhaust both.
 //!
-//! The opcodes are those of Python's `pickletools`; what is not one ends the reckoning, as it ends the reading.
+//! The opcodes are those of Python's `pickletools`; any other byte ends the estimate, as it ends the reading.
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
 use std::collections::HashMap;
 
-/// Most values inside each other; those of CIFAR go five deep.
+/// Deepest nesting of values; CIFAR's go five deep.
 const DEPTH: usize = 64;
 /// Bytes that one value takes at least.
 const VALUE: usize = 32;
@@ -17,9 +17,9 @@ const NUMBER: usize = 64;
 
 /// Fails for a pickle that takes far more to read than it holds. The error completes the sentence "the pickle …".
 pub(super) fn check(pickle: &[u8]) -> Result<(), &'static str> {
-    let mut reckoning = Reckoning { rest: pickle, len: pickle.len(), ..Reckoning::default() };
+    let mut estimate = Estimate { rest: pickle, len: pickle.len(), ..Estimate::default() };
     loop {
-        match reckoning.step() {
+        match estimate.step() {
             Ok(()) => {}
             Err(Stop::Reader) => return Ok(()),
             Err(Stop::Refused(why)) => return Err(why),
@@ -33,7 +33,7 @@ enum Stop {
     Refused(&'static str),
 }
 
-/// What is known of a value: how deep the values in it lie, what memory it takes, and whether others may yet be put in it.
+/// A value: how deeply it is nested, the memory it takes, and whether values may still be added to it.
 #[derive(Clone, Copy, Default)]
 struct Item {
     depth: usize,
@@ -42,7 +42,7 @@ struct Item {
 }
 
 #[derive(Default)]
-struct Reckoning<'a> {
+struct Estimate<'a> {
     rest: &'a [u8],
     len: usize,
     stack: Vec<Item>,
@@ -52,7 +52,7 @@ struct Reckoning<'a> {
     copied: usize,
 }
 
-impl<'a> Reckoning<'a> {
+impl<'a> Estimate<'a> {
     fn step(&mut self) -> Result<(), Stop> {
         match self.take(1)?[0] {
             // Protocol, frame.
@@ -194,7 +194,7 @@ impl<'a> Reckoning<'a> {
 
     fn get(&mut self, id: u64) -> Result<(), Stop> {
         let item = *self.memo.get(&id).ok_or(Stop::Reader)?;
-        // What it will hold when all is read, nobody knows yet.
+        // Its final size is not known yet.
         if item.grows {
             return Err(Stop::Refused("refers to a list or dictionary a second time"));
         }

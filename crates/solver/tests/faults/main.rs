@@ -2,153 +2,20 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../common/mod.rs"]
 mod common;
+mod failing;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use common::{Folder, HELD, logged, params, registry};
-use lgm_core::{
-    Arg, ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Error, Gemm, Grid, Result, Shape, Storage,
-};
-use lgm_cuda::Allocator;
+use failing::{Failing, Fails};
+use lgm_core::{Shape, Storage};
+use lgm_cuda::Gpu;
 use lgm_cuda::sim::Order;
-use lgm_cuda::{Feeder, Gpu, Replay};
 use lgm_solver::{Solver, Watch};
-use lgm_testkit::says;
-
-/// What happens on a device, and when.
-#[derive(Clone, Copy)]
-enum Fails {
-    /// A launch of a kernel is refused, after so many of the same; nothing is recorded.
-    Launch(&'static str, usize),
-    /// The replay of a recording is refused, after so many.
-    Replay(usize),
-    /// The device is lost in a replay, after so many.
-    Lost(usize),
-}
-
-struct State {
-    fails: Fails,
-    count: Cell<usize>,
-    lost: Cell<bool>,
-}
-
-impl State {
-    fn alive(&self) -> Result<()> {
-        if self.lost.get() { Err(Error::config("the device is lost: replay failed")) } else { Ok(()) }
-    }
-
-    /// Counts one of what fails; says whether this one does.
-    fn now(&self, after: usize) -> bool {
-        self.count.set(self.count.get() + 1);
-        self.count.get() == after + 1
-    }
-}
-
-struct Failing {
-    inner: Rc<dyn Gpu>,
-    state: Rc<State>,
-}
-
-impl Failing {
-    /// One that fails, or nothing where there is no C++ compiler.
-    fn gpu(fails: Fails) -> Option<Rc<dyn Gpu>> {
-        let inner = common::device(Order::Forward, Storage::default())?;
-        let state = Rc::new(State { fails, count: Cell::new(0), lost: Cell::new(false) });
-        Some(Rc::new(Failing { inner, state }))
-    }
-}
-
-impl Allocator for Failing {
-    fn alloc(&self, bytes: usize) -> Result<DevicePtr> {
-        self.state.alive().and_then(|()| self.inner.alloc(bytes))
-    }
-    fn free(&self, block: DevicePtr) -> Result<()> {
-        self.inner.free(block)
-    }
-    fn free_bytes(&self) -> Result<(u64, u64)> {
-        self.inner.free_bytes()
-    }
-}
-
-impl DeviceQueue for Failing {
-    fn launch(&self, kernel: &'static str, grid: Grid, args: &[Arg]) -> Result<()> {
-        self.state.alive()?;
-        match self.state.fails {
-            Fails::Launch(name, after) if name == kernel && self.state.now(after) => {
-                Err(Error::config(format!("kernel {kernel}: cuLaunchKernel failed")))
-            }
-            _ => self.inner.launch(kernel, grid, args),
-        }
-    }
-    fn gemm(&self, gemm: &Gemm) -> Result<()> {
-        self.state.alive().and_then(|()| self.inner.gemm(gemm))
-    }
-    fn convolution_workspace(&self, conv: &DeviceConvolution, pass: ConvolutionPass) -> Result<Option<usize>> {
-        self.inner.convolution_workspace(conv, pass)
-    }
-    fn convolution(
-        &self,
-        conv: &DeviceConvolution,
-        pass: ConvolutionPass,
-        result: DevicePtr,
-        operands: [DevicePtr; 2],
-        workspace: DevicePtr,
-    ) -> Result<()> {
-        self.inner.convolution(conv, pass, result, operands, workspace)
-    }
-    fn copy(&self, from: DevicePtr, to: DevicePtr, bytes: usize) -> Result<()> {
-        self.state.alive().and_then(|()| self.inner.copy(from, to, bytes))
-    }
-    fn zero(&self, at: DevicePtr, bytes: usize) -> Result<()> {
-        self.state.alive().and_then(|()| self.inner.zero(at, bytes))
-    }
-    fn upload(&self, from: &[u8], to: DevicePtr) -> Result<()> {
-        self.state.alive().and_then(|()| self.inner.upload(from, to))
-    }
-    fn download(&self, from: DevicePtr, to: &mut [u8]) -> Result<()> {
-        self.state.alive().and_then(|()| self.inner.download(from, to))
-    }
-    fn finish(&self) -> Result<()> {
-        self.state.alive().and_then(|()| self.inner.finish())
-    }
-}
-
-struct Recorded {
-    inner: Box<dyn Replay>,
-    state: Rc<State>,
-}
-
-impl Replay for Recorded {
-    fn replay(&self) -> Result<()> {
-        self.state.alive()?;
-        match self.state.fails {
-            Fails::Replay(after) if self.state.now(after) => Err(Error::config("cuGraphLaunch failed")),
-            Fails::Lost(after) if self.state.now(after) => {
-                self.state.lost.set(true);
-                self.state.alive()
-            }
-            _ => self.inner.replay(),
-        }
-    }
-}
-
-impl Gpu for Failing {
-    fn name(&self) -> String {
-        "a failing GPU".into()
-    }
-    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Box<dyn Replay>>> {
-        if matches!(self.state.fails, Fails::Launch(..)) {
-            return Ok(None);
-        }
-        let recorded = self.inner.record(work)?;
-        Ok(recorded.map(|inner| Box::new(Recorded { inner, state: self.state.clone() }) as Box<dyn Replay>))
-    }
-    fn feeder(&self, bytes: usize) -> Result<Option<Box<dyn Feeder>>> {
-        self.inner.feeder(bytes)
-    }
-}
+use lgm_testkit::{device, says};
 
 const NET: &str = "
     layer { name: 'data' type: 'HDF5Data' top: 'data' top: 'label' hdf5_data_param { source: 'DIR/train.txt' batch_size: 4 } }
@@ -218,7 +85,7 @@ fn goes_on_whole(folder: &Folder, iter: i32, error: &str) {
 #[test]
 fn a_fault_found_by_a_kernel_leaves_the_last_whole_iteration() {
     for (display, order) in [(0, Order::Forward), (1, Order::Reversed), (4, Order::Forward), (5, Order::Reversed)] {
-        let Some(gpu) = common::device(order, Storage::default()) else { return };
+        let Some(gpu) = device(order, None, Storage::default()) else { return };
         let folder = Folder::new();
         images(&folder, Some((21, 8.0)));
         let (error, log) = fails(&folder, &solver("failed", &format!("max_iter: 10 display: {display}")), &gpu);
@@ -247,7 +114,7 @@ fn a_fault_found_on_the_host_leaves_the_last_whole_iteration() {
 #[test]
 fn a_loss_that_is_not_finite_leaves_the_last_whole_iteration() {
     for (display, order) in [(0, Order::Forward), (1, Order::Reversed), (4, Order::Forward), (5, Order::Reversed)] {
-        let Some(gpu) = common::device(order, Storage::default()) else { return };
+        let Some(gpu) = device(order, None, Storage::default()) else { return };
         let folder = Folder::new();
         images_with(&folder, None, Some((21 * 5 + 2, f32::NAN)));
         let (error, _) = fails(&folder, &solver("failed", &format!("max_iter: 10 display: {display}")), &gpu);
@@ -256,7 +123,7 @@ fn a_loss_that_is_not_finite_leaves_the_last_whole_iteration() {
         saved_whole(&folder, 5, &error);
     }
     // Told to keep going, the run ends, and writes nothing.
-    let Some(gpu) = common::device(Order::Forward, Storage::default()) else { return };
+    let Some(gpu) = device(Order::Forward, None, Storage::default()) else { return };
     let folder = Folder::new();
     images_with(&folder, None, Some((21 * 5 + 2, f32::NAN)));
     let parsed = folder.parse(&solver("on", "max_iter: 10"));
@@ -289,7 +156,7 @@ fn a_fault_in_a_test_leaves_the_iteration_before() {
         std::fs::copy(folder.path("train.h5"), folder.path(&format!("{name}_rows.h5"))).unwrap();
         folder.write(&format!("{name}.txt"), &folder.at(&format!("{name}_rows.h5")));
     }
-    let Some(gpu) = common::device(Order::Forward, Storage::default()) else { return };
+    let Some(gpu) = device(Order::Forward, None, Storage::default()) else { return };
     let (error, _) = fails(&folder, &text("failed", "bad.txt"), &gpu);
     says(&error, &["layer 'loss' (SoftmaxWithLoss)", "-1", "; iteration 4, the last whole one, is saved"]);
     common::on_a_device(|| {
