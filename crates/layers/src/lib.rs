@@ -28,10 +28,11 @@ macro_rules! layers {
 layers! {
     batch_norm { "BatchNorm" => BatchNorm }
     pooling { "Pooling" => Pooling, "SPP" => Spp }
-    convolution { "Convolution" => Convolution }
+    convolution { "Convolution" => Convolution, "Deconvolution" => Deconvolution }
     lrn { "LRN" => Lrn }
     inner_product { "InnerProduct" => InnerProduct }
     embed { "Embed" => Embed }
+    recurrent { "LSTM" => Lstm, "LSTMUnit" => LstmUnit, "RNN" => Rnn }
     scale { "Scale" => Scale }
     bias { "Bias" => Bias }
     eltwise { "Eltwise" => Eltwise }
