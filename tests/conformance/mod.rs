@@ -33,7 +33,6 @@ const NOT_YET: &[&str] = &[
     "unknown layer type 'ContrastiveLoss'",
     "unknown layer type 'Filter'",
     "unknown layer type 'HingeLoss'",
-    "unknown layer type 'Im2col'",
     "unknown layer type 'ImageData'",
     "unknown layer type 'InfogainLoss'",
     "unknown layer type 'IoULoss'",

@@ -72,6 +72,7 @@ pub fn sources() -> &'static [Source] {
         "lrn",
         "mvn",
         "net",
+        "normalize",
         "pointwise",
         "pool_average" with POOLING,
         "pool_max" with POOLING,

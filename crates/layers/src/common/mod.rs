@@ -9,6 +9,7 @@ pub(crate) mod indices;
 pub(crate) mod labels;
 pub(crate) mod launch;
 pub(crate) mod loops;
+pub(crate) mod moves;
 pub(crate) mod pointwise;
 pub(crate) mod repeat;
 pub(crate) mod row_sums;
