@@ -63,70 +63,19 @@ KERNEL(softmax_columns_backward)(float* dx, const float* dy, const float* y, u32
     }
 }
 
-// Which labels count: all classes from 0, or with `ranged` those from `start` on alone, and never `ignored` if `ignores`.
-const int NOT_COUNTED = -1, NOT_A_CLASS = -2;
-
-DEVICE int class_of(float label, u32 classes, u32 ignores, int ignored, u32 ranged, int start) {
-    const float whole = truncf(label);
-    if (ignores && whole == (float)ignored) return NOT_COUNTED;
-    const float from = whole - (ranged ? (float)start : 0.0f);
-    if (from >= 0 && from < (float)classes) return (int)from;
-    return ranged ? NOT_COUNTED : NOT_A_CLASS;
-}
-
-#define LABELS u32 channels, u32 ignores, int ignored, u32 ranged, int start
-#define CLASS(label) class_of(label, channels, ignores, ignored, ranged, start)
-
-// For each block of positions: its loss, how many count, and the first whose label is no class (as bits).
+// For each block: the losses of its positions, how many count, and the first whose label is no class.
 KERNEL(softmax_loss_partials)(float* partial, const float* p, const float* labels, u32 positions, u32 inner, LABELS) {
-    __shared__ float exchange[32];
-    __shared__ u32 bits[32];
-    const u32 i = blockIdx.x * blockDim.x + threadIdx.x;
-    float loss = 0, counts = 0;
-    u32 fault = 0xffffffffu;
-    if (i < positions) {
-        const int label = CLASS(labels[i]);
-        if (label == NOT_A_CLASS) fault = i;
-        if (label >= 0) {
-            const float value = p[((i64)(i / inner) * channels + label) * inner + i % inner];
-            // The least normal number bounds the loss; what is not a number must not vanish in a maximum.
-            loss = -logf(value < 1.17549435e-38f ? 1.17549435e-38f : value);
-            counts = 1;
-        }
+    TALLYING;
+    FOR_ELEMENTS(i, positions) {
+        OWN_CLASS(i, true);
+        if (own < 0) continue;
+        const u32 at = (u32)i;
+        const float value = p[((i64)(at / inner) * channels + own) * inner + at % inner];
+        // The least normal number bounds the loss; what is not a number must not vanish in a maximum.
+        tally.loss -= logf(value < 1.17549435e-38f ? 1.17549435e-38f : value);
+        tally.counts += 1;
     }
-    loss = block_reduce<Sum>(loss, exchange);
-    counts = block_reduce<Sum>(counts, exchange);
-    fault = block_reduce<Least>(fault, bits);
-    if (threadIdx.x == 0) {
-        partial[3 * (i64)blockIdx.x] = loss;
-        partial[3 * (i64)blockIdx.x + 1] = counts;
-        partial[3 * (i64)blockIdx.x + 2] = __uint_as_float(fault);
-    }
-}
-
-// In one block: the loss over Z, which is `fixed` or, where that is 0, the number of positions that count; and 1/Z for
-// backward.
-KERNEL(softmax_loss_finish)(
-    float* loss, float* share, const float* partial, const float* labels, u32 blocks, float fixed, u32* fault
-) {
-    __shared__ double exchange[32];
-    __shared__ u32 bits[32];
-    double sum = 0, counts = 0;
-    u32 first = 0xffffffffu;
-    for (u32 b = threadIdx.x; b < blocks; b += blockDim.x) {
-        sum += partial[3 * (i64)b];
-        counts += partial[3 * (i64)b + 1];
-        first = Least::of(first, __float_as_uint(partial[3 * (i64)b + 2]));
-    }
-    sum = block_reduce<Sum>(sum, exchange);
-    counts = block_reduce<Sum>(counts, exchange);
-    first = block_reduce<Least>(first, bits);
-    if (threadIdx.x == 0) {
-        const double z = fixed > 0 ? fixed : counts > 1 ? counts : 1.0;
-        loss[0] = (float)(sum / z);
-        if (share) share[0] = (float)(1.0 / z);
-        if (first != 0xffffffffu) report_fault(fault, 1, first, __float_as_uint(labels[first]));
-    }
+    PUT_TALLY(partial);
 }
 
 // dx = dL / Z (p - [class = label]) where the position counts, else 0; on top of what dx holds with `add`. Rows are as for

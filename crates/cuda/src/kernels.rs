@@ -42,6 +42,7 @@ pub(crate) const SIM: &str = include_str!("../../../kernels/sim/sim.h");
 
 const CONVOLUTION: &[Header] = headers!["conv_geometry.cuh"];
 const LGM: &[Header] = headers!["lgm.cuh"];
+const LOSS: &[Header] = headers!["loss.cuh"];
 const POOLING: &[Header] = headers!["pool_windows.cuh"];
 
 macro_rules! sources {
@@ -66,9 +67,12 @@ pub fn sources() -> &'static [Source] {
         "depthwise" with CONVOLUTION,
         "embed",
         "format",
+        "interp",
         "lgm_distance" with LGM,
+        "lgm_fork" with LOSS,
         "lgm_loss" with LGM,
         "lgm_sums" with LGM,
+        "losses" with LOSS,
         "lrn",
         "mvn",
         "net",
@@ -79,7 +83,7 @@ pub fn sources() -> &'static [Source] {
         "pool_stochastic" with POOLING,
         "recurrent",
         "reduction",
-        "softmax",
+        "softmax" with LOSS,
         "solver",
     ]
 }

@@ -16,7 +16,7 @@ use lgm_core::{
 };
 use lgm_proto::{AccuracyParameter, LayerParameter};
 
-use crate::common::labels::{check_count, class_at};
+use crate::common::labels::{Labels, check_count};
 
 mod device;
 
@@ -25,6 +25,7 @@ pub struct Accuracy {
     param: AccuracyParameter,
     along: Axes3,
     crops: usize,
+    labels: Labels,
     by_class: bool,
 }
 
@@ -34,7 +35,7 @@ impl Accuracy {
         ensure!(param.top_k() > 0, "top_k must be positive, found 0");
         ensure!(param.crop_num() > 0, "crop_num must be positive, found 0");
         let crops = param.crop_num() as usize;
-        Node::compute(Accuracy { param, along: Axes3::default(), crops, by_class: false })
+        Node::compute(Accuracy { param, along: Axes3::default(), crops, labels: Labels::default(), by_class: false })
     }
 
     /// Whether the label at position `i` is right.
@@ -72,6 +73,7 @@ impl Layer for Accuracy {
             scores.shape
         );
         check_count(&bottoms[1], outer / crops * inner, scores)?;
+        self.labels = Labels { ignored: self.param.ignore_label, ..Labels::of(channels) };
         self.by_class = tops == 2;
         let mut plan = Plan::new(vec![scores.with_shape(Shape::scalar())]);
         if self.by_class {
@@ -95,10 +97,7 @@ impl HostLayer for Accuracy {
         }
         let (mut right, mut seen) = (0u64, 0u64);
         for i in 0..labels.len() {
-            if self.param.ignore_label.is_some_and(|ignored| labels[i].trunc().f64() == f64::from(ignored)) {
-                continue;
-            }
-            let label = class_at(labels, i, self.along.channels)?;
+            let Some(label) = self.labels.class(labels, i)? else { continue };
             let is_right = self.is_right(scores, i, label);
             seen += 1;
             right += u64::from(is_right);

@@ -97,6 +97,11 @@ fn class_by_class() {
             layer("Softmax", "").bottom_of([2, classes, 3], wide()),
             two("SoftmaxWithLoss", "").bottom([5, classes]).bottom_of([5], Fill::Labels(classes)),
             two("SoftmaxWithLoss", "").bottom([2, classes, 3]).bottom_of([2, 3], Fill::Labels(classes)),
+            two("HingeLoss", "").bottom([5, classes]).bottom_of([5], Fill::Labels(classes)),
+            two("MarginContrastiveLoss", "").bottom([5, classes]).bottom_of([5], Fill::Labels(classes)),
+            two("CenterLoss", &format!("center_loss_param {{ num_output: {classes} }}"))
+                .bottom([9, 5])
+                .bottom_of([9], Fill::Labels(classes)),
             two("Accuracy", "").bottom([5, classes]).bottom_of([5], Fill::Labels(classes)),
             layer("InnerProduct", &format!("inner_product_param {{ num_output: {classes} }}")).bottom([33, 5]),
         ]);
@@ -213,20 +218,28 @@ fn fused_layers() {
 
 #[test]
 fn a_label_outside_the_classes_is_reported_as_on_the_host() {
-    for (text, name) in [
-        ("layer { name: 'l' type: 'SoftmaxWithLoss' bottom: 'x' bottom: 'z' top: 'y' }", "SoftmaxWithLoss"),
-        ("layer { name: 'l' type: 'Accuracy' bottom: 'x' bottom: 'z' top: 'y' }", "Accuracy"),
+    for (name, fields) in [
+        ("SoftmaxWithLoss", ""),
+        ("Accuracy", ""),
+        ("HingeLoss", ""),
+        ("InfogainLoss", "bottom: 'h'"),
+        ("MultinomialLogisticLoss", ""),
+        ("MarginContrastiveLoss", ""),
+        ("CenterLoss", "center_loss_param { num_output: 3 }"),
+        ("MarginSoftmaxLoss", "margin_softmax_loss_param { num_output: 3 }"),
     ] {
-        let shapes: [Shape; 2] = [[600, 3].into(), [600].into()];
+        let text = &format!("layer {{ name: 'l' type: '{name}' bottom: 'x' bottom: 'z' top: 'y' {fields} }}");
+        let bottoms = if fields.contains("bottom") { 3 } else { 2 };
+        let shapes: &[Shape] = &[[600, 3].into(), [600].into(), [3, 3].into()][..bottoms];
         for (labels, item, label) in [(vec![(599, 3.0)], 599, "3"), (vec![(300, -1.0), (17, 7.0)], 17, "7")] {
             let mut given = vec![1.0; 600];
             labels.iter().for_each(|&(i, v)| given[i] = v);
             for order in [Order::Forward, Order::Reversed] {
-                let harness = DeviceHarness::new(&crate::tests::registry(), text, Phase::Test, &shapes, order).unwrap();
+                let harness = DeviceHarness::new(&crate::tests::registry(), text, Phase::Test, shapes, order).unwrap();
                 let Some(harness) = harness else { return };
-                let inputs = harness.harness.forward_inputs(&[&[0.0; 1800], &given]).unwrap();
+                let inputs = harness.harness.forward_inputs(&[&[0.0; 1800][..], &given, &[1.0; 9]][..bottoms]).unwrap();
                 let host =
-                    Harness::new(&crate::tests::registry(), text, Phase::Test, lgm_core::DType::F32, &shapes).unwrap();
+                    Harness::new(&crate::tests::registry(), text, Phase::Test, lgm_core::DType::F32, shapes).unwrap();
                 let device = harness.run(&inputs).unwrap_err().to_string();
                 assert!(device.contains(&format!("label {label} of item {item} ")), "{name}: {device}");
                 let lowest = labels.iter().map(|l| l.0).min() == Some(item);

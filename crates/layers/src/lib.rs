@@ -71,6 +71,7 @@ layers! {
     permute { "Permute" => Permute }
     axpy { "Axpy" => Axpy }
     hard_swish { "HardSwish" => HardSwish }
+    interp { "Interp" => Interp }
     normalize { "Normalize" => Normalize }
     reorg { "Reorg" => Reorg }
     shuffle_channel { "ShuffleChannel" => ShuffleChannel }
@@ -80,6 +81,16 @@ layers! {
     softmax { "Softmax" => Softmax }
     softmax_loss { "SoftmaxWithLoss" => SoftmaxWithLoss }
     euclidean_loss { "EuclideanLoss" => EuclideanLoss }
+    contrastive_loss { "ContrastiveLoss" => ContrastiveLoss }
+    hinge_loss { "HingeLoss" => HingeLoss }
+    infogain_loss { "InfogainLoss" => InfogainLoss }
+    multinomial_logistic_loss { "MultinomialLogisticLoss" => MultinomialLogisticLoss }
+    sigmoid_cross_entropy_loss { "SigmoidCrossEntropyLoss" => SigmoidCrossEntropyLoss }
+    center_loss { "CenterLoss" => CenterLoss }
+    iou_loss { "IoULoss" => IouLoss }
+    margin_contrastive_loss { "MarginContrastiveLoss" => MarginContrastiveLoss }
+    margin_softmax_loss { "MarginSoftmaxLoss" => MarginSoftmaxLoss }
+    new_loss { "NewLoss" => NewLoss }
     accuracy { "Accuracy" => Accuracy }
     reduction { "Reduction" => Reduction }
     lgm { "ClassDistance" => ClassDistance, "LGMLoss" => LgmLoss }

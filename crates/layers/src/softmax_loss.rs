@@ -25,7 +25,9 @@ use lgm_cpu::softmax::{softmax, softmax_backward};
 use lgm_proto::loss_parameter::NormalizationMode;
 use lgm_proto::{LayerParameter, LossParameter};
 
-use crate::common::labels::{check_count, class_at};
+use crate::common::labels::{Labels, check_count};
+use crate::common::loss::fixed_normalizer;
+use crate::common::softmax::probabilities;
 
 mod device;
 
@@ -34,8 +36,7 @@ pub struct SoftmaxWithLoss {
     loss: LossParameter,
     axis: i32,
     along: Axes3,
-    /// The labels of the first and the last class, where labels outside do not count.
-    range: Option<(i32, i32)>,
+    labels: Labels,
     with_probabilities: bool,
 }
 
@@ -45,43 +46,19 @@ impl SoftmaxWithLoss {
             loss: param.loss_param.unwrap_or_default(),
             axis: param.softmax_param.unwrap_or_default().axis(),
             along: Axes3::default(),
-            range: None,
+            labels: Labels::default(),
             with_probabilities: false,
         })
     }
 
-    /// The class at position `i`, or none where it does not count.
-    fn class<T: Float>(&self, labels: &[T], i: usize) -> Result<Option<usize>> {
-        let label = labels[i].trunc().f64();
-        if self.loss.ignore_label.is_some_and(|ignored| label == f64::from(ignored)) {
-            return Ok(None);
-        }
-        match self.range {
-            Some((start, end)) => {
-                let within = (f64::from(start)..=f64::from(end)).contains(&label);
-                Ok(within.then(|| (label - f64::from(start)) as usize))
-            }
-            None => class_at(labels, i, self.along.channels).map(Some),
-        }
+    /// Z, unless it is the number of positions that count.
+    fn fixed_normalizer(&self) -> Option<usize> {
+        let Axes3 { outer, inner, .. } = self.along;
+        fixed_normalizer(&self.loss, NormalizationMode::Valid, outer * inner, outer)
     }
 
     fn normalizer(&self, counted: usize) -> f64 {
         self.fixed_normalizer().unwrap_or(counted).max(1) as f64
-    }
-
-    /// Z, unless it depends on how many positions count.
-    fn fixed_normalizer(&self) -> Option<usize> {
-        let mode = match (self.loss.normalization, self.loss.normalize) {
-            (None, Some(false)) => NormalizationMode::BatchSize,
-            (None, Some(true)) => NormalizationMode::Valid,
-            _ => self.loss.normalization(),
-        };
-        match mode {
-            NormalizationMode::Full => Some(self.along.outer * self.along.inner),
-            NormalizationMode::Valid => None,
-            NormalizationMode::BatchSize => Some(self.along.outer),
-            NormalizationMode::None => Some(1),
-        }
     }
 }
 
@@ -96,6 +73,7 @@ impl Layer for SoftmaxWithLoss {
         self.along = Axes3::around(&scores.shape, axis..axis + 1);
         check_count(&bottoms[1], self.along.outer * self.along.inner, scores)?;
         let classes = self.along.channels;
+        self.labels = Labels { ignored: self.loss.ignore_label, ..Labels::of(classes) };
         if self.loss.label_start.is_some() || self.loss.label_end.is_some() {
             let start = self.loss.label_start.unwrap_or(0);
             let end = self.loss.label_end.unwrap_or(classes as i32 - 1);
@@ -106,7 +84,7 @@ impl Layer for SoftmaxWithLoss {
                  classes; they must be as many",
                 scores.shape
             );
-            self.range = Some((start, end));
+            self.labels.start = Some(start);
         }
         self.with_probabilities = tops == 2;
         let mut plan =
@@ -125,19 +103,12 @@ impl Layer for SoftmaxWithLoss {
 impl HostLayer for SoftmaxWithLoss {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let (scores, labels) = (io.bottom::<T>(0)?, io.bottom::<T>(1)?);
-        let p = if self.with_probabilities {
-            io.top::<T>(1)?
-        } else {
-            match io.saved::<T>(0)? {
-                Some(p) => p,
-                None => io.scratch::<T>(0)?,
-            }
-        };
+        let p = probabilities(&mut io, self.with_probabilities)?;
         softmax(Some(scores), p, self.along);
         let Axes3 { channels, inner, .. } = self.along;
         let (mut loss, mut counted) = (0.0, 0);
         for i in 0..labels.len() {
-            if let Some(class) = self.class(labels, i)? {
+            if let Some(class) = self.labels.class(labels, i)? {
                 let p = p[(i / inner * channels + class) * inner + i % inner].f64();
                 let least = f64::from(f32::MIN_POSITIVE);
                 // NaN stays NaN, so that it is seen.
@@ -158,14 +129,10 @@ impl HostLayer for SoftmaxWithLoss {
         } else {
             dx.fill(T::zero());
         }
-        let mut counted = 0;
-        for i in 0..labels.len() {
-            counted += usize::from(self.class(labels, i)?.is_some());
-        }
-        let scale = T::of(io.top_diff::<T>(0)?[0].f64() / self.normalizer(counted));
+        let scale = T::of(io.top_diff::<T>(0)?[0].f64() / self.normalizer(self.labels.count(labels)?));
         let Axes3 { channels, inner, .. } = self.along;
         for i in 0..labels.len() {
-            if let Some(label) = self.class(labels, i)? {
+            if let Some(label) = self.labels.class(labels, i)? {
                 let at = |class: usize| (i / inner * channels + class) * inner + i % inner;
                 (0..channels).for_each(|c| dx[at(c)] += scale * p[at(c)]);
                 dx[at(label)] -= scale;

@@ -71,6 +71,7 @@ impl Case {
     pub fn golden(name: &str) -> Case {
         let recorded = Recorded::golden(name);
         let text = recorded.text("layer").unwrap_or_else(|| panic!("{name}: no layer is recorded"));
+        let text = &recorded.with_files(text);
         let layer = crate::parse_layer(text).unwrap_or_else(|e| panic!("{name}: {e}"));
         let bottoms = layer.bottom.iter().map(|b| {
             let (shape, values) = recorded.array(b).unwrap_or_else(|| panic!("{name}: bottom {b} is not recorded"));

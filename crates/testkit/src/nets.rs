@@ -56,6 +56,7 @@ const KINDS: &[Add] = &[
     layers::eltwise,
     losses::euclidean,
     losses::softmax,
+    losses::sigmoid,
     losses::large_margin,
     losses::reduction,
     losses::accuracy,

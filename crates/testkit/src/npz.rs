@@ -1,7 +1,8 @@
 //! Recorded values: NumPy's `.npz`, a zip archive of `.npy` arrays (NEP 1).
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -100,6 +101,26 @@ impl Recorded {
     /// A recorded text.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.texts.get(name)?.first().map(String::as_str)
+    }
+
+    /// A layer's text with the files that it reads put in a temporary folder, under their contents' hash, and named there.
+    ///
+    /// # Panics
+    /// When a file cannot be written.
+    pub fn with_files(&self, layer: &str) -> String {
+        let mut layer = layer.to_string();
+        for name in self.names().filter_map(|name| name.strip_prefix("file_")) {
+            let bytes: Vec<u8> = self.arrays[&format!("file_{name}")].1.iter().map(|&byte| byte as u8).collect();
+            let mut hasher = DefaultHasher::new();
+            bytes.hash(&mut hasher);
+            let path = std::env::temp_dir().join(format!("lgm-recorded-{:x}-{name}", hasher.finish()));
+            // Put there whole: other tests may read it.
+            let written = path.with_extension(std::process::id().to_string());
+            let put = fs::write(&written, bytes).and_then(|()| fs::rename(&written, &path));
+            put.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            layer = layer.replace(&format!("\"{name}\""), &format!("\"{}\"", path.display()));
+        }
+        layer
     }
 
     /// All texts of an array of them.

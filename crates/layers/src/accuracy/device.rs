@@ -27,22 +27,9 @@ impl DeviceLayer for Accuracy {
         let (scores, labels, verdicts) = (io.bottom(0)?, io.bottom(1)?, io.scratch(0)?);
         let (accuracy, by_class) = (io.top(0)?, if self.by_class { Some(io.top(1)?) } else { None });
         let positions = extent(self.positions())?;
-        let ignored = self.param.ignore_label;
-        let judge = args![
-            verdicts,
-            scores,
-            labels,
-            positions,
-            extent(inner)?,
-            extent(self.crops)?,
-            self.param.top_k(),
-            extent(channels)?,
-            u32::from(ignored.is_some()),
-            ignored.unwrap_or(0),
-            0u32,
-            0i32,
-        ];
-        io.launch("accuracy_judge", Grid::elements(self.positions() * 32), judge)?;
+        let judge =
+            args![verdicts, scores, labels, positions, extent(inner)?, extent(self.crops)?, self.param.top_k(),];
+        io.launch("accuracy_judge", Grid::elements(self.positions() * 32), &self.labels.after(judge)?)?;
         let outputs = 1 + if self.by_class { channels } else { 0 };
         let finish = args![accuracy, by_class, verdicts, labels, positions, io.call.fault];
         io.launch("accuracy_finish", Grid::rows(outputs, Grid::THREADS), finish)

@@ -1,5 +1,6 @@
 //! What several layers share; no layer takes anything from another but from here.
 
+pub(crate) mod angular;
 pub(crate) mod broadcast;
 pub(crate) mod by_channel;
 pub(crate) mod convert;
@@ -9,7 +10,10 @@ pub(crate) mod indices;
 pub(crate) mod labels;
 pub(crate) mod launch;
 pub(crate) mod loops;
+pub(crate) mod loss;
+pub(crate) mod margin_schedule;
 pub(crate) mod moves;
+pub(crate) mod own_class;
 pub(crate) mod pointwise;
 pub(crate) mod repeat;
 pub(crate) mod row_sums;

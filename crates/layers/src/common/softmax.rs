@@ -1,8 +1,25 @@
-//! Softmax along the channels of a blob, on a device.
+//! Softmax along the channels of a blob, on a device; and where losses keep their probabilities: in their second top, else
+//! in saved memory 0, else, in a net that runs no backward, in scratch 0.
 
-use lgm_core::{Axes3, DevicePtr, DeviceQueue, Grid, Result, args};
+use lgm_core::{Axes3, Device, DevicePtr, DeviceQueue, Float, Fwd, Grid, Host, Result, args};
 
 use super::launch::{extent, row_grid};
+
+/// Where forward of a loss puts its probabilities.
+pub(crate) fn probabilities<'a, T: Float>(io: &mut Fwd<'a, Host>, in_top: bool) -> Result<&'a mut [T]> {
+    if in_top {
+        return io.top(1);
+    }
+    io.saved(0)?.map_or_else(|| io.scratch(0), Ok)
+}
+
+/// The same on a device.
+pub(crate) fn probabilities_on(io: &mut Fwd<'_, Device>, in_top: bool) -> Result<DevicePtr> {
+    if in_top {
+        return io.top(1);
+    }
+    io.saved(0).map_or_else(|| io.scratch(0), Ok)
+}
 
 /// y = softmax(x); y may be x.
 pub(crate) fn forward_on(axes: Axes3, queue: &dyn DeviceQueue, y: DevicePtr, x: DevicePtr) -> Result<()> {

@@ -43,10 +43,10 @@ use lgm_cpu::{Gemm, MatMut, MatRef};
 use lgm_proto::class_distance_parameter::Metric;
 use lgm_proto::{ClassDistanceParameter, LayerParameter, six_digits};
 
-use super::margin_schedule::Margins;
 use super::pairs::Pairs;
 use super::{Extents, mixture_shapes, warn_unused};
 use crate::common::labels::{check_count, class_at};
+use crate::common::margin_schedule::Margins;
 
 /// Added to an isotropic variance.
 const ISOTROPIC_EPSILON: f64 = 1e-4;

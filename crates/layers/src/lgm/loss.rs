@@ -57,10 +57,10 @@ use lgm_core::{
 use lgm_proto::lgm_loss_parameter::Metric;
 use lgm_proto::{LayerParameter, LgmLossParameter, six_digits};
 
-use super::margin_schedule::Margins;
 use super::pairs::Pairs;
 use super::{Extents, mixture_shapes, warn_unused};
 use crate::common::labels::{check_count, class_at};
+use crate::common::margin_schedule::Margins;
 use remedy::Remedy;
 
 /// The least floor whose reciprocal's square still has digits in single precision.

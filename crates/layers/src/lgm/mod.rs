@@ -5,7 +5,6 @@ use lgm_core::{BlobSpec, Result, Shape, ensure};
 mod class_distance;
 mod device_pairs;
 mod loss;
-mod margin_schedule;
 mod pairs;
 
 pub use class_distance::ClassDistance;

@@ -1,32 +1,18 @@
 //! SoftmaxWithLoss on a device. The probabilities are scratch or saved memory, 1/Z is kept from forward, and a label that
 //! names no class is reported by its position.
 
-use lgm_core::{
-    Arg, Axes3, Bwd, Device, DeviceLayer, DeviceQueue, Error, Fault, Format, Fwd, Grid, Plan, Result, args,
-};
+use lgm_core::{Axes3, Bwd, Device, DeviceLayer, DeviceQueue, Error, Fault, Format, Fwd, Plan, Result, args};
 
 use super::SoftmaxWithLoss;
 use crate::common::by_channel::ByChannel;
 use crate::common::labels;
 use crate::common::launch::extent;
+use crate::common::loss::Tally;
 use crate::common::softmax;
 
 impl SoftmaxWithLoss {
-    /// How many blocks look at the labels.
-    fn blocks(&self) -> usize {
-        (self.along.outer * self.along.inner).div_ceil(Grid::THREADS as usize).max(1)
-    }
-
-    /// The last arguments of kernels that read labels.
-    fn labels(&self) -> Result<[Arg; 5]> {
-        let ignored = self.loss.ignore_label;
-        Ok([
-            extent(self.along.channels)?.into(),
-            u32::from(ignored.is_some()).into(),
-            ignored.unwrap_or(0).into(),
-            u32::from(self.range.is_some()).into(),
-            self.range.map_or(0, |r| r.0).into(),
-        ])
+    fn tally(&self) -> Tally {
+        Tally { terms: self.along.outer * self.along.inner }
     }
 
     /// Which saved memory holds 1/Z.
@@ -38,7 +24,7 @@ impl SoftmaxWithLoss {
 impl DeviceLayer for SoftmaxWithLoss {
     fn prepare(&mut self, _queue: &dyn DeviceQueue, plan: &mut Plan) -> Result<()> {
         plan.saved.push(plan.tops[0].with_shape([1]));
-        plan.scratch.push(plan.tops[0].with_shape([3 * self.blocks()]));
+        plan.scratch.push(self.tally().scratch(&plan.tops[0]));
         Ok(())
     }
 
@@ -50,22 +36,12 @@ impl DeviceLayer for SoftmaxWithLoss {
         let Axes3 { outer, inner, .. } = self.along;
         let (scores, labels, loss) = (io.bottom(0)?, io.bottom(1)?, io.top(0)?);
         let partial = io.scratch(self.share())?;
-        let p = if self.with_probabilities {
-            io.top(1)?
-        } else {
-            match io.saved(0) {
-                Some(p) => p,
-                None => io.scratch(0)?,
-            }
-        };
+        let p = softmax::probabilities_on(&mut io, self.with_probabilities)?;
         softmax::forward_on(self.along, io.queue(), p, scores)?;
-        let blocks = self.blocks();
-        let mut args = args![partial, p, labels, extent(outer * inner)?, extent(inner)?].to_vec();
-        args.extend(self.labels()?);
-        io.launch("softmax_loss_partials", Grid::rows(blocks, Grid::THREADS), &args)?;
-        let fixed = self.fixed_normalizer().map_or(0.0, |n| n.max(1) as f32);
-        let args = args![loss, io.saved(self.share()), partial, labels, extent(blocks)?, fixed, io.call.fault];
-        io.launch("softmax_loss_finish", Grid::rows(1, Grid::THREADS), args)
+        let args = args![partial, p, labels, extent(outer * inner)?, extent(inner)?];
+        io.launch("softmax_loss_partials", self.tally().grid(), &self.labels.after(args)?)?;
+        let (tops, z) = ((loss, io.saved(self.share())), self.fixed_normalizer().map(|z| z as f32));
+        self.tally().finish(io.call, tops, partial, Some(labels), z)
     }
 
     fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
@@ -77,8 +53,7 @@ impl DeviceLayer for SoftmaxWithLoss {
         }
         let (grid, rows) = ByChannel::new(self.along, Format::PLAIN).rows()?;
         let add = u32::from(self.with_probabilities);
-        let mut args = args![dx, p, labels, d_loss, share, add, rows[0], rows[1], rows[2]].to_vec();
-        args.extend(self.labels()?);
-        io.launch("softmax_loss_backward", grid, &args)
+        let args = args![dx, p, labels, d_loss, share, add, rows[0], rows[1], rows[2]];
+        io.launch("softmax_loss_backward", grid, &self.labels.after(args)?)
     }
 }

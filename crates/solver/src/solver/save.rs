@@ -28,7 +28,7 @@ pub(crate) fn check_writable(parsed: &Parsed<SolverParameter>) -> Result<()> {
     let fail = |e: std::io::Error| {
         let text =
             format!("cannot write snapshots in the folder '{}': {e}; give another snapshot_prefix", folder.display());
-        field_error(&parsed.positions, "snapshot_prefix", text)
+        field_error(&parsed.positions, "snapshot_prefix", Error::Config(text))
     };
     if !folder.exists() {
         info!("Creating the snapshot folder {}", folder.display());

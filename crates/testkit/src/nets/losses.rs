@@ -28,6 +28,14 @@ pub fn softmax(w: &mut Writer, picks: &Picks) -> Option<()> {
     loss(w, "SoftmaxWithLoss", &[scores, label], 0.5, "")
 }
 
+pub fn sigmoid(w: &mut Writer, picks: &Picks) -> Option<()> {
+    let scores = w.blob(picks[0], |b| b.shape.len() >= 2 && b.learned)?;
+    let shape = w.shape(scores).to_vec();
+    let targets = w.data(&shape);
+    let body = ["", "loss_param { normalization: VALID ignore_label: 1 }"][picks[1] as usize % 2];
+    loss(w, "SigmoidCrossEntropyLoss", &[scores, targets], 0.1, body)
+}
+
 pub fn large_margin(w: &mut Writer, picks: &Picks) -> Option<()> {
     let features = w.blob(picks[0], |b| b.shape.len() == 2 && b.learned)?;
     let n = w.shape(features)[0];

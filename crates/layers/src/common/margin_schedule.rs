@@ -1,4 +1,5 @@
-//! A number that grows while a net trains: the margins of ClassDistance and LGMLoss, `ParamParameter` in a prototxt.
+//! A number that changes while a net trains: the margins of ClassDistance and LGMLoss, the λ of MarginSoftmaxLoss;
+//! `ParamParameter` in a prototxt.
 //!
 //! | policy | every `step` iterations |
 //! | --- | --- |
