@@ -4,7 +4,7 @@
 //! with `channel_shared: false` one for each channel, filled by `scale_filler` (constant 1); ε is `eps` (1e-10).
 //! Gradient: with g = s · dy, dx = (g − u · Σ g·u) / √(Σ x² + ε); ds = Σ dy · u over what it scales.
 //!
-//! Shapes: bottom [N, C, …]; top like it; parameter s [] or [C]. Source: Liu et al., "ParseNet" (2015); SSD's layer of
+//! Shapes: bottom [N, C, …]; top like it; parameter s \[\] or \[C\]. Source: Liu et al., "ParseNet" (2015); SSD's layer of
 //! this name. Where we differ: SSD scales after it has summed over dy, which is the gradient only where all channels have
 //! one scale.
 
