@@ -1,4 +1,4 @@
-// Layers that arrange elements: Permute, Crop, Tile, Mean, BatchReindex, Gather, ArgMax.
+// Layers that arrange elements: Permute and its like, Crop, Tile, Mean, Axpy, BatchReindex, Gather, Upsample, ArgMax.
 
 // Six axes, outermost first: how many elements each has, and how far apart they lie in another blob.
 #define AXES u32 n0, i64 s0, u32 n1, i64 s1, u32 n2, i64 s2, u32 n3, i64 s3, u32 n4, i64 s4, u32 n5, i64 s5
@@ -58,6 +58,21 @@ DEVICE void arrange_fold_of(T* to, const T* from, float coeff, u32 times, u32 in
 KERNELS(arrange_fold,
     (T* to, const T* from, float coeff, u32 times, u32 inner, u32 n),
     (to, from, coeff, times, inner, n))
+
+// y = a x + z, one a for each row.
+template <typename T>
+DEVICE void arrange_axpy_of(T* y, const float* a, const T* x, const T* z, u32 rows, u32 width) {
+    FOR_ROWS(row, rows) {
+        const float factor = a[row];
+        FOR_POSITIONS(i, width) {
+            const i64 at = (i64)row * width + i;
+            y[at] = factor * x[at] + z[at];
+        }
+    }
+}
+KERNELS(arrange_axpy,
+    (T* y, const float* a, const T* x, const T* z, u32 rows, u32 width),
+    (y, a, x, z, rows, width))
 
 // An index is a float whose fraction is cut off; one that is none of an axis of `n` elements is reported.
 
@@ -218,6 +233,36 @@ KERNEL(arrange_largest_of_row)(float* places, float* values, const float* x, u32
             const i64 to = blockIdx.x * pitch + j;
             if (places) places[to] = (float)place;
             if (values) values[to] = value;
+        }
+    }
+}
+
+// y[plane][at[i]] = x[plane][i], 0 elsewhere: y is zero already. A block goes along each plane, and of positions that go to
+// one place the last counts; `places` is as many as the block has threads.
+KERNEL(arrange_unpool)(float* y, const float* x, const float* at, u32 planes, u32 area, u32 top_area) {
+    __shared__ u32 places[256];
+    for (u32 plane = blockIdx.x; plane < planes; plane += gridDim.x) {
+        const i64 from = (i64)plane * area;
+        float* to = y + (i64)plane * top_area;
+        for (u32 first = 0; first < area; first += blockDim.x) {
+            const u32 left = area - first < blockDim.x ? area - first : blockDim.x;
+            const u32 mine = threadIdx.x < left ? index_of(at[from + first + threadIdx.x], top_area) : NO_INDEX;
+            places[threadIdx.x] = mine;
+            __syncthreads();
+            bool last = mine != NO_INDEX;
+            for (u32 t = threadIdx.x + 1; last && t < left; ++t) last = places[t] != mine;
+            if (last) to[mine] = x[from + first + threadIdx.x];
+            __syncthreads();
+        }
+    }
+}
+
+// dx[plane][i] = dy[plane][at[i]].
+KERNEL(arrange_unpool_backward)(float* dx, const float* dy, const float* at, u32 planes, u32 area, u32 top_area) {
+    FOR_ROWS(plane, planes) {
+        FOR_POSITIONS(i, area) {
+            const u32 place = index_of(at[(i64)plane * area + i], top_area);
+            dx[(i64)plane * area + i] = place == NO_INDEX ? 0.0f : dy[(i64)plane * top_area + place];
         }
     }
 }

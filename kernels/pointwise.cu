@@ -36,6 +36,8 @@ DEVICE float raised(float base, float power) {
 }
 
 POINTWISE(relu, (float slope,), (slope,), x < 0 ? slope * x : x, v > 0 ? dy : slope * dy)
+POINTWISE(relu6, (float slope,), (slope,), fminf(x < 0 ? slope * x : x, 6.0f),
+          v < 6.0f ? (v > 0 ? dy : slope * dy) : 0.0f)
 POINTWISE(sigmoid, (), (), logistic(x), dy * v * (1.0f - v))
 POINTWISE(swish, (float beta,), (beta,), x * logistic(beta * x),
           dy * logistic(beta * v) * (1.0f + beta * v * (1.0f - logistic(beta * v))))
@@ -49,6 +51,8 @@ POINTWISE(clip, (float low, float high,), (low, high,), x > high ? high : x < lo
           v >= low && v <= high ? dy : 0.0f)
 POINTWISE(elu, (float alpha,), (alpha,), x > 0 ? x : alpha * expm1f(x), v > 0 ? dy : dy * (v + alpha))
 POINTWISE(elu_falling, (float alpha,), (alpha,), x > 0 ? x : alpha * expm1f(x), v > 0 ? dy : dy * alpha * expf(v))
+POINTWISE(hard_swish, (), (), x * fminf(fmaxf(x + 3.0f, 0.0f), 6.0f) / 6.0f,
+          v <= -3.0f ? 0.0f : v >= 3.0f ? dy : dy * (2.0f * v + 3.0f) / 6.0f)
 POINTWISE(exp, (float inner, float outer,), (inner, outer,), outer * expf(inner * x), dy * (v * inner))
 POINTWISE(log, (float unit, float scale, float shift,), (unit, scale, shift,), unit * logf(scale * x + shift),
           dy * (unit * scale) / (scale * v + shift))

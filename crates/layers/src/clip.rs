@@ -40,7 +40,8 @@ impl Pointwise for Clip {
 
     fn backward<T: Float>(&self, gradient: Gradient<'_, T>) {
         let [min, max] = self.bounds::<T>();
-        gradient.each(|x, dy| if x >= min && x <= max { dy } else { T::zero() });
+        // Both sides are compared whatever the first gives, or the compiler makes no vectors.
+        gradient.each(|x, dy| if (x >= min) & (x <= max) { dy } else { T::zero() });
     }
 
     fn spec(&self) -> Spec {

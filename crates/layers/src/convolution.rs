@@ -11,7 +11,9 @@
 //! `kernel_size`, `stride`, `pad` and `dilation` are given once for all spatial axes or once for each; with two axes, the
 //! first three also as `kernel_h` and `kernel_w`, and so on. `engine` and `force_nd_im2col` choose nothing here.
 //!
-//! Source: Caffe's layer of this name.
+//! ConvolutionDepthwise and DepthwiseConvolution are the same with as many groups as channels, and `num_output` as many.
+//!
+//! Source: Caffe's layer of this name; depthwise, those of several forks.
 
 use lgm_core::{
     Arity, Axes3, BlobSpec, BuildCx, Bwd, Error, Float, Fwd, Host, HostLayer, Layer, Node, ParamSpec, Plan, Result,
@@ -25,10 +27,12 @@ mod depthwise;
 mod device;
 mod direct;
 mod geometry;
+mod im2col;
 mod reorder;
 mod volume;
 
 pub use deconvolution::Deconvolution;
+pub use im2col::Im2col;
 
 /// The layer; see the module.
 pub struct Convolution {
@@ -36,6 +40,8 @@ pub struct Convolution {
     /// The layer is Deconvolution: its forward is this convolution's gradient by its input, its gradient by its bottoms this
     /// convolution.
     transposed: bool,
+    /// The layer is of a type that has a filter for each channel alone.
+    depthwise: bool,
     geometry: Option<ConvGeometry>,
     batch: usize,
     bottoms: usize,
@@ -51,10 +57,20 @@ impl Convolution {
 
     fn node(param: &LayerParameter, transposed: bool) -> Result<Node> {
         let bottoms = param.bottom.len();
-        let param = param.convolution_param.clone().unwrap_or_default();
-        ensure!(param.num_output() > 0, "convolution_param needs a num_output of at least 1");
+        let depthwise = matches!(param.r#type(), "ConvolutionDepthwise" | "DepthwiseConvolution");
+        let mut param = param.convolution_param.clone().unwrap_or_default();
+        let outputs = param.num_output();
+        ensure!(outputs > 0, "convolution_param needs a num_output of at least 1");
+        if depthwise {
+            let group = param.group.replace(outputs).unwrap_or(outputs);
+            ensure!(
+                group == 1 || group == outputs,
+                "group is the number of channels here, num_output {outputs}; found {group}: take it out"
+            );
+        }
         let (geometry, device, volume) = (None, None, None);
-        Node::compute(Convolution { param, transposed, geometry, batch: 0, bottoms, relu: false, device, volume })
+        let (batch, relu) = (0, false);
+        Node::compute(Convolution { param, transposed, depthwise, geometry, batch, bottoms, relu, device, volume })
     }
 
     /// On a device with three spatial axes.
@@ -138,6 +154,11 @@ impl Layer for Convolution {
         }
         let axis = shape.axis(p.axis())?;
         let (channels, outputs, group) = (shape[axis], p.num_output() as usize, p.group() as usize);
+        ensure!(
+            !self.depthwise || channels == outputs,
+            "a depthwise convolution gives as many channels as it has: num_output is {outputs}, the bottom {shape} has \
+             {channels}"
+        );
         let make = if self.transposed { ConvGeometry::transposed } else { ConvGeometry::new };
         let geometry = make(channels, outputs, group, windows(p, &shape[axis + 1..], self.transposed)?)?;
 
@@ -261,6 +282,24 @@ mod tests {
         assert_eq!(harness.plan.tops[0].shape, Shape::from([2, 4, 4, 8]));
         assert_eq!(harness.params[0].shape, Shape::from([4, 3, 3, 5]));
         assert_eq!(harness.plan.flops, 2 * (2 * 4 * 4 * 8) * (3 * 3 * 5));
+    }
+
+    #[test]
+    fn depthwise_types_have_a_group_for_each_channel() {
+        let text = |kind: &str, param: &str| layer(param).replace("'Convolution'", &format!("'{kind}'"));
+        let case = |kind: &str, param: &str| Case::new(text(kind, param)).bottom([2, 4, 5, 4]);
+        check(
+            &registry(),
+            &[
+                case("ConvolutionDepthwise", "num_output: 4 kernel_size: 3 pad: 1"),
+                case("DepthwiseConvolution", "num_output: 4 kernel_size: 3 stride: 2 group: 4 bias_term: false"),
+            ],
+        );
+        let refused = |param: &str, needles: &[&str]| {
+            config_error(&registry(), &text("DepthwiseConvolution", param), &[[1, 4, 6, 6].into()], needles);
+        };
+        refused("num_output: 4 kernel_size: 3 group: 2", &["number of channels", "num_output 4; found 2"]);
+        refused("num_output: 2 kernel_size: 3", &["num_output is 2", "has 4"]);
     }
 
     #[test]

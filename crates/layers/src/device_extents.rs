@@ -47,6 +47,26 @@ fn element_by_element() {
     ]);
 }
 
+#[test]
+fn rows_and_arrangements() {
+    for n in [1, 31, 32, 33, 257, 1027] {
+        checked(vec![
+            layer("MVN", "").bottom([2, 3, n]),
+            layer("Normalize", "").bottom([2, 3, n]),
+            // One channel alone has a gradient of nothing but rounding.
+            layer("Normalize", "norm_param { across_spatial: false }").bottom([2, n + 1, 3]),
+            layer("ArgMax", "argmax_param { top_k: 1 out_max_val: true }").bottom_of([3, n], Fill::Labels(5)),
+            layer("ArgMax", "argmax_param { axis: 1 }").bottom_of([2, n, 3], Fill::Labels(5)),
+            layer("Permute", "permute_param { order: 1 }").bottom([3, n]),
+            layer("Permute", "permute_param { order: 2 order: 1 }").bottom([2, 3, n]),
+            layer("Tile", "tile_param { tiles: 3 }").bottom([2, n]),
+            two("Crop", "crop_param { axis: 1 offset: 1 }").bottom([3, n + 1]).bottom([1, n]),
+            two("BatchReindex", "").bottom([3, n]).bottom_of([5], Fill::Labels(3)),
+            layer("Interp", &format!("interp_param {{ height: 3 width: {n} }}")).bottom([1, 2, 4, 7]),
+        ]);
+    }
+}
+
 /// Few and many channels, with nothing after them, little and much.
 fn channel_shapes() -> Vec<Shape> {
     let mut shapes: Vec<Shape> =

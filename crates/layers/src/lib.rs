@@ -27,8 +27,11 @@ macro_rules! layers {
 
 layers! {
     batch_norm { "BatchNorm" => BatchNorm }
-    convolution { "Convolution" => Convolution, "Deconvolution" => Deconvolution }
     pooling { "Pooling" => Pooling, "SPP" => Spp }
+    convolution {
+        "Convolution" => Convolution, "ConvolutionDepthwise" => Convolution, "DepthwiseConvolution" => Convolution,
+        "Deconvolution" => Deconvolution, "Im2col" => Im2col,
+    }
     lrn { "LRN" => Lrn }
     inner_product { "InnerProduct" => InnerProduct }
     embed { "Embed" => Embed }
@@ -45,7 +48,7 @@ layers! {
     reshape { "Reshape" => Reshape }
     flatten { "Flatten" => Flatten }
     concat { "Concat" => Concat }
-    relu { "ReLU" => ReLU }
+    relu { "ReLU" => ReLU, "ReLU6" => ReLU }
     prelu { "PReLU" => PReLU }
     sigmoid { "Sigmoid" => Sigmoid }
     tanh { "TanH" => TanH }
@@ -66,6 +69,14 @@ layers! {
     mvn { "MVN" => Mvn }
     parameter { "Parameter" => Parameter }
     permute { "Permute" => Permute }
+    axpy { "Axpy" => Axpy }
+    hard_swish { "HardSwish" => HardSwish }
+    interp { "Interp" => Interp }
+    normalize { "Normalize" => Normalize }
+    reorg { "Reorg" => Reorg }
+    shuffle_channel { "ShuffleChannel" => ShuffleChannel }
+    squeeze { "Squeeze" => Squeeze }
+    upsample { "Upsample" => Upsample }
     tile { "Tile" => Tile }
     softmax { "Softmax" => Softmax }
     softmax_loss { "SoftmaxWithLoss" => SoftmaxWithLoss }

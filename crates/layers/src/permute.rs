@@ -6,25 +6,17 @@
 //!
 //! Source: the layer of this name of SSD (Liu et al., 2016) and of the L-GM fork.
 
-use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Device, DeviceLayer, Float, Formats, Fwd, Host, HostLayer, Layer, Node, Offer, Plan,
-    Result, Shape, ensure,
-};
+use lgm_core::{Arity, BlobSpec, BuildCx, Layer, Node, Plan, Result, Shape, ensure};
 use lgm_proto::LayerParameter;
 
+use crate::common::moves::{Moves, halves};
 use crate::common::strided::Strided;
 use crate::common::view;
 
 /// The layer; see the module.
 pub struct Permute {
     order: Vec<u32>,
-    moves: Option<Moves>,
-}
-
-/// The top within the bottom, and the bottom within the top.
-struct Moves {
-    top: Strided,
-    bottom: Strided,
+    moves: Moves,
 }
 
 impl Permute {
@@ -33,7 +25,7 @@ impl Permute {
         for (i, axis) in order.iter().enumerate() {
             ensure!(!order[..i].contains(axis), "order names axis {axis} twice");
         }
-        Node::compute(Permute { order, moves: None })
+        Node::compute(Permute { order, moves: Moves::default() })
     }
 }
 
@@ -60,48 +52,12 @@ impl Layer for Permute {
         }
         let mut back = vec![0; axes.len()];
         axes.iter().enumerate().for_each(|(i, &a)| back[a] = i);
-        self.moves = Some(Moves { top: within(shape, &axes), bottom: within(&top, &back) });
+        self.moves = Moves::new(within(shape, &axes), within(&top, &back));
         Ok(Plan::new(vec![bottoms[0].with_shape(top)]))
     }
 }
 
-impl HostLayer for Permute {
-    fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
-        let Some(moves) = &self.moves else { return view::forward::<T>(io) };
-        moves.top.gather(io.top::<T>(0)?, io.bottom::<T>(0)?);
-        Ok(())
-    }
-
-    fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
-        let Some(moves) = &self.moves else { return view::backward::<T>(io) };
-        if let Some(dx) = io.bottom_diff::<T>(0)? {
-            moves.bottom.gather(dx, io.top_diff::<T>(0)?);
-        }
-        Ok(())
-    }
-}
-
-impl DeviceLayer for Permute {
-    fn is_supported(&self) -> bool {
-        self.moves.as_ref().is_none_or(|moves| moves.top.is_supported() && moves.bottom.is_supported())
-    }
-
-    fn formats(&self, offer: &Offer<'_>) -> Formats {
-        offer.follow_channels_first()
-    }
-
-    fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
-        let Some(moves) = &self.moves else { return view::forward_on(io) };
-        let y = io.top(0)?;
-        moves.top.gather_on(io.call, y, io.bottom(0)?)
-    }
-
-    fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
-        let Some(moves) = &self.moves else { return view::backward_on(io) };
-        let Some(dx) = io.bottom_diff(0) else { return Ok(()) };
-        moves.bottom.gather_on(io.call, dx, io.top_diff(0)?)
-    }
-}
+halves!(Permute);
 
 #[cfg(test)]
 mod tests {

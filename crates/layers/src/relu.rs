@@ -1,6 +1,7 @@
-//! ReLU: y = max(x, 0) + a · min(x, 0), with `negative_slope` a (0 unless given).
+//! ReLU: y = max(x, 0) + a · min(x, 0), with `negative_slope` a (0 unless given). ReLU6, or `relu6: true`: the smaller of that
+//! and 6.
 //!
-//! Gradient: dx = dy for positive x, a · dy elsewhere. With a ≥ 0 the sign of y tells, so backward reads the top and the
+//! Gradient: dx = dy for positive x, a · dy elsewhere; 0 where a ReLU6 gives 6. With a ≥ 0 the sign of y tells, so backward reads the top and the
 //! layer runs in place; with a < 0 it reads the bottom.
 //!
 //! Where the layer below applies the ReLU to its top ([`fuse_relu`](lgm_core::Layer::fuse_relu)), forward has nothing left to do and the top is a
@@ -8,7 +9,7 @@
 //!
 //! Shapes: one top like the bottom. Source: Nair & Hinton (2010); the leaky form, Maas et al. (2013).
 //! Where we differ from Caffe: with a negative slope Caffe in place takes the wrong branch in backward; ours does not
-//! run in place then.
+//! run in place then. ReLU6 is of several forks, which read its slope in `relu6_param`.
 
 use lgm_core::{BuildCx, Compute, Float, Node, Result, Sharing, ensure};
 use lgm_cpu::elementwise::{leaky, leaky_gradient, rectified};
@@ -20,6 +21,8 @@ use crate::common::pointwise::{self, Elementwise, Gradient, Map, Pointwise, Read
 /// The layer; see the module.
 pub struct ReLU {
     slope: f32,
+    /// Whether 6 is the most.
+    six: bool,
     /// The layer below has done it: the top is the bottom.
     done: bool,
 }
@@ -32,22 +35,32 @@ pub(crate) fn applied_before(param: &LayerParameter) -> Option<Compute> {
 
 impl ReLU {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
-        let slope = param.relu_param.unwrap_or_default().negative_slope();
+        let (relu, six) = match param.r#type() {
+            "ReLU6" => (param.relu6_param.clone().map(|relu| *relu).unwrap_or_default(), true),
+            _ => (param.relu_param.unwrap_or_default(), param.relu_param.unwrap_or_default().relu6()),
+        };
+        let slope = relu.negative_slope();
         ensure!(slope.is_finite(), "negative_slope must be a finite number, found {slope}");
-        pointwise::node(ReLU { slope, done: false })
+        pointwise::node(ReLU { slope, six, done: false })
     }
 
     /// A ReLU without negative slope that the layer below applies ([`fuse_relu`](lgm_core::Layer::fuse_relu)): backward is
     /// all that is left.
     fn done() -> Elementwise<ReLU> {
-        Elementwise::new(ReLU { slope: 0.0, done: true })
+        Elementwise::new(ReLU { slope: 0.0, six: false, done: true })
     }
 }
 
 impl Pointwise for ReLU {
     fn forward<T: Float>(&self, map: Map<'_, T>) {
         let slope = T::of(self.slope.into());
-        if self.slope == 0.0 {
+        if self.six {
+            let six = T::of(6.0);
+            map.each(|x| {
+                let y = leaky(x, slope);
+                if y > six { six } else { y }
+            });
+        } else if self.slope == 0.0 {
             map.each(rectified);
         } else {
             map.each(|x| leaky(x, slope));
@@ -56,13 +69,19 @@ impl Pointwise for ReLU {
 
     fn backward<T: Float>(&self, gradient: Gradient<'_, T>) {
         let slope = T::of(self.slope.into());
-        gradient.each(|sign, dy| leaky_gradient(sign, dy, slope));
+        if self.six {
+            let six = T::of(6.0);
+            gradient.each(|v, dy| if v < six { leaky_gradient(v, dy, slope) } else { T::zero() });
+        } else {
+            gradient.each(|sign, dy| leaky_gradient(sign, dy, slope));
+        }
     }
 
     fn spec(&self) -> Spec {
         let reads = if self.slope >= 0.0 { Reads::Top } else { Reads::Bottom };
         let sharing = if self.done { Sharing::View } else { Sharing::InPlace };
-        Spec { numbers: vec![self.slope], sharing, ..Spec::new(kernels!("relu"), reads, 1) }
+        let kernels = if self.six { kernels!("relu6") } else { kernels!("relu") };
+        Spec { numbers: vec![self.slope], sharing, ..Spec::new(kernels, reads, 1) }
     }
 }
 
@@ -79,6 +98,11 @@ mod tests {
         Case::new(text).bottom([3, 4, 5]).kink(0, 0.0, 1e-3)
     }
 
+    fn six(kind: &str, param: &str) -> Case {
+        let text = format!("layer {{ name: 'r' type: '{kind}' bottom: 'x' top: 'y' {param} }}");
+        Case::new(text).bottom_of([3, 4, 5], Fill::Normal(3.0, 5.0)).kink(0, 0.0, 1e-3).kink(0, 6.0, 1e-2)
+    }
+
     #[test]
     fn cases() {
         check(
@@ -90,6 +114,9 @@ mod tests {
                 leaky(0.1),
                 leaky(2.0),
                 leaky(-0.5),
+                six("ReLU6", ""),
+                six("ReLU6", "relu6_param { negative_slope: 0.1 }"),
+                six("ReLU", "relu_param { relu6: true }"),
             ],
         );
     }

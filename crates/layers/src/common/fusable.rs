@@ -5,7 +5,8 @@ use lgm_proto::eltwise_parameter::EltwiseOp;
 
 /// Whether a layer is a ReLU that clears what is negative.
 pub(crate) fn is_plain_relu(param: &LayerParameter) -> bool {
-    param.r#type() == "ReLU" && param.relu_param.unwrap_or_default().negative_slope() == 0.0
+    let relu = param.relu_param.unwrap_or_default();
+    param.r#type() == "ReLU" && relu.negative_slope() == 0.0 && !relu.relu6()
 }
 
 /// Whether a layer adds two blobs as they are.

@@ -12,6 +12,7 @@ pub(crate) mod launch;
 pub(crate) mod loops;
 pub(crate) mod loss;
 pub(crate) mod margin_schedule;
+pub(crate) mod moves;
 pub(crate) mod own_class;
 pub(crate) mod pointwise;
 pub(crate) mod repeat;
