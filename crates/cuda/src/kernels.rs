@@ -82,6 +82,7 @@ pub fn sources() -> &'static [Source] {
         "reduction",
         "softmax" with LOSS,
         "solver",
+        "spatial",
     ]
 }
 

@@ -79,6 +79,7 @@ layers! {
     margin_contrastive_loss { "MarginContrastiveLoss" => MarginContrastiveLoss }
     margin_softmax_loss { "MarginSoftmaxLoss" => MarginSoftmaxLoss }
     new_loss { "NewLoss" => NewLoss }
+    spatial_transformer { "SpatialTransformer" => SpatialTransformer }
     accuracy { "Accuracy" => Accuracy }
     reduction { "Reduction" => Reduction }
     lgm { "ClassDistance" => ClassDistance, "LGMLoss" => LgmLoss }
