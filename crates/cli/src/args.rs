@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, RangedI64ValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use lgm_core::Error;
 
 pub use self::device::{DeviceFlags, GpuFlag, Gpus};
 use crate::signals::Action;
@@ -174,10 +175,10 @@ pub struct TimeArgs {
 }
 
 /// A time that is not negative, and no longer than a day.
-fn seconds(text: &str) -> Result<f64, String> {
+fn seconds(text: &str) -> Result<f64, Error> {
     match text.parse() {
         Ok(value) if (0.0..=86400.0).contains(&value) => Ok(value),
-        _ => Err("expected seconds, from 0 to 86400".into()),
+        _ => Err(Error::config("expected seconds, from 0 to 86400")),
     }
 }
 

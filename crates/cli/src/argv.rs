@@ -213,9 +213,9 @@ mod tests {
         cli
     }
 
-    fn rewritten(line: &[&str]) -> Result<(Vec<String>, Vec<String>), String> {
+    fn rewritten(line: &[&str]) -> Result<(Vec<String>, Vec<String>), UsageError> {
         let argv = std::iter::once("lgm-caffe").chain(line.iter().copied()).map(OsString::from);
-        let rewritten = rewrite(argv, &cli()).map_err(|error| error.0)?;
+        let rewritten = rewrite(argv, &cli())?;
         let args = rewritten.args.into_iter().skip(1).map(|arg| arg.into_string().unwrap()).collect();
         Ok((args, rewritten.warnings))
     }
@@ -303,7 +303,7 @@ mod tests {
             (&["-solver", "s"], "which command? (commands: train, test, "),
         ];
         for (line, expected) in table {
-            let error = rewritten(line).unwrap_err();
+            let error = rewritten(line).unwrap_err().0;
             assert!(error.starts_with(expected), "{line:?}: {error}");
         }
     }

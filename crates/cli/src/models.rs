@@ -55,6 +55,7 @@ fn read(model: &Path, phase: Phase, flags: &StateFlags, backward: bool) -> Resul
     expect_kind(model, FileKind::Net)?;
     let parsed = lgm_proto::read_net(model)?;
     parsed.notices.iter().for_each(|n| tracing::info!("{n}"));
+    parsed.warnings.iter().for_each(|w| tracing::warn!("{w}"));
     let mut options = Options::new(phase, fresh_seed() >> 11);
     options.state = NetState { phase: Some(phase as i32), ..state(flags) };
     options.backward = backward;

@@ -217,7 +217,13 @@ fn pass(net: &mut Net, step: &Step, times: &mut Times) -> lgm_core::Result<()> {
 
 /// So many forward and backward passes as training runs them, then each layer by itself as often. A layer is recorded and
 /// its recording replayed without a pause, so that its time is the GPU's and not that of the host's calls.
-fn passes_on(gpu: &dyn Gpu, net: &mut Net, step: &mut Step, iterations: u32, times: &mut Times) -> lgm_core::Result<()> {
+fn passes_on(
+    gpu: &dyn Gpu,
+    net: &mut Net,
+    step: &mut Step,
+    iterations: u32,
+    times: &mut Times,
+) -> lgm_core::Result<()> {
     // The second pass of a kind is recorded, the third runs as the later ones do.
     for _ in 0..2 {
         net.forward(step)?;

@@ -1,6 +1,7 @@
 //! The one error type of the crates: what went wrong, and where in the user's files.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::Shape;
 
@@ -66,6 +67,9 @@ pub enum Error {
         /// The rest of the sentence: all that there are, or nothing.
         among: String,
     },
+    /// Several errors, each on a line of its own.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Several(Vec<Error>),
     /// A loss, a gradient or a parameter that is NaN or infinite.
     #[error("{0}")]
     NotFinite(String),
@@ -110,6 +114,19 @@ pub enum Error {
         /// What happened there.
         source: Box<Error>,
     },
+    /// An error about one field of a solver.
+    #[error("{}solver field '{field}': {source}", at.as_ref().map(|p| format!("{p}: ")).unwrap_or_default())]
+    Field {
+        /// The field's name.
+        field: String,
+        /// Where the field stands in the prototxt.
+        at: Option<Position>,
+        /// What is wrong with it.
+        source: Box<Error>,
+    },
+    /// An error of something that is done once, for everyone who asks for it.
+    #[error(transparent)]
+    Shared(#[from] Arc<Error>),
     /// A defect of lgm-caffe itself; never the user's doing.
     #[error("internal error, please report it: {0}")]
     Internal(String),
@@ -151,10 +168,11 @@ impl Error {
         }
     }
 
-    /// The error itself, without the layer or the run that it is wrapped in.
+    /// The error itself, without the layer, the field or the run that it is wrapped in.
     pub fn root(&self) -> &Error {
         match self {
-            Error::Layer { source, .. } | Error::Ended { source, .. } => source.root(),
+            Error::Layer { source, .. } | Error::Field { source, .. } | Error::Ended { source, .. } => source.root(),
+            Error::Shared(source) => source.root(),
             other => other,
         }
     }

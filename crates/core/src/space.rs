@@ -96,6 +96,16 @@ impl<'a, S: Space> ViewMut<'a, S> {
     pub fn dtype(&self) -> DType {
         self.spec.dtype
     }
+
+    /// The same window, for as long as this one is borrowed.
+    pub fn reborrow(&mut self) -> ViewMut<'_, S> {
+        ViewMut { addr: self.addr, spec: self.spec, life: PhantomData }
+    }
+
+    /// The same window, read only from now on.
+    pub fn into_view(self) -> View<'a, S> {
+        View { addr: self.addr, spec: self.spec, life: PhantomData }
+    }
 }
 
 fn check<T: Float>(spec: &BlobSpec) -> Result<()> {

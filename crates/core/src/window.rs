@@ -32,10 +32,7 @@ impl Window {
     /// When a kernel, stride or dilation is 0, or the window does not fit the padded input.
     #[warn(clippy::arithmetic_side_effects)]
     pub fn new(input: usize, kernel: usize, stride: usize, pad: usize, dilation: usize) -> Result<Window> {
-        for (name, value) in [("kernel size", kernel), ("stride", stride), ("dilation", dilation)] {
-            ensure!(value > 0, "every {name} must be positive, found {value}");
-        }
-        let reach = dilation.checked_mul(kernel.saturating_sub(1)).and_then(|reach| reach.checked_add(1));
+        let reach = reach_of(kernel, stride, dilation)?;
         let padded = pad.checked_mul(2).and_then(|pad| pad.checked_add(input)).filter(|&p| p <= isize::MAX as usize);
         let (Some(reach), Some(padded)) = (reach, padded) else {
             return Err(crate::Error::config(format!(
@@ -48,6 +45,29 @@ impl Window {
         );
         let output = padded.saturating_sub(reach).checked_div(stride).unwrap_or(0).saturating_add(1);
         Ok(Window { input, output, kernel, stride, pad: pad as isize, dilation })
+    }
+
+    /// The window over the output of a transposed convolution of `input` positions, of which there are
+    /// stride·(input − 1) + reach − 2·pad; `input` is the window's `output`.
+    ///
+    /// # Errors
+    /// When a kernel, stride or dilation is 0, or there would be no position.
+    #[warn(clippy::arithmetic_side_effects)]
+    pub fn transposed(input: usize, kernel: usize, stride: usize, pad: usize, dilation: usize) -> Result<Window> {
+        let reach = reach_of(kernel, stride, dilation)?;
+        let all =
+            input.saturating_sub(1).checked_mul(stride).zip(reach).and_then(|(all, reach)| all.checked_add(reach));
+        let Some(all) = all.filter(|&all| all <= isize::MAX as usize) else {
+            return Err(crate::Error::config(format!(
+                "{input} windows of {kernel} elements, {dilation} apart, with stride {stride} are too large"
+            )));
+        };
+        let Some(positions) = all.checked_sub(pad.saturating_mul(2)).filter(|&n| n > 0 && input > 0) else {
+            return Err(crate::Error::config(format!(
+                "{input} positions spread over {all}, of which padding {pad} at each side leaves none"
+            )));
+        };
+        Ok(Window { input: positions, output: input, kernel, stride, pad: pad as isize, dilation })
     }
 
     /// Whether each output has its own element of the input for a window, and no other.
@@ -75,6 +95,12 @@ impl Window {
     pub fn position(&self, output: usize, i: usize) -> Option<usize> {
         let at = (output * self.stride + i * self.dilation) as isize - self.pad;
         (0..self.input as isize).contains(&at).then_some(at as usize)
+    }
+
+    /// The output whose element `i` is at a position of the input, if there is one.
+    pub fn output_at(&self, position: usize, i: usize) -> Option<usize> {
+        let at = usize::try_from(position as isize + self.pad - (i * self.dilation) as isize).ok()?;
+        (at.is_multiple_of(self.stride) && at / self.stride < self.output).then_some(at / self.stride)
     }
 
     /// The outputs whose element `i` is one of the input's, and the position of the first one's.
@@ -106,6 +132,17 @@ impl Window {
     }
 }
 
+/// Positions from the first element of a window to its last, if they can be counted.
+///
+/// # Errors
+/// When a kernel, stride or dilation is 0.
+fn reach_of(kernel: usize, stride: usize, dilation: usize) -> Result<Option<usize>> {
+    for (name, value) in [("kernel size", kernel), ("stride", stride), ("dilation", dilation)] {
+        ensure!(value > 0, "every {name} must be positive, found {value}");
+    }
+    Ok(dilation.checked_mul(kernel.saturating_sub(1)).and_then(|reach| reach.checked_add(1)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,10 +162,32 @@ mod tests {
                         let (outputs, first) = w.outputs_of(i);
                         assert_eq!(outputs.clone().collect::<Vec<_>>(), inside, "{w:?}");
                         assert!(inside.is_empty() || w.position(outputs.start, i) == Some(first), "{w:?}");
+                        for at in 0..input {
+                            let found = w.output_at(at, i);
+                            assert_eq!(found, (0..w.output).find(|&o| w.position(o, i) == Some(at)), "{w:?}");
+                        }
                     }
                 }
             }
         }
+    }
+
+    #[test]
+    fn transposed_windows_are_those_over_their_output() {
+        for (input, kernel, stride, pad, dilation) in
+            [(1, 1, 1, 0, 1), (4, 3, 2, 1, 1), (3, 2, 5, 0, 3), (5, 4, 2, 3, 2)]
+        {
+            let w = Window::transposed(input, kernel, stride, pad, dilation).unwrap();
+            assert_eq!(w, Window::new(w.input, kernel, stride, pad, dilation).unwrap());
+            assert_eq!((w.output, w.span()), (input, w.input + 2 * pad));
+        }
+        let refusal =
+            |input, kernel, stride, pad| Window::transposed(input, kernel, stride, pad, 1).unwrap_err().to_string();
+        assert!(refusal(2, 3, 1, 2).contains("2 positions spread over 4, of which padding 2"));
+        assert!(refusal(0, 3, 1, 0).contains("leaves none"));
+        assert!(refusal(2, 3, 0, 0).contains("stride"));
+        assert!(refusal(usize::MAX, 3, 2, 0).contains("too large"));
+        assert!(refusal(2, 3, 1, usize::MAX).contains("leaves none"));
     }
 
     #[test]

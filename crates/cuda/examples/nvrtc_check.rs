@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use lgm_core::{Error, Result};
 use lgm_cuda::ptxas::{self, KernelUse};
 use lgm_cuda::{KernelCache, Nvrtc, SearchPath, Unit, compile_all, kernels};
 
@@ -19,7 +20,7 @@ const ARCHITECTURES: [u32; 7] = [75, 80, 86, 89, 90, 100, 120];
 struct Outcome {
     unit: usize,
     architecture: u32,
-    kernels: Result<Vec<KernelUse>, String>,
+    kernels: Result<Vec<KernelUse>>,
     remarks: String,
 }
 
@@ -33,7 +34,7 @@ fn check(nvrtc: &Nvrtc, units: &[Unit<'_>]) -> Vec<Outcome> {
                 while let Some(&(unit, architecture)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let compiled = nvrtc.compile(&units[unit], architecture, &options);
                     let remarks = compiled.as_ref().map(|c| ptxas::remarks(&c.log)).unwrap_or_default();
-                    let kernels = compiled.map(|c| ptxas::kernels(&c.log)).map_err(|error| error.to_string());
+                    let kernels = compiled.map(|c| ptxas::kernels(&c.log));
                     let outcome = Outcome { unit, architecture, kernels, remarks };
                     done.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(outcome);
                 }
@@ -85,10 +86,11 @@ fn report(outcomes: &[Outcome], units: &[Unit<'_>]) -> Vec<String> {
 }
 
 /// Fills a cache, for a machine that is not to compile.
-fn keep(nvrtc: &Nvrtc, architecture: &str, folder: &str) -> Result<(), String> {
-    let architecture = architecture.parse().map_err(|_| format!("'{architecture}' is no architecture; 90 is"))?;
+fn keep(nvrtc: &Nvrtc, architecture: &str, folder: &str) -> Result<()> {
+    let architecture =
+        architecture.parse().map_err(|_| Error::config(format!("'{architecture}' is no architecture; 90 is")))?;
     let units: Vec<Unit<'_>> = kernels::sources().iter().map(Unit::from).collect();
-    compile_all(nvrtc, architecture, &units, &KernelCache::in_folder(folder)).map_err(|error| error.to_string())?;
+    compile_all(nvrtc, architecture, &units, &KernelCache::in_folder(folder))?;
     println!("{} sources for sm_{architecture} in {folder}", units.len());
     Ok(())
 }

@@ -79,6 +79,7 @@ pub fn sources() -> &'static [Source] {
         "pool_average" with POOLING,
         "pool_max" with POOLING,
         "pool_stochastic" with POOLING,
+        "recurrent",
         "reduction",
         "softmax" with LOSS,
         "solver",

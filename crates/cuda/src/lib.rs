@@ -13,12 +13,15 @@ pub mod kernels;
 mod locate;
 pub mod sim;
 
-pub use device::{Allocator, Block, Feeder, Gpu, Launch, Replay, bytes_of, doubles_of, float_bytes, floats_of};
+pub use device::{
+    Allocator, Block, Feeder, Gpu, Launch, Refusal, Replay, bytes_of, doubles_of, float_bytes, floats_of,
+};
+use gpu::Driver;
 pub use gpu::{
     Compiled, Cuda, Device, Event, Feed, Graph, KernelCache, NoDevice, Nvrtc, PinnedBuffer, Precision, Unit,
     compile_all, ptxas,
 };
-pub use locate::{Component, Found, Library, Looked, Missing, Outcome, Place, SearchPath, Spot, Version};
+pub use locate::{Component, Found, Library, Looked, Missing, Outcome, Place, SearchPath, Spot, Unusable, Version};
 
 /// What this machine offers to a GPU run.
 #[derive(Debug)]
@@ -38,10 +41,13 @@ pub fn probe() -> Probe {
 
 /// As [`probe`], in the given places alone.
 pub fn probe_in(path: &SearchPath) -> Probe {
-    Probe {
-        libraries: Component::ALL.iter().map(|&component| locate::find(component, path)).collect(),
-        devices: gpu::devices(path),
-    }
+    let driver = locate::load(Component::Driver, path);
+    let look = |component| match component {
+        Component::Driver => Library::of(component, &driver),
+        _ => locate::find(component, path),
+    };
+    let libraries = Component::ALL.map(look).into();
+    Probe { libraries, devices: Driver::of(driver).and_then(|driver| driver.devices()) }
 }
 
 /// The GPUs of this machine in the driver's order; at least one.
@@ -49,5 +55,5 @@ pub fn probe_in(path: &SearchPath) -> Probe {
 /// # Errors
 /// When the driver is missing or unusable, or sees no GPU: the text says what was looked for and where.
 pub fn devices() -> Result<Vec<Device>, NoDevice> {
-    gpu::devices(&SearchPath::from_env())
+    Driver::of(locate::load(Component::Driver, &SearchPath::from_env()))?.devices()
 }

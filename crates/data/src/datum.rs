@@ -2,9 +2,9 @@
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
-use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
+use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageReader, Limits};
 use lgm_core::memory::{self, in_units};
-use lgm_core::{Error, Result};
+use lgm_core::{Error, Result, count};
 use lgm_proto::Datum;
 use prost::Message;
 
@@ -44,9 +44,31 @@ pub(crate) struct Decoded {
     pub encoded: bool,
 }
 
-/// Decodes a record. The error completes the sentence "the record …".
-pub(crate) fn decode(record: &[u8], color: Color) -> Result<Decoded, String> {
-    let datum = Datum::decode(record).map_err(|e| format!("is not a Datum: {e}"))?;
+/// What is wrong with a record; completes the sentence "the record …".
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BadRecord {
+    #[error("is not a Datum: {0}")]
+    NotADatum(#[from] prost::DecodeError),
+    #[error("has {what} {value}, expected a positive number")]
+    Extent { what: &'static str, value: i32 },
+    #[error("has {extent} {} but {found} values", match extent.count() {
+        usize::MAX => "pixels, more than memory can hold,".to_string(),
+        count => format!("= {count} pixels"),
+    })]
+    Values { extent: Extent, found: usize },
+    #[error("its image cannot be decoded (JPEG and PNG can be): {0}")]
+    Image(#[from] ImageError),
+    #[error("its image cannot be decoded: it claims to be {width} x {height} pixels, more than {}", in_units(MOST_BYTES as u64))]
+    TooLarge { width: u32, height: u32 },
+    #[error("its image cannot be decoded: {0}")]
+    Memory(Error),
+    #[error("its image has pixels of type {0:?}, expected 8 bits a channel (set force_color or force_gray)")]
+    Depth(ColorType),
+}
+
+/// Decodes a record.
+pub(crate) fn decode(record: &[u8], color: Color) -> Result<Decoded, BadRecord> {
+    let datum = Datum::decode(record)?;
     let label = datum.label;
     if datum.encoded() {
         return Ok(Decoded { image: decode_image(datum.data(), color)?, label, encoded: true });
@@ -67,21 +89,13 @@ pub(crate) fn decode(record: &[u8], color: Color) -> Result<Decoded, String> {
         }
     };
     if found != extent.count() {
-        let Extent { channels, height, width } = extent;
-        let pixels = match extent.count() {
-            usize::MAX => "pixels, more than memory can hold,".to_string(),
-            count => format!("= {count} pixels"),
-        };
-        return Err(format!("has {channels} x {height} x {width} {pixels} but {found} values"));
+        return Err(BadRecord::Values { extent, found });
     }
     Ok(Decoded { image: Image { extent, pixels }, label, encoded: false })
 }
 
-fn positive(what: &str, value: i32) -> Result<usize, String> {
-    usize::try_from(value)
-        .ok()
-        .filter(|&v| v > 0)
-        .ok_or_else(|| format!("has {what} {value}, expected a positive number"))
+fn positive(what: &'static str, value: i32) -> Result<usize, BadRecord> {
+    usize::try_from(value).ok().filter(|&v| v > 0).ok_or(BadRecord::Extent { what, value })
 }
 
 /// Bytes that a decoded image file may take, and four bytes for each of its pixels: some kilobytes of PNG can claim to be
@@ -89,26 +103,22 @@ fn positive(what: &str, value: i32) -> Result<usize, String> {
 const MOST_BYTES: usize = 512 << 20;
 
 /// Decodes a JPEG or PNG file in memory.
-pub(crate) fn decode_image(bytes: &[u8], color: Color) -> Result<Image, String> {
-    let fail = |e: &dyn std::fmt::Display| format!("its image cannot be decoded (JPEG and PNG can be): {e}");
-    let mut reader = ImageReader::new(std::io::Cursor::new(bytes)).with_guessed_format().map_err(|e| fail(&e))?;
+pub(crate) fn decode_image(bytes: &[u8], color: Color) -> Result<Image, BadRecord> {
+    let mut reader = ImageReader::new(std::io::Cursor::new(bytes)).with_guessed_format().map_err(ImageError::from)?;
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(MOST_BYTES as u64);
     reader.limits(limits);
-    let decoder = reader.into_decoder().map_err(|e| fail(&e))?;
+    let decoder = reader.into_decoder()?;
     let (width, height) = decoder.dimensions();
     let size = usize::try_from(decoder.total_bytes()).unwrap_or(usize::MAX);
-    let planes = lgm_core::count(&[4, width as usize, height as usize]);
+    let planes = count(&[4, width as usize, height as usize]);
     if size.max(planes) > MOST_BYTES {
-        return Err(fail(&format!(
-            "it claims to be {width} x {height} pixels, more than {}",
-            in_units(MOST_BYTES as u64)
-        )));
+        return Err(BadRecord::TooLarge { width, height });
     }
     // As decoded, in other colours, and one plane behind the other.
     let all = planes.saturating_mul(2).saturating_add(size);
-    memory::check(all, format!("an image of {width} x {height} pixels")).map_err(|e| fail(&e))?;
-    let image = DynamicImage::from_decoder(decoder).map_err(|e| fail(&e))?;
+    memory::check(all, format!("an image of {width} x {height} pixels")).map_err(BadRecord::Memory)?;
+    let image = DynamicImage::from_decoder(decoder)?;
     let (width, height) = (image.width() as usize, image.height() as usize);
     let planar = |channels, interleaved: &[u8], order: &[usize]| {
         let mut planes = Vec::with_capacity(interleaved.len());
@@ -127,10 +137,7 @@ pub(crate) fn decode_image(bytes: &[u8], color: Color) -> Result<Image, String> 
         (Color::Native, DynamicImage::ImageRgba8(rgba)) => planar(4, rgba.as_raw(), &[2, 1, 0, 3]),
         (Color::Native, image @ DynamicImage::ImageLumaA8(_)) => planar(4, image.into_rgba8().as_raw(), &[2, 1, 0, 3]),
         (Color::Native, image) if !matches!(image, DynamicImage::ImageRgb8(_)) => {
-            return Err(format!(
-                "its image has pixels of type {:?}, expected 8 bits a channel (set force_color or force_gray)",
-                image.color()
-            ));
+            return Err(BadRecord::Depth(image.color()));
         }
         (_, image) => planar(3, image.into_rgb8().as_raw(), &[2, 1, 0]),
     })
@@ -206,28 +213,28 @@ mod tests {
         let rgba = DynamicImage::ImageRgba8(image::RgbaImage::from_raw(1, 1, vec![1, 2, 3, 4]).unwrap());
         assert_eq!(pixels(&rgba, Color::Native), (4, vec![3, 2, 1, 4]));
         let deep = DynamicImage::ImageLuma16(image::ImageBuffer::from_raw(1, 1, vec![65535]).unwrap());
-        assert!(decode(&encoded(&deep), Color::Native).unwrap_err().contains("expected 8 bits"));
+        assert!(decode(&encoded(&deep), Color::Native).unwrap_err().to_string().contains("expected 8 bits"));
         assert_eq!(pixels(&deep, Color::Force), (3, vec![255; 3]));
     }
 
     #[test]
     fn damaged_records_are_described() {
-        assert!(decode(&[0xff], Color::Native).unwrap_err().contains("is not a Datum"));
+        assert!(decode(&[0xff], Color::Native).unwrap_err().to_string().contains("is not a Datum"));
         let short = encode(PAIR, &[1], 0).unwrap();
-        assert!(decode(&short, Color::Native).unwrap_err().contains("1 x 1 x 2 = 2 pixels but 1 values"));
+        assert!(decode(&short, Color::Native).unwrap_err().to_string().contains("1 x 1 x 2 = 2 pixels but 1 values"));
         // 2^64 + 28 pixels with 28 values, and 2^64 with none.
         for (channels, height, width, data) in
             [(1 << 20, 1 << 22, 1 << 22, vec![]), (3_735_391, 3_161_593, 1_561_988, vec![0; 28])]
         {
             let (channels, height, width, data) = (Some(channels), Some(height), Some(width), Some(data));
             let huge = Datum { channels, height, width, data, ..Default::default() }.encode_to_vec();
-            let error = decode(&huge, Color::Native).unwrap_err();
+            let error = decode(&huge, Color::Native).unwrap_err().to_string();
             assert!(error.contains("pixels, more than memory can hold"), "{error}");
         }
         let empty = Datum::default().encode_to_vec();
-        assert!(decode(&empty, Color::Native).unwrap_err().contains("channels 0"));
+        assert!(decode(&empty, Color::Native).unwrap_err().to_string().contains("channels 0"));
         let junk = Datum { data: Some(vec![1, 2, 3]), encoded: Some(true), ..Default::default() };
-        assert!(decode(&junk.encode_to_vec(), Color::Native).unwrap_err().contains("cannot be decoded"));
+        assert!(decode(&junk.encode_to_vec(), Color::Native).unwrap_err().to_string().contains("cannot be decoded"));
         // Less than the limit as decoded, far more as three planes.
         let mut large = std::io::Cursor::new(Vec::new());
         DynamicImage::new_luma8(1, 1).write_to(&mut large, image::ImageFormat::Jpeg).unwrap();
@@ -235,7 +242,7 @@ mod tests {
         let frame = large.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
         large[frame + 5..frame + 9].copy_from_slice(&[0x40, 0, 0x40, 0]);
         for color in [Color::Native, Color::Force, Color::Gray] {
-            let error = decode_image(&large, color).unwrap_err();
+            let error = decode_image(&large, color).unwrap_err().to_string();
             assert!(error.contains("it claims to be 16384 x 16384 pixels, more than 512.0 MiB"), "{error}");
         }
     }

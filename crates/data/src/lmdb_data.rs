@@ -89,9 +89,9 @@ impl Source for LmdbData {
         let mut records = Records::from(lmdb.clone(), 0)?;
         let first = records.next(1)?.first().map(|(_, record)| decode(record, color));
         let first = first.ok_or_else(|| Error::internal("a database without records was opened"))?;
-        let first = first.map_err(|e| record_error(&lmdb, 0, &e))?;
+        let first = first.map_err(|e| record_error(&lmdb, 0, e))?;
         let transformer = Transformer::new(&self.transform, self.phase, first.image.extent)?;
-        transformer.check(first.image.extent).map_err(|e| record_error(&lmdb, 0, &e))?;
+        transformer.check(first.image.extent).map_err(|e| record_error(&lmdb, 0, e))?;
         let batch = self.param.batch_size() as usize;
         let out = transformer.output();
         let mut shapes = vec![Shape::from([batch, out.channels, out.height, out.width])];
@@ -161,7 +161,7 @@ impl Source for LmdbData {
     }
 }
 
-fn record_error(lmdb: &Lmdb, index: u64, what: &str) -> Error {
+fn record_error(lmdb: &Lmdb, index: u64, what: impl std::fmt::Display) -> Error {
     Error::data(lmdb.path(), format!("record {index} {what}"))
 }
 
@@ -193,9 +193,8 @@ impl Assembler {
             let image = self.image + done as u64;
             let one = |i: usize, out: &mut [f32]| -> Result<f32> {
                 let (index, record) = records[i];
-                let fail = |e: String| record_error(lmdb, index, &e);
-                let decoded = decode(record, color).map_err(fail)?;
-                transformer.check(decoded.image.extent).map_err(fail)?;
+                let decoded = decode(record, color).map_err(|e| record_error(lmdb, index, e))?;
+                transformer.check(decoded.image.extent).map_err(|e| record_error(lmdb, index, e))?;
                 transformer.apply(&decoded.image, draws.image(image + i as u64), out);
                 Ok(decoded.label.unwrap_or(0) as f32)
             };

@@ -2,6 +2,8 @@
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
+use std::fmt;
+
 /// An image of `channels` planes of `height` by `width`, channel-major.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Extent {
@@ -14,6 +16,12 @@ impl Extent {
     /// Number of pixels, all channels together; see [`lgm_core::count`].
     pub fn count(&self) -> usize {
         lgm_core::count(&[self.channels, self.height, self.width])
+    }
+}
+
+impl fmt::Display for Extent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} x {} x {}", self.channels, self.height, self.width)
     }
 }
 

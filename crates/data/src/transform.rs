@@ -73,23 +73,13 @@ impl Transformer {
     }
 
     /// Checks that an image can be transformed to [`Transformer::output`].
-    pub fn check(&self, image: Extent) -> Result<(), String> {
-        let Extent { channels, height, width } = image;
-        let found = format!("is {channels} x {height} x {width}");
-        if channels != self.first.channels {
-            return Err(format!("{found}, but the first image has {} channels", self.first.channels));
-        }
-        if let Mean::Image(_) = self.mean
-            && image != self.first
-        {
-            return Err(format!("{found}, unlike the mean image"));
-        }
+    pub fn check(&self, image: Extent) -> Result<(), Mismatch> {
+        let (first, mean) = (self.first, matches!(self.mean, Mean::Image(_)));
         match self.crop {
-            Some(side) if side > height || side > width => Err(format!("{found}, smaller than crop_size {side}")),
-            None if image != self.first => Err(format!(
-                "{found}, but the first image is {} x {} x {}; images of several sizes need crop_size",
-                self.first.channels, self.first.height, self.first.width
-            )),
+            _ if image.channels != first.channels => Err(Mismatch::Channels { image, first: first.channels }),
+            _ if mean && image != first => Err(Mismatch::Mean(image)),
+            Some(side) if side > image.height.min(image.width) => Err(Mismatch::Crop { image, side }),
+            None if image != first => Err(Mismatch::Size { image, first }),
             _ => Ok(()),
         }
     }
@@ -108,6 +98,19 @@ impl Transformer {
             Pixels::F32(p) => cut(p, image.extent, window, &self.mean, self.scale, out),
         }
     }
+}
+
+/// Why an image cannot be transformed; completes the sentence "the record …".
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Mismatch {
+    #[error("is {image}, but the first image has {first} channels")]
+    Channels { image: Extent, first: usize },
+    #[error("is {0}, unlike the mean image")]
+    Mean(Extent),
+    #[error("is {image}, smaller than crop_size {side}")]
+    Crop { image: Extent, side: usize },
+    #[error("is {image}, but the first image is {first}; images of several sizes need crop_size")]
+    Size { image: Extent, first: Extent },
 }
 
 /// Reads a mean image: a BlobProto of 1 × channels × height × width, or without the 1.
@@ -234,10 +237,12 @@ mod tests {
         assert!(color(&colors).is_err());
         let crop = TransformationParameter { crop_size: Some(3), ..Default::default() };
         let t = Transformer::new(&crop, Phase::Test, OF).unwrap();
-        assert!(t.check(OF).unwrap_err().contains("is 2 x 2 x 3, smaller than crop_size 3"));
-        assert!(t.check(Extent { channels: 1, ..OF }).unwrap_err().contains("the first image has 2 channels"));
+        assert!(t.check(OF).unwrap_err().to_string().contains("is 2 x 2 x 3, smaller than crop_size 3"));
+        assert!(
+            t.check(Extent { channels: 1, ..OF }).unwrap_err().to_string().contains("the first image has 2 channels")
+        );
         assert!(t.check(Extent { height: 9, ..OF }).is_ok());
         let whole = Transformer::new(&TransformationParameter::default(), Phase::Test, OF).unwrap();
-        assert!(whole.check(Extent { height: 9, ..OF }).unwrap_err().contains("need crop_size"));
+        assert!(whole.check(Extent { height: 9, ..OF }).unwrap_err().to_string().contains("need crop_size"));
     }
 }

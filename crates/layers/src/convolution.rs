@@ -14,12 +14,13 @@
 //! Source: Caffe's layer of this name.
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Error, Float, Fwd, Host, HostLayer, Layer, Node, ParamSpec, Plan, Result, Shape,
-    Window, ensure,
+    Arity, Axes3, BlobSpec, BuildCx, Bwd, Error, Float, Fwd, Host, HostLayer, Layer, Node, ParamSpec, Plan, Result,
+    Shape, Window, ensure,
 };
-use lgm_cpu::{ConvGeometry, Epilogue};
+use lgm_cpu::{ConvGeometry, Epilogue, elementwise};
 use lgm_proto::{ConvolutionParameter, LayerParameter};
 
+mod deconvolution;
 mod depthwise;
 mod device;
 mod direct;
@@ -27,9 +28,14 @@ mod geometry;
 mod reorder;
 mod volume;
 
+pub use deconvolution::Deconvolution;
+
 /// The layer; see the module.
 pub struct Convolution {
     param: ConvolutionParameter,
+    /// The layer is Deconvolution: its forward is this convolution's gradient by its input, its gradient by its bottoms this
+    /// convolution.
+    transposed: bool,
     geometry: Option<ConvGeometry>,
     batch: usize,
     bottoms: usize,
@@ -40,15 +46,29 @@ pub struct Convolution {
 
 impl Convolution {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
+        Convolution::node(param, false)
+    }
+
+    fn node(param: &LayerParameter, transposed: bool) -> Result<Node> {
         let bottoms = param.bottom.len();
         let param = param.convolution_param.clone().unwrap_or_default();
         ensure!(param.num_output() > 0, "convolution_param needs a num_output of at least 1");
-        Node::compute(Convolution { param, geometry: None, batch: 0, bottoms, relu: false, device: None, volume: None })
+        let (geometry, device, volume) = (None, None, None);
+        Node::compute(Convolution { param, transposed, geometry, batch: 0, bottoms, relu: false, device, volume })
     }
 
     /// On a device with three spatial axes.
     fn volume(&self) -> Option<volume::Volume> {
-        volume::Volume::of(self.geometry.as_ref()?, self.batch, self.bottoms, (self.param.bias_term(), self.relu))
+        let end = (self.param.bias_term(), self.relu);
+        volume::Volume::of(self.geometry.as_ref()?, self.transposed, self.batch, self.bottoms, end)
+    }
+
+    /// A top, as the bias sees it.
+    fn tops(&self, geometry: &ConvGeometry) -> Axes3 {
+        match self.transposed {
+            true => Axes3::new(self.batch, geometry.in_channels, geometry.input_area()),
+            false => Axes3::new(self.batch, geometry.out_channels, geometry.output_area()),
+        }
     }
 
     fn geometry(&self) -> Result<&ConvGeometry> {
@@ -56,16 +76,17 @@ impl Convolution {
     }
 }
 
-/// The windows along the spatial axes of so many positions.
-fn windows(p: &ConvolutionParameter, input: &[usize]) -> Result<Vec<Window>> {
-    let axes = input.len();
+/// The windows along the spatial axes of so many positions of the bottom.
+fn windows(p: &ConvolutionParameter, bottom: &[usize], transposed: bool) -> Result<Vec<Window>> {
+    let axes = bottom.len();
     let (high, wide) = (("kernel_h", p.kernel_h), ("kernel_w", p.kernel_w));
     let kernel = per_axis("kernel_size", &p.kernel_size, high, wide, axes, None)?;
     let stride = per_axis("stride", &p.stride, ("stride_h", p.stride_h), ("stride_w", p.stride_w), axes, Some(1))?;
     let pad = per_axis("pad", &p.pad, ("pad_h", p.pad_h), ("pad_w", p.pad_w), axes, Some(0))?;
     let dilation = per_axis("dilation", &p.dilation, ("", None), ("", None), axes, Some(1))?;
+    let make = if transposed { Window::transposed } else { Window::new };
     let window = |i: usize| {
-        Window::new(input[i], kernel[i], stride[i], pad[i], dilation[i])
+        make(bottom[i], kernel[i], stride[i], pad[i], dilation[i])
             .map_err(|error| Error::config(format!("spatial axis {i}: {error}")))
     };
     (0..axes).map(window).collect()
@@ -116,14 +137,16 @@ impl Layer for Convolution {
             }
         }
         let axis = shape.axis(p.axis())?;
-        let (channels, input) = (shape[axis], &shape[axis + 1..]);
-        let (outputs, group) = (p.num_output() as usize, p.group() as usize);
-        let geometry = ConvGeometry::new(channels, outputs, group, windows(p, input)?)?;
+        let (channels, outputs, group) = (shape[axis], p.num_output() as usize, p.group() as usize);
+        let make = if self.transposed { ConvGeometry::transposed } else { ConvGeometry::new };
+        let geometry = make(channels, outputs, group, windows(p, &shape[axis + 1..], self.transposed)?)?;
 
         let along = |extent: fn(&Window) -> usize| geometry.windows.iter().map(extent);
-        let top = shape.splice(axis..shape.len(), [outputs].into_iter().chain(along(|w| w.output)));
+        let positions = along(if self.transposed { |w| w.input } else { |w| w.output });
+        let top = shape.splice(axis..shape.len(), [outputs].into_iter().chain(positions));
         let mut plan = Plan::new(vec![bottoms[0].with_shape(top); tops]);
-        let weight = Shape::new([outputs, channels / group].into_iter().chain(along(|w| w.kernel)));
+        let filters = [geometry.out_channels, geometry.in_channels / group];
+        let weight = Shape::new(filters.into_iter().chain(along(|w| w.kernel)));
         plan.params = vec![ParamSpec::new(weight, p.weight_filler.as_ref())];
         if p.bias_term() {
             plan.params.push(ParamSpec::new([outputs], p.bias_filler.as_ref()));
@@ -148,7 +171,11 @@ impl HostLayer for Convolution {
         let bias = if self.param.bias_term() { Some(io.param::<T>(1)?) } else { None };
         let epilogue = Epilogue { bias, relu: self.relu };
         for i in 0..self.bottoms {
-            geometry.forward(self.batch, io.bottom::<T>(i)?, w, epilogue, io.top::<T>(i)?);
+            let (x, y) = (io.bottom::<T>(i)?, io.top::<T>(i)?);
+            match self.transposed {
+                true => geometry.forward_transposed(self.batch, x, w, epilogue, y),
+                false => geometry.forward(self.batch, x, w, epilogue, y),
+            }
         }
         Ok(())
     }
@@ -160,13 +187,19 @@ impl HostLayer for Convolution {
         for i in 0..self.bottoms {
             let dy = io.top_diff::<T>(i)?;
             if let Some(dw) = &mut dw {
-                geometry.backward_weights(self.batch, io.bottom::<T>(i)?, dy, dw);
+                let x = io.bottom::<T>(i)?;
+                let (input, output) = if self.transposed { (dy, x) } else { (x, dy) };
+                geometry.backward_weights(self.batch, input, output, dw);
             }
             if let Some(db) = &mut db {
-                geometry.backward_bias(self.batch, dy, db);
+                elementwise::sum_per_channel(dy, self.tops(geometry), db);
             }
             if let Some(dx) = io.bottom_diff::<T>(i)? {
-                geometry.backward_data(self.batch, io.param::<T>(0)?, dy, dx);
+                let w = io.param::<T>(0)?;
+                match self.transposed {
+                    true => geometry.forward(self.batch, dy, w, Epilogue::default(), dx),
+                    false => geometry.backward_data(self.batch, w, dy, dx),
+                }
             }
         }
         Ok(())

@@ -2,7 +2,7 @@
 //!
 //! `offset` is given once for all these axes, once for each, or not at all: 0. Shapes: x [d₀, d₁, …] and a second bottom
 //! with as many axes, of which only the extents from `axis` on matter; top x's extents before `axis`, the second bottom's
-//! from there. Gradient: dy where it was cut out, 0 elsewhere; none to the second bottom.
+//! from there. Gradient: dy where it was cut out, 0 elsewhere; 0 by the second bottom, of which only the shape is read.
 //!
 //! Source: Caffe's layer of this name.
 
@@ -10,6 +10,7 @@ use lgm_core::{
     Arity, BlobSpec, BuildCx, Bwd, Device, DeviceLayer, Float, Formats, Fwd, Host, HostLayer, Layer, Node, Offer, Plan,
     Result, Shape, ensure,
 };
+use lgm_cpu::elementwise::set;
 use lgm_proto::{CropParameter, LayerParameter};
 
 use crate::common::launch::fill;
@@ -26,6 +27,8 @@ pub struct Crop {
     top: Strided,
     /// Elements of the bottom.
     count: usize,
+    /// The shape of the second bottom.
+    like: Shape,
 }
 
 /// `len` elements of an axis of `extent`, from `offset` on.
@@ -39,7 +42,7 @@ struct Cut {
 impl Crop {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
         let param = param.crop_param.clone().unwrap_or_default();
-        Node::compute(Crop { param, cuts: Vec::new(), top: Strided::default(), count: 0 })
+        Node::compute(Crop { param, cuts: Vec::new(), top: Strided::default(), count: 0, like: Shape::scalar() })
     }
 
     fn cuts(&self, bottom: &Shape, like: &Shape) -> Result<Vec<Cut>> {
@@ -113,16 +116,17 @@ impl Layer for Crop {
     fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
         let bottom = &bottoms[0].shape;
         let cuts = self.cuts(bottom, &bottoms[1].shape)?;
+        self.like = bottoms[1].shape.clone();
         let shape = Shape::new(cuts.iter().map(|cut| cut.len));
         if shape == *bottom {
-            return Ok(Plan { no_gradient: vec![1], ..view::plan(&bottoms[0], shape) });
+            return Ok(view::plan(&bottoms[0], shape));
         }
         let strides = || (0..).map(|a| bottom.count_from(a + 1));
         let from = cuts.iter().zip(strides()).map(|(cut, stride)| cut.offset * stride).sum();
         self.top = Strided::new(cuts.iter().zip(strides()).map(|(cut, stride)| (cut.len, stride)), from);
         self.cuts = merged(&cuts);
         self.count = bottom.count();
-        Ok(Plan { no_gradient: vec![1], ..Plan::new(vec![bottoms[0].with_shape(shape)]) })
+        Ok(Plan::new(vec![bottoms[0].with_shape(shape)]))
     }
 }
 
@@ -136,6 +140,9 @@ impl HostLayer for Crop {
     }
 
     fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
+        if let Some(unread) = io.bottom_diff::<T>(1)? {
+            set(T::zero(), unread);
+        }
         if self.is_whole() {
             return view::backward::<T>(io);
         }
@@ -175,6 +182,10 @@ impl DeviceLayer for Crop {
     }
 
     fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
+        if let Some(unread) = io.bottom_diff(1) {
+            // Zero is no bits, however many an element has.
+            io.queue().zero(unread, io.call.formats.bottom(1).bytes(&self.like))?;
+        }
         if self.is_whole() {
             return view::backward_on(io);
         }

@@ -143,6 +143,7 @@ fn group_by_group() {
 #[test]
 fn window_by_window() {
     let conv = |fields: &str| layer("Convolution", &format!("convolution_param {{ {fields} }}"));
+    let deconv = |fields: &str| layer("Deconvolution", &format!("convolution_param {{ {fields} }}"));
     let pool = |fields: &str| layer("Pooling", &format!("pooling_param {{ {fields} }}"));
     checked(vec![
         conv("num_output: 33 kernel_size: 3 pad: 1").bottom([2, 31, 5, 7]),
@@ -158,6 +159,11 @@ fn window_by_window() {
         conv("num_output: 4 kernel_size: 2 kernel_size: 1 kernel_size: 3 group: 2 dilation: 1 dilation: 1 dilation: 2")
             .bottom([2, 6, 3, 31, 7]),
         conv("num_output: 3 kernel_size: 5 pad: 2").bottom([2, 2, 257]),
+        deconv("num_output: 33 kernel_size: 4 stride: 2 pad: 1").bottom([2, 31, 5, 7]),
+        deconv("num_output: 33 kernel_size: 6 stride: 3 pad: 1 group: 33 bias_term: false").bottom([2, 33, 5, 6]),
+        deconv("num_output: 16 kernel_size: 16 stride: 8 group: 16").bottom([3, 16, 3, 2]),
+        deconv("num_output: 12 kernel_size: 3 stride: 2 group: 3").bottom([2, 24, 4, 5]),
+        deconv("num_output: 5 kernel_size: 3 pad: 1 stride: 2").bottom([2, 3, 2, 3, 17]),
         pool("kernel_size: 3 stride: 2").bottom([2, 33, 17, 19]),
         pool("kernel_size: 2 stride: 3 pad: 1").bottom([1, 257, 5, 4]),
         pool("pool: AVE kernel_size: 3 stride: 2 pad: 1").bottom([2, 31, 16, 17]),

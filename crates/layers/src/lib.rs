@@ -27,11 +27,12 @@ macro_rules! layers {
 
 layers! {
     batch_norm { "BatchNorm" => BatchNorm }
-    pooling { "Pooling" => Pooling }
-    convolution { "Convolution" => Convolution }
+    convolution { "Convolution" => Convolution, "Deconvolution" => Deconvolution }
+    pooling { "Pooling" => Pooling, "SPP" => Spp }
     lrn { "LRN" => Lrn }
     inner_product { "InnerProduct" => InnerProduct }
     embed { "Embed" => Embed }
+    recurrent { "LSTM" => Lstm, "LSTMUnit" => LstmUnit, "RNN" => Rnn }
     scale { "Scale" => Scale }
     bias { "Bias" => Bias }
     eltwise { "Eltwise" => Eltwise }

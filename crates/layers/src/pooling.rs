@@ -26,6 +26,9 @@ use lgm_proto::pooling_parameter::{PoolMethod, RoundMode};
 use lgm_proto::{LayerParameter, PoolingParameter};
 
 mod device;
+mod spp;
+
+pub use spp::Spp;
 
 /// The layer; see the module.
 pub struct Pooling {
@@ -50,15 +53,19 @@ enum Method {
 impl Pooling {
     pub(crate) fn build(param: &LayerParameter, cx: &BuildCx) -> Result<Node> {
         let stream = stream_id(param.name(), "pooling");
-        let param = param.pooling_param.unwrap_or_default();
-        let method = match (param.pool(), cx.phase) {
+        Node::compute(Pooling::new(param.pooling_param.unwrap_or_default(), stream, cx.phase))
+    }
+
+    /// The layer, which draws from the random stream given.
+    fn new(param: PoolingParameter, stream: u64, phase: Phase) -> Pooling {
+        let method = match (param.pool(), phase) {
             (PoolMethod::Max, _) => Method::Max,
             (PoolMethod::Ave, _) => Method::Average,
             (PoolMethod::Stochastic, Phase::Train) => Method::Draw,
             (PoolMethod::Stochastic, Phase::Test) => Method::Expect,
         };
         let geometry = PoolGeometry { windows: [Window::UNIT; 2] };
-        Node::compute(Pooling { param, method, stream, geometry, planes: 0, channels: 0, index_top: false })
+        Pooling { param, method, stream, geometry, planes: 0, channels: 0, index_top: false }
     }
 
     fn geometry(&self, input: [usize; 2]) -> Result<PoolGeometry> {

@@ -26,7 +26,9 @@ pub(crate) fn build_graph(
     options: &Options,
 ) -> Result<Graph> {
     let phase = options.state.phase();
-    let layers = graph::filter::filter(param, positions, &options.state)?;
+    let kept = graph::filter::filter(param, positions, &options.state)?;
+    graph::known::check(param, &kept, positions, registry)?;
+    let layers: Vec<_> = kept.into_iter().map(|i| (param.layer[i].clone(), positions.layer(i))).collect();
     let filtered = NetParameter {
         state: Some(options.state.clone()),
         layer: layers.iter().map(|(l, _)| l.clone()).collect(),
@@ -261,6 +263,7 @@ impl Net {
                 index: param.index,
                 spec: &param.spec,
                 state: param.state,
+                carried: param.carried,
                 lr_mult: l.lr_mult.0,
                 decay_mult: l.decay_mult.0,
             }
@@ -289,11 +292,24 @@ impl Net {
         all.filter(|(_, state)| !state.is_empty()).map(|(key, state)| (key.clone(), state)).collect()
     }
 
-    /// Takes up a state written by [`Net::state`]; layers it does not mention stay as they are.
+    /// [`Net::state`] with what layers carry from pass to pass.
+    ///
+    /// # Errors
+    /// When that cannot be read from a device.
+    pub fn whole_state(&self) -> Result<BTreeMap<String, State>> {
+        let mut state = self.state();
+        if self.graph.params.iter().any(|p| p.carried) {
+            self.weights(false)?.add_carried(&mut state);
+        }
+        Ok(state)
+    }
+
+    /// Takes up a state written by [`Net::state`] or [`Net::whole_state`]; layers it does not mention stay as they are.
     ///
     /// # Errors
     /// When a layer cannot take its part.
     pub fn restore(&mut self, state: &BTreeMap<String, State>) -> Result<()> {
+        self.restore_carried(state)?;
         for layer in &mut self.graph.layers {
             let Some(state) = state.get(&layer.key) else { continue };
             let result = match &mut layer.node {
@@ -328,6 +344,8 @@ pub struct LearnableInfo<'a> {
     pub spec: &'a BlobSpec,
     /// Whether the layer keeps it by itself (see [`lgm_core::ParamSpec::state`]).
     pub state: bool,
+    /// Whether no file of weights or histories holds it (see [`lgm_core::ParamSpec::carried`]).
+    pub carried: bool,
     /// Factor on the solver's learning rate.
     pub lr_mult: f32,
     /// Factor on the solver's weight decay.

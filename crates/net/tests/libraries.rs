@@ -7,12 +7,12 @@ mod common;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use common::{options, try_net};
-use lgm_core::{Arg, ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Gemm, Grid, Result};
-use lgm_cuda::Allocator;
-use lgm_cuda::Gpu;
+use lgm_core::{Arg, ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Error, Gemm, Grid, Result};
 use lgm_cuda::sim::{Order, Sim};
+use lgm_cuda::{Allocator, Gpu, Refusal};
 use lgm_net::{Net, Options, Placement};
 use lgm_testkit::{says, skip};
 
@@ -22,7 +22,7 @@ const MIB: u64 = 1 << 20;
 /// 3x3 convolutions all but the gradient of the filters.
 struct Loading {
     sim: Sim,
-    planned: RefCell<BTreeMap<String, Result<String, String>>>,
+    planned: RefCell<BTreeMap<String, Result<String, Refusal>>>,
     products: RefCell<u64>,
 }
 
@@ -72,9 +72,9 @@ impl DeviceQueue for Loading {
 
     fn convolution_workspace(&self, conv: &DeviceConvolution, pass: ConvolutionPass) -> Result<Option<usize>> {
         let way = match (conv.windows.map(|w| w.kernel), pass) {
-            ([3, 3], ConvolutionPass::Filter) => Err("it has no deterministic way".to_string()),
+            ([3, 3], ConvolutionPass::Filter) => Err(Refusal::NoAlgorithm),
             ([3, 3], _) => Ok("algorithm 1".to_string()),
-            _ => Err("it makes 3x3 convolutions only".to_string()),
+            _ => Err(Refusal::from(Arc::new(Error::config("it makes 3x3 convolutions only")))),
         };
         let workspace = way.is_ok().then_some(0);
         self.planned.borrow_mut().insert(key(conv, pass), way);
@@ -89,7 +89,7 @@ impl DeviceQueue for Loading {
         _operands: [DevicePtr; 2],
         _workspace: DevicePtr,
     ) -> Result<()> {
-        Err(lgm_core::Error::internal("no net runs here"))
+        Err(Error::internal("no net runs here"))
     }
 
     fn copy(&self, from: DevicePtr, to: DevicePtr, bytes: usize) -> Result<()> {
@@ -118,7 +118,11 @@ impl Gpu for Loading {
         "the loading GPU".into()
     }
 
-    fn convolution_algorithm(&self, conv: &DeviceConvolution, pass: ConvolutionPass) -> Option<Result<String, String>> {
+    fn convolution_algorithm(
+        &self,
+        conv: &DeviceConvolution,
+        pass: ConvolutionPass,
+    ) -> Option<Result<String, Refusal>> {
         self.planned.borrow().get(&key(conv, pass)).cloned()
     }
 }
@@ -167,7 +171,7 @@ fn a_net_tells_what_makes_its_convolutions() {
     assert_eq!(
         made.refusals,
         [
-            of("square", "3 channels of 64x64 to 4 of 62x62, kernel 3x3", "filter: it has no deterministic way"),
+            of("square", "3 channels of 64x64 to 4 of 62x62, kernel 3x3", "filter: it has no deterministic algorithm"),
             of("large", "4 channels of 62x62 to 4 of 58x58, kernel 5x5", &large),
         ]
     );

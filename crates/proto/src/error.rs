@@ -67,6 +67,18 @@ impl Error {
         Error::Binary { path: path.as_ref().into(), what: what.into() }
     }
 
+    /// Fails if there are faults in a text, with all of them in the order of the text.
+    ///
+    /// # Errors
+    /// [`Error::Text`] at the first; the others follow it on lines of their own.
+    pub fn all(mut faults: Vec<(Position, String)>) -> Result<()> {
+        faults.sort_by_key(|(at, _)| (at.line, at.column));
+        let mut faults = faults.into_iter();
+        let Some((at, what)) = faults.next() else { return Ok(()) };
+        let what = faults.fold(what, |all, (at, what)| format!("{all}\n{at}: {what}"));
+        Err(Error::Text { at, what })
+    }
+
     /// An adapter for `map_err`: `fs::read(p).map_err(Error::io(p, "read"))`.
     pub(crate) fn io(path: impl AsRef<Path>, doing: &'static str) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.as_ref().to_path_buf();

@@ -7,6 +7,7 @@
 
 mod binary;
 mod error;
+mod forks;
 mod kind;
 mod nearest;
 mod numbers;
@@ -21,6 +22,7 @@ use prost_reflect::DescriptorPool;
 
 pub use binary::{LayerWeights, Weights, decode_net, encode, read_binary, read_net_binary, read_weights};
 pub use error::{Error, Position, Result};
+pub use forks::forks_of_layer;
 pub use kind::FileKind;
 pub use nearest::nearest;
 pub use numbers::check_numbers;

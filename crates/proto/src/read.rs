@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::numbers::check_numbers;
-use crate::text::{Parsed, parse};
+use crate::text::{Parsed, Positions, parse};
 use crate::upgrade::{upgrade_net, upgrade_solver};
 use crate::{Error, NetParameter, Result, SolverParameter};
 
@@ -22,9 +22,10 @@ pub fn parse_net(text: &[u8], file: &Path) -> Result<Parsed<NetParameter>> {
 /// Reads a solver from text and brings it up to date; see [`upgrade_solver`] for what the file's name does.
 ///
 /// # Errors
-/// [`Error::Text`]: malformed text, or two fields that contradict each other.
+/// [`Error::Text`]: malformed text, two fields that contradict each other, or fields of forks that are not carried out.
 pub fn parse_solver(text: &[u8], file: &Path) -> Result<Parsed<SolverParameter>> {
     let mut solver: Parsed<SolverParameter> = parse(text, file)?;
+    refuse(&solver.positions)?;
     solver.notices = upgrade_solver(&mut solver.message, &solver.positions)?;
     Ok(solver)
 }
@@ -43,6 +44,12 @@ pub fn read_net(path: impl AsRef<Path>) -> Result<Parsed<NetParameter>> {
 /// [`Error::Io`], or as [`parse_solver`].
 pub fn read_solver(path: impl AsRef<Path>) -> Result<Parsed<SolverParameter>> {
     parse_solver(&read(path.as_ref())?, path.as_ref())
+}
+
+/// Refuses what a solver sets, outside the nets in it, that would change results and is not carried out.
+fn refuse(positions: &Positions) -> Result<()> {
+    let faults = positions.refused_outside_layers().into_iter().map(|(at, what)| (at, what.to_owned()));
+    Error::all(faults.collect())
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

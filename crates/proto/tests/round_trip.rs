@@ -46,6 +46,7 @@ impl Builder<'_> {
             Kind::Int32 => Value::I32(bits as i32),
             Kind::Int64 => Value::I64(bits as i64),
             Kind::Uint32 => Value::U32(bits as u32),
+            Kind::Uint64 => Value::U64(bits),
             Kind::Float => {
                 let value = f32::from_bits(bits as u32);
                 Value::F32(if value.is_nan() { f32::NAN } else { value })

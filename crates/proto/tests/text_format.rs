@@ -161,8 +161,8 @@ fn every_refusal_names_its_place_and_what_to_try() {
             "1:31: unknown value 'mean' for pool; expected one of MAX, AVE, STOCHASTIC",
         ),
         (
-            "layer {\n pooling_param { pool: 7 } }",
-            "2:18: unknown value '7' for pool; expected one of MAX, AVE, STOCHASTIC",
+            "layer {\n pooling_param { pool: 77 } }",
+            "2:18: unknown value '77' for pool; expected one of MAX, AVE, STOCHASTIC",
         ),
         ("name: 'a'\nname: 'b'", "2:7: 'name' is given twice, first at line 1; remove one"),
         (

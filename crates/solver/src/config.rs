@@ -9,25 +9,24 @@ use crate::rate::Policy;
 use crate::rules::Rule;
 
 /// An error about one field of the solver, with its place in the prototxt.
-pub(crate) fn field_error(positions: &Positions, field: &str, text: impl Into<String>) -> Error {
-    let at = positions.nearest(field).map(|p| format!("{p}: ")).unwrap_or_default();
+pub(crate) fn field_error(positions: &Positions, field: &str, source: Error) -> Error {
     let name = field.split('[').next().unwrap_or(field);
-    Error::config(format!("{at}solver field '{name}': {}", text.into()))
+    Error::Field { field: name.into(), at: positions.nearest(field), source: Box::new(source) }
 }
 
 /// Refuses settings that cannot work.
 pub(crate) fn check(parsed: &Parsed<SolverParameter>) -> Result<()> {
     let (p, at) = (&parsed.message, &parsed.positions);
-    let fail = |field: &str, text: String| Err(field_error(at, field, text));
+    let fail = |field: &str, text: String| Err(field_error(at, field, Error::Config(text)));
     check_numbers(p, at)?;
-    Rule::of(p).map_err(|e| field_error(at, "type", e.to_string()))?;
+    Rule::of(p).map_err(|e| field_error(at, "type", e))?;
     if p.lr_policy.is_none() {
         return fail("lr_policy", "is missing; for a constant rate say \"fixed\"".into());
     }
-    let policy = Policy::of(p).map_err(|e| field_error(at, "lr_policy", e.to_string()))?;
+    let policy = Policy::of(p).map_err(|e| field_error(at, "lr_policy", e))?;
     if !["L1", "L2"].contains(&p.regularization_type()) {
         let e = Error::unknown_among("unknown value", p.regularization_type(), &["L1", "L2"]);
-        return fail("regularization_type", e.to_string());
+        return Err(field_error(at, "regularization_type", e));
     }
     let positive = [("average_loss", p.average_loss()), ("iter_size", p.iter_size())];
     for (field, value) in positive {
@@ -78,11 +77,17 @@ fn read(path: &str) -> Result<Parsed<NetParameter>> {
     expect_kind(path, FileKind::Net)?;
     let net = lgm_proto::read_net(path)?;
     net.notices.iter().for_each(|n| tracing::info!("{n}"));
+    net.warnings.iter().for_each(|w| tracing::warn!("{w}"));
     Ok(net)
 }
 
 fn inline(param: &NetParameter, positions: &Positions, field: &str) -> Result<Parsed<NetParameter>> {
-    let mut net = Parsed { message: param.clone(), positions: positions.within(field), notices: Vec::new() };
+    let mut net = Parsed {
+        message: param.clone(),
+        positions: positions.within(field),
+        notices: Vec::new(),
+        warnings: Vec::new(),
+    };
     net.notices = lgm_proto::upgrade_net(&mut net.message, &mut net.positions)?;
     Ok(net)
 }
@@ -95,7 +100,7 @@ pub(crate) fn train_net(parsed: &Parsed<SolverParameter>) -> Result<NetSource> {
         return Err(field_error(
             at,
             "net",
-            "give the training net with exactly one of net, net_param, train_net, train_net_param",
+            Error::config("give the training net with exactly one of net, net_param, train_net, train_net_param"),
         ));
     }
     let (net, said) = if let Some(path) = &p.net {
@@ -130,7 +135,7 @@ pub(crate) fn test_nets(parsed: &Parsed<SolverParameter>) -> Result<Vec<NetSourc
     if p.test_iter.len() < nets.len() || (!generic && p.test_iter.len() != nets.len()) {
         let text =
             format!("must be given once for each test net: expected {}, found {}", nets.len(), p.test_iter.len());
-        return Err(field_error(at, "test_iter", text));
+        return Err(field_error(at, "test_iter", Error::Config(text)));
     }
     while nets.len() < p.test_iter.len() {
         nets.push(match (&p.net, &p.net_param) {
@@ -142,13 +147,17 @@ pub(crate) fn test_nets(parsed: &Parsed<SolverParameter>) -> Result<Vec<NetSourc
     if !p.test_state.is_empty() && p.test_state.len() != nets.len() {
         let text =
             format!("give it never or once for each test net: expected {}, found {}", nets.len(), p.test_state.len());
-        return Err(field_error(at, "test_state", text));
+        return Err(field_error(at, "test_state", Error::Config(text)));
     }
     if !nets.is_empty() && p.test_interval() == 0 {
-        return Err(field_error(at, "test_interval", "test_iter asks for tests, so test_interval must be positive"));
+        return Err(field_error(
+            at,
+            "test_interval",
+            Error::config("test_iter asks for tests, so test_interval must be positive"),
+        ));
     }
     if let Some(bad) = p.test_iter.iter().find(|&&n| n <= 0) {
-        return Err(field_error(at, "test_iter", format!("must be positive, found {bad}")));
+        return Err(field_error(at, "test_iter", Error::Config(format!("must be positive, found {bad}"))));
     }
     Ok(nets)
 }

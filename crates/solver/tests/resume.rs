@@ -13,7 +13,7 @@ use lgm_solver::{Action, Outcome, Solver, Watch};
 use lgm_testkit::says;
 
 /// Everything that has a position or draws numbers: shuffled HDF5 with crops and mirrors, LMDB with the same, random
-/// dummy data, dropout, statistics of BatchNorm, a margin that grows; two losses.
+/// dummy data, dropout, statistics of BatchNorm, a margin that grows, hidden states that go on from pass to pass; three losses.
 const NET: &str = "
     layer { name: 'data' type: 'HDF5Data' top: 'data' top: 'label' include { phase: TRAIN }
             hdf5_data_param { source: 'DIR/train.txt' batch_size: 4 shuffle: true crop_size: 4 mirror: true scale: 2 mean_value: 0.1 } }
@@ -40,7 +40,13 @@ const NET: &str = "
     layer { name: 'acc' type: 'Accuracy' bottom: 'logits' bottom: 'label' top: 'acc' include { phase: TEST } }
     layer { name: 'dbip' type: 'InnerProduct' bottom: 'db' top: 'dbip' include { phase: TRAIN }
             inner_product_param { num_output: 3 weight_filler { type: 'xavier' } } }
-    layer { name: 'dbloss' type: 'SoftmaxWithLoss' bottom: 'dbip' bottom: 'dblabel' top: 'dbloss' include { phase: TRAIN } }";
+    layer { name: 'dbloss' type: 'SoftmaxWithLoss' bottom: 'dbip' bottom: 'dblabel' top: 'dbloss' include { phase: TRAIN } }
+    layer { name: 'sequence' type: 'DummyData' top: 'sequence' top: 'cont'
+            dummy_data_param { shape { dim: 3 dim: 2 dim: 4 } shape { dim: 3 dim: 2 }
+                               data_filler { type: 'gaussian' } data_filler { value: 1 } } }
+    layer { name: 'lstm' type: 'LSTM' bottom: 'sequence' bottom: 'cont' top: 'lstm'
+            recurrent_param { num_output: 3 weight_filler { type: 'xavier' } } }
+    layer { name: 'lstmloss' type: 'Reduction' bottom: 'lstm' top: 'lstmloss' loss_weight: 0.1 reduction_param { operation: SUMSQ } }";
 
 const LAST: i32 = 8;
 
@@ -108,6 +114,21 @@ fn resumes(more: &str, from: impl IntoIterator<Item = i32>) {
 #[test]
 fn from_every_snapshot() {
     resumes("random_seed: 3", 1..=LAST);
+}
+
+/// What a recurrent layer carries from pass to pass is in neither of Caffe's files.
+#[test]
+fn hidden_states_are_in_no_file_of_caffes() {
+    let folder = folder();
+    folder.train(&solver("whole", "random_seed: 3"));
+    let weights = lgm_proto::read_weights(folder.path("whole_iter_2.caffemodel")).unwrap();
+    let lstm = weights.layers.iter().find(|layer| layer.name == "lstm").unwrap();
+    assert_eq!(lstm.blobs.len(), 3);
+    let state: SolverState = lgm_proto::read_binary(folder.path("whole_iter_2.solverstate")).unwrap();
+    let learned: usize = weights.layers.iter().map(|layer| layer.blobs.len()).sum();
+    assert_eq!(state.history.len(), learned);
+    let extra = std::fs::read_to_string(folder.path("whole_iter_2.solverstate.lgm")).unwrap();
+    assert_eq!(extra.matches("carried.1.5").count(), 2, "of the training net and of the test net");
 }
 
 /// On a device as on the host; a small window of losses lies on the device between displays.

@@ -30,15 +30,15 @@ fn open(element: Element) -> Result<Cuda> {
 
 /// One that lives as long as the process. Opening another is quick while there is one.
 pub(crate) fn shared_gpu(element: Element) -> Result<Option<Arc<Pool>>> {
-    static GPUS: [OnceLock<std::result::Result<Arc<Pool>, String>>; 2] = [const { OnceLock::new() }; 2];
+    static GPUS: [OnceLock<Result<Arc<Pool>, Arc<Error>>>; 2] = [const { OnceLock::new() }; 2];
     if !wanted()? {
         return Ok(None);
     }
     let gpu = GPUS[usize::from(element == Element::Bf16)].get_or_init(|| {
         let pool = open(element).map(|gpu| Arc::new(Pool::new(Arc::new(gpu.storing(Storage::default())))));
-        pool.map_err(|error| error.to_string())
+        pool.map_err(Arc::new)
     });
-    gpu.clone().map(Some).map_err(Error::internal)
+    Ok(Some(gpu.clone()?))
 }
 
 /// The GPU, opened for one test, as a device that would have blobs stored so; `None` where tests run on the simulated

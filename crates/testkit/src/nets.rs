@@ -32,6 +32,7 @@ const KINDS: &[Add] = &[
     blocks::normalized,
     layers::convolution,
     layers::pooling,
+    layers::deconvolution,
     layers::inner_product,
     blocks::residual,
     layers::batch_norm,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use clap::Args;
+use lgm_core::{Error, Result, ensure};
 use lgm_cuda::Precision;
 
 /// The choice of GPUs.
@@ -36,19 +37,17 @@ pub enum Gpus {
 }
 
 impl FromStr for Gpus {
-    type Err = String;
+    type Err = Error;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self> {
         if text == "all" {
             return Ok(Gpus::All);
         }
         let mut list = Vec::new();
         for part in text.split(',') {
             let expected = || format!("expected GPU numbers like '0' or '0,1', or 'all', found '{text}'");
-            let id = part.trim().parse().map_err(|_| expected())?;
-            if list.contains(&id) {
-                return Err(format!("GPU {id} is named twice"));
-            }
+            let id = part.trim().parse().map_err(|_| Error::Config(expected()))?;
+            ensure!(!list.contains(&id), "GPU {id} is named twice");
             list.push(id);
         }
         Ok(Gpus::List(list))
@@ -70,12 +69,13 @@ mod tests {
 
     #[test]
     fn gpu_lists() {
-        assert_eq!("all".parse(), Ok(Gpus::All));
-        assert_eq!("0".parse(), Ok(Gpus::List(vec![0])));
-        assert_eq!("2, 0".parse(), Ok(Gpus::List(vec![2, 0])));
+        let parsed = |text: &str| text.parse::<Gpus>().map_err(|error| error.to_string());
+        assert_eq!(parsed("all"), Ok(Gpus::All));
+        assert_eq!(parsed("0"), Ok(Gpus::List(vec![0])));
+        assert_eq!(parsed("2, 0"), Ok(Gpus::List(vec![2, 0])));
         for wrong in ["", "0,", "x", "-1", "ALL"] {
-            assert!(wrong.parse::<Gpus>().unwrap_err().contains("expected GPU numbers"), "{wrong}");
+            assert!(parsed(wrong).unwrap_err().contains("expected GPU numbers"), "{wrong}");
         }
-        assert_eq!("1,1".parse::<Gpus>().unwrap_err(), "GPU 1 is named twice");
+        assert_eq!(parsed("1,1").unwrap_err(), "GPU 1 is named twice");
     }
 }

@@ -17,18 +17,32 @@ pub struct ParamSpec {
     /// Never changed at all: the solver leaves it as it was filled or loaded, whatever the prototxt gives it as `lr_mult`
     /// and `decay_mult`.
     pub fixed: bool,
+    /// What a pass leaves for the next of the same net (a recurrent layer's hidden state): set by the layer's own forward, no
+    /// other net's, in no file of weights, part of a solver's state. After all other parameters.
+    pub carried: bool,
 }
 
 impl ParamSpec {
     /// A learned parameter filled by `filler` (constant zero when absent).
     pub fn new(shape: impl Into<Shape>, filler: Option<&FillerParameter>) -> Self {
-        ParamSpec { shape: shape.into(), filler: filler.cloned().unwrap_or_default(), state: false, fixed: false }
+        ParamSpec {
+            shape: shape.into(),
+            filler: filler.cloned().unwrap_or_default(),
+            state: false,
+            fixed: false,
+            carried: false,
+        }
     }
 
     /// A learned parameter that starts at `value`.
     pub fn constant(shape: impl Into<Shape>, value: f32) -> Self {
         let filler = FillerParameter { value: Some(value), ..Default::default() };
-        ParamSpec { shape: shape.into(), filler, state: false, fixed: false }
+        ParamSpec { shape: shape.into(), filler, state: false, fixed: false, carried: false }
+    }
+
+    /// What a pass leaves for the next, zero at first.
+    pub fn carried(shape: impl Into<Shape>) -> Self {
+        ParamSpec { state: true, carried: true, ..ParamSpec::constant(shape, 0.0) }
     }
 }
 

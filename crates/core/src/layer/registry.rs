@@ -175,12 +175,17 @@ impl Registry {
         let kind = param.r#type();
         match self.factories.get(kind) {
             Some(factory) => factory(param, cx),
-            None => Err(Error::Unknown {
-                what: "unknown layer type".into(),
-                found: kind.into(),
-                hint: crate::nearest(kind, self.kinds()).map(str::to_string),
-                among: format!(" (known types: {})", self.kinds().collect::<Vec<_>>().join(", ")),
-            }),
+            None => Err(self.unknown(kind).unwrap_or_else(|| Error::internal("a layer type without a factory"))),
         }
+    }
+
+    /// What to tell of a type that is none of those known; `None` of one that is.
+    pub fn unknown(&self, kind: &str) -> Option<Error> {
+        (!self.factories.contains_key(kind)).then(|| Error::Unknown {
+            what: "unknown layer type".into(),
+            found: kind.into(),
+            hint: crate::nearest(kind, self.kinds()).map(str::to_string),
+            among: format!(" (known types: {})", self.kinds().collect::<Vec<_>>().join(", ")),
+        })
     }
 }

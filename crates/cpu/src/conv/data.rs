@@ -1,7 +1,11 @@
 //! The input gradient of a strided convolution: blocks of Wᵀ·dY scattered into dx.
 
+use std::ops::Range;
+
 use super::Planar;
+use super::epilogue::Epilogue;
 use super::patches::Plane;
+use super::phases::Phases;
 use crate::gemm::{KC, even_block};
 use crate::kernel::{Micro, TileArgs, vectorized};
 use crate::pack::{Panels, copy_to_panels};
@@ -9,13 +13,15 @@ use crate::parallel::{Shared, tasks};
 use crate::scratch::Scratch;
 use crate::{Float, MatMut, MatRef};
 
-/// Output positions computed at once.
+/// Output positions computed at once: at the most, and so many that the elements of their columns are about these.
 const POSITIONS: usize = 512;
+const ELEMENTS: usize = 1 << 17;
 /// Rows of Wᵀ that one task takes, about.
 const ROWS: usize = 160;
 
-/// dx from dy, overwriting dx. A task is some input channels of one image; their blocks of columns follow in order.
-pub(super) fn backward_data<T: Float>(conv: &Planar<T>, w: &[T], dy: &[T], dx: &mut [T]) {
+/// dx from dy, completed by `epilogue`, overwriting dx. A task is some input channels of one image; their blocks of columns
+/// follow in order.
+pub(super) fn backward_data<T: Float>(conv: &Planar<T>, w: &[T], dy: &[T], epilogue: Epilogue<'_, T>, dx: &mut [T]) {
     let Planar { micro, ref plane, groups, rows: inner, batch } = *conv;
     let (patch, taps) = (plane.patch_len(), plane.taps());
     let share = even_block(plane.channels, ROWS.div_ceil(taps));
@@ -57,16 +63,63 @@ pub(super) fn backward_data<T: Float>(conv: &Planar<T>, w: &[T], dy: &[T], dx: &
         dx.fill(T::zero());
         let dy = &dy[(image * groups + group) * inner * area..][..inner * area];
         let a = &packed[(group * patch + rows.start) * inner..(group * patch + rows.end) * inner];
-        let most = POSITIONS.min(area);
+        let blocks = Blocks::new(plane, (ELEMENTS / rows.len()).clamp(64, POSITIONS));
+        let most = blocks.most();
         let mut b = Scratch::<T>::new(block * most.next_multiple_of(micro.nr));
         let mut col = Scratch::<T>::new(rows.len() * most);
-        for s in (0..area).step_by(most) {
-            let cols = most.min(area - s);
-            let dy = MatRef::with_stride(&dy[s..], inner, cols, area);
+        for place in blocks.each(plane) {
+            let cols = place.positions();
+            let from = place.rows.start * plane.columns.output + place.columns.start;
+            let dy = MatRef::with_stride(&dy[from..], inner, cols, area);
             multiply(micro, (a, block), dy, &mut b, MatMut::new(&mut col, rows.len(), cols));
-            scatter(plane, s, cols, &col, dx);
+            let phases = Phases::new(&plane.columns, place.columns.clone());
+            let mut scratch = Scratch::<T>::new(2 * phases.count());
+            for channel in col.chunks_exact(taps * cols).zip(dx.chunks_exact_mut(plane.area())) {
+                scatter(plane, micro, &place, &phases, &mut scratch, channel);
+            }
+        }
+        for (c, dx) in channels.zip(dx.chunks_exact_mut(plane.area())) {
+            epilogue.apply(group * plane.channels + c, dx);
         }
     });
+}
+
+/// Output positions that are computed at once: whole rows, or part of one.
+struct Block {
+    rows: Range<usize>,
+    columns: Range<usize>,
+}
+
+impl Block {
+    fn positions(&self) -> usize {
+        self.rows.len() * self.columns.len()
+    }
+}
+
+/// How output positions are cut into blocks.
+struct Blocks {
+    rows: usize,
+    columns: usize,
+}
+
+impl Blocks {
+    /// Blocks of at most `most` positions.
+    fn new(plane: &Plane, most: usize) -> Blocks {
+        let columns = even_block(plane.columns.output, most);
+        Blocks { rows: even_block(plane.rows.output, (most / columns).max(1)), columns }
+    }
+
+    /// Most positions of a block.
+    fn most(&self) -> usize {
+        self.rows * self.columns
+    }
+
+    fn each(&self, plane: &Plane) -> impl Iterator<Item = Block> {
+        let cut = |all: usize, by: usize| (0..all).step_by(by).map(move |from| from..(from + by).min(all));
+        let (wide, by) = (plane.columns.output, self.columns);
+        cut(plane.rows.output, self.rows)
+            .flat_map(move |rows| cut(wide, by).map(move |columns| Block { rows: rows.clone(), columns }))
+    }
 }
 
 /// col = A·dY, A packed by blocks of the inner extent; dY is packed to `b` on the way.
@@ -110,39 +163,38 @@ fn multiply<T: Float>(
     }
 }
 
-/// Adds the columns of positions `s..s + cols` to the channels of dx that they were taken from.
-fn scatter<T: Float>(plane: &Plane, s: usize, cols: usize, col: &[T], dx: &mut [T]) {
-    let taps = plane.taps();
-    for (row, col) in col.chunks_exact(cols).take(dx.len() / plane.area() * taps).enumerate() {
-        let channel = &mut dx[row / taps * plane.area()..][..plane.area()];
-        scatter_tap(plane, row % taps / plane.columns.kernel, row % plane.columns.kernel, s, col, channel);
+/// Adds the columns of a block's positions to the channel of dx that they were taken from.
+fn scatter<T: Float>(
+    plane: &Plane,
+    micro: &Micro<T>,
+    block: &Block,
+    phases: &Phases,
+    scratch: &mut [T],
+    (col, channel): (&[T], &mut [T]),
+) {
+    let Plane { rows, columns, .. } = *plane;
+    let (width, positions) = (block.columns.len(), block.positions());
+    let (sums, line) = scratch.split_at_mut(phases.count());
+    // Rows of the channel that the block's windows reach over.
+    let clip = |row: usize| (row as isize - rows.pad).clamp(0, rows.input as isize) as usize;
+    let (top, bottom) = (block.rows.start * rows.stride, (block.rows.end - 1) * rows.stride + rows.reach());
+    for ih in clip(top)..clip(bottom) {
+        sums.fill(T::zero());
+        for i in 0..rows.kernel {
+            let Some(oh) = rows.output_at(ih, i).filter(|oh| block.rows.contains(oh)) else { continue };
+            let from = i * columns.kernel * positions + (oh - block.rows.start) * width;
+            add_taps(phases.taps(), &col[from..], positions, width, sums);
+        }
+        phases.join(micro, sums, line, &mut channel[ih * columns.input..][..columns.input], true);
     }
 }
 
 vectorized! {
-    /// Adds the column of tap (i, j), over positions from `s` on, to a channel.
-    fn scatter_tap[T: Float](plane: &Plane, i: usize, j: usize, s: usize, col: &[T], channel: &mut [T]) {
-        let Plane { rows, columns, .. } = *plane;
-        let shift = (j * columns.dilation) as isize - columns.pad;
-        // Outputs of a row whose tap is inside the input.
-        let low = (-shift).max(0).unsigned_abs().div_ceil(columns.stride);
-        let high = (columns.input as isize - shift).max(0).unsigned_abs().div_ceil(columns.stride);
-        let (mut at, mut oh, mut ow) = (0, s / columns.output, s % columns.output);
-        while at < col.len() {
-            let len = (columns.output - ow).min(col.len() - at);
-            let ih = (oh * rows.stride + i * rows.dilation) as isize - rows.pad;
-            let (first, end) = (low.max(ow), high.min(ow + len));
-            if ih >= 0 && ih < rows.input as isize && first < end {
-                let from = ih as usize * columns.input + ((first * columns.stride) as isize + shift) as usize;
-                let src = &col[at + first - ow..at + end - ow];
-                let dst = &mut channel[from..][..(end - first - 1) * columns.stride + 1];
-                if columns.stride == 1 {
-                    dst.iter_mut().zip(src).for_each(|(d, &v)| *d += v);
-                } else {
-                    dst.iter_mut().step_by(columns.stride).zip(src).for_each(|(d, &v)| *d += v);
-                }
-            }
-            (at, oh, ow) = (at + len, oh + 1, 0);
+    /// Adds the columns of a row of taps, so many elements each and `pitch` apart, to where the taps begin in `sums`.
+    fn add_taps[T: Float](taps: &[usize], col: &[T], pitch: usize, width: usize, sums: &mut [T]) {
+        for (j, &at) in taps.iter().enumerate() {
+            let col = &col[j * pitch..][..width];
+            sums[at..][..width].iter_mut().zip(col).for_each(|(sum, &v)| *sum += v);
         }
     }
 }

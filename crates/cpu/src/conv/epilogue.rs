@@ -2,6 +2,7 @@
 
 use crate::Float;
 use crate::elementwise::{map_block_in_place, rectified};
+use crate::parallel::for_each_row;
 
 /// Adds its channel's b to every output, then clears what is negative; either may be left out.
 ///
@@ -27,6 +28,13 @@ impl<'a, T: Float> Epilogue<'a, T> {
             (Some(b), true) => map_block_in_place(y, &|y| rectified(y + b)),
             (None, true) => map_block_in_place(y, &rectified),
             (None, false) => {}
+        }
+    }
+
+    /// Completes images of so many `channels` of `area` elements, in a pass of its own.
+    pub(super) fn apply_to_images(&self, y: &mut [T], channels: usize, area: usize) {
+        if self.changes() {
+            for_each_row(y, area, |row, y| self.apply(row % channels, y));
         }
     }
 

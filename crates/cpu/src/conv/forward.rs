@@ -134,8 +134,8 @@ pub(super) fn suits_backward_data(plane: &Plane) -> bool {
     (plane.rows.stride, plane.columns.stride) == (1, 1) && 4 * plane.area() <= 5 * plane.out_area()
 }
 
-/// dx as the convolution of dy with the rotated kernel; stride 1 only.
-pub(super) fn backward_data<T: Float>(conv: &Planar<T>, w: &[T], dy: &[T], dx: &mut [T]) {
+/// dx as the convolution of dy with the rotated kernel, completed by `epilogue`; stride 1 only.
+pub(super) fn backward_data<T: Float>(conv: &Planar<T>, w: &[T], dy: &[T], epilogue: Epilogue<'_, T>, dx: &mut [T]) {
     let conv = conv.adjoint();
     let Planar { micro, plane, groups, rows, batch } = conv;
     let (taps, depth) = (plane.taps(), plane.patch_len());
@@ -150,7 +150,7 @@ pub(super) fn backward_data<T: Float>(conv: &Planar<T>, w: &[T], dy: &[T], dx: &
             }
         }
     });
-    run(&conv, dy, &weights, Epilogue::default(), dx, parallel);
+    run(&conv, dy, &weights, epilogue, dx, parallel);
 }
 
 /// The product of packed weights and the patches of x.

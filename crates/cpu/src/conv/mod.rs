@@ -1,4 +1,5 @@
-//! Convolution over any number of spatial axes: y = w ∗ x + b, and the gradients of x, w and b.
+//! Convolution over any number of spatial axes: y = w ∗ x + b, and the gradients of x, w and b; that of x
+//! is the transposed convolution too.
 //!
 //! Two spatial axes are the fast case. The forward pass is a matrix multiplication W·P, W being O/g × (C/g·Kh·Kw) and P the
 //! patches of the input, one column for each output position of each image; P is never stored: each task packs the part
@@ -11,11 +12,11 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use lgm_core::{Axes3, Result, Window, ensure};
+use lgm_core::{Result, Window, ensure};
 use smallvec::SmallVec;
 
+use crate::Float;
 use crate::kernel::{Kernel, Micro, micro};
-use crate::{Float, elementwise};
 
 mod data;
 mod depthwise;
@@ -23,6 +24,7 @@ mod epilogue;
 mod forward;
 mod nd;
 mod patches;
+mod phases;
 #[cfg(test)]
 mod tests;
 mod weights;
@@ -122,6 +124,16 @@ impl ConvGeometry {
         Ok(ConvGeometry { in_channels, out_channels, group, windows })
     }
 
+    /// The geometry whose input gradient is a transposed convolution of `in_channels` channels to `out_channels`; its
+    /// windows run over the transposed convolution's output.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub fn transposed(in_channels: usize, out_channels: usize, group: usize, windows: Vec<Window>) -> Result<Self> {
+        let geometry = Self::new(in_channels, out_channels, group, windows)?;
+        Ok(ConvGeometry { in_channels: out_channels, out_channels: in_channels, ..geometry })
+    }
+
     /// Elements of one image of x.
     pub fn input_len(&self) -> usize {
         self.in_channels * self.input_area()
@@ -130,6 +142,11 @@ impl ConvGeometry {
     /// Elements of one image of y.
     pub fn output_len(&self) -> usize {
         self.out_channels * self.output_area()
+    }
+
+    /// Input positions of one image.
+    pub fn input_area(&self) -> usize {
+        self.area(|w| w.input)
     }
 
     /// Output positions of one image.
@@ -210,7 +227,7 @@ impl ConvGeometry {
         }
     }
 
-    /// The gradient of x from that of y, overwriting dx. Also the forward pass of a deconvolution whose input is `dy`.
+    /// The gradient of x from that of y, overwriting dx.
     ///
     /// # Panics
     /// When a slice is shorter than `batch` images or the weights.
@@ -220,18 +237,50 @@ impl ConvGeometry {
 
     /// [`backward_data`](Self::backward_data) by a given algorithm.
     pub fn backward_data_with<T: Float>(&self, algorithm: Algorithm, batch: usize, w: &[T], dy: &[T], dx: &mut [T]) {
-        let dx = &mut dx[..batch * self.input_len()];
-        let dy = &dy[..batch * self.output_len()];
+        self.forward_transposed_with(algorithm, batch, dy, w, Epilogue::default(), dx);
+    }
+
+    /// The transposed convolution of x, which has this one's output's shape, to y, which has its input's: what
+    /// [`backward_data`](Self::backward_data) computes, each element completed by `epilogue`, overwriting y.
+    ///
+    /// # Panics
+    /// When a slice is shorter than `batch` images, the weights or the biases, of which there are `in_channels`.
+    pub fn forward_transposed<T: Float>(&self, batch: usize, x: &[T], w: &[T], epilogue: Epilogue<'_, T>, y: &mut [T]) {
+        self.forward_transposed_with(Algorithm::active(), batch, x, w, epilogue, y);
+    }
+
+    /// [`forward_transposed`](Self::forward_transposed) by a given algorithm.
+    pub fn forward_transposed_with<T: Float>(
+        &self,
+        algorithm: Algorithm,
+        batch: usize,
+        x: &[T],
+        w: &[T],
+        epilogue: Epilogue<'_, T>,
+        y: &mut [T],
+    ) {
+        let y = &mut y[..batch * self.input_len()];
+        let x = &x[..batch * self.output_len()];
         let w = &w[..self.weights_len()];
-        if dx.is_empty() || dy.is_empty() {
-            return dx.fill(T::zero());
+        let epilogue = Epilogue { bias: epilogue.bias.map(|b| &b[..self.in_channels]), ..epilogue };
+        let complete = |y: &mut [T]| epilogue.apply_to_images(y, self.in_channels, self.input_area());
+        if x.is_empty() || y.is_empty() {
+            y.fill(T::zero());
+            return complete(y);
         }
         match self.planar(algorithm, batch) {
-            Some(conv) if conv.is_depthwise() => depthwise::backward_data(&conv, w, dy, dx),
-            Some(conv) if algorithm.winograd && winograd::suits(&conv) => winograd::backward_data(&conv, w, dy, dx),
-            Some(conv) if forward::suits_backward_data(&conv.plane) => forward::backward_data(&conv, w, dy, dx),
-            Some(conv) => data::backward_data(&conv, w, dy, dx),
-            None => nd::backward_data(self, algorithm, batch, w, dy, dx),
+            Some(conv) if conv.is_depthwise() => depthwise::backward_data(&conv, w, x, epilogue, y),
+            Some(conv) if algorithm.winograd && winograd::suits(&conv) => {
+                if !winograd::backward_data(&conv, w, x, epilogue, y) {
+                    complete(y);
+                }
+            }
+            Some(conv) if forward::suits_backward_data(&conv.plane) => forward::backward_data(&conv, w, x, epilogue, y),
+            Some(conv) => data::backward_data(&conv, w, x, epilogue, y),
+            None => {
+                nd::backward_data(self, algorithm, batch, w, x, y);
+                complete(y);
+            }
         }
     }
 
@@ -257,13 +306,5 @@ impl ConvGeometry {
             Some(conv) => weights::backward_weights(&conv, x, dy, dw),
             None => nd::backward_weights(self, algorithm, batch, x, dy, dw),
         }
-    }
-
-    /// Adds to db, of `out_channels` elements, the sums of dy over images and positions.
-    ///
-    /// # Panics
-    /// When a slice is too short.
-    pub fn backward_bias<T: Float>(&self, batch: usize, dy: &[T], db: &mut [T]) {
-        elementwise::sum_per_channel(dy, Axes3::new(batch, self.out_channels, self.output_area()), db);
     }
 }

@@ -54,10 +54,6 @@ impl ConvGeometry {
     pub(super) fn taps(&self) -> usize {
         self.area(|w| w.kernel)
     }
-
-    pub(super) fn input_area(&self) -> usize {
-        self.area(|w| w.input)
-    }
 }
 
 /// The patches of one image: `col[(c·taps + tap)·positions + position]`, over all channels of x, zero in the padding.

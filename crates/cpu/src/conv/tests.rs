@@ -1,4 +1,5 @@
 use super::*;
+use crate::elementwise;
 use crate::testing::{noise, relative_error, same_bits_on_any_threads};
 
 /// Visits every (image, output channel, input channel, weight, x, y) index of the convolution.
@@ -143,19 +144,30 @@ fn agrees_with_the_definition() {
 /// Whatever computes it, an output completed on the spot has the bits of one completed in a pass of its own.
 #[test]
 fn an_epilogue_changes_nothing_but_what_it_says() {
-    fn case<T: Float>(algorithm: Algorithm, batch: usize, g: &ConvGeometry) {
-        let [x, w, b, ..] = operands::<T>(batch, g);
+    fn case<T: Float>(algorithm: Algorithm, batch: usize, g: &ConvGeometry, transposed: bool) {
+        let [x, w, b, dy, _] = operands::<T>(batch, g);
+        let b = if transposed { noise(g.in_channels, 3) } else { b };
         let run = |epilogue: Epilogue<'_, T>| {
-            let mut y = vec![T::nan(); batch * g.output_len()];
-            g.forward_with(algorithm, batch, &x, &w, epilogue, &mut y);
+            let mut y = vec![T::nan(); if transposed { x.len() } else { dy.len() }];
+            match transposed {
+                true => g.forward_transposed_with(algorithm, batch, &dy, &w, epilogue, &mut y),
+                false => g.forward_with(algorithm, batch, &x, &w, epilogue, &mut y),
+            }
             y
         };
+        if transposed {
+            let (plain, biased) = (run(Epilogue::default()), run(Epilogue::bias(&b)));
+            let area = g.input_area();
+            let added = plain.iter().enumerate().map(|(i, &y)| y + b[i / area % g.in_channels]);
+            assert!(added.eq(biased), "by {algorithm:?}, batch {batch} of {g:?}, transposed");
+        }
         for bias in [None, Some(&b[..])] {
             let plain = run(Epilogue { bias, relu: false });
             let bits = |y: T| elementwise::rectified(y).f64().to_bits();
             let found = run(Epilogue { bias, relu: true });
             let same = found.iter().zip(&plain).all(|(found, &y)| found.f64().to_bits() == bits(y));
-            assert!(same, "by {algorithm:?}, bias {}, batch {batch} of {g:?}", bias.is_some());
+            let what = if transposed { ", transposed" } else { "" };
+            assert!(same, "by {algorithm:?}, bias {}, batch {batch} of {g:?}{what}", bias.is_some());
             let cleared = plain.iter().filter(|y| y.f64() < 0.0).count();
             assert!(cleared > 0 || plain.len() < 100, "nothing to clear in {g:?}");
         }
@@ -169,9 +181,11 @@ fn an_epilogue_changes_nothing_but_what_it_says() {
     ];
     for (batch, g) in cases().into_iter().chain(more) {
         for kernel in Kernel::ALL.into_iter().filter(|k| k.is_available()) {
-            case::<f32>(Algorithm { kernel, winograd: false }, batch, &g);
-            case::<f32>(Algorithm { kernel, winograd: true }, batch, &g);
-            case::<f64>(Algorithm { kernel, winograd: false }, batch, &g);
+            for transposed in [false, true] {
+                case::<f32>(Algorithm { kernel, winograd: false }, batch, &g, transposed);
+                case::<f32>(Algorithm { kernel, winograd: true }, batch, &g, transposed);
+                case::<f64>(Algorithm { kernel, winograd: false }, batch, &g, transposed);
+            }
         }
     }
 }
@@ -186,18 +200,6 @@ fn what_is_not_a_number_is_not_cleared() {
 }
 
 #[test]
-fn biases_gather_the_whole_gradient() {
-    let g = geometry(2, 3, 1, &[[5, 2, 1, 0, 1], [5, 2, 1, 0, 1]]);
-    let dy: Vec<f64> = noise(2 * g.output_len(), 1);
-    let mut db = vec![0.5; 3];
-    g.backward_bias(2, &dy, &mut db);
-    for o in 0..3 {
-        let want: f64 = 0.5 + (0..2).map(|n| dy[(n * 3 + o) * 16..][..16].iter().sum::<f64>()).sum::<f64>();
-        assert!((db[o] - want).abs() < 1e-12);
-    }
-}
-
-#[test]
 fn threads_do_not_change_the_bits() {
     let sq = |a: [usize; 5]| vec![a, a];
     for (batch, g) in [
@@ -206,6 +208,8 @@ fn threads_do_not_change_the_bits() {
         (32, geometry(1, 20, 1, &sq([28, 5, 1, 0, 1]))),
         (1, geometry(64, 256, 1, &sq([8, 3, 1, 1, 1]))),
         (4, geometry(32, 32, 32, &sq([28, 3, 1, 1, 1]))),
+        (4, geometry(32, 32, 32, &sq([28, 4, 2, 1, 1]))),
+        (2, geometry(3, 21, 1, &sq([80, 16, 8, 0, 1]))),
         (2, geometry(8, 8, 1, &[[8, 3, 1, 1, 1], [8, 3, 1, 1, 1], [8, 3, 1, 1, 1]])),
     ] {
         let x: Vec<f32> = noise(batch * g.input_len(), 1);

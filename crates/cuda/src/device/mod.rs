@@ -5,7 +5,9 @@ mod allocator;
 mod block;
 mod launch;
 
-use lgm_core::{ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Result};
+use std::sync::Arc;
+
+use lgm_core::{ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, Error, Result};
 
 pub use allocator::Allocator;
 pub use block::{Block, bytes_of, doubles_of, float_bytes, floats_of};
@@ -27,7 +29,7 @@ pub trait Gpu: DeviceQueue + Allocator {
         &self,
         _conv: &DeviceConvolution,
         _pass: ConvolutionPass,
-    ) -> Option<Result<String, String>> {
+    ) -> Option<Result<String, Refusal>> {
         None
     }
 
@@ -47,6 +49,25 @@ pub trait Gpu: DeviceQueue + Allocator {
     fn feeder(&self, _bytes: usize) -> Result<Option<Box<dyn Feeder>>> {
         Ok(None)
     }
+}
+
+/// Why a library does not make a pass of a convolution.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Refusal {
+    /// It does not take the convolution.
+    #[error(transparent)]
+    Convolution(#[from] Arc<Error>),
+    /// None of its algorithms gives the same result each time.
+    #[error("it has no deterministic algorithm")]
+    NoAlgorithm,
+    /// It refuses the algorithms that it proposed, for these reasons.
+    #[error("it refuses all of the {proposed} deterministic ones{}", reasons.iter().map(|reason| format!("\n  {reason}")).collect::<String>())]
+    Algorithms {
+        /// How many there are.
+        proposed: usize,
+        /// An algorithm's name and why it cannot run, of each that was tried.
+        reasons: Vec<String>,
+    },
 }
 
 /// Batches on their way to a device, each in one of two slots.

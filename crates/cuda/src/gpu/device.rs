@@ -4,7 +4,7 @@ use lgm_core::{Arg, ConvolutionPass, DeviceConvolution, DevicePtr, DeviceQueue, 
 
 use super::context::Stream;
 use super::{Cuda, Feed, Graph};
-use crate::device::{Allocator, Feeder, Gpu, Replay};
+use crate::device::{Allocator, Feeder, Gpu, Refusal, Replay};
 
 impl Allocator for Cuda {
     fn alloc(&self, bytes: usize) -> Result<DevicePtr> {
@@ -87,7 +87,11 @@ impl Gpu for Cuda {
         2 << 20
     }
 
-    fn convolution_algorithm(&self, conv: &DeviceConvolution, pass: ConvolutionPass) -> Option<Result<String, String>> {
+    fn convolution_algorithm(
+        &self,
+        conv: &DeviceConvolution,
+        pass: ConvolutionPass,
+    ) -> Option<Result<String, Refusal>> {
         Cuda::convolution_algorithm(self, conv, pass)
     }
 

@@ -5,9 +5,9 @@ use std::ffi::{CStr, c_int};
 
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 
-use super::api::{Api, DriverApi};
-use crate::locate::{self, Loaded};
-use crate::{Component, Found, Missing, SearchPath};
+use super::api::{Api, DriverApi, RunApi};
+use crate::locate::Loaded;
+use crate::{Found, Missing, Unusable};
 
 /// A GPU and its limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,7 +86,7 @@ pub enum NoDevice {
         /// The library.
         found: Found,
         /// What it lacks.
-        reason: String,
+        reason: Unusable,
     },
 }
 
@@ -112,17 +112,30 @@ fn hint(value: &Option<String>) -> String {
 }
 
 /// The driver, and its functions that list devices.
-struct Driver {
+pub(crate) struct Driver {
+    loaded: Loaded,
     api: DriverApi,
 }
 
 impl Driver {
-    fn new(loaded: Loaded) -> Result<Self, NoDevice> {
-        let api = DriverApi::of(&loaded);
-        let found = loaded.found.clone();
-        // The driver stays loaded: it has threads and exit handlers of its own once it is initialised.
-        std::mem::forget(loaded);
-        api.map(|api| Driver { api }).map_err(|reason| NoDevice::Foreign { found, reason })
+    /// The driver, once loaded.
+    ///
+    /// # Errors
+    /// When it was not, or lacks a function that lists devices.
+    pub(crate) fn of(loaded: Result<Loaded, Missing>) -> Result<Self, NoDevice> {
+        let loaded = loaded?;
+        match DriverApi::of(&loaded) {
+            Ok(api) => Ok(Driver { loaded, api }),
+            Err(reason) => Err(NoDevice::Foreign { found: loaded.found, reason }),
+        }
+    }
+
+    /// Its functions: those that list devices and those that run work.
+    ///
+    /// # Errors
+    /// When it is too old to have all of the latter.
+    pub(crate) fn functions(self) -> lgm_core::Result<(DriverApi, RunApi)> {
+        Ok((self.api, RunApi::usable(&self.loaded)?))
     }
 
     fn check(&self, call: &'static str, status: c_int) -> Result<(), NoDevice> {
@@ -133,11 +146,18 @@ impl Driver {
         Err(NoDevice::Refused { found: self.api.found.clone(), call, code, visible: visible_devices() })
     }
 
-    fn devices(&self) -> Result<Vec<Device>, NoDevice> {
+    /// The devices; at least one.
+    ///
+    /// # Errors
+    /// When the driver fails, or sees none.
+    pub(crate) fn devices(&self) -> Result<Vec<Device>, NoDevice> {
         // SAFETY, of both calls: as the driver documents; the pointer is to a live integer.
         self.check("cuInit", unsafe { (self.api.cuInit)(0) })?;
         let mut count = 0;
         self.check("cuDeviceGetCount", unsafe { (self.api.cuDeviceGetCount)(&mut count) })?;
+        if count == 0 {
+            return Err(NoDevice::NoneSeen { found: self.api.found.clone(), visible: visible_devices() });
+        }
         (0..count).map(|ordinal| self.device(ordinal)).collect()
     }
 
@@ -193,12 +213,4 @@ impl Driver {
             kernel_timeout: attribute(Attribute::CU_DEVICE_ATTRIBUTE_KERNEL_EXEC_TIMEOUT) != 0,
         })
     }
-}
-
-/// The devices of the driver found on a search path; at least one.
-pub(crate) fn devices(path: &SearchPath) -> Result<Vec<Device>, NoDevice> {
-    let driver = Driver::new(locate::load(Component::Driver, path)?)?;
-    let result = driver.devices();
-    let none = || NoDevice::NoneSeen { found: driver.api.found.clone(), visible: visible_devices() };
-    result.and_then(|devices| if devices.is_empty() { Err(none()) } else { Ok(devices) })
 }

@@ -18,23 +18,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use lgm_core::memory::in_units;
 use lgm_core::{ConvolutionPass, DeviceConvolution, DevicePtr, Error, Result, Storage};
 
-use api::{CublasApi, CudnnApi, RunApi};
+use api::{Api, CublasApi, CudnnApi};
 use blas::Blas;
 use compile::{Kernels, nvrtc};
 use context::{Context, Stream, driver};
 use conv::Convolutions;
 use memory::Staging;
 
-use api::{Api, DriverApi};
 pub use compile::{Compiled, KernelCache, Nvrtc, Unit, compile_all, ptxas};
-pub(crate) use devices::devices;
+pub(crate) use devices::Driver;
 pub use devices::{Device, NoDevice};
 pub use event::Event;
 pub use graph::Graph;
 pub use memory::{Feed, PinnedBuffer};
 pub use precision::Precision;
 
-use crate::{Component, SearchPath, Version, kernels, locate};
+use crate::{Component, Refusal, SearchPath, Version, kernels, locate};
 
 /// The oldest GPUs that kernels are compiled for.
 const OLDEST: (u32, u32) = (7, 5);
@@ -71,10 +70,11 @@ impl Cuda {
     /// # Errors
     /// As [`Cuda::open`].
     pub fn open_in(path: &SearchPath, id: u32, precision: Precision, cache: &KernelCache) -> Result<Cuda> {
-        let gpus = devices(path).map_err(|error| Error::device(error.to_string()))?;
-        let gpu = pick(gpus, id)?;
+        let no_device = |error: NoDevice| Error::device(error.to_string());
+        let driver = Driver::of(locate::load(Component::Driver, path)).map_err(no_device)?;
+        let gpu = pick(driver.devices().map_err(no_device)?, id)?;
         precision.check(&gpu.name, gpu.capability)?;
-        let (listing, driver) = (DriverApi::load(path)?, RunApi::load(path)?);
+        let (listing, driver) = driver.functions()?;
         let nvrtc = Nvrtc::load(path)?;
         let cublas = CublasApi::load(path)?;
         check_driver(driver.found.version, &[("NVRTC", nvrtc.version()), ("cuBLAS", cublas.found.version)])?;
@@ -136,7 +136,7 @@ impl Cuda {
         &self,
         conv: &DeviceConvolution,
         pass: ConvolutionPass,
-    ) -> Option<Result<String, String>> {
+    ) -> Option<Result<String, Refusal>> {
         self.convolutions.as_ref()?.taken(conv, pass)
     }
 
@@ -345,14 +345,14 @@ mod tests {
     }
 
     /// NVRTC where this machine has it: in the usual places, or where `scripts/nvrtc-check` puts it.
-    pub(crate) fn nvrtc() -> std::result::Result<Nvrtc, String> {
+    pub(crate) fn nvrtc() -> Result<Nvrtc> {
         let mut path = SearchPath::from_env();
         let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/venv-nvrtc/lib");
         let pythons = std::fs::read_dir(target).into_iter().flatten().flatten();
         let own: Vec<PathBuf> = pythons.map(|p| p.path().join("site-packages/nvidia/cu13/lib")).collect();
         path.places.splice(0..0, SearchPath::folders(own).places);
-        locate::find(Component::Nvrtc, &path).found.map_err(|missing| missing.summary())?;
-        Nvrtc::load(&path).map_err(|error| error.to_string())
+        locate::find(Component::Nvrtc, &path).found.map_err(|missing| Error::device(missing.summary()))?;
+        Nvrtc::load(&path)
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::ffi::{c_int, c_void};
 use std::fmt;
 use std::fs;
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 
 use crate::{Component, Place, SearchPath, Spot, Version};
@@ -14,6 +15,13 @@ pub struct Library {
     pub component: Component,
     /// Where it is, or where it is not.
     pub found: Result<Found, Missing>,
+}
+
+impl Library {
+    /// What came of loading a component.
+    pub(crate) fn of(component: Component, loaded: &Result<Loaded, Missing>) -> Library {
+        Library { component, found: loaded.as_ref().map(|loaded| loaded.found.clone()).map_err(Missing::clone) }
+    }
 }
 
 /// A library that is there, loads and answers.
@@ -60,8 +68,35 @@ pub enum Outcome {
     Unusable {
         /// The file.
         file: PathBuf,
-        /// The loader's reason, or what the file lacks.
-        reason: String,
+        /// Why.
+        reason: Unusable,
+    },
+}
+
+/// Why a library's file cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unusable {
+    /// The system's loader refuses it, in these words.
+    #[error("{0}")]
+    Loader(String),
+    /// It lacks a function.
+    #[error("it has no function {0}")]
+    NoFunction(String),
+    /// It does not tell its version.
+    #[error("{function} failed with code {code}")]
+    Failed {
+        /// What was called.
+        function: &'static str,
+        /// What it returned.
+        code: i32,
+    },
+    /// It tells what is no version.
+    #[error("{function} gave {value}")]
+    NoVersion {
+        /// What was called.
+        function: &'static str,
+        /// What it gave.
+        value: i64,
     },
 }
 
@@ -99,16 +134,16 @@ impl fmt::Display for Missing {
 
 /// A loaded library that stays loaded: unloading NVIDIA's libraries under their own threads is not safe.
 pub(crate) struct Loaded {
-    library: libloading::Library,
+    library: ManuallyDrop<libloading::Library>,
     pub(crate) found: Found,
 }
 
 impl Loaded {
-    /// A function of the library by its name, or a text that says it has none.
+    /// A function of the library by its name.
     ///
     /// # Safety
     /// `F` must be the C type of that function.
-    pub(crate) unsafe fn function<F: Copy>(&self, name: &str) -> Result<F, String> {
+    pub(crate) unsafe fn function<F: Copy>(&self, name: &str) -> Result<F, Unusable> {
         // SAFETY: the caller vouches for the type.
         unsafe { function(&self.library, name) }
     }
@@ -116,22 +151,15 @@ impl Loaded {
 
 /// # Safety
 /// `F` must be the C type of the function of that name.
-unsafe fn function<F: Copy>(library: &libloading::Library, name: &str) -> Result<F, String> {
+unsafe fn function<F: Copy>(library: &libloading::Library, name: &str) -> Result<F, Unusable> {
     // SAFETY: the caller vouches for the type.
     let symbol = unsafe { library.get::<F>(name) };
-    symbol.map(|symbol| *symbol).map_err(|_| format!("it has no function {name}"))
+    symbol.map(|symbol| *symbol).map_err(|_| Unusable::NoFunction(name.into()))
 }
 
 /// Looks for a component, loads it and asks its version.
 pub(crate) fn find(component: Component, path: &SearchPath) -> Library {
-    Library {
-        component,
-        found: load(component, path).map(|loaded| {
-            let found = loaded.found.clone();
-            std::mem::forget(loaded);
-            found
-        }),
-    }
+    Library::of(component, &load(component, path))
 }
 
 /// Loads a component from the first place that has a usable one.
@@ -182,14 +210,14 @@ fn from_loader(component: Component, origin: &'static str) -> Result<Loaded, Out
         match open(component, Path::new(name), origin) {
             Ok(loaded) => return Ok(loaded),
             // The loader gives one text for "nowhere" and, with the file's path in it, for "there but damaged".
-            Err(reason) if reason.starts_with(&format!("{name}: cannot open shared object file")) => {}
+            Err(Unusable::Loader(text)) if text.starts_with(&format!("{name}: cannot open shared object file")) => {}
             Err(reason) => worst = Outcome::Unusable { file: name.into(), reason },
         }
     }
     Err(worst)
 }
 
-fn open(component: Component, file: &Path, origin: &'static str) -> Result<Loaded, String> {
+fn open(component: Component, file: &Path, origin: &'static str) -> Result<Loaded, Unusable> {
     // SAFETY: the file goes by the name of an NVIDIA library in a place meant for libraries; running its initialisers
     // is what every program that uses it does.
     let library = unsafe { libloading::Library::new(file) }.map_err(|error| reason(&error))?;
@@ -197,30 +225,31 @@ fn open(component: Component, file: &Path, origin: &'static str) -> Result<Loade
     let path = mapped_file(address).unwrap_or_else(|| file.to_path_buf());
     // The name asked for says more than the file its links lead to.
     let path = if file.is_absolute() { file.to_path_buf() } else { path };
-    Ok(Loaded { library, found: Found { path, origin, version } })
+    Ok(Loaded { library: ManuallyDrop::new(library), found: Found { path, origin, version } })
 }
 
 /// The loader's own words.
-fn reason(error: &libloading::Error) -> String {
+fn reason(error: &libloading::Error) -> Unusable {
     let mut error: &dyn std::error::Error = error;
     while let Some(source) = error.source() {
         error = source;
     }
-    error.to_string()
+    Unusable::Loader(error.to_string())
 }
 
 /// The version, and the address of the function that gave it.
-fn version(component: Component, library: &libloading::Library) -> Result<(Version, usize), String> {
+fn version(component: Component, library: &libloading::Library) -> Result<(Version, usize), Unusable> {
     type OneInt = unsafe extern "C" fn(*mut c_int) -> c_int;
     type TwoInts = unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int;
     type Property = unsafe extern "C" fn(c_int, *mut c_int) -> c_int;
     type Plain = unsafe extern "C" fn() -> usize;
 
-    let check = |name: &str, status: c_int| match status {
+    let check = |function: &'static str, status: c_int| match status {
         0 => Ok(()),
-        code => Err(format!("{name} failed with code {code}")),
+        code => Err(Unusable::Failed { function, code }),
     };
-    let unsigned = |name: &str, value: i64| u32::try_from(value).map_err(|_| format!("{name} gave {value}"));
+    let unsigned =
+        |function: &'static str, value: i64| u32::try_from(value).map_err(|_| Unusable::NoVersion { function, value });
     // SAFETY, of every block here: the types are those of NVIDIA's headers, and the pointers are to live integers.
     match component {
         Component::Driver | Component::Nccl => {
@@ -261,7 +290,7 @@ fn version(component: Component, library: &libloading::Library) -> Result<(Versi
             let name = "cudnnGetVersion";
             let get: Plain = unsafe { function(library, name) }?;
             let code = unsafe { get() };
-            let code = u32::try_from(code).map_err(|_| format!("{name} gave {code}"))?;
+            let code = unsigned(name, i64::try_from(code).unwrap_or(i64::MAX))?;
             Ok((Version::from_packed(code), get as *const c_void as usize))
         }
     }

@@ -5,6 +5,6 @@ mod library;
 mod search;
 
 pub use component::{Component, Version};
-pub use library::{Found, Library, Looked, Missing, Outcome};
+pub use library::{Found, Library, Looked, Missing, Outcome, Unusable};
 pub(crate) use library::{Loaded, find, load};
 pub use search::{Place, SearchPath, Spot};

@@ -5,7 +5,7 @@ use std::ffi::{CStr, c_char, c_void};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use lgm_core::rng::fnv1a;
 use lgm_core::{Error, Grid, Result};
@@ -48,9 +48,9 @@ pub struct Kernels {
 /// # Errors
 /// When there is no C++ compiler, or it refuses them.
 pub fn kernels() -> Result<&'static Kernels> {
-    static KERNELS: OnceLock<Result<Kernels, String>> = OnceLock::new();
-    let made = KERNELS.get_or_init(|| load(sources()).map_err(|e| e.to_string()));
-    made.as_ref().map_err(|e| Error::config(e.clone()))
+    static KERNELS: OnceLock<Result<Kernels, Arc<Error>>> = OnceLock::new();
+    let made = KERNELS.get_or_init(|| load(sources()).map_err(Arc::new));
+    made.as_ref().map_err(|error| error.clone().into())
 }
 
 impl Kernels {

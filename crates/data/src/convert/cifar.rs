@@ -205,7 +205,7 @@ fn read_folders(input: &Path, train: bool) -> Result<Images> {
 fn decode_file(path: &Path) -> Result<(Extent, Vec<u8>)> {
     let bytes = fs::read(path).map_err(Error::io(path, "read"))?;
     let image = decode_image(&bytes, Color::Force).map_err(|e| match FileKind::of_head(&bytes) {
-        FileKind::Unknown | FileKind::Image(_) => Error::data(path, e),
+        FileKind::Unknown | FileKind::Image(_) => Error::data(path, e.to_string()),
         other => Error::data(path, format!("expected a picture (JPEG or PNG), found {}", other.described())),
     })?;
     let Pixels::U8(bgr) = image.pixels else {

@@ -1,4 +1,5 @@
-//! Convolution on a device: by a library where there is one, else by our own kernels ([`super::direct`]).
+//! Convolution on a device: by a library where there is one, else by our own kernels ([`super::direct`]). Deconvolution's
+//! forward is the pass that is a convolution's gradient by its input, and the other way round.
 //!
 //! Blobs that are not stored plainly meet filters that are stored alike: their elements rounded, and their channels last if
 //! the blobs' are. They are made once, forward, and kept for backward. Filters' gradients are added up in single precision.
@@ -25,6 +26,8 @@ const FEW: usize = 4;
 #[derive(Clone, Debug)]
 pub(super) struct Device2d {
     conv: DeviceConvolution,
+    /// The layer is Deconvolution.
+    transposed: bool,
     /// A library does forward, data, filter.
     library: [bool; 3],
     /// Where scratch begins for the bias gradient's sums, in floats; before it lie workspace, patches or parts of sums.
@@ -74,7 +77,37 @@ impl Convolution {
 
 impl Device2d {
     fn outputs(&self) -> ByChannel {
-        ByChannel::new(Axes3::new(self.conv.batch, self.conv.outputs, self.conv.output_area()), self.conv.format)
+        let c = &self.conv;
+        let (channels, positions) =
+            if self.transposed { (c.channels, c.input_area()) } else { (c.outputs, c.output_area()) };
+        ByChannel::new(Axes3::new(c.batch, channels, positions), c.format)
+    }
+
+    /// The pass that is the layer's forward, and the one that is its gradient by its bottoms.
+    fn passes(&self) -> [ConvolutionPass; 2] {
+        let passes = [ConvolutionPass::Forward, ConvolutionPass::Data];
+        if self.transposed { [passes[1], passes[0]] } else { passes }
+    }
+
+    /// The result of a pass from what it convolves and the filters as it takes them; with `b` where our own kernels add it.
+    fn run(
+        &self,
+        queue: &dyn DeviceQueue,
+        pass: ConvolutionPass,
+        (result, from, w): (DevicePtr, DevicePtr, DevicePtr),
+        b: DevicePtr,
+        scratch: DevicePtr,
+    ) -> Result<()> {
+        match pass {
+            _ if self.is_library(pass) => queue.convolution(&self.conv, pass, result, [from, w], scratch),
+            ConvolutionPass::Data => data(queue, &self.conv, (result, w, from), scratch),
+            _ => forward(queue, &self.conv, (result, from, w, b), scratch),
+        }
+    }
+
+    /// Whether the layer's forward adds b where it makes the top.
+    fn adds_bias(&self) -> bool {
+        !self.transposed && self.is_own_depthwise(ConvolutionPass::Forward)
     }
 
     /// Whether a pass meets filters that are not the parameter itself.
@@ -123,6 +156,7 @@ impl Device2d {
         scratch: DevicePtr,
     ) -> Result<()> {
         let (conv, pass) = (&self.conv, ConvolutionPass::Filter);
+        let (x, dy) = if self.transposed { (dy, x) } else { (x, dy) };
         let (format, adds) = self.gradient();
         let to = if adds { dw } else { scratch.floats(self.gradient) };
         if self.is_library(pass) {
@@ -165,7 +199,7 @@ impl DeviceLayer for Convolution {
             true => [conv.channels, conv.outputs],
             false => [conv.channels, conv.outputs].map(|all| all / conv.groups),
         };
-        let few = conv.groups == 1 && channels <= FEW;
+        let few = conv.groups == 1 && channels <= FEW && !self.transposed;
         let large = match element {
             Element::F32 if is_depthwise(&conv) && !few => {
                 offer.arriving.first().is_some_and(|format| format.layout == Layout::ChannelsLast)
@@ -208,7 +242,8 @@ impl DeviceLayer for Convolution {
         }
         let top: &BlobSpec = &plan.tops[0];
         let sums = floats.next_multiple_of(64);
-        let mut device = Device2d { conv, library, sums, filters: 0, gradient: 0, keeps: false };
+        let transposed = self.transposed;
+        let mut device = Device2d { conv, transposed, library, sums, filters: 0, gradient: 0, keeps: false };
         let partial = device.outputs().scratch(top, 2).shape.count();
         let [forward, data] =
             [ConvolutionPass::Forward, ConvolutionPass::Data].map(|pass| device.has_own_filters(pass));
@@ -244,23 +279,17 @@ impl DeviceLayer for Convolution {
             return volume.forward(io);
         }
         let device = self.on_device()?;
-        let conv = &device.conv;
         let (w, scratch) = (io.param(0)?, io.scratch(0)?);
-        let b = if self.param.bias_term() { io.param(1)? } else { DevicePtr::NULL };
-        let library = device.is_library(ConvolutionPass::Forward);
+        let b = if self.param.bias_term() { Some(io.param(1)?) } else { None };
+        let (own, other) = if device.adds_bias() { (b, None) } else { (None, b) };
+        let [pass, _] = device.passes();
         let made = io.saved(0).unwrap_or(scratch.floats(device.filters));
-        let w = device.filters(io.queue(), ConvolutionPass::Forward, w, made)?;
+        let w = device.filters(io.queue(), pass, w, made)?;
         for i in 0..self.bottoms {
             let (x, y) = (io.bottom(i)?, io.top(i)?);
-            if library {
-                io.queue().convolution(conv, ConvolutionPass::Forward, y, [x, w], scratch)?;
-            } else {
-                forward(io.queue(), conv, (y, x, w, b), scratch)?;
-            }
-            let own = device.is_own_depthwise(ConvolutionPass::Forward);
-            let b = Some(b).filter(|&b| b != DevicePtr::NULL && !own);
-            if b.is_some() || self.relu {
-                device.outputs().affine(io.queue(), y, y, None, b, self.relu)?;
+            device.run(io.queue(), pass, (y, x, w), own.unwrap_or(DevicePtr::NULL), scratch)?;
+            if other.is_some() || self.relu {
+                device.outputs().affine(io.queue(), y, y, None, other, self.relu)?;
             }
         }
         Ok(())
@@ -271,7 +300,7 @@ impl DeviceLayer for Convolution {
             return volume.backward(io);
         }
         let device = self.on_device()?;
-        let conv = &device.conv;
+        let [_, pass] = device.passes();
         let (w, scratch) = (io.param(0)?, io.scratch(0)?);
         let dw = io.param_diff(0);
         let db = if self.param.bias_term() { io.param_diff(1) } else { None };
@@ -279,7 +308,7 @@ impl DeviceLayer for Convolution {
         let w = match wanted {
             false => w,
             true if device.keeps => io.saved(0)?,
-            true => device.filters(io.queue(), ConvolutionPass::Data, w, scratch.floats(device.filters))?,
+            true => device.filters(io.queue(), pass, w, scratch.floats(device.filters))?,
         };
         for i in 0..self.bottoms {
             let dy = io.top_diff(i)?;
@@ -291,11 +320,7 @@ impl DeviceLayer for Convolution {
                 device.outputs().add_sums(io.queue(), (dy, None), (None, db), true, sums)?;
             }
             if let Some(dx) = io.bottom_diff(i) {
-                if device.is_library(ConvolutionPass::Data) {
-                    io.queue().convolution(conv, ConvolutionPass::Data, dx, [dy, w], scratch)?;
-                } else {
-                    data(io.queue(), conv, (dx, w, dy), scratch)?;
-                }
+                device.run(io.queue(), pass, (dx, dy, w), DevicePtr::NULL, scratch)?;
             }
         }
         Ok(())

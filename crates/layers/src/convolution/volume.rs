@@ -1,5 +1,6 @@
 //! Convolution with three spatial axes on a device: matrix multiplications of the filters and the patches of a bounded number of
-//! images at a time, as in two dimensions without a library.
+//! images at a time, as in two dimensions without a library. Deconvolution's forward is the gradient by the input, and the
+//! other way round.
 
 use lgm_core::{
     Arg, Axes3, Bwd, Device, DevicePtr, DeviceQueue, Format, Fwd, Gemm, Plan, Result, Shape, Window, args, count,
@@ -13,6 +14,8 @@ use crate::common::launch::{extent, matmul, row_grid, window_args};
 /// The geometry of a convolution with three spatial axes.
 #[derive(Clone, Debug)]
 pub(super) struct Volume {
+    /// The layer is Deconvolution.
+    transposed: bool,
     batch: usize,
     bottoms: usize,
     bias: bool,
@@ -27,10 +30,16 @@ pub(super) struct Volume {
 
 impl Volume {
     /// The convolution, with a bias and a ReLU at its end or without, if it has three axes.
-    pub fn of(g: &ConvGeometry, batch: usize, bottoms: usize, (bias, relu): (bool, bool)) -> Option<Volume> {
+    pub fn of(
+        g: &ConvGeometry,
+        transposed: bool,
+        batch: usize,
+        bottoms: usize,
+        (bias, relu): (bool, bool),
+    ) -> Option<Volume> {
         let windows: [Window; 3] = g.windows[..].try_into().ok()?;
         let (channels, outputs, groups) = (g.in_channels, g.out_channels, g.group);
-        Some(Volume { batch, bottoms, bias, relu, channels, outputs, groups, windows, sums: 0 })
+        Some(Volume { transposed, batch, bottoms, bias, relu, channels, outputs, groups, windows, sums: 0 })
     }
 
     /// Positions of the output.
@@ -53,9 +62,13 @@ impl Volume {
         images_at_once(self.batch, self.taps() * self.positions())
     }
 
-    /// The output, as the bias sees it.
+    /// A top, as the bias sees it.
     fn tops(&self) -> ByChannel {
-        ByChannel::new(Axes3::new(self.batch, self.outputs, self.positions()), Format::PLAIN)
+        let (channels, positions) = match self.transposed {
+            true => (self.channels, self.elements()),
+            false => (self.outputs, self.positions()),
+        };
+        ByChannel::new(Axes3::new(self.batch, channels, positions), Format::PLAIN)
     }
 
     /// Sets the layer's scratch.
@@ -95,24 +108,15 @@ impl Volume {
         (self.outputs / self.groups, self.taps() / self.groups)
     }
 
-    /// y = w · patches + b.
+    /// The tops.
     pub fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
         let (w, scratch) = (io.param(0)?, io.scratch(0)?);
         let b = if self.bias { Some(io.param(1)?) } else { None };
-        let ((outputs, taps), positions) = (self.group(), self.positions());
         for i in 0..self.bottoms {
             let (x, y) = (io.bottom(i)?, io.top(i)?);
-            for (start, n) in self.batches() {
-                self.patches(io.queue(), n, scratch, x.floats(start * self.channels * self.elements()))?;
-                for group in 0..self.groups {
-                    let w = w.floats(group * outputs * taps);
-                    let p = scratch.floats(group * taps * positions);
-                    let y = y.floats((start * self.outputs + group * outputs) * positions);
-                    io.queue().gemm(&Gemm {
-                        batch: (n, [0, self.taps() * positions, self.outputs * positions]),
-                        ..matmul((outputs, positions, taps), (w, taps), (p, positions), 0.0, (y, positions))
-                    })?;
-                }
+            match self.transposed {
+                true => self.data(io.queue(), y, w, x, scratch)?,
+                false => self.convolve(io.queue(), y, w, x, scratch)?,
             }
             if b.is_some() || self.relu {
                 self.tops().affine(io.queue(), y, y, None, b, self.relu)?;
@@ -129,13 +133,42 @@ impl Volume {
         for i in 0..self.bottoms {
             let dy = io.top_diff(i)?;
             if let Some(dw) = dw {
-                self.filter(io.queue(), dw, io.bottom(i)?, dy, scratch)?;
+                let x = io.bottom(i)?;
+                let (input, output) = if self.transposed { (dy, x) } else { (x, dy) };
+                self.filter(io.queue(), dw, input, output, scratch)?;
             }
             if db.is_some() {
                 self.tops().add_sums(io.queue(), (dy, None), (None, db), true, scratch.floats(self.sums))?;
             }
-            if let Some(dx) = io.bottom_diff(i) {
-                self.data(io.queue(), dx, w, dy, scratch)?;
+            match io.bottom_diff(i) {
+                Some(dx) if self.transposed => self.convolve(io.queue(), dx, w, dy, scratch)?,
+                Some(dx) => self.data(io.queue(), dx, w, dy, scratch)?,
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// y = w · patches.
+    fn convolve(
+        &self,
+        queue: &dyn DeviceQueue,
+        y: DevicePtr,
+        w: DevicePtr,
+        x: DevicePtr,
+        scratch: DevicePtr,
+    ) -> Result<()> {
+        let ((outputs, taps), positions) = (self.group(), self.positions());
+        for (start, n) in self.batches() {
+            self.patches(queue, n, scratch, x.floats(start * self.channels * self.elements()))?;
+            for group in 0..self.groups {
+                let w = w.floats(group * outputs * taps);
+                let p = scratch.floats(group * taps * positions);
+                let y = y.floats((start * self.outputs + group * outputs) * positions);
+                queue.gemm(&Gemm {
+                    batch: (n, [0, self.taps() * positions, self.outputs * positions]),
+                    ..matmul((outputs, positions, taps), (w, taps), (p, positions), 0.0, (y, positions))
+                })?;
             }
         }
         Ok(())

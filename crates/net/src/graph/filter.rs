@@ -9,11 +9,11 @@ use tracing::info;
 /// A layer's prototxt and where it stands in its file.
 pub type Placed = (LayerParameter, Option<Position>);
 
-/// The layers that `state` (phase, level, stages) includes.
+/// The numbers of the layers that `state` (phase, level, stages) includes.
 ///
 /// # Errors
 /// When a layer gives both include and exclude rules.
-pub fn filter(param: &NetParameter, positions: &Positions, state: &NetState) -> Result<Vec<Placed>> {
+pub fn filter(param: &NetParameter, positions: &Positions, state: &NetState) -> Result<Vec<usize>> {
     let mut kept = Vec::new();
     for (i, layer) in param.layer.iter().enumerate() {
         let at = positions.layer(i);
@@ -34,7 +34,7 @@ pub fn filter(param: &NetParameter, positions: &Positions, state: &NetState) -> 
             })
         };
         if check().map_err(|e| e.in_layer(layer.name(), layer.r#type(), at.as_ref()))? {
-            kept.push((layer.clone(), at));
+            kept.push(i);
         }
     }
     Ok(kept)
@@ -219,7 +219,8 @@ mod tests {
         let param = NetParameter { layer: vec![only_test.0.clone(), not_test.0.clone()], ..Default::default() };
         let names = |phase: Phase| -> Vec<String> {
             let state = NetState { phase: Some(phase as i32), ..Default::default() };
-            filter(&param, &Positions::default(), &state).unwrap().iter().map(|(l, _)| l.name().to_string()).collect()
+            let kept = filter(&param, &Positions::default(), &state).unwrap();
+            kept.into_iter().map(|i| param.layer[i].name().to_string()).collect()
         };
         assert_eq!((names(Phase::Train), names(Phase::Test)), (vec!["n".to_string()], vec!["t".to_string()]));
         let mut both = not_test.0;

@@ -4,6 +4,7 @@
 pub(crate) mod backward;
 mod build;
 pub(crate) mod filter;
+pub(crate) mod known;
 mod params;
 
 use std::collections::HashMap;
@@ -117,6 +118,8 @@ pub struct NetParam {
     pub backward: bool,
     /// Whether the layer's own forward sets it (see [`lgm_core::ParamSpec::state`]).
     pub state: bool,
+    /// Whether it is this net's alone and in no file of weights (see [`lgm_core::ParamSpec::carried`]).
+    pub carried: bool,
 }
 
 /// The memory behind one or more parameters, as the solver sees it.
@@ -158,6 +161,12 @@ impl Graph {
             tops.chain(own).chain(copied).fold(0, usize::saturating_add)
         };
         self.layers.iter().rev().max_by_key(bytes)
+    }
+
+    /// The parameters of a layer that files of weights hold and other nets share: the first ones.
+    pub fn shown<'a>(&self, layer: &'a LayerNode) -> &'a [usize] {
+        let carried = layer.params.iter().rev().take_while(|&&p| self.params[p].carried).count();
+        &layer.params[..layer.params.len() - carried]
     }
 
     /// Values that no layer reads: the net's outputs, in alphabetical order of their names as Caffe lists them.

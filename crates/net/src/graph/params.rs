@@ -18,15 +18,15 @@ impl Graph {
         dtype: DType,
         names: &mut HashMap<String, usize>,
     ) -> Result<Vec<usize>> {
+        let shown = planned.iter().filter(|p| !p.carried).count();
         ensure!(
-            param.param.len() <= planned.len(),
-            "too many param entries: the layer has {} parameters, found {} entries",
-            planned.len(),
+            param.param.len() <= shown,
+            "too many param entries: the layer has {shown} parameters, found {} entries",
             param.param.len()
         );
-        if planned.iter().any(|p| p.state) {
+        if planned.iter().any(|p| p.state && !p.carried) {
             // As Caffe does, so that saved nets say what holds: the solver leaves these alone.
-            param.param.resize_with(planned.len(), Default::default);
+            param.param.resize_with(shown, Default::default);
         }
         let mut ids = Vec::with_capacity(planned.len());
         for (index, planned) in planned.iter().enumerate() {
@@ -44,7 +44,7 @@ impl Graph {
                 }
                 None => &default,
             };
-            let (lr_mult, decay_mult) = match planned.fixed {
+            let (lr_mult, decay_mult) = match planned.fixed || planned.carried {
                 true => (Some(0.0), Some(0.0)),
                 false => (given.lr_mult, given.decay_mult),
             };
@@ -96,8 +96,8 @@ impl Graph {
             };
             let display = if name.is_empty() { index.to_string() } else { name };
             let backward = lr_mult.unwrap_or(default.lr_mult()) != 0.0;
-            let state = planned.state;
-            self.params.push(NetParam { layer, index, spec, owner, learnable, display, backward, state });
+            let PlannedParam { state, carried, .. } = *planned;
+            self.params.push(NetParam { layer, index, spec, owner, learnable, display, backward, state, carried });
             ids.push(id);
         }
         Ok(ids)

@@ -1,14 +1,16 @@
 //! A net's parameters in Caffe's files: binaryproto `.caffemodel` and HDF5 `.caffemodel.h5`, both ways.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use lgm_core::{Error, Result, Shape, memory};
+use lgm_core::{Error, Result, Shape, State, memory};
 use lgm_hdf5::{H5Dataset, H5File, is_hdf5};
 use tracing::info;
 
 use crate::exec::Numbers;
 use crate::graph::{LayerNode, keys};
 use crate::net::Net;
+use crate::weights::snapshot::CARRIED;
 
 impl Net {
     /// Copies parameters from a `.caffemodel` or `.caffemodel.h5` by layer name; layers the net does not have are
@@ -32,6 +34,40 @@ impl Net {
         target
     }
 
+    /// Takes up what layers carry from pass to pass, of a state that has it.
+    pub(crate) fn restore_carried(&mut self, state: &BTreeMap<String, State>) -> Result<()> {
+        for layer in &self.graph.layers {
+            let carried = &layer.params[self.graph.shown(layer).len()..];
+            let Some(numbers) = state.get(&layer.key).filter(|_| !carried.is_empty()) else { continue };
+            if !numbers.keys().any(|name| name.starts_with(CARRIED)) {
+                continue;
+            }
+            for (i, &p) in carried.iter().enumerate() {
+                let number = |n: usize| {
+                    let name = format!("{CARRIED}{i}.{n}");
+                    let found = numbers.get(&name).copied();
+                    found.ok_or_else(|| layer.in_layer(Error::config(format!("the state lacks the number '{name}'"))))
+                };
+                self.exec.fill_param(&self.graph, p, &mut |values| {
+                    match values {
+                        Numbers::F32(out) => {
+                            for (n, out) in out.iter_mut().enumerate() {
+                                *out = number(n)? as f32;
+                            }
+                        }
+                        Numbers::F64(out) => {
+                            for (n, out) in out.iter_mut().enumerate() {
+                                *out = number(n)?;
+                            }
+                        }
+                    }
+                    Ok(())
+                })?;
+            }
+        }
+        Ok(())
+    }
+
     fn load_binary(&mut self, path: &Path) -> Result<()> {
         // The file's bytes, and the numbers in them.
         let bytes = std::fs::metadata(path).map_err(Error::io(path, "read"))?.len();
@@ -45,10 +81,11 @@ impl Net {
         for (source, key) in weights.layers.iter().zip(keys) {
             let Some(layer) = self.target(&key, &source.name) else { continue };
             let name = |e: Error| layer.in_layer(Error::data(path, e.to_string()));
-            if source.blobs.len() != layer.params.len() {
-                return Err(name(counts(layer.params.len(), source.blobs.len())));
+            let params = self.graph.shown(layer);
+            if source.blobs.len() != params.len() {
+                return Err(name(counts(params.len(), source.blobs.len())));
             }
-            for (&p, blob) in layer.params.iter().zip(&source.blobs) {
+            for (&p, blob) in params.iter().zip(&source.blobs) {
                 let param = &self.graph.params[p];
                 if !blob.fits(&param.spec.shape) {
                     let shape = blob.extents().map_err(|e| name(e.into()))?;
@@ -76,12 +113,13 @@ impl Net {
         // A layer's name with slashes is a path of groups.
         for group in file.groups("data")?.into_iter().filter(|group| !group.name.is_empty()) {
             let Some(layer) = self.target(&group.name, &group.name) else { continue };
+            let params = self.graph.shown(layer);
             let disagrees =
-                || layer.in_layer(Error::data(path, counts(layer.params.len(), group.datasets.len()).to_string()));
-            if group.datasets.len() > layer.params.len() {
+                || layer.in_layer(Error::data(path, counts(params.len(), group.datasets.len()).to_string()));
+            if group.datasets.len() > params.len() {
                 return Err(disagrees());
             }
-            for &p in &layer.params {
+            for &p in params {
                 let param = &self.graph.params[p];
                 let index = param.index.to_string();
                 if !group.datasets.contains(&index) {

@@ -3,7 +3,7 @@
 mod kind;
 mod load;
 mod share;
-mod snapshot;
+pub(crate) mod snapshot;
 
 pub use kind::{expect_kind, kind_of};
 pub(crate) use share::Shared;

@@ -80,14 +80,15 @@ fn matching(graph: &Graph, other: &Graph) -> Result<Vec<(usize, usize)>> {
     let mut pairs: Vec<(usize, usize)> = Vec::new();
     for layer in &other.layers {
         let Some(mine) = graph.layers.iter().find(|l| l.key == layer.key) else { continue };
-        if mine.params.len() != layer.params.len() {
+        let (ours, theirs) = (graph.shown(mine), other.shown(layer));
+        if ours.len() != theirs.len() {
             return Err(layer.in_layer(Error::config(format!(
                 "the training net's layer of this name has {} parameters, this one {}",
-                mine.params.len(),
-                layer.params.len()
+                ours.len(),
+                theirs.len()
             ))));
         }
-        for (&a, &b) in mine.params.iter().zip(&layer.params) {
+        for (&a, &b) in ours.iter().zip(theirs) {
             let (a, b) = (&graph.params[a], &other.params[b]);
             if a.spec.shape != b.spec.shape {
                 let what = format!("parameter {} differs from the training net's", b.index);

@@ -1,10 +1,11 @@
 //! A copy of a net's parameters on the host, and Caffe's files made of it: the net may train on while they are written.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
-use lgm_core::{DType, Error, Result, Shape, memory};
+use lgm_core::{DType, Error, Result, Shape, State, memory};
 use lgm_hdf5::H5Image;
 use lgm_proto::{BlobProto, LayerParameter, NetParameter};
 
@@ -24,6 +25,8 @@ struct Layer {
     param: LayerParameter,
     key: String,
     blobs: Vec<Blob>,
+    /// Learnable parameters that are carried from pass to pass, which no file of weights holds.
+    carried: Vec<usize>,
 }
 
 struct Blob {
@@ -94,7 +97,11 @@ impl Net {
         let layers = self.graph.layers.iter().filter(|layer| !layer.internal).map(|layer| Layer {
             param: layer.param.clone(),
             key: layer.key.clone(),
-            blobs: layer.params.iter().map(blob).collect(),
+            blobs: self.graph.shown(layer).iter().map(blob).collect(),
+            carried: layer.params[self.graph.shown(layer).len()..]
+                .iter()
+                .map(|&p| self.graph.params[p].learnable)
+                .collect(),
         });
         Ok(Weights { name: self.name().into(), layers: layers.collect(), data, diff })
     }
@@ -130,6 +137,9 @@ impl Net {
     }
 }
 
+/// What the names of carried numbers begin with in a layer's state, before which one and which of its numbers.
+pub(crate) const CARRIED: &str = "carried.";
+
 impl Weights {
     /// Puts other values in place of a learnable parameter's.
     ///
@@ -149,6 +159,17 @@ impl Weights {
             }
         }
         Ok(())
+    }
+
+    /// Adds to a net's state what its layers carry from pass to pass.
+    pub fn add_carried(&self, state: &mut BTreeMap<String, State>) {
+        for layer in &self.layers {
+            for (i, &learnable) in layer.carried.iter().enumerate() {
+                let numbers = self.data.of(learnable);
+                let named = numbers.iter().enumerate().map(|(n, &v)| (format!("{CARRIED}{i}.{n}"), f64::from(v)));
+                state.entry(layer.key.clone()).or_default().extend(named);
+            }
+        }
     }
 
     /// The first parameter that is not finite, if any is: its layer and its index there.

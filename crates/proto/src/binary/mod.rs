@@ -46,7 +46,7 @@ pub fn read_net_binary(path: impl AsRef<Path>) -> Result<Parsed<NetParameter>> {
     let mut message = decode_net(&read(path)?, path)?;
     let mut positions = Positions::none(path);
     let notices = upgrade_net(&mut message, &mut positions)?;
-    Ok(Parsed { message, positions, notices })
+    Ok(Parsed { message, positions, notices, warnings: Vec::new() })
 }
 
 /// A net from its bytes, as it stands: nothing is upgraded. `path` is for messages only.

@@ -4,11 +4,11 @@
 
 use miette::Diagnostic;
 use prost_reflect::text_format::ParseError;
-use prost_reflect::{Cardinality, EnumDescriptor, Kind, MessageDescriptor};
+use prost_reflect::{Cardinality, EnumDescriptor, EnumValueDescriptor, FieldDescriptor, Kind, MessageDescriptor};
 
 use super::scan::{Entry, Scan};
 use super::token::{self, Tokens};
-use crate::{Error, Position, nearest};
+use crate::{Error, Position, forks, nearest};
 
 /// At most so many names are listed when none is near.
 const MAX_LISTED: usize = 20;
@@ -64,7 +64,8 @@ fn unknown_field(entry: &Entry, root: &MessageDescriptor) -> Option<String> {
     if parent.get_field_by_name(name).is_some() {
         return None;
     }
-    let known: Vec<String> = parent.fields().map(|field| field.name().to_owned()).collect();
+    let carried = |field: &FieldDescriptor| forks::carried(parent.full_name(), field.name());
+    let known: Vec<String> = parent.fields().filter(carried).map(|field| field.name().to_owned()).collect();
     Some(format!("unknown field '{name}' in {}{}", parent.name(), suggestion(name, &known)))
 }
 
@@ -100,7 +101,8 @@ fn bad_value(
 
 /// The message for a name or number that an enum does not have.
 pub(super) fn unknown_enum_value(found: &str, field: &str, known: &EnumDescriptor) -> String {
-    let known: Vec<String> = known.values().map(|value| value.name().to_owned()).collect();
+    let carried = |value: &EnumValueDescriptor| forks::carried(known.full_name(), value.name());
+    let known: Vec<String> = known.values().filter(carried).map(|value| value.name().to_owned()).collect();
     format!("unknown value '{found}' for {field}{}", suggestion(found, &known))
 }
 

@@ -21,7 +21,7 @@ use prost_reflect::{DynamicMessage, ReflectMessage};
 pub use positions::Positions;
 pub use write::{general, six_digits, to_text};
 
-use crate::{Error, Position, Result};
+use crate::{Error, Position, Result, forks};
 
 /// A message read from text.
 #[derive(Clone, Debug)]
@@ -32,6 +32,8 @@ pub struct Parsed<M> {
     pub positions: Positions,
     /// What was changed to bring an older file up to date, a sentence each, for the log.
     pub notices: Vec<String>,
+    /// What was ignored, a sentence each, for the log's warnings.
+    pub warnings: Vec<String>,
 }
 
 /// Reads any message from text, as it stands: nothing is upgraded.
@@ -41,7 +43,7 @@ pub struct Parsed<M> {
 pub fn parse<M: ReflectMessage + Default>(text: &[u8], file: &Path) -> Result<Parsed<M>> {
     let (text, strangers) = lossy(text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text));
     let scan = scan::scan(&text);
-    let positions = Positions::new(file, &text, &scan);
+    let mut positions = Positions::new(file, &text, &scan);
     let descriptor = M::default().descriptor();
     let at = |offset| {
         let (line, column) = positions::Lines::new(&text).place(offset);
@@ -65,10 +67,23 @@ pub fn parse<M: ReflectMessage + Default>(text: &[u8], file: &Path) -> Result<Pa
         return Err(Error::Text { at: at(offset), what: why.into() });
     }
     check::check(&message, &positions)?;
+    let dropped = forks::dropped(&message);
+    positions.refuse(dropped.refused);
+    let warnings = match dropped.ignored.is_empty() {
+        true => Vec::new(),
+        false => {
+            let names: Vec<String> = dropped.ignored.into_iter().collect();
+            vec![format!(
+                "{}: settings of forks that change no result here are ignored: {}",
+                file.display(),
+                names.join(", ")
+            )]
+        }
+    };
     let message = message
         .transcode_to()
         .map_err(|error| Error::Text { at: positions.start(), what: format!("cannot be represented: {error}") })?;
-    Ok(Parsed { message, positions, notices: Vec::new() })
+    Ok(Parsed { message, positions, notices: Vec::new(), warnings })
 }
 
 /// What Windows editors put before UTF-8 text.

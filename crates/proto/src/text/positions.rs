@@ -20,6 +20,8 @@ pub struct Positions {
     places: HashMap<String, (usize, usize)>,
     /// For each layer of the net, its path in the text.
     layers: Vec<Option<String>>,
+    /// Paths in the text of what would change results and is not carried out, and why it is refused.
+    refused: Vec<(String, String)>,
 }
 
 impl Positions {
@@ -33,7 +35,7 @@ impl Positions {
         let is_layer = |path: &str| matches!(path.split('[').next(), Some("layer" | "layers")) && !path.contains('.');
         let layers = scan.entries.iter().filter(|e| is_layer(&e.path)).map(|e| Some(e.path.clone())).collect();
         let places = scan.entries.iter().map(|e| (e.path.clone(), lines.place(e.at))).collect();
-        Positions { file: file.into(), places, layers }
+        Positions { file: file.into(), places, layers, refused: Vec::new() }
     }
 
     /// The file, as the user named it.
@@ -44,6 +46,30 @@ impl Positions {
     /// Where the net's i-th layer stands; `None` for a layer that no text describes.
     pub fn layer(&self, i: usize) -> Option<Position> {
         self.place(self.layers.get(i)?.as_deref()?)
+    }
+
+    /// Notes what of the text the message does not hold although it would change results.
+    pub(super) fn refuse(&mut self, refused: Vec<(String, String)>) {
+        self.refused = refused;
+    }
+
+    /// What of the net's i-th layer is not carried out although it would change results: where it stands, and what to
+    /// tell the user.
+    pub fn refused_in_layer(&self, i: usize) -> Vec<(Position, &str)> {
+        let Some(Some(layer)) = self.layers.get(i) else { return Vec::new() };
+        let inside = |path: &str| path.strip_prefix(layer.as_str()).is_some_and(|rest| rest.starts_with('.'));
+        self.refused_where(inside)
+    }
+
+    /// As [`refused_in_layer`](Self::refused_in_layer), of what belongs to no layer and to no net within a solver.
+    pub fn refused_outside_layers(&self) -> Vec<(Position, &str)> {
+        const APART: [&str; 5] = ["layer", "layers", "net_param", "train_net_param", "test_net_param"];
+        self.refused_where(|path| !(path.contains('.') && APART.contains(&path.split(['[', '.']).next().unwrap_or(""))))
+    }
+
+    fn refused_where(&self, wanted: impl Fn(&str) -> bool) -> Vec<(Position, &str)> {
+        let found = self.refused.iter().filter(|(path, _)| wanted(path));
+        found.map(|(path, what)| (self.place(path).unwrap_or_else(|| self.start()), what.as_str())).collect()
     }
 
     /// Where the field stands, if it is in the text.
@@ -79,7 +105,10 @@ impl Positions {
             .map(|(path, place)| (*place, Some(path.clone())))
             .collect();
         layers.sort();
-        Positions { file: self.file.clone(), layers: layers.into_iter().map(|(_, path)| path).collect(), places }
+        let layers = layers.into_iter().map(|(_, path)| path).collect();
+        let inside = |(path, what): &(String, String)| Some((path.strip_prefix(&prefix)?.to_owned(), what.clone()));
+        let refused = self.refused.iter().filter_map(inside).collect();
+        Positions { file: self.file.clone(), layers, places, refused }
     }
 
     /// The start of the file, for faults that have no better place.

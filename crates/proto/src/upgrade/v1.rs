@@ -1,5 +1,7 @@
 //! Second-generation layers to today's.
 
+use prost_reflect::{DynamicMessage, ReflectMessage};
+
 use crate::text::positions::Positions;
 use crate::v1_layer_parameter::{DimCheckMode, LayerType};
 use crate::{
@@ -49,6 +51,36 @@ pub fn layer_type(kind: LayerType) -> &'static str {
         LayerType::Tanh => "TanH",
         LayerType::Threshold => "Threshold",
         LayerType::WindowData => "WindowData",
+        // Of forks.
+        LayerType::BatchNorm => "BatchNorm",
+        LayerType::Bn => "BN",
+        LayerType::Conadd => "Conadd",
+        LayerType::Convolution3d => "Convolution3D",
+        LayerType::Crop => "Crop",
+        LayerType::Deconvolution3d => "Deconvolution3D",
+        LayerType::Deformableconvolution => "DeformableConvolution",
+        LayerType::DiceLoss => "DiceLoss",
+        LayerType::DownSampling => "DownSampling",
+        LayerType::EltwiseAffine => "EltwiseAffine",
+        LayerType::EltwiseProduct => "EltwiseProduct",
+        LayerType::Insanity => "Insanity",
+        LayerType::Local => "Local",
+        LayerType::Normalize => "Normalize",
+        LayerType::ParseEvaluate => "ParseEvaluate",
+        LayerType::ParseOutput => "ParseOutput",
+        LayerType::Pooling3d => "Pooling3D",
+        LayerType::Relu6 => "ReLU6",
+        LayerType::Roipooling => "ROIPooling",
+        LayerType::Selu => "SeLu",
+        LayerType::SeluDropout => "SeLuDropout",
+        LayerType::TripletLoss => "TripletLoss",
+        LayerType::VideoData => "VideoData",
+        LayerType::VideoSegmentationData => "VideoSegmentationData",
+        LayerType::VideoWithVoxelTruthData => "VideoWithVoxelTruthData",
+        LayerType::VolumeData => "VolumeData",
+        LayerType::VoxelCustomLoss => "VoxelCustomLoss",
+        LayerType::VoxelSoftmax => "VoxelSoftmax",
+        LayerType::VoxelSoftmaxLoss => "VoxelSoftmaxLoss",
     }
 }
 
@@ -97,7 +129,10 @@ pub(super) fn upgrade(net: &mut NetParameter, positions: &Positions) -> Result<(
     Ok(())
 }
 
-fn upgrade_layer(layer: V1LayerParameter) -> Result<LayerParameter, String> {
+/// The fields that became others; all the rest kept their names and types.
+const SPECIAL: [&str; 7] = ["type", "blobs", "param", "blob_share_mode", "blobs_lr", "weight_decay", "layer"];
+
+fn upgrade_layer(mut layer: V1LayerParameter) -> Result<LayerParameter, String> {
     let kind = match layer.r#type {
         Some(number) => {
             let known = LayerType::try_from(number).map_err(|_| format!("unknown layer type {number}"))?;
@@ -106,48 +141,16 @@ fn upgrade_layer(layer: V1LayerParameter) -> Result<LayerParameter, String> {
         None => None,
     };
     let param = param_specs(&layer)?;
-    Ok(LayerParameter {
-        name: layer.name,
-        r#type: kind,
-        bottom: layer.bottom,
-        top: layer.top,
-        include: layer.include,
-        exclude: layer.exclude,
-        loss_weight: layer.loss_weight,
-        param,
-        blobs: layer.blobs,
-        accuracy_param: layer.accuracy_param,
-        argmax_param: layer.argmax_param,
-        concat_param: layer.concat_param,
-        contrastive_loss_param: layer.contrastive_loss_param,
-        convolution_param: layer.convolution_param,
-        data_param: layer.data_param,
-        dropout_param: layer.dropout_param,
-        dummy_data_param: layer.dummy_data_param,
-        eltwise_param: layer.eltwise_param,
-        exp_param: layer.exp_param,
-        hdf5_data_param: layer.hdf5_data_param,
-        hdf5_output_param: layer.hdf5_output_param,
-        hinge_loss_param: layer.hinge_loss_param,
-        image_data_param: layer.image_data_param,
-        infogain_loss_param: layer.infogain_loss_param,
-        inner_product_param: layer.inner_product_param,
-        loss_param: layer.loss_param,
-        lrn_param: layer.lrn_param,
-        memory_data_param: layer.memory_data_param,
-        mvn_param: layer.mvn_param,
-        pooling_param: layer.pooling_param,
-        power_param: layer.power_param,
-        relu_param: layer.relu_param,
-        sigmoid_param: layer.sigmoid_param,
-        slice_param: layer.slice_param,
-        softmax_param: layer.softmax_param,
-        tanh_param: layer.tanh_param,
-        threshold_param: layer.threshold_param,
-        transform_param: layer.transform_param,
-        window_data_param: layer.window_data_param,
-        ..Default::default()
-    })
+    let blobs = std::mem::take(&mut layer.blobs);
+    let mut upgraded = DynamicMessage::new(LayerParameter::default().descriptor());
+    for (field, value) in layer.transcode_to_dynamic().take_fields() {
+        match upgraded.descriptor().get_field_by_name(field.name()) {
+            Some(same) if !SPECIAL.contains(&field.name()) => upgraded.set_field(&same, value),
+            _ => {}
+        }
+    }
+    let upgraded: LayerParameter = upgraded.transcode_to().map_err(|error| error.to_string())?;
+    Ok(LayerParameter { r#type: kind, param, blobs, ..upgraded })
 }
 
 /// Four lists side by side, of names, share modes, rates and decays, as one list of specs; only what was listed is set.
@@ -168,4 +171,18 @@ fn param_specs(layer: &V1LayerParameter) -> Result<Vec<ParamSpec>, String> {
             })
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_has_its_like_in_a_layer_of_today() {
+        let (old, new) = (V1LayerParameter::default().descriptor(), LayerParameter::default().descriptor());
+        for field in old.fields().filter(|field| !SPECIAL.contains(&field.name())) {
+            let same = new.get_field_by_name(field.name()).unwrap_or_else(|| panic!("{}", field.name()));
+            assert_eq!((same.kind(), same.cardinality()), (field.kind(), field.cardinality()), "{}", field.name());
+        }
+    }
 }

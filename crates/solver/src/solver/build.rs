@@ -32,6 +32,7 @@ impl Solver {
     /// As for [`Solver::new`], and when the device has no room or cannot run a layer.
     pub fn new_on(parsed: &Parsed<SolverParameter>, registry: &Registry, gpu: Option<&Rc<dyn Gpu>>) -> Result<Solver> {
         parsed.notices.iter().for_each(|n| info!("{n}"));
+        parsed.warnings.iter().for_each(|w| tracing::warn!("{w}"));
         let param = parsed.message.clone();
         info!("Initializing solver from parameters: \n{}", lgm_proto::to_text(&param));
         config::check(parsed)?;

@@ -131,7 +131,7 @@ impl Solver {
         }
         info!("SGDSolver: restoring history");
         let shapes: Vec<Shape> = self.net.learnables().map(|l| l.spec.shape.clone()).collect();
-        let mut history = vec![[Vec::new(), Vec::new()]; shapes.len()];
+        let mut history = self.update.histories()?;
         for (n, (i, k)) in wanted.into_iter().enumerate() {
             history[i][k] = state.history.read(n, &shapes[i]).map_err(|e| {
                 let l = self.net.learnables().nth(i).map(|l| format!("parameter {} of layer '{}'", l.index, l.layer));

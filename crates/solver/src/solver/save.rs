@@ -10,7 +10,7 @@ use lgm_proto::solver_parameter::SnapshotFormat;
 use lgm_proto::{Parsed, SolverParameter};
 use tracing::{info, warn};
 
-use super::Solver;
+use super::{Solver, TestNet};
 use crate::config::field_error;
 use crate::snapshot::{EXTRA_VERSION, Exact, Extra, SnapshotData, TestExtra, exact};
 
@@ -28,7 +28,7 @@ pub(crate) fn check_writable(parsed: &Parsed<SolverParameter>) -> Result<()> {
     let fail = |e: std::io::Error| {
         let text =
             format!("cannot write snapshots in the folder '{}': {e}; give another snapshot_prefix", folder.display());
-        field_error(&parsed.positions, "snapshot_prefix", text)
+        field_error(&parsed.positions, "snapshot_prefix", Error::Config(text))
     };
     if !folder.exists() {
         info!("Creating the snapshot folder {}", folder.display());
@@ -82,7 +82,8 @@ impl Solver {
     }
 
     /// What a snapshot holds, given the net's parameters and its layers' states.
-    pub(crate) fn take(&self, weights: Weights, train: BTreeMap<String, State>) -> Result<SnapshotData> {
+    pub(crate) fn take(&self, weights: Weights, mut train: BTreeMap<String, State>) -> Result<SnapshotData> {
+        weights.add_carried(&mut train);
         let hdf5 = self.param.snapshot_format() == SnapshotFormat::Hdf5;
         let (model, state) = match hdf5 {
             true => (self.path(".caffemodel.h5"), self.path(".solverstate.h5")),
@@ -97,7 +98,7 @@ impl Solver {
             losses: self.losses.iter().copied().map(Exact).collect(),
             smoothed_loss: Exact(self.smoothed_loss),
             train: exact(train),
-            test: self.round_start.clone().unwrap_or_else(|| self.test_positions()),
+            test: self.round_start.clone().map_or_else(|| self.test_positions(), Ok)?,
         };
         Ok(SnapshotData {
             model,
@@ -111,13 +112,16 @@ impl Solver {
         })
     }
 
-    /// Histories in Caffe's order: the first of every parameter, then the second.
+    /// Histories in Caffe's order: the first of every parameter that files hold, then the second.
     pub(super) fn histories(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
-        let (n, kinds) = (self.net.learnables().len(), self.rule.histories());
-        (0..kinds).flat_map(move |k| (0..n).map(move |i| (i, k)))
+        let held: Vec<usize> = self.net.learnables().enumerate().filter(|(_, l)| !l.carried).map(|(i, _)| i).collect();
+        (0..self.rule.histories()).flat_map(move |k| held.clone().into_iter().map(move |i| (i, k)))
     }
 
-    pub(crate) fn test_positions(&self) -> Vec<TestExtra> {
-        self.test_nets.iter().map(|t| TestExtra { batches: t.batches, state: exact(t.net.state()) }).collect()
+    /// # Errors
+    /// When what a test net carries from pass to pass cannot be read from a device.
+    pub(crate) fn test_positions(&self) -> Result<Vec<TestExtra>> {
+        let of = |t: &TestNet| Ok(TestExtra { batches: t.batches, state: exact(t.net.whole_state()?) });
+        self.test_nets.iter().map(of).collect()
     }
 }

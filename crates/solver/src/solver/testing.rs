@@ -10,7 +10,7 @@ use crate::scores::{lines, scores_from};
 impl Solver {
     /// Runs every test net, from the first or from where a run was stopped within them.
     pub(crate) fn test_all(&mut self, watch: &mut dyn Watch) -> Result<()> {
-        self.round_start = Some(self.test_positions());
+        self.round_start = Some(self.test_positions()?);
         for id in 0..self.test_nets.len() {
             self.test(id, watch)?;
             if self.stop {

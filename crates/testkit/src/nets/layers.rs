@@ -156,6 +156,24 @@ pub fn convolution(w: &mut Writer, picks: &Picks) -> Option<()> {
         .map(drop)
 }
 
+/// A transposed convolution, of one group or as many as channels.
+pub fn deconvolution(w: &mut Writer, picks: &Picks) -> Option<()> {
+    let blob = w.image(picks[0])?;
+    let &[n, c, height, width] = w.shape(blob) else { return None };
+    let group = if picks[3] % 3 == 2 { c } else { 1 };
+    let outputs = if group == 1 { [4, 3, 8, 5][picks[1] as usize % 4] } else { c };
+    let (kernel, pad, stride) = [(4, 1, 2), (3, 1, 1), (2, 0, 2), (3, 2, 2)][picks[4] as usize % 4];
+    let extent =
+        |size: usize| (stride * (size - 1) + kernel).checked_sub(2 * pad).filter(|extent| (1..=16).contains(extent));
+    let shape = vec![n, outputs, extent(height)?, extent(width)?];
+    let body = format!(
+        "convolution_param {{ num_output: {outputs} group: {group} kernel_size: {kernel} pad: {pad} stride: {stride} \
+         weight_filler {{ type: 'msra' }} bias_term: {} }}",
+        picks[5].is_multiple_of(2)
+    );
+    w.try_layer("Deconvolution", &[blob], vec![shape], Manner::of(picks[2]).learning(), &body).map(drop)
+}
+
 /// A convolution's extents.
 #[derive(Clone, Copy)]
 pub struct Window {

@@ -27,18 +27,27 @@ pub(in crate::conv) fn forward<T: Float>(conv: &Planar<T>, x: &[T], w: &[T], epi
     }
 }
 
-/// dx as the convolution of dy with the kernels rotated half a turn.
-pub(in crate::conv) fn backward_data<T: Float>(conv: &Planar<T>, w: &[T], dy: &[T], dx: &mut [T]) {
+/// dx as the convolution of dy with the kernels rotated half a turn, or as the transpose of the forward pass. Whether it is
+/// completed by `epilogue`, which the former does.
+pub(in crate::conv) fn backward_data<T: Float>(
+    conv: &Planar<T>,
+    w: &[T],
+    dy: &[T],
+    epilogue: Epilogue<'_, T>,
+    dx: &mut [T],
+) -> bool {
     let Planar { ref plane, groups, rows: o, .. } = *conv;
     if adjoint::suits(plane) {
-        return adjoint::backward_data(conv, w, dy, dx);
+        adjoint::backward_data(conv, w, dy, dx);
+        return false;
     }
     let (c, turned) = (plane.channels, conv.adjoint());
     for g in 0..groups {
         let w = &w[g * o * c * plane.taps()..][..o * c * plane.taps()];
         let (from, to) = (Channels::of_group(g, groups, o), Channels::of_group(g, groups, c));
-        sized!(plane, run, (&turned, (w, true), (dy, from), (dx, to), Epilogue::default()));
+        sized!(plane, run, (&turned, (w, true), (dy, from), (dx, to), epilogue));
     }
+    true
 }
 
 /// Tiles of a block: as many as keep a block's frequencies in the second-level cache, and more where the kernels are so

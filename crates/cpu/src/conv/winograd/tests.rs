@@ -53,7 +53,7 @@ fn winograd<T: Float>(kernel: Kernel, batch: usize, g: &ConvGeometry) -> [Vec<T>
     let mut dw: Vec<T> = noise(w.len(), 5);
     let conv = g.planar(Algorithm { kernel, winograd: true }, batch).unwrap();
     forward(&conv, &x, &w, Epilogue::bias(&b), &mut y);
-    backward_data(&conv, &w, &dy, &mut dx);
+    backward_data(&conv, &w, &dy, Epilogue::default(), &mut dx);
     backward_weights(&conv, &x, &dy, &mut dw);
     [y, dx, dw]
 }

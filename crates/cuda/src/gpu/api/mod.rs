@@ -16,7 +16,7 @@ pub(crate) use driver::{CUcontext, CUevent, CUfunction, CUgraph, CUgraphExec, CU
 pub(crate) use nvrtc::nvrtcProgram;
 
 use crate::locate::{self, Loaded};
-use crate::{Component, Found, SearchPath};
+use crate::{Component, Found, SearchPath, Unusable};
 use lgm_core::{Error, Result};
 
 /// A handle to something a library owns, which any thread may use: a stream, an event, a module, a descriptor.
@@ -51,19 +51,26 @@ pub(crate) trait Api: Sized {
     const COMPONENT: Component;
 
     /// The functions of one that was loaded, or what it lacks.
-    fn of(loaded: &Loaded) -> std::result::Result<Self, String>;
+    fn of(loaded: &Loaded) -> Result<Self, Unusable>;
 
-    /// Loads the library from the first place that has a usable one; it stays loaded.
+    /// The functions of one that was loaded.
+    ///
+    /// # Errors
+    /// When it lacks one.
+    fn usable(loaded: &Loaded) -> Result<Self> {
+        Self::of(loaded).map_err(|reason| {
+            let (what, how) = (Self::COMPONENT.name(), Self::COMPONENT.how_to_get());
+            Error::device(format!("{what} ({}) cannot be used: {reason}; {how}", loaded.found.path.display()))
+        })
+    }
+
+    /// Loads the library from the first place that has a usable one.
+    ///
+    /// # Errors
+    /// When none has.
     fn load(path: &SearchPath) -> Result<Self> {
-        let component = Self::COMPONENT;
-        let loaded = locate::load(component, path).map_err(|missing| Error::device(missing.to_string()))?;
-        let api = Self::of(&loaded).map_err(|reason| {
-            let (what, file, how) = (component.name(), loaded.found.path.display(), component.how_to_get());
-            Error::device(format!("{what} ({file}) cannot be used: {reason}; {how}"))
-        });
-        // Unloading NVIDIA's libraries under their own threads is not safe.
-        std::mem::forget(loaded);
-        api
+        let loaded = locate::load(Self::COMPONENT, path).map_err(|missing| Error::device(missing.to_string()))?;
+        Self::usable(&loaded)
     }
 }
 
@@ -128,7 +135,7 @@ macro_rules! api {
         impl Api for $name {
             const COMPONENT: Component = Component::$component;
 
-            fn of(loaded: &Loaded) -> std::result::Result<Self, String> {
+            fn of(loaded: &Loaded) -> Result<Self, Unusable> {
                 Ok($name {
                     // SAFETY: the types are the header's, but for numbers in place of enumerations, which are as wide.
                     $($function: unsafe { loaded.function(stringify!($function)) }?,)*

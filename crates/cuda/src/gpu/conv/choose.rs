@@ -1,6 +1,7 @@
 //! How a pass is run: cuDNN's algorithms for it, tried on blobs of zeros.
 
 use std::ffi::c_int;
+use std::sync::Arc;
 
 use lgm_core::{ConvolutionPass, DeviceConvolution, DevicePtr, Element, Result, Shape};
 
@@ -8,10 +9,10 @@ use super::algorithms::{self, Algorithm, MOST_ALGORITHMS, Trial, workspace_limit
 use super::descriptors::Descriptors;
 use super::status::check;
 use super::{Choice, Convolutions};
-use crate::Precision;
 use crate::gpu::api::*;
 use crate::gpu::context::{Context, Stream, driver};
 use crate::gpu::event::Event;
+use crate::{Precision, Refusal};
 
 /// Runs of an algorithm that is timed; the quickest counts.
 const TIMED: usize = 3;
@@ -28,37 +29,36 @@ impl Convolutions {
         handle: cudnnHandle_t,
         conv: &DeviceConvolution,
         pass: ConvolutionPass,
-    ) -> Result<Result<Choice, String>> {
+    ) -> Result<Result<Choice, Refusal>> {
         let precision = match conv.format.element {
             Element::F32 => self.precision.of_product(conv.multiply_adds()),
             _ => self.precision,
         };
         let descriptors = match Descriptors::new(&self.api, conv, precision) {
             Ok(descriptors) => descriptors,
-            Err(error) => return Ok(Err(error.to_string())),
+            Err(error) => return Ok(Err(Arc::new(error).into())),
         };
         let algorithms = match self.propose(handle, &descriptors, pass, precision) {
             Ok(algorithms) => algorithms,
-            Err(error) => return Ok(Err(error.to_string())),
+            Err(error) => return Ok(Err(Arc::new(error).into())),
         };
-        let (proposed, mut refusals) = (algorithms.len(), Vec::new());
+        let (proposed, mut reasons) = (algorithms.len(), Vec::new());
         let blobs = Blobs::of(&self.context, conv, pass)?;
         let algorithms = algorithms::tried(algorithms, |algorithm| {
             // A net that holds these blobs will not fit either, and that is an error of its own.
             let Some(blobs) = &blobs else { return Ok(Trial::NoRoom) };
             let trial = self.attempt(handle, &descriptors, (conv, pass), algorithm, blobs)?;
             if let Trial::Refused(error) = &trial {
-                refusals.push(format!("{}: {error}", algorithm.name()));
+                reasons.push(format!("{}: {error}", algorithm.name()));
             }
             Ok(trial)
         })?;
         let Some(algorithm) = algorithms.front() else {
-            let each = refusals.iter().map(|refusal| format!("\n  {refusal}"));
-            let refused = format!("it refuses all of the {proposed} deterministic ones{}", each.collect::<String>());
-            return Ok(Err(if proposed == 0 { "it has no deterministic algorithm".into() } else { refused }));
+            let refused = Refusal::Algorithms { proposed, reasons };
+            return Ok(Err(if proposed == 0 { Refusal::NoAlgorithm } else { refused }));
         };
         if let Err(error) = descriptors.set_math(algorithm.math) {
-            return Ok(Err(error.to_string()));
+            return Ok(Err(Arc::new(error).into()));
         }
         tracing::debug!(
             "{pass} of {conv} in {precision} by cuDNN's {algorithm}, {} more behind it",

@@ -15,7 +15,7 @@ use lgm_core::{ConvolutionPass, DeviceConvolution, DevicePtr, Error, Result};
 
 use crate::gpu::api::*;
 use crate::gpu::context::{Context, Stream};
-use crate::{Found, Precision};
+use crate::{Found, Precision, Refusal};
 use algorithms::Algorithm;
 use descriptors::Descriptors;
 use status::{check, in_order};
@@ -36,7 +36,7 @@ pub(crate) struct Convolutions {
 struct State {
     handle: Handle<cudnn::cudnnContext>,
     /// How each pass is run, or why cuDNN does not do it.
-    choices: HashMap<(DeviceConvolution, ConvolutionPass), Result<Choice, String>>,
+    choices: HashMap<(DeviceConvolution, ConvolutionPass), Result<Choice, Refusal>>,
 }
 
 /// How to run one pass of one convolution.
@@ -80,10 +80,10 @@ impl Convolutions {
     }
 
     /// The algorithm that a planned pass takes, or why cuDNN does not do it; `None` for one that was not planned.
-    pub(crate) fn taken(&self, conv: &DeviceConvolution, pass: ConvolutionPass) -> Option<Result<String, String>> {
+    pub(crate) fn taken(&self, conv: &DeviceConvolution, pass: ConvolutionPass) -> Option<Result<String, Refusal>> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let name = |choice: &Choice| choice.algorithms.front().map(Algorithm::name).unwrap_or_default();
-        state.choices.get(&(*conv, pass)).map(|choice| choice.as_ref().map(name).map_err(String::clone))
+        state.choices.get(&(*conv, pass)).map(|choice| choice.as_ref().map(name).map_err(Refusal::clone))
     }
 
     /// Puts a pass on the queue; cuDNN's status.

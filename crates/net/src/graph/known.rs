@@ -1,0 +1,52 @@
+//! What a net asks for that there is not, all of it before anything is built: layer types, and fields and values of
+//! forks that would change results.
+
+use lgm_core::{Error, Registry, Result};
+use lgm_proto::{LayerParameter, NetParameter, Positions};
+
+/// Whether every layer of `kept`, by its number in the net, is of a known type and sets only what is carried out.
+///
+/// # Errors
+/// All that is missing, each with its layer and place.
+pub fn check(param: &NetParameter, kept: &[usize], positions: &Positions, registry: &Registry) -> Result<()> {
+    let text = |(at, what): (_, &str)| Error::Proto(lgm_proto::Error::Text { at, what: what.to_owned() });
+    let mut faults: Vec<Error> = positions.refused_outside_layers().into_iter().map(text).collect();
+    for &i in kept {
+        let Some(layer) = param.layer.get(i) else { continue };
+        let at = positions.layer(i);
+        // What a layer of an unknown type sets would only be noise beside the type.
+        match missing(layer, registry) {
+            Some(fault) => faults.push(fault.in_layer(layer.name(), layer.r#type(), at.as_ref())),
+            None => faults.extend(
+                positions
+                    .refused_in_layer(i)
+                    .into_iter()
+                    .map(|(at, what)| text((at, &format!("layer '{}' ({}): {what}", layer.name(), layer.r#type())))),
+            ),
+        }
+    }
+    match faults.len() {
+        0 => Ok(()),
+        1 => faults.pop().map_or(Ok(()), Err),
+        _ => Err(Error::Several(faults)),
+    }
+}
+
+/// Why a layer's type is none that there is.
+fn missing(layer: &LayerParameter, registry: &Registry) -> Option<Error> {
+    let unknown = registry.unknown(layer.r#type())?;
+    let Error::Unknown { what, found, .. } = &unknown else { return Some(unknown) };
+    if layer.r#type() == "Python" {
+        let python = layer.python_param.clone().unwrap_or_default();
+        return Some(Error::config(format!(
+            "the layer is the class '{}' of the Python module '{}', and lgm-caffe runs no Python within a net; write it \
+             with built-in layers, or leave it out (exclude {{ phase: … }}) and bring what it makes in by Input or \
+             HDF5Data",
+            python.layer(),
+            python.module()
+        )));
+    }
+    let Some(forks) = lgm_proto::forks_of_layer(layer.r#type()) else { return Some(unknown) };
+    let among = format!(", which is a layer of forks of Caffe ({forks}) and not carried out");
+    Some(Error::Unknown { what: what.clone(), found: found.clone(), hint: None, among })
+}
