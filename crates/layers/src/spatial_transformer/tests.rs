@@ -29,7 +29,7 @@ fn cases() {
             case("output_H: 1", [1, 2, 1, 4], &affine[..6], [1, 6]),
             case("output_H: 1 output_W: 1", [1, 2, 3, 3], &affine[..6], [1, 6]),
             // Exactly on pixels, and far beyond them.
-            case("", [1, 2, 4, 3], &[1.0, 0.0, 0.0, 0.0, 1.0, 0.0], [1, 6]).without_gradients(),
+            case("", [1, 2, 5, 3], &[1.0, 0.0, 0.0, 0.0, 1.0, 0.0], [1, 6]).without_gradients(),
             case("transform_type: 'similarity'", [1, 1, 4, 3], &[0.0, 1e9, 3.0, 0.5], [1, 4]).without_gradients(),
             // Many onto one pixel, and several blocks.
             case("output_H: 33 output_W: 40", [3, 2, 4, 5], &[affine, affine].concat()[..18], [3, 6])
