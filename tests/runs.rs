@@ -219,6 +219,16 @@ fn weights_snapshots_levels_and_stages_come_from_flags() {
     assert!(creates(&log, "high") && creates(&log, "low"));
     let log = succeeds(path, &["train", "-solver=solver.prototxt", "-stage", "a,b"]);
     assert!(!creates(&log, "low"));
+    let own = job(&format!("state {{ stage: \"a\" level: 1 }} {NET}{staged}"), SOLVER);
+    for command in [&TRAIN[..], &["time", "-model", "net.prototxt", "-iterations", "1"]] {
+        let log = succeeds(own.path(), command);
+        assert!(
+            creates(&log, "high") && creates(&log, "low"),
+            "{command:?} leaves out what the net's own state chooses"
+        );
+        let log = succeeds(own.path(), &[command, &["-stage", "b"]].concat());
+        assert!(creates(&log, "high") && !creates(&log, "low"), "{command:?} has no stages but those of the flag");
+    }
     let log = succeeds(path, &[&TRAIN[..], &["-weights", "out_iter_2.caffemodel,out_iter_4.caffemodel"]].concat());
     let from: Vec<_> = log.iter().filter(|l| l.starts_with("Finetuning from ")).collect();
     assert_eq!(from, ["Finetuning from out_iter_2.caffemodel", "Finetuning from out_iter_4.caffemodel"]);

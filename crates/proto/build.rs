@@ -67,6 +67,10 @@ fn cut_down(descriptors: &mut FileDescriptorSet, left_out: &HashSet<&str>) {
                 });
             }
         }
+        for (e, known) in file.enum_type.iter_mut().enumerate() {
+            let name = known.name().to_owned();
+            retain(&mut known.value, &[5, e as i32, 2], &mut moved, |value| kept(format!("{name}.{}", value.name())));
+        }
         let reached = reached(&file.message_type);
         retain(&mut file.message_type, &[4], &mut moved, |message| reached.contains(message.name()));
         retain(&mut file.enum_type, &[5], &mut moved, |known| reached.contains(known.name()));

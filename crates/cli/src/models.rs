@@ -18,10 +18,10 @@ pub fn registry() -> Registry {
     registry
 }
 
-/// The part of a net's state that flags give; an empty `-stage` is none.
+/// The part of a net's state that flags give; an empty `-stage` is none, and so is a level of 0, which nets have anyway.
 pub fn state(flags: &StateFlags) -> NetState {
     let stage = flags.stages.iter().filter(|s| !s.is_empty()).cloned().collect();
-    NetState { phase: None, level: Some(flags.level), stage }
+    NetState { phase: None, level: Some(flags.level).filter(|&level| level != 0), stage }
 }
 
 /// Builds the net of a prototxt in a phase, for passes that the command itself makes, on the CPU or a GPU.
@@ -57,7 +57,9 @@ fn read(model: &Path, phase: Phase, flags: &StateFlags, backward: bool) -> Resul
     parsed.notices.iter().for_each(|n| tracing::info!("{n}"));
     parsed.warnings.iter().for_each(|w| tracing::warn!("{w}"));
     let mut options = Options::new(phase, fresh_seed() >> 11);
-    options.state = NetState { phase: Some(phase as i32), ..state(flags) };
+    // The phase is the command's, as in Caffe.
+    options.merge_state(parsed.message.state.as_ref().map(|own| NetState { phase: None, ..own.clone() }).as_ref());
+    options.merge_state(Some(&state(flags)));
     options.backward = backward;
     Ok((parsed, options))
 }

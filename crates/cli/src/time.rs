@@ -51,7 +51,7 @@ fn iterations(args: &TimeArgs, solver: &Path) -> anyhow::Result<()> {
     (param.snapshot, param.snapshot_after_train) = (None, Some(false));
     let train_state = param.train_state.get_or_insert_default();
     let state = models::state(&args.state);
-    train_state.level = state.level;
+    train_state.level = state.level.or(train_state.level);
     train_state.stage.extend(state.stage);
     let before = free(gpu.as_deref())?;
     let mut solver = Solver::new_on(&parsed, &models::registry(), gpu.as_ref())?;

@@ -41,7 +41,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     let param = &mut solver.message;
     let state = models::state(&args.state);
     let train_state = param.train_state.get_or_insert_default();
-    train_state.level = state.level;
+    train_state.level = state.level.or(train_state.level);
     train_state.stage.extend(state.stage);
     let gpu = gpu::settle(&args.device, Some(param))?;
     if args.snapshot.is_some() {

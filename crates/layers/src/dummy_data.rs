@@ -10,6 +10,7 @@ use lgm_core::rng::{Philox, stream_id};
 use lgm_core::{
     Arity, BlobSpec, BuildCx, DType, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, Shape, ensure, filler,
 };
+use lgm_cpu::for_each_block;
 use lgm_proto::{BlobShape, DummyDataParameter, FillerParameter, LayerParameter};
 
 use crate::common::shapes::top_shapes;
@@ -84,8 +85,8 @@ impl HostLayer for DummyData {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         for (t, Top { shape, filler, stream }) in self.tops.iter().enumerate() {
             let y = io.top::<T>(t)?;
-            let mut rng = Philox::new(io.call.step.seed, *stream).from(io.call.step.batch << 32);
-            filler::fill(filler, shape, &mut rng, y)?;
+            let draws = (Philox::new(io.call.step.seed, *stream), io.call.step.batch << 32);
+            filler::fill_shared(filler, shape, draws, y, |y, task| for_each_block(y, task))?;
         }
         Ok(())
     }

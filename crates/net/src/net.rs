@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use lgm_core::filler::fill;
+use lgm_core::filler::fill_shared;
 use lgm_core::rng::{Philox, stream_id};
 use lgm_core::{BlobSpec, BuildCx, Error, Float, Node, Registry, Result, State, Step};
+use lgm_cpu::for_each_block;
 use lgm_proto::{NetParameter, Positions};
 use tracing::info;
 
@@ -59,7 +60,7 @@ pub struct Net {
 }
 
 impl Net {
-    /// Builds a net: filters layers by `options.state` (merged over the prototxt's own `state`), inserts splits, plans
+    /// Builds a net: filters layers by `options.state`, into which the caller has merged the prototxt's own, inserts splits, plans
     /// shapes and memory, fills parameters. `positions` says where each of `param`'s layers stands, for errors.
     ///
     /// # Errors
@@ -99,10 +100,11 @@ impl Net {
             let param = &graph.params[learnable.owner];
             let layer = &graph.layers[param.layer];
             let stream = stream_id(&layer.key, &format!("fill {}", param.index));
-            let mut rng = Philox::new(seed, stream).from(0);
+            let draws = (Philox::new(seed, stream), 0);
+            let (filler, shape) = (&learnable.filler, &param.spec.shape);
             let filled = exec.fill_param(graph, learnable.owner, &mut |values| match values {
-                Numbers::F32(out) => fill(&learnable.filler, &param.spec.shape, &mut rng, out),
-                Numbers::F64(out) => fill(&learnable.filler, &param.spec.shape, &mut rng, out),
+                Numbers::F32(out) => fill_shared(filler, shape, draws, out, |out, task| for_each_block(out, task)),
+                Numbers::F64(out) => fill_shared(filler, shape, draws, out, |out, task| for_each_block(out, task)),
             });
             filled.map_err(|e| layer.in_layer(e))?;
         }

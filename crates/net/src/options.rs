@@ -63,6 +63,15 @@ impl Options {
             device: None,
         }
     }
+
+    /// Lays `over` on the state, as protobuf merges messages: given fields replace, stages add up.
+    pub fn merge_state(&mut self, over: Option<&NetState>) {
+        if let Some(over) = over {
+            self.state.phase = over.phase.or(self.state.phase);
+            self.state.level = over.level.or(self.state.level);
+            self.state.stage.extend(over.stage.iter().cloned());
+        }
+    }
 }
 
 /// A seed for runs that name none.

@@ -31,11 +31,48 @@ fn blobs_and_types_that_do_not_exist() {
     );
     refused(
         "layer { name: 'r' type: 'Relu' bottom: 'x' top: 'z' }",
-        &["'r' (Relu): unknown layer type 'Relu'", "did you mean 'ReLU'?", "known types: Accuracy, "],
+        &["'r' (Relu): unknown layer type 'Relu'", "did you mean 'ReLU'?", "known types: AbsVal, "],
     );
     refused("layer { name: 'r' bottom: 'x' top: 'z' }", &["'r' (): unknown layer type ''"]);
     let later = input("data", &[1]) + "layer { name: 'r' type: 'ReLU' bottom: 'dta' top: 'z' }";
     says(&error(&later), &["net.prototxt:2:1", "'dta'", "did you mean 'data'?"]);
+}
+
+#[test]
+fn all_that_forks_have_and_we_lack_is_told_at_once() {
+    let text = input("x", &[2, 3])
+        + "layer { name: 'p' type: 'Bogus' bottom: 'x' top: 'y' }\n\
+           layer { name: 'q' type: 'DenseCRF' bottom: 'y' top: 'z' densecrf_param { max_iter: 1 } }\n\
+           layer { name: 'py' type: 'Python' bottom: 'y' top: 'v' python_param { module: 'm' layer: 'L' } }\n\
+           layer { name: 'd' type: 'Dropout' bottom: 'x' top: 'w' dropout_param { sample_weights_test: true } }\n\
+           layer { name: 't' type: 'Nonsense' bottom: 'x' include { phase: TEST } }";
+    let error = error(&text);
+    says(
+        &error,
+        &[
+            "net.prototxt:2:1: layer 'p' (Bogus): unknown layer type 'Bogus'",
+            "\nnet.prototxt:3:1: layer 'q' (DenseCRF): unknown layer type 'DenseCRF', which is a layer of forks of Caffe (hszhao/PSPNet",
+            "\nnet.prototxt:4:1: layer 'py' (Python): the layer is the class 'L' of the Python module 'm'",
+            "\nnet.prototxt:5:72: layer 'd' (Dropout): 'sample_weights_test' of DropoutParameter is a field of forks (alexgkendall/caffe-segnet",
+        ],
+    );
+    assert!(!error.contains("Nonsense") && !error.contains("densecrf_param"), "{error}");
+}
+
+#[test]
+fn settings_without_effect_are_ignored_with_one_warning() {
+    let text = "default_forward_type: FLOAT16 layer { name: 'd' type: 'Input' top: 'd' forward_type: FLOAT input_param \
+                { shape { dim: 2 dim: 3 } } } layer { name: 'r' type: 'ReLU' bottom: 'd' top: 'r' relu_param { engine: MKLDNN \
+                relu6: false } }";
+    let parsed = lgm_proto::parse_net(text.as_bytes(), std::path::Path::new(FILE)).unwrap();
+    assert_eq!(
+        parsed.warnings,
+        [
+            "net.prototxt: settings of forks that change no result here are ignored: default_forward_type, engine: MKLDNN, \
+          forward_type"
+        ]
+    );
+    net(text);
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::LazyLock;
 
-use prost_reflect::{DynamicMessage, Kind, ReflectMessage, Value};
+use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, ReflectMessage, Value};
 
 /// What becomes of a field or an enum value of forks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +82,8 @@ fn enter(message: &DynamicMessage, path: &str, dropped: &mut Dropped) {
         let known = FIELDS.get(name.as_str()).or_else(|| (of == "V1LayerParameter").then(today).flatten());
         match known {
             Some((Fate::Ignored, _)) => drop(dropped.ignored.insert(field.name().to_owned())),
+            // Its default is what a net without it gets.
+            Some((Fate::Refused, _)) if is_default(&field, value) => {}
             Some((Fate::Refused, forks)) => {
                 let what = format!(
                     "'{}' of {of} is a field of forks ({forks}) that is not carried out and would change results; \
@@ -110,6 +112,10 @@ fn enter(message: &DynamicMessage, path: &str, dropped: &mut Dropped) {
             }
         }
     }
+}
+
+fn is_default(field: &FieldDescriptor, value: &Value) -> bool {
+    !field.is_list() && !matches!(value, Value::Message(_)) && *value == field.default_value()
 }
 
 fn judge_value(key: &str, (field, value): (&str, &str), path: String, dropped: &mut Dropped) {

@@ -105,6 +105,23 @@ fn the_layers_type_decides_whose_field_147_and_148_are() {
 }
 
 #[test]
+fn fields_of_forks_come_under_the_numbers_of_each() {
+    let prior = lgm_proto::PriorBoxParameter { min_size: vec![30.0], ..Default::default() };
+    let regions = lgm_proto::RoiPoolingParameter { pooled_h: Some(7), ..Default::default() };
+    let mut bytes = Vec::new();
+    for number in [203, 165, 211, 212] {
+        bytes.extend(fork_layer("PriorBox", number, &prior));
+    }
+    for number in [8_266_711, 147, 150] {
+        bytes.extend(fork_layer("ROIPooling", number, &regions));
+    }
+    let net = decode_net(&bytes, Path::new(FILE)).unwrap();
+    assert!(net.layer[..4].iter().all(|layer| layer.prior_box_param.as_deref() == Some(&prior)));
+    assert!(net.layer[4..].iter().all(|layer| layer.roi_pooling_param.as_deref() == Some(&regions)));
+    assert!(net.layer[4..].iter().all(|layer| layer.swish_param.is_none() && layer.class_distance_param.is_none()));
+}
+
+#[test]
 fn a_net_is_upgraded_when_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(FILE);

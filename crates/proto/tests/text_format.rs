@@ -151,9 +151,23 @@ fn every_refusal_names_its_place_and_what_to_try() {
         ("layr { }", "1:1: unknown field 'layr' in NetParameter; did you mean 'layer'?"),
         (
             "layer { blobs { shape { dims: 1 extent: 2 } } }",
-            "1:25: unknown field 'dims' in BlobShape; did you mean 'dim'?",
+            "1:25: unknown field 'dims' in BlobShape; did you mean 'dim'?\n\
+             net.prototxt:1:33: unknown field 'extent' in BlobShape; expected one of dim",
         ),
-        ("state { stages: 'a' who: 1 }", "1:9: unknown field 'stages' in NetState; did you mean 'stage'?"),
+        (
+            "state { stages: 'a'\n who: 1 } layer { pooling_param { pool: AVG } whose_param { name: 3 } }",
+            "1:9: unknown field 'stages' in NetState; did you mean 'stage'?\n\
+             net.prototxt:2:2: unknown field 'who' in NetState; expected one of phase, level, stage\n\
+             net.prototxt:2:41: unknown value 'AVG' for pool; did you mean 'AVE'?\n\
+             net.prototxt:2:47: unknown field 'whose_param' in LayerParameter",
+        ),
+        (
+            "layer { transform_param { scale_ration: [1, 0.875] mirroring: [] } }",
+            "1:27: unknown field 'scale_ration' in TransformationParameter; expected one of scale, mirror, crop_size, \
+             mean_file, mean_value, force_color, force_gray",
+        ),
+        ("layer { bogus_param { } }", "1:9: unknown field 'bogus_param' in LayerParameter"),
+        ("layer { relo_param { } }", "1:9: unknown field 'relo_param' in LayerParameter; did you mean 'relu_param'?"),
         ("state { who: 1 }", "1:9: unknown field 'who' in NetState; expected one of phase, level, stage"),
         ("layer { pooling_param { pool: AVG } }", "1:31: unknown value 'AVG' for pool; did you mean 'AVE'?"),
         (

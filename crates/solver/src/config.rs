@@ -2,7 +2,7 @@
 
 use lgm_core::{Error, Result};
 use lgm_net::expect_kind;
-use lgm_proto::{FileKind, NetParameter, NetState, Parsed, Positions, SolverParameter, check_numbers};
+use lgm_proto::{FileKind, NetParameter, Parsed, Positions, SolverParameter, check_numbers};
 use tracing::warn;
 
 use crate::rate::Policy;
@@ -51,9 +51,6 @@ pub(crate) fn check(parsed: &Parsed<SolverParameter>) -> Result<()> {
     {
         let text = format!("must ascend, found {} before {}", p.stepvalue[i], p.stepvalue[i + 1]);
         return fail(&format!("stepvalue[{}]", i + 1), text);
-    }
-    if policy == Policy::Poly && p.max_iter() == 0 {
-        return fail("max_iter", "lr_policy \"poly\" needs a positive max_iter".into());
     }
     if ["AdaGrad", "RMSProp"].contains(&p.r#type()) && p.momentum() != 0.0 {
         return fail("momentum", format!("momentum cannot be used with {}, found {}", p.r#type(), p.momentum()));
@@ -160,13 +157,4 @@ pub(crate) fn test_nets(parsed: &Parsed<SolverParameter>) -> Result<Vec<NetSourc
         return Err(field_error(at, "test_iter", Error::Config(format!("must be positive, found {bad}"))));
     }
     Ok(nets)
-}
-
-/// `over` laid on `state`, as protobuf merges messages: given fields replace, stages add up.
-pub(crate) fn merge_state(state: &mut NetState, over: Option<&NetState>) {
-    if let Some(over) = over {
-        state.phase = over.phase.or(state.phase);
-        state.level = over.level.or(state.level);
-        state.stage.extend(over.stage.iter().cloned());
-    }
 }

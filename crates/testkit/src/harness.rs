@@ -131,7 +131,7 @@ impl Harness {
     pub fn filled(&self) -> Result<Vec<Vec<f64>>> {
         let fill = |(i, p): (usize, &lgm_core::ParamSpec)| {
             let mut values = vec![0.0; p.shape.count()];
-            filler::fill(&p.filler, &p.shape, &mut Philox::new(self.seed, i as u64).from(0), &mut values)?;
+            filler::fill(&p.filler, &p.shape, (Philox::new(self.seed, i as u64), 0), &mut values)?;
             Ok(values)
         };
         self.plan.params.iter().enumerate().map(fill).collect()

@@ -51,8 +51,7 @@ pub fn read_net_binary(path: impl AsRef<Path>) -> Result<Parsed<NetParameter>> {
 
 /// A net from its bytes, as it stands: nothing is upgraded. `path` is for messages only.
 ///
-/// BVLC Caffe and the L-GM fork use the layer fields 147 and 148 for different messages; a layer's type says whose
-/// they are.
+/// BVLC Caffe and its forks use one number of a layer's fields for different messages; the layer's type says whose it is.
 ///
 /// # Errors
 /// [`Error::Binary`].

@@ -3,13 +3,41 @@
 use std::borrow::Cow;
 
 use prost::encoding::{WireType, decode_varint, encode_varint};
+use prost_reflect::ReflectMessage;
+
+use crate::LayerParameter;
 
 const NET_LAYER: u64 = 100;
 const LAYER_TYPE: u64 = 2;
 
-/// The layer types of the L-GM fork whose parameters sit at numbers that BVLC Caffe gave to others: the type, the
-/// number in the fork's files, the number in our schema.
-const FORK_FIELDS: [(&[u8], u64, u64); 2] = [(b"SpatialTransformer", 147, 5000), (b"CenterLoss", 148, 5001)];
+/// Layer types of forks, the field of a layer that is theirs, and the numbers that forks gave it beside ours; those are
+/// other fields' in our schema, or other forks'.
+const FORK_FIELDS: [(&[u8], &str, &[u64]); 24] = [
+    (b"SpatialTransformer", "st_param", &[147]),
+    (b"CenterLoss", "center_loss_param", &[148]),
+    (b"ROIPooling", "roi_pooling_param", &[143, 147, 150, 154, 201, 204, 208]),
+    (b"PSROIPooling", "psroi_pooling_param", &[148, 149, 163, 207, 220, 240, 10001]),
+    (b"PriorBox", "prior_box_param", &[165, 211, 212]),
+    (b"DetectionOutput", "detection_output_param", &[169, 211, 219]),
+    (b"MultiBoxLoss", "multibox_loss_param", &[171, 215]),
+    (b"DetectionEvaluate", "detection_evaluate_param", &[161, 168]),
+    (b"Normalize", "norm_param", &[134, 204, 209]),
+    (b"Normalize", "normalize_param", &[170, 214]),
+    (b"Proposal", "proposal_param", &[201, 212, 219]),
+    (b"FrcnnProposal", "proposal_param", &[201, 212, 219]),
+    (b"SmoothL1Loss", "smooth_l1_loss_param", &[148, 149, 202, 209, 212]),
+    (b"MarginInnerProduct", "margin_inner_product_param", &[147, 232]),
+    (b"LabelSpecificAdd", "label_specific_add_param", &[209, 218, 241]),
+    (b"BoxAnnotatorOHEM", "box_annotator_ohem_param", &[150, 152, 210, 10000]),
+    (b"CtcLoss", "ctc_loss_param", &[148, 157]),
+    (b"ShuffleChannel", "shuffle_channel_param", &[154]),
+    (b"Reorg", "reorg_param", &[149, 197, 203]),
+    (b"Interp", "interp_param", &[143, 150, 153, 163, 217]),
+    (b"Upsample", "upsample_param", &[137, 147, 150, 152, 177]),
+    (b"BN", "bn_param", &[137, 139, 152, 160, 200, 201]),
+    (b"Squeeze", "squeeze_param", &[241]),
+    (b"L1Loss", "l1_loss_param", &[151]),
+];
 
 /// One field of a message: its number, its wire type, and its bytes with and without the key.
 struct Field<'a> {
@@ -120,7 +148,7 @@ pub(super) fn fault(bytes: &[u8]) -> Option<String> {
     Fields::new(bytes).find_map(Result::err)
 }
 
-/// A net in which the fork's two fields have our numbers. Nets without them, and bytes that are no net, come back as
+/// A net in which the fields of forks' layers have our numbers. Nets without them, and bytes that are no net, come back as
 /// they are.
 pub(super) fn settle_fork_fields(bytes: &[u8]) -> Cow<'_, [u8]> {
     settle(bytes).map_or(Cow::Borrowed(bytes), Cow::Owned)
@@ -129,39 +157,39 @@ pub(super) fn settle_fork_fields(bytes: &[u8]) -> Cow<'_, [u8]> {
 fn settle(bytes: &[u8]) -> Option<Vec<u8>> {
     let fields: Vec<Field> = Fields::new(bytes).collect::<Result<_, _>>().ok()?;
     let is_layer = |field: &Field| field.number == NET_LAYER && field.wire == WireType::LengthDelimited;
-    let renumbering = |field: &Field| if is_layer(field) { fork_field(field.content) } else { None };
-    if !fields.iter().any(|field| renumbering(field).is_some()) {
+    let renumberings: Vec<_> =
+        fields.iter().map(|field| if is_layer(field) { fork_fields(field.content) } else { Vec::new() }).collect();
+    if renumberings.iter().all(Vec::is_empty) {
         return None;
     }
     let mut out = Vec::with_capacity(bytes.len());
-    for field in &fields {
-        match renumbering(field) {
-            Some((from, to)) => {
-                let layer = renumber(field.content, from, to)?;
-                put_delimited(&mut out, NET_LAYER, &layer);
-            }
-            None => out.extend_from_slice(field.whole),
+    for (field, renumbering) in fields.iter().zip(&renumberings) {
+        match renumbering[..] {
+            [] => out.extend_from_slice(field.whole),
+            _ => put_delimited(&mut out, NET_LAYER, &renumber(field.content, renumbering)?),
         }
     }
     Some(out)
 }
 
-/// For a layer of one of the fork's types that has the type's field: that field's number in the fork, and ours.
-fn fork_field(layer: &[u8]) -> Option<(u64, u64)> {
+/// For a layer of one of the forks' types that has the type's field under another number than ours: both numbers.
+fn fork_fields(layer: &[u8]) -> Vec<(u64, u64)> {
     let fields = || Fields::new(layer).map_while(Result::ok);
-    let kind = fields().filter(|field| field.number == LAYER_TYPE).last()?.content;
-    let (_, from, to) = FORK_FIELDS.into_iter().find(|(name, _, _)| *name == kind)?;
-    fields().any(|field| field.number == from).then_some((from, to))
+    let Some(kind) = fields().filter(|field| field.number == LAYER_TYPE).last() else { return Vec::new() };
+    let known = LayerParameter::default().descriptor();
+    let of_kind = FORK_FIELDS.into_iter().filter(|(name, ..)| *name == kind.content);
+    let numbers = of_kind.filter_map(|(_, field, numbers)| Some((known.get_field_by_name(field)?.number(), numbers)));
+    let moves = numbers.flat_map(|(to, numbers)| numbers.iter().map(move |&from| (from, u64::from(to))));
+    moves.filter(|&(from, _)| fields().any(|field| field.number == from)).collect()
 }
 
-fn renumber(layer: &[u8], from: u64, to: u64) -> Option<Vec<u8>> {
+fn renumber(layer: &[u8], numbers: &[(u64, u64)]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(layer.len());
     for field in Fields::new(layer) {
         let field = field.ok()?;
-        if field.number == from && field.wire == WireType::LengthDelimited {
-            put_delimited(&mut out, to, field.content);
-        } else {
-            out.extend_from_slice(field.whole);
+        match numbers.iter().find(|(from, _)| *from == field.number) {
+            Some(&(_, to)) if field.wire == WireType::LengthDelimited => put_delimited(&mut out, to, field.content),
+            _ => out.extend_from_slice(field.whole),
         }
     }
     Some(out)
@@ -171,4 +199,18 @@ fn put_delimited(out: &mut Vec<u8>, number: u64, content: &[u8]) {
     encode_varint(number << 3 | WireType::LengthDelimited as u64, out);
     encode_varint(content.len() as u64, out);
     out.extend_from_slice(content);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fields_of_forks_are_those_of_a_layer() {
+        let layer = LayerParameter::default().descriptor();
+        for (_, field, numbers) in FORK_FIELDS {
+            let number = u64::from(layer.get_field_by_name(field).unwrap().number());
+            assert!(!numbers.contains(&number), "{field}");
+        }
+    }
 }

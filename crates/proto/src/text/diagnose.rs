@@ -33,11 +33,16 @@ pub(super) fn diagnose(
     };
 
     let offset = offset_in_text(label.offset());
-    let by_name = scan.entries.iter().find(|entry| entry.at == offset && entry.value != offset);
+    let strangers = strangers(text, scan, root);
+    if strangers.first().is_some_and(|(first, _)| *first <= offset) && stray_character(text, offset).is_none() {
+        let faults = strangers.into_iter().map(|(offset, what)| (at(offset), what)).collect();
+        if let Err(error) = Error::all(faults) {
+            return error;
+        }
+    }
     let by_value = scan.entries.iter().find(|entry| entry.value == offset);
     let what = stray_character(text, offset)
-        .or_else(|| by_name.and_then(|entry| unknown_field(entry, root)))
-        .or_else(|| by_value.and_then(|entry| bad_value(entry, error, text, scan, root, &at)))
+        .or_else(|| by_value.and_then(|entry| bad_value(entry, error, scan, root, &at)))
         .unwrap_or_else(|| match error.help() {
             Some(help) => format!("{error}; {help}"),
             None => error.to_string(),
@@ -54,26 +59,56 @@ fn stray_character(text: &str, offset: usize) -> Option<String> {
     }
 }
 
-/// The message for a field that its message does not have, if that is the entry's fault.
-fn unknown_field(entry: &Entry, root: &MessageDescriptor) -> Option<String> {
-    let (parent, name) = match entry.path.rsplit_once('.') {
-        Some((parent, name)) => (resolve(root, parent)?, name),
-        None => (root.clone(), entry.path.as_str()),
-    };
-    let name = without_index(name);
-    if parent.get_field_by_name(name).is_some() {
-        return None;
+/// Every field that its message does not have and every name that is none of its enum's: where, and the message. A list
+/// of such is one.
+fn strangers(text: &str, scan: &Scan, root: &MessageDescriptor) -> Vec<(usize, String)> {
+    let mut found: Vec<(usize, String)> = Vec::new();
+    let mut told = None;
+    for entry in &scan.entries {
+        let (parent, name) = match entry.path.rsplit_once('.') {
+            Some((parent, name)) => (resolve(root, parent), name),
+            None => (Some(root.clone()), entry.path.as_str()),
+        };
+        let Some(parent) = parent else { continue };
+        let name = without_index(name);
+        match parent.get_field_by_name(name) {
+            None => {
+                // The elements of a list share its name.
+                if told != Some(entry.name) {
+                    found.push((entry.name, unknown_field(name, &parent)));
+                }
+                told = Some(entry.name);
+            }
+            Some(field) => {
+                if let (Kind::Enum(known), Some(value)) = (field.kind(), name_at(text, entry.value))
+                    && known.get_value_by_name(value).is_none()
+                {
+                    found.push((entry.value, unknown_enum_value(value, field.name(), &known)));
+                }
+            }
+        }
     }
+    found
+}
+
+/// The name that begins at an offset, if one does.
+fn name_at(text: &str, offset: usize) -> Option<&str> {
+    let rest = text.get(offset..)?;
+    let token = Tokens::new(rest).next().filter(|token| token.kind == token::Kind::Name && token.start == 0)?;
+    rest.get(..token.end)
+}
+
+/// The message for a field that its message does not have.
+fn unknown_field(name: &str, parent: &MessageDescriptor) -> String {
     let carried = |field: &FieldDescriptor| forks::carried(parent.full_name(), field.name());
     let known: Vec<String> = parent.fields().filter(carried).map(|field| field.name().to_owned()).collect();
-    Some(format!("unknown field '{name}' in {}{}", parent.name(), suggestion(name, &known)))
+    format!("unknown field '{name}' in {}{}", parent.name(), suggestion(name, &known))
 }
 
 /// The message for a value that its field cannot take, if that is the entry's fault.
 fn bad_value(
     entry: &Entry,
     error: &ParseError,
-    text: &str,
     scan: &Scan,
     root: &MessageDescriptor,
     at: impl Fn(usize) -> Position,
@@ -88,14 +123,9 @@ fn bad_value(
         let first = scan.entries.iter().find(|entry| entry.path == first)?;
         return Some(format!("'{}' is given twice, first at line {}; remove one", field.name(), at(first.at).line));
     }
-    let token = Tokens::new(text.get(entry.value..)?).next()?;
-    let found = text.get(entry.value..entry.value.checked_add(token.end)?)?;
-    match field.kind() {
-        Kind::Enum(known) if token.kind == token::Kind::Name => Some(unknown_enum_value(found, field.name(), &known)),
-        _ => match error.help() {
-            Some(help) => Some(format!("{}: {error}; {help}", field.name())),
-            None => Some(format!("{}: {error}", field.name())),
-        },
+    match error.help() {
+        Some(help) => Some(format!("{}: {error}; {help}", field.name())),
+        None => Some(format!("{}: {error}", field.name())),
     }
 }
 
@@ -108,7 +138,13 @@ pub(super) fn unknown_enum_value(found: &str, field: &str, known: &EnumDescripto
 
 /// What to try instead of a name.
 fn suggestion(name: &str, known: &[String]) -> String {
-    match nearest(name, known.iter().map(String::as_str)) {
+    // What all names of messages end with says nothing of which was meant.
+    let near = match name.strip_suffix("_param") {
+        Some(stem) => nearest(stem, known.iter().filter_map(|known| known.strip_suffix("_param")))
+            .map(|near| format!("{near}_param")),
+        None => nearest(name, known.iter().map(String::as_str)).map(String::from),
+    };
+    match near {
         Some(near) => format!("; did you mean '{near}'?"),
         None if known.len() <= MAX_LISTED => format!("; expected one of {}", known.join(", ")),
         None => String::new(),

@@ -15,6 +15,8 @@ pub(super) struct Entry {
     pub at: usize,
     /// Where the value stands.
     pub value: usize,
+    /// Where the field's name stands, in a list too.
+    pub name: usize,
 }
 
 /// The structure of a text, as far as it follows the text format.
@@ -38,7 +40,7 @@ enum Frame {
     /// Fields of the message at `path`, up to the byte `close`.
     Fields { path: String, close: Option<u8>, open: usize },
     /// Values of the repeated field at `path`.
-    List { path: String, open: usize },
+    List { path: String, open: usize, name: usize },
 }
 
 /// Reads a text's structure without regard to a schema. Stops quietly where the text is malformed.
@@ -88,12 +90,12 @@ impl Reader<'_> {
                     },
                     _ => return None,
                 },
-                Frame::List { path, .. } => match token.kind {
+                Frame::List { path, name, .. } => match token.kind {
                     Kind::Symbol(b',') => continue,
                     Kind::Symbol(b']') => None,
                     _ => {
-                        let path = path.clone();
-                        match self.value(token, token.start, path) {
+                        let (path, name) = (path.clone(), *name);
+                        match self.value(token, token.start, name, path) {
                             Some(frame) => Some(frame),
                             None => continue,
                         }
@@ -124,17 +126,17 @@ impl Reader<'_> {
             if bare {
                 self.scan.bare_lists.push((path.clone(), name.end));
             }
-            return Some(Some(Frame::List { path, open: token.start }));
+            return Some(Some(Frame::List { path, open: token.start, name: name.start }));
         }
-        Some(self.value(token, name.start, path))
+        Some(self.value(token, name.start, name.start, path))
     }
 
     /// Records a value that starts with `token`, and moves over it unless it opens a bracket.
-    fn value(&mut self, token: Token, at: usize, path: String) -> Option<Frame> {
+    fn value(&mut self, token: Token, at: usize, name: usize, path: String) -> Option<Frame> {
         let count = self.seen.entry(path.clone()).or_default();
         let path = if *count == 0 { path } else { format!("{path}[{count}]") };
         *count = count.saturating_add(1);
-        self.scan.entries.push(Entry { path: path.clone(), at, value: token.start });
+        self.scan.entries.push(Entry { path: path.clone(), at, value: token.start, name });
         match token.kind {
             Kind::Symbol(b'{') => Some(Frame::Fields { path, close: Some(b'}'), open: token.start }),
             Kind::Symbol(b'<') => Some(Frame::Fields { path, close: Some(b'>'), open: token.start }),

@@ -52,8 +52,8 @@ impl Solver {
         let build = |source: &NetSource, with: Option<&Net>, over: Option<&lgm_proto::NetState>| -> Result<Net> {
             let phase = if with.is_some() { Phase::Test } else { Phase::Train };
             let mut options = Options::new(phase, seed);
-            config::merge_state(&mut options.state, source.net.message.state.as_ref());
-            config::merge_state(&mut options.state, over);
+            options.merge_state(source.net.message.state.as_ref());
+            options.merge_state(over);
             // Layers computed together have no blobs between them to log.
             options.fuse &= !param.debug_info();
             let histories = if phase == Phase::Train { rule.histories() } else { 0 };
