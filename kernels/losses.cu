@@ -203,3 +203,85 @@ KERNEL(sigmoid_loss_backward)(
         return counts_as_target(v, ignores, ignored) ? scale * (1.0f / (1.0f + expf(-u)) - v) : 0.0f;
     });
 }
+
+// SmoothL1Loss of d = inside (a - b): half of (sigma d)^2 below 1 / sigma^2, else |d| less what joins them; times outside.
+// Both weights are 1 where null.
+DEVICE float weighted_difference(const float* a, const float* b, const float* inside, i64 i) {
+    return inside ? inside[i] * (a[i] - b[i]) : a[i] - b[i];
+}
+
+DEVICE float smooth_l1(float d, const float* outside, float sigma2, i64 i) {
+    const float size = fabsf(d), loss = size < 1.0f / sigma2 ? 0.5f * d * d * sigma2 : size - 0.5f / sigma2;
+    return outside ? outside[i] * loss : loss;
+}
+
+KERNEL(smooth_l1_partials)(
+    float* partial, const float* a, const float* b, const float* inside, const float* outside, float sigma2, i64 n
+) {
+    TALLYING;
+    FOR_ELEMENTS(i, n) tally.loss += smooth_l1(weighted_difference(a, b, inside, i), outside, sigma2, i);
+    PUT_TALLY(partial);
+}
+
+// The loss of each position, over its channels.
+KERNEL(smooth_l1_positions)(
+    float* y, const float* a, const float* b, const float* inside, const float* outside, float sigma2, u32 items,
+    u32 channels, u32 inner
+) {
+    FOR_ROWS(n, items) {
+        FOR_POSITIONS(s, inner) {
+            float sum = 0;
+            for (u32 c = 0; c < channels; ++c) {
+                const i64 i = ((i64)n * channels + c) * inner + s;
+                sum += smooth_l1(weighted_difference(a, b, inside, i), outside, sigma2, i);
+            }
+            y[(i64)n * inner + s] = sum;
+        }
+    }
+}
+
+KERNEL(smooth_l1_backward)(
+    float* to, const float* a, const float* b, const float* inside, const float* outside, const float* d_loss,
+    float scale, float sigma2, i64 n
+) {
+    const float factor = d_loss[0] * scale;
+    FOR_ELEMENTS(i, n) {
+        const float d = weighted_difference(a, b, inside, i);
+        float slope = fabsf(d) < 1.0f / sigma2 ? sigma2 * d : d > 0 ? 1.0f : d < 0 ? -1.0f : d;
+        if (inside) slope *= inside[i];
+        if (outside) slope *= outside[i];
+        to[i] = factor * slope;
+    }
+}
+
+// BoxAnnotatorOHEM. A warp for each position: it is kept where fewer than `most` of its image have a larger loss.
+KERNEL(hard_examples)(
+    float* labels_to, float* weights_to, const float* rois, const float* losses, const float* labels,
+    const float* weights, u32 most, float ignored, u32 positions, u32 channels, u32 inner
+) {
+    const u32 warps = blockDim.x / WARP, lane = threadIdx.x % WARP;
+    for (u32 i = blockIdx.x * warps + threadIdx.x / WARP; i < positions; i += gridDim.x * warps) {
+        const u32 n = i / inner, s = i % inner;
+        const float image = rois[(i64)n * 5 * inner + s], loss = losses[i];
+        u32 harder = 0;
+        for (u32 j = lane; j < positions; j += WARP) {
+            if (rois[(i64)(j / inner) * 5 * inner + j % inner] != image) continue;
+            harder += losses[j] > loss || (losses[j] == loss && j < i);
+        }
+        const bool kept = warp_reduce<Sum>(harder) < most;
+        if (lane == 0) labels_to[i] = kept ? labels[i] : ignored;
+        for (u32 c = lane; c < channels; c += WARP) {
+            const i64 at = ((i64)n * channels + c) * inner + s;
+            weights_to[at] = kept ? weights[at] : 0.0f;
+        }
+    }
+}
+
+// LabelSpecificAdd: y = x, and x + bias for the own class where that is positive; y may be x.
+KERNEL(label_specific_add)(float* y, float* shown, const float* x, const float* labels, const float* bias, u32 elements, LABELS) {
+    FOR_ELEMENTS(at, elements) {
+        const bool own = (int)((u32)at % channels) == CLASS(labels[(u32)at / channels]);
+        y[at] = own && x[at] > -bias[0] ? x[at] + bias[0] : x[at];
+    }
+    if (shown && blockIdx.x == 0 && threadIdx.x == 0) shown[0] = bias[0];
+}

@@ -63,17 +63,24 @@ KERNEL(softmax_columns_backward)(float* dx, const float* dy, const float* y, u32
     }
 }
 
-// For each block: the losses of its positions, how many count, and the first whose label is no class.
-KERNEL(softmax_loss_partials)(float* partial, const float* p, const float* labels, u32 positions, u32 inner, LABELS) {
+// For each block: the losses of its positions, how many count, and the first whose label is no class; to `each`, unless it
+// is null, the loss of each position.
+KERNEL(softmax_loss_partials)(
+    float* partial, float* each, const float* p, const float* labels, u32 positions, u32 inner, LABELS
+) {
     TALLYING;
     FOR_ELEMENTS(i, positions) {
         OWN_CLASS(i, true);
-        if (own < 0) continue;
         const u32 at = (u32)i;
-        const float value = p[((i64)(at / inner) * channels + own) * inner + at % inner];
-        // The least normal number bounds the loss; what is not a number must not vanish in a maximum.
-        tally.loss -= logf(value < 1.17549435e-38f ? 1.17549435e-38f : value);
-        tally.counts += 1;
+        float loss = 0;
+        if (own >= 0) {
+            const float value = p[((i64)(at / inner) * channels + own) * inner + at % inner];
+            // The least normal number bounds the loss; what is not a number must not vanish in a maximum.
+            loss = -logf(value < 1.17549435e-38f ? 1.17549435e-38f : value);
+            tally.counts += 1;
+        }
+        tally.loss += loss;
+        if (each) each[i] = loss;
     }
     PUT_TALLY(partial);
 }

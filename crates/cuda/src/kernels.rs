@@ -85,6 +85,7 @@ pub fn sources() -> &'static [Source] {
         "reduction",
         "softmax" with LOSS,
         "solver",
+        "spatial",
     ]
 }
 

@@ -240,6 +240,7 @@ fn a_label_outside_the_classes_is_reported_as_on_the_host() {
         ("MultinomialLogisticLoss", ""),
         ("MarginContrastiveLoss", ""),
         ("CenterLoss", "center_loss_param { num_output: 3 }"),
+        ("LabelSpecificAdd", "phase: TRAIN"),
         ("MarginSoftmaxLoss", "margin_softmax_loss_param { num_output: 3 }"),
     ] {
         let text = &format!("layer {{ name: 'l' type: '{name}' bottom: 'x' bottom: 'z' top: 'y' {fields} }}");

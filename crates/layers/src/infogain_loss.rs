@@ -4,7 +4,7 @@
 //! H, of as many rows and columns as there are classes, is the third bottom, else `infogain_loss_param.source`, a blob in
 //! Caffe's binary format. A position does not count when its label is `ignore_label`. `loss_param.normalization` chooses Z,
 //! but at least 1: `FULL`, all positions; `VALID` (default), those that count; `BATCH_SIZE`, positions before the class axis;
-//! `NONE`, 1. As in Caffe, a probability below 10⁻²⁰ counts as that, and the older `normalize` is refused.
+//! `NONE`, 1; `PRE_FIXED`, `pre_fixed_normalizer` (of forks). As in Caffe, a probability below 10⁻²⁰ counts as that, and the older `normalize` is refused.
 //!
 //! Gradient: dxⱼ = dL/Z · (pⱼ · Σₖ H[y, k] − H[y, j]) where the position counts, else 0; plus, through the second top, that
 //! of the softmax (Caffe passes none). None reaches the labels and H.
@@ -64,7 +64,7 @@ impl InfogainLoss {
     }
 
     /// Z, unless it is the number of positions that count.
-    fn fixed_normalizer(&self) -> Option<usize> {
+    fn fixed_normalizer(&self) -> Option<f64> {
         let Axes3 { outer, inner, .. } = self.along;
         fixed_normalizer(&self.loss, NormalizationMode::Valid, outer * inner, outer)
     }
@@ -184,7 +184,7 @@ impl HostLayer for InfogainLoss {
         let (p, h) = (&*p, &*h);
         for_rows(sums, 1, 10 * len, |row, sum| sum[0] = self.row(row, &p[row * len..][..len], labels, h));
         let loss: f64 = sums.iter().map(|s| s.f64()).sum();
-        io.top::<T>(0)?[0] = T::of(loss / self.fixed_normalizer().unwrap_or(counted).max(1) as f64);
+        io.top::<T>(0)?[0] = T::of(loss / self.fixed_normalizer().unwrap_or(counted.max(1) as f64));
         Ok(())
     }
 
@@ -207,7 +207,7 @@ impl HostLayer for InfogainLoss {
             dx.fill(T::zero());
         }
         let counted = self.labels.count(labels)?;
-        let z = self.fixed_normalizer().unwrap_or(counted).max(1) as f64;
+        let z = self.fixed_normalizer().unwrap_or(counted.max(1) as f64);
         let scale = T::of(io.top_diff::<T>(0)?[0].f64() / z);
         let len = channels * inner;
         for_rows(dx, len, 3 * len, |o, dx| {

@@ -79,7 +79,7 @@ layers! {
     upsample { "Upsample" => Upsample }
     tile { "Tile" => Tile }
     softmax { "Softmax" => Softmax }
-    softmax_loss { "SoftmaxWithLoss" => SoftmaxWithLoss }
+    softmax_loss { "SoftmaxWithLoss" => SoftmaxWithLoss, "SoftmaxWithLossOHEM" => SoftmaxWithLossOhem }
     euclidean_loss { "EuclideanLoss" => EuclideanLoss }
     contrastive_loss { "ContrastiveLoss" => ContrastiveLoss }
     hinge_loss { "HingeLoss" => HingeLoss }
@@ -91,6 +91,10 @@ layers! {
     margin_contrastive_loss { "MarginContrastiveLoss" => MarginContrastiveLoss }
     margin_softmax_loss { "MarginSoftmaxLoss" => MarginSoftmaxLoss }
     new_loss { "NewLoss" => NewLoss }
+    smooth_l1_loss { "SmoothL1Loss" => SmoothL1Loss, "SmoothL1LossOHEM" => SmoothL1LossOhem }
+    box_annotator_ohem { "BoxAnnotatorOHEM" => BoxAnnotatorOhem }
+    label_specific_add { "LabelSpecificAdd" => LabelSpecificAdd }
+    spatial_transformer { "SpatialTransformer" => SpatialTransformer }
     accuracy { "Accuracy" => Accuracy }
     reduction { "Reduction" => Reduction }
     lgm { "ClassDistance" => ClassDistance, "LGMLoss" => LgmLoss }

@@ -18,8 +18,8 @@
 //! of its gradient in the first and the third quarter, and gives zero vectors theirs four times; here all are as above.
 
 use lgm_core::{
-    Arity, Axes3, BlobSpec, BuildCx, Bwd, Device, DeviceLayer, DeviceQueue, Error, Fault, Float, Format, Fwd, Host,
-    HostLayer, Layer, Node, ParamSpec, Phase, Plan, Result, State, args, ensure,
+    Arity, Axes3, BlobSpec, BuildCx, Bwd, Device, DeviceLayer, DevicePtr, DeviceQueue, Error, Fault, Float, Format,
+    Fwd, Host, HostLayer, Layer, Node, ParamSpec, Phase, Plan, Result, State, args, ensure,
 };
 use lgm_cpu::elementwise::map_into;
 use lgm_cpu::softmax::softmax;
@@ -178,7 +178,7 @@ impl DeviceLayer for MarginSoftmaxLoss {
         self.angular.forward_on(io.call, [x, w, labels, io.call.dynamic], p, kept)?;
         forward_on(self.along(), io.queue(), p, p)?;
         let items = self.angular.items;
-        let args = args![partial, p, labels, extent(items.items)?, 1u32];
+        let args = args![partial, DevicePtr::NULL, p, labels, extent(items.items)?, 1u32];
         io.launch("softmax_loss_partials", self.tally().grid(), &items.after(args)?)?;
         self.tally().finish(io.call, (loss, share), partial, Some(labels), Some(items.z()))
     }

@@ -2,7 +2,7 @@
 //!
 //! Computed as max(x, 0) − x·t + ln(1 + e^−∣x∣), which does not overflow. A target that, its fraction cut off, is
 //! `ignore_label` does not count. `loss_param.normalization` chooses Z, but at least 1: `FULL`, all elements; `VALID`, those
-//! that count; `BATCH_SIZE` (default), items; `NONE`, 1. Where it is absent, the older `normalize` means VALID if true,
+//! that count; `BATCH_SIZE` (default), items; `NONE`, 1; `PRE_FIXED`, `pre_fixed_normalizer` (of forks). Where it is absent, the older `normalize` means VALID if true,
 //! BATCH_SIZE if false.
 //!
 //! Gradient: dx = dL/Z · (σ(x) − t) where the target counts, else 0; none to the targets. Shapes: bottoms scores [N, …] and
@@ -38,13 +38,13 @@ impl SigmoidCrossEntropyLoss {
     }
 
     /// Z, unless it is the number of targets that count.
-    fn fixed_normalizer(&self) -> Option<usize> {
+    fn fixed_normalizer(&self) -> Option<f64> {
         fixed_normalizer(&self.loss, NormalizationMode::BatchSize, self.count, self.items)
     }
 
     fn normalizer<T: Float>(&self, targets: &[T]) -> f64 {
-        let counted = || targets.iter().filter(|t| self.counts(**t)).count().max(1);
-        self.fixed_normalizer().unwrap_or_else(counted) as f64
+        let counted = || targets.iter().filter(|t| self.counts(**t)).count().max(1) as f64;
+        self.fixed_normalizer().unwrap_or_else(counted)
     }
 
     fn tally(&self) -> Tally {

@@ -1,7 +1,8 @@
 //! SoftmaxWithLoss: the cross-entropy of a softmax, −1/Z · Σ ln p(label), over the positions that count.
 //!
 //! Bottoms: scores, with classes along `softmax_param.axis` (1), and labels, one for each other position. Tops: the loss,
-//! optionally the probabilities, shaped like the scores.
+//! optionally the probabilities, shaped like the scores. SoftmaxWithLossOHEM, a layer of forks, may have a third top, shaped
+//! like the labels: the loss at each position, 0 where it does not count, which passes no gradient down.
 //!
 //! A position does not count when its label is `ignore_label`, or lies outside `label_start` … `label_end` where either
 //! is given (they number the classes; the other end then defaults to 0 or the last class). `normalization` chooses Z:
@@ -12,6 +13,7 @@
 //! | `VALID` (default) | the positions that count |
 //! | `BATCH_SIZE` | positions before the class axis |
 //! | `NONE` | 1 |
+//! | `PRE_FIXED` | `pre_fixed_normalizer` (of forks) |
 //!
 //! Where it is absent, the older `normalize` means VALID if true, BATCH_SIZE if false. As in Caffe, a probability below
 //! the least normal single-precision number counts as that number, which bounds a position's loss by 87.34.
@@ -37,34 +39,54 @@ pub struct SoftmaxWithLoss {
     axis: i32,
     along: Axes3,
     labels: Labels,
-    with_probabilities: bool,
+    /// Tops that it may have, and those that it has.
+    most_tops: usize,
+    tops: usize,
+}
+
+/// SoftmaxWithLoss with a top for the loss at each position; see the module.
+pub struct SoftmaxWithLossOhem;
+
+impl SoftmaxWithLossOhem {
+    pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
+        SoftmaxWithLoss::with_tops(param, 3)
+    }
 }
 
 impl SoftmaxWithLoss {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
+        SoftmaxWithLoss::with_tops(param, 2)
+    }
+
+    fn with_tops(param: &LayerParameter, most_tops: usize) -> Result<Node> {
         Node::compute(SoftmaxWithLoss {
             loss: param.loss_param.unwrap_or_default(),
             axis: param.softmax_param.unwrap_or_default().axis(),
             along: Axes3::default(),
             labels: Labels::default(),
-            with_probabilities: false,
+            most_tops,
+            tops: 1,
         })
     }
 
+    fn with_probabilities(&self) -> bool {
+        self.tops > 1
+    }
+
     /// Z, unless it is the number of positions that count.
-    fn fixed_normalizer(&self) -> Option<usize> {
+    fn fixed_normalizer(&self) -> Option<f64> {
         let Axes3 { outer, inner, .. } = self.along;
         fixed_normalizer(&self.loss, NormalizationMode::Valid, outer * inner, outer)
     }
 
     fn normalizer(&self, counted: usize) -> f64 {
-        self.fixed_normalizer().unwrap_or(counted).max(1) as f64
+        self.fixed_normalizer().unwrap_or(counted.max(1) as f64)
     }
 }
 
 impl Layer for SoftmaxWithLoss {
     fn arity(&self) -> Arity {
-        Arity::range(2..=2, 1..=2).with_auto_tops()
+        Arity::range(2..=2, 1..=self.most_tops).with_auto_tops()
     }
 
     fn plan(&mut self, bottoms: &[BlobSpec], tops: usize) -> Result<Plan> {
@@ -86,15 +108,18 @@ impl Layer for SoftmaxWithLoss {
             );
             self.labels.start = Some(start);
         }
-        self.with_probabilities = tops == 2;
+        self.tops = tops;
         let mut plan =
             Plan { backward_bottoms: vec![1], flops: 6 * scores.shape.count() as u64, ..Plan::loss(scores.dtype) };
-        if self.with_probabilities {
+        if self.with_probabilities() {
             plan.tops.push(scores.clone());
             plan.backward_tops = vec![1];
         } else {
             plan.saved = vec![scores.clone()];
             plan.scratch = vec![scores.clone()];
+        }
+        if tops > 2 {
+            plan.tops.push(bottoms[1].clone());
         }
         Ok(plan)
     }
@@ -103,17 +128,23 @@ impl Layer for SoftmaxWithLoss {
 impl HostLayer for SoftmaxWithLoss {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let (scores, labels) = (io.bottom::<T>(0)?, io.bottom::<T>(1)?);
-        let p = probabilities(&mut io, self.with_probabilities)?;
+        let p = probabilities(&mut io, self.with_probabilities())?;
         softmax(Some(scores), p, self.along);
         let Axes3 { channels, inner, .. } = self.along;
+        let mut each = if self.tops > 2 { Some(io.top::<T>(2)?) } else { None };
         let (mut loss, mut counted) = (0.0, 0);
         for i in 0..labels.len() {
+            let mut term = 0.0;
             if let Some(class) = self.labels.class(labels, i)? {
                 let p = p[(i / inner * channels + class) * inner + i % inner].f64();
                 let least = f64::from(f32::MIN_POSITIVE);
                 // NaN stays NaN, so that it is seen.
-                loss -= if p < least { least } else { p }.ln();
+                term = -if p < least { least } else { p }.ln();
                 counted += 1;
+            }
+            loss += term;
+            if let Some(each) = &mut each {
+                each[i] = T::of(term);
             }
         }
         io.top::<T>(0)?[0] = T::of(loss / self.normalizer(counted));
@@ -123,8 +154,8 @@ impl HostLayer for SoftmaxWithLoss {
     fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
         let labels = io.bottom::<T>(1)?;
         let Some(dx) = io.bottom_diff::<T>(0)? else { return Ok(()) };
-        let p = if self.with_probabilities { io.top::<T>(1)? } else { io.saved::<T>(0)? };
-        if self.with_probabilities {
+        let p = if self.with_probabilities() { io.top::<T>(1)? } else { io.saved::<T>(0)? };
+        if self.with_probabilities() {
             softmax_backward(p, Some(io.top_diff::<T>(1)?), dx, self.along);
         } else {
             dx.fill(T::zero());
@@ -162,12 +193,14 @@ mod tests {
         let with_ignored = || Fill::Given(vec![0.0, 2.0, 2.0, 255.0, 1.0, 0.0]);
         let mut cases = golden.to_vec();
         cases.push(Case::golden("layers/fork_labelrange_0"));
-        for mode in ["FULL", "VALID", "BATCH_SIZE", "NONE"] {
+        for mode in ["FULL", "VALID", "BATCH_SIZE", "NONE", "PRE_FIXED pre_fixed_normalizer: 2.5"] {
             let fields = format!("loss_param {{ normalization: {mode} ignore_label: 255 }}");
             cases.push(loss(&fields, 1).bottom([2, 3, 3]).bottom_of([2, 3], with_ignored()));
             cases.push(loss(&fields, 2).bottom([2, 3, 3]).bottom_of([2, 1, 3], with_ignored()));
         }
+        let each = text("top: 'e' loss_param { ignore_label: 255 }", 2).replace("Loss\"", "LossOHEM\"");
         cases.extend([
+            Case::new(each).flat_top(2).bottom([2, 3, 3]).bottom_of([2, 3], with_ignored()),
             loss("", 1).bottom([5, 7]).bottom_of([5], Fill::Labels(7)),
             loss("softmax_param { axis: -1 }", 1).bottom([2, 3, 4]).bottom_of([6], Fill::Labels(4)),
             loss("loss_param { normalize: false }", 1).bottom([2, 3, 4]).bottom_of([2, 4], Fill::Labels(3)),

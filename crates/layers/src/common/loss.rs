@@ -16,7 +16,7 @@ pub(crate) fn fixed_normalizer(
     otherwise: NormalizationMode,
     positions: usize,
     batch: usize,
-) -> Option<usize> {
+) -> Option<f64> {
     let mode = match (loss.normalization, loss.normalize) {
         (Some(_), _) => loss.normalization(),
         (None, Some(false)) => NormalizationMode::BatchSize,
@@ -24,12 +24,13 @@ pub(crate) fn fixed_normalizer(
         (None, None) => otherwise,
     };
     let z = match mode {
-        NormalizationMode::Full => positions,
+        NormalizationMode::Full => positions as f64,
         NormalizationMode::Valid => return None,
-        NormalizationMode::BatchSize => batch,
-        NormalizationMode::None => 1,
+        NormalizationMode::BatchSize => batch as f64,
+        NormalizationMode::None => 1.0,
+        NormalizationMode::PreFixed => loss.pre_fixed_normalizer().into(),
     };
-    Some(z.max(1))
+    Some(z.max(1.0))
 }
 
 /// Terms that a kernel adds up block by block.

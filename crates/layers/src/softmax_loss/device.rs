@@ -17,7 +17,7 @@ impl SoftmaxWithLoss {
 
     /// Which saved memory holds 1/Z.
     fn share(&self) -> usize {
-        usize::from(!self.with_probabilities)
+        usize::from(!self.with_probabilities())
     }
 }
 
@@ -36,9 +36,10 @@ impl DeviceLayer for SoftmaxWithLoss {
         let Axes3 { outer, inner, .. } = self.along;
         let (scores, labels, loss) = (io.bottom(0)?, io.bottom(1)?, io.top(0)?);
         let partial = io.scratch(self.share())?;
-        let p = softmax::probabilities_on(&mut io, self.with_probabilities)?;
+        let p = softmax::probabilities_on(&mut io, self.with_probabilities())?;
         softmax::forward_on(self.along, io.queue(), p, scores)?;
-        let args = args![partial, p, labels, extent(outer * inner)?, extent(inner)?];
+        let each = if self.tops > 2 { Some(io.top(2)?) } else { None };
+        let args = args![partial, each, p, labels, extent(outer * inner)?, extent(inner)?];
         io.launch("softmax_loss_partials", self.tally().grid(), &self.labels.after(args)?)?;
         let (tops, z) = ((loss, io.saved(self.share())), self.fixed_normalizer().map(|z| z as f32));
         self.tally().finish(io.call, tops, partial, Some(labels), z)
@@ -47,12 +48,12 @@ impl DeviceLayer for SoftmaxWithLoss {
     fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
         let Some(dx) = io.bottom_diff(0) else { return Ok(()) };
         let (labels, d_loss, share) = (io.bottom(1)?, io.top_diff(0)?, io.saved(self.share())?);
-        let p = if self.with_probabilities { io.top(1)? } else { io.saved(0)? };
-        if self.with_probabilities {
+        let p = if self.with_probabilities() { io.top(1)? } else { io.saved(0)? };
+        if self.with_probabilities() {
             softmax::backward_on(self.along, io.queue(), dx, io.top_diff(1)?, p)?;
         }
         let (grid, rows) = ByChannel::new(self.along, Format::PLAIN).rows()?;
-        let add = u32::from(self.with_probabilities);
+        let add = u32::from(self.with_probabilities());
         let args = args![dx, p, labels, d_loss, share, add, rows[0], rows[1], rows[2]];
         io.launch("softmax_loss_backward", grid, &self.labels.after(args)?)
     }
