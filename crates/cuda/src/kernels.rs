@@ -65,6 +65,7 @@ pub fn sources() -> &'static [Source] {
         "channels",
         "convolution" with CONVOLUTION,
         "depthwise" with CONVOLUTION,
+        "detection",
         "embed",
         "format",
         "lgm_distance" with LGM,
@@ -81,6 +82,7 @@ pub fn sources() -> &'static [Source] {
         "pool_stochastic" with POOLING,
         "recurrent",
         "reduction",
+        "regions",
         "softmax" with LOSS,
         "solver",
     ]

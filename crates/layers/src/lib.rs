@@ -32,6 +32,8 @@ layers! {
     lrn { "LRN" => Lrn }
     inner_product { "InnerProduct" => InnerProduct }
     embed { "Embed" => Embed }
+    detection { "DetectionOutput" => DetectionOutput, "PriorBox" => PriorBox }
+    regions { "ROIPooling" => RoiPooling, "PSROIPooling" => PsRoiPooling }
     recurrent { "LSTM" => Lstm, "LSTMUnit" => LstmUnit, "RNN" => Rnn }
     scale { "Scale" => Scale }
     bias { "Bias" => Bias }
