@@ -32,7 +32,7 @@ layers! {
     lrn { "LRN" => Lrn }
     inner_product { "InnerProduct" => InnerProduct }
     embed { "Embed" => Embed }
-    detection { "DetectionOutput" => DetectionOutput, "PriorBox" => PriorBox }
+    detection { "DetectionOutput" => DetectionOutput, "PriorBox" => PriorBox, "Proposal" => Proposal }
     regions { "ROIPooling" => RoiPooling, "PSROIPooling" => PsRoiPooling }
     recurrent { "LSTM" => Lstm, "LSTMUnit" => LstmUnit, "RNN" => Rnn }
     scale { "Scale" => Scale }
