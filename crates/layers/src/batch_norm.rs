@@ -12,6 +12,10 @@
 //! Gradient: dx = (dy − Σdy/m − y · Σ(dy·y)/m) / √(σ² + ε), sums over the channel; dy / √(σ² + ε) with global statistics.
 //! Backward reads the top and the kept 1/√(σ² + ε), so the bottom's memory is free.
 //!
+//! With `scale_bias`, or a `scale_filler` or `bias_filler`, the layer has a Scale of its own, as NVIDIA's fork of Caffe: y · γ + β,
+//! with parameters γ `[C]`, from `scale_filler` (1), and β `[C]`, from `bias_filler` (0), after the others. (That fork keeps running
+//! averages where Caffe has sums; files of either are read.)
+//!
 //! Source: Ioffe and Szegedy, "Batch Normalization" (2015); Caffe's layer of this name, which keeps its own copy of y.
 
 use lgm_core::{Arity, Axes3, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result};
@@ -36,6 +40,9 @@ pub struct BatchNorm {
 
 impl BatchNorm {
     pub(crate) fn build(param: &LayerParameter, cx: &BuildCx) -> Result<Node> {
+        if fused::has_own_scale(param) {
+            return fused::scaled(param, cx);
+        }
         let statistics = Statistics::new(param, cx)?;
         Node::compute(BatchNorm { statistics, axes: Axes3::default() })
     }
@@ -119,8 +126,25 @@ mod tests {
                 statistics(Case::new(layer("batch_norm_param { use_global_stats: true }"))).bottom([3, 2]),
                 Case::new(layer("batch_norm_param { use_global_stats: true }")).bottom([2, 2]),
                 Case::new(layer("batch_norm_param { use_global_stats: false }")).test_phase().bottom([4, 2, 3]),
+                Case::new(layer("batch_norm_param { scale_bias: true }")).bottom([3, 2, 2, 2]),
+                statistics(Case::new(layer("batch_norm_param { scale_filler { value: 2 } }")))
+                    .test_phase()
+                    .bottom([3, 2, 2]),
             ],
         );
+    }
+
+    #[test]
+    fn a_scale_of_its_own_starts_as_its_fillers_say() {
+        let filled = |param: &str| {
+            let text = layer(&format!("batch_norm_param {{ {param} }}"));
+            let harness = Harness::new(&registry(), &text, Phase::Train, DType::F64, &[[2, 2, 2].into()]).unwrap();
+            harness.filled().unwrap().concat()
+        };
+        assert_eq!(filled("scale_bias: true"), [0., 0., 0., 0., 0., 1., 1., 0., 0.]);
+        assert_eq!(filled("scale_filler { value: 2 }"), [0., 0., 0., 0., 0., 2., 2., 0., 0.]);
+        assert_eq!(filled("bias_filler { value: 3 }"), [0., 0., 0., 0., 0., 1., 1., 3., 3.]);
+        assert_eq!(filled("scale_bias: false"), [0.0; 5]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! BatchReindex: items of the first bottom by index: y\[n\] = x\[i\[n\]\].
 //!
-//! Shapes: x [N, …], indices \[M\], each from 0 to N − 1 (its fraction is cut off); top [M, …]. Gradient: dx\[k\] = Σ dy\[n\]
+//! Shapes: x [N, …], indices `[M]`, each from 0 to N − 1 (its fraction is cut off); top [M, …]. Gradient: dx\[k\] = Σ dy\[n\]
 //! over the n with i\[n\] = k, in their order; none to the indices. An index out of range is an error that names it.
 //!
 //! Source: Caffe's layer of this name.

@@ -8,7 +8,7 @@
 //! | `STOCHASTIC`, TEST | Σx² / Σx, the mean of such draws; 0 unless Σx > 0 | dy · (2x − y) / Σx |
 //!
 //! Shapes: bottom `[N, C, H, W]`; top `[N, C, ⌈(H + 2 · pad − kernel) / stride⌉ + 1, …]`, rounded down with
-//! `round_mode: FLOOR`, and without a last window that would begin beyond the bottom; with MAX, a second top if asked
+//! `round_mode: FLOOR` or, as forks of Caffe say it, `ceil_mode: false`, and without a last window that would begin beyond the bottom; with MAX, a second top if asked
 //! for: the index within its plane of each maximum. `global_pooling` makes a plane one window.
 //!
 //! Source: Caffe's layer of this name; Zeiler and Fergus, "Stochastic Pooling" (2013), for values that are not negative.
@@ -84,9 +84,12 @@ impl Pooling {
         };
         let stochastic = matches!(self.method, Method::Draw | Method::Expect);
         ensure!(!stochastic || pad == [0, 0], "STOCHASTIC pooling takes no padding");
-        let round = match p.round_mode() {
-            RoundMode::Ceil => Round::Ceil,
-            RoundMode::Floor => Round::Floor,
+        let round = match (p.round_mode, p.ceil_mode) {
+            (Some(_), Some(up)) if up != (p.round_mode() == RoundMode::Ceil) => {
+                return Err(lgm_core::Error::config("round_mode and ceil_mode contradict each other; keep one"));
+            }
+            _ if p.round_mode() == RoundMode::Floor || !p.ceil_mode() => Round::Floor,
+            _ => Round::Ceil,
         };
         for d in 0..2 {
             let padded = input[d] + 2 * pad[d];

@@ -10,13 +10,13 @@
 //!
 //! Shapes: bottoms x [M, C, …] and, where it is added, r alike; top alike. Parameters: those of BatchNorm (mean, variance,
 //! factor), then Scale's γ [C] and, with `bias_term`, β [C]. Never named in a prototxt: nets put it in the place of the
-//! layers.
+//! layers, and of a BatchNorm that has a Scale of its own.
 
 use lgm_core::{
     Arity, Axes3, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, ParamSpec, Plan, Result, Sharing,
 };
 use lgm_cpu::batchnorm::{Affine, Joined, Normalization, Normalized, Rectified, backward_data};
-use lgm_proto::LayerParameter;
+use lgm_proto::{FillerParameter, LayerParameter};
 
 use super::statistics::{Statistics, axes};
 use crate::common::diff::diff_source;
@@ -27,6 +27,8 @@ mod device;
 /// The layer; see the module.
 pub struct FusedBatchNorm {
     statistics: Statistics,
+    /// How γ and β start, where they are the normalisation's own parameters.
+    fillers: [FillerParameter; 2],
     bias: bool,
     /// Whether a second bottom is added.
     joins: bool,
@@ -39,24 +41,49 @@ const SCALE: usize = 3;
 /// Index of β among the parameters.
 const SHIFT: usize = 4;
 
+/// Whether a BatchNorm has γ and β of its own.
+pub(super) fn has_own_scale(norm: &LayerParameter) -> bool {
+    let given = norm.batch_norm_param.as_ref();
+    given.is_some_and(|p| p.scale_bias() || p.scale_filler.is_some() || p.bias_filler.is_some())
+}
+
+/// A BatchNorm that has γ and β of its own.
+pub(super) fn scaled(norm: &LayerParameter, cx: &BuildCx) -> Result<Node> {
+    FusedBatchNorm::node(norm, true, [false; 2], cx)
+}
+
 impl FusedBatchNorm {
+    fn node(norm: &LayerParameter, bias: bool, [joins, relu]: [bool; 2], cx: &BuildCx) -> Result<Node> {
+        let phase = norm.phase.map_or(cx.phase, |_| norm.phase());
+        let statistics = Statistics::new(norm, &BuildCx { phase, ..*cx })?;
+        let p = &statistics.param;
+        let one = FillerParameter { value: Some(1.0), ..Default::default() };
+        let fillers = [p.scale_filler.clone().unwrap_or(one), p.bias_filler.clone().unwrap_or_default()];
+        Node::compute(FusedBatchNorm { statistics, fillers, bias, joins, relu, axes: Axes3::default() })
+    }
+
     /// The layer that stands for a BatchNorm and what follows it, and how many layers it stands for; `None` when it
     /// cannot.
     pub(crate) fn of(run: &[&LayerParameter], cx: &BuildCx) -> Result<Option<(Node, usize)>> {
-        let [norm, scale, rest @ ..] = run else { return Ok(None) };
-        let affine = scale.scale_param.clone().unwrap_or_default();
-        // With a second bottom, that is the scale.
-        let per_channel = affine.axis() == 1 && affine.num_axes() == 1 && scale.bottom.len() == 1;
-        if norm.r#type() != "BatchNorm" || scale.r#type() != "Scale" || !per_channel {
-            return Ok(None);
-        }
+        let (norm, bias, own, rest) = match run {
+            [norm, rest @ ..] if norm.r#type() == "BatchNorm" && has_own_scale(norm) => (norm, true, 1, rest),
+            [norm, scale, rest @ ..] if norm.r#type() == "BatchNorm" && scale.r#type() == "Scale" => {
+                let affine = scale.scale_param.clone().unwrap_or_default();
+                // With a second bottom, that is the scale.
+                if affine.axis() != 1 || affine.num_axes() != 1 || scale.bottom.len() != 1 {
+                    return Ok(None);
+                }
+                (norm, affine.bias_term(), 2, rest)
+            }
+            _ => return Ok(None),
+        };
         let joins = rest.first().is_some_and(|next| is_plain_sum_of_two(next));
         let relu = rest.get(joins as usize).is_some_and(|next| is_plain_relu(next));
-        let phase = norm.phase.map_or(cx.phase, |_| norm.phase());
-        let statistics = Statistics::new(norm, &BuildCx { phase, ..*cx })?;
-        let axes = Axes3::default();
-        let layer = FusedBatchNorm { statistics, bias: affine.bias_term(), joins, relu, axes };
-        Ok(Some((Node::compute(layer)?, 2 + joins as usize + relu as usize)))
+        let layers = own + joins as usize + relu as usize;
+        if layers == 1 {
+            return Ok(None);
+        }
+        Ok(Some((FusedBatchNorm::node(norm, bias, [joins, relu], cx)?, layers)))
     }
 
     /// γ/√(σ² + ε), as `normalize` rounds it.
@@ -78,7 +105,8 @@ impl Layer for FusedBatchNorm {
         let channel = bottom.with_shape([self.axes.channels]);
         let learned = 1 + self.bias as usize;
         let mut params = self.statistics.params(self.axes.channels);
-        params.extend(vec![ParamSpec::constant([self.axes.channels], 0.0); learned]);
+        let own = self.fillers.iter().take(learned);
+        params.extend(own.map(|filler| ParamSpec::new([self.axes.channels], Some(filler))));
         Ok(Plan {
             tops: vec![bottom.clone()],
             params,
@@ -264,6 +292,10 @@ pub(crate) mod tests {
         assert_eq!(of(&["BatchNorm", "ReLU", "Scale"], ""), None);
         assert_eq!(of(&["BatchNorm", "Scale"], "scale_param { axis: 0 }"), None);
         assert_eq!(of(&["BatchNorm"], ""), None);
+        let own = "batch_norm_param { scale_bias: true }";
+        assert_eq!(of(&["BatchNorm", "ReLU"], own), Some(2));
+        assert_eq!(of(&["BatchNorm", "Scale"], own), None);
+        assert_eq!(of(&["BatchNorm", "Eltwise", "ReLU"], &format!("bottom: 'r' {own}")), Some(3));
         assert_eq!(of(&["BatchNorm", "Scale", "Eltwise", "ReLU"], "bottom: 'r'"), Some(4));
         assert_eq!(of(&["BatchNorm", "Scale", "Eltwise"], "bottom: 'r'"), Some(3));
         assert_eq!(

@@ -24,7 +24,7 @@ impl Statistics {
                 entry.lr_mult()
             );
         }
-        let param = param.batch_norm_param.unwrap_or_default();
+        let param = param.batch_norm_param.clone().unwrap_or_default();
         let global = param.use_global_stats.unwrap_or(cx.phase == Phase::Test);
         Ok(Statistics { param, global })
     }

@@ -200,6 +200,8 @@ fn numbers_of_windows() {
     for (param, bottom, want) in [
         ("kernel_size: 2 stride: 2", [1, 1, 7, 8], [4, 4]),
         ("kernel_size: 2 stride: 2 round_mode: FLOOR", [1, 1, 7, 8], [3, 4]),
+        ("kernel_size: 2 stride: 2 ceil_mode: false", [1, 1, 7, 8], [3, 4]),
+        ("kernel_size: 2 stride: 2 ceil_mode: true round_mode: CEIL", [1, 1, 7, 8], [4, 4]),
         ("kernel_size: 3 stride: 2 pad: 1", [1, 1, 8, 7], [5, 4]),
         ("kernel_size: 2 stride: 2 pad: 1", [1, 1, 3, 4], [2, 3]),
         ("kernel_size: 3 stride: 2", [1, 1, 2, 4], [1, 2]),
@@ -248,6 +250,7 @@ fn mistakes_are_named() {
         ("", &["kernel_size is missing"][..]),
         ("kernel_size: 0", &["positive"]),
         ("kernel_size: 2 stride: 0", &["positive"]),
+        ("kernel_size: 2 round_mode: CEIL ceil_mode: false", &["round_mode and ceil_mode contradict"]),
         ("kernel_h: 2", &["kernel_h and kernel_w go together"]),
         ("kernel_size: 2 kernel_h: 2 kernel_w: 2", &["both kernel_size and kernel_h"]),
         ("kernel_size: 2 stride_h: 2", &["stride_h and stride_w go together"]),

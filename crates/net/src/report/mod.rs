@@ -162,7 +162,7 @@ impl Graph {
             params,
             saved,
         ];
-        let owned = layer.params.iter().filter(|&&p| self.params[p].owner.is_none());
+        let owned = self.shown(layer).iter().filter(|&&p| self.params[p].owner.is_none());
         LayerReport {
             name: layer.name(),
             kind: layer.kind(),

@@ -1,0 +1,263 @@
+//! DetectionOutput: what a net of prior boxes found, a row for each detection.
+//!
+//! For every image and class but `background_label_id`, the boxes with a score above `confidence_threshold`, the `nms_param.top_k`
+//! best of them, and of those none that overlaps a better one by more than `nms_param.nms_threshold` (times `eta` after each box
+//! that is kept, down to one half); then the `keep_top_k` best of the image. A box is what its prediction makes of its prior:
+//! corners plus offsets (`code_type: CORNER`), offsets in units of the prior's sides (`CORNER_SIZE`), or offsets of the centre in such
+//! units and logarithms of the sides' ratios (`CENTER_SIZE`); offsets are in units of the prior's variances unless
+//! `variance_encoded_in_target`. With `share_location` all classes have one prediction.
+//!
+//! Bottoms: predictions `[N, P · 4]`, times the classes without `share_location`; scores `[N, P · num_classes]`; priors
+//! `[1, 2, P · 4]`, boxes and their variances. Top `[1, 1, rows, 7]`: image, class, score, x and y of the first and the last corner,
+//! by image, then class, then score. Host only; no gradient.
+//!
+//! Source: see [`super`]. SSD's Caffe makes the top as long as there are detections. Here it has room for all there can be, and
+//! rows that are not used are −1, as SSD's are where an image has no detection. `save_output_param` and `visualize` have no effect.
+
+use lgm_core::{
+    Arity, BlobSpec, BuildCx, Error, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, Shape, ensure,
+};
+use lgm_cpu::for_each_part;
+use lgm_proto::LayerParameter;
+
+use super::boxes::{Code, Corners, Suppression, descending};
+
+/// The layer; see the module.
+pub struct DetectionOutput {
+    classes: usize,
+    share_location: bool,
+    background: Option<usize>,
+    code: Code,
+    suppression: Suppression,
+    keep: Option<usize>,
+    least: f32,
+    images: usize,
+    priors: usize,
+}
+
+/// Numbers of a row.
+const ROW: usize = 7;
+
+/// A number that counts where it is not negative.
+fn limit(value: i32) -> Option<usize> {
+    usize::try_from(value).ok()
+}
+
+impl DetectionOutput {
+    pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
+        let p = param.detection_output_param.clone().map(|p| *p).unwrap_or_default();
+        let classes = p.num_classes() as usize;
+        ensure!(classes > 0, "detection_output_param needs a num_classes of at least 1");
+        let nms = p.nms_param.unwrap_or_default();
+        let (threshold, eta) = (nms.nms_threshold(), nms.eta());
+        ensure!(threshold >= 0.0, "nms_threshold must be a number of at least 0, found {threshold}");
+        ensure!(eta > 0.0 && eta <= 1.0, "eta must be above 0 and at most 1, found {eta}");
+        let top = nms.top_k.and_then(limit);
+        let least = p.confidence_threshold.unwrap_or(f32::MIN);
+        ensure!(!least.is_nan(), "confidence_threshold must be a number, found {least}");
+        if p.save_output_param.as_ref().is_some_and(|save| !save.output_directory().is_empty()) {
+            tracing::warn!("save_output_param has no effect: detections are in the top alone");
+        }
+        Node::host_only(DetectionOutput {
+            classes,
+            share_location: p.share_location(),
+            background: limit(p.background_label_id()),
+            code: Code { kind: p.code_type(), scaled: !p.variance_encoded_in_target() },
+            suppression: Suppression { threshold, top, eta },
+            keep: limit(p.keep_top_k()),
+            least,
+            images: 0,
+            priors: 0,
+        })
+    }
+
+    /// Predictions for each prior.
+    fn locations(&self) -> usize {
+        if self.share_location { 1 } else { self.classes }
+    }
+
+    /// Classes that are looked for.
+    fn looked_for(&self) -> impl Iterator<Item = usize> {
+        let background = self.background;
+        (0..self.classes).filter(move |&c| Some(c) != background)
+    }
+
+    /// Rows that an image may have.
+    fn rows(&self) -> usize {
+        let of_class = self.suppression.top.map_or(self.priors, |top| top.min(self.priors));
+        let all = lgm_core::count(&[self.looked_for().count(), of_class]);
+        self.keep.map_or(all, |keep| keep.min(all))
+    }
+
+    /// What is found in an image: class, score and box.
+    fn detect<T: Float>(&self, locations: &[T], scores: &[T], priors: &[T]) -> Vec<(usize, T, Corners<T>)> {
+        let four = |from: &[T], i: usize| -> [T; 4] { std::array::from_fn(|k| from[4 * i + k]) };
+        let (corners, variances) = priors.split_at(4 * self.priors);
+        let mut found = Vec::new();
+        for class in self.looked_for() {
+            let location = if self.share_location { 0 } else { class };
+            let decoded = |i: usize| {
+                let prediction = four(locations, i * self.locations() + location);
+                self.code.decode(four(corners, i), four(variances, i), prediction)
+            };
+            let score = |i: usize| scores[i * self.classes + class];
+            let kept = self.suppression.kept(self.priors, T::of(self.least.into()), score, decoded);
+            found.extend(kept.into_iter().map(|(score, _, corners)| (class, score, corners)));
+        }
+        if let Some(keep) = self.keep.filter(|&keep| keep < found.len()) {
+            found.sort_by(|a, b| descending(a.1, b.1));
+            found.truncate(keep);
+            found.sort_by_key(|&(class, ..)| class);
+        }
+        found
+    }
+}
+
+impl Layer for DetectionOutput {
+    fn arity(&self) -> Arity {
+        Arity::exactly(3, 1)
+    }
+
+    fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
+        let priors = &bottoms[2].shape;
+        ensure!(
+            priors.len() == 3 && priors[1] == 2 && priors[2].is_multiple_of(4) && priors[2] > 0,
+            "bottom 2, the priors, must be of shape (1, 2, 4 · priors), found {priors}"
+        );
+        let images = bottoms[0].shape.first().copied().unwrap_or_default();
+        (self.images, self.priors) = (images, priors[2] / 4);
+        let each = [("the predictions", 4 * self.locations()), ("the scores", self.classes)];
+        for (i, (what, each)) in each.into_iter().enumerate() {
+            let (shape, wanted) = (&bottoms[i].shape, lgm_core::count(&[self.priors, each]));
+            let is_so = !shape.is_empty() && shape[0] == images && shape.count_from(1) == wanted;
+            if !is_so {
+                let what = format!("bottom {i}, {what} for {} priors,", self.priors);
+                return Err(Error::Shape { what, expected: [images, wanted].into(), found: shape.clone() });
+            }
+        }
+        let rows = lgm_core::count(&[self.images, self.rows()]);
+        let top = bottoms[0].with_shape(Shape::from([1, 1, rows, ROW]));
+        Ok(Plan { no_backward: true, ..Plan::new(vec![top]) })
+    }
+}
+
+impl HostLayer for DetectionOutput {
+    fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
+        let (locations, scores, priors) = (io.bottom::<T>(0)?, io.bottom::<T>(1)?, io.bottom::<T>(2)?);
+        let y = io.top::<T>(0)?;
+        let (per_location, per_score) = (self.priors * self.locations() * 4, self.priors * self.classes);
+        let mut found = vec![Vec::new(); self.images];
+        for_each_part(&mut found, 1, |image, found| {
+            let locations = &locations[image * per_location..][..per_location];
+            found[0] = self.detect(locations, &scores[image * per_score..][..per_score], priors);
+        });
+        let mut rows = y.chunks_exact_mut(ROW);
+        for (image, found) in found.iter().enumerate() {
+            for ((class, score, corners), row) in found.iter().zip(&mut rows) {
+                row[..3].copy_from_slice(&[T::of(image as f64), T::of(*class as f64), *score]);
+                row[3..].copy_from_slice(corners);
+            }
+        }
+        rows.for_each(|row| row.fill(-T::one()));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::tests::registry;
+    use lgm_core::{DType, Phase, Shape};
+    use lgm_testkit::{Case, Fill, Harness, check, config_error};
+
+    fn layer(param: &str) -> String {
+        format!(
+            "layer {{ name: 'd' type: 'DetectionOutput' bottom: 'loc' bottom: 'conf' bottom: 'prior' top: 'y'
+                      detection_output_param {{ {param} }} }}"
+        )
+    }
+
+    /// Squares of a tenth of the image, a twentieth apart, with variances of one.
+    fn priors(n: usize) -> Vec<f64> {
+        let corners = (0..n).flat_map(|i| [0.05 * i as f64, 0.0, 0.05 * i as f64 + 0.1, 0.1]);
+        corners.chain(vec![1.0; 4 * n]).collect()
+    }
+
+    /// The rows found in images without offsets, of three priors, with the given scores: image, class, score.
+    fn rows(param: &str, images: usize, scores: &[f64]) -> Vec<[f64; 3]> {
+        let classes = scores.len() / images / 3;
+        let text = layer(&format!("num_classes: {classes} code_type: CENTER_SIZE {param}"));
+        let shapes: [Shape; 3] = [[images, 12].into(), [images, 3 * classes].into(), [1, 2, 12].into()];
+        let harness = Harness::new(&registry(), &text, Phase::Test, DType::F64, &shapes).unwrap();
+        let inputs = harness.forward_inputs(&[&vec![0.0; 12 * images], scores, &priors(3)]).unwrap();
+        let out = harness.run(&inputs).unwrap();
+        out.tops[0].chunks(7).map(|row| [row[0], row[1], row[2]]).collect()
+    }
+
+    const NONE: [f64; 3] = [-1.0; 3];
+
+    #[test]
+    fn cases() {
+        let bottoms = |case: Case, locations: usize| {
+            case.bottom_of([2, 8 * 4 * locations], Fill::Normal(0.0, 0.3))
+                .bottom_of([2, 8 * 3], Fill::Uniform(0.0, 1.0))
+                .bottom_of([1, 2, 32], Fill::Given(priors(8)))
+        };
+        let all = "num_classes: 3 confidence_threshold: 0.1 nms_param { nms_threshold: 0.3 top_k: 6 }";
+        check(
+            &registry(),
+            &[
+                bottoms(Case::new(layer("num_classes: 3")), 1),
+                bottoms(Case::new(layer(&format!("{all} code_type: CENTER_SIZE keep_top_k: 4"))), 1),
+                bottoms(Case::new(layer(&format!("{all} code_type: CORNER_SIZE share_location: false"))), 3),
+                bottoms(
+                    Case::new(layer(&format!("{all} variance_encoded_in_target: true background_label_id: -1"))),
+                    1,
+                ),
+            ],
+        );
+    }
+
+    #[test]
+    fn the_best_of_each_class_are_kept() {
+        // Of three priors, by class: background, a, b. Neighbours overlap by a third, the outer two not at all.
+        let scores = [0.9, 0.1, 0.8, 0.0, 0.6, 0.7, 0.2, 0.5, 0.01];
+        let some = "confidence_threshold: 0.05";
+        assert_eq!(
+            rows(&format!("{some} nms_param {{ nms_threshold: 0.3 }}"), 1, &scores)[..3],
+            [[0.0, 1.0, 0.6], [0.0, 2.0, 0.8], NONE]
+        );
+        let found = rows(&format!("{some} nms_param {{ nms_threshold: 0.4 }}"), 1, &scores);
+        let all = [[1.0, 0.6], [1.0, 0.5], [1.0, 0.1], [2.0, 0.8], [2.0, 0.7]];
+        assert_eq!(found[..5], all.map(|[class, score]| [0.0, class, score]));
+        assert_eq!(found[5..], [NONE]);
+        let found = rows(&format!("{some} nms_param {{ nms_threshold: 0.4 }} keep_top_k: 3"), 1, &scores);
+        assert_eq!(found, [[0.0, 1.0, 0.6], [0.0, 2.0, 0.8], [0.0, 2.0, 0.7]]);
+        let found = rows(&format!("{some} nms_param {{ nms_threshold: 0.4 top_k: 1 }}"), 1, &scores);
+        assert_eq!(found, [[0.0, 1.0, 0.6], [0.0, 2.0, 0.8]]);
+    }
+
+    #[test]
+    fn images_follow_one_another() {
+        let scores = [0.0, 0.2, 0.0, 0.1, 0.0, 0.1, 0.0, 0.7, 0.0, 0.1, 0.0, 0.1];
+        let found = rows("confidence_threshold: 0.15 keep_top_k: 2", 2, &scores);
+        assert_eq!(found, [[0.0, 1.0, 0.2], [1.0, 1.0, 0.7], NONE, NONE]);
+        assert_eq!(rows("confidence_threshold: 0.8 keep_top_k: 1", 2, &scores), [NONE, NONE]);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let shapes: [Shape; 3] = [[2, 12].into(), [2, 6].into(), [1, 2, 12].into()];
+        for (param, needles) in [
+            ("", &["needs a num_classes"][..]),
+            ("num_classes: 2 nms_param { nms_threshold: -1 }", &["nms_threshold", "-1"]),
+            ("num_classes: 2 nms_param { eta: 0 }", &["eta must be above 0"]),
+            ("num_classes: 2 confidence_threshold: nan", &["confidence_threshold", "NaN"]),
+            ("num_classes: 3", &["bottom 1, the scores for 3 priors", "(2, 9)", "(2, 6)"]),
+            ("num_classes: 2 share_location: false", &["bottom 0, the predictions", "(2, 24)", "(2, 12)"]),
+        ] {
+            config_error(&registry(), &layer(param), &shapes, needles);
+        }
+        let flat: [Shape; 3] = [[2, 12].into(), [2, 6].into(), [1, 24].into()];
+        config_error(&registry(), &layer("num_classes: 2"), &flat, &["bottom 2, the priors", "(1, 24)"]);
+    }
+}

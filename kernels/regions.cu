@@ -1,0 +1,152 @@
+// Pooling of regions of images. A region is five numbers: its image, then x and y of its first and of its last pixel, in the
+// pixels of what the net was given, of which one of an image's is 1 / scale. No product is joined with the sum after it: where a
+// bin begins must be what the host finds.
+
+// A product that is rounded before anything is added to it.
+#ifdef __CUDACC_RTC__
+DEVICE float times(float a, float b) { return __fmul_rn(a, b); }
+#else
+DEVICE float times(float a, float b) {
+    volatile float product = a * b;
+    return product;
+}
+#endif
+
+#define NUMBERS 5u
+
+// The first region that is of no image.
+KERNEL(region_check)(const float* regions, u32 count, u32 images, u32* fault) {
+    __shared__ u32 exchange[32];
+    u32 first = 0xffffffffu;
+    for (u64 r = threadIdx.x; r < count && first == 0xffffffffu; r += blockDim.x) {
+        const float image = regions[r * NUMBERS];
+        if (!(image >= 0 && truncf(image) < (float)images)) first = (u32)r;
+    }
+    first = block_reduce<Least>(first, exchange);
+    if (threadIdx.x == 0 && first != 0xffffffffu) {
+        report_fault(fault, 1, first, __float_as_uint(regions[(u64)first * NUMBERS]));
+    }
+}
+
+// Rows or columns [from, end) of an image.
+struct Bin {
+    u32 from, end;
+};
+
+DEVICE u32 clipped(float v, u32 extent) { return (u32)fminf(fmaxf(v, 0.0f), (float)extent); }
+
+DEVICE Bin between(float from, float end, u32 extent) {
+    Bin bin = {clipped(floorf(from), extent), clipped(ceilf(end), extent)};
+    if (bin.end < bin.from) bin.end = bin.from;
+    return bin;
+}
+
+// Bin i of `bins`, of whole pixels.
+DEVICE Bin whole_bin(float first, float last, u32 i, u32 bins, u32 extent, float scale, float pad_ratio) {
+    const float pad = times(last - first + 1.0f, pad_ratio);
+    const float start = roundf((first - pad) * scale), end = roundf((last + pad) * scale);
+    const float size = fmaxf(end - start + 1.0f, 1.0f) / (float)bins;
+    return between(floorf((float)i * size) + start, ceilf((float)(i + 1) * size) + start, extent);
+}
+
+// Bin i of `bins`, of parts of pixels.
+DEVICE Bin part_bin(float first, float last, u32 i, u32 bins, u32 extent, float scale) {
+    const float start = times(roundf(first), scale), end = times(roundf(last) + 1.0f, scale);
+    const float size = fmaxf(end - start, 0.1f) / (float)bins;
+    return between(times((float)i, size) + start, times((float)(i + 1), size) + start, extent);
+}
+
+#define PARAMS                                                                                                         \
+    const float *regions, u32 count, u32 images, u32 outputs, u32 channels, u32 height, u32 width, u32 rows,           \
+        u32 columns, float scale, float pad_ratio
+#define ARGS regions, count, images, outputs, channels, height, width, rows, columns, scale, pad_ratio
+
+// The largest of each bin, and where it is in its plane, or -1, in `kept` unless that is null.
+template <typename T> DEVICE void roi_pooling_forward_of(T* y, float* kept, const T* x, PARAMS) {
+    FOR_ROWS(row, count * outputs) {
+        const float* region = regions + (u64)(row / outputs) * NUMBERS;
+        const u32 image = (u32)region[0], c = row % outputs;
+        if (image >= images) continue;
+        const T* plane = x + ((u64)image * channels + c) * height * width;
+        FOR_POSITIONS(at, rows * columns) {
+            const Bin down = whole_bin(region[2], region[4], at / columns, rows, height, scale, pad_ratio);
+            const Bin across = whole_bin(region[1], region[3], at % columns, columns, width, scale, pad_ratio);
+            float most = 0, index = -1;
+            for (u32 h = down.from; h < down.end; ++h) {
+                for (u32 w = across.from; w < across.end; ++w) {
+                    const float v = plane[h * width + w];
+                    if (index < 0 || v > most) most = v, index = (float)(h * width + w);
+                }
+            }
+            y[(u64)row * rows * columns + at] = most;
+            if (kept) kept[(u64)row * rows * columns + at] = index;
+        }
+    }
+}
+KERNELS(roi_pooling_forward, (T* y, float* kept, const T* x, PARAMS), (y, kept, x, ARGS))
+
+// The gradient of a pixel: that of every bin of which it is the largest.
+template <typename T> DEVICE void roi_pooling_backward_of(T* dx, const float* kept, const T* dy, PARAMS) {
+    const u32 bins = rows * columns;
+    FOR_ROWS(plane, images * channels) {
+        const u32 image = plane / channels, c = plane % channels;
+        FOR_POSITIONS(at, height * width) {
+            float sum = 0;
+            for (u32 r = 0; r < count; ++r) {
+                const float* region = regions + (u64)r * NUMBERS;
+                if ((u32)region[0] != image) continue;
+                const u64 own = ((u64)r * outputs + c) * bins;
+                for (u32 b = 0; b < bins; ++b) {
+                    if (kept[own + b] == (float)at) sum += (float)dy[own + b];
+                }
+            }
+            dx[(u64)plane * height * width + at] = sum;
+        }
+    }
+}
+KERNELS(roi_pooling_backward, (T* dx, const float* kept, const T* dy, PARAMS), (dx, kept, dy, ARGS))
+
+// The mean of each bin, of the channel that is the bin's.
+template <typename T> DEVICE void psroi_pooling_forward_of(T* y, float* kept, const T* x, PARAMS) {
+    const u32 bins = rows * columns;
+    FOR_ROWS(row, count * outputs) {
+        const float* region = regions + (u64)(row / outputs) * NUMBERS;
+        const u32 image = (u32)region[0], c = row % outputs;
+        if (image >= images) continue;
+        FOR_POSITIONS(at, bins) {
+            const Bin down = part_bin(region[2], region[4], at / columns, rows, height, scale);
+            const Bin across = part_bin(region[1], region[3], at % columns, columns, width, scale);
+            const T* plane = x + ((u64)image * channels + c * bins + at) * height * width;
+            const u32 pixels = (down.end - down.from) * (across.end - across.from);
+            float sum = 0;
+            for (u32 h = down.from; h < down.end; ++h) {
+                for (u32 w = across.from; w < across.end; ++w) sum += (float)plane[h * width + w];
+            }
+            y[(u64)row * bins + at] = pixels ? sum / (float)pixels : 0.0f;
+        }
+    }
+}
+KERNELS(psroi_pooling_forward, (T* y, float* kept, const T* x, PARAMS), (y, kept, x, ARGS))
+
+// The gradient of a pixel: its part of that of every bin that it is in and whose channel it is of.
+template <typename T> DEVICE void psroi_pooling_backward_of(T* dx, const float* kept, const T* dy, PARAMS) {
+    const u32 bins = rows * columns;
+    FOR_ROWS(plane, images * channels) {
+        const u32 image = plane / channels, c = plane % channels, bin = c % bins;
+        FOR_POSITIONS(at, height * width) {
+            const u32 h = at / width, w = at % width;
+            float sum = 0;
+            for (u32 r = 0; r < count; ++r) {
+                const float* region = regions + (u64)r * NUMBERS;
+                if ((u32)region[0] != image) continue;
+                const Bin down = part_bin(region[2], region[4], bin / columns, rows, height, scale);
+                const Bin across = part_bin(region[1], region[3], bin % columns, columns, width, scale);
+                if (h < down.from || h >= down.end || w < across.from || w >= across.end) continue;
+                const u32 pixels = (down.end - down.from) * (across.end - across.from);
+                sum += (float)dy[(u64)r * channels + c] / (float)pixels;
+            }
+            dx[(u64)plane * height * width + at] = sum;
+        }
+    }
+}
+KERNELS(psroi_pooling_backward, (T* dx, const float* kept, const T* dy, PARAMS), (dx, kept, dy, ARGS))
