@@ -173,7 +173,7 @@ fn a_fault_in_a_test_leaves_the_iteration_before() {
 #[test]
 fn a_refused_launch_leaves_the_last_whole_iteration() {
     for (fails_at, parts, iter) in [
-        (Fails::Launch("softmax_loss_finish", 7), &["layer 'loss' (SoftmaxWithLoss)", "cuLaunchKernel failed"][..], 7),
+        (Fails::Launch("loss_finish", 7), &["layer 'loss' (SoftmaxWithLoss)", "cuLaunchKernel failed"][..], 7),
         (Fails::Launch("solver_sgd", 6), &["kernel solver_sgd: cuLaunchKernel failed"], 6),
         (Fails::Launch("solver_keep_loss", 4), &["solver_keep_loss"], 4),
         // The first iteration is not recorded.
@@ -198,15 +198,15 @@ fn a_failure_that_leaves_nothing_new_saves_nothing() {
         let here = folder.0.path().display().to_string() + "/";
         Some((error.replace(&here, ""), folder.files("failed")))
     };
-    let Some((error, left)) = files("max_iter: 10", Fails::Launch("softmax_loss_finish", 0)) else { return };
+    let Some((error, left)) = files("max_iter: 10", Fails::Launch("loss_finish", 0)) else { return };
     assert!(error.ends_with("cuLaunchKernel failed") && left.is_empty(), "{error}, {left:?}");
     // The snapshot of that very iteration is there already.
-    let (error, left) = files("max_iter: 10 snapshot: 3", Fails::Launch("softmax_loss_finish", 6)).unwrap();
+    let (error, left) = files("max_iter: 10 snapshot: 3", Fails::Launch("loss_finish", 6)).unwrap();
     assert!(error.ends_with("resume with -snapshot failed_iter_6.solverstate"), "{error}");
     assert_eq!(left.len(), 6, "{left:?}");
     // Nobody wants any.
     let none = "max_iter: 10 snapshot_after_train: false";
-    let (error, left) = files(none, Fails::Launch("softmax_loss_finish", 6)).unwrap();
+    let (error, left) = files(none, Fails::Launch("loss_finish", 6)).unwrap();
     assert!(error.ends_with("cuLaunchKernel failed") && left.is_empty(), "{error}, {left:?}");
 }
 
