@@ -5,13 +5,10 @@
 //!
 //! Source: Caffe's layer of this name. Caffe, given an `end_axis` before `axis`, makes an axis of extent 1; we refuse.
 
-use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Device, DeviceLayer, Float, Formats, Fwd, Host, HostLayer, Layer, Node, Offer, Plan,
-    Result, ensure,
-};
+use lgm_core::{BuildCx, Node, Result, Shape, ensure};
 use lgm_proto::{FlattenParameter, LayerParameter};
 
-use crate::common::view;
+use crate::common::rearrange::{self, Order, Rearrange};
 
 /// The layer; see the module.
 pub struct Flatten {
@@ -20,17 +17,12 @@ pub struct Flatten {
 
 impl Flatten {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
-        Node::compute(Flatten { param: param.flatten_param.unwrap_or_default() })
+        rearrange::node(Flatten { param: param.flatten_param.unwrap_or_default() })
     }
 }
 
-impl Layer for Flatten {
-    fn arity(&self) -> Arity {
-        Arity::exactly(1, 1)
-    }
-
-    fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
-        let shape = &bottoms[0].shape;
+impl Rearrange for Flatten {
+    fn plan(&self, shape: &Shape) -> Result<(Shape, Order)> {
         let (start, end) = (shape.axis(self.param.axis())?, shape.axis(self.param.end_axis())?);
         ensure!(
             start <= end,
@@ -38,31 +30,7 @@ impl Layer for Flatten {
             self.param.end_axis(),
             self.param.axis()
         );
-        Ok(view::plan(&bottoms[0], shape.splice(start..end + 1, [shape.span(start..end + 1)])))
-    }
-}
-
-impl HostLayer for Flatten {
-    fn forward<T: Float>(&self, io: Fwd<'_, Host>) -> Result<()> {
-        view::forward::<T>(io)
-    }
-
-    fn backward<T: Float>(&self, io: Bwd<'_, Host>) -> Result<()> {
-        view::backward::<T>(io)
-    }
-}
-
-impl DeviceLayer for Flatten {
-    fn formats(&self, offer: &Offer<'_>) -> Formats {
-        offer.follow_channels_first()
-    }
-
-    fn forward(&self, io: Fwd<'_, Device>) -> Result<()> {
-        view::forward_on(io)
-    }
-
-    fn backward(&self, io: Bwd<'_, Device>) -> Result<()> {
-        view::backward_on(io)
+        Ok((shape.splice(start..end + 1, [shape.span(start..end + 1)]), Order::Same))
     }
 }
 

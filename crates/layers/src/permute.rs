@@ -6,17 +6,15 @@
 //!
 //! Source: the layer of this name of SSD (Liu et al., 2016) and of the L-GM fork.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Layer, Node, Plan, Result, Shape, ensure};
+use lgm_core::{BuildCx, Node, Result, Shape, ensure};
 use lgm_proto::LayerParameter;
 
-use crate::common::moves::{Moves, halves};
+use crate::common::rearrange::{self, Order, Rearrange};
 use crate::common::strided::Strided;
-use crate::common::view;
 
 /// The layer; see the module.
 pub struct Permute {
     order: Vec<u32>,
-    moves: Moves,
 }
 
 impl Permute {
@@ -25,7 +23,7 @@ impl Permute {
         for (i, axis) in order.iter().enumerate() {
             ensure!(!order[..i].contains(axis), "order names axis {axis} twice");
         }
-        Node::compute(Permute { order, moves: Moves::default() })
+        rearrange::node(Permute { order })
     }
 }
 
@@ -34,13 +32,8 @@ fn within(of: &Shape, axes: &[usize]) -> Strided {
     Strided::new(axes.iter().map(|&a| (of[a], of.count_from(a + 1))), 0)
 }
 
-impl Layer for Permute {
-    fn arity(&self) -> Arity {
-        Arity::exactly(1, 1)
-    }
-
-    fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
-        let shape = &bottoms[0].shape;
+impl Rearrange for Permute {
+    fn plan(&self, shape: &Shape) -> Result<(Shape, Order)> {
         let mut axes: Vec<usize> = self.order.iter().map(|&axis| axis as usize).collect();
         if let Some(axis) = axes.iter().find(|&&axis| axis >= shape.len()) {
             ensure!(false, "order names axis {axis}, which the {}-axis bottom {shape} does not have", shape.len());
@@ -48,16 +41,14 @@ impl Layer for Permute {
         axes.extend((0..shape.len()).filter(|axis| !self.order.contains(&(*axis as u32))));
         let top = Shape::new(axes.iter().map(|&a| shape[a]));
         if axes.is_sorted() {
-            return Ok(view::plan(&bottoms[0], top));
+            return Ok((top, Order::Same));
         }
         let mut back = vec![0; axes.len()];
         axes.iter().enumerate().for_each(|(i, &a)| back[a] = i);
-        self.moves = Moves::new(within(shape, &axes), within(&top, &back));
-        Ok(Plan::new(vec![bottoms[0].with_shape(top)]))
+        let order = Order::Other(within(shape, &axes), within(&top, &back));
+        Ok((top, order))
     }
 }
-
-halves!(Permute);
 
 #[cfg(test)]
 mod tests {

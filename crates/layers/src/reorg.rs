@@ -9,17 +9,16 @@
 //! s² divides C, and without `reverse` s divides H and W. Source: Redmon and Farhadi, "YOLO9000" (2016); the layer of
 //! this name of several forks, which leave the gradient undefined.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Error, Layer, Node, Plan, Result, ensure};
+use lgm_core::{BuildCx, Error, Node, Result, Shape, ensure};
 use lgm_proto::{LayerParameter, ReorgParameter};
 
-use crate::common::moves::{Moves, halves};
+use crate::common::rearrange::{self, Order, Rearrange};
 use crate::common::strided::Strided;
 
 /// The layer; see the module.
 pub struct Reorg {
     param: ReorgParameter,
     stride: usize,
-    moves: Moves,
 }
 
 impl Reorg {
@@ -27,17 +26,12 @@ impl Reorg {
         let param = *param.reorg_param.clone().unwrap_or_default();
         let stride = param.stride.ok_or_else(|| Error::config("reorg_param must give stride"))? as usize;
         ensure!((1..1 << 16).contains(&stride), "stride must be from 1 to {}, found {stride}", (1 << 16) - 1);
-        Node::compute(Reorg { param, stride, moves: Moves::default() })
+        rearrange::node(Reorg { param, stride })
     }
 }
 
-impl Layer for Reorg {
-    fn arity(&self) -> Arity {
-        Arity::exactly(1, 1)
-    }
-
-    fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
-        let shape = &bottoms[0].shape;
+impl Rearrange for Reorg {
+    fn plan(&self, shape: &Shape) -> Result<(Shape, Order)> {
         let &[n, channels, height, width] = &shape[..] else {
             return Err(Error::config(format!(
                 "the bottom must have 4 axes (images, channels, height, width), found {shape}"
@@ -55,17 +49,14 @@ impl Layer for Reorg {
         let cut = [whole, (s, wide), (s, 1), (few, height * s * wide), (height, s * wide), (width, s)];
         let spread = [whole, (few, area), (height, width), (s, s * few * area), (width, 1), (s, few * area)];
         let (cut, spread) = (Strided::new(cut, 0), Strided::new(spread, 0));
-        let (top, moves) = if reverse {
-            ([n, few, height * s, wide], Moves::new(spread, cut))
+        let (top, order) = if reverse {
+            ([n, few, height * s, wide], Order::Other(spread, cut))
         } else {
-            ([n, channels.saturating_mul(s * s), height / s, width / s], Moves::new(cut, spread))
+            ([n, channels.saturating_mul(s * s), height / s, width / s], Order::Other(cut, spread))
         };
-        self.moves = moves;
-        Ok(Plan::new(vec![bottoms[0].with_shape(top)]))
+        Ok((top.into(), order))
     }
 }
-
-halves!(Reorg);
 
 #[cfg(test)]
 mod tests {

@@ -9,13 +9,10 @@
 //!
 //! Source: Caffe's layer of this name.
 
-use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Device, DeviceLayer, Float, Formats, Fwd, Host, HostLayer, Layer, Node, Offer, Plan,
-    Result, Shape, ensure,
-};
+use lgm_core::{BuildCx, Node, Result, Shape, ensure};
 use lgm_proto::{LayerParameter, ReshapeParameter};
 
-use crate::common::view;
+use crate::common::rearrange::{self, Order, Rearrange};
 
 /// The layer; see the module.
 pub struct Reshape {
@@ -24,10 +21,12 @@ pub struct Reshape {
 
 impl Reshape {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
-        Node::compute(Reshape { param: param.reshape_param.clone().unwrap_or_default() })
+        rearrange::node(Reshape { param: param.reshape_param.clone().unwrap_or_default() })
     }
+}
 
-    fn top_shape(&self, bottom: &Shape) -> Result<Shape> {
+impl Rearrange for Reshape {
+    fn plan(&self, bottom: &Shape) -> Result<(Shape, Order)> {
         let (axis, num_axes) = (self.param.axis(), self.param.num_axes());
         let axes = bottom.len() as i64;
         let start = if axis < 0 { axis as i64 + axes + 1 } else { axis as i64 };
@@ -67,41 +66,7 @@ impl Reshape {
             bottom.count(),
             top.count()
         );
-        Ok(top)
-    }
-}
-
-impl Layer for Reshape {
-    fn arity(&self) -> Arity {
-        Arity::exactly(1, 1)
-    }
-
-    fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
-        Ok(view::plan(&bottoms[0], self.top_shape(&bottoms[0].shape)?))
-    }
-}
-
-impl HostLayer for Reshape {
-    fn forward<T: Float>(&self, io: Fwd<'_, Host>) -> Result<()> {
-        view::forward::<T>(io)
-    }
-
-    fn backward<T: Float>(&self, io: Bwd<'_, Host>) -> Result<()> {
-        view::backward::<T>(io)
-    }
-}
-
-impl DeviceLayer for Reshape {
-    fn formats(&self, offer: &Offer<'_>) -> Formats {
-        offer.follow_channels_first()
-    }
-
-    fn forward(&self, io: Fwd<'_, Device>) -> Result<()> {
-        view::forward_on(io)
-    }
-
-    fn backward(&self, io: Bwd<'_, Device>) -> Result<()> {
-        view::backward_on(io)
+        Ok((top, Order::Same))
     }
 }
 

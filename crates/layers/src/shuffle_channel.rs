@@ -6,52 +6,43 @@
 //!
 //! Source: Zhang et al., "ShuffleNet" (2017); the layer of this name of several forks.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Layer, Node, Plan, Result, ensure};
+use lgm_core::{BuildCx, Node, Result, Shape, ensure};
 use lgm_proto::LayerParameter;
 
-use crate::common::moves::{Moves, halves};
+use crate::common::rearrange::{self, Order, Rearrange};
 use crate::common::strided::Strided;
-use crate::common::view;
 
 /// The layer; see the module.
 pub struct ShuffleChannel {
     group: usize,
-    moves: Moves,
 }
 
 impl ShuffleChannel {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
         let group = param.shuffle_channel_param.clone().unwrap_or_default().group() as usize;
         ensure!(group > 0, "group must be at least 1, found 0");
-        Node::compute(ShuffleChannel { group, moves: Moves::default() })
+        rearrange::node(ShuffleChannel { group })
     }
 }
 
-impl Layer for ShuffleChannel {
-    fn arity(&self) -> Arity {
-        Arity::exactly(1, 1)
-    }
-
-    fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
-        let (shape, group) = (&bottoms[0].shape, self.group);
+impl Rearrange for ShuffleChannel {
+    fn plan(&self, shape: &Shape) -> Result<(Shape, Order)> {
+        let group = self.group;
         ensure!(shape.len() >= 2, "the bottom needs channels, on its second axis; found shape {shape}");
         let channels = shape[1];
         ensure!(channels.is_multiple_of(group), "group is {group}, which does not divide the {channels} channels");
         let members = channels / group;
         if group == 1 || members <= 1 {
-            return Ok(view::plan(&bottoms[0], shape.clone()));
+            return Ok((shape.clone(), Order::Same));
         }
         let area = shape.count_from(2);
         let turned = |rows: usize, columns: usize| {
             let axes = [(shape[0], channels * area), (rows, area), (columns, rows * area), (area, 1)];
             Strided::new(axes, 0)
         };
-        self.moves = Moves::new(turned(members, group), turned(group, members));
-        Ok(Plan::new(vec![bottoms[0].clone()]))
+        Ok((shape.clone(), Order::Other(turned(members, group), turned(group, members))))
     }
 }
-
-halves!(ShuffleChannel);
 
 #[cfg(test)]
 mod tests {

@@ -3,13 +3,10 @@
 //! Shapes: bottom [d₀, d₁, …]; top the same without them, a view of the bottom. Gradient: dy.
 //! Source: the layer of this name of several forks.
 
-use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Device, DeviceLayer, Float, Formats, Fwd, Host, HostLayer, Layer, Node, Offer, Plan,
-    Result, Shape, ensure,
-};
+use lgm_core::{BuildCx, Node, Result, Shape, ensure};
 use lgm_proto::LayerParameter;
 
-use crate::common::view;
+use crate::common::rearrange::{self, Order, Rearrange};
 
 /// The layer; see the module.
 pub struct Squeeze {
@@ -18,48 +15,19 @@ pub struct Squeeze {
 
 impl Squeeze {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
-        Node::compute(Squeeze { axes: param.squeeze_param.clone().unwrap_or_default().axis })
+        rearrange::node(Squeeze { axes: param.squeeze_param.clone().unwrap_or_default().axis })
     }
 }
 
-impl Layer for Squeeze {
-    fn arity(&self) -> Arity {
-        Arity::exactly(1, 1)
-    }
-
-    fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
-        let shape = &bottoms[0].shape;
+impl Rearrange for Squeeze {
+    fn plan(&self, shape: &Shape) -> Result<(Shape, Order)> {
         let named = self.axes.iter().map(|&axis| shape.axis(axis)).collect::<Result<Vec<_>>>()?;
         for &axis in &named {
             ensure!(shape[axis] == 1, "axis {axis} of the bottom {shape} has extent {}, not 1", shape[axis]);
         }
         let goes = |axis: usize| shape[axis] == 1 && (named.is_empty() || named.contains(&axis));
         let top = Shape::new((0..shape.len()).filter(|&axis| !goes(axis)).map(|axis| shape[axis]));
-        Ok(view::plan(&bottoms[0], top))
-    }
-}
-
-impl HostLayer for Squeeze {
-    fn forward<T: Float>(&self, io: Fwd<'_, Host>) -> Result<()> {
-        view::forward::<T>(io)
-    }
-
-    fn backward<T: Float>(&self, io: Bwd<'_, Host>) -> Result<()> {
-        view::backward::<T>(io)
-    }
-}
-
-impl DeviceLayer for Squeeze {
-    fn formats(&self, offer: &Offer<'_>) -> Formats {
-        offer.follow_channels_first()
-    }
-
-    fn forward(&self, io: Fwd<'_, Device>) -> Result<()> {
-        view::forward_on(io)
-    }
-
-    fn backward(&self, io: Bwd<'_, Device>) -> Result<()> {
-        view::backward_on(io)
+        Ok((top, Order::Same))
     }
 }
 
