@@ -91,12 +91,7 @@ DEVICE u32 index_of(float index, u32 n) {
 // In one block: the first of `count` indices that is none.
 KERNEL(arrange_check)(const float* indices, u32 n, u32 count, u32* fault) {
     __shared__ u32 exchange[32];
-    u32 first = NO_INDEX;
-    for (u64 i = threadIdx.x; i < count && first == NO_INDEX; i += blockDim.x) {
-        if (index_of(indices[i], n) == NO_INDEX) first = (u32)i;
-    }
-    first = block_reduce<Least>(first, exchange);
-    if (threadIdx.x == 0 && first != NO_INDEX) report_fault(fault, 1, first, __float_as_uint(indices[first]));
+    report_first(indices, count, 1, fault, exchange, [&](float index) { return index_of(index, n) == NO_INDEX; });
 }
 
 #undef BOUNDS

@@ -36,12 +36,7 @@ KERNELS(embed_forward,
 // In one block: the first position whose index names no row.
 KERNEL(embed_check)(const float* x, u32 table, u32 positions, u32* fault) {
     __shared__ u32 exchange[32];
-    u32 first = NO_ROW;
-    for (u64 i = threadIdx.x; i < positions && first == NO_ROW; i += blockDim.x) {
-        if (embed_row(x[i], table) == NO_ROW) first = (u32)i;
-    }
-    first = block_reduce<Least>(first, exchange);
-    if (threadIdx.x == 0 && first != NO_ROW) report_fault(fault, 1, first, __float_as_uint(x[first]));
+    report_first(x, positions, 1, fault, exchange, [&](float index) { return embed_row(index, table) == NO_ROW; });
 }
 
 #undef BOUNDS

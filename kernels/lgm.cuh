@@ -19,12 +19,7 @@ DEVICE u32 own_class(float label, u32 classes) {
 
 // In one block: the first item whose label is no class.
 DEVICE void report_strangers(const float* labels, u32 items, u32 classes, u32* fault, u32* exchange) {
-    u32 first = NO_CLASS;
-    for (u32 i = threadIdx.x; i < items; i += blockDim.x) {
-        if (own_class(labels[i], classes) == NO_CLASS) first = Least::of(first, i);
-    }
-    first = block_reduce<Least>(first, exchange);
-    if (threadIdx.x == 0 && first != NO_CLASS) report_fault(fault, 1, first, __float_as_uint(labels[first]));
+    report_first(labels, items, 1, fault, exchange, [&](float label) { return own_class(label, classes) == NO_CLASS; });
 }
 
 // Variances. An isotropic one, of ClassDistance, has 1e-4 added; any other has a floor. `floor` 0 says isotropic.

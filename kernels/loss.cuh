@@ -15,8 +15,6 @@ DEVICE int class_of(float label, u32 classes, u32 ignores, int ignored, u32 rang
 #define CLASS(label) class_of(label, channels, ignores, ignored, ranged, start)
 
 // What a loss adds up: its terms, how many positions count, and the first position whose label is no class.
-#define NO_FAULT 0xffffffffu
-
 struct Tally {
     float loss, counts;
     u32 fault;

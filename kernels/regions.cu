@@ -1,6 +1,6 @@
-// Pooling of regions of images. A region is five numbers: its image, then x and y of its first and of its last pixel, in the
-// pixels of what the net was given, of which one of an image's is 1 / scale. No product is joined with the sum after it: where a
-// bin begins must be what the host finds.
+// Pooling of regions of interest. A region is (n, x1, y1, x2, y2): the index of its image, and its first and last pixel in the
+// net's input, which the blob is `scale` times as large as. Products and sums are never contracted to multiply-adds, so that
+// bins have the host's boundaries.
 
 // A product that is rounded before anything is added to it.
 #ifdef __CUDACC_RTC__
@@ -17,15 +17,9 @@ DEVICE float times(float a, float b) {
 // The first region that is of no image.
 KERNEL(region_check)(const float* regions, u32 count, u32 images, u32* fault) {
     __shared__ u32 exchange[32];
-    u32 first = 0xffffffffu;
-    for (u64 r = threadIdx.x; r < count && first == 0xffffffffu; r += blockDim.x) {
-        const float image = regions[r * NUMBERS];
-        if (!(image >= 0 && truncf(image) < (float)images)) first = (u32)r;
-    }
-    first = block_reduce<Least>(first, exchange);
-    if (threadIdx.x == 0 && first != 0xffffffffu) {
-        report_fault(fault, 1, first, __float_as_uint(regions[(u64)first * NUMBERS]));
-    }
+    report_first(regions, count, NUMBERS, fault, exchange, [&](float image) {
+        return !(image >= 0 && truncf(image) < (float)images);
+    });
 }
 
 // Rows or columns [from, end) of an image.

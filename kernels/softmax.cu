@@ -134,7 +134,7 @@ KERNEL(accuracy_finish)(
 ) {
     __shared__ u32 exchange[32];
     const bool all = blockIdx.x == 0;
-    u32 right = 0, seen = 0, first = 0xffffffffu;
+    u32 right = 0, seen = 0, first = NO_FAULT;
     for (u32 i = threadIdx.x; i < positions; i += blockDim.x) {
         const float verdict = verdicts[i];
         if (verdict == (float)NOT_A_CLASS && i < first) first = i;
@@ -152,5 +152,5 @@ KERNEL(accuracy_finish)(
         return;
     }
     accuracy[0] = share;
-    if (first != 0xffffffffu) report_fault(fault, 1, first, __float_as_uint(labels[first]));
+    if (first != NO_FAULT) report_fault(fault, 1, first, __float_as_uint(labels[first]));
 }

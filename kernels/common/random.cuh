@@ -25,12 +25,3 @@ DEVICE Words philox(u64 seed, u64 stream, u64 counter) {
 DEVICE u64 clock_seed(const u32* clock) { return clock[0] | (u64)clock[1] << 32; }
 DEVICE u64 clock_iteration(const u32* clock) { return clock[2] | (u64)clock[3] << 32; }
 DEVICE u64 clock_batch(const u32* clock) { return clock[4] | (u64)clock[5] << 32; }
-
-// Records what a kernel could not take, unless something is recorded already. One thread of the grid calls it, having
-// found the lowest index at fault; `kind` is not zero.
-DEVICE void report_fault(u32* fault, u32 kind, u32 index, u32 detail) {
-    if (fault[0] != 0) return;
-    fault[1] = index;
-    fault[2] = detail;
-    fault[0] = kind;
-}

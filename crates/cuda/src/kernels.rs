@@ -34,8 +34,14 @@ macro_rules! headers {
 }
 
 /// What every source needs put before it, in this order.
-pub const COMMON: &[Header] =
-    headers!["common/types.cuh", "common/reduce.cuh", "common/packed.cuh", "common/channels.cuh", "common/random.cuh"];
+pub const COMMON: &[Header] = headers![
+    "common/types.cuh",
+    "common/reduce.cuh",
+    "common/fault.cuh",
+    "common/packed.cuh",
+    "common/channels.cuh",
+    "common/random.cuh"
+];
 
 /// The header that lets a C++ compiler take the place of NVIDIA's.
 pub(crate) const SIM: &str = include_str!("../../../kernels/sim/sim.h");
