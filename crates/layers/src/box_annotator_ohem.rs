@@ -1,5 +1,4 @@
-//! BoxAnnotatorOHEM: keeps, of each image, the regions that the net is worst at, and has it learn from them alone: online
-//! hard example mining.
+//! BoxAnnotatorOHEM, online hard example mining: of each image, only the regions with the largest losses are learned from.
 //!
 //! Of the regions of an image, the `roi_per_img` of the largest losses (of equal ones the first) keep their labels and
 //! weights; the others get `ignore_label` (−1) and 0.

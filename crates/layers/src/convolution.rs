@@ -37,8 +37,8 @@ pub use im2col::Im2col;
 /// The layer; see the module.
 pub struct Convolution {
     param: ConvolutionParameter,
-    /// The layer is Deconvolution: its forward is this convolution's gradient by its input, its gradient by its bottoms this
-    /// convolution.
+    /// The layer is Deconvolution: its forward is this convolution's backward-data pass, its gradient by its bottoms this
+    /// convolution's forward pass.
     transposed: bool,
     /// The layer is of a type that has a filter for each channel alone.
     depthwise: bool,

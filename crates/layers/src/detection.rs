@@ -1,5 +1,5 @@
-//! Detection: with prior boxes, as the Single Shot MultiBox Detector has it, boxes being x and y of their first and their last
-//! corner in parts of the image's width and height; and by regions that are proposed, as Faster R-CNN.
+//! Detection: with prior boxes, as the Single Shot MultiBox Detector, whose boxes are (xmin, ymin, xmax, ymax) as fractions of the
+//! image's width and height; and by region proposals, as Faster R-CNN.
 //!
 //! Source: Liu et al., "SSD: Single Shot MultiBox Detector" (2016); the layers of its Caffe.
 

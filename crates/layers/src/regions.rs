@@ -1,8 +1,8 @@
 //! Layers that pool regions of images: each region gives a plane of as many values as asked for, whatever its size.
 //!
-//! Bottoms: images `[N, C, H, W]`; regions `[R, 5, …]`, each an image's number and, in the pixels of what the net was given, the
-//! columns and rows of its first and last: n, x₁, y₁, x₂, y₂. Top: a plane of each region and channel, `[R, C', height, width]`.
-//! No gradient goes to regions. Where rows and columns begin and end is worked out in single precision, as Caffe's forks do.
+//! Bottoms: images `[N, C, H, W]`; regions of interest `[R, 5, …]`, each (n, x₁, y₁, x₂, y₂): the index of its image, and its first
+//! and last pixel in the net's input. Top: a plane of each region and channel, `[R, C', height, width]`. Regions get no gradient.
+//! The boundaries of bins are computed in single precision, as in Caffe's forks.
 
 use lgm_core::{
     Arity, BlobSpec, Bwd, Device, DeviceLayer, DevicePtr, Error, Fault, Float, Format, Formats, Fwd, Grid, Host,
@@ -18,7 +18,7 @@ mod roi_pooling;
 pub use position_sensitive::PsRoiPooling;
 pub use roi_pooling::RoiPooling;
 
-/// Numbers of a region.
+/// Elements of a region.
 const NUMBERS: usize = 5;
 
 /// What is to be pooled: the images' extents and those of a region's planes.
@@ -45,13 +45,13 @@ pub(super) trait Pool: Send + Sync + 'static {
     /// Height and width of a region's planes.
     fn pooled(&self) -> [usize; 2];
 
-    /// The kernels' last arguments: what a pixel of an image is of one of the net's, and what else there is.
+    /// The kernels' last arguments: `spatial_scale`, and `pad_ratio` or 0.
     fn numbers(&self) -> [f32; 2];
 
     /// Channel `c` of a region `[x₁, y₁, x₂, y₂]` of an image; `kept` is empty where nothing is to be kept.
     fn forward<T: Float>(&self, e: &Extents, image: &[T], region: [f32; 4], c: usize, out: &mut [T], kept: &mut [T]);
 
-    /// Adds to the gradient of channel `c` of an image what a region has for it, of whose planes dy and `kept` are.
+    /// Adds the part of a region to the gradient dx of channel `c` of its image; dy and `kept` are the region's planes.
     fn backward<T: Float>(&self, e: &Extents, region: [f32; 4], c: usize, dy: &[T], kept: &[T], dx: &mut [T]);
 }
 

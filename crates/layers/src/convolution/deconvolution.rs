@@ -1,8 +1,8 @@
 //! Deconvolution, the transposed convolution: every element of the bottom spreads the kernel, times itself, over the top.
 //!
 //! `y[n, o, p · stride + q · dilation − pad] += W[c, o, q] · x[n, c, p]` over the channels c of o's group, positions p and
-//! kernel positions q, from y = b; it is what [`Convolution`]'s gradient is by its input, and its gradient by its bottoms is a
-//! convolution.
+//! kernel positions q, from y = b; it is the backward-data pass of a [`Convolution`], and its gradient by its bottoms is that
+//! convolution's forward pass.
 //!
 //! Shapes: bottoms `[N…, C, spatial…]`, the channels at `axis`, all of one shape; a top for each,
 //! `[N…, O, stride · (spatial − 1) + dilation · (kernel − 1) + 1 − 2 · pad …]` with O = `num_output`. Parameters, shared by all

@@ -1,5 +1,5 @@
 //! Convolution on a device: by a library where there is one, else by our own kernels ([`super::direct`]). Deconvolution's
-//! forward is the pass that is a convolution's gradient by its input, and the other way round.
+//! forward is a convolution's backward-data pass, and its gradient by its bottoms a convolution's forward pass.
 //!
 //! Blobs that are not stored plainly meet filters that are stored alike: their elements rounded, and their channels last if
 //! the blobs' are. They are made once, forward, and kept for backward. Filters' gradients are added up in single precision.

@@ -1,6 +1,6 @@
 //! Convolution with three spatial axes on a device: matrix multiplications of the filters and the patches of a bounded number of
-//! images at a time, as in two dimensions without a library. Deconvolution's forward is the gradient by the input, and the
-//! other way round.
+//! images at a time, as in two dimensions without a library. Deconvolution's forward is the backward-data pass, and its
+//! gradient by its bottoms the forward pass.
 
 use lgm_core::{
     Arg, Axes3, Bwd, Device, DevicePtr, DeviceQueue, Format, Fwd, Gemm, Plan, Result, Shape, Window, args, count,

@@ -1,11 +1,11 @@
-//! What is done with boxes: overlaps, offsets from priors, and the suppression of those that overlap a better one.
+//! Boxes: intersection over union, decoding of predictions, non-maximum suppression.
 
 use std::cmp::Ordering;
 
 use lgm_core::Float;
 use lgm_proto::prior_box_parameter::CodeType;
 
-/// x and y of the first corner, then of the last.
+/// xmin, ymin, xmax, ymax.
 pub(super) type Corners<T> = [T; 4];
 
 /// The area, 0 of a box whose corners are the wrong way round.
@@ -13,8 +13,8 @@ fn area<T: Float>([x1, y1, x2, y2]: Corners<T>) -> T {
     if x2 < x1 || y2 < y1 { T::zero() } else { (x2 - x1) * (y2 - y1) }
 }
 
-/// The part that two boxes have in common of what they cover together.
-pub(super) fn overlap<T: Float>(a: Corners<T>, b: Corners<T>) -> T {
+/// Intersection over union.
+fn iou<T: Float>(a: Corners<T>, b: Corners<T>) -> T {
     if b[0] > a[2] || b[2] < a[0] || b[1] > a[3] || b[3] < a[1] {
         return T::zero();
     }
@@ -22,10 +22,10 @@ pub(super) fn overlap<T: Float>(a: Corners<T>, b: Corners<T>) -> T {
     if common > T::zero() { common / (area(a) + area(b) - common) } else { T::zero() }
 }
 
-/// How predictions are offsets from priors.
+/// How predictions encode boxes as offsets from priors.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Code {
-    /// In which terms.
+    /// `code_type`.
     pub kind: CodeType,
     /// Predictions are in units of the priors' variances.
     pub scaled: bool,
@@ -55,20 +55,46 @@ pub(super) fn descending<T: Float>(a: T, b: T) -> Ordering {
     b.partial_cmp(&a).unwrap_or(Ordering::Equal)
 }
 
-/// How boxes that overlap are suppressed.
+/// Non-maximum suppression: of boxes, the best first, the numbers of those whose `iou` with every one kept before is at most
+/// `threshold`, up to `most` of them. After each that is kept the threshold is multiplied by `eta`, below 1, while it is
+/// above one half.
+pub(super) fn suppress<T: Float>(
+    boxes: &[Corners<T>],
+    iou: impl Fn(Corners<T>, Corners<T>) -> T,
+    threshold: f32,
+    eta: f32,
+    most: usize,
+) -> Vec<usize> {
+    let (mut threshold, eta) = (T::of(threshold.into()), T::of(eta.into()));
+    let mut kept: Vec<usize> = Vec::new();
+    for (i, &corners) in boxes.iter().enumerate() {
+        if kept.len() == most {
+            break;
+        }
+        if kept.iter().all(|&other| iou(corners, boxes[other]) <= threshold) {
+            kept.push(i);
+            if eta < T::one() && threshold > T::of(0.5) {
+                threshold *= eta;
+            }
+        }
+    }
+    kept
+}
+
+/// The non-maximum suppression of a class's boxes, `nms_param`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Suppression {
-    /// Boxes overlap if by more than this.
+    /// `nms_threshold`.
     pub threshold: f32,
-    /// Boxes that are looked at, the best first.
+    /// `top_k`, the number of boxes looked at, the best first; all without.
     pub top: Option<usize>,
-    /// Factor on the threshold after each box that is kept, while it is above one half.
+    /// `eta`.
     pub eta: f32,
 }
 
 impl Suppression {
-    /// Of the boxes with a score above `least`, in the order of their scores, those that overlap none before that is kept;
-    /// `score` and `corners` give those of a box by its number.
+    /// The boxes with a score above `least` that are kept, in descending order of score: score, number and corners. `score` and
+    /// `corners` give those of a box by its number.
     pub fn kept<T: Float>(
         &self,
         boxes: usize,
@@ -79,18 +105,9 @@ impl Suppression {
         let mut order: Vec<(T, usize)> = (0..boxes).map(|i| (score(i), i)).filter(|&(s, _)| s > least).collect();
         order.sort_by(|a, b| descending(a.0, b.0));
         order.truncate(self.top.unwrap_or(usize::MAX));
-        let mut kept: Vec<(T, usize, Corners<T>)> = Vec::new();
-        let (mut threshold, eta) = (T::of(self.threshold.into()), T::of(self.eta.into()));
-        for (score, i) in order {
-            let corners = corners(i);
-            if kept.iter().all(|&(.., other)| overlap(corners, other) <= threshold) {
-                kept.push((score, i, corners));
-                if eta < T::one() && threshold > T::of(0.5) {
-                    threshold *= eta;
-                }
-            }
-        }
-        kept
+        let corners: Vec<Corners<T>> = order.iter().map(|&(_, i)| corners(i)).collect();
+        let kept = suppress(&corners, iou, self.threshold, self.eta, usize::MAX);
+        kept.into_iter().map(|k| (order[k].0, order[k].1, corners[k])).collect()
     }
 }
 
@@ -99,14 +116,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn overlaps() {
+    fn intersections_over_unions() {
         let unit = [0.0, 0.0, 1.0, 1.0];
-        assert_eq!(overlap(unit, unit), 1.0);
-        assert_eq!(overlap(unit, [0.5, 0.0, 1.5, 1.0]), 1.0 / 3.0);
-        assert_eq!(overlap(unit, [0.25, 0.25, 0.75, 0.75]), 0.25);
-        assert_eq!(overlap(unit, [1.0, 0.0, 2.0, 1.0]), 0.0, "an edge");
-        assert_eq!(overlap(unit, [2.0, 2.0, 3.0, 3.0]), 0.0);
-        assert_eq!(overlap(unit, [0.5, 0.5, 0.5, 0.5]), 0.0, "a point");
+        assert_eq!(iou(unit, unit), 1.0);
+        assert_eq!(iou(unit, [0.5, 0.0, 1.5, 1.0]), 1.0 / 3.0);
+        assert_eq!(iou(unit, [0.25, 0.25, 0.75, 0.75]), 0.25);
+        assert_eq!(iou(unit, [1.0, 0.0, 2.0, 1.0]), 0.0, "an edge");
+        assert_eq!(iou(unit, [2.0, 2.0, 3.0, 3.0]), 0.0);
+        assert_eq!(iou(unit, [0.5, 0.5, 0.5, 0.5]), 0.0, "a point");
     }
 
     #[test]

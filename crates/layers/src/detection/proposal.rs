@@ -18,7 +18,7 @@ use lgm_core::{
 };
 use lgm_proto::{LayerParameter, ProposalParameter};
 
-use super::boxes::{Corners, descending};
+use super::boxes::{Corners, descending, suppress};
 
 /// The layer; see the module.
 pub struct Proposal {
@@ -82,8 +82,8 @@ fn anchors(p: &ProposalParameter) -> Vec<Corners<f64>> {
     p.ratio.iter().flat_map(|&ratio| p.scale.iter().map(move |&scale| of(ratio, scale))).collect()
 }
 
-/// The part that two boxes have in common of the pixels they cover together.
-fn overlap<T: Float>(a: Corners<T>, b: Corners<T>) -> T {
+/// Intersection over union of boxes whose last pixels belong to them.
+fn iou<T: Float>(a: Corners<T>, b: Corners<T>) -> T {
     let pixels = |first: T, last: T| (last - first + T::one()).max(T::zero());
     let area = |[x1, y1, x2, y2]: Corners<T>| pixels(x1, x2) * pixels(y1, y2);
     let common = area([a[0].max(b[0]), a[1].max(b[1]), a[2].min(b[2]), a[3].min(b[3])]);
@@ -138,23 +138,15 @@ impl HostLayer for Proposal {
         }
         found.sort_by(|a, b| descending(a.0, b.0));
         found.truncate(usize::try_from(p.pre_nms_topn()).unwrap_or(usize::MAX));
-        let threshold = T::of(p.nms_thresh().into());
-        let mut kept: Vec<(T, Corners<T>)> = Vec::new();
-        for (score, corners) in found {
-            if kept.len() == p.post_nms_topn() as usize {
-                break;
-            }
-            if kept.iter().all(|&(_, other)| overlap(corners, other) <= threshold) {
-                kept.push((score, corners));
-            }
-        }
+        let boxes: Vec<Corners<T>> = found.iter().map(|&(_, corners)| corners).collect();
+        let kept = suppress(&boxes, iou, p.nms_thresh(), 1.0, p.post_nms_topn() as usize);
         let regions = io.top::<T>(0)?;
         regions.fill(T::zero());
-        regions.chunks_exact_mut(ROW).zip(&kept).for_each(|(row, (_, corners))| row[1..].copy_from_slice(corners));
+        regions.chunks_exact_mut(ROW).zip(&kept).for_each(|(row, &k)| row[1..].copy_from_slice(&boxes[k]));
         if io.tops.len() > 1 {
             let top = io.top::<T>(1)?;
             top.fill(T::zero());
-            top.iter_mut().zip(&kept).for_each(|(top, &(score, _))| *top = score);
+            top.iter_mut().zip(&kept).for_each(|(top, &k)| *top = found[k].0);
         }
         Ok(())
     }
