@@ -63,7 +63,8 @@ fn all_that_forks_have_and_we_lack_is_told_at_once() {
 fn settings_without_effect_are_ignored_with_one_warning() {
     let text = "default_forward_type: FLOAT16 layer { name: 'd' type: 'Input' top: 'd' forward_type: FLOAT input_param \
                 { shape { dim: 2 dim: 3 } } } layer { name: 'r' type: 'ReLU' bottom: 'd' top: 'r' relu_param { engine: MKLDNN \
-                relu6: false } }";
+                relu6: false } } layer { name: 'o' type: 'Dropout' bottom: 'r' top: 'o' dropout_param { sample_weights_test: \
+                false } }";
     let parsed = lgm_proto::parse_net(text.as_bytes(), std::path::Path::new(FILE)).unwrap();
     assert_eq!(
         parsed.warnings,
