@@ -8,6 +8,7 @@ pub mod glyphs;
 mod hdf5_data;
 mod hdf5_output;
 mod hdf5_reader;
+mod image;
 pub mod lmdb;
 mod lmdb_data;
 mod order;

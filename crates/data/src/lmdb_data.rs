@@ -20,7 +20,8 @@ use lgm_core::{BuildCx, Error, Host, Node, Phase, Result, Shape, Source, State, 
 use lgm_proto::{DataParameter, LayerParameter, TransformationParameter};
 
 use crate::batch::{Batch, copy_out, read_counter};
-use crate::datum::{Color, decode};
+use crate::datum::decode;
+use crate::image::Color;
 use crate::lmdb::{Lmdb, Records};
 use crate::order::Draws;
 use crate::prefetch::Prefetch;
