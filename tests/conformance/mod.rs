@@ -36,7 +36,6 @@ const NOT_YET: &[&str] = &[
     "unknown command 'compute_image_mean'",
     "unknown command 'convert_imageset'",
     "unknown command 'extract_features'",
-    "unknown command 'parse_log'",
     "unknown command 'upgrade_net_proto_binary'",
     "unknown command 'upgrade_net_proto_text'",
     "unknown command 'upgrade_solver_proto_text'",
