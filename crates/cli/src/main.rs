@@ -12,6 +12,7 @@ mod make_glyphs;
 mod models;
 mod output;
 mod peaks;
+mod plot;
 mod plot_features;
 mod progress;
 mod signals;
