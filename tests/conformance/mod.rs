@@ -32,7 +32,6 @@ const NOT_YET: &[&str] = &[
     "unknown layer type 'Filter'",
     "unknown layer type 'ImageData'",
     "unknown layer type 'WindowData'",
-    "is a LevelDB database, which cannot be read",
     "unknown command 'compute_image_mean'",
     "unknown command 'convert_imageset'",
     "unknown command 'extract_features'",
