@@ -20,8 +20,9 @@ use lgm_core::{BuildCx, Error, Host, Node, Phase, Result, Shape, Source, State, 
 use lgm_proto::{DataParameter, LayerParameter, TransformationParameter};
 
 use crate::batch::{Batch, copy_out, read_counter};
-use crate::datum::{Color, decode};
+use crate::datum::decode;
 use crate::db::{Database, Records};
+use crate::image::Color;
 use crate::order::Draws;
 use crate::parallel::{in_parallel, threads_for};
 use crate::prefetch::Prefetch;

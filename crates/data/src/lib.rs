@@ -10,6 +10,7 @@ pub mod glyphs;
 mod hdf5_data;
 mod hdf5_output;
 mod hdf5_reader;
+mod image;
 mod order;
 mod parallel;
 mod pixels;

@@ -236,7 +236,7 @@ fn folders_of_images() {
     image::RgbImage::new(8, 9).save(dir.path().join("in/train/bee/z.png")).unwrap();
     fails("z.png: is 9 x 8 pixels, but the first image is 32 x 32");
     put(&dir.path().join("in/train/bee"), "z.png", b"junk");
-    fails("z.png: its image cannot be decoded");
+    fails("z.png: cannot be decoded");
     put(&dir.path().join("in/train/bee"), "z.png", b"version https://git-lfs.github.com/spec/v1");
     fails("z.png: expected a picture (JPEG or PNG), found a Git LFS pointer: 'git lfs pull' gets the file itself");
     // The failures left the earlier, whole files.
