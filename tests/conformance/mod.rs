@@ -31,7 +31,6 @@ use compare::Worst;
 const NOT_YET: &[&str] = &[
     "unknown layer type 'ImageData'",
     "unknown layer type 'WindowData'",
-    "is a LevelDB database, which cannot be read",
     "unknown command 'compute_image_mean'",
     "unknown command 'convert_imageset'",
     "unknown command 'extract_features'",

@@ -220,7 +220,7 @@ pub struct ConvertMnistArgs {
     pub images: PathBuf,
     /// The labels' idx file, gzipped or not
     pub labels: PathBuf,
-    /// The LMDB folder or HDF5 file to make
+    /// The LMDB or LevelDB folder or HDF5 file to make
     pub output: PathBuf,
     /// The form of the output
     #[arg(long = "backend", value_name = "FORM", value_enum, default_value_t = Backend::Lmdb)]
@@ -349,6 +349,8 @@ fn at_least_one() -> RangedI64ValueParser<u32> {
 pub enum Backend {
     /// An LMDB folder of Datum messages, for Data layers.
     Lmdb,
+    /// A LevelDB folder of the same.
+    Leveldb,
     /// An HDF5 file, for HDF5Data layers.
     Hdf5,
 }
@@ -368,6 +370,7 @@ impl From<Backend> for lgm_data::convert::Format {
     fn from(backend: Backend) -> Self {
         match backend {
             Backend::Lmdb => lgm_data::convert::Format::Lmdb,
+            Backend::Leveldb => lgm_data::convert::Format::Leveldb,
             Backend::Hdf5 => lgm_data::convert::Format::Hdf5,
         }
     }
