@@ -1,6 +1,5 @@
-//! Data for lgm-caffe: the layers that bring data in and take it out (Data, HDF5Data, ImageData,
-//! WindowData, HDF5Output), the file formats
-//! behind them, and converters of datasets.
+//! Data for lgm-caffe: the layers that bring data in and take it out (Data, HDF5Data, HDF5Output, ImageData, WindowData),
+//! the file formats behind them, and converters of datasets.
 
 mod ahead;
 mod batch;
