@@ -335,7 +335,7 @@ pub struct PlotFeaturesArgs {
     /// The layer whose first parameter holds the centers; the net's only ClassDistance or LGMLoss layer unless given
     #[arg(long = "classifier", value_name = "LAYER")]
     pub classifier: Option<String>,
-    /// The PNG file to draw
+    /// The PNG or SVG file to draw, by the end of its name
     #[arg(long = "out", value_name = "FILE")]
     pub out: PathBuf,
     /// Batches to run

@@ -13,6 +13,7 @@ mod models;
 mod output;
 mod parse_log;
 mod peaks;
+mod plot;
 mod plot_features;
 mod progress;
 mod signals;

@@ -293,7 +293,9 @@ mod tests {
         TrainingLog::read(file.path())
     }
 
-    fn rows(table: &Table) -> Vec<(usize, u64, f64, f64, Vec<Option<f64>>)> {
+    type Row = (usize, u64, f64, f64, Vec<Option<f64>>);
+
+    fn rows(table: &Table) -> Vec<Row> {
         table.rows.iter().map(|r| (r.run, r.iteration, r.seconds, r.rate, r.values.clone())).collect()
     }
 
