@@ -12,4 +12,5 @@ mod mistakes;
 mod models;
 mod runs;
 mod signals;
+mod upgrades;
 mod util;

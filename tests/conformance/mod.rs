@@ -32,9 +32,6 @@ const NOT_YET: &[&str] = &[
     "unknown command 'compute_image_mean'",
     "unknown command 'convert_imageset'",
     "unknown command 'extract_features'",
-    "unknown command 'upgrade_net_proto_binary'",
-    "unknown command 'upgrade_net_proto_text'",
-    "unknown command 'upgrade_solver_proto_text'",
 ];
 
 /// What runs on the simulated device: the L-GM layers, those with products, statistics and windows, and a few solvers.

@@ -53,6 +53,15 @@ pub enum Command {
     /// Convert CIFAR-10/100 or folders of images to HDF5
     #[command(alias = "convert_cifar")]
     ConvertCifar(ConvertCifarArgs),
+    /// Upgrade a net's prototxt to today's format
+    #[command(name = "upgrade_net_proto_text", alias = "upgrade-net-proto-text")]
+    UpgradeNetProtoText(UpgradeArgs),
+    /// Upgrade a binary net, such as weights, to today's format
+    #[command(name = "upgrade_net_proto_binary", alias = "upgrade-net-proto-binary")]
+    UpgradeNetProtoBinary(UpgradeArgs),
+    /// Upgrade a solver's prototxt to today's format
+    #[command(name = "upgrade_solver_proto_text", alias = "upgrade-solver-proto-text")]
+    UpgradeSolverProtoText(UpgradeArgs),
     /// Make tables of a training's log: losses and outputs, iterations, seconds and learning rates
     #[command(name = "parse_log", alias = "parse-log")]
     ParseLog(ParseLogArgs),
@@ -243,6 +252,15 @@ pub struct ConvertCifarArgs {
     /// CIFAR-100: label with the 20 coarse classes
     #[arg(long = "coarse")]
     pub coarse: bool,
+}
+
+/// Files of the upgrades.
+#[derive(Args, Debug)]
+pub struct UpgradeArgs {
+    /// The file in an older format
+    pub input: PathBuf,
+    /// The file to write
+    pub output: PathBuf,
 }
 
 /// Flags of `parse_log`.
