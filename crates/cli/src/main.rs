@@ -6,6 +6,7 @@ mod argv;
 mod convert_cifar;
 mod convert_mnist;
 mod device_query;
+mod draw_net;
 mod gpu;
 mod logging;
 mod make_glyphs;
@@ -83,6 +84,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::ConvertCifar(args) => convert_cifar::run(args),
         Command::MakeGlyphs(args) => make_glyphs::run(args),
         Command::PlotFeatures(args) => plot_features::run(args),
+        Command::DrawNet(args) => draw_net::run(args),
     }
 }
 
