@@ -55,6 +55,9 @@ pub enum Command {
     /// Convert CIFAR-10/100 or folders of images to HDF5
     #[command(alias = "convert_cifar")]
     ConvertCifar(ConvertCifarArgs),
+    /// Make tables of a training's log: losses and outputs, iterations, seconds and learning rates
+    #[command(name = "parse_log", alias = "parse-log")]
+    ParseLog(ParseLogArgs),
     /// Draw a dataset of digit glyphs into HDF5 files
     #[command(alias = "make_glyphs")]
     MakeGlyphs(MakeGlyphsArgs),
@@ -245,6 +248,37 @@ pub struct ConvertCifarArgs {
     /// CIFAR-100: label with the 20 coarse classes
     #[arg(long = "coarse")]
     pub coarse: bool,
+}
+
+/// Flags of `parse_log`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  lgm-caffe train -solver solver.prototxt 2> train.log
+  lgm-caffe parse_log train.log .    # train.log.train and train.log.test")]
+pub struct ParseLogArgs {
+    /// The log of a training, of this program or of Caffe
+    pub log: PathBuf,
+    /// The folder to write LOG.train and LOG.test to
+    pub output: PathBuf,
+    /// Name the files written
+    #[arg(long = "verbose")]
+    pub verbose: bool,
+    /// The character between columns
+    #[arg(long = "delimiter", value_name = "C", default_value = ",", value_parser = delimiter)]
+    pub delimiter: u8,
+}
+
+/// A character that no number in a table has.
+fn delimiter(text: &str) -> Result<u8, Error> {
+    match text.as_bytes() {
+        &[c] if c == b'\t'
+            || (c.is_ascii() && !c.is_ascii_control() && !c.is_ascii_alphanumeric() && !b"\"+-.".contains(&c)) =>
+        {
+            Ok(c)
+        }
+        _ => Err(Error::config("expected one character: a tab, a space, or a sign other than \" + - .")),
+    }
 }
 
 /// Flags of `make-glyphs`.
