@@ -1,6 +1,7 @@
 //! The commands and their flags. One definition serves the parsing, the help and [`crate::argv`]'s rewriting.
 
 mod device;
+mod figures;
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -12,6 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use lgm_core::Error;
 
 pub use self::device::{DeviceFlags, GpuFlag, Gpus};
+pub use self::figures::{DrawNetArgs, Layers, Rankdir};
 use crate::signals::Action;
 
 const EXAMPLES: &str = "\
@@ -71,6 +73,9 @@ pub enum Command {
     /// Draw the features a net gives its test data, coloured by class, with the class centers
     #[command(alias = "plot_features")]
     PlotFeatures(PlotFeaturesArgs),
+    /// Draw a net's layers and blobs as a graph
+    #[command(name = "draw_net", alias = "draw-net")]
+    DrawNet(DrawNetArgs),
 }
 
 /// Where the log goes and what is in it: glog's flags. Each can also be set by an environment variable, GLOG_log_dir
