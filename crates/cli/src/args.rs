@@ -53,6 +53,9 @@ pub enum Command {
     /// Convert CIFAR-10/100 or folders of images to HDF5
     #[command(alias = "convert_cifar")]
     ConvertCifar(ConvertCifarArgs),
+    /// Make tables of a training's log: losses and outputs, iterations, seconds and learning rates
+    #[command(name = "parse_log", alias = "parse-log")]
+    ParseLog(ParseLogArgs),
     /// Draw a dataset of digit glyphs into HDF5 files
     #[command(alias = "make_glyphs")]
     MakeGlyphs(MakeGlyphsArgs),
@@ -242,6 +245,37 @@ pub struct ConvertCifarArgs {
     pub coarse: bool,
 }
 
+/// Flags of `parse_log`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  lgm-caffe train -solver solver.prototxt 2> train.log
+  lgm-caffe parse_log train.log .    # train.log.train and train.log.test")]
+pub struct ParseLogArgs {
+    /// The log of a training, of this program or of Caffe
+    pub log: PathBuf,
+    /// The folder to write LOG.train and LOG.test to
+    pub output: PathBuf,
+    /// Name the files written
+    #[arg(long = "verbose")]
+    pub verbose: bool,
+    /// The character between columns
+    #[arg(long = "delimiter", value_name = "C", default_value = ",", value_parser = delimiter)]
+    pub delimiter: u8,
+}
+
+/// A character that no number in a table has.
+fn delimiter(text: &str) -> Result<u8, Error> {
+    match text.as_bytes() {
+        &[c] if c == b'\t'
+            || (c.is_ascii() && !c.is_ascii_control() && !c.is_ascii_alphanumeric() && !b"\"+-.".contains(&c)) =>
+        {
+            Ok(c)
+        }
+        _ => Err(Error::config("expected one character: a tab, a space, or a sign other than \" + - .")),
+    }
+}
+
 /// Flags of `make-glyphs`.
 #[derive(Args, Debug)]
 pub struct MakeGlyphsArgs {
@@ -283,7 +317,7 @@ pub struct PlotFeaturesArgs {
     /// The layer whose first parameter holds the centers; the net's only ClassDistance or LGMLoss layer unless given
     #[arg(long = "classifier", value_name = "LAYER")]
     pub classifier: Option<String>,
-    /// The PNG file to draw
+    /// The PNG or SVG file to draw, by the end of its name
     #[arg(long = "out", value_name = "FILE")]
     pub out: PathBuf,
     /// Batches to run

@@ -11,7 +11,9 @@ mod logging;
 mod make_glyphs;
 mod models;
 mod output;
+mod parse_log;
 mod peaks;
+mod plot;
 mod plot_features;
 mod progress;
 mod signals;
@@ -19,6 +21,7 @@ mod summary;
 mod test;
 mod time;
 mod train;
+mod training_log;
 
 use std::process::ExitCode;
 
@@ -80,6 +83,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::DeviceQuery(args) => device_query::run(args),
         Command::ConvertMnist(args) => convert_mnist::run(args),
         Command::ConvertCifar(args) => convert_cifar::run(args),
+        Command::ParseLog(args) => parse_log::run(args),
         Command::MakeGlyphs(args) => make_glyphs::run(args),
         Command::PlotFeatures(args) => plot_features::run(args),
     }

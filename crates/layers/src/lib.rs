@@ -69,6 +69,7 @@ layers! {
     argmax { "ArgMax" => ArgMax }
     batch_reindex { "BatchReindex" => BatchReindex }
     crop { "Crop" => Crop }
+    filter { "Filter" => Filter }
     gather { "Gather" => Gather }
     mean { "Mean" => Mean }
     mvn { "MVN" => Mvn }
