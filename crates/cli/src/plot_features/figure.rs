@@ -1,17 +1,11 @@
-//! The scatter plot of features: points coloured by class, the centers marked, a legend. Drawn twice as large and
-//! scaled down, because the bitmap backend does not smooth edges.
+//! The scatter plot of features: points coloured by class, the centers marked, a legend.
 
-use std::io::Cursor;
 use std::path::Path;
-use std::sync::Once;
 
-use image::imageops::{FilterType, resize};
-use lgm_core::fs::write_bytes;
 use lgm_core::{Error, Result, ensure};
-use plotters::coord::Shift;
 use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
-use plotters::style::{FontStyle, register_font};
+
+use crate::plot::{self, Area, Axes, Drawing, Drawn, Entry, Legend, Sign, px, series};
 
 /// A point of the plane: of features, or of their first two principal components.
 pub type Point = [f64; 2];
@@ -31,24 +25,16 @@ pub struct Figure<'a> {
     pub centers: &'a [Point],
 }
 
-const SIZE: (u32, u32) = (1200, 1000);
-const SMOOTHING: u32 = 2;
-const LEGEND_WIDTH: u32 = 110;
-/// Legends of more classes would not fit; their colours are hard to tell apart anyway.
-const MAX_LEGEND: usize = 40;
+/// The chart without its legend, in pixels.
+const SIZE: (u32, u32) = (1090, 1000);
 
-/// Draws a figure to a PNG file, which replaces an older one in one step.
+/// Draws a figure to a PNG or SVG file, which replaces an older one in one step.
 ///
 /// # Errors
 /// When there is nothing to draw, a label has no center, a number is not finite, or the file cannot be written.
 pub fn draw(path: impl AsRef<Path>, figure: &Figure<'_>) -> Result<()> {
-    let path = path.as_ref();
     check(figure)?;
-    let image = render(figure).map_err(|e| Error::internal(format!("drawing the figure: {e}")))?;
-    let mut png = Cursor::new(Vec::new());
-    let encoded = image.write_to(&mut png, image::ImageFormat::Png);
-    encoded.map_err(|e| Error::data(path, format!("cannot be written as a PNG: {e}")))?;
-    write_bytes(path, png.get_ref())
+    plot::write(path, figure)
 }
 
 fn check(figure: &Figure<'_>) -> Result<()> {
@@ -63,91 +49,33 @@ fn check(figure: &Figure<'_>) -> Result<()> {
     Ok(())
 }
 
-type Drawn<T, E> = std::result::Result<T, DrawingAreaErrorKind<E>>;
-
-fn render(figure: &Figure<'_>) -> std::result::Result<image::RgbImage, Box<dyn std::error::Error>> {
-    static FONT: Once = Once::new();
-    // The only failure is a font that cannot be parsed; text then fails below, with a reason.
-    FONT.call_once(|| drop(register_font("sans-serif", FontStyle::Normal, dejavu::sans::regular())));
-    let (width, height) = (SIZE.0 * SMOOTHING, SIZE.1 * SMOOTHING);
-    let mut pixels = vec![0u8; (width * height * 3) as usize];
-    {
-        let root = BitMapBackend::with_buffer(&mut pixels, (width, height)).into_drawing_area();
-        root.fill(&WHITE)?;
-        let classes = figure.centers.len();
-        let plot = if classes <= MAX_LEGEND {
-            let (plot, legend) = root.split_horizontally((SIZE.0 - LEGEND_WIDTH) * SMOOTHING);
-            draw_legend(&legend, classes)?;
-            plot
-        } else {
-            root.clone()
-        };
-        draw_plot(&plot, figure)?;
-        root.present()?;
+impl Figure<'_> {
+    fn legend(&self) -> Legend {
+        let classes = (0..self.centers.len()).map(|k| Entry { name: k.to_string(), sign: Sign::Point(series(k)) });
+        let center = Entry { name: "center".to_string(), sign: Sign::Center };
+        Legend::new(classes.chain([center]).collect(), SIZE.1)
     }
-    let large = image::RgbImage::from_raw(width, height, pixels).ok_or("the buffer does not fill the image")?;
-    Ok(resize(&large, SIZE.0, SIZE.1, FilterType::Triangle))
 }
 
-fn scaled(length: u32) -> u32 {
-    length * SMOOTHING
-}
-
-fn draw_plot<B: DrawingBackend>(area: &DrawingArea<B, Shift>, figure: &Figure<'_>) -> Drawn<(), B::ErrorType> {
-    let (title_height, tick_width) = (scaled(48), scaled(64));
-    let margin = scaled(14);
-    let (width, height) = area.dim_in_pixel();
-    let inner = (width - tick_width - 2 * margin, height - title_height - tick_width - 2 * margin);
-    let (x, y) = ranges(figure, inner.0 as f64 / inner.1 as f64);
-    let mut chart = ChartBuilder::on(area)
-        .margin(margin)
-        .caption(figure.title, ("sans-serif", scaled(24)))
-        .x_label_area_size(tick_width)
-        .y_label_area_size(tick_width)
-        .build_cartesian_2d(x, y)?;
-    chart
-        .configure_mesh()
-        .bold_line_style(BLACK.mix(0.1))
-        .light_line_style(TRANSPARENT)
-        .x_desc(figure.axes[0])
-        .y_desc(figure.axes[1])
-        .label_style(("sans-serif", scaled(16)))
-        .axis_desc_style(("sans-serif", scaled(18)))
-        .draw()?;
-    let classes = figure.centers.len();
-    // Fewer points can be drawn larger without hiding each other.
-    let radius = if figure.points.len() > 4000 { scaled(2) } else { scaled(3) };
-    chart.draw_series(
-        figure
-            .points
-            .iter()
-            .zip(figure.labels)
-            .map(|(p, &class)| Circle::new((p[0], p[1]), radius, color(class, classes).mix(0.5).filled())),
-    )?;
-    for (style, arm) in [(WHITE.stroke_width(scaled(6)), scaled(11)), (BLACK.stroke_width(scaled(3)), scaled(9))] {
-        chart.draw_series(figure.centers.iter().map(|c| Cross::new((c[0], c[1]), arm, style)))?;
+impl Drawing for Figure<'_> {
+    fn size(&self) -> (u32, u32) {
+        (SIZE.0 + self.legend().width(), SIZE.1)
     }
-    Ok(())
-}
 
-fn draw_legend<B: DrawingBackend>(area: &DrawingArea<B, Shift>, classes: usize) -> Drawn<(), B::ErrorType> {
-    let (_, height) = area.dim_in_pixel();
-    let step = (height as i32 - scaled(90) as i32) / (classes as i32 + 1).max(16);
-    let size = (step as f64 * 0.7).min(scaled(18) as f64);
-    let style = TextStyle::from(("sans-serif", size)).pos(Pos::new(HPos::Left, VPos::Center));
-    let (left, text_left) = (scaled(14) as i32, scaled(30) as i32);
-    for class in 0..=classes {
-        let y = scaled(70) as i32 + class as i32 * step;
-        let name = if class < classes {
-            area.draw(&Circle::new((left, y), scaled(6), color(class, classes).filled()))?;
-            class.to_string()
-        } else {
-            area.draw(&Cross::new((left, y), scaled(6), BLACK.stroke_width(scaled(3))))?;
-            "center".to_string()
-        };
-        area.draw(&Text::new(name, (text_left, y), style.clone()))?;
+    fn draw<B: DrawingBackend>(&self, area: &Area<B>) -> Drawn<(), B> {
+        let (area, beside) = area.split_horizontally(px(SIZE.0));
+        self.legend().draw(&beside)?;
+        let (x, y) = ranges(self, plot::aspect(SIZE));
+        let mut chart = Axes { title: self.title, names: self.axes, x, y }.draw(&area)?;
+        // Fewer points can be drawn larger without hiding each other.
+        let radius = if self.points.len() > 4000 { 2 } else { 3 };
+        let points = self.points.iter().zip(self.labels);
+        chart.draw_series(points.map(|(p, &class)| series(class).point((p[0], p[1]), radius, 0.5)))?;
+        for (style, arm) in [(WHITE.stroke_width(px(6)), px(11)), (BLACK.stroke_width(px(3)), px(9))] {
+            chart.draw_series(self.centers.iter().map(|c| Cross::new((c[0], c[1]), arm, style)))?;
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 type Range = std::ops::Range<f64>;
@@ -163,13 +91,6 @@ fn ranges(figure: &Figure<'_>, aspect: f64) -> (Range, Range) {
     let ((x, half_x), (y, half_y)) = (span(0), span(1));
     let half = 1.05 * half_y.max(half_x / aspect).max(f64::MIN_POSITIVE.sqrt());
     (x - half * aspect..x + half * aspect, y - half..y + half)
-}
-
-/// Hues round the circle; neighbours differ in lightness too.
-fn color(class: usize, classes: usize) -> RGBColor {
-    let lightness = if class.is_multiple_of(2) { 0.42 } else { 0.6 };
-    let (r, g, b) = HSLColor(class as f64 / classes.max(1) as f64, 0.85, lightness).rgb();
-    RGBColor(r, g, b)
 }
 
 #[cfg(test)]
@@ -194,16 +115,16 @@ mod tests {
     #[test]
     fn every_class_and_center_is_drawn() {
         let (points, labels, centers) = wheel(10, 8);
-        let image = render(&figure(&points, &labels, &centers)).unwrap();
-        assert_eq!(image.dimensions(), SIZE);
-        let plot = (SIZE.0 - LEGEND_WIDTH) as usize;
+        let image = plot::pixels(&figure(&points, &labels, &centers)).unwrap();
+        assert_eq!(image.height(), SIZE.1);
+        let plot = SIZE.0 as usize;
         let count = |near: &dyn Fn([u8; 3]) -> bool, columns: std::ops::Range<usize>| {
             image.enumerate_pixels().filter(|(x, _, p)| columns.contains(&(*x as usize)) && near(p.0)).count()
         };
         for class in 0..10 {
-            let c = color(class, 10);
+            let c = series(class).color;
             let legend = |p: [u8; 3]| p == [c.0, c.1, c.2];
-            assert!(count(&legend, plot..SIZE.0 as usize) > 50, "class {class} is missing from the legend");
+            assert!(count(&legend, plot..image.width() as usize) > 20, "class {class} is missing from the legend");
             // Half-transparent points lie between the colour and white.
             let half = |v: u8| (v as i32 + 255) / 2;
             let point = |p: [u8; 3]| [c.0, c.1, c.2].iter().zip(p).all(|(&v, q)| (half(v) - q as i32).abs() < 12);
@@ -218,9 +139,17 @@ mod tests {
         let (x, y) = ranges(&figure(&points, &labels, &centers), 1.25);
         assert!(((x.end - x.start) / (y.end - y.start) - 1.25).abs() < 1e-12);
         assert!(x.contains(&12.0) && y.contains(&-11.6));
-        render(&figure(&[[3.0, 3.0]], &[0], &[[3.0, 3.0]])).unwrap();
-        let (points, labels, centers) = wheel(MAX_LEGEND + 1, 2);
-        render(&figure(&points, &labels, &centers)).unwrap();
+        plot::pixels(&figure(&[[3.0, 3.0]], &[0], &[[3.0, 3.0]])).unwrap();
+    }
+
+    #[test]
+    fn every_class_of_many_is_in_the_legend() {
+        for classes in [41, 100, 250] {
+            let (points, labels, centers) = wheel(classes, 2);
+            let svg = plot::svg(&figure(&points, &labels, &centers)).unwrap();
+            let names = (0..classes).map(|class| format!("\n{class}\n")).filter(|name| svg.contains(name)).count();
+            assert_eq!(names, classes);
+        }
     }
 
     #[test]
@@ -234,6 +163,6 @@ mod tests {
         assert!(error(figure(&[[f64::NAN, 0.0]], &[0], &[[0.0; 2]])).contains("not a number"));
         assert!(!path.exists());
         draw(&path, &figure(&[[0.0; 2]], &[0], &[[1.0; 2]])).unwrap();
-        assert_eq!(image::open(&path).unwrap().width(), SIZE.0);
+        assert_eq!(image::open(&path).unwrap().height(), SIZE.1);
     }
 }
