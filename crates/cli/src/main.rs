@@ -6,6 +6,7 @@ mod argv;
 mod convert_cifar;
 mod convert_mnist;
 mod device_query;
+mod draw_net;
 mod gpu;
 mod logging;
 mod make_glyphs;
@@ -99,6 +100,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::UpgradeSolverProtoText(args) => upgrade::run(args, upgrade::Kind::SolverText),
         Command::MakeGlyphs(args) => make_glyphs::run(args),
         Command::PlotFeatures(args) => plot_features::run(args),
+        Command::DrawNet(args) => draw_net::run(args),
     }
 }
 
