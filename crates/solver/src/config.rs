@@ -65,7 +65,7 @@ pub(crate) fn check(parsed: &Parsed<SolverParameter>) -> Result<()> {
         );
         return fail("stagelr", text);
     }
-    check_forks(p).or_else(|(field, error)| Err(field_error(at, field, error)))?;
+    check_forks(p).map_err(|(field, error)| field_error(at, field, error))?;
     if ["AdaGrad", "RMSProp"].contains(&p.r#type()) && p.momentum() != 0.0 {
         return fail("momentum", format!("momentum cannot be used with {}, found {}", p.r#type(), p.momentum()));
     }

@@ -105,8 +105,8 @@ impl Policy {
             }
             Policy::Sigmoid => base / (1.0 + (-gamma * (t - p.stepsize() as f64)).exp()),
             Policy::MultiFixed => {
-                let stages = p.stageiter.iter().zip(&p.stagelr);
-                let stage = stages.clone().find(|(last, _)| iter <= **last).or(stages.last());
+                let mut stages = p.stageiter.iter().zip(&p.stagelr);
+                let stage = stages.clone().find(|(last, _)| iter <= **last).or(stages.next_back());
                 stage.map_or(base, |(_, &rate)| rate as f64)
             }
         }
