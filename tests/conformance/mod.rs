@@ -31,9 +31,7 @@ use compare::Worst;
 const NOT_YET: &[&str] = &[
     "unknown layer type 'ImageData'",
     "unknown layer type 'WindowData'",
-    "unknown command 'compute_image_mean'",
     "unknown command 'convert_imageset'",
-    "unknown command 'extract_features'",
     "unknown command 'upgrade_net_proto_binary'",
     "unknown command 'upgrade_net_proto_text'",
     "unknown command 'upgrade_solver_proto_text'",

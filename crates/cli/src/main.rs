@@ -3,9 +3,11 @@
 
 mod args;
 mod argv;
+mod compute_image_mean;
 mod convert_cifar;
 mod convert_mnist;
 mod device_query;
+mod extract_features;
 mod gpu;
 mod logging;
 mod make_glyphs;
@@ -70,7 +72,14 @@ fn run() -> anyhow::Result<ExitCode> {
     };
     let cli = Cli::from_arg_matches(&matches).map_err(UsageError::from)?;
     // Caffe's commands log each step, as in Caffe; the others print their result and log warnings only.
-    let narrates = matches!(cli.command, Command::Train(_) | Command::Test(_) | Command::Time(_));
+    let narrates = matches!(
+        cli.command,
+        Command::Train(_)
+            | Command::Test(_)
+            | Command::Time(_)
+            | Command::ComputeImageMean(_)
+            | Command::ExtractFeatures(_)
+    );
     logging::init(&cli.log, narrates)?;
     for warning in &rewritten.warnings {
         tracing::warn!("{warning}");
@@ -81,6 +90,8 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::Time(args) => time::run(args),
         Command::Summary(args) => summary::run(args),
         Command::DeviceQuery(args) => device_query::run(args),
+        Command::ComputeImageMean(args) => compute_image_mean::run(args),
+        Command::ExtractFeatures(args) => extract_features::run(args),
         Command::ConvertMnist(args) => convert_mnist::run(args),
         Command::ConvertCifar(args) => convert_cifar::run(args),
         Command::ParseLog(args) => parse_log::run(args),
