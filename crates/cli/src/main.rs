@@ -7,6 +7,7 @@ mod compute_image_mean;
 mod convert_cifar;
 mod convert_mnist;
 mod device_query;
+mod draw_net;
 mod extract_features;
 mod gpu;
 mod logging;
@@ -24,6 +25,7 @@ mod test;
 mod time;
 mod train;
 mod training_log;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -32,7 +34,7 @@ use clap::{CommandFactory, FromArgMatches};
 
 /// The exit code of a run that failed.
 const FAILED: u8 = 1;
-/// The exit code of a command line that makes no sense.
+/// The exit code of a command line that makes no sense, and of an input that cannot be read where Caffe has it so.
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
@@ -44,7 +46,8 @@ fn main() -> ExitCode {
         // A command line that could not be read has set up no log yet; then the environment's settings hold.
         let _ = logging::init(&args::LogFlags::default(), true);
         report(&error);
-        ExitCode::from(if error.is::<UsageError>() { USAGE } else { FAILED })
+        let usage = error.is::<UsageError>() || error.is::<upgrade::Unreadable>();
+        ExitCode::from(if usage { USAGE } else { FAILED })
     })
 }
 
@@ -79,6 +82,9 @@ fn run() -> anyhow::Result<ExitCode> {
             | Command::Time(_)
             | Command::ComputeImageMean(_)
             | Command::ExtractFeatures(_)
+            | Command::UpgradeNetProtoText(_)
+            | Command::UpgradeNetProtoBinary(_)
+            | Command::UpgradeSolverProtoText(_)
     );
     logging::init(&cli.log, narrates)?;
     for warning in &rewritten.warnings {
@@ -95,8 +101,12 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::ConvertMnist(args) => convert_mnist::run(args),
         Command::ConvertCifar(args) => convert_cifar::run(args),
         Command::ParseLog(args) => parse_log::run(args),
+        Command::UpgradeNetProtoText(args) => upgrade::run(args, upgrade::Kind::NetText),
+        Command::UpgradeNetProtoBinary(args) => upgrade::run(args, upgrade::Kind::NetBinary),
+        Command::UpgradeSolverProtoText(args) => upgrade::run(args, upgrade::Kind::SolverText),
         Command::MakeGlyphs(args) => make_glyphs::run(args),
         Command::PlotFeatures(args) => plot_features::run(args),
+        Command::DrawNet(args) => draw_net::run(args),
     }
 }
 

@@ -10,11 +10,12 @@ use flate2::bufread::MultiGzDecoder;
 use lgm_core::{Error, Result, Shape, memory};
 
 use super::{BLOCK, Progress};
-use crate::datum::encode;
+use crate::datum::record;
 use crate::db::{Backend, Writer};
 use crate::pixels::Extent;
 use lgm_hdf5::H5Image;
 use lgm_proto::FileKind;
+use prost::Message;
 
 /// What a converter writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +58,8 @@ pub fn convert_mnist(
             let backend = if format == Format::Lmdb { Backend::Lmdb } else { Backend::Leveldb };
             let mut database = Writer::create(out, backend)?;
             for (i, (image, &label)) in pixels.chunks_exact(extent.count()).zip(&labels).enumerate() {
-                database.put(format!("{i:08}").as_bytes(), encode(extent, image, label)?)?;
+                let datum = record(extent, image.to_vec(), Some(label.into()))?;
+                database.put(format!("{i:08}").as_bytes(), datum.encode_to_vec())?;
                 let done = i.saturating_add(1);
                 if done % BLOCK == 0 || done == count {
                     progress(done, count);
