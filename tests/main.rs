@@ -4,6 +4,7 @@
 
 mod command_line;
 mod conformance;
+mod databases;
 mod device;
 mod documents;
 mod figures;

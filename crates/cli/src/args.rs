@@ -3,7 +3,7 @@
 mod device;
 mod figures;
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -49,7 +49,13 @@ pub enum Command {
     /// Show the GPUs and NVIDIA's libraries, or where they were looked for
     #[command(name = "device_query", alias = "device-query")]
     DeviceQuery(DeviceQueryArgs),
-    /// Convert MNIST's idx files to LMDB or HDF5
+    /// Take the mean of a database's images
+    #[command(name = "compute_image_mean", alias = "compute-image-mean")]
+    ComputeImageMean(ComputeImageMeanArgs),
+    /// Write what a net makes of its data, blob by blob, to databases or an HDF5 file
+    #[command(name = "extract_features", alias = "extract-features")]
+    ExtractFeatures(ExtractFeaturesArgs),
+    /// Convert MNIST's idx files to LMDB, LevelDB or HDF5
     #[command(alias = "convert_mnist", alias = "convert_mnist_data")]
     ConvertMnist(ConvertMnistArgs),
     /// Convert CIFAR-10/100 or folders of images to HDF5
@@ -224,6 +230,59 @@ pub struct DeviceQueryArgs {
     pub gpus: GpuFlag,
 }
 
+/// Flags of `compute_image_mean`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  lgm-caffe compute_image_mean -backend lmdb train_lmdb mean.binaryproto")]
+pub struct ComputeImageMeanArgs {
+    /// The folder of an LMDB or LevelDB database of images of one size
+    #[arg(value_name = "INPUT_DB")]
+    pub input: PathBuf,
+    /// The file to write the mean to, for mean_file of transform_param; unless given, only the channels' means are logged
+    #[arg(value_name = "OUTPUT_FILE")]
+    pub output: Option<PathBuf>,
+    /// Accepted for Caffe's sake: what the folder holds decides
+    #[arg(long = "backend", value_name = "FORM", value_enum)]
+    pub backend: Option<DatabaseForm>,
+}
+
+/// Flags of `extract_features`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example, of ten batches:
+  lgm-caffe extract_features net.caffemodel net.prototxt fc7,prob fc7_lmdb,prob_lmdb 10 lmdb GPU 0")]
+pub struct ExtractFeaturesArgs {
+    /// Trained weights
+    pub weights: PathBuf,
+    /// The net's prototxt, with its data in the TEST phase
+    pub model: PathBuf,
+    /// The blobs to write, separated by commas
+    #[arg(value_name = "BLOBS")]
+    pub blobs: String,
+    /// A new database for each blob, separated by commas; or one HDF5 file for all
+    #[arg(value_name = "OUTPUTS")]
+    pub outputs: OsString,
+    /// Batches to run
+    #[arg(value_name = "BATCHES", value_parser = at_least_one())]
+    pub batches: u32,
+    /// The form of the outputs
+    #[arg(value_name = "FORM", value_enum)]
+    pub form: Backend,
+    /// Where to compute; the CPU unless given here or by -gpu
+    #[arg(value_name = "MODE", value_enum)]
+    pub mode: Option<ModeWord>,
+    /// The GPU's number, 0 unless given
+    #[arg(value_name = "DEVICE_ID")]
+    pub device_id: Option<u32>,
+    /// The device.
+    #[command(flatten)]
+    pub device: DeviceFlags,
+    /// The net's state.
+    #[command(flatten)]
+    pub state: StateFlags,
+}
+
 /// Flags of `convert-mnist`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -376,6 +435,26 @@ pub enum Backend {
     Leveldb,
     /// An HDF5 file, for HDF5Data layers.
     Hdf5,
+}
+
+/// The form of a database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DatabaseForm {
+    /// An LMDB folder.
+    Lmdb,
+    /// A LevelDB folder.
+    Leveldb,
+}
+
+/// Where to compute, by Caffe's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ModeWord {
+    /// On the CPU.
+    #[value(name = "CPU")]
+    Cpu,
+    /// On a GPU.
+    #[value(name = "GPU")]
+    Gpu,
 }
 
 /// A phase by Caffe's names.

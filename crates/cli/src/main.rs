@@ -3,10 +3,12 @@
 
 mod args;
 mod argv;
+mod compute_image_mean;
 mod convert_cifar;
 mod convert_mnist;
 mod device_query;
 mod draw_net;
+mod extract_features;
 mod gpu;
 mod logging;
 mod make_glyphs;
@@ -78,6 +80,8 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::Train(_)
             | Command::Test(_)
             | Command::Time(_)
+            | Command::ComputeImageMean(_)
+            | Command::ExtractFeatures(_)
             | Command::UpgradeNetProtoText(_)
             | Command::UpgradeNetProtoBinary(_)
             | Command::UpgradeSolverProtoText(_)
@@ -92,6 +96,8 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::Time(args) => time::run(args),
         Command::Summary(args) => summary::run(args),
         Command::DeviceQuery(args) => device_query::run(args),
+        Command::ComputeImageMean(args) => compute_image_mean::run(args),
+        Command::ExtractFeatures(args) => extract_features::run(args),
         Command::ConvertMnist(args) => convert_mnist::run(args),
         Command::ConvertCifar(args) => convert_cifar::run(args),
         Command::ParseLog(args) => parse_log::run(args),

@@ -14,6 +14,7 @@ mod hdf5_reader;
 mod image;
 mod image_data;
 mod image_list;
+mod mean;
 mod order;
 mod parallel;
 mod pixels;
@@ -28,6 +29,7 @@ pub use data::Data;
 pub use hdf5_data::Hdf5Data;
 pub use hdf5_output::Hdf5Output;
 pub use image_data::ImageData;
+pub use mean::ImageMean;
 pub use prefetch::Prefetch;
 pub use window_data::WindowData;
 
