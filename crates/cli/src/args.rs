@@ -1,5 +1,6 @@
 //! The commands and their flags. One definition serves the parsing, the help and [`crate::argv`]'s rewriting.
 
+mod convert_imageset;
 mod device;
 
 use std::ffi::OsStr;
@@ -11,6 +12,7 @@ use clap::builder::{OsStringValueParser, RangedI64ValueParser, TypedValueParser}
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lgm_core::Error;
 
+pub use self::convert_imageset::ConvertImagesetArgs;
 pub use self::device::{DeviceFlags, GpuFlag, Gpus};
 use crate::signals::Action;
 
@@ -47,6 +49,9 @@ pub enum Command {
     /// Show the GPUs and NVIDIA's libraries, or where they were looked for
     #[command(name = "device_query", alias = "device-query")]
     DeviceQuery(DeviceQueryArgs),
+    /// Convert a list of image files to LMDB or LevelDB
+    #[command(name = "convert_imageset", alias = "convert-imageset")]
+    ConvertImageset(ConvertImagesetArgs),
     /// Convert MNIST's idx files to LMDB or HDF5
     #[command(alias = "convert_mnist", alias = "convert_mnist_data")]
     ConvertMnist(ConvertMnistArgs),
@@ -220,7 +225,7 @@ pub struct ConvertMnistArgs {
     pub images: PathBuf,
     /// The labels' idx file, gzipped or not
     pub labels: PathBuf,
-    /// The LMDB folder or HDF5 file to make
+    /// The LMDB or LevelDB folder or HDF5 file to make
     pub output: PathBuf,
     /// The form of the output
     #[arg(long = "backend", value_name = "FORM", value_enum, default_value_t = Backend::Lmdb)]
@@ -349,6 +354,8 @@ fn at_least_one() -> RangedI64ValueParser<u32> {
 pub enum Backend {
     /// An LMDB folder of Datum messages, for Data layers.
     Lmdb,
+    /// A LevelDB folder of the same.
+    Leveldb,
     /// An HDF5 file, for HDF5Data layers.
     Hdf5,
 }
@@ -368,6 +375,7 @@ impl From<Backend> for lgm_data::convert::Format {
     fn from(backend: Backend) -> Self {
         match backend {
             Backend::Lmdb => lgm_data::convert::Format::Lmdb,
+            Backend::Leveldb => lgm_data::convert::Format::Leveldb,
             Backend::Hdf5 => lgm_data::convert::Format::Hdf5,
         }
     }

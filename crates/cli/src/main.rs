@@ -4,6 +4,7 @@
 mod args;
 mod argv;
 mod convert_cifar;
+mod convert_imageset;
 mod convert_mnist;
 mod device_query;
 mod gpu;
@@ -70,7 +71,8 @@ fn run() -> anyhow::Result<ExitCode> {
     };
     let cli = Cli::from_arg_matches(&matches).map_err(UsageError::from)?;
     // Caffe's commands log each step, as in Caffe; the others print their result and log warnings only.
-    let narrates = matches!(cli.command, Command::Train(_) | Command::Test(_) | Command::Time(_));
+    let narrates =
+        matches!(cli.command, Command::Train(_) | Command::Test(_) | Command::Time(_) | Command::ConvertImageset(_));
     logging::init(&cli.log, narrates)?;
     for warning in &rewritten.warnings {
         tracing::warn!("{warning}");
@@ -81,6 +83,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::Time(args) => time::run(args),
         Command::Summary(args) => summary::run(args),
         Command::DeviceQuery(args) => device_query::run(args),
+        Command::ConvertImageset(args) => convert_imageset::run(args),
         Command::ConvertMnist(args) => convert_mnist::run(args),
         Command::ConvertCifar(args) => convert_cifar::run(args),
         Command::ParseLog(args) => parse_log::run(args),

@@ -23,6 +23,8 @@ pub enum Format {
     /// A folder with an LMDB database of `Datum` records under the keys `00000000`, `00000001`, …, as Caffe's
     /// `convert_mnist_data` writes it.
     Lmdb,
+    /// The same in a folder with a LevelDB database.
+    Leveldb,
     /// An HDF5 file with `data`, images × 1 × height × width, 0 to 255, and `label`, images; both single precision.
     Hdf5,
 }
@@ -32,7 +34,7 @@ pub enum Format {
 ///
 /// # Errors
 /// When a file is missing, not an idx file of the right kind or shorter than its header requires, when there are not as many labels
-/// as images, when `out` exists (LMDB) or cannot be written.
+/// as images, when `out` exists (LMDB, LevelDB) or cannot be written.
 pub fn convert_mnist(
     images: impl AsRef<Path>,
     labels: impl AsRef<Path>,
@@ -52,8 +54,9 @@ pub fn convert_mnist(
         return Err(Error::data(images_path, format!("holds {count} images of {height} x {width} pixels")));
     }
     match format {
-        Format::Lmdb => {
-            let mut database = Writer::create(out, Backend::Lmdb)?;
+        Format::Lmdb | Format::Leveldb => {
+            let backend = if format == Format::Lmdb { Backend::Lmdb } else { Backend::Leveldb };
+            let mut database = Writer::create(out, backend)?;
             for (i, (image, &label)) in pixels.chunks_exact(extent.count()).zip(&labels).enumerate() {
                 let datum = record(extent, image.to_vec(), Some(label.into()))?;
                 database.put(format!("{i:08}").as_bytes(), datum.encode_to_vec())?;
