@@ -1,5 +1,5 @@
-//! Data for lgm-caffe: the layers that bring data in and take it out (Data, HDF5Data, HDF5Output, ImageData, WindowData),
-//! the file formats behind them, and converters of datasets.
+//! Data for lgm-caffe: the layers that bring data in and take it out (Data, HDF5Data, HDF5Output, ImageData, MemoryData,
+//! WindowData), the file formats behind them, and converters of datasets.
 
 mod ahead;
 mod batch;
@@ -14,6 +14,7 @@ mod hdf5_reader;
 mod image;
 mod image_data;
 mod image_list;
+mod memory_data;
 mod order;
 mod parallel;
 mod pixels;
@@ -28,6 +29,7 @@ pub use data::Data;
 pub use hdf5_data::Hdf5Data;
 pub use hdf5_output::Hdf5Output;
 pub use image_data::ImageData;
+pub use memory_data::{MemoryData, MemoryFeed};
 pub use prefetch::Prefetch;
 pub use window_data::WindowData;
 
@@ -39,5 +41,6 @@ pub fn register(registry: &mut Registry) {
     registry.add("Data", data::build);
     registry.add("HDF5Output", hdf5_output::build);
     registry.add("ImageData", image_data::build);
+    registry.add("MemoryData", memory_data::build);
     registry.add("WindowData", window_data::build);
 }
