@@ -84,7 +84,7 @@ impl MemoryData {
     /// # Errors
     /// When an extent is missing.
     pub fn new(layer: &LayerParameter, cx: &BuildCx) -> Result<Self> {
-        let param = layer.memory_data_param.clone().unwrap_or_default();
+        let param = layer.memory_data_param.unwrap_or_default();
         let fields = [
             ("batch_size", param.batch_size()),
             ("channels", param.channels()),

@@ -20,7 +20,6 @@ fn layer(name: &str) -> LayerParameter {
             channels: Some(1),
             height: Some(2),
             width: Some(3),
-            ..Default::default()
         }),
         ..Default::default()
     }
