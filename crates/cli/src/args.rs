@@ -1,5 +1,6 @@
 //! The commands and their flags. One definition serves the parsing, the help and [`crate::argv`]'s rewriting.
 
+mod convert_imageset;
 mod device;
 mod figures;
 
@@ -12,6 +13,7 @@ use clap::builder::{OsStringValueParser, RangedI64ValueParser, TypedValueParser}
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lgm_core::Error;
 
+pub use self::convert_imageset::ConvertImagesetArgs;
 pub use self::device::{DeviceFlags, GpuFlag, Gpus};
 pub use self::figures::{DrawNetArgs, Layers, Rankdir};
 use crate::signals::Action;
@@ -55,6 +57,9 @@ pub enum Command {
     /// Write what a net makes of its data, blob by blob, to databases or an HDF5 file
     #[command(name = "extract_features", alias = "extract-features")]
     ExtractFeatures(ExtractFeaturesArgs),
+    /// Convert a list of image files to LMDB or LevelDB
+    #[command(name = "convert_imageset", alias = "convert-imageset")]
+    ConvertImageset(ConvertImagesetArgs),
     /// Convert MNIST's idx files to LMDB, LevelDB or HDF5
     #[command(alias = "convert_mnist", alias = "convert_mnist_data")]
     ConvertMnist(ConvertMnistArgs),

@@ -5,6 +5,7 @@ mod args;
 mod argv;
 mod compute_image_mean;
 mod convert_cifar;
+mod convert_imageset;
 mod convert_mnist;
 mod device_query;
 mod draw_net;
@@ -82,6 +83,7 @@ fn run() -> anyhow::Result<ExitCode> {
             | Command::Time(_)
             | Command::ComputeImageMean(_)
             | Command::ExtractFeatures(_)
+            | Command::ConvertImageset(_)
             | Command::UpgradeNetProtoText(_)
             | Command::UpgradeNetProtoBinary(_)
             | Command::UpgradeSolverProtoText(_)
@@ -98,6 +100,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::DeviceQuery(args) => device_query::run(args),
         Command::ComputeImageMean(args) => compute_image_mean::run(args),
         Command::ExtractFeatures(args) => extract_features::run(args),
+        Command::ConvertImageset(args) => convert_imageset::run(args),
         Command::ConvertMnist(args) => convert_mnist::run(args),
         Command::ConvertCifar(args) => convert_cifar::run(args),
         Command::ParseLog(args) => parse_log::run(args),
