@@ -1,7 +1,9 @@
 //! The commands and their flags. One definition serves the parsing, the help and [`crate::argv`]'s rewriting.
 
+mod classify;
 mod device;
 mod figures;
+mod shell;
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -12,8 +14,10 @@ use clap::builder::{OsStringValueParser, RangedI64ValueParser, TypedValueParser}
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lgm_core::Error;
 
+pub use self::classify::{ClassifyArgs, ScoresFormat};
 pub use self::device::{DeviceFlags, GpuFlag, Gpus};
-pub use self::figures::{DrawNetArgs, Layers, Rankdir};
+pub use self::figures::{ChartType, DrawNetArgs, Layers, PlotTrainingLogArgs, Rankdir};
+pub use self::shell::{CompletionsArgs, ManArgs, ShellFlag};
 use crate::signals::Action;
 
 const EXAMPLES: &str = "\
@@ -47,26 +51,32 @@ pub enum Command {
     /// Print a net's layers, shapes, parameters, operations and memory
     Summary(SummaryArgs),
     /// Show the GPUs and NVIDIA's libraries, or where they were looked for
-    #[command(name = "device_query", alias = "device-query")]
+    #[command(name = "device_query")]
     DeviceQuery(DeviceQueryArgs),
     /// Convert MNIST's idx files to LMDB or HDF5
-    #[command(alias = "convert_mnist", alias = "convert_mnist_data")]
+    #[command(alias = "convert_mnist_data")]
     ConvertMnist(ConvertMnistArgs),
     /// Convert CIFAR-10/100 or folders of images to HDF5
-    #[command(alias = "convert_cifar")]
     ConvertCifar(ConvertCifarArgs),
     /// Make tables of a training's log: losses and outputs, iterations, seconds and learning rates
-    #[command(name = "parse_log", alias = "parse-log")]
+    #[command(name = "parse_log")]
     ParseLog(ParseLogArgs),
     /// Draw a dataset of digit glyphs into HDF5 files
-    #[command(alias = "make_glyphs")]
     MakeGlyphs(MakeGlyphsArgs),
     /// Draw the features a net gives its test data, coloured by class, with the class centers
-    #[command(alias = "plot_features")]
     PlotFeatures(PlotFeaturesArgs),
+    /// Classify images
+    Classify(ClassifyArgs),
     /// Draw a net's layers and blobs as a graph
-    #[command(name = "draw_net", alias = "draw-net")]
+    #[command(name = "draw_net")]
     DrawNet(DrawNetArgs),
+    /// Draw what trainings logged: accuracy, loss or learning rate by iterations or seconds
+    #[command(name = "plot_training_log")]
+    PlotTrainingLog(PlotTrainingLogArgs),
+    /// Print a script with which a shell completes commands and flags
+    Completions(CompletionsArgs),
+    /// Print a manual page
+    Man(ManArgs),
 }
 
 /// Where the log goes and what is in it: glog's flags. Each can also be set by an environment variable, GLOG_log_dir

@@ -3,6 +3,8 @@
 
 mod args;
 mod argv;
+mod classify;
+mod completions;
 mod convert_cifar;
 mod convert_mnist;
 mod device_query;
@@ -10,12 +12,14 @@ mod draw_net;
 mod gpu;
 mod logging;
 mod make_glyphs;
+mod man;
 mod models;
 mod output;
 mod parse_log;
 mod peaks;
 mod plot;
 mod plot_features;
+mod plot_training_log;
 mod progress;
 mod signals;
 mod summary;
@@ -87,7 +91,11 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::ParseLog(args) => parse_log::run(args),
         Command::MakeGlyphs(args) => make_glyphs::run(args),
         Command::PlotFeatures(args) => plot_features::run(args),
+        Command::Classify(args) => classify::run(args),
         Command::DrawNet(args) => draw_net::run(args),
+        Command::PlotTrainingLog(args) => plot_training_log::run(args),
+        Command::Completions(args) => completions::run(args),
+        Command::Man(args) => man::run(args),
     }
 }
 

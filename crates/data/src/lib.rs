@@ -11,6 +11,7 @@ mod hdf5_data;
 mod hdf5_output;
 mod hdf5_reader;
 mod image;
+mod net_input;
 mod order;
 mod parallel;
 mod pixels;
@@ -22,6 +23,7 @@ pub use lgm_hdf5 as hdf5;
 pub use data::Data;
 pub use hdf5_data::Hdf5Data;
 pub use hdf5_output::Hdf5Output;
+pub use net_input::{Crops, ImageInput, InputMean, TEN as TEN_CROPS};
 pub use prefetch::Prefetch;
 
 use lgm_core::Registry;

@@ -113,8 +113,31 @@ pub(crate) enum Mismatch {
     Size { image: Extent, first: Extent },
 }
 
-/// Reads a mean image: a BlobProto of 1 × channels × height × width, or without the 1.
-fn read_mean(path: &Path, expected: Extent) -> Result<Vec<f32>> {
+/// Reads a mean image of given extents.
+pub(crate) fn read_mean(path: &Path, expected: Extent) -> Result<Vec<f32>> {
+    let (dims, mean) = mean_blob(path)?;
+    let want = [expected.channels, expected.height, expected.width].map(|v| v as i64);
+    if dims != want {
+        let what = format!("the mean image has shape {dims:?}, expected {want:?}");
+        return Err(Error::data(path, what + " like the data"));
+    }
+    Ok(mean)
+}
+
+/// The mean of each channel of a mean image of any height and width.
+pub(crate) fn channel_means(path: &Path, channels: usize) -> Result<Vec<f32>> {
+    let (dims, mean) = mean_blob(path)?;
+    if dims[0] != channels as i64 || mean.is_empty() {
+        let what = format!("the mean image has shape {dims:?}, expected {channels} channels as the net's input has");
+        return Err(Error::data(path, what));
+    }
+    let planes = mean.chunks(mean.len() / channels);
+    Ok(planes.map(|plane| (plane.iter().map(|&v| f64::from(v)).sum::<f64>() / plane.len() as f64) as f32).collect())
+}
+
+/// Reads a mean image: a BlobProto of 1 × channels × height × width, or without the 1; its shape without the 1, and its
+/// values, as many as the shape says.
+fn mean_blob(path: &Path) -> Result<([i64; 3], Vec<f32>)> {
     if let Ok(kind) = FileKind::of(path) {
         kind.expect(FileKind::Mean, path)?;
     }
@@ -124,16 +147,20 @@ fn read_mean(path: &Path, expected: Extent) -> Result<Vec<f32>> {
         Some(shape) => shape.dim.clone(),
         None => [blob.num(), blob.channels(), blob.height(), blob.width()].map(i64::from).to_vec(),
     };
-    let want = [expected.channels, expected.height, expected.width].map(|v| v as i64);
-    if dims.strip_prefix(&[1]).unwrap_or(&dims) != want && dims != want {
-        let what = format!("the mean image has shape {dims:?}, expected [1, {}, {}, {}]", want[0], want[1], want[2]);
-        return Err(Error::data(path, what + " like the data"));
+    let shape: [i64; 3] = match dims[..] {
+        [channels, height, width] | [1, channels, height, width] => [channels, height, width],
+        _ => {
+            let what = format!("the mean image has shape {dims:?}, expected 1 x channels x height x width");
+            return Err(Error::data(path, what));
+        }
+    };
+    let mean: Vec<f32> =
+        if blob.data.is_empty() { blob.double_data.iter().map(|&v| v as f32).collect() } else { blob.data };
+    let count = lgm_core::count(&shape.map(|extent| usize::try_from(extent).unwrap_or(usize::MAX)));
+    if mean.len() != count {
+        return Err(Error::data(path, format!("holds {} values, expected {count}", mean.len())));
     }
-    let mean = if blob.data.is_empty() { blob.double_data.iter().map(|&v| v as f32).collect() } else { blob.data };
-    if mean.len() != expected.count() {
-        return Err(Error::data(path, format!("holds {} values, expected {}", mean.len(), expected.count())));
-    }
-    Ok(mean)
+    Ok((shape, mean))
 }
 
 #[cfg(test)]
@@ -218,8 +245,11 @@ mod tests {
         };
         std::fs::write(&path, BlobProto { double_data: vec![1.0], ..new }.encode_to_vec()).unwrap();
         fails("holds 1 values, expected 12");
-        std::fs::write(&path, BlobProto { height: Some(9), ..old }.encode_to_vec()).unwrap();
-        fails("shape [1, 2, 9, 3], expected [1, 2, 2, 3]");
+        std::fs::write(&path, BlobProto { height: Some(9), ..old.clone() }.encode_to_vec()).unwrap();
+        fails("holds 12 values, expected 54");
+        let tall = BlobProto { height: Some(1), width: Some(6), ..old };
+        std::fs::write(&path, tall.encode_to_vec()).unwrap();
+        fails("shape [2, 1, 6], expected [2, 2, 3]");
         std::fs::write(&path, [0xff]).unwrap();
         fails("is not a BlobProto");
         std::fs::remove_file(&path).unwrap();
