@@ -126,7 +126,7 @@ fn a_mean_image_is_taken_off_pixel_by_pixel() {
     says(&text, &[&format!("{:.4} - \"0\"", softmax(half)[0])]);
     mean(&folder.join("mean.binaryproto"), [1, 3, 8, 8], |_| 0.0);
     let args = [&["classify"], &NET[..], &args].concat();
-    fails(folder, &args, &["mean.binaryproto", "shape [3, 8, 8], expected [3, 4, 4]"]);
+    fails(folder, &args, &["mean.binaryproto", "the mean image is 3 x 8 x 8, expected 3 x 4 x 4"]);
 }
 
 #[test]
@@ -154,7 +154,10 @@ fn what_does_not_fit_together_is_told() {
     fs::write(folder.join("two.txt"), "a\nb\n").unwrap();
     errs(&["-labels", "two.txt", "images/a.png"], &["two.txt: has 2 labels", "scores of 3 classes"]);
     mean(&folder.join("gray.binaryproto"), [1, 1, 4, 4], |_| 0.0);
-    errs(&["-mean", "gray.binaryproto", "images/a.png"], &["gray.binaryproto", "shape [1, 4, 4], expected 3 channels"]);
+    errs(
+        &["-mean", "gray.binaryproto", "images/a.png"],
+        &["gray.binaryproto", "the mean image is 1 x 4 x 4, expected 3 channels"],
+    );
     errs(&["-mean_value", "1,2", "images/a.png"], &["expected 1 mean value, or 3", "found 2"]);
     errs(&["-oversample", "-images_dim", "3,9", "images/a.png"], &["crops of 4 x 4", "images of 3 x 9"]);
     errs(&["-blob", "probs", "images/a.png"], &["probs", "prob"]);

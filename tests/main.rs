@@ -14,4 +14,5 @@ mod mistakes;
 mod models;
 mod runs;
 mod signals;
+mod upgrades;
 mod util;

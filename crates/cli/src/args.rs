@@ -58,6 +58,15 @@ pub enum Command {
     ConvertMnist(ConvertMnistArgs),
     /// Convert CIFAR-10/100 or folders of images to HDF5
     ConvertCifar(ConvertCifarArgs),
+    /// Upgrade a net's prototxt to today's format
+    #[command(name = "upgrade_net_proto_text")]
+    UpgradeNetProtoText(UpgradeArgs),
+    /// Upgrade a binary net, such as weights, to today's format
+    #[command(name = "upgrade_net_proto_binary")]
+    UpgradeNetProtoBinary(UpgradeArgs),
+    /// Upgrade a solver's prototxt to today's format
+    #[command(name = "upgrade_solver_proto_text")]
+    UpgradeSolverProtoText(UpgradeArgs),
     /// Make tables of a training's log: losses and outputs, iterations, seconds and learning rates
     #[command(name = "parse_log")]
     ParseLog(ParseLogArgs),
@@ -235,7 +244,7 @@ pub struct ConvertMnistArgs {
     pub images: PathBuf,
     /// The labels' idx file, gzipped or not
     pub labels: PathBuf,
-    /// The LMDB folder or HDF5 file to make
+    /// The LMDB or LevelDB folder or HDF5 file to make
     pub output: PathBuf,
     /// The form of the output
     #[arg(long = "backend", value_name = "FORM", value_enum, default_value_t = Backend::Lmdb)]
@@ -258,6 +267,15 @@ pub struct ConvertCifarArgs {
     /// CIFAR-100: label with the 20 coarse classes
     #[arg(long = "coarse")]
     pub coarse: bool,
+}
+
+/// Files of the upgrades.
+#[derive(Args, Debug)]
+pub struct UpgradeArgs {
+    /// The file in an older format
+    pub input: PathBuf,
+    /// The file to write
+    pub output: PathBuf,
 }
 
 /// Flags of `parse_log`.
@@ -364,6 +382,8 @@ fn at_least_one() -> RangedI64ValueParser<u32> {
 pub enum Backend {
     /// An LMDB folder of Datum messages, for Data layers.
     Lmdb,
+    /// A LevelDB folder of the same.
+    Leveldb,
     /// An HDF5 file, for HDF5Data layers.
     Hdf5,
 }
@@ -383,6 +403,7 @@ impl From<Backend> for lgm_data::convert::Format {
     fn from(backend: Backend) -> Self {
         match backend {
             Backend::Lmdb => lgm_data::convert::Format::Lmdb,
+            Backend::Leveldb => lgm_data::convert::Format::Leveldb,
             Backend::Hdf5 => lgm_data::convert::Format::Hdf5,
         }
     }
