@@ -1,8 +1,10 @@
 //! The commands and their flags. One definition serves the parsing, the help and [`crate::argv`]'s rewriting.
 
 mod convert_imageset;
+mod classify;
 mod device;
 mod figures;
+mod shell;
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -14,8 +16,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use lgm_core::Error;
 
 pub use self::convert_imageset::ConvertImagesetArgs;
+pub use self::classify::{ClassifyArgs, ScoresFormat};
 pub use self::device::{DeviceFlags, GpuFlag, Gpus};
-pub use self::figures::{DrawNetArgs, Layers, Rankdir};
+pub use self::figures::{ChartType, DrawNetArgs, Layers, PlotTrainingLogArgs, Rankdir};
+pub use self::shell::{CompletionsArgs, ManArgs, ShellFlag};
 use crate::signals::Action;
 
 const EXAMPLES: &str = "\
@@ -49,44 +53,50 @@ pub enum Command {
     /// Print a net's layers, shapes, parameters, operations and memory
     Summary(SummaryArgs),
     /// Show the GPUs and NVIDIA's libraries, or where they were looked for
-    #[command(name = "device_query", alias = "device-query")]
+    #[command(name = "device_query")]
     DeviceQuery(DeviceQueryArgs),
     /// Take the mean of a database's images
-    #[command(name = "compute_image_mean", alias = "compute-image-mean")]
+    #[command(name = "compute_image_mean")]
     ComputeImageMean(ComputeImageMeanArgs),
     /// Write what a net makes of its data, blob by blob, to databases or an HDF5 file
-    #[command(name = "extract_features", alias = "extract-features")]
+    #[command(name = "extract_features")]
     ExtractFeatures(ExtractFeaturesArgs),
     /// Convert a list of image files to LMDB or LevelDB
-    #[command(name = "convert_imageset", alias = "convert-imageset")]
+    #[command(name = "convert_imageset")]
     ConvertImageset(ConvertImagesetArgs),
     /// Convert MNIST's idx files to LMDB, LevelDB or HDF5
-    #[command(alias = "convert_mnist", alias = "convert_mnist_data")]
+    #[command(alias = "convert_mnist_data")]
     ConvertMnist(ConvertMnistArgs),
     /// Convert CIFAR-10/100 or folders of images to HDF5
-    #[command(alias = "convert_cifar")]
     ConvertCifar(ConvertCifarArgs),
     /// Upgrade a net's prototxt to today's format
-    #[command(name = "upgrade_net_proto_text", alias = "upgrade-net-proto-text")]
+    #[command(name = "upgrade_net_proto_text")]
     UpgradeNetProtoText(UpgradeArgs),
     /// Upgrade a binary net, such as weights, to today's format
-    #[command(name = "upgrade_net_proto_binary", alias = "upgrade-net-proto-binary")]
+    #[command(name = "upgrade_net_proto_binary")]
     UpgradeNetProtoBinary(UpgradeArgs),
     /// Upgrade a solver's prototxt to today's format
-    #[command(name = "upgrade_solver_proto_text", alias = "upgrade-solver-proto-text")]
+    #[command(name = "upgrade_solver_proto_text")]
     UpgradeSolverProtoText(UpgradeArgs),
     /// Make tables of a training's log: losses and outputs, iterations, seconds and learning rates
-    #[command(name = "parse_log", alias = "parse-log")]
+    #[command(name = "parse_log")]
     ParseLog(ParseLogArgs),
     /// Draw a dataset of digit glyphs into HDF5 files
-    #[command(alias = "make_glyphs")]
     MakeGlyphs(MakeGlyphsArgs),
     /// Draw the features a net gives its test data, coloured by class, with the class centers
-    #[command(alias = "plot_features")]
     PlotFeatures(PlotFeaturesArgs),
+    /// Classify images
+    Classify(ClassifyArgs),
     /// Draw a net's layers and blobs as a graph
-    #[command(name = "draw_net", alias = "draw-net")]
+    #[command(name = "draw_net")]
     DrawNet(DrawNetArgs),
+    /// Draw what trainings logged: accuracy, loss or learning rate by iterations or seconds
+    #[command(name = "plot_training_log")]
+    PlotTrainingLog(PlotTrainingLogArgs),
+    /// Print a script with which a shell completes commands and flags
+    Completions(CompletionsArgs),
+    /// Print a manual page
+    Man(ManArgs),
 }
 
 /// Where the log goes and what is in it: glog's flags. Each can also be set by an environment variable, GLOG_log_dir

@@ -4,6 +4,8 @@
 mod args;
 mod argv;
 mod compute_image_mean;
+mod classify;
+mod completions;
 mod convert_cifar;
 mod convert_imageset;
 mod convert_mnist;
@@ -13,12 +15,14 @@ mod extract_features;
 mod gpu;
 mod logging;
 mod make_glyphs;
+mod man;
 mod models;
 mod output;
 mod parse_log;
 mod peaks;
 mod plot;
 mod plot_features;
+mod plot_training_log;
 mod progress;
 mod signals;
 mod summary;
@@ -109,7 +113,11 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::UpgradeSolverProtoText(args) => upgrade::run(args, upgrade::Kind::SolverText),
         Command::MakeGlyphs(args) => make_glyphs::run(args),
         Command::PlotFeatures(args) => plot_features::run(args),
+        Command::Classify(args) => classify::run(args),
         Command::DrawNet(args) => draw_net::run(args),
+        Command::PlotTrainingLog(args) => plot_training_log::run(args),
+        Command::Completions(args) => completions::run(args),
+        Command::Man(args) => man::run(args),
     }
 }
 

@@ -12,6 +12,7 @@ use lgm_core::{Phase, Shape, Step};
 use lgm_net::{Keep, Net, six_digits};
 
 use crate::args::PlotFeaturesArgs;
+use crate::progress::Progress;
 use crate::{gpu, models, output};
 use figure::Figure;
 use projection::Projection;
@@ -98,6 +99,7 @@ fn collect(args: &PlotFeaturesArgs, net: &mut Net) -> Result<Collected> {
     let single = |name: &&str| net.blob(name).is_ok_and(|(shape, _)| shape.count() == 1);
     let measures: Vec<String> = net.outputs().into_iter().filter(single).map(String::from).collect();
     let mut out = Collected { dim: 0, features: Vec::new(), labels: Vec::new(), measures: BTreeMap::new() };
+    let progress = Progress::items("batches", u64::from(args.iterations));
     for batch in 0..u64::from(args.iterations) {
         net.forward(&Step { seed: 0, iter: 0, batch })?;
         let (shape, features) = blob(net, &args.blob)?;
@@ -119,6 +121,7 @@ fn collect(args: &PlotFeaturesArgs, net: &mut Net) -> Result<Collected> {
             let (_, value) = blob(net, name)?;
             *out.measures.entry(name.clone()).or_default() += value[0];
         }
+        progress.at(batch + 1);
     }
     out.measures.values_mut().for_each(|sum| *sum /= f64::from(args.iterations));
     Ok(out)

@@ -16,6 +16,7 @@ mod image_data;
 mod image_list;
 mod mean;
 mod memory_data;
+mod net_input;
 mod order;
 mod parallel;
 mod pixels;
@@ -32,6 +33,7 @@ pub use hdf5_output::Hdf5Output;
 pub use image_data::ImageData;
 pub use mean::ImageMean;
 pub use memory_data::{MemoryData, MemoryFeed};
+pub use net_input::{Crops, ImageInput, InputMean, TEN as TEN_CROPS};
 pub use prefetch::Prefetch;
 pub use window_data::WindowData;
 

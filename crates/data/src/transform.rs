@@ -136,12 +136,23 @@ pub(crate) enum Mismatch {
 }
 
 /// Reads a mean image that must have the extents of the data.
-fn read_mean(path: &Path, expected: Extent) -> Result<Vec<f32>> {
+pub(crate) fn read_mean(path: &Path, expected: Extent) -> Result<Vec<f32>> {
     let (found, mean) = load_mean(path)?;
     if found == expected {
         return Ok(mean);
     }
     Err(Error::data(path, format!("the mean image is {found}, expected {expected} like the data")))
+}
+
+/// The mean of each channel of a mean image of any height and width.
+pub(crate) fn channel_means(path: &Path, channels: usize) -> Result<Vec<f32>> {
+    let (found, mean) = load_mean(path)?;
+    if found.channels != channels || mean.is_empty() {
+        let what = format!("the mean image is {found}, expected {channels} channels as the net's input has");
+        return Err(Error::data(path, what));
+    }
+    let planes = mean.chunks(mean.len() / channels);
+    Ok(planes.map(|plane| (plane.iter().map(|&v| f64::from(v)).sum::<f64>() / plane.len() as f64) as f32).collect())
 }
 
 /// Reads a mean image: a BlobProto of 1 × channels × height × width, or without the 1.

@@ -28,7 +28,6 @@ pub enum Sign {
     /// Points of a series.
     Point(Series),
     /// The line of a series.
-    #[allow(dead_code)]
     Line(Series),
     /// The cross of a class center.
     Center,
