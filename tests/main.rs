@@ -4,6 +4,7 @@
 
 mod command_line;
 mod conformance;
+mod detect;
 mod device;
 mod glyphs;
 mod graph_nodes;

@@ -1,5 +1,6 @@
 //! The commands and their flags. One definition serves the parsing, the help and [`crate::argv`]'s rewriting.
 
+mod detect;
 mod device;
 
 use std::ffi::OsStr;
@@ -11,6 +12,7 @@ use clap::builder::{OsStringValueParser, RangedI64ValueParser, TypedValueParser}
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lgm_core::Error;
 
+pub use self::detect::{AdversarialArgs, FoldArgs, LikelihoodArgs};
 pub use self::device::{DeviceFlags, GpuFlag, Gpus};
 use crate::signals::Action;
 
@@ -53,12 +55,18 @@ pub enum Command {
     /// Convert CIFAR-10/100 or folders of images to HDF5
     #[command(alias = "convert_cifar")]
     ConvertCifar(ConvertCifarArgs),
-    /// Draw a dataset of digit glyphs into HDF5 files
+    /// Draw a dataset of digits, or of letters, into HDF5 files
     #[command(alias = "make_glyphs")]
     MakeGlyphs(MakeGlyphsArgs),
     /// Draw the features a net gives its test data, coloured by class, with the class centers
     #[command(alias = "plot_features")]
     PlotFeatures(PlotFeaturesArgs),
+    /// Turn a trained L-GM layer into an InnerProduct, for programs that know no L-GM
+    Fold(FoldArgs),
+    /// Tell how likely each input is under a trained L-GM mixture, and which are abnormal
+    Likelihood(LikelihoodArgs),
+    /// Attack a trained net through its input gradient, and tell how well scores tell abnormal inputs from clean ones
+    Adversarial(AdversarialArgs),
 }
 
 /// Where the log goes and what is in it: glog's flags. Each can also be set by an environment variable, GLOG_log_dir
@@ -257,7 +265,11 @@ pub struct MakeGlyphsArgs {
     /// Another seed draws other images
     #[arg(long = "seed", value_name = "N", default_value_t = 1)]
     pub seed: u64,
-    /// Also draw samples of every digit to this PNG file
+    /// Draw capital letters that resemble no digit, labelled from 0, in place of digits: what a net trained on digits has
+    /// never seen
+    #[arg(long = "letters")]
+    pub letters: bool,
+    /// Also draw samples of every class to this PNG file
     #[arg(long = "sheet", value_name = "FILE")]
     pub sheet: Option<PathBuf>,
 }

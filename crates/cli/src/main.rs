@@ -1,17 +1,22 @@
 //! `lgm-caffe`: Caffe's command line over the lgm crates. One file per subcommand; the rest is what they share: the
 //! flags, the log, the progress bar and the signals.
 
+mod adversarial;
 mod args;
 mod argv;
 mod convert_cifar;
 mod convert_mnist;
+mod detect;
 mod device_query;
+mod fold;
 mod gpu;
+mod likelihood;
 mod logging;
 mod make_glyphs;
 mod models;
 mod output;
 mod peaks;
+mod picture;
 mod plot_features;
 mod progress;
 mod signals;
@@ -82,6 +87,9 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::ConvertCifar(args) => convert_cifar::run(args),
         Command::MakeGlyphs(args) => make_glyphs::run(args),
         Command::PlotFeatures(args) => plot_features::run(args),
+        Command::Fold(args) => fold::run(args),
+        Command::Likelihood(args) => likelihood::run(args),
+        Command::Adversarial(args) => adversarial::run(args),
     }
 }
 

@@ -51,7 +51,11 @@ pub fn outline(model: &Path, phase: Phase, flags: &StateFlags, backward: bool) -
     Outline::new(&parsed.message, &parsed.positions, &registry(), &options)
 }
 
-fn read(model: &Path, phase: Phase, flags: &StateFlags, backward: bool) -> Result<(Parsed<NetParameter>, Options)> {
+/// Reads the prototxt of a net, and what to build it with.
+///
+/// # Errors
+/// Whatever is wrong with the prototxt.
+pub fn read(model: &Path, phase: Phase, flags: &StateFlags, backward: bool) -> Result<(Parsed<NetParameter>, Options)> {
     expect_kind(model, FileKind::Net)?;
     let parsed = lgm_proto::read_net(model)?;
     parsed.notices.iter().for_each(|n| tracing::info!("{n}"));

@@ -19,6 +19,7 @@ pub use lgm_hdf5 as hdf5;
 
 pub use hdf5_data::Hdf5Data;
 pub use hdf5_output::Hdf5Output;
+pub use hdf5_reader::list_of;
 pub use lmdb_data::LmdbData;
 pub use prefetch::Prefetch;
 

@@ -1,17 +1,13 @@
-//! The scatter plot of features: points coloured by class, the centers marked, a legend. Drawn twice as large and
-//! scaled down, because the bitmap backend does not smooth edges.
+//! The scatter plot of features: points coloured by class, the centers marked, a legend.
 
-use std::io::Cursor;
 use std::path::Path;
-use std::sync::Once;
 
-use image::imageops::{FilterType, resize};
-use lgm_core::fs::write_bytes;
 use lgm_core::{Error, Result, ensure};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-use plotters::style::{FontStyle, register_font};
+
+use crate::picture::{self, SIZE, scaled};
 
 /// A point of the plane: of features, or of their first two principal components.
 pub type Point = [f64; 2];
@@ -31,8 +27,6 @@ pub struct Figure<'a> {
     pub centers: &'a [Point],
 }
 
-const SIZE: (u32, u32) = (1200, 1000);
-const SMOOTHING: u32 = 2;
 const LEGEND_WIDTH: u32 = 110;
 /// Legends of more classes would not fit; their colours are hard to tell apart anyway.
 const MAX_LEGEND: usize = 40;
@@ -44,11 +38,7 @@ const MAX_LEGEND: usize = 40;
 pub fn draw(path: impl AsRef<Path>, figure: &Figure<'_>) -> Result<()> {
     let path = path.as_ref();
     check(figure)?;
-    let image = render(figure).map_err(|e| Error::internal(format!("drawing the figure: {e}")))?;
-    let mut png = Cursor::new(Vec::new());
-    let encoded = image.write_to(&mut png, image::ImageFormat::Png);
-    encoded.map_err(|e| Error::data(path, format!("cannot be written as a PNG: {e}")))?;
-    write_bytes(path, png.get_ref())
+    picture::write(path, render(figure))
 }
 
 fn check(figure: &Figure<'_>) -> Result<()> {
@@ -66,31 +56,17 @@ fn check(figure: &Figure<'_>) -> Result<()> {
 type Drawn<T, E> = std::result::Result<T, DrawingAreaErrorKind<E>>;
 
 fn render(figure: &Figure<'_>) -> std::result::Result<image::RgbImage, Box<dyn std::error::Error>> {
-    static FONT: Once = Once::new();
-    // The only failure is a font that cannot be parsed; text then fails below, with a reason.
-    FONT.call_once(|| drop(register_font("sans-serif", FontStyle::Normal, dejavu::sans::regular())));
-    let (width, height) = (SIZE.0 * SMOOTHING, SIZE.1 * SMOOTHING);
-    let mut pixels = vec![0u8; (width * height * 3) as usize];
-    {
-        let root = BitMapBackend::with_buffer(&mut pixels, (width, height)).into_drawing_area();
-        root.fill(&WHITE)?;
+    picture::render(|root| {
         let classes = figure.centers.len();
         let plot = if classes <= MAX_LEGEND {
-            let (plot, legend) = root.split_horizontally((SIZE.0 - LEGEND_WIDTH) * SMOOTHING);
+            let (plot, legend) = root.split_horizontally(scaled(SIZE.0 - LEGEND_WIDTH));
             draw_legend(&legend, classes)?;
             plot
         } else {
             root.clone()
         };
-        draw_plot(&plot, figure)?;
-        root.present()?;
-    }
-    let large = image::RgbImage::from_raw(width, height, pixels).ok_or("the buffer does not fill the image")?;
-    Ok(resize(&large, SIZE.0, SIZE.1, FilterType::Triangle))
-}
-
-fn scaled(length: u32) -> u32 {
-    length * SMOOTHING
+        Ok(draw_plot(&plot, figure)?)
+    })
 }
 
 fn draw_plot<B: DrawingBackend>(area: &DrawingArea<B, Shift>, figure: &Figure<'_>) -> Drawn<(), B::ErrorType> {
