@@ -221,7 +221,7 @@ fn attacks_are_written_and_lower_the_accuracy() {
     }
 }
 
-/// Three small convolutions, and 48 numbers an image.
+/// Three small convolutions, and 32 numbers an image.
 const DEEP: &str = r#"
 layer { name: "c1" type: "Convolution" bottom: "data" top: "c1" convolution_param { num_output: 8 kernel_size: 5 pad: 2 bias_term: false weight_filler { type: "msra" } } }
 layer { name: "n1" type: "BatchNorm" bottom: "c1" top: "c1" batch_norm_param { moving_average_fraction: 0.97 } }
@@ -242,7 +242,7 @@ layer { name: "digest" type: "InnerProduct" bottom: "p3" top: "digest" inner_pro
 layer { name: "n4" type: "BatchNorm" bottom: "digest" top: "digest" batch_norm_param { moving_average_fraction: 0.97 } }
 layer { name: "s4" type: "Scale" bottom: "digest" top: "digest" scale_param { bias_term: true } }
 layer { name: "r4" type: "ReLU" bottom: "digest" top: "digest" }
-layer { name: "features" type: "InnerProduct" bottom: "digest" top: "features" inner_product_param { num_output: 48 weight_filler { type: "xavier" } } }
+layer { name: "features" type: "InnerProduct" bottom: "digest" top: "features" inner_product_param { num_output: 32 weight_filler { type: "xavier" } } }
 "#;
 
 const DEEP_LGM: &str = r#"
@@ -253,45 +253,36 @@ layer { name: "lgm" type: "LGMLoss" bottom: "features" bottom: "label" top: "los
 "#;
 
 const DEEP_SOLVER: &str = r#"
-net: "net.prototxt" type: "Nesterov" base_lr: 0.02 lr_policy: "multistep" gamma: 0.1 stepvalue: 280 stepvalue: 360
-momentum: 0.9 weight_decay: 0.0005 max_iter: 400 display: 0 random_seed: 1 snapshot_prefix: "net" solver_mode: CPU
+net: "net.prototxt" type: "Nesterov" base_lr: 0.02 lr_policy: "multistep" gamma: 0.1 stepvalue: 175 stepvalue: 225
+momentum: 0.9 weight_decay: 0.0005 max_iter: 250 display: 0 random_seed: 41 snapshot_prefix: "net" solver_mode: CPU
 "#;
 
-/// The claim of the L-GM paper, in small.
+/// The claim of the L-GM paper, in small: on data drawn with seeds that its settings were not chosen with (those were 11 to 13
+/// and 21 to 23). With 2 features instead of 32, as in the quickstart, so short a training does not reach it: letters were told
+/// with an area of 0.62.
 #[test]
 fn a_mixtures_likelihood_tells_what_a_softmax_does_not() {
+    const IMAGES: usize = 600;
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path();
-    prints(folder, &["make-glyphs", "-out", "data", "-train", "10000", "-test", "600"]);
-    prints(folder, &["make-glyphs", "-out", "letters", "-train", "1", "-test", "600", "-letters"]);
-    let mut random = lgm_core::rng::Philox::new(1, 7).from(0);
-    let noise: Vec<f32> = (0..600 * 28 * 28).map(|_| random.uniform(0.0, 255.0).floor() as f32).collect();
-    let (images, labels) = (lgm_core::Shape::from([600, 1, 28, 28]), lgm_core::Shape::from([600]));
-    let all = [("data", &images, &noise[..]), ("label", &labels, &[0.0; 600])];
+    let images = IMAGES.to_string();
+    prints(folder, &["make-glyphs", "-out", "data", "-train", "6000", "-test", &images, "-seed", "101"]);
+    prints(folder, &["make-glyphs", "-out", "letters", "-train", "1", "-test", &images, "-seed", "102", "-letters"]);
+    let mut random = lgm_core::rng::Philox::new(103, 7).from(0);
+    let noise: Vec<f32> = (0..IMAGES * 28 * 28).map(|_| random.uniform(0.0, 256.0).floor() as f32).collect();
+    let (shape, labels) = (lgm_core::Shape::from([IMAGES, 1, 28, 28]), lgm_core::Shape::from([IMAGES]));
+    let all = [("data", &shape, &noise[..]), ("label", &labels, &[0.0; IMAGES])];
     lgm_data::hdf5::write_f32(folder.join("noise.h5"), &all).unwrap();
     fs::write(folder.join("noise.txt"), "noise.h5\n").unwrap();
     fs::write(folder.join("solver.prototxt"), DEEP_SOLVER).unwrap();
 
-    let data =
-        DATA.replace("batch_size: 50 scale", "batch_size: 100 scale").replace("batch_size: 50", "batch_size: 100");
+    let data = DATA.replace("batch_size: 50", "batch_size: 100");
     let areas = |head: &str, score: &str| {
         fs::write(folder.join("net.prototxt"), format!("name: 'deep' {data}{DEEP}{head}")).unwrap();
         succeeds(folder, &["train", "-solver", "solver.prototxt"]);
         ["letters/test.txt", "noise.txt"].map(|source| {
-            let said = prints(
-                folder,
-                &[
-                    "adversarial",
-                    "-model",
-                    "net.prototxt",
-                    "-weights",
-                    "net_iter_400.caffemodel",
-                    "-iterations",
-                    "6",
-                    "-against",
-                    source,
-                ],
-            );
+            let net = ["-model", "net.prototxt", "-weights", "net_iter_250.caffemodel", "-iterations", "6"];
+            let said = prints(folder, &[&["adversarial"][..], &net, &["-against", source]].concat());
             assert!(number(&said, "clean: accuracy = ") > 0.9, "{said}");
             number(&said, &format!("AUC by {score} = "))
         })
