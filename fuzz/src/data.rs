@@ -4,7 +4,7 @@ use std::path::Path;
 
 use lgm_core::{BuildCx, DType, Phase, Source};
 use lgm_data::convert::{CifarOptions, Format, convert_cifar, convert_mnist};
-use lgm_data::{Hdf5Data, LmdbData};
+use lgm_data::{Data, Hdf5Data};
 use lgm_proto::{LayerParameter, NetParameter, Parsed};
 
 use crate::scratch::Scratch;
@@ -72,7 +72,7 @@ pub fn mean(bytes: &[u8]) {
             "layer {{ name: 'd' type: 'Data' top: 'x' transform_param {{ mean_file: '{mean}' }} \
              data_param {{ source: '{db}' batch_size: 2 backend: LMDB }} }}"
         );
-        let _ = LmdbData::new(&layer(&text), &CX).and_then(|mut data| data.open(1));
+        let _ = Data::new(&layer(&text), &CX).and_then(|mut data| data.open(1));
     });
 }
 

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use lgm_core::Source;
-use lgm_data::LmdbData;
+use lgm_data::Data;
+use lgm_data::db::{Database, Record, Records};
 use lgm_data::hdf5::H5File;
-use lgm_data::lmdb::{Lmdb, Records};
 
 use crate::data::{CX, layer};
 use crate::scratch::Scratch;
@@ -64,7 +64,7 @@ pub fn datum(bytes: &[u8]) {
                 "layer {{ name: 'd' type: 'Data' top: 'x' top: 'y' transform_param {{ {transform} }} \
                  data_param {{ source: '{db}' batch_size: 2 backend: LMDB }} }}"
             );
-            let _ = LmdbData::new(&layer(&text), &CX).and_then(|mut data| data.open(2));
+            let _ = Data::new(&layer(&text), &CX).and_then(|mut data| data.open(2));
         }
     });
 }
@@ -73,8 +73,8 @@ pub fn datum(bytes: &[u8]) {
 pub fn lmdb(bytes: &[u8]) {
     FOLDER.with(|folder| {
         folder.write("db/data.mdb", bytes);
-        let Ok(lmdb) = Lmdb::open(folder.at("db")) else { return };
-        for from in [0, lmdb.records() - 1] {
+        let Ok(lmdb) = Database::open(folder.at("db")) else { return };
+        for from in [0, lmdb.count().unwrap() - 1] {
             let Ok(mut records) = Records::from(lmdb.clone(), from) else { continue };
             let mut read = 0;
             while read < RECORDS {
@@ -129,9 +129,9 @@ mod tests {
             let value: Vec<u8> = (0..len).map(|i| i as u8).collect();
             FOLDER.with(|folder| {
                 folder.write("one/data.mdb", &database(&value));
-                let lmdb = Lmdb::open(folder.at("one")).unwrap();
+                let lmdb = Database::open(folder.at("one")).unwrap();
                 let mut records = Records::from(lmdb, 0).unwrap();
-                assert_eq!(records.next(1).unwrap(), [(0, &value[..])]);
+                assert_eq!(records.next(1).unwrap(), [Record { index: 0, key: b"0", value: &value }]);
             });
         }
     }

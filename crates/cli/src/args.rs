@@ -55,10 +55,13 @@ pub enum Command {
     /// Convert CIFAR-10/100 or folders of images to HDF5
     #[command(alias = "convert_cifar")]
     ConvertCifar(ConvertCifarArgs),
+    /// Make tables of a training's log: losses and outputs, iterations, seconds and learning rates
+    #[command(name = "parse_log", alias = "parse-log")]
+    ParseLog(ParseLogArgs),
     /// Draw a dataset of digits, or of letters, into HDF5 files
     #[command(alias = "make_glyphs")]
     MakeGlyphs(MakeGlyphsArgs),
-    /// Draw the features a net gives its test data, coloured by class, with the class centers
+    /// Draw the features a net gives its data, coloured by class, with the class centers and equal likelihoods
     #[command(alias = "plot_features")]
     PlotFeatures(PlotFeaturesArgs),
     /// Turn a trained L-GM layer into an InnerProduct, for programs that know no L-GM
@@ -250,6 +253,37 @@ pub struct ConvertCifarArgs {
     pub coarse: bool,
 }
 
+/// Flags of `parse_log`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  lgm-caffe train -solver solver.prototxt 2> train.log
+  lgm-caffe parse_log train.log .    # train.log.train and train.log.test")]
+pub struct ParseLogArgs {
+    /// The log of a training, of this program or of Caffe
+    pub log: PathBuf,
+    /// The folder to write LOG.train and LOG.test to
+    pub output: PathBuf,
+    /// Name the files written
+    #[arg(long = "verbose")]
+    pub verbose: bool,
+    /// The character between columns
+    #[arg(long = "delimiter", value_name = "C", default_value = ",", value_parser = delimiter)]
+    pub delimiter: u8,
+}
+
+/// A character that no number in a table has.
+fn delimiter(text: &str) -> Result<u8, Error> {
+    match text.as_bytes() {
+        &[c] if c == b'\t'
+            || (c.is_ascii() && !c.is_ascii_control() && !c.is_ascii_alphanumeric() && !b"\"+-.".contains(&c)) =>
+        {
+            Ok(c)
+        }
+        _ => Err(Error::config("expected one character: a tab, a space, or a sign other than \" + - .")),
+    }
+}
+
 /// Flags of `make-glyphs`.
 #[derive(Args, Debug)]
 pub struct MakeGlyphsArgs {
@@ -278,7 +312,11 @@ pub struct MakeGlyphsArgs {
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Example:
-  lgm-caffe plot-features -model net.prototxt -weights net_iter_1000.caffemodel -blob ip1 -out features.png")]
+  lgm-caffe plot-features -model net.prototxt -weights net_iter_1000.caffemodel -blob ip1 -out features.png
+  lgm-caffe plot-features -model net.prototxt -weights net_iter_1000.caffemodel -blob ip1 -map -out likelihood.svg
+  lgm-caffe plot-features -model net.prototxt -weights net_iter_200.caffemodel,net_iter_400.caffemodel -movie \\
+      -blob ip1 -out training.png
+Ellipses lie at the distances 1 and 2 of an L-GM layer's Gaussians, of which components of more features show the projection.")]
 pub struct PlotFeaturesArgs {
     /// The net's prototxt
     #[arg(long = "model", value_name = "FILE")]
@@ -295,9 +333,18 @@ pub struct PlotFeaturesArgs {
     /// The layer whose first parameter holds the centers; the net's only ClassDistance or LGMLoss layer unless given
     #[arg(long = "classifier", value_name = "LAYER")]
     pub classifier: Option<String>,
-    /// The PNG file to draw
+    /// The PNG or SVG file to draw, by the end of its name
     #[arg(long = "out", value_name = "FILE")]
     pub out: PathBuf,
+    /// Draw the likelihood under the L-GM layer's mixture behind the features, which must be two
+    #[arg(long = "map")]
+    pub map: bool,
+    /// Draw an animated PNG, with a figure for each file of -weights, in the plane of the last one's features
+    #[arg(long = "movie")]
+    pub movie: bool,
+    /// Whose data: with TRAIN the training data, by the net of the TEST phase all the same; TEST unless given
+    #[arg(long = "phase", value_name = "PHASE", value_enum)]
+    pub phase: Option<PhaseFlag>,
     /// Batches to run
     #[arg(long = "iterations", value_name = "N", default_value_t = 50, value_parser = at_least_one())]
     pub iterations: u32,

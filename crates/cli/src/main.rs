@@ -15,8 +15,9 @@ mod logging;
 mod make_glyphs;
 mod models;
 mod output;
+mod parse_log;
 mod peaks;
-mod picture;
+mod plot;
 mod plot_features;
 mod progress;
 mod signals;
@@ -24,6 +25,7 @@ mod summary;
 mod test;
 mod time;
 mod train;
+mod training_log;
 
 use std::process::ExitCode;
 
@@ -85,6 +87,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::DeviceQuery(args) => device_query::run(args),
         Command::ConvertMnist(args) => convert_mnist::run(args),
         Command::ConvertCifar(args) => convert_cifar::run(args),
+        Command::ParseLog(args) => parse_log::run(args),
         Command::MakeGlyphs(args) => make_glyphs::run(args),
         Command::PlotFeatures(args) => plot_features::run(args),
         Command::Fold(args) => fold::run(args),

@@ -4,50 +4,37 @@ use std::fmt;
 
 use crate::{Element, Format, Layout, Shape, Window, count};
 
-/// A two-dimensional convolution, groups and dilation included.
+/// A convolution along N spatial axes, groups and dilation included; of two unless it says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct DeviceConvolution {
+pub struct DeviceConvolution<const N: usize = 2> {
     /// Images.
     pub batch: usize,
     /// Channels of the input.
     pub channels: usize,
     /// Channels of the output.
     pub outputs: usize,
-    /// The windows along rows and along columns.
-    pub windows: [Window; 2],
+    /// The windows along the spatial axes, outermost first: with two, along rows and along columns.
+    pub windows: [Window; N],
     /// Groups of channels.
     pub groups: usize,
     /// How x, y and w and their gradients are stored; of w, the outputs count as images.
     pub format: Format,
 }
 
-impl DeviceConvolution {
-    /// Elements of a plane of the input.
+impl<const N: usize> DeviceConvolution<N> {
+    /// Elements of a channel of the input.
     pub fn input_area(&self) -> usize {
         count(&self.windows.map(|w| w.input))
     }
 
-    /// Elements of a plane of the output.
+    /// Elements of a channel of the output.
     pub fn output_area(&self) -> usize {
         count(&self.windows.map(|w| w.output))
     }
 
-    /// Elements of a plane of a filter.
+    /// Elements of a channel of a filter.
     pub fn kernel_area(&self) -> usize {
         count(&self.windows.map(|w| w.kernel))
-    }
-
-    /// The shapes of x, w and y.
-    pub fn shapes(&self) -> [Shape; 3] {
-        let blob = |outer, channels, extent: fn(Window) -> usize| {
-            let [rows, columns] = self.windows.map(extent);
-            Shape::from([outer, channels, rows, columns])
-        };
-        [
-            blob(self.batch, self.channels, |w| w.input),
-            blob(self.outputs, self.channels / self.groups.max(1), |w| w.kernel),
-            blob(self.batch, self.outputs, |w| w.output),
-        ]
     }
 
     /// Multiply-adds of a pass, [`usize::MAX`] for any greater number.
@@ -61,6 +48,21 @@ impl DeviceConvolution {
     pub fn has_plain_filters(&self) -> bool {
         let first = self.format.layout == Layout::ChannelsFirst;
         self.format.element == Element::F32 && (first || self.kernel_area() == 1 || self.channels == self.groups)
+    }
+}
+
+impl DeviceConvolution {
+    /// The shapes of x, w and y.
+    pub fn shapes(&self) -> [Shape; 3] {
+        let blob = |outer, channels, extent: fn(Window) -> usize| {
+            let [rows, columns] = self.windows.map(extent);
+            Shape::from([outer, channels, rows, columns])
+        };
+        [
+            blob(self.batch, self.channels, |w| w.input),
+            blob(self.outputs, self.channels / self.groups.max(1), |w| w.kernel),
+            blob(self.batch, self.outputs, |w| w.output),
+        ]
     }
 }
 

@@ -13,7 +13,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use tempfile::{Builder, NamedTempFile};
+use tempfile::{Builder, NamedTempFile, TempDir};
 
 use crate::{Error, Result};
 
@@ -132,27 +132,47 @@ pub fn remove_unfinished(folder: &Path, whose: impl Fn(&str) -> bool) -> Vec<Pat
     removed
 }
 
-/// Builds a folder through a temporary name beside it, syncs its files and renames it to `path`, which must not exist.
-///
-/// # Errors
-/// When `path` exists, its parent cannot be written, or `write` fails.
-pub fn create_dir_atomic(path: impl AsRef<Path>, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let path = path.as_ref();
-    if path.exists() {
-        return Err(Error::data(path, "already exists; remove it or choose another name"));
+/// A folder under a temporary name beside its place, which it takes when it is published. Dropped before, it is removed.
+#[must_use = "a staged folder is removed unless it is published"]
+pub struct StagedFolder {
+    tmp: TempDir,
+    path: PathBuf,
+}
+
+impl StagedFolder {
+    /// Makes an empty folder.
+    ///
+    /// # Errors
+    /// When `path` exists or its parent cannot be written.
+    pub fn create(path: &Path) -> Result<StagedFolder> {
+        if path.exists() {
+            return Err(Error::data(path, "already exists; remove it or choose another name"));
+        }
+        let (prefix, mode) = (temporary_prefix(path), Permissions::from_mode(0o777));
+        let tmp = Builder::new().prefix(&prefix).rand_bytes(RANDOM).permissions(mode).tempdir_in(folder_of(path));
+        Ok(StagedFolder { tmp: tmp.map_err(Error::io(path, "create"))?, path: path.into() })
     }
-    let (prefix, mode) = (temporary_prefix(path), Permissions::from_mode(0o777));
-    let tmp = Builder::new().prefix(&prefix).rand_bytes(RANDOM).permissions(mode).tempdir_in(folder_of(path));
-    let tmp = tmp.map_err(Error::io(path, "create"))?;
-    write(tmp.path())?;
-    for entry in fs::read_dir(tmp.path()).map_err(Error::io(&tmp, "list"))? {
-        sync(&entry.map_err(Error::io(&tmp, "list"))?.path())?;
+
+    /// Where the folder is for now.
+    pub fn path(&self) -> &Path {
+        self.tmp.path()
     }
-    sync(tmp.path())?;
-    fs::rename(tmp.path(), path).map_err(Error::io(path, "write"))?;
-    // Under its new name it stays.
-    let _ = tmp.keep();
-    sync_folder(path)
+
+    /// Syncs the folder's files and renames it to its place.
+    ///
+    /// # Errors
+    /// When something is there by now, or the system refuses.
+    pub fn publish(self) -> Result<()> {
+        let StagedFolder { tmp, path } = self;
+        for entry in fs::read_dir(tmp.path()).map_err(Error::io(&tmp, "list"))? {
+            sync(&entry.map_err(Error::io(&tmp, "list"))?.path())?;
+        }
+        sync(tmp.path())?;
+        fs::rename(tmp.path(), &path).map_err(Error::io(&path, "write"))?;
+        // Under its new name it stays.
+        let _ = tmp.keep();
+        sync_folder(&path)
+    }
 }
 
 /// Whether a name leads to something that bytes go through and that no file may take the place of.
@@ -305,10 +325,14 @@ mod tests {
     fn folders_appear_whole_or_not_at_all() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("db");
-        assert!(create_dir_atomic(&path, |_| Err(Error::config("stop"))).is_err());
+        drop(StagedFolder::create(&path).unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-        create_dir_atomic(&path, |t| fs::write(t.join("f"), "1").map_err(Error::io(t, "write"))).unwrap();
+        let folder = StagedFolder::create(&path).unwrap();
+        fs::write(folder.path().join("f"), "1").unwrap();
+        assert!(!path.exists());
+        folder.publish().unwrap();
         assert!(path.join("f").exists());
-        assert!(create_dir_atomic(&path, |_| Ok(())).is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert!(StagedFolder::create(&path).is_err());
     }
 }

@@ -3,24 +3,26 @@
 
 mod batch;
 pub mod convert;
+mod data;
 mod datum;
+pub mod db;
 pub mod glyphs;
 mod hdf5_data;
 mod hdf5_output;
 mod hdf5_reader;
-pub mod lmdb;
-mod lmdb_data;
+mod image;
 mod order;
+mod parallel;
 mod pixels;
 mod prefetch;
 mod transform;
 
 pub use lgm_hdf5 as hdf5;
 
+pub use data::Data;
 pub use hdf5_data::Hdf5Data;
 pub use hdf5_output::Hdf5Output;
 pub use hdf5_reader::list_of;
-pub use lmdb_data::LmdbData;
 pub use prefetch::Prefetch;
 
 use lgm_core::Registry;
@@ -28,6 +30,6 @@ use lgm_core::Registry;
 /// Makes the data layers known to a registry.
 pub fn register(registry: &mut Registry) {
     registry.add("HDF5Data", hdf5_data::build);
-    registry.add("Data", lmdb_data::build);
+    registry.add("Data", data::build);
     registry.add("HDF5Output", hdf5_output::build);
 }

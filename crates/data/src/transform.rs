@@ -10,7 +10,7 @@ use lgm_core::{Error, Phase, Result, ensure};
 use lgm_proto::{BlobProto, FileKind, TransformationParameter};
 use prost::Message;
 
-use crate::datum::{Color, Image, Pixels};
+use crate::image::{Color, Image, Pixels};
 use crate::order::ImageDraw;
 use crate::pixels::{Extent, Mean, Window, cut};
 

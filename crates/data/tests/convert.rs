@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use flate2::{Compression, write::GzEncoder};
 use lgm_core::Shape;
 use lgm_data::convert::{CifarOptions, Format, convert_cifar, convert_mnist};
+use lgm_data::db::{Database, Record, Records};
 use lgm_data::hdf5::{H5File, Values};
-use lgm_data::lmdb::{Lmdb, Records};
 use lgm_proto::Datum;
 use prost::Message;
 
@@ -51,10 +51,10 @@ fn idx_files_become_lmdb_and_hdf5_compressed_or_not() {
     assert_eq!(calls, [(256, 600), (512, 600), (600, 600)]);
     let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions();
     assert_eq!(mode(db.join("data.mdb")), mode(labels_file.clone()), "a database that others cannot read");
-    let lmdb = Lmdb::open(&db).unwrap();
-    assert_eq!(lmdb.records(), 600);
+    let lmdb = Database::open(&db).unwrap();
+    assert_eq!(lmdb.count().unwrap(), 600);
     let mut records = Records::from(lmdb, 0).unwrap();
-    for (i, &(index, value)) in records.next(600).unwrap().iter().enumerate() {
+    for (i, &Record { index, value, .. }) in records.next(600).unwrap().iter().enumerate() {
         assert_eq!(index, i as u64);
         let want = Datum {
             channels: Some(1),
@@ -131,8 +131,8 @@ fn damaged_idx_files_are_described_and_leave_nothing() {
 #[test]
 fn mnist_to_lmdb_writes_what_caffe_s_converter_wrote() {
     let records = |path: &Path| {
-        let mut records = Records::from(Lmdb::open(path).unwrap(), 0).unwrap();
-        records.next(200).unwrap().into_iter().map(|(_, v)| v.to_vec()).collect::<Vec<_>>()
+        let mut records = Records::from(Database::open(path).unwrap(), 0).unwrap();
+        records.next(200).unwrap().into_iter().map(|r| r.value.to_vec()).collect::<Vec<_>>()
     };
     let theirs = records(&common::golden("db/mnist_200_lmdb"));
     let data: Vec<Datum> = theirs.iter().map(|record| Datum::decode(&record[..]).unwrap()).collect();
@@ -236,7 +236,7 @@ fn folders_of_images() {
     image::RgbImage::new(8, 9).save(dir.path().join("in/train/bee/z.png")).unwrap();
     fails("z.png: is 9 x 8 pixels, but the first image is 32 x 32");
     put(&dir.path().join("in/train/bee"), "z.png", b"junk");
-    fails("z.png: its image cannot be decoded");
+    fails("z.png: cannot be decoded");
     put(&dir.path().join("in/train/bee"), "z.png", b"version https://git-lfs.github.com/spec/v1");
     fails("z.png: expected a picture (JPEG or PNG), found a Git LFS pointer: 'git lfs pull' gets the file itself");
     // The failures left the earlier, whole files.

@@ -9,7 +9,7 @@ use std::path::Path;
 use heed::types::Bytes;
 use heed::{CommitOrAbort, EnvOpenOptions};
 use lgm_core::Result;
-use lgm_data::lmdb::{Lmdb, Records};
+use lgm_data::db::{Database, Records};
 
 /// Puts records into a database, and takes some out.
 fn change(folder: &Path, put: &BTreeMap<Vec<u8>, Vec<u8>>, delete: &[Vec<u8>]) {
@@ -36,11 +36,11 @@ fn records(count: usize) -> BTreeMap<Vec<u8>, Vec<u8>> {
 }
 
 fn read_all(folder: &Path, from: u64) -> Result<Vec<Vec<u8>>> {
-    let lmdb = Lmdb::open(folder)?;
+    let lmdb = Database::open(folder)?;
     let mut records = Records::from(lmdb.clone(), from)?;
     let mut all = Vec::new();
-    while (all.len() as u64) < lmdb.records() {
-        all.extend(records.next(100)?.into_iter().map(|(_, v)| v.to_vec()));
+    while (all.len() as u64) < lmdb.count().unwrap() {
+        all.extend(records.next(100)?.into_iter().map(|r| r.value.to_vec()));
     }
     Ok(all)
 }

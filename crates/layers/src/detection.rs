@@ -3,11 +3,37 @@
 //!
 //! Source: Liu et al., "SSD: Single Shot MultiBox Detector" (2016); the layers of its Caffe.
 
+use lgm_core::{BlobSpec, Error, Result, ensure};
+
 mod boxes;
+mod multibox_loss;
 mod output;
 mod prior_box;
 mod proposal;
+mod truth;
 
+pub use multibox_loss::MultiBoxLoss;
 pub use output::DetectionOutput;
 pub use prior_box::PriorBox;
 pub use proposal::Proposal;
+
+/// The number of images and of priors, of predictions (so many for each prior), scores and priors: the first three bottoms.
+///
+/// # Errors
+/// When their shapes do not agree.
+fn check_predictions(bottoms: &[BlobSpec], locations: usize, classes: usize) -> Result<(usize, usize)> {
+    let priors = &bottoms[2].shape;
+    ensure!(
+        priors.len() == 3 && priors[1] == 2 && priors[2].is_multiple_of(4) && priors[2] > 0,
+        "bottom 2, the priors, must be of shape (1, 2, 4 · priors), found {priors}"
+    );
+    let (images, priors) = (bottoms[0].shape.first().copied().unwrap_or_default(), priors[2] / 4);
+    for (i, (what, each)) in [("the predictions", 4 * locations), ("the scores", classes)].into_iter().enumerate() {
+        let (shape, wanted) = (&bottoms[i].shape, lgm_core::count(&[priors, each]));
+        if shape.is_empty() || shape[0] != images || shape.count_from(1) != wanted {
+            let what = format!("bottom {i}, {what} for {priors} priors,");
+            return Err(Error::Shape { what, expected: [images, wanted].into(), found: shape.clone() });
+        }
+    }
+    Ok((images, priors))
+}

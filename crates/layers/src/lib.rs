@@ -35,7 +35,9 @@ layers! {
     lrn { "LRN" => Lrn }
     inner_product { "InnerProduct" => InnerProduct }
     embed { "Embed" => Embed }
-    detection { "DetectionOutput" => DetectionOutput, "PriorBox" => PriorBox, "Proposal" => Proposal }
+    detection {
+        "DetectionOutput" => DetectionOutput, "MultiBoxLoss" => MultiBoxLoss, "PriorBox" => PriorBox, "Proposal" => Proposal,
+    }
     regions { "ROIPooling" => RoiPooling, "PSROIPooling" => PsRoiPooling }
     recurrent { "LSTM" => Lstm, "LSTMUnit" => LstmUnit, "RNN" => Rnn }
     scale { "Scale" => Scale }
@@ -66,6 +68,7 @@ layers! {
     argmax { "ArgMax" => ArgMax }
     batch_reindex { "BatchReindex" => BatchReindex }
     crop { "Crop" => Crop }
+    filter { "Filter" => Filter }
     gather { "Gather" => Gather }
     mean { "Mean" => Mean }
     mvn { "MVN" => Mvn }

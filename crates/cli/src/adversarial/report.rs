@@ -7,6 +7,7 @@ use lgm_core::Result;
 use lgm_core::fs::write_bytes;
 
 use super::{Detection, figure};
+use crate::plot;
 
 /// Writes `roc.csv` and `roc.png` to a folder; what to tell of it.
 ///
@@ -15,7 +16,7 @@ use super::{Detection, figure};
 pub fn write(folder: &Path, net: &str, detections: &[Detection]) -> Result<String> {
     let (csv, png) = (folder.join("roc.csv"), folder.join("roc.png"));
     write_bytes(&csv, text(detections).as_bytes())?;
-    figure::draw(&png, &format!("Telling abnormal inputs of {net}"), detections)?;
+    plot::write(&png, &figure::Curves { title: &format!("Telling abnormal inputs of {net}"), detections })?;
     Ok(format!("{}\n{}\n", csv.display(), png.display()))
 }
 

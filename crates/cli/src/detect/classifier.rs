@@ -118,8 +118,7 @@ impl Classifier {
         let sources = sources(&mut message.layer, &wanted)?;
         wanted.insert(layer);
         for (_, layer) in message.layer.iter_mut().enumerate().filter(|(i, _)| !wanted.contains(i)) {
-            let never = NetStateRule { min_level: Some(i32::MAX), max_level: Some(i32::MIN), ..Default::default() };
-            (layer.include, layer.exclude) = (vec![never], Vec::new());
+            leave_out(layer);
         }
         let (positions, kept) = (parsed.positions, wanted.into_iter().collect());
         Ok(Classifier { message, positions, options, kept, layer, head, features, logits, label, sources })
@@ -237,6 +236,12 @@ impl Classifier {
     }
 }
 
+/// Leaves a layer out of the net; it keeps its number, by which errors find its line.
+pub fn leave_out(layer: &mut LayerParameter) {
+    let never = NetStateRule { min_level: Some(i32::MAX), max_level: Some(i32::MIN), ..Default::default() };
+    (layer.include, layer.exclude) = (vec![never], Vec::new());
+}
+
 /// An Input layer.
 pub fn input<'a>(name: &str, tops: Vec<String>, shapes: impl Iterator<Item = &'a Shape>) -> LayerParameter {
     let shape = shapes.map(|s| BlobShape { dim: s.iter().map(|&d| d as i64).collect() }).collect();
@@ -253,7 +258,11 @@ fn is_mixture(layer: &LayerParameter) -> bool {
     matches!(layer.r#type(), "LGMLoss" | "ClassDistance")
 }
 
-fn kind_of(layer: &LayerParameter) -> Result<Head> {
+/// What a layer is to a classifier.
+///
+/// # Errors
+/// When an LGMLoss has no positive `sigma_floor`.
+pub fn kind_of(layer: &LayerParameter) -> Result<Head> {
     Ok(match layer.r#type() {
         "LGMLoss" => {
             let floor = layer.lgm_loss_param.clone().unwrap_or_default().sigma_floor();

@@ -91,6 +91,11 @@ impl Mixture {
         self.width
     }
 
+    /// The variances of each class.
+    pub fn variances(&self) -> impl Iterator<Item = &[f64]> {
+        self.variances.chunks(self.width)
+    }
+
     fn rows(&self) -> impl Iterator<Item = ((&[f64], &[f64]), f64)> {
         self.centers.chunks(self.width).zip(self.variances.chunks(self.width)).zip(self.half_log.iter().copied())
     }

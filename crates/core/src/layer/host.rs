@@ -1,6 +1,6 @@
 //! A layer on the host.
 
-use crate::space::{Host, ViewMut};
+use crate::space::{Host, View, ViewMut};
 use crate::{Bwd, DType, Error, Float, Fwd, Layer, Result, Step, Views, ViewsMut, with_float};
 
 /// A layer's host half, written once for every host element type.
@@ -10,6 +10,15 @@ pub trait HostLayer: Layer {
     /// # Errors
     /// When the bottoms hold values the layer cannot take (a label outside its classes, say).
     fn forward<T: Float>(&self, io: Fwd<'_, Host>) -> Result<()>;
+
+    /// The rows of this pass's tops, no more than planned; asked before each forward of a layer that planned
+    /// [`Plan::rows_vary`](crate::Plan::rows_vary). The tops and their diffs then have so many.
+    ///
+    /// # Errors
+    /// As for forward.
+    fn rows(&self, _bottoms: &[View<'_, Host>]) -> Result<usize> {
+        Err(Error::internal("this layer's tops have as many rows as planned"))
+    }
 
     /// Computes the bottoms' diffs (overwriting them) and adds to the parameters' diffs. Layers that set
     /// [`Plan::no_backward`](crate::Plan::no_backward) leave this out.
@@ -29,6 +38,12 @@ pub trait Run: Layer {
     /// See [`HostLayer::forward`].
     fn forward(&self, io: Fwd<'_, Host>) -> Result<()>;
 
+    /// See [`HostLayer::rows`].
+    ///
+    /// # Errors
+    /// See [`HostLayer::rows`].
+    fn rows(&self, bottoms: &[View<'_, Host>]) -> Result<usize>;
+
     /// See [`HostLayer::backward`].
     ///
     /// # Errors
@@ -39,6 +54,10 @@ pub trait Run: Layer {
 impl<L: HostLayer> Run for L {
     fn forward(&self, io: Fwd<'_, Host>) -> Result<()> {
         with_float!(io.call.dtype, T => HostLayer::forward::<T>(self, io))
+    }
+
+    fn rows(&self, bottoms: &[View<'_, Host>]) -> Result<usize> {
+        HostLayer::rows(self, bottoms)
     }
 
     fn backward(&self, io: Bwd<'_, Host>) -> Result<()> {

@@ -1,7 +1,7 @@
 //! What a layer is: a half that plans shapes and memory ([`Layer`]), and one that computes for each memory space
 //! ([`HostLayer`], [`DeviceLayer`]).
 //!
-//! A layer plans once, when the net is built, and says everything it needs: its tops, parameters, what it keeps for
+//! A layer plans when the net is built, and says everything it needs: its tops, parameters, what it keeps for
 //! backward, scratch, and which blobs backward reads. Running it then allocates nothing, synchronises nothing and reads
 //! nothing back, so an iteration can be laid out in one arena and captured as one graph.
 
@@ -36,7 +36,9 @@ pub trait Layer: Send {
     /// How many bottoms and tops the layer takes.
     fn arity(&self) -> Arity;
 
-    /// Works out shapes and memory. Called once, before anything runs; `tops` is the number of tops asked for.
+    /// Works out shapes and memory; `tops` is the number of tops asked for. Called once, before anything runs; on the host
+    /// again before each forward whose bottoms have fewer rows than that (see [`Plan::rows_vary`]), where the plan must be
+    /// the same but for smaller extents, and what the layer has learned or scheduled stays as it is.
     ///
     /// # Errors
     /// When the bottoms do not suit the layer's parameters.

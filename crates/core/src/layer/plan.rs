@@ -80,6 +80,9 @@ pub struct Plan {
     pub no_gradient: Vec<usize>,
     /// The layer has no backward at all.
     pub no_backward: bool,
+    /// The tops are planned with the most rows (first extent) that they can have; how many they have in a pass is
+    /// [`HostLayer::rows`](crate::HostLayer::rows).
+    pub rows_vary: bool,
     /// Tops that count towards the loss unless the prototxt says otherwise: weight 1.
     pub losses: Vec<usize>,
     /// Multiply-adds, times two, of one forward call.

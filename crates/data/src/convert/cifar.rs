@@ -10,8 +10,8 @@ use lgm_core::{Error, Result, Shape, ensure, memory};
 use lgm_proto::FileKind;
 
 use super::{BLOCK, Progress, folder, pickle};
-use crate::datum::{Color, Pixels, decode_image};
 use crate::hdf5_reader::list_of;
+use crate::image::{self, Color, Pixels};
 use crate::pixels::Extent;
 use lgm_hdf5::H5Image;
 
@@ -204,7 +204,7 @@ fn read_folders(input: &Path, train: bool) -> Result<Images> {
 /// Decodes an image file to red, green and blue planes.
 fn decode_file(path: &Path) -> Result<(Extent, Vec<u8>)> {
     let bytes = fs::read(path).map_err(Error::io(path, "read"))?;
-    let image = decode_image(&bytes, Color::Force).map_err(|e| match FileKind::of_head(&bytes) {
+    let image = image::decode(&bytes, Color::Force).map_err(|e| match FileKind::of_head(&bytes) {
         FileKind::Unknown | FileKind::Image(_) => Error::data(path, e.to_string()),
         other => Error::data(path, format!("expected a picture (JPEG or PNG), found {}", other.described())),
     })?;

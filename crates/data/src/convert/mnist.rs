@@ -7,12 +7,11 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use flate2::bufread::MultiGzDecoder;
-use lgm_core::fs::create_dir_atomic;
 use lgm_core::{Error, Result, Shape, memory};
 
 use super::{BLOCK, Progress};
 use crate::datum::encode;
-use crate::lmdb;
+use crate::db::{Backend, Writer};
 use crate::pixels::Extent;
 use lgm_hdf5::H5Image;
 use lgm_proto::FileKind;
@@ -52,18 +51,17 @@ pub fn convert_mnist(
         return Err(Error::data(images_path, format!("holds {count} images of {height} x {width} pixels")));
     }
     match format {
-        Format::Lmdb => create_dir_atomic(out, |folder| {
-            lmdb::write(folder, pixels.len().saturating_add(count.saturating_mul(64)), |put| {
-                for (i, (image, &label)) in pixels.chunks_exact(extent.count()).zip(&labels).enumerate() {
-                    put(format!("{i:08}").as_bytes(), &encode(extent, image, label)?)?;
-                    let done = i.saturating_add(1);
-                    if done % BLOCK == 0 || done == count {
-                        progress(done, count);
-                    }
+        Format::Lmdb => {
+            let mut database = Writer::create(out, Backend::Lmdb)?;
+            for (i, (image, &label)) in pixels.chunks_exact(extent.count()).zip(&labels).enumerate() {
+                database.put(format!("{i:08}").as_bytes(), encode(extent, image, label)?)?;
+                let done = i.saturating_add(1);
+                if done % BLOCK == 0 || done == count {
+                    progress(done, count);
                 }
-                Ok(())
-            })
-        })?,
+            }
+            database.finish()?;
+        }
         Format::Hdf5 => {
             let file = H5Image::new(out)?;
             let mut data = file.dataset::<f32>("data", &Shape::from([count, 1, height, width]), Some(BLOCK))?;

@@ -12,10 +12,9 @@ use lgm_core::{
 };
 
 use super::Convolution;
-use super::depthwise::{filter_scratch, filters_to_hwc};
-use super::direct::{data, filter, forward};
+use super::depthwise::filter_scratch;
+use super::direct::Own;
 use super::geometry::{adds_gradient, filter_count, images, is_depthwise, is_last, is_pointwise, taps};
-use super::reorder::reorder;
 use crate::common::by_channel::ByChannel;
 
 /// The most channels of an image: a convolution of so few has them last where its outputs gain by it, since what is then
@@ -83,6 +82,10 @@ impl Device2d {
         ByChannel::new(Axes3::new(c.batch, channels, positions), c.format)
     }
 
+    fn own<'a>(&'a self, queue: &'a dyn DeviceQueue, scratch: DevicePtr) -> Own<'a> {
+        Own { queue, conv: &self.conv, scratch }
+    }
+
     /// The pass that is the layer's forward, and the one that is its gradient by its bottoms.
     fn passes(&self) -> [ConvolutionPass; 2] {
         let passes = [ConvolutionPass::Forward, ConvolutionPass::Data];
@@ -92,16 +95,15 @@ impl Device2d {
     /// The result of a pass from what it convolves and the filters as it takes them; with `b` where our own kernels add it.
     fn run(
         &self,
-        queue: &dyn DeviceQueue,
+        own: Own<'_>,
         pass: ConvolutionPass,
         (result, from, w): (DevicePtr, DevicePtr, DevicePtr),
         b: DevicePtr,
-        scratch: DevicePtr,
     ) -> Result<()> {
         match pass {
-            _ if self.is_library(pass) => queue.convolution(&self.conv, pass, result, [from, w], scratch),
-            ConvolutionPass::Data => data(queue, &self.conv, (result, w, from), scratch),
-            _ => forward(queue, &self.conv, (result, from, w, b), scratch),
+            _ if self.is_library(pass) => own.queue.convolution(&self.conv, pass, result, [from, w], own.scratch),
+            ConvolutionPass::Data => own.data((result, w, from)),
+            _ => own.forward((result, from, w, b)),
         }
     }
 
@@ -121,20 +123,14 @@ impl Device2d {
     }
 
     /// The filters as a pass takes them: `w`, or made of it.
-    fn filters(
-        &self,
-        queue: &dyn DeviceQueue,
-        pass: ConvolutionPass,
-        w: DevicePtr,
-        made: DevicePtr,
-    ) -> Result<DevicePtr> {
+    fn filters(&self, own: Own<'_>, pass: ConvolutionPass, w: DevicePtr, made: DevicePtr) -> Result<DevicePtr> {
         if !self.has_own_filters(pass) {
             return Ok(w);
         }
         if self.is_own_depthwise(pass) {
-            filters_to_hwc(queue, &self.conv, made, w)?;
+            own.filters_to_hwc(made, w)?;
         } else {
-            reorder(queue, &self.conv, (made, self.conv.format), (w, Format::PLAIN), false)?;
+            own.reorder((made, self.conv.format), (w, Format::PLAIN), false)?;
         }
         Ok(made)
     }
@@ -149,22 +145,17 @@ impl Device2d {
     }
 
     /// dw += the filters' gradient.
-    fn add_gradient(
-        &self,
-        queue: &dyn DeviceQueue,
-        (dw, x, dy): (DevicePtr, DevicePtr, DevicePtr),
-        scratch: DevicePtr,
-    ) -> Result<()> {
-        let (conv, pass) = (&self.conv, ConvolutionPass::Filter);
+    fn add_gradient(&self, own: Own<'_>, (dw, x, dy): (DevicePtr, DevicePtr, DevicePtr)) -> Result<()> {
+        let pass = ConvolutionPass::Filter;
         let (x, dy) = if self.transposed { (dy, x) } else { (x, dy) };
         let (format, adds) = self.gradient();
-        let to = if adds { dw } else { scratch.floats(self.gradient) };
+        let to = if adds { dw } else { own.scratch.floats(self.gradient) };
         if self.is_library(pass) {
-            queue.convolution(conv, pass, to, [x, dy], scratch)?;
+            own.queue.convolution(&self.conv, pass, to, [x, dy], own.scratch)?;
         } else {
-            filter(queue, conv, (to, x, dy), scratch)?;
+            own.filter((to, x, dy))?;
         }
-        if adds { Ok(()) } else { reorder(queue, conv, (dw, Format::PLAIN), (to, format), true) }
+        if adds { Ok(()) } else { own.reorder((dw, Format::PLAIN), (to, format), true) }
     }
 
     fn is_library(&self, pass: ConvolutionPass) -> bool {
@@ -280,16 +271,17 @@ impl DeviceLayer for Convolution {
         }
         let device = self.on_device()?;
         let (w, scratch) = (io.param(0)?, io.scratch(0)?);
+        let own = device.own(io.queue(), scratch);
         let b = if self.param.bias_term() { Some(io.param(1)?) } else { None };
-        let (own, other) = if device.adds_bias() { (b, None) } else { (None, b) };
+        let (within, after) = if device.adds_bias() { (b, None) } else { (None, b) };
         let [pass, _] = device.passes();
         let made = io.saved(0).unwrap_or(scratch.floats(device.filters));
-        let w = device.filters(io.queue(), pass, w, made)?;
+        let w = device.filters(own, pass, w, made)?;
         for i in 0..self.bottoms {
             let (x, y) = (io.bottom(i)?, io.top(i)?);
-            device.run(io.queue(), pass, (y, x, w), own.unwrap_or(DevicePtr::NULL), scratch)?;
-            if other.is_some() || self.relu {
-                device.outputs().affine(io.queue(), y, y, None, other, self.relu)?;
+            device.run(own, pass, (y, x, w), within.unwrap_or(DevicePtr::NULL))?;
+            if after.is_some() || self.relu {
+                device.outputs().affine(io.queue(), y, y, None, after, self.relu)?;
             }
         }
         Ok(())
@@ -302,25 +294,26 @@ impl DeviceLayer for Convolution {
         let device = self.on_device()?;
         let [_, pass] = device.passes();
         let (w, scratch) = (io.param(0)?, io.scratch(0)?);
+        let own = device.own(io.queue(), scratch);
         let dw = io.param_diff(0);
         let db = if self.param.bias_term() { io.param_diff(1) } else { None };
         let wanted = io.bottom_diffs.iter().any(Option::is_some);
         let w = match wanted {
             false => w,
             true if device.keeps => io.saved(0)?,
-            true => device.filters(io.queue(), pass, w, scratch.floats(device.filters))?,
+            true => device.filters(own, pass, w, scratch.floats(device.filters))?,
         };
         for i in 0..self.bottoms {
             let dy = io.top_diff(i)?;
             if let Some(dw) = dw {
-                device.add_gradient(io.queue(), (dw, io.bottom(i)?, dy), scratch)?;
+                device.add_gradient(own, (dw, io.bottom(i)?, dy))?;
             }
             if db.is_some() {
                 let sums = scratch.floats(device.sums);
                 device.outputs().add_sums(io.queue(), (dy, None), (None, db), true, sums)?;
             }
             if let Some(dx) = io.bottom_diff(i) {
-                device.run(io.queue(), pass, (dx, dy, w), DevicePtr::NULL, scratch)?;
+                device.run(own, pass, (dx, dy, w), DevicePtr::NULL)?;
             }
         }
         Ok(())

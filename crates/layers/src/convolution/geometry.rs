@@ -1,8 +1,6 @@
-//! What the kernels of two-dimensional convolution ask of its geometry.
+//! What convolution by our own kernels asks of its geometry.
 
-use lgm_core::{Arg, Axes3, DeviceConvolution, DeviceQueue, Element, Format, Grid, Layout, Result, Window};
-
-use crate::common::launch::window_args;
+use lgm_core::{Axes3, DeviceConvolution, Element, Format, Layout, Window};
 
 /// Whether every group has one channel.
 pub(super) fn is_depthwise(c: &DeviceConvolution) -> bool {
@@ -34,43 +32,22 @@ pub(super) fn adds_gradient(c: &DeviceConvolution) -> bool {
 }
 
 /// Whether patches are the input itself.
-pub(super) fn is_pointwise(c: &DeviceConvolution) -> bool {
+pub(super) fn is_pointwise<const N: usize>(c: &DeviceConvolution<N>) -> bool {
     c.windows.iter().all(Window::is_pointwise)
 }
 
 /// Rows of an image's patches.
-pub(super) fn taps(c: &DeviceConvolution) -> usize {
+pub(super) fn taps<const N: usize>(c: &DeviceConvolution<N>) -> usize {
     c.channels * c.kernel_area()
 }
 
-/// Images of a batch whose patches, of so many elements an image, are made at a time.
-pub(super) fn images_at_once(batch: usize, patches: usize) -> usize {
-    (PATCHES / patches.max(1)).clamp(1, batch.max(1))
-}
-
-/// Runs of images that are taken together: the first, and how many.
-pub(super) fn runs_of(batch: usize, at_once: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..batch).step_by(at_once).map(move |start| (start, at_once.min(batch - start)))
-}
-
 /// Images whose patches are made at a time.
-pub(super) fn images(c: &DeviceConvolution) -> usize {
-    images_at_once(c.batch, taps(c) * c.output_area())
+pub(super) fn images<const N: usize>(c: &DeviceConvolution<N>) -> usize {
+    (PATCHES / (taps(c) * c.output_area()).max(1)).clamp(1, c.batch.max(1))
 }
 
-pub(super) fn runs(c: &DeviceConvolution) -> impl Iterator<Item = (usize, usize)> + use<> {
-    runs_of(c.batch, images(c))
-}
-
-/// Runs a kernel whose last arguments are the geometry.
-pub(super) fn launch(
-    queue: &dyn DeviceQueue,
-    kernel: &'static str,
-    grid: Grid,
-    own: &[Arg],
-    conv: &DeviceConvolution,
-) -> Result<()> {
-    let mut args = own.to_vec();
-    args.extend(window_args(&conv.windows, true)?);
-    queue.launch(kernel, grid, &args)
+/// Runs of images whose patches are made together: the first, and how many.
+pub(super) fn runs<const N: usize>(c: &DeviceConvolution<N>) -> impl Iterator<Item = (usize, usize)> + use<N> {
+    let (batch, at_once) = (c.batch, images(c));
+    (0..batch).step_by(at_once).map(move |start| (start, at_once.min(batch - start)))
 }

@@ -1,8 +1,9 @@
 //! Filters from one format to another: those of few taps, whose planes are too small for the transposes of blobs, in a kernel
 //! of their own.
 
-use lgm_core::{Axes3, DeviceConvolution, DevicePtr, DeviceQueue, Element, Format, Grid, Layout, Result, args, kernel};
+use lgm_core::{Axes3, DevicePtr, Element, Format, Grid, Layout, Result, args, kernel};
 
+use super::direct::Own;
 use super::geometry::filter_extents;
 use crate::common::convert::convert;
 use crate::common::launch::extent;
@@ -11,30 +12,26 @@ use crate::common::launch::extent;
 const TAPS: usize = 49;
 const CHANNELS_PER_BLOCK: usize = 64;
 
-/// y = x, or y += x with `add`, from one format to another; x and y are filters of the convolution, or their gradients.
-pub(super) fn reorder(
-    queue: &dyn DeviceQueue,
-    conv: &DeviceConvolution,
-    (y, to): (DevicePtr, Format),
-    (x, from): (DevicePtr, Format),
-    add: bool,
-) -> Result<()> {
-    let axes = filter_extents(conv);
-    let Axes3 { outer: filters, channels, inner: taps } = axes;
-    let few = (2..=TAPS).contains(&taps) && channels > 1;
-    let grid = Grid {
-        blocks: [extent(channels.div_ceil(CHANNELS_PER_BLOCK))?, filters.clamp(1, 65535) as u32, 1],
-        threads: [CHANNELS_PER_BLOCK as u32, 4, 1],
-    };
-    let args = args![y, x, extent(filters)?, extent(channels)?, extent(taps)?];
-    match (from.layout, to.layout) {
-        (Layout::ChannelsFirst, Layout::ChannelsLast) if few && !add && from.element == Element::F32 => {
-            queue.launch(kernel!(to.element, "conv_filters_last"), grid, args)
+impl Own<'_> {
+    /// y = x, or y += x with `add`, from one format to another; x and y are filters of the convolution, or their gradients.
+    pub fn reorder(&self, (y, to): (DevicePtr, Format), (x, from): (DevicePtr, Format), add: bool) -> Result<()> {
+        let axes = filter_extents(self.conv);
+        let Axes3 { outer: filters, channels, inner: taps } = axes;
+        let few = (2..=TAPS).contains(&taps) && channels > 1;
+        let grid = Grid {
+            blocks: [extent(channels.div_ceil(CHANNELS_PER_BLOCK))?, filters.clamp(1, 65535) as u32, 1],
+            threads: [CHANNELS_PER_BLOCK as u32, 4, 1],
+        };
+        let args = args![y, x, extent(filters)?, extent(channels)?, extent(taps)?];
+        match (from.layout, to.layout) {
+            (Layout::ChannelsFirst, Layout::ChannelsLast) if few && !add && from.element == Element::F32 => {
+                self.queue.launch(kernel!(to.element, "conv_filters_last"), grid, args)
+            }
+            (Layout::ChannelsLast, Layout::ChannelsFirst) if few && add && to.element == Element::F32 => {
+                self.queue.launch(kernel!(from.element, "conv_filters_add"), grid, args)
+            }
+            _ => convert(self.queue, (y, to), (x, from), axes, add),
         }
-        (Layout::ChannelsLast, Layout::ChannelsFirst) if few && add && to.element == Element::F32 => {
-            queue.launch(kernel!(from.element, "conv_filters_add"), grid, args)
-        }
-        _ => convert(queue, (y, to), (x, from), axes, add),
     }
 }
 

@@ -9,12 +9,12 @@ use lgm_proto::prior_box_parameter::CodeType;
 pub(super) type Corners<T> = [T; 4];
 
 /// The area, 0 of a box whose corners are the wrong way round.
-fn area<T: Float>([x1, y1, x2, y2]: Corners<T>) -> T {
+pub(super) fn area<T: Float>([x1, y1, x2, y2]: Corners<T>) -> T {
     if x2 < x1 || y2 < y1 { T::zero() } else { (x2 - x1) * (y2 - y1) }
 }
 
 /// Intersection over union.
-fn iou<T: Float>(a: Corners<T>, b: Corners<T>) -> T {
+pub(super) fn iou<T: Float>(a: Corners<T>, b: Corners<T>) -> T {
     if b[0] > a[2] || b[2] < a[0] || b[1] > a[3] || b[3] < a[1] {
         return T::zero();
     }
@@ -48,11 +48,30 @@ impl Code {
             }
         }
     }
+
+    /// The prediction of which [`Code::decode`] makes `corners`. The sides of both boxes are positive, and so are the variances.
+    pub fn encode<T: Float>(&self, prior: Corners<T>, variances: [T; 4], corners: Corners<T>) -> [T; 4] {
+        let (width, height) = (prior[2] - prior[0], prior[3] - prior[1]);
+        let side = |i: usize| if i.is_multiple_of(2) { width } else { height };
+        let offset: [T; 4] = match self.kind {
+            CodeType::Corner => std::array::from_fn(|i| corners[i] - prior[i]),
+            CodeType::CornerSize => std::array::from_fn(|i| (corners[i] - prior[i]) / side(i)),
+            CodeType::CenterSize => std::array::from_fn(|i| {
+                let (from, to) = (i % 2, i % 2 + 2);
+                if i < 2 {
+                    T::of(0.5) * (corners[from] + corners[to] - prior[from] - prior[to]) / side(i)
+                } else {
+                    ((corners[to] - corners[from]) / side(i)).ln()
+                }
+            }),
+        };
+        if self.scaled { std::array::from_fn(|i| offset[i] / variances[i]) } else { offset }
+    }
 }
 
-/// The larger first; equal ones, and what is no number, stay in their order.
+/// The larger first, what is no number last; equal ones stay in their order.
 pub(super) fn descending<T: Float>(a: T, b: T) -> Ordering {
-    b.partial_cmp(&a).unwrap_or(Ordering::Equal)
+    b.partial_cmp(&a).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
 }
 
 /// Non-maximum suppression: of boxes, the best first, the numbers of those whose `iou` with every one kept before is at most
@@ -136,6 +155,21 @@ mod tests {
         assert!(near(decode(CodeType::CornerSize, true), [0.22, 0.28, 0.6, 1.16]));
         let high = 0.4 * f64::exp(0.2);
         assert!(near(decode(CodeType::CenterSize, true), [0.22, 0.68 - high, 0.62, 0.68 + high]));
+        for kind in [CodeType::Corner, CodeType::CornerSize, CodeType::CenterSize] {
+            for scaled in [false, true] {
+                let (code, variances, prediction) =
+                    (Code { kind, scaled }, [0.1, 0.2, 0.3, 0.4], [0.1, 0.2, -0.1, 0.4]);
+                let decoded = code.decode(prior, variances, prediction);
+                assert!(near(code.encode(prior, variances, decoded), prediction), "{code:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_comes_last() {
+        let mut scores = [f64::NAN, 0.5, f64::NAN, 2.0];
+        scores.sort_by(|a, b| descending(*a, *b));
+        assert!(scores[..2] == [2.0, 0.5] && scores[2].is_nan() && scores[3].is_nan());
     }
 
     #[test]

@@ -14,9 +14,7 @@
 //! Source: see [`super`]. SSD's Caffe makes the top as long as there are detections. Here it has room for all there can be, and
 //! rows that are not used are −1, as SSD's are where an image has no detection. `save_output_param` and `visualize` have no effect.
 
-use lgm_core::{
-    Arity, BlobSpec, BuildCx, Error, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, Shape, ensure,
-};
+use lgm_core::{Arity, BlobSpec, BuildCx, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, Shape, ensure};
 use lgm_cpu::for_each_part;
 use lgm_proto::LayerParameter;
 
@@ -119,22 +117,7 @@ impl Layer for DetectionOutput {
     }
 
     fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
-        let priors = &bottoms[2].shape;
-        ensure!(
-            priors.len() == 3 && priors[1] == 2 && priors[2].is_multiple_of(4) && priors[2] > 0,
-            "bottom 2, the priors, must be of shape (1, 2, 4 · priors), found {priors}"
-        );
-        let images = bottoms[0].shape.first().copied().unwrap_or_default();
-        (self.images, self.priors) = (images, priors[2] / 4);
-        let each = [("the predictions", 4 * self.locations()), ("the scores", self.classes)];
-        for (i, (what, each)) in each.into_iter().enumerate() {
-            let (shape, wanted) = (&bottoms[i].shape, lgm_core::count(&[self.priors, each]));
-            let is_so = !shape.is_empty() && shape[0] == images && shape.count_from(1) == wanted;
-            if !is_so {
-                let what = format!("bottom {i}, {what} for {} priors,", self.priors);
-                return Err(Error::Shape { what, expected: [images, wanted].into(), found: shape.clone() });
-            }
-        }
+        (self.images, self.priors) = super::check_predictions(bottoms, self.locations(), self.classes)?;
         let rows = lgm_core::count(&[self.images, self.rows()]);
         let top = bottoms[0].with_shape(Shape::from([1, 1, rows, ROW]));
         Ok(Plan { no_backward: true, ..Plan::new(vec![top]) })

@@ -156,6 +156,7 @@ impl Layer for Spp {
         let shape = &bottoms[0].shape;
         ensure!(shape.len() == 4, "the bottom must have 4 axes (images, channels, height, width), found shape {shape}");
         let height = self.param.pyramid_height();
+        self.levels.clear();
         for l in 0..height {
             let stream = stream_id(&self.name, &format!("pooling of level {l}"));
             let mut pooling = Pooling::new(self.level(l, [shape[2], shape[3]]), stream, self.phase);

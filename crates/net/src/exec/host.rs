@@ -3,6 +3,7 @@
 use lgm_core::{DType, Error, Float, Host, Node, Result, Step, with_float};
 use lgm_cpu::with_scratch;
 
+use super::rows::VaryingRows;
 use super::views::{Bound, host_call};
 use super::{DeviceUpdate, Executor, Numbers, Op, Params, Pass, Sums};
 use crate::graph::{Graph, ValueId};
@@ -13,6 +14,7 @@ use crate::passes::pack::ALIGN;
 /// A net in the host's memory.
 pub(crate) struct HostExec {
     bound: Bound<Host>,
+    varying: VaryingRows,
     /// Whether memory is filled with NaN as soon as nothing is to read it.
     poison: bool,
     sums: Sums,
@@ -34,7 +36,8 @@ impl HostExec {
         }
         let outputs = graph.outputs().into_iter().map(|v| (v, Vec::new())).collect();
         let sums = Sums { loss: 0.0, outputs };
-        Ok(HostExec { bound, poison: options.poison, sums, pass_loss: 0.0 })
+        let varying = VaryingRows::of(graph);
+        Ok(HostExec { bound, varying, poison: options.poison, sums, pass_loss: 0.0 })
     }
 
     /// Values and gradient of learnable parameter `i`.
@@ -48,6 +51,10 @@ impl HostExec {
     }
 
     fn forward(&mut self, graph: &mut Graph, i: usize, step: &Step) -> Result<()> {
+        self.follow_rows(graph, i)?;
+        if graph.layers[i].is_idle(graph) && !graph.layers[i].plan.rows_vary {
+            return Ok(());
+        }
         let Graph { layers, values, .. } = &mut *graph;
         let layer = &mut layers[i];
         let outside = match &mut layer.node {
@@ -74,9 +81,29 @@ impl HostExec {
         Ok(())
     }
 
+    /// Gives a layer after one whose rows vary the extents of this pass.
+    fn follow_rows(&mut self, graph: &mut Graph, i: usize) -> Result<()> {
+        let layer = &graph.layers[i];
+        let rows = match layer.compute().filter(|_| layer.plan.rows_vary) {
+            Some(compute) => {
+                let rows = compute.rows(&self.bound.bottoms(&graph.values, &layer.bottoms));
+                Some(rows.map_err(|e| layer.in_layer(e))?)
+            }
+            None => None,
+        };
+        self.varying.follow(graph, i, rows)?;
+        if graph.layers[i].is_idle(graph) {
+            // Losses and scores of nothing.
+            for &top in &graph.layers[i].tops {
+                self.bound.value_mut(graph, top).write_f64(&vec![0.0; graph.values[top].spec.shape.count()])?;
+            }
+        }
+        Ok(())
+    }
+
     fn backward(&mut self, graph: &Graph, i: usize, step: &Step) -> Result<()> {
         let layer = &graph.layers[i];
-        if !layer.backward {
+        if !layer.backward || layer.is_idle(graph) {
             return Ok(());
         }
         for &top in &layer.tops {
@@ -101,8 +128,8 @@ impl HostExec {
     fn accumulate(&mut self, graph: &Graph) {
         for (v, sums) in &mut self.sums.outputs {
             let values = self.bound.value(graph, *v).to_f64();
-            // Room for them is taken when they are first asked for.
-            sums.resize(values.len(), 0.0);
+            // Room for them is taken when they are first asked for; rows may vary.
+            sums.resize(values.len().max(sums.len()), 0.0);
             sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
         }
     }

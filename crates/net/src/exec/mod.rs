@@ -5,6 +5,7 @@ mod arena;
 mod device;
 mod host;
 mod params;
+mod rows;
 mod views;
 
 use std::fmt;

@@ -2,7 +2,8 @@
 //! whichever memory space they live.
 //!
 //! Safety rests on [`Bound::verify`], run once when a net is built: within one call no exclusive range meets any other
-//! range, and every range lies inside its memory. [`Bound`] then hands out views for one call at a time from a net that
+//! range, and every range lies inside its memory; extents that vary from pass to pass stay within those verified
+//! ([`super::rows`]). [`Bound`] then hands out views for one call at a time from a net that
 //! is borrowed exclusively for that call.
 
 use lgm_core::{

@@ -69,6 +69,11 @@ impl DeviceExec {
         if options.dtype != DType::F32 {
             return Err(Error::config(format!("nets of {} run on the CPU only", options.dtype)));
         }
+        if let Some(layer) = graph.layers.iter().find(|layer| layer.plan.rows_vary) {
+            let what = "how many rows its tops have depends on the data of a pass, which a GPU cannot follow: run this net \
+                        on the CPU (without -gpu, with solver_mode: CPU)";
+            return Err(layer.in_layer(Error::config(what)));
+        }
         let storage = formats::storage(at.gpu.storage())?;
         let conversions = formats::assign(graph, registry, &roles(graph), storage)?;
         log_conversions(storage, &conversions);

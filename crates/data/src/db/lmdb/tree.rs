@@ -25,7 +25,7 @@ pub(super) fn check_length(pages: &Pages, header: &Header) -> Result<()> {
             if entry > 0 {
                 cursor.skip(pages, 1)?;
             }
-            let (value, mut list) = (cursor.value(pages)?, Vec::new());
+            let ((_, value), mut list) = (cursor.record(pages)?, Vec::new());
             lgm_core::memory::reserve(&mut list, value.len(), "the list of a database's free pages")?;
             value.append_to(pages, &mut list)?;
             // The number of pages, then the pages.
@@ -81,10 +81,10 @@ impl Cursor {
         }
     }
 
-    /// The value at hand.
-    pub fn value(&self, pages: &Pages) -> Result<Value<'_>> {
+    /// The key and the value at hand.
+    pub fn record<'a>(&'a self, pages: &Pages) -> Result<(&'a [u8], Value<'a>)> {
         match self.levels.last() {
-            Some((leaf, node)) => leaf.value(pages, *node),
+            Some((leaf, node)) => leaf.record(pages, *node),
             None => Err(ended(pages)),
         }
     }

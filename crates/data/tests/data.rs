@@ -209,7 +209,7 @@ fn a_database_that_caffe_wrote() {
 fn a_leveldb_database_is_recognised() {
     let path = golden("db/mnist_200_leveldb");
     let e = error(&layer(path.to_str().unwrap(), 2), &cx(Phase::Train, 1));
-    assert!(e.contains("is a LevelDB database, which cannot be read; convert it to LMDB"), "{e}");
+    assert!(e.contains("is a LevelDB database, which cannot be read yet"), "{e}");
 }
 
 #[test]
@@ -224,24 +224,30 @@ fn what_is_wrong_is_named() {
     fails(&layer("", 2), "needs a source");
     fails(&layer("x", 0), "positive batch_size");
     fails(&layer("/nonexistent/db", 2), "/nonexistent/db: cannot open the database");
-    fails(&layer(dir.path().to_str().unwrap(), 2), "expected a file data.mdb in the folder");
+    fails(
+        &layer(dir.path().to_str().unwrap(), 2),
+        "expected a file data.mdb (LMDB) or CURRENT (LevelDB) in the folder",
+    );
     fs::write(sub("file"), "x").unwrap();
-    fails(&layer(sub("file").to_str().unwrap(), 2), "expected the folder of an LMDB database, found a file");
+    fails(&layer(sub("file").to_str().unwrap(), 2), "expected the folder of an LMDB or LevelDB database, found a file");
     fs::create_dir(sub("junk")).unwrap();
     fs::write(sub("junk").join("data.mdb"), vec![7u8; 9000]).unwrap();
     fails(&layer(sub("junk").to_str().unwrap(), 2), "cannot be read as an LMDB database");
     fails(&layer(&write_db(&sub("empty"), &[]), 2), "the database holds no records");
-    fails(&layer(&write_db(&sub("damaged"), &[datum(0).encode_to_vec(), vec![0xff]]), 2), "record 1 is not a Datum");
+    fails(
+        &layer(&write_db(&sub("damaged"), &[datum(0).encode_to_vec(), vec![0xff]]), 2),
+        "record 1 (key '00000001') is not a Datum",
+    );
     let other = Datum { height: Some(4), width: Some(3), ..datum(1) };
     let mixed = write_db(&sub("mixed"), &[datum(0).encode_to_vec(), other.encode_to_vec()]);
     fails(
         &layer(&mixed, 2),
-        "record 1 is 1 x 4 x 3, but the first image is 1 x 3 x 4; images of several sizes need crop_size",
+        "record 1 (key '00000001') is 1 x 4 x 3, but the first image is 1 x 3 x 4; images of several sizes need crop_size",
     );
 
     let db = numbered(&sub("good"), 3);
     let crop = TransformationParameter { crop_size: Some(4), ..Default::default() };
-    fails(&transformed(&db, 2, crop), "record 0 is 1 x 3 x 4, smaller than crop_size 4");
+    fails(&transformed(&db, 2, crop), "record 0 (key '00000000') is 1 x 3 x 4, smaller than crop_size 4");
     let three = LayerParameter { top: vec!["a".into(), "b".into(), "c".into()], ..layer(&db, 1) };
     fails(&three, "Data takes one top, the images, or two");
     let mut run = open(&layer(&db, 2), &train).unwrap();

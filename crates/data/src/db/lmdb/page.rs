@@ -226,20 +226,23 @@ impl TreePage {
         Ok(u64::from(low) | u64::from(high) << 16 | u64::from(top) << 32)
     }
 
-    /// The value of node `i` of a leaf.
-    pub fn value(&self, pages: &Pages, i: usize) -> Result<Value<'_>> {
+    /// The key and the value of node `i` of a leaf.
+    pub fn record<'a>(&'a self, pages: &Pages, i: usize) -> Result<(&'a [u8], Value<'a>)> {
         let (at, [low, high, flags, key]) = self.node(pages, i)?;
         let len = usize::from(low) | usize::from(high) << 16;
-        let start = at.saturating_add(NODE).saturating_add(usize::from(key));
+        let start = at.saturating_add(NODE);
+        let end = start.saturating_add(usize::from(key));
         if flags & NOT_A_RECORD != 0 {
             let what = "the database holds named databases, expected records in the unnamed one, as Caffe writes them";
             return Err(Error::data(pages.path(), what));
         }
         let stored = if flags & BIG == 0 { len } else { 8 };
-        let inside = self.bytes.get(start..start.saturating_add(stored));
-        let inside = inside.ok_or_else(|| pages.damaged(self.number, &format!("has node {i} reach beyond its end")))?;
+        let (key, inside) = match (self.bytes.get(start..end), self.bytes.get(end..end.saturating_add(stored))) {
+            (Some(key), Some(inside)) => (key, inside),
+            _ => return Err(pages.damaged(self.number, &format!("has node {i} reach beyond its end"))),
+        };
         if flags & BIG == 0 {
-            return Ok(Value::Here(inside));
+            return Ok((key, Value::Here(inside)));
         }
         let first = word64(inside, 0);
         let count = HEADER.saturating_add(len).div_ceil(pages.size) as u64;
@@ -250,7 +253,7 @@ impl TreePage {
         if number != first || flags & OVERFLOW == 0 || u64::from(there) < count {
             return Err(pages.damaged(first, &format!("does not begin a value of {len} bytes")));
         }
-        Ok(Value::At(pages.place(first).saturating_add(HEADER as u64), len))
+        Ok((key, Value::At(pages.place(first).saturating_add(HEADER as u64), len)))
     }
 }
 

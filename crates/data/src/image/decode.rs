@@ -1,0 +1,226 @@
+//! Image files to pixels: JPEG, PNG and BMP, told apart by their first bytes.
+//!
+//! Colours come in the order blue, green, red. Without alpha asked for, it is dropped; of 16 bits the upper 8 stay.
+//! Gray is a JPEG's own luminance, and otherwise r · 0.299 + g · 0.587 + b · 0.114. Photographs are turned as the EXIF
+//! data ask. All as OpenCV does for Caffe, with the same pixels; only the gray of a coloured PNG may differ by 1. The
+//! end of a JPEG that was cut short is gray, as with OpenCV.
+
+use std::io::Cursor;
+
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, guess_format};
+use lgm_core::{count, memory};
+
+use super::{BadImage, Color, Raster, jpeg};
+use crate::pixels::Extent;
+
+/// Bytes that a decoded image file may take, and four bytes for each of its pixels: some kilobytes of PNG can claim to be
+/// any size.
+pub(super) const MOST_BYTES: usize = 512 << 20;
+
+/// Decodes an image file in memory.
+pub(crate) fn decode_raster(bytes: &[u8], color: Color) -> Result<Raster, BadImage> {
+    let (raster, as_held) = match guess_format(bytes)? {
+        ImageFormat::Jpeg => jpeg::decode(bytes, color)?,
+        other => lossless(bytes, other, color)?,
+    };
+    if color == Color::Native { Ok(raster) } else { raster.oriented(as_held) }
+}
+
+/// Fails unless an image that takes so many bytes as decoded may be decoded.
+pub(super) fn check_size(width: usize, height: usize, bytes: usize) -> Result<(), BadImage> {
+    let planes = count(&[4, width, height]);
+    if bytes.max(planes) > MOST_BYTES {
+        return Err(BadImage::TooLarge { width, height });
+    }
+    // As decoded, in other colours, and one plane behind the other.
+    let all = planes.saturating_mul(2).saturating_add(bytes);
+    memory::check(all, format!("an image of {width} x {height} pixels")).map_err(BadImage::Memory)
+}
+
+fn lossless(bytes: &[u8], format: ImageFormat, color: Color) -> Result<(Raster, Orientation), BadImage> {
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(MOST_BYTES as u64);
+    reader.limits(limits);
+    let mut decoder = reader.into_decoder()?;
+    let (width, height) = decoder.dimensions();
+    let (width, height) = (width as usize, height as usize);
+    check_size(width, height, usize::try_from(decoder.total_bytes()).unwrap_or(usize::MAX))?;
+    let as_held = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let raster = |channels: usize, data: Vec<u8>| Raster { extent: Extent { channels, height, width }, data };
+    let image = match DynamicImage::from_decoder(decoder)? {
+        image @ (DynamicImage::ImageLuma8(_)
+        | DynamicImage::ImageLumaA8(_)
+        | DynamicImage::ImageRgb8(_)
+        | DynamicImage::ImageRgba8(_)) => image,
+        deep if color == Color::Native => return Err(BadImage::Depth(deep.color())),
+        deep => upper_bytes(deep),
+    };
+    let image = match (color, image) {
+        (Color::Native | Color::Gray, DynamicImage::ImageLuma8(gray)) => raster(1, gray.into_raw()),
+        (Color::Gray, DynamicImage::ImageLumaA8(gray)) => raster(1, gray.into_raw().into_iter().step_by(2).collect()),
+        (Color::Native, image @ (DynamicImage::ImageRgba8(_) | DynamicImage::ImageLumaA8(_))) => {
+            let mut data = image.into_rgba8().into_raw();
+            data.as_chunks_mut::<4>().0.iter_mut().for_each(|p| p.swap(0, 2));
+            raster(4, data)
+        }
+        (Color::Native, DynamicImage::ImageRgb8(rgb))
+            if format == ImageFormat::Bmp && has_gray_palette(bytes, &rgb) =>
+        {
+            raster(1, rgb.into_raw().into_iter().step_by(3).collect())
+        }
+        (_, image) => from_rgb(raster(3, image.into_rgb8().into_raw()), color)?,
+    };
+    Ok((image, as_held))
+}
+
+/// Whether a bitmap has a palette, and the colours in use are gray: bitmaps know no other gray.
+fn has_gray_palette(bytes: &[u8], pixels: &[u8]) -> bool {
+    let bits = bytes.get(28).copied().unwrap_or(24);
+    bits <= 8 && pixels.as_chunks::<3>().0.iter().all(|[r, g, b]| r == g && g == b)
+}
+
+/// Red, green, blue as a raster has it.
+fn from_rgb(mut rgb: Raster, color: Color) -> Result<Raster, BadImage> {
+    let (pixels, _) = rgb.data.as_chunks_mut::<3>();
+    if color == Color::Gray {
+        let mut gray = Raster::zeros(Extent { channels: 1, ..rgb.extent })?;
+        gray.data.iter_mut().zip(&*pixels).for_each(|(o, p)| *o = luma(*p));
+        return Ok(gray);
+    }
+    pixels.iter_mut().for_each(|p| p.swap(0, 2));
+    Ok(rgb)
+}
+
+/// The upper half of every value of 16 bits.
+fn upper_bytes(deep: DynamicImage) -> DynamicImage {
+    let upper = |values: &mut [u16]| values.iter_mut().for_each(|v| *v = (*v >> 8).saturating_mul(257));
+    // What a value of equal bytes becomes in 8 bits is one of them.
+    match deep {
+        DynamicImage::ImageLuma16(mut image) => {
+            upper(&mut image);
+            DynamicImage::ImageLuma16(image).into_luma8().into()
+        }
+        DynamicImage::ImageLumaA16(mut image) => {
+            upper(&mut image);
+            DynamicImage::ImageLumaA16(image).into_luma_alpha8().into()
+        }
+        DynamicImage::ImageRgb16(mut image) => {
+            upper(&mut image);
+            DynamicImage::ImageRgb16(image).into_rgb8().into()
+        }
+        DynamicImage::ImageRgba16(mut image) => {
+            upper(&mut image);
+            DynamicImage::ImageRgba16(image).into_rgba8().into()
+        }
+        other => other,
+    }
+}
+
+/// Luminance by ITU-R BT.601, in 14 bits as OpenCV weighs it.
+pub(super) fn luma([r, g, b]: [u8; 3]) -> u8 {
+    let weighed = [(r, 4899), (g, 9617), (b, 1868)].map(|(value, weight)| u32::from(value).saturating_mul(weight));
+    (weighed.into_iter().fold(1 << 13, u32::saturating_add) >> 14) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use lgm_testkit::Recorded;
+
+    use super::super::{ImageFile, Pixels, decode};
+    use super::*;
+
+    /// Every file of `tests/golden/images`, by OpenCV's three ways of reading it.
+    #[test]
+    fn pixels_are_opencvs() {
+        let recorded = Recorded::golden("images/opencv");
+        let mut compared = 0;
+        for name in recorded.names() {
+            let (color, file) = match name.split_once('_') {
+                Some(("color", file)) => (Color::Force, file),
+                Some(("gray", file)) if recorded.array(&format!("file_{file}")).is_some() => (Color::Gray, file),
+                Some(("unchanged", file)) => (Color::Native, file),
+                _ => continue,
+            };
+            let (shape, want) = recorded.array(name).unwrap();
+            let raster = decode_raster(&file_of(&recorded, file), color).unwrap_or_else(|e| panic!("{name}: {e}"));
+            let Extent { channels, height, width } = raster.extent;
+            assert_eq!(shape[..], [height, width, channels], "{name}");
+            let far = raster.data.iter().zip(want).map(|(g, w)| (f64::from(*g) - w).abs()).fold(0.0, f64::max);
+            let from_color = color == Color::Gray && file.ends_with("png");
+            assert!(far <= f64::from(u8::from(from_color)), "{name} is off by {far}: {:?} {want:?}", raster.data);
+            compared += 1;
+        }
+        assert!(compared > 80, "{compared}");
+        let cut = decode_raster(&file_of(&recorded, "cut_short.jpg"), Color::Force).unwrap_err().to_string();
+        assert_eq!(cut, "cannot be decoded: it is cut short, the end of the JPEG is missing");
+    }
+
+    fn file_of(recorded: &Recorded, name: &str) -> Vec<u8> {
+        recorded.array(&format!("file_{name}")).unwrap().1.iter().map(|&byte| byte as u8).collect()
+    }
+
+    #[test]
+    fn damaged_files_are_described() {
+        let jpeg = file_of(&Recorded::golden("images/opencv"), "444.jpg");
+        let fails = |bytes: &[u8]| decode_raster(bytes, Color::Force).unwrap_err().to_string();
+        let frame = jpeg.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
+        let with = |at: usize, value: u8| {
+            let mut changed = jpeg.clone();
+            changed[at] = value;
+            fails(&changed)
+        };
+        assert_eq!(with(frame + 4, 12), "cannot be decoded as a JPEG: Unsupported JPEG data precision 12");
+        assert!(with(frame + 1, 0xc3).contains("Unsupported JPEG process"));
+        assert!(fails(&jpeg[..40]).starts_with("cannot be decoded as a JPEG: "));
+        let scans = [&jpeg[..2], &[0xff, 0xda].repeat(501)].concat();
+        assert_eq!(fails(&scans), "cannot be decoded: the JPEG has 501 scans, more than 500");
+        assert!(fails(b"GIF89a").contains("(JPEG, PNG and BMP can be)"), "{}", fails(b"GIF89a"));
+        assert!(fails(b"").contains("(JPEG, PNG and BMP can be)"));
+        let png = png(&DynamicImage::new_luma8(3, 3));
+        assert!(fails(&png[..png.len() / 2]).contains("cannot be decoded"));
+    }
+
+    fn png(image: &DynamicImage) -> Vec<u8> {
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        image.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+        bytes.into_inner()
+    }
+
+    fn pixels(image: &DynamicImage, color: Color) -> (usize, Vec<u8>) {
+        let image = decode(&png(image), color).unwrap();
+        match image.pixels {
+            Pixels::U8(p) => (image.extent.channels, p),
+            Pixels::F32(_) => panic!("floats"),
+        }
+    }
+
+    #[test]
+    fn encoded_images_become_blue_green_red_planes() {
+        let rgb = DynamicImage::ImageRgb8(image::RgbImage::from_raw(2, 1, vec![10, 20, 30, 40, 50, 60]).unwrap());
+        assert_eq!(pixels(&rgb, Color::Native), (3, vec![30, 60, 20, 50, 10, 40]));
+        assert_eq!(pixels(&rgb, Color::Gray), (1, vec![18, 48]));
+        let gray = DynamicImage::ImageLuma8(image::GrayImage::from_raw(2, 1, vec![5, 6]).unwrap());
+        assert_eq!(pixels(&gray, Color::Native), (1, vec![5, 6]));
+        assert_eq!(pixels(&gray, Color::Force), (3, vec![5, 6, 5, 6, 5, 6]));
+        let rgba = DynamicImage::ImageRgba8(image::RgbaImage::from_raw(1, 1, vec![1, 2, 3, 4]).unwrap());
+        assert_eq!(pixels(&rgba, Color::Native), (4, vec![3, 2, 1, 4]));
+        let deep = DynamicImage::ImageLuma16(image::ImageBuffer::from_raw(1, 1, vec![65535]).unwrap());
+        assert!(decode(&png(&deep), Color::Native).unwrap_err().to_string().contains("expected 8 bits"));
+        assert_eq!(pixels(&deep, Color::Force), (3, vec![255; 3]));
+    }
+
+    #[test]
+    fn sizes_that_headers_claim_are_bounded() {
+        // Less than the limit as decoded, far more as three planes.
+        let one = Raster::zeros(Extent { channels: 1, height: 1, width: 1 }).unwrap();
+        let mut large = one.encode(ImageFile::Jpeg).unwrap();
+        let frame = large.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
+        large[frame + 5..frame + 9].copy_from_slice(&[0x40, 0, 0x40, 0]);
+        for color in [Color::Native, Color::Force, Color::Gray] {
+            let error = decode(&large, color).unwrap_err().to_string();
+            assert!(error.contains("it claims to be 16384 x 16384 pixels, more than 512.0 MiB"), "{error}");
+        }
+    }
+}
