@@ -51,7 +51,7 @@ pub fn outline(model: &Path, phase: Phase, flags: &StateFlags, backward: bool) -
     Outline::new(&parsed.message, &parsed.positions, &registry(), &options)
 }
 
-/// Reads the prototxt of a net, and what to build it with.
+/// Reads a net's prototxt and logs what is to say of it; with it, the options of a net in a phase.
 ///
 /// # Errors
 /// Whatever is wrong with the prototxt.

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 
 use lgm_core::{Error, Phase, Result, Shape, ensure};
-use lgm_net::{Options, included_layers};
+use lgm_net::{Options, included};
 use lgm_proto::class_distance_parameter::Metric;
 use lgm_proto::{
     BlobShape, ClassDistanceParameter, InputParameter, LayerParameter, NetParameter, NetStateRule, Positions,
@@ -87,7 +87,7 @@ impl Classifier {
         // The same data in the same order in every run.
         options.seed = 0;
         let mut message = parsed.message;
-        let kept = included_layers(&message, &parsed.positions, &options.state)?;
+        let kept = included(&message, &parsed.positions, &options.state)?;
         let layer = find(&message.layer, &kept, named, among)?;
         let head = &message.layer[layer];
         let (kind, name) = (head.r#type().to_string(), head.name().to_string());

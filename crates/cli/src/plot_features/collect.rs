@@ -7,7 +7,7 @@ use std::rc::Rc;
 use anyhow::{Context, Result, bail, ensure};
 use lgm_core::{Phase, Step};
 use lgm_cuda::Gpu;
-use lgm_net::{Keep, Net, Options, Placement, included_layers};
+use lgm_net::{Keep, Net, Options, Placement, included};
 use lgm_proto::{NetParameter, NetState, Positions};
 
 use crate::args::{PhaseFlag, PlotFeaturesArgs};
@@ -145,7 +145,7 @@ impl<'a> Source<'a> {
 /// Gives the net of the TEST phase the data of the TRAIN phase: the latter's layers without bottoms.
 fn data_of_training(message: &mut NetParameter, positions: &Positions, state: &NetState) -> Result<()> {
     let of = |phase: lgm_proto::Phase| {
-        included_layers(message, positions, &NetState { phase: Some(phase.into()), ..state.clone() })
+        included(message, positions, &NetState { phase: Some(phase.into()), ..state.clone() })
     };
     let (training, testing) = (of(lgm_proto::Phase::Train)?, of(lgm_proto::Phase::Test)?);
     for (i, layer) in message.layer.iter_mut().enumerate() {
