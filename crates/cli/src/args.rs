@@ -2,6 +2,7 @@
 
 mod convert_imageset;
 mod classify;
+mod detect;
 mod device;
 mod figures;
 mod shell;
@@ -17,6 +18,7 @@ use lgm_core::Error;
 
 pub use self::convert_imageset::ConvertImagesetArgs;
 pub use self::classify::{ClassifyArgs, ScoresFormat};
+pub use self::detect::{AdversarialArgs, FoldArgs, LikelihoodArgs};
 pub use self::device::{DeviceFlags, GpuFlag, Gpus};
 pub use self::figures::{ChartType, DrawNetArgs, Layers, PlotTrainingLogArgs, Rankdir};
 pub use self::shell::{CompletionsArgs, ManArgs, ShellFlag};
@@ -81,12 +83,18 @@ pub enum Command {
     /// Make tables of a training's log: losses and outputs, iterations, seconds and learning rates
     #[command(name = "parse_log")]
     ParseLog(ParseLogArgs),
-    /// Draw a dataset of digit glyphs into HDF5 files
-    MakeGlyphs(MakeGlyphsArgs),
-    /// Draw the features a net gives its test data, coloured by class, with the class centers
-    PlotFeatures(PlotFeaturesArgs),
     /// Classify images
     Classify(ClassifyArgs),
+    /// Draw a dataset of digits, or of letters, into HDF5 files
+    MakeGlyphs(MakeGlyphsArgs),
+    /// Draw the features a net gives its data, coloured by class, with the class centers and equal likelihoods
+    PlotFeatures(PlotFeaturesArgs),
+    /// Turn a trained L-GM layer into an InnerProduct, for programs that know no L-GM
+    Fold(FoldArgs),
+    /// Tell how likely each input is under a trained L-GM mixture, and which are abnormal
+    Likelihood(LikelihoodArgs),
+    /// Attack a trained net through its input gradient, and tell how well scores tell abnormal inputs from clean ones
+    Adversarial(AdversarialArgs),
     /// Draw a net's layers and blobs as a graph
     #[command(name = "draw_net")]
     DrawNet(DrawNetArgs),
@@ -388,7 +396,11 @@ pub struct MakeGlyphsArgs {
     /// Another seed draws other images
     #[arg(long = "seed", value_name = "N", default_value_t = 1)]
     pub seed: u64,
-    /// Also draw samples of every digit to this PNG file
+    /// Draw capital letters that resemble no digit, labelled from 0, in place of digits: what a net trained on digits has
+    /// never seen
+    #[arg(long = "letters")]
+    pub letters: bool,
+    /// Also draw samples of every class to this PNG file
     #[arg(long = "sheet", value_name = "FILE")]
     pub sheet: Option<PathBuf>,
 }
@@ -397,7 +409,11 @@ pub struct MakeGlyphsArgs {
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Example:
-  lgm-caffe plot-features -model net.prototxt -weights net_iter_1000.caffemodel -blob ip1 -out features.png")]
+  lgm-caffe plot-features -model net.prototxt -weights net_iter_1000.caffemodel -blob ip1 -out features.png
+  lgm-caffe plot-features -model net.prototxt -weights net_iter_1000.caffemodel -blob ip1 -map -out likelihood.svg
+  lgm-caffe plot-features -model net.prototxt -weights net_iter_200.caffemodel,net_iter_400.caffemodel -movie \\
+      -blob ip1 -out training.png
+Ellipses lie at the distances 1 and 2 of an L-GM layer's Gaussians, of which components of more features show the projection.")]
 pub struct PlotFeaturesArgs {
     /// The net's prototxt
     #[arg(long = "model", value_name = "FILE")]
@@ -417,6 +433,15 @@ pub struct PlotFeaturesArgs {
     /// The PNG or SVG file to draw, by the end of its name
     #[arg(long = "out", value_name = "FILE")]
     pub out: PathBuf,
+    /// Draw the likelihood under the L-GM layer's mixture behind the features, which must be two
+    #[arg(long = "map")]
+    pub map: bool,
+    /// Draw an animated PNG, with a figure for each file of -weights, in the plane of the last one's features
+    #[arg(long = "movie")]
+    pub movie: bool,
+    /// Whose data: with TRAIN the training data, by the net of the TEST phase all the same; TEST unless given
+    #[arg(long = "phase", value_name = "PHASE", value_enum)]
+    pub phase: Option<PhaseFlag>,
     /// Batches to run
     #[arg(long = "iterations", value_name = "N", default_value_t = 50, value_parser = at_least_one())]
     pub iterations: u32,

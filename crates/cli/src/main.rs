@@ -1,6 +1,7 @@
 //! `lgm-caffe`: Caffe's command line over the lgm crates. One file per subcommand; the rest is what they share: the
 //! flags, the log, the progress bar and the signals.
 
+mod adversarial;
 mod args;
 mod argv;
 mod compute_image_mean;
@@ -9,10 +10,13 @@ mod completions;
 mod convert_cifar;
 mod convert_imageset;
 mod convert_mnist;
+mod detect;
 mod device_query;
 mod draw_net;
 mod extract_features;
+mod fold;
 mod gpu;
+mod likelihood;
 mod logging;
 mod make_glyphs;
 mod man;
@@ -114,6 +118,9 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::MakeGlyphs(args) => make_glyphs::run(args),
         Command::PlotFeatures(args) => plot_features::run(args),
         Command::Classify(args) => classify::run(args),
+        Command::Fold(args) => fold::run(args),
+        Command::Likelihood(args) => likelihood::run(args),
+        Command::Adversarial(args) => adversarial::run(args),
         Command::DrawNet(args) => draw_net::run(args),
         Command::PlotTrainingLog(args) => plot_training_log::run(args),
         Command::Completions(args) => completions::run(args),

@@ -30,6 +30,7 @@ pub use lgm_hdf5 as hdf5;
 pub use data::Data;
 pub use hdf5_data::Hdf5Data;
 pub use hdf5_output::Hdf5Output;
+pub use hdf5_reader::list_of;
 pub use image_data::ImageData;
 pub use mean::ImageMean;
 pub use memory_data::{MemoryData, MemoryFeed};
