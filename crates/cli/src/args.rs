@@ -1,5 +1,6 @@
 //! The commands and their flags. One definition serves the parsing, the help and [`crate::argv`]'s rewriting.
 
+mod annoset;
 mod device;
 
 use std::ffi::OsStr;
@@ -11,6 +12,7 @@ use clap::builder::{OsStringValueParser, RangedI64ValueParser, TypedValueParser}
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lgm_core::Error;
 
+pub use self::annoset::{AnnoType, ConvertAnnosetArgs, LabelType};
 pub use self::device::{DeviceFlags, GpuFlag, Gpus};
 use crate::signals::Action;
 
@@ -53,6 +55,9 @@ pub enum Command {
     /// Convert CIFAR-10/100 or folders of images to HDF5
     #[command(alias = "convert_cifar")]
     ConvertCifar(ConvertCifarArgs),
+    /// Convert images and the boxes of their objects to LMDB or LevelDB
+    #[command(name = "convert_annoset", alias = "convert-annoset")]
+    ConvertAnnoset(ConvertAnnosetArgs),
     /// Make tables of a training's log: losses and outputs, iterations, seconds and learning rates
     #[command(name = "parse_log", alias = "parse-log")]
     ParseLog(ParseLogArgs),

@@ -3,6 +3,7 @@
 
 mod args;
 mod argv;
+mod convert_annoset;
 mod convert_cifar;
 mod convert_mnist;
 mod device_query;
@@ -83,6 +84,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::DeviceQuery(args) => device_query::run(args),
         Command::ConvertMnist(args) => convert_mnist::run(args),
         Command::ConvertCifar(args) => convert_cifar::run(args),
+        Command::ConvertAnnoset(args) => convert_annoset::run(args),
         Command::ParseLog(args) => parse_log::run(args),
         Command::MakeGlyphs(args) => make_glyphs::run(args),
         Command::PlotFeatures(args) => plot_features::run(args),

@@ -1,6 +1,7 @@
 //! Data for lgm-caffe: the layers that bring data in and take it out (HDF5Data, Data, HDF5Output), the file formats
 //! behind them, and converters of datasets.
 
+mod annotated;
 mod batch;
 pub mod convert;
 mod data;
@@ -19,6 +20,7 @@ mod transform;
 
 pub use lgm_hdf5 as hdf5;
 
+pub use annotated::AnnotatedData;
 pub use data::Data;
 pub use hdf5_data::Hdf5Data;
 pub use hdf5_output::Hdf5Output;
@@ -30,5 +32,6 @@ use lgm_core::Registry;
 pub fn register(registry: &mut Registry) {
     registry.add("HDF5Data", hdf5_data::build);
     registry.add("Data", data::build);
+    registry.add("AnnotatedData", annotated::build);
     registry.add("HDF5Output", hdf5_output::build);
 }

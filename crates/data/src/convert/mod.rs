@@ -1,11 +1,13 @@
 //! Converters of published datasets to the formats nets read. Everything is written under temporary names and renamed
 //! when it is whole.
 
+mod annoset;
 mod cifar;
 mod folder;
 mod mnist;
 mod pickle;
 
+pub use annoset::{AnnosetOptions, AnnotationFile, Annotations, ClassNames, convert_annoset};
 pub use cifar::{CifarOptions, CifarSplit, convert_cifar};
 pub use mnist::{Format, convert_mnist};
 
