@@ -2,6 +2,7 @@
 
 mod annoset;
 mod device;
+mod figures;
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -14,6 +15,7 @@ use lgm_core::Error;
 
 pub use self::annoset::{AnnoType, ConvertAnnosetArgs, LabelType};
 pub use self::device::{DeviceFlags, GpuFlag, Gpus};
+pub use self::figures::{DrawNetArgs, Layers, Rankdir};
 use crate::signals::Action;
 
 const EXAMPLES: &str = "\
@@ -58,6 +60,15 @@ pub enum Command {
     /// Convert images and the boxes of their objects to LMDB or LevelDB
     #[command(name = "convert_annoset", alias = "convert-annoset")]
     ConvertAnnoset(ConvertAnnosetArgs),
+    /// Upgrade a net's prototxt to today's format
+    #[command(name = "upgrade_net_proto_text", alias = "upgrade-net-proto-text")]
+    UpgradeNetProtoText(UpgradeArgs),
+    /// Upgrade a binary net, such as weights, to today's format
+    #[command(name = "upgrade_net_proto_binary", alias = "upgrade-net-proto-binary")]
+    UpgradeNetProtoBinary(UpgradeArgs),
+    /// Upgrade a solver's prototxt to today's format
+    #[command(name = "upgrade_solver_proto_text", alias = "upgrade-solver-proto-text")]
+    UpgradeSolverProtoText(UpgradeArgs),
     /// Make tables of a training's log: losses and outputs, iterations, seconds and learning rates
     #[command(name = "parse_log", alias = "parse-log")]
     ParseLog(ParseLogArgs),
@@ -67,6 +78,9 @@ pub enum Command {
     /// Draw the features a net gives its test data, coloured by class, with the class centers
     #[command(alias = "plot_features")]
     PlotFeatures(PlotFeaturesArgs),
+    /// Draw a net's layers and blobs as a graph
+    #[command(name = "draw_net", alias = "draw-net")]
+    DrawNet(DrawNetArgs),
 }
 
 /// Where the log goes and what is in it: glog's flags. Each can also be set by an environment variable, GLOG_log_dir
@@ -225,7 +239,7 @@ pub struct ConvertMnistArgs {
     pub images: PathBuf,
     /// The labels' idx file, gzipped or not
     pub labels: PathBuf,
-    /// The LMDB folder or HDF5 file to make
+    /// The LMDB or LevelDB folder or HDF5 file to make
     pub output: PathBuf,
     /// The form of the output
     #[arg(long = "backend", value_name = "FORM", value_enum, default_value_t = Backend::Lmdb)]
@@ -248,6 +262,15 @@ pub struct ConvertCifarArgs {
     /// CIFAR-100: label with the 20 coarse classes
     #[arg(long = "coarse")]
     pub coarse: bool,
+}
+
+/// Files of the upgrades.
+#[derive(Args, Debug)]
+pub struct UpgradeArgs {
+    /// The file in an older format
+    pub input: PathBuf,
+    /// The file to write
+    pub output: PathBuf,
 }
 
 /// Flags of `parse_log`.
@@ -354,6 +377,8 @@ fn at_least_one() -> RangedI64ValueParser<u32> {
 pub enum Backend {
     /// An LMDB folder of Datum messages, for Data layers.
     Lmdb,
+    /// A LevelDB folder of the same.
+    Leveldb,
     /// An HDF5 file, for HDF5Data layers.
     Hdf5,
 }
@@ -373,6 +398,7 @@ impl From<Backend> for lgm_data::convert::Format {
     fn from(backend: Backend) -> Self {
         match backend {
             Backend::Lmdb => lgm_data::convert::Format::Lmdb,
+            Backend::Leveldb => lgm_data::convert::Format::Leveldb,
             Backend::Hdf5 => lgm_data::convert::Format::Hdf5,
         }
     }

@@ -1,6 +1,7 @@
-//! Data for lgm-caffe: the layers that bring data in and take it out (HDF5Data, Data, HDF5Output), the file formats
-//! behind them, and converters of datasets.
+//! Data for lgm-caffe: the layers that bring data in and take it out (Data, HDF5Data, HDF5Output, ImageData, WindowData),
+//! the file formats behind them, and converters of datasets.
 
+mod ahead;
 mod annotated;
 mod batch;
 pub mod convert;
@@ -12,11 +13,15 @@ mod hdf5_data;
 mod hdf5_output;
 mod hdf5_reader;
 mod image;
+mod image_data;
+mod image_list;
 mod order;
 mod parallel;
 mod pixels;
 mod prefetch;
 mod transform;
+mod window_data;
+mod window_file;
 
 pub use lgm_hdf5 as hdf5;
 
@@ -24,7 +29,9 @@ pub use annotated::AnnotatedData;
 pub use data::Data;
 pub use hdf5_data::Hdf5Data;
 pub use hdf5_output::Hdf5Output;
+pub use image_data::ImageData;
 pub use prefetch::Prefetch;
+pub use window_data::WindowData;
 
 use lgm_core::Registry;
 
@@ -34,4 +41,6 @@ pub fn register(registry: &mut Registry) {
     registry.add("Data", data::build);
     registry.add("AnnotatedData", annotated::build);
     registry.add("HDF5Output", hdf5_output::build);
+    registry.add("ImageData", image_data::build);
+    registry.add("WindowData", window_data::build);
 }

@@ -91,7 +91,7 @@ fn inline(param: &NetParameter, positions: &Positions, field: &str) -> Result<Pa
         notices: Vec::new(),
         warnings: Vec::new(),
     };
-    net.notices = lgm_proto::upgrade_net(&mut net.message, &mut net.positions)?;
+    net.upgrade()?;
     Ok(net)
 }
 

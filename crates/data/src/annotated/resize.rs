@@ -321,7 +321,7 @@ mod tests {
         assert_eq!(cut(&image, [0.5, 0.0, 1.0, 1.0]).unwrap().data, [3, 4, 7, 8]);
         assert_eq!(cut(&image, [0.99, 0.99, 1.0, 1.0]).unwrap().data, [8]);
         let whole = Object { class: 1, instance: 0, corners: [0.0, 0.0, 1.0, 1.0], difficult: false };
-        let p = ExpansionParameter { prob: Some(1.0), max_expand_ratio: Some(3.0), ..Default::default() };
+        let p = ExpansionParameter { prob: Some(1.0), max_expand_ratio: Some(3.0) };
         for i in 0..30 {
             let mut objects = vec![whole];
             let out = expand(image.clone(), &p, &[9], (&mut objects, None), &mut Philox::new(1, i).from(0)).unwrap();
