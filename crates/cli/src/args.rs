@@ -3,6 +3,7 @@
 mod convert_imageset;
 mod classify;
 mod detect;
+mod annoset;
 mod device;
 mod figures;
 mod shell;
@@ -19,6 +20,7 @@ use lgm_core::Error;
 pub use self::convert_imageset::ConvertImagesetArgs;
 pub use self::classify::{ClassifyArgs, ScoresFormat};
 pub use self::detect::{AdversarialArgs, FoldArgs, LikelihoodArgs};
+pub use self::annoset::{AnnoType, ConvertAnnosetArgs, LabelType};
 pub use self::device::{DeviceFlags, GpuFlag, Gpus};
 pub use self::figures::{ChartType, DrawNetArgs, Layers, PlotTrainingLogArgs, Rankdir};
 pub use self::shell::{CompletionsArgs, ManArgs, ShellFlag};
@@ -71,6 +73,9 @@ pub enum Command {
     ConvertMnist(ConvertMnistArgs),
     /// Convert CIFAR-10/100 or folders of images to HDF5
     ConvertCifar(ConvertCifarArgs),
+    /// Convert images and the boxes of their objects to LMDB or LevelDB
+    #[command(name = "convert_annoset")]
+    ConvertAnnoset(ConvertAnnosetArgs),
     /// Upgrade a net's prototxt to today's format
     #[command(name = "upgrade_net_proto_text")]
     UpgradeNetProtoText(UpgradeArgs),

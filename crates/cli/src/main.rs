@@ -7,6 +7,7 @@ mod argv;
 mod compute_image_mean;
 mod classify;
 mod completions;
+mod convert_annoset;
 mod convert_cifar;
 mod convert_imageset;
 mod convert_mnist;
@@ -111,6 +112,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::ConvertImageset(args) => convert_imageset::run(args),
         Command::ConvertMnist(args) => convert_mnist::run(args),
         Command::ConvertCifar(args) => convert_cifar::run(args),
+        Command::ConvertAnnoset(args) => convert_annoset::run(args),
         Command::ParseLog(args) => parse_log::run(args),
         Command::UpgradeNetProtoText(args) => upgrade::run(args, upgrade::Kind::NetText),
         Command::UpgradeNetProtoBinary(args) => upgrade::run(args, upgrade::Kind::NetBinary),
