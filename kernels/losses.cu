@@ -110,10 +110,10 @@ KERNEL(margin_contrastive_partials)(
 
 // A warp for each item: the own class is pushed by all that come within the margin.
 KERNEL(margin_contrastive_backward)(
-    float* dx, const float* x, const float* labels, const float* d_loss, float margin, u32 items, LABELS
+    float* dx, const float* x, const float* labels, const float* d_loss, float z, float margin, u32 items, LABELS
 ) {
     const u32 warps = blockDim.x / WARP, lane = threadIdx.x % WARP;
-    const float scale = d_loss[0] / (float)items;
+    const float scale = d_loss[0] / z;
     for (u32 i = blockIdx.x * warps + threadIdx.x / WARP; i < items; i += gridDim.x * warps) {
         const int own = CLASS(labels[i]);
         const i64 base = (i64)i * channels;

@@ -5,6 +5,7 @@
 mod command_line;
 mod conformance;
 mod device;
+mod figures;
 mod glyphs;
 mod graph_nodes;
 mod limits;
@@ -12,4 +13,5 @@ mod mistakes;
 mod models;
 mod runs;
 mod signals;
+mod upgrades;
 mod util;

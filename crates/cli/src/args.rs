@@ -1,6 +1,7 @@
 //! The commands and their flags. One definition serves the parsing, the help and [`crate::argv`]'s rewriting.
 
 mod device;
+mod figures;
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -12,6 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use lgm_core::Error;
 
 pub use self::device::{DeviceFlags, GpuFlag, Gpus};
+pub use self::figures::{DrawNetArgs, Layers, Rankdir};
 use crate::signals::Action;
 
 const EXAMPLES: &str = "\
@@ -53,6 +55,15 @@ pub enum Command {
     /// Convert CIFAR-10/100 or folders of images to HDF5
     #[command(alias = "convert_cifar")]
     ConvertCifar(ConvertCifarArgs),
+    /// Upgrade a net's prototxt to today's format
+    #[command(name = "upgrade_net_proto_text", alias = "upgrade-net-proto-text")]
+    UpgradeNetProtoText(UpgradeArgs),
+    /// Upgrade a binary net, such as weights, to today's format
+    #[command(name = "upgrade_net_proto_binary", alias = "upgrade-net-proto-binary")]
+    UpgradeNetProtoBinary(UpgradeArgs),
+    /// Upgrade a solver's prototxt to today's format
+    #[command(name = "upgrade_solver_proto_text", alias = "upgrade-solver-proto-text")]
+    UpgradeSolverProtoText(UpgradeArgs),
     /// Make tables of a training's log: losses and outputs, iterations, seconds and learning rates
     #[command(name = "parse_log", alias = "parse-log")]
     ParseLog(ParseLogArgs),
@@ -62,6 +73,9 @@ pub enum Command {
     /// Draw the features a net gives its test data, coloured by class, with the class centers
     #[command(alias = "plot_features")]
     PlotFeatures(PlotFeaturesArgs),
+    /// Draw a net's layers and blobs as a graph
+    #[command(name = "draw_net", alias = "draw-net")]
+    DrawNet(DrawNetArgs),
 }
 
 /// Where the log goes and what is in it: glog's flags. Each can also be set by an environment variable, GLOG_log_dir
@@ -220,7 +234,7 @@ pub struct ConvertMnistArgs {
     pub images: PathBuf,
     /// The labels' idx file, gzipped or not
     pub labels: PathBuf,
-    /// The LMDB folder or HDF5 file to make
+    /// The LMDB or LevelDB folder or HDF5 file to make
     pub output: PathBuf,
     /// The form of the output
     #[arg(long = "backend", value_name = "FORM", value_enum, default_value_t = Backend::Lmdb)]
@@ -243,6 +257,15 @@ pub struct ConvertCifarArgs {
     /// CIFAR-100: label with the 20 coarse classes
     #[arg(long = "coarse")]
     pub coarse: bool,
+}
+
+/// Files of the upgrades.
+#[derive(Args, Debug)]
+pub struct UpgradeArgs {
+    /// The file in an older format
+    pub input: PathBuf,
+    /// The file to write
+    pub output: PathBuf,
 }
 
 /// Flags of `parse_log`.
@@ -349,6 +372,8 @@ fn at_least_one() -> RangedI64ValueParser<u32> {
 pub enum Backend {
     /// An LMDB folder of Datum messages, for Data layers.
     Lmdb,
+    /// A LevelDB folder of the same.
+    Leveldb,
     /// An HDF5 file, for HDF5Data layers.
     Hdf5,
 }
@@ -368,6 +393,7 @@ impl From<Backend> for lgm_data::convert::Format {
     fn from(backend: Backend) -> Self {
         match backend {
             Backend::Lmdb => lgm_data::convert::Format::Lmdb,
+            Backend::Leveldb => lgm_data::convert::Format::Leveldb,
             Backend::Hdf5 => lgm_data::convert::Format::Hdf5,
         }
     }

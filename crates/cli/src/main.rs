@@ -6,6 +6,7 @@ mod argv;
 mod convert_cifar;
 mod convert_mnist;
 mod device_query;
+mod draw_net;
 mod gpu;
 mod logging;
 mod make_glyphs;
@@ -22,6 +23,7 @@ mod test;
 mod time;
 mod train;
 mod training_log;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -30,7 +32,7 @@ use clap::{CommandFactory, FromArgMatches};
 
 /// The exit code of a run that failed.
 const FAILED: u8 = 1;
-/// The exit code of a command line that makes no sense.
+/// The exit code of a command line that makes no sense, and of an input that cannot be read where Caffe has it so.
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
@@ -42,7 +44,8 @@ fn main() -> ExitCode {
         // A command line that could not be read has set up no log yet; then the environment's settings hold.
         let _ = logging::init(&args::LogFlags::default(), true);
         report(&error);
-        ExitCode::from(if error.is::<UsageError>() { USAGE } else { FAILED })
+        let usage = error.is::<UsageError>() || error.is::<upgrade::Unreadable>();
+        ExitCode::from(if usage { USAGE } else { FAILED })
     })
 }
 
@@ -70,7 +73,15 @@ fn run() -> anyhow::Result<ExitCode> {
     };
     let cli = Cli::from_arg_matches(&matches).map_err(UsageError::from)?;
     // Caffe's commands log each step, as in Caffe; the others print their result and log warnings only.
-    let narrates = matches!(cli.command, Command::Train(_) | Command::Test(_) | Command::Time(_));
+    let narrates = matches!(
+        cli.command,
+        Command::Train(_)
+            | Command::Test(_)
+            | Command::Time(_)
+            | Command::UpgradeNetProtoText(_)
+            | Command::UpgradeNetProtoBinary(_)
+            | Command::UpgradeSolverProtoText(_)
+    );
     logging::init(&cli.log, narrates)?;
     for warning in &rewritten.warnings {
         tracing::warn!("{warning}");
@@ -84,8 +95,12 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::ConvertMnist(args) => convert_mnist::run(args),
         Command::ConvertCifar(args) => convert_cifar::run(args),
         Command::ParseLog(args) => parse_log::run(args),
+        Command::UpgradeNetProtoText(args) => upgrade::run(args, upgrade::Kind::NetText),
+        Command::UpgradeNetProtoBinary(args) => upgrade::run(args, upgrade::Kind::NetBinary),
+        Command::UpgradeSolverProtoText(args) => upgrade::run(args, upgrade::Kind::SolverText),
         Command::MakeGlyphs(args) => make_glyphs::run(args),
         Command::PlotFeatures(args) => plot_features::run(args),
+        Command::DrawNet(args) => draw_net::run(args),
     }
 }
 

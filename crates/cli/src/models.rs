@@ -51,7 +51,11 @@ pub fn outline(model: &Path, phase: Phase, flags: &StateFlags, backward: bool) -
     Outline::new(&parsed.message, &parsed.positions, &registry(), &options)
 }
 
-fn read(model: &Path, phase: Phase, flags: &StateFlags, backward: bool) -> Result<(Parsed<NetParameter>, Options)> {
+/// Reads a net's prototxt and logs what is to say of it; with it, the options of a net in a phase.
+///
+/// # Errors
+/// Whatever is wrong with the prototxt.
+pub fn read(model: &Path, phase: Phase, flags: &StateFlags, backward: bool) -> Result<(Parsed<NetParameter>, Options)> {
     expect_kind(model, FileKind::Net)?;
     let parsed = lgm_proto::read_net(model)?;
     parsed.notices.iter().for_each(|n| tracing::info!("{n}"));

@@ -394,8 +394,10 @@ mod tests {
         let log = read(&format!("{head}{}\n{}", row(4), row(5))).unwrap();
         let seen: Vec<_> = log.test.rows.iter().map(|row| (row.iteration, row.seconds)).collect();
         assert_eq!(seen, [(4, 4.0)], "no beginning, and an end within a number");
-        let long = format!("{}{}\n", "I0310 ".repeat(30000), row(4));
-        assert_eq!(read(&format!("{head}{long}{}\n", row(6))).unwrap().test.rows.len(), 1);
+        let long = format!("{}\n{}\n", "I0310 ".repeat(30000), row(4));
+        let log = read(&format!("{head}{long}{}\n", row(6))).unwrap();
+        let seen: Vec<_> = log.test.rows.iter().map(|row| row.iteration).collect();
+        assert_eq!(seen, [4, 6], "a line of 180 kB");
     }
 
     #[test]

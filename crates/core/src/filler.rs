@@ -48,6 +48,11 @@ pub const FILLERS: [&str; 12] = [
 /// Where a blob's random numbers begin: a stream, and the counter of its first number.
 pub type Draws = (Philox, u64);
 
+/// The value that `filler` gives every element, if it is one.
+pub fn constant(filler: &FillerParameter) -> Option<f32> {
+    (filler.r#type() == "constant").then(|| filler.value())
+}
+
 /// Fills `out`, the elements of a blob of the given shape, as `filler` says with numbers from `draws`.
 ///
 /// # Errors

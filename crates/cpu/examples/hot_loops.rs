@@ -11,7 +11,7 @@ use lgm_cpu::batchnorm::{self, Affine, Normalization, Normalized};
 use lgm_cpu::conv::{Algorithm, Epilogue};
 use lgm_cpu::lrn::Lrn;
 use lgm_cpu::pool::{PoolGeometry, Round};
-use lgm_cpu::{ConvGeometry, Gemm, MatMut, MatRef, elementwise, softmax};
+use lgm_cpu::{ConvGeometry, Gemm, MatMut, MatRef, elementwise, math, softmax};
 
 fn noise(len: usize) -> Vec<f32> {
     (0..len).map(|i| ((i * 2_654_435_761) % 1000) as f32 / 500.0 - 1.0).collect()
@@ -87,6 +87,9 @@ fn blob(name: &str) -> Option<HotLoop> {
             let slope = std::hint::black_box(0.1);
             Box::new(move || elementwise::zip2_into(&x, &dy, &mut y, |s, d| elementwise::leaky_gradient(s, d, slope)))
         }
+        "exp" => Box::new(move || elementwise::map_into(Some(&x), &mut y, math::exp)),
+        "ln" => Box::new(move || elementwise::map_into(Some(&x), &mut y, math::ln)),
+        "softplus" => Box::new(move || elementwise::map_into(Some(&x), &mut y, math::softplus)),
         "lrn" => Box::new(move || lrn.across_forward(&x, e, &mut z, &mut y)),
         "softmax" => Box::new(move || softmax::softmax(Some(&x), &mut y, Axes3::new(e.outer * e.inner, e.channels, 1))),
         "statistics" => Box::new(move || batchnorm::mean_variance(&x, e, &mut a, &mut b)),
@@ -107,7 +110,7 @@ fn blob(name: &str) -> Option<HotLoop> {
     Some((run, e.count()))
 }
 
-const NAMES: [&str; 29] = [
+const NAMES: [&str; 32] = [
     "gemm_nn",
     "gemm_nt",
     "direct_1x20_forward",
@@ -131,6 +134,9 @@ const NAMES: [&str; 29] = [
     "global_average_gradient",
     "relu",
     "relu_gradient",
+    "exp",
+    "ln",
+    "softplus",
     "lrn",
     "softmax",
     "statistics",

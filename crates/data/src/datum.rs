@@ -66,19 +66,18 @@ fn positive(what: &'static str, value: i32) -> Result<usize, BadRecord> {
     usize::try_from(value).ok().filter(|&v| v > 0).ok_or(BadRecord::Extent { what, value })
 }
 
-/// Encodes a record of 8-bit pixels, as Caffe's converters write it.
-pub(crate) fn encode(extent: Extent, pixels: &[u8], label: u8) -> Result<Vec<u8>> {
+/// A record of 8-bit pixels, channel-major, as Caffe's converters make it.
+pub(crate) fn record(extent: Extent, pixels: Vec<u8>, label: Option<i32>) -> Result<Datum> {
     let number =
         |v| i32::try_from(v).map(Some).map_err(|_| Error::config(format!("an image extent of {v} is too large")));
-    let datum = Datum {
+    Ok(Datum {
         channels: number(extent.channels)?,
         height: number(extent.height)?,
         width: number(extent.width)?,
-        data: Some(pixels.to_vec()),
-        label: Some(i32::from(label)),
+        data: Some(pixels),
+        label,
         ..Default::default()
-    };
-    Ok(datum.encode_to_vec())
+    })
 }
 
 #[cfg(test)]
@@ -89,7 +88,7 @@ mod tests {
 
     #[test]
     fn bytes_and_floats() {
-        let bytes = decode(&encode(PAIR, &[7, 200], 9).unwrap(), Color::Native).unwrap();
+        let bytes = decode(&record(PAIR, vec![7, 200], Some(9)).unwrap().encode_to_vec(), Color::Native).unwrap();
         assert_eq!(bytes.image, Image { extent: PAIR, pixels: Pixels::U8(vec![7, 200]) });
         assert_eq!((bytes.label, bytes.encoded), (Some(9), false));
         let datum = Datum {
@@ -115,7 +114,7 @@ mod tests {
     #[test]
     fn damaged_records_are_described() {
         assert!(decode(&[0xff], Color::Native).unwrap_err().to_string().contains("is not a Datum"));
-        let short = encode(PAIR, &[1], 0).unwrap();
+        let short = record(PAIR, vec![1], None).unwrap().encode_to_vec();
         assert!(decode(&short, Color::Native).unwrap_err().to_string().contains("1 x 1 x 2 = 2 pixels but 1 values"));
         // 2^64 + 28 pixels with 28 values, and 2^64 with none.
         for (channels, height, width, data) in

@@ -1,6 +1,7 @@
-//! Data for lgm-caffe: the layers that bring data in and take it out (HDF5Data, Data, HDF5Output), the file formats
-//! behind them, and converters of datasets.
+//! Data for lgm-caffe: the layers that bring data in and take it out (Data, HDF5Data, HDF5Output, ImageData, WindowData),
+//! the file formats behind them, and converters of datasets.
 
+mod ahead;
 mod batch;
 pub mod convert;
 mod data;
@@ -11,18 +12,24 @@ mod hdf5_data;
 mod hdf5_output;
 mod hdf5_reader;
 mod image;
+mod image_data;
+mod image_list;
 mod order;
 mod parallel;
 mod pixels;
 mod prefetch;
 mod transform;
+mod window_data;
+mod window_file;
 
 pub use lgm_hdf5 as hdf5;
 
 pub use data::Data;
 pub use hdf5_data::Hdf5Data;
 pub use hdf5_output::Hdf5Output;
+pub use image_data::ImageData;
 pub use prefetch::Prefetch;
+pub use window_data::WindowData;
 
 use lgm_core::Registry;
 
@@ -31,4 +38,6 @@ pub fn register(registry: &mut Registry) {
     registry.add("HDF5Data", hdf5_data::build);
     registry.add("Data", data::build);
     registry.add("HDF5Output", hdf5_output::build);
+    registry.add("ImageData", image_data::build);
+    registry.add("WindowData", window_data::build);
 }

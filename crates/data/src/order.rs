@@ -54,6 +54,11 @@ impl ImageDraw {
         (below(self.words[0], height - crop + 1), below(self.words[1], width - crop + 1))
     }
 
+    /// A number in `0..n`, independent of the corner and of mirroring.
+    pub fn among(&self, n: usize) -> usize {
+        below(self.words[3], n)
+    }
+
     /// Whether to mirror: one time in two.
     pub fn mirror(&self) -> bool {
         self.words[2] >> 31 == 1

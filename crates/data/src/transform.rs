@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use lgm_core::{Error, Phase, Result, ensure};
+use lgm_core::{Error, Phase, Result, ensure, memory};
 use lgm_proto::{BlobProto, FileKind, TransformationParameter};
 use prost::Message;
 
@@ -35,27 +35,49 @@ pub(crate) fn color(param: &TransformationParameter) -> Result<Color> {
     })
 }
 
+/// The mean of images of extents `of`.
+fn mean(param: &TransformationParameter, of: Extent) -> Result<Mean> {
+    ensure!(param.mean_file.is_none() || param.mean_value.is_empty(), "mean_file and mean_value exclude each other");
+    Ok(match (&param.mean_file, &param.mean_value[..]) {
+        (Some(file), _) => Mean::Image(read_mean(file.as_ref(), of)?),
+        (None, []) => Mean::None,
+        (None, &[m]) => Mean::Channels(vec![m; of.channels]),
+        (None, m) => {
+            ensure!(
+                m.len() == of.channels,
+                "mean_value must be given once or once for each of the {} channels, found {} times",
+                of.channels,
+                m.len()
+            );
+            Mean::Channels(m.to_vec())
+        }
+    })
+}
+
+/// The mean for windows of extents `of`: the middle of a mean image that is at least as large.
+pub(crate) fn middle_of_mean(param: &TransformationParameter, of: Extent) -> Result<Mean> {
+    let Some(file) = param.mean_file.as_ref().filter(|_| param.mean_value.is_empty()) else {
+        return mean(param, of);
+    };
+    let (extent, values) = load_mean(file.as_ref())?;
+    if extent.channels != of.channels || extent.height < of.height || extent.width < of.width {
+        let what = format!(
+            "the mean image is {extent}, expected {} channels and at least {} x {} pixels",
+            of.channels, of.height, of.width
+        );
+        return Err(Error::data(file, what));
+    }
+    let corner = ((extent.height - of.height) / 2, (extent.width - of.width) / 2);
+    let window = Window { top: corner.0, left: corner.1, height: of.height, width: of.width, mirror: false };
+    let mut middle = memory::zeros(of.count(), "a mean image")?;
+    cut(&values, extent, window, &Mean::None, 1.0, &mut middle);
+    Ok(Mean::Image(middle))
+}
+
 impl Transformer {
     /// The transformation of images that are like the first one, of extents `first`.
     pub fn new(param: &TransformationParameter, phase: Phase, first: Extent) -> Result<Self> {
-        ensure!(
-            param.mean_file.is_none() || param.mean_value.is_empty(),
-            "mean_file and mean_value exclude each other"
-        );
-        let mean = match (&param.mean_file, &param.mean_value[..]) {
-            (Some(file), _) => Mean::Image(read_mean(file.as_ref(), first)?),
-            (None, []) => Mean::None,
-            (None, &[m]) => Mean::Channels(vec![m; first.channels]),
-            (None, m) => {
-                ensure!(
-                    m.len() == first.channels,
-                    "mean_value must be given once or once for each of the {} channels, found {} times",
-                    first.channels,
-                    m.len()
-                );
-                Mean::Channels(m.to_vec())
-            }
-        };
+        let mean = mean(param, first)?;
         Ok(Transformer {
             first,
             crop: Some(param.crop_size() as usize).filter(|&c| c > 0),
@@ -113,8 +135,17 @@ pub(crate) enum Mismatch {
     Size { image: Extent, first: Extent },
 }
 
-/// Reads a mean image: a BlobProto of 1 × channels × height × width, or without the 1.
+/// Reads a mean image that must have the extents of the data.
 fn read_mean(path: &Path, expected: Extent) -> Result<Vec<f32>> {
+    let (found, mean) = load_mean(path)?;
+    if found == expected {
+        return Ok(mean);
+    }
+    Err(Error::data(path, format!("the mean image is {found}, expected {expected} like the data")))
+}
+
+/// Reads a mean image: a BlobProto of 1 × channels × height × width, or without the 1.
+fn load_mean(path: &Path) -> Result<(Extent, Vec<f32>)> {
     if let Ok(kind) = FileKind::of(path) {
         kind.expect(FileKind::Mean, path)?;
     }
@@ -124,16 +155,21 @@ fn read_mean(path: &Path, expected: Extent) -> Result<Vec<f32>> {
         Some(shape) => shape.dim.clone(),
         None => [blob.num(), blob.channels(), blob.height(), blob.width()].map(i64::from).to_vec(),
     };
-    let want = [expected.channels, expected.height, expected.width].map(|v| v as i64);
-    if dims.strip_prefix(&[1]).unwrap_or(&dims) != want && dims != want {
-        let what = format!("the mean image has shape {dims:?}, expected [1, {}, {}, {}]", want[0], want[1], want[2]);
-        return Err(Error::data(path, what + " like the data"));
-    }
+    let sizes: Vec<usize> = dims.iter().filter_map(|&d| usize::try_from(d).ok()).collect();
+    let extent = match sizes[..] {
+        [1, channels, height, width] | [channels, height, width] if sizes.len() == dims.len() => {
+            Extent { channels, height, width }
+        }
+        _ => {
+            let what = format!("the mean image has shape {dims:?}, expected [1, channels, height, width]");
+            return Err(Error::data(path, what));
+        }
+    };
     let mean = if blob.data.is_empty() { blob.double_data.iter().map(|&v| v as f32).collect() } else { blob.data };
-    if mean.len() != expected.count() {
-        return Err(Error::data(path, format!("holds {} values, expected {}", mean.len(), expected.count())));
+    if mean.len() != extent.count() {
+        return Err(Error::data(path, format!("holds {} values, expected {}", mean.len(), extent.count())));
     }
-    Ok(mean)
+    Ok((extent, mean))
 }
 
 #[cfg(test)]
@@ -216,10 +252,15 @@ mod tests {
             let e = Transformer::new(&param, Phase::Test, OF).unwrap_err().to_string();
             assert!(e.contains(what), "{e}");
         };
-        std::fs::write(&path, BlobProto { double_data: vec![1.0], ..new }.encode_to_vec()).unwrap();
+        std::fs::write(&path, BlobProto { double_data: vec![1.0], ..new.clone() }.encode_to_vec()).unwrap();
         fails("holds 1 values, expected 12");
         std::fs::write(&path, BlobProto { height: Some(9), ..old }.encode_to_vec()).unwrap();
-        fails("shape [1, 2, 9, 3], expected [1, 2, 2, 3]");
+        fails("holds 12 values, expected 54");
+        let shape = |dim: Vec<i64>| Some(lgm_proto::BlobShape { dim });
+        std::fs::write(&path, BlobProto { shape: shape(vec![2, 3, 2]), ..new.clone() }.encode_to_vec()).unwrap();
+        fails("the mean image is 2 x 3 x 2, expected 2 x 2 x 3 like the data");
+        std::fs::write(&path, BlobProto { shape: shape(vec![2, -3]), ..new.clone() }.encode_to_vec()).unwrap();
+        fails("the mean image has shape [2, -3], expected [1, channels, height, width]");
         std::fs::write(&path, [0xff]).unwrap();
         fails("is not a BlobProto");
         std::fs::remove_file(&path).unwrap();

@@ -206,10 +206,16 @@ fn a_database_that_caffe_wrote() {
 }
 
 #[test]
-fn a_leveldb_database_is_recognised() {
-    let path = golden("db/mnist_200_leveldb");
-    let e = error(&layer(path.to_str().unwrap(), 2), &cx(Phase::Train, 1));
-    assert!(e.contains("is a LevelDB database, which cannot be read yet"), "{e}");
+fn a_leveldb_database_gives_the_same_whatever_backend_says() {
+    for backend in [Db::Lmdb, Db::Leveldb] {
+        let batches = ["db/mnist_200_lmdb", "db/mnist_200_leveldb"].map(|name| {
+            let mut layer = layer(golden(name).to_str().unwrap(), 150);
+            layer.data_param.as_mut().unwrap().backend = Some(backend as i32);
+            let mut run = open(&layer, &cx(Phase::Train, 1)).unwrap();
+            (0..3).map(|_| run.next()).collect::<Vec<_>>()
+        });
+        assert!(batches[0] == batches[1]);
+    }
 }
 
 #[test]

@@ -6,8 +6,7 @@
 //! Source: Caffe's layer of this name. Where we differ: Caffe in place takes the gradient at the top's values.
 
 use lgm_core::{BuildCx, Float, Node, Result};
-use lgm_cpu::elementwise::rectified;
-use lgm_cpu::math::{exp, exp_m1, ln_1p};
+use lgm_cpu::math::{exp_m1, softplus};
 use lgm_proto::LayerParameter;
 
 use crate::common::pointwise::{self, Gradient, Map, Pointwise, Reads, Spec, kernels};
@@ -23,7 +22,7 @@ impl Bnll {
 
 impl Pointwise for Bnll {
     fn forward<T: Float>(&self, map: Map<'_, T>) {
-        map.each(|x| rectified(x) + ln_1p(exp(-x.abs())));
+        map.each(softplus);
     }
 
     fn backward<T: Float>(&self, gradient: Gradient<'_, T>) {

@@ -6,12 +6,14 @@
 use lgm_core::{BlobSpec, Error, Result, ensure};
 
 mod boxes;
+mod evaluate;
 mod multibox_loss;
 mod output;
 mod prior_box;
 mod proposal;
 mod truth;
 
+pub use evaluate::DetectionEvaluate;
 pub use multibox_loss::MultiBoxLoss;
 pub use output::DetectionOutput;
 pub use prior_box::PriorBox;

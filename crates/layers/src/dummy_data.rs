@@ -3,16 +3,20 @@
 //! Shapes: no bottoms; tops of the given `shape`s, or of `num` × `channels` × `height` × `width`; shapes and fillers one
 //! for each top or one for all. Forward pass b draws top t from counter b · 2³² of that top's own random stream.
 //!
+//! On a device, tops that are all constant are written there; random numbers are drawn on the host.
+//!
 //! Source: Caffe's layer of this name. Caffe writes constants only once; here a top's memory may be used for something
 //! else between passes, so they are written each time.
 
 use lgm_core::rng::{Philox, stream_id};
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, DType, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, Shape, ensure, filler,
+    Arity, BlobSpec, BuildCx, DType, Device, DeviceLayer, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result,
+    Shape, ensure, filler,
 };
 use lgm_cpu::for_each_block;
 use lgm_proto::{BlobShape, DummyDataParameter, FillerParameter, LayerParameter};
 
+use crate::common::launch::fill;
 use crate::common::shapes::top_shapes;
 
 /// The layer; see the module.
@@ -33,7 +37,7 @@ impl DummyData {
     pub(crate) fn build(param: &LayerParameter, cx: &BuildCx) -> Result<Node> {
         let name = param.name().to_string();
         let param = param.dummy_data_param.clone().unwrap_or_default();
-        Node::host_only(DummyData { param, name, dtype: cx.dtype, tops: Vec::new() })
+        Node::compute(DummyData { param, name, dtype: cx.dtype, tops: Vec::new() })
     }
 
     fn shapes(&self, tops: usize) -> Result<Vec<Shape>> {
@@ -92,12 +96,26 @@ impl HostLayer for DummyData {
     }
 }
 
+impl DeviceLayer for DummyData {
+    fn is_supported(&self) -> bool {
+        self.tops.iter().all(|top| filler::constant(&top.filler).is_some())
+    }
+
+    fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
+        for (t, top) in self.tops.iter().enumerate() {
+            let value = filler::constant(&top.filler).unwrap_or_default();
+            fill(io.call, io.top(t)?, value, top.shape.count())?;
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::tests::registry;
     use lgm_core::{Phase, Step};
-    use lgm_testkit::{Harness, Inputs, config_error};
+    use lgm_testkit::{Case, Harness, Inputs, check, config_error};
 
     fn layer(tops: &str, param: &str) -> String {
         format!("layer {{ name: 'd' type: 'DummyData' {tops} dummy_data_param {{ {param} }} }}")
@@ -123,6 +141,25 @@ mod tests {
         let (shapes, tops) = run(TWO, "num: 1 num: 2 channels: 3 height: 1 width: 2", 0);
         assert_eq!(shapes, [Shape::from([1, 3, 1, 2]), Shape::from([2, 3, 1, 2])]);
         assert_eq!((&tops[0], &tops[1]), (&vec![0.0; 6], &vec![0.0; 12]));
+    }
+
+    #[test]
+    fn constants_are_written_on_a_device() {
+        let one = |param: &str| Case::new(layer("top: 'a'", param)).without_gradients();
+        let two = |param: &str| Case::new(layer(TWO, param)).without_gradients();
+        check(
+            &registry(),
+            &[
+                one("shape { dim: 3 dim: 5 }"),
+                two("shape { dim: 7 } data_filler { value: -2.5 } data_filler { type: 'constant' value: 3 }"),
+            ],
+        );
+        let on_device = |param: &str| {
+            let mut harness = Harness::new(&registry(), &layer(TWO, param), Phase::Train, DType::F32, &[]).unwrap();
+            harness.layer.device_mut().is_some()
+        };
+        assert!(on_device("shape { dim: 3 } data_filler { value: 1 }"));
+        assert!(!on_device("shape { dim: 3 } data_filler { value: 1 } data_filler { type: 'uniform' }"));
     }
 
     #[test]

@@ -6,33 +6,24 @@
 //! Shapes: bottoms scores [N, …], of as many classes as an item has elements, and N labels; top the loss. Source: Caffe's
 //! layer of this name. Where we differ: a label outside the classes is an error that names it.
 
-use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Device, DeviceLayer, DeviceQueue, Error, Fault, Float, Fwd, Grid, Host, HostLayer,
-    Layer, Node, Plan, Result, args,
-};
+use lgm_core::{BuildCx, Float, Grid, Node, Result};
 use lgm_cpu::elementwise::reduce;
 use lgm_proto::LayerParameter;
 use lgm_proto::hinge_loss_parameter::Norm;
 
-use crate::common::labels::{self, Items};
-use crate::common::launch::extent;
+use crate::common::item_loss::{self, ItemLoss, Scored, Spec};
+use crate::common::labels::Items;
 use crate::common::loops::for_rows;
-use crate::common::loss::Tally;
 
 /// The layer; see the module.
 pub struct HingeLoss {
     squared: bool,
-    items: Items,
 }
 
 impl HingeLoss {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
         let norm = param.hinge_loss_param.unwrap_or_default().norm();
-        Node::compute(HingeLoss { squared: norm == Norm::L2, items: Items::default() })
-    }
-
-    fn tally(&self) -> Tally {
-        Tally { terms: self.items.count() }
+        item_loss::node(HingeLoss { squared: norm == Norm::L2 })
     }
 }
 
@@ -41,77 +32,36 @@ fn missing<T: Float>(x: T, own: bool) -> T {
     (T::one() + if own { -x } else { x }).max(T::zero())
 }
 
-impl Layer for HingeLoss {
-    fn arity(&self) -> Arity {
-        Arity::range(2..=2, 1..=1).with_auto_tops()
-    }
-
-    fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
-        self.items = Items::of(bottoms)?;
-        let flops = 3 * self.items.count() as u64;
-        Ok(Plan { backward_bottoms: vec![0, 1], flops, ..Plan::loss(bottoms[0].dtype) })
-    }
-}
-
-impl HostLayer for HingeLoss {
-    fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
-        let (x, labels) = (io.bottom::<T>(0)?, io.bottom::<T>(1)?);
+impl ItemLoss for HingeLoss {
+    fn loss<T: Float>(&self, scored: Scored<'_, T>, _sums: &mut [T]) -> f64 {
         let power = |v: T| if self.squared { v * v } else { v };
         // All as other classes, and then what the own ones are instead.
-        let all = reduce(x.len(), |r| x[r].iter().map(|&x| power(missing(x, false))).sum::<T>());
-        let mut own = 0.0;
-        for (i, x) in x.chunks(self.items.classes.max(1)).enumerate() {
-            let x = x[self.items.class(labels, i)?];
-            own += power(missing(x, true)).f64() - power(missing(x, false)).f64();
-        }
-        io.top::<T>(0)?[0] = T::of((all.f64() + own) / self.items.items.max(1) as f64);
-        Ok(())
+        let all = |x: &[T]| x.iter().map(|&x| power(missing(x, false))).sum::<T>();
+        let own = |x: T| power(missing(x, true)).f64() - power(missing(x, false)).f64();
+        reduce(scored.x.len(), |r| all(&scored.x[r])).f64() + scored.items().fold(0.0, |sum, (x, c)| sum + own(x[c]))
     }
 
-    fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
-        let (x, labels) = (io.bottom::<T>(0)?, io.bottom::<T>(1)?);
-        let scale = io.top_diff::<T>(0)?[0] / T::of(self.items.items.max(1) as f64);
-        let Some(dx) = io.bottom_diff::<T>(0)? else { return Ok(()) };
-        let (n, two) = (self.items.classes, T::of(2.0));
+    fn gradient<T: Float>(&self, scored: Scored<'_, T>, scale: T, dx: &mut [T]) {
+        let (n, two) = (scored.classes(), T::of(2.0));
         let slope = |missing: T| match (missing > T::zero(), self.squared) {
             (false, _) => T::zero(),
             (true, false) => scale,
             (true, true) => two * scale * missing,
         };
-        self.items.check(labels)?;
         for_rows(dx, n, 2 * n, |i, dx| {
-            let x = &x[i * n..][..n];
+            let Some((x, own)) = scored.item(i) else { return };
             dx.iter_mut().zip(x).for_each(|(dx, &x)| *dx = slope(missing(x, false)));
-            if let Some(own) = self.items.known(labels, i) {
-                dx[own] = -slope(missing(x[own], true));
-            }
+            dx[own] = -slope(missing(x[own], true));
         });
-        Ok(())
-    }
-}
-
-impl DeviceLayer for HingeLoss {
-    fn prepare(&mut self, _queue: &dyn DeviceQueue, plan: &mut Plan) -> Result<()> {
-        plan.scratch = vec![self.tally().scratch(&plan.tops[0])];
-        Ok(())
     }
 
-    fn explain(&self, fault: Fault) -> Error {
-        labels::explain(fault, self.items.classes)
-    }
-
-    fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
-        let (x, labels, loss, partial) = (io.bottom(0)?, io.bottom(1)?, io.top(0)?, io.scratch(0)?);
-        let args = args![partial, x, labels, u32::from(self.squared), extent(self.items.count())?];
-        io.launch("hinge_partials", self.tally().grid(), &self.items.after(args)?)?;
-        self.tally().finish(io.call, (loss, None), partial, Some(labels), Some(self.items.z()))
-    }
-
-    fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
-        let Some(dx) = io.bottom_diff(0) else { return Ok(()) };
-        let (x, labels, d_loss, count) = (io.bottom(0)?, io.bottom(1)?, io.top_diff(0)?, self.items.count());
-        let args = args![dx, x, labels, d_loss, self.items.z(), u32::from(self.squared), extent(count)?];
-        io.launch("hinge_backward", Grid::elements(count), &self.items.after(args)?)
+    fn spec(&self, items: Items) -> Spec {
+        Spec {
+            partials: ("hinge_partials", items.count()),
+            backward: ("hinge_backward", items.count(), Grid::elements(items.count())),
+            number: u32::from(self.squared).into(),
+            flops: 3 * items.count(),
+        }
     }
 }
 

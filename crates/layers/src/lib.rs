@@ -36,7 +36,8 @@ layers! {
     inner_product { "InnerProduct" => InnerProduct }
     embed { "Embed" => Embed }
     detection {
-        "DetectionOutput" => DetectionOutput, "MultiBoxLoss" => MultiBoxLoss, "PriorBox" => PriorBox, "Proposal" => Proposal,
+        "DetectionEvaluate" => DetectionEvaluate, "DetectionOutput" => DetectionOutput, "MultiBoxLoss" => MultiBoxLoss,
+        "PriorBox" => PriorBox, "Proposal" => Proposal,
     }
     regions { "ROIAlign" => RoiAlign, "ROIPooling" => RoiPooling, "PSROIPooling" => PsRoiPooling }
     recurrent { "LSTM" => Lstm, "LSTMUnit" => LstmUnit, "RNN" => Rnn }

@@ -7,109 +7,57 @@
 //! fork's layer of this name, which runs on a GPU alone; Crammer and Singer's multi-class hinge loss (2001), summed over
 //! classes.
 
-use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Device, DeviceLayer, DeviceQueue, Error, Fault, Float, Fwd, Grid, Host, HostLayer,
-    Layer, Node, Plan, Result, args, ensure,
-};
+use lgm_core::{BuildCx, Float, Grid, Node, Result, ensure};
 use lgm_proto::LayerParameter;
 
-use crate::common::labels::{self, Items};
-use crate::common::launch::extent;
+use crate::common::item_loss::{self, ItemLoss, Scored, Spec};
+use crate::common::labels::Items;
 use crate::common::loops::for_rows;
-use crate::common::loss::Tally;
 
 /// The layer; see the module.
 pub struct MarginContrastiveLoss {
     margin: f32,
-    items: Items,
 }
 
 impl MarginContrastiveLoss {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
         let margin = param.contrastive_loss_param.unwrap_or_default().margin();
         ensure!(margin.is_finite(), "margin must be a finite number, found {margin}");
-        Node::compute(MarginContrastiveLoss { margin, items: Items::default() })
-    }
-
-    fn tally(&self) -> Tally {
-        Tally { terms: self.items.count() }
+        item_loss::node(MarginContrastiveLoss { margin })
     }
 }
 
-impl Layer for MarginContrastiveLoss {
-    fn arity(&self) -> Arity {
-        Arity::range(2..=2, 1..=1).with_auto_tops()
-    }
-
-    fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
-        self.items = Items::of(bottoms)?;
-        Ok(Plan {
-            scratch: vec![bottoms[0].with_shape([self.items.items])],
-            backward_bottoms: vec![0, 1],
-            flops: 3 * self.items.count() as u64,
-            ..Plan::loss(bottoms[0].dtype)
-        })
-    }
-}
-
-impl HostLayer for MarginContrastiveLoss {
-    fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
-        let (x, labels, sums) = (io.bottom::<T>(0)?, io.bottom::<T>(1)?, io.scratch::<T>(0)?);
-        let (n, margin) = (self.items.classes, T::of(self.margin.into()));
-        self.items.check(labels)?;
-        for_rows(sums, 1, 3 * n, |i, sum| {
-            let x = &x[i * n..][..n];
-            let Some(own) = self.items.known(labels, i) else { return };
+impl ItemLoss for MarginContrastiveLoss {
+    fn loss<T: Float>(&self, scored: Scored<'_, T>, sums: &mut [T]) -> f64 {
+        let margin = T::of(self.margin.into());
+        for_rows(sums, 1, 3 * scored.classes(), |i, sum| {
+            let Some((x, own)) = scored.item(i) else { return };
             let within = |&other: &T| (margin + other - x[own]).max(T::zero());
             sum[0] = x.iter().map(within).sum::<T>() - within(&x[own]);
         });
-        let loss: f64 = sums.iter().map(|s| s.f64()).sum();
-        io.top::<T>(0)?[0] = T::of(loss / self.items.items.max(1) as f64);
-        Ok(())
+        sums.iter().map(|s| s.f64()).sum()
     }
 
-    fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
-        let (x, labels) = (io.bottom::<T>(0)?, io.bottom::<T>(1)?);
-        let scale = io.top_diff::<T>(0)?[0] / T::of(self.items.items.max(1) as f64);
-        let Some(dx) = io.bottom_diff::<T>(0)? else { return Ok(()) };
-        let (n, margin) = (self.items.classes, T::of(self.margin.into()));
-        self.items.check(labels)?;
+    fn gradient<T: Float>(&self, scored: Scored<'_, T>, scale: T, dx: &mut [T]) {
+        let (n, margin) = (scored.classes(), T::of(self.margin.into()));
         for_rows(dx, n, 3 * n, |i, dx| {
-            let x = &x[i * n..][..n];
-            let Some(own) = self.items.known(labels, i) else { return };
+            let Some((x, own)) = scored.item(i) else { return };
             let bound = x[own];
             let one = |x: T| if margin + x - bound > T::zero() { T::one() } else { T::zero() };
             let within = x.iter().map(|&x| one(x)).sum::<T>() - one(bound);
             dx.iter_mut().zip(x).for_each(|(dx, &x)| *dx = scale * one(x));
             dx[own] = -scale * within;
         });
-        Ok(())
-    }
-}
-
-impl DeviceLayer for MarginContrastiveLoss {
-    fn prepare(&mut self, _queue: &dyn DeviceQueue, plan: &mut Plan) -> Result<()> {
-        plan.scratch = vec![self.tally().scratch(&plan.tops[0])];
-        Ok(())
     }
 
-    fn explain(&self, fault: Fault) -> Error {
-        labels::explain(fault, self.items.classes)
-    }
-
-    fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
-        let (x, labels, loss, partial) = (io.bottom(0)?, io.bottom(1)?, io.top(0)?, io.scratch(0)?);
-        let args = args![partial, x, labels, self.margin, extent(self.items.count())?];
-        io.launch("margin_contrastive_partials", self.tally().grid(), &self.items.after(args)?)?;
-        self.tally().finish(io.call, (loss, None), partial, Some(labels), Some(self.items.z()))
-    }
-
-    fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
-        let Some(dx) = io.bottom_diff(0) else { return Ok(()) };
-        let (x, labels, d_loss) = (io.bottom(0)?, io.bottom(1)?, io.top_diff(0)?);
-        let args = args![dx, x, labels, d_loss, self.margin, extent(self.items.items)?];
-        let grid = Grid::elements(self.items.items * 32);
-        io.launch("margin_contrastive_backward", grid, &self.items.after(args)?)
+    fn spec(&self, items: Items) -> Spec {
+        Spec {
+            partials: ("margin_contrastive_partials", items.count()),
+            // A warp for each item.
+            backward: ("margin_contrastive_backward", items.items, Grid::elements(items.items * 32)),
+            number: self.margin.into(),
+            flops: 3 * items.count(),
+        }
     }
 }
 

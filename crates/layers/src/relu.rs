@@ -71,7 +71,11 @@ impl Pointwise for ReLU {
         let slope = T::of(self.slope.into());
         if self.six {
             let six = T::of(6.0);
-            gradient.each(|v, dy| if v < six { leaky_gradient(v, dy, slope) } else { T::zero() });
+            gradient.each(|v, dy| {
+                // Not within the branch, or the compiler makes no vectors.
+                let below = leaky_gradient(v, dy, slope);
+                if v < six { below } else { T::zero() }
+            });
         } else {
             gradient.each(|sign, dy| leaky_gradient(sign, dy, slope));
         }

@@ -7,93 +7,20 @@
 //!
 //! Source: Caffe's layer of this name.
 
-use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, ParamSpec, Plan, Result};
-use lgm_proto::{LayerParameter, ScaleParameter};
+use lgm_core::{BuildCx, Node, Result};
+use lgm_proto::LayerParameter;
 
-use crate::common::broadcast::{Broadcast, learned_shape};
-use crate::common::diff::diff_source;
-
-mod device;
+use crate::common::affine::{self, Affine, Main};
 
 /// The layer; see the module.
-pub struct Scale {
-    param: ScaleParameter,
-    learned: bool,
-    along: Broadcast,
-}
+pub struct Scale;
 
 impl Scale {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
         let param = param.scale_param.clone().unwrap_or_default();
-        Node::compute(Scale { param, learned: false, along: Broadcast::default() })
-    }
-
-    fn bias_index(&self) -> Option<usize> {
-        self.param.bias_term().then_some(self.learned as usize)
-    }
-}
-
-impl Layer for Scale {
-    fn arity(&self) -> Arity {
-        Arity::range(1..=2, 1..=1)
-    }
-
-    fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
-        let (axis, num_axes) = (self.param.axis(), self.param.num_axes());
-        let mut plan = Plan::elementwise(&bottoms[0]);
-        self.learned = bottoms.len() == 1;
-        let shape = if self.learned {
-            let shape = learned_shape(&bottoms[0].shape, axis, num_axes)?;
-            plan.params.push(match &self.param.filler {
-                Some(filler) => ParamSpec::new(shape.clone(), Some(filler)),
-                None => ParamSpec::constant(shape.clone(), 1.0),
-            });
-            plan.backward_bottoms = vec![0];
-            shape
-        } else {
-            plan.backward_bottoms = vec![0, 1];
-            bottoms[1].shape.clone()
-        };
-        self.along =
-            Broadcast::new(&bottoms[0].shape, axis, &shape, if self.learned { "the scale" } else { "bottom 1" })?;
-        if self.param.bias_term() {
-            plan.params.push(ParamSpec::new(shape, self.param.bias_filler.as_ref()));
-        }
-        Ok(plan)
-    }
-}
-
-impl HostLayer for Scale {
-    fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
-        let s = if self.learned { io.param::<T>(0)? } else { io.bottom::<T>(1)? };
-        let (x, y) = (io.bottom_unless_shared::<T>(0)?, io.top::<T>(0)?);
-        let b = self.bias_index().map(|i| io.param::<T>(i)).transpose()?;
-        self.along.scale_shift(x, s, b, y);
-        Ok(())
-    }
-
-    fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
-        let own = io.top_diff_unless_shared::<T>(0)?;
-        let dx = io.bottom_diff::<T>(0)?;
-        let dy = diff_source(own, dx.as_deref())?;
-        let ds = if self.learned { io.param_diff::<T>(0)? } else { io.bottom_diff::<T>(1)? };
-        if let Some(ds) = ds {
-            let x = io.bottom::<T>(0)?;
-            if !self.learned {
-                ds.fill(T::zero());
-            }
-            self.along.add_sums(dy, Some(x), ds);
-        }
-        let db = self.bias_index().map(|i| io.param_diff::<T>(i)).transpose()?.flatten();
-        if let Some(db) = db {
-            self.along.add_sums(dy, None, db);
-        }
-        // Last, because dx may hold dy until then.
-        if let Some(dx) = dx {
-            let s = if self.learned { io.param::<T>(0)? } else { io.bottom::<T>(1)? };
-            self.along.scale_shift(own, s, None, dx);
-        }
-        Ok(())
+        let (axis, num_axes) = (param.axis(), param.num_axes());
+        let bias = param.bias_term().then_some(param.bias_filler);
+        affine::node(Affine { axis, num_axes, main: Main::Scale, filler: param.filler, bias })
     }
 }
 

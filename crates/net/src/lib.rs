@@ -11,6 +11,7 @@ mod values;
 mod weights;
 
 pub use exec::{DeviceParams, DeviceUpdate, NamedValues, Pass, SOLVER_WORDS};
+pub use graph::filter::filter as included;
 pub use graph::phase_name;
 pub use lgm_core::memory::in_units;
 pub use lgm_proto::six_digits;

@@ -55,6 +55,14 @@ pub(crate) fn carried(scope: &str, name: &str) -> bool {
     !FIELDS.get(key.as_str()).is_some_and(|(fate, _)| *fate != Fate::Carried)
 }
 
+/// What becomes of a message's field, if forks have it and Caffe does not. A second-generation layer has the fields of
+/// today's.
+fn fate(message: &str, field: &str) -> Option<&'static (Fate, &'static str)> {
+    let message = message.trim_start_matches("caffe.");
+    let of = |message: &str| FIELDS.get(format!("{message}.{field}").as_str());
+    of(message).or_else(|| (message == "V1LayerParameter").then(|| of("LayerParameter")).flatten())
+}
+
 /// What of a text's message the Rust types do not hold.
 #[derive(Debug, Default)]
 pub(crate) struct Dropped {
@@ -77,16 +85,13 @@ fn enter(message: &DynamicMessage, path: &str, dropped: &mut Dropped) {
     for (field, value) in message.fields() {
         let first = if path.is_empty() { field.name().to_owned() } else { format!("{path}.{}", field.name()) };
         let place = |i: usize| if i == 0 { first.clone() } else { format!("{first}[{i}]") };
-        let name = format!("{of}.{}", field.name());
-        let today = || FIELDS.get(format!("LayerParameter.{}", field.name()).as_str());
-        let known = FIELDS.get(name.as_str()).or_else(|| (of == "V1LayerParameter").then(today).flatten());
-        match known {
+        match fate(of, field.name()) {
             Some((Fate::Ignored, _)) => drop(dropped.ignored.insert(field.name().to_owned())),
             // Its default is what a net without it gets.
             Some((Fate::Refused, _)) if is_default(&field, value) => {}
             Some((Fate::Refused, forks)) => {
                 let what = format!(
-                    "'{}' of {of} is a field of forks ({forks}) that is not carried out and would change results; \
+                    "'{}' of {of} is a field of forks ({forks}) that is not supported and would change results; \
                      take it out if the net is meant without it",
                     field.name()
                 );
@@ -114,6 +119,32 @@ fn enter(message: &DynamicMessage, path: &str, dropped: &mut Dropped) {
     }
 }
 
+/// Copies to an upgraded message what of the original the Rust types do not hold.
+pub(crate) fn restore(original: &DynamicMessage, upgraded: &mut DynamicMessage) {
+    let of = original.descriptor();
+    for (field, value) in original.fields() {
+        let same = upgraded.descriptor().get_field_by_name(field.name());
+        let Some(same) = same.filter(|same| same.kind() == field.kind() && same.is_list() == field.is_list()) else {
+            continue;
+        };
+        if fate(of.full_name(), field.name()).is_some_and(|(fate, _)| *fate != Fate::Carried) {
+            upgraded.set_field(&same, value.clone());
+        } else if upgraded.has_field(&same) {
+            match (value, upgraded.get_field_mut(&same)) {
+                (Value::Message(original), Value::Message(upgraded)) => restore(original, upgraded),
+                (Value::List(original), Value::List(upgraded)) if original.len() == upgraded.len() => {
+                    for pair in original.iter().zip(upgraded) {
+                        if let (Value::Message(original), Value::Message(upgraded)) = pair {
+                            restore(original, upgraded);
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
 fn is_default(field: &FieldDescriptor, value: &Value) -> bool {
     !field.is_list() && !matches!(value, Value::Message(_)) && *value == field.default_value()
 }
@@ -122,7 +153,7 @@ fn judge_value(key: &str, (field, value): (&str, &str), path: String, dropped: &
     match FIELDS.get(key) {
         Some((Fate::Ignored, _)) => drop(dropped.ignored.insert(format!("{field}: {value}"))),
         Some((Fate::Refused, forks)) => {
-            let what = format!("'{value}' for {field} is a value of forks ({forks}) that is not carried out");
+            let what = format!("'{value}' for {field} is a value of forks ({forks}) that is not supported");
             dropped.refused.push((path, what));
         }
         _ => {}

@@ -11,6 +11,7 @@ use std::path::Path;
 use prost_reflect::ReflectMessage;
 
 use crate::binary::{HDF5_SIGNATURE, outline};
+use crate::error::BinaryFault;
 use crate::text::top_level_names;
 use crate::{Error, NetParameter, Result, SolverParameter};
 
@@ -116,7 +117,7 @@ impl FileKind {
         if passes {
             return Ok(());
         }
-        Err(Error::binary(path, format!("expected {wanted}, found {}", self.described())))
+        Err(Error::binary(path, BinaryFault::OtherKind { wanted, found: self }))
     }
 
     /// What it is, and what to do with it.

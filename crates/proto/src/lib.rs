@@ -21,7 +21,7 @@ use std::sync::LazyLock;
 use prost_reflect::DescriptorPool;
 
 pub use binary::{LayerWeights, Weights, decode_net, encode, read_binary, read_net_binary, read_weights};
-pub use error::{Error, Position, Result};
+pub use error::{BinaryFault, Error, Fault, Position, Result, WireFault};
 pub use forks::forks_of_layer;
 pub use kind::FileKind;
 pub use nearest::nearest;
@@ -30,7 +30,7 @@ pub use prost;
 pub use prost_reflect;
 pub use read::{parse_net, parse_solver, read_net, read_solver};
 pub use text::{Parsed, Positions, general, parse, six_digits, to_text, utf8};
-pub use upgrade::{upgrade_net, upgrade_solver, v1_layer_type};
+pub use upgrade::{Upgraded, upgrade_net_binary, upgrade_net_text, upgrade_solver_text, v1_layer_type};
 
 mod schema {
     #![allow(missing_docs, clippy::all)]

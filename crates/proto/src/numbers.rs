@@ -2,10 +2,10 @@
 
 use prost_reflect::{ReflectMessage, Value};
 
-use crate::Result;
 use crate::text::positions::Positions;
 use crate::text::write::general;
 use crate::visit::{Visited, visit};
+use crate::{Fault, Result};
 
 /// Numbers that some fields must be: the message, the field, what holds, and how to say it.
 type Rule = (&'static str, &'static str, fn(f64) -> bool, &'static str);
@@ -61,6 +61,6 @@ pub fn check_numbers(message: &impl ReflectMessage, positions: &Positions) -> Re
             _ => return Ok(()),
         };
         let found = if real { general(number, 6) } else { number.to_string() };
-        Err(format!("{} {must}, found {found}", field.name()))
+        Err(Fault::Number { field: field.name().to_owned(), must, found })
     })
 }

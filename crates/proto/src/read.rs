@@ -1,28 +1,28 @@
-//! Nets and solvers from text, brought up to date.
+//! Nets and solvers from text, upgraded to today's format.
 
 use std::fs;
 use std::path::Path;
 
 use crate::numbers::check_numbers;
 use crate::text::{Parsed, Positions, parse};
-use crate::upgrade::{upgrade_net, upgrade_solver};
-use crate::{Error, NetParameter, Result, SolverParameter};
+use crate::upgrade::upgrade_solver;
+use crate::{Error, Fault, NetParameter, Result, SolverParameter};
 
-/// Reads a net from text and brings it up to date.
+/// Reads a net from text and upgrades it to today's format.
 ///
 /// # Errors
 /// [`Error::Text`]: malformed text, a number that makes no sense, or an older net that cannot be upgraded.
 pub fn parse_net(text: &[u8], file: &Path) -> Result<Parsed<NetParameter>> {
     let mut net: Parsed<NetParameter> = parse(text, file)?;
     check_numbers(&net.message, &net.positions)?;
-    net.notices = upgrade_net(&mut net.message, &mut net.positions)?;
+    net.upgrade()?;
     Ok(net)
 }
 
-/// Reads a solver from text and brings it up to date; see [`upgrade_solver`] for what the file's name does.
+/// Reads a solver from text and upgrades it to today's format; see [`upgrade_solver`] for what the file's name does.
 ///
 /// # Errors
-/// [`Error::Text`]: malformed text, two fields that contradict each other, or fields of forks that are not carried out.
+/// [`Error::Text`]: malformed text, two fields that contradict each other, or fields of forks that are not supported.
 pub fn parse_solver(text: &[u8], file: &Path) -> Result<Parsed<SolverParameter>> {
     let mut solver: Parsed<SolverParameter> = parse(text, file)?;
     refuse(&solver.positions)?;
@@ -30,7 +30,7 @@ pub fn parse_solver(text: &[u8], file: &Path) -> Result<Parsed<SolverParameter>>
     Ok(solver)
 }
 
-/// Reads a net's prototxt and brings it up to date.
+/// Reads a net's prototxt and upgrades it to today's format.
 ///
 /// # Errors
 /// [`Error::Io`], or as [`parse_net`].
@@ -38,7 +38,7 @@ pub fn read_net(path: impl AsRef<Path>) -> Result<Parsed<NetParameter>> {
     parse_net(&read(path.as_ref())?, path.as_ref())
 }
 
-/// Reads a solver's prototxt and brings it up to date.
+/// Reads a solver's prototxt and upgrades it to today's format.
 ///
 /// # Errors
 /// [`Error::Io`], or as [`parse_solver`].
@@ -46,9 +46,10 @@ pub fn read_solver(path: impl AsRef<Path>) -> Result<Parsed<SolverParameter>> {
     parse_solver(&read(path.as_ref())?, path.as_ref())
 }
 
-/// Refuses what a solver sets, outside the nets in it, that would change results and is not carried out.
+/// Refuses settings of a solver, outside the nets in it, that would change results and are not supported.
 fn refuse(positions: &Positions) -> Result<()> {
-    let faults = positions.refused_outside_layers().into_iter().map(|(at, what)| (at, what.to_owned()));
+    let faults =
+        positions.refused_outside_layers().into_iter().map(|(at, what)| (at, Fault::Unsupported(what.to_owned())));
     Error::all(faults.collect())
 }
 

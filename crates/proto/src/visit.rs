@@ -3,7 +3,7 @@
 use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor, ReflectMessage, Value};
 
 use crate::text::positions::Positions;
-use crate::{Error, Result};
+use crate::{Fault, Result};
 
 /// What a walk through a message comes by.
 pub(crate) enum Visited<'a> {
@@ -16,11 +16,11 @@ pub(crate) enum Visited<'a> {
 /// Walks through a message in the order of its fields, and through those in it.
 ///
 /// # Errors
-/// [`Error::Text`] for the first that `judge` refuses, where it stands.
+/// [`crate::Error::Text`] for the first that `judge` refuses, where it stands.
 pub(crate) fn visit(
     message: &DynamicMessage,
     positions: &Positions,
-    judge: impl Fn(Visited<'_>) -> Result<(), String>,
+    judge: impl Fn(Visited<'_>) -> Result<(), Fault>,
 ) -> Result<()> {
     enter(message, ("", ""), positions, &judge)
 }
@@ -29,12 +29,9 @@ fn enter(
     message: &DynamicMessage,
     (name, path): (&str, &str),
     positions: &Positions,
-    judge: &dyn Fn(Visited<'_>) -> Result<(), String>,
+    judge: &dyn Fn(Visited<'_>) -> Result<(), Fault>,
 ) -> Result<()> {
-    let fault = |path: &str, what| {
-        let at = positions.nearest(path).unwrap_or_else(|| positions.start());
-        Error::Text { at, what }
-    };
+    let error = |path: &str, fault: Fault| fault.at(positions.nearest(path).unwrap_or_else(|| positions.start()));
     let descriptor = message.descriptor();
     for (field, value) in message.fields() {
         let first = if path.is_empty() { field.name().to_owned() } else { format!("{path}.{}", field.name()) };
@@ -46,9 +43,9 @@ fn enter(
             let path = || if i == 0 { first.clone() } else { format!("{first}[{i}]") };
             match value {
                 Value::Message(inner) => enter(inner, (field.name(), &path()), positions, judge)?,
-                value => judge(Visited::Value(&descriptor, &field, value)).map_err(|what| fault(&path(), what))?,
+                value => judge(Visited::Value(&descriptor, &field, value)).map_err(|fault| error(&path(), fault))?,
             }
         }
     }
-    judge(Visited::Message(name, message)).map_err(|what| fault(path, what))
+    judge(Visited::Message(name, message)).map_err(|fault| error(path, fault))
 }

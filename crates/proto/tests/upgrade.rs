@@ -4,7 +4,10 @@
 
 use std::path::Path;
 
-use lgm_proto::{NetParameter, Parsed, parse, parse_net, parse_solver, to_text};
+use lgm_proto::{
+    Fault, NetParameter, Parsed, parse, parse_net, parse_solver, to_text, upgrade_net_binary, upgrade_net_text,
+    upgrade_solver_text,
+};
 
 fn upgraded(text: &str) -> Parsed<NetParameter> {
     parse_net(text.as_bytes(), Path::new("old.prototxt")).unwrap_or_else(|error| panic!("{error}"))
@@ -54,7 +57,11 @@ fn second_generation_layers() {
         layer { name: 'l' type: 'SoftmaxWithLoss' loss_weight: 0.5 loss_param { ignore_label: 2 } }
         layer { name: 'none' }",
     );
-    assert_eq!(net.notices.len(), 2, "{:?}", net.notices);
+    let steps: Vec<_> = net.notices.iter().filter_map(|notice| notice.strip_prefix("Attempting to upgrade ")).collect();
+    let expected = ["transformation parameters", "V1LayerParameter"];
+    assert_eq!(steps, expected.map(|old| format!("input file specified using deprecated {old}: old.prototxt")));
+    assert_eq!(net.warnings.len(), 1);
+    assert!(net.warnings[0].contains("run 'lgm-caffe upgrade_net_proto_text old.prototxt NEW'"), "{:?}", net.warnings);
     assert_eq!(net.positions.layer(4).unwrap().line, 9);
     assert_eq!(net.positions.get("layer[3].convolution_param").unwrap().line, 8);
 }
@@ -122,8 +129,8 @@ fn first_generation_data_layers() {
 #[test]
 fn settings_a_first_generation_layer_has_no_use_for_are_named() {
     let net = upgraded("layers { layer { name: 'r' type: 'relu' num_output: 3 k: 2 } }");
-    let notice = net.notices.iter().find(|notice| notice.contains("no use")).unwrap();
-    assert_eq!(notice, "old.prototxt:1:1: layer 'r' (RELU) has no use for num_output, k; ignored");
+    assert_eq!(net.warnings.len(), 2);
+    assert_eq!(net.warnings[1], "old.prototxt:1:1: layer 'r' (RELU) has no use for num_output, k; ignored");
 }
 
 #[test]
@@ -188,7 +195,8 @@ fn solver_type_becomes_type() {
         let text = format!("solver_type: {old} snapshot_prefix: 'p'");
         let solver = parse_solver(text.as_bytes(), Path::new("s.prototxt")).unwrap();
         assert_eq!((solver.message.r#type(), solver.message.solver_type), (new, None));
-        assert_eq!(solver.notices, [format!("s.prototxt: replaced solver_type: {old} by type: \"{new}\"")]);
+        assert_eq!(solver.notices.len(), 2);
+        assert!(solver.notices[1].ends_with(&format!("(string): solver_type: {old} is type: \"{new}\"")));
     }
     let both = parse_solver(b"type: 'SGD'\nsolver_type: ADAM", Path::new("s.prototxt")).unwrap_err().to_string();
     assert_eq!(both, "s.prototxt:2:1: both 'type' and the older 'solver_type' are given; remove solver_type");
@@ -204,4 +212,110 @@ fn snapshot_prefix_comes_from_the_solvers_name() {
     assert_eq!(prefix(String::new(), "jobs/lenet.solver.prototxt"), "jobs/lenet.solver");
     assert_eq!(prefix(format!("snapshot_prefix: '{folder}'"), "jobs/lenet.prototxt"), format!("{folder}/lenet"));
     assert_eq!(prefix("snapshot_prefix: 'snaps/a'".into(), "jobs/lenet.prototxt"), "snaps/a");
+}
+
+fn text_of(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn an_upgraded_text_keeps_the_settings_of_forks() {
+    // engine: MKL2017 is a fork's value, quantization_param and eval_type are fields that are not supported or ignored.
+    let old = "input: 'x' input_dim: 1 input_dim: 2 input_dim: 3 input_dim: 4
+        layer { name: 'c' type: 'Convolution' bottom: 'x' top: 'y' convolution_param { num_output: 2 engine: MKL2017 }
+            quantization_param { bw_params: 5 } }";
+    let done = upgrade_net_text(old.as_bytes(), Path::new("old.prototxt")).unwrap_or_else(|error| panic!("{error}"));
+    let text = text_of(&done.bytes);
+    for line in ["  type: \"Input\"", "    engine: MKL2017", "  quantization_param {", "    bw_params: 5"] {
+        assert!(text.lines().any(|found| found == line), "{line}: {text}");
+    }
+    assert!(!text.contains("input_dim") && done.ignored.is_empty() && done.notices.len() == 2, "{text}");
+    let old = "layers { type: CONVOLUTION convolution_param { engine: MKL2017 } }";
+    let done_old = upgrade_net_text(old.as_bytes(), Path::new("old.prototxt")).unwrap();
+    let expected = "layer {\n  type: \"Convolution\"\n  convolution_param {\n    engine: MKL2017\n  }\n}\n";
+    assert_eq!(text_of(&done_old.bytes), expected);
+    let again = upgrade_net_text(&done.bytes, Path::new("new.prototxt")).unwrap();
+    assert!(again.notices.is_empty() && again.bytes == done.bytes);
+
+    let solver = "solver_type: ADAM eval_type: 'detection' base_lr: 0.5";
+    let done = upgrade_solver_text(solver.as_bytes(), Path::new("solver.prototxt")).unwrap();
+    let lines: Vec<_> = text_of(&done.bytes).lines().collect();
+    assert_eq!(lines, ["base_lr: 0.5", "type: \"Adam\"", "eval_type: \"detection\""]);
+}
+
+#[test]
+fn an_upgraded_binary_net_keeps_its_arrays_and_the_layers_that_were_up_to_date() {
+    use lgm_proto::{BlobProto, LayerParameter, V0LayerParameter, V1LayerParameter, decode_net, encode};
+    let path = Path::new("old.caffemodel");
+    let blob =
+        |value: f64| BlobProto { num: Some(1), channels: Some(1), double_data: vec![value], ..Default::default() };
+    let padding = V0LayerParameter { r#type: Some("padding".into()), pad: Some(3), ..Default::default() };
+    let conv = V0LayerParameter {
+        name: Some("c".into()),
+        r#type: Some("conv".into()),
+        k: Some(2.0),
+        blobs: vec![blob(0.1), blob(0.2)],
+        ..Default::default()
+    };
+    let layer = |layer: V0LayerParameter, bottom: &str, top: &str| V1LayerParameter {
+        layer: Some(layer),
+        bottom: vec![bottom.into()],
+        top: vec![top.into()],
+        ..Default::default()
+    };
+    let ip = V1LayerParameter {
+        name: Some("ip".into()),
+        r#type: Some(14),
+        bottom: vec!["c".into()],
+        blobs: vec![blob(0.3)],
+        ..Default::default()
+    };
+    let net = NetParameter {
+        input: vec!["x".into()],
+        input_dim: vec![1, 3, 9, 9],
+        layers: vec![layer(padding, "x", "p"), layer(conv, "p", "c"), ip],
+        ..Default::default()
+    };
+    let bytes = encode(&net);
+    let done = upgrade_net_binary(&bytes, path).unwrap();
+    let new = decode_net(&done.bytes, path).unwrap();
+    let names: Vec<_> = new.layer.iter().map(|layer| (layer.name(), layer.r#type(), layer.blobs.len())).collect();
+    assert_eq!(names, [("input", "Input", 0), ("c", "Convolution", 2), ("ip", "InnerProduct", 1)]);
+    assert_eq!(new.layer[1].blobs, [blob(0.1), blob(0.2)]);
+    assert_eq!(new.layer[1].bottom, ["x"]);
+    assert_eq!(new.layer[2].blobs, [blob(0.3)]);
+    assert!(done.ignored.len() == 1 && done.ignored[0].contains("has no use for k"), "{:?}", done.ignored);
+
+    // Of today's layers only BatchNorm is changed; the other keeps a fork's number and a field that nobody knows.
+    let mut other =
+        encode(&LayerParameter { name: Some("r".into()), r#type: Some("ROIPooling".into()), ..Default::default() });
+    other.extend(b"\x9a\x09\x02\x08\x07\xaa\xfa\x7f\x01x");
+    let frozen = LayerParameter {
+        r#type: Some("BatchNorm".into()),
+        param: vec![Default::default(); 3],
+        blobs: vec![blob(0.4)],
+        ..Default::default()
+    };
+    let mut bytes = encode(&NetParameter { layer: vec![frozen], ..Default::default() });
+    bytes.extend([0xa2, 0x06, other.len() as u8]);
+    bytes.extend(&other);
+    let done = upgrade_net_binary(&bytes, path).unwrap();
+    assert!(done.bytes.ends_with(&other));
+    let new = decode_net(&done.bytes, path).unwrap();
+    assert_eq!((new.layer[0].param[2].lr_mult, &new.layer[0].blobs), (Some(0.0), &vec![blob(0.4)]));
+
+    for cut in 1..bytes.len() {
+        let _ = upgrade_net_binary(&bytes[..cut], path);
+    }
+    assert!(upgrade_net_binary(b"", path).unwrap_err().to_string().ends_with("the file is empty"));
+}
+
+#[test]
+fn what_cannot_be_upgraded_is_told_from_what_cannot_be_read() {
+    let kind = |text: &str| match upgrade_net_text(text.as_bytes(), Path::new("old.prototxt")).unwrap_err() {
+        lgm_proto::Error::Text { fault, .. } => fault,
+        error => panic!("{error}"),
+    };
+    assert!(matches!(kind("layer { } layers { }"), Fault::Upgrade(_)));
+    assert!(matches!(kind("layer { nmae: 'x' }"), Fault::UnknownField { .. }));
 }

@@ -5,6 +5,7 @@ use lgm_net::expect_kind;
 use lgm_proto::{FileKind, NetParameter, Parsed, Positions, SolverParameter, check_numbers};
 use tracing::warn;
 
+use crate::detection::Precision;
 use crate::rate::Policy;
 use crate::rules::Rule;
 
@@ -28,6 +29,11 @@ pub(crate) fn check(parsed: &Parsed<SolverParameter>) -> Result<()> {
         let e = Error::unknown_among("unknown value", p.regularization_type(), &["L1", "L2"]);
         return Err(field_error(at, "regularization_type", e));
     }
+    if !["classification", "detection"].contains(&p.eval_type()) {
+        let e = Error::unknown_among("unknown value", p.eval_type(), &["classification", "detection"]);
+        return Err(field_error(at, "eval_type", e));
+    }
+    Precision::named(p.ap_version()).map_err(|e| field_error(at, "ap_version", e))?;
     let positive = [("average_loss", p.average_loss()), ("iter_size", p.iter_size())];
     for (field, value) in positive {
         if value < 1 {
@@ -85,7 +91,7 @@ fn inline(param: &NetParameter, positions: &Positions, field: &str) -> Result<Pa
         notices: Vec::new(),
         warnings: Vec::new(),
     };
-    net.notices = lgm_proto::upgrade_net(&mut net.message, &mut net.positions)?;
+    net.upgrade()?;
     Ok(net)
 }
 

@@ -1,6 +1,7 @@
 //! Training: learning rates, update rules, the loop of iterations and tests, snapshots and exact resume.
 
 mod config;
+mod detection;
 mod rate;
 mod rules;
 mod scores;

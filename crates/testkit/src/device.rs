@@ -136,10 +136,17 @@ impl DeviceHarness {
         let params = blocks(pool, &inputs.params)?;
         let (tops, saved) = (empty(pool, &plan.tops, |t| formats.top(t))?, poisoned(pool, &plan.saved)?);
         let clock = clock(pool, &inputs.step)?;
-        let dynamic: Vec<f64> = layer.dynamic().into_iter().map(f64::from).collect();
-        let dynamic = Block::of(pool, &dynamic)?;
+        let numbers = |values: Vec<f32>| Block::of(pool, &values.into_iter().map(f64::from).collect::<Vec<_>>());
+        let (dynamic, constants) = (numbers(layer.dynamic())?, numbers(layer.constants())?);
         let fault = Block::of_bytes(pool, &[0; 16])?;
-        let call = DeviceCall { queue: device, formats, clock: clock.at, dynamic: dynamic.at, fault: fault.at };
+        let call = DeviceCall {
+            queue: device,
+            formats,
+            clock: clock.at,
+            dynamic: dynamic.at,
+            constants: constants.at,
+            fault: fault.at,
+        };
         let homes = data_homes(plan, inputs.sharing, backward);
         let in_place = |k: lgm_core::Sharing| k == lgm_core::Sharing::InPlace;
 

@@ -38,6 +38,12 @@ pub trait DeviceLayer: Layer {
         Vec::new()
     }
 
+    /// The numbers that kernels read and that never change; they find them at [`DeviceCall::constants`]. Asked for once,
+    /// after [`DeviceLayer::prepare`].
+    fn constants(&self) -> Vec<f32> {
+        Vec::new()
+    }
+
     /// What a fault that a kernel wrote to [`DeviceCall::fault`] means; the first word is not zero.
     fn explain(&self, fault: Fault) -> Error {
         Error::internal(format!("a kernel reported the fault {fault:?}"))
@@ -72,6 +78,8 @@ pub struct DeviceCall<'a> {
     pub clock: DevicePtr,
     /// The layer's [`DeviceLayer::dynamic`] numbers; null where it has none.
     pub dynamic: DevicePtr,
+    /// The layer's [`DeviceLayer::constants`]; null where it has none.
+    pub constants: DevicePtr,
     /// The layer's fault record, four words, to be written when the first is zero.
     pub fault: DevicePtr,
 }

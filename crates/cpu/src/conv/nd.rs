@@ -1,9 +1,13 @@
 //! Any number of spatial axes, by a matrix of patches for each image; also the patches by themselves.
 
+use std::ops::Range;
+
+use lgm_core::Window;
 use smallvec::SmallVec;
 
 use super::{Algorithm, ConvGeometry, Epilogue};
 use crate::elementwise::{map_into, rectified};
+use crate::kernel::vectorized;
 use crate::parallel::for_each_row;
 use crate::scratch::Scratch;
 use crate::{Float, Gemm, MatMut, MatRef};
@@ -21,34 +25,41 @@ fn advance(index: &mut [usize], extents: &[usize]) -> bool {
 }
 
 impl ConvGeometry {
-    /// Calls `visit(position, offset)` for every output position, with the offset in a channel of the input under the
-    /// kernel element `tap`, or `None` where that is padding.
-    fn visit(&self, tap: usize, mut visit: impl FnMut(usize, Option<usize>)) {
-        let axes = self.windows.len();
-        let mut tap_index = SmallVec::<[usize; 6]>::from_elem(0, axes);
-        let mut rest = tap;
-        for d in (0..axes).rev() {
-            tap_index[d] = rest % self.windows[d].kernel;
-            rest /= self.windows[d].kernel;
+    /// Calls `visit(row, inside, seen)` for every row of output positions along the last axis: with the row's positions, those
+    /// of them (counted from its first) for which the kernel element `tap` is not in the padding, and where in a channel of
+    /// the input the first of these sees it; the next see it [`step`](Self::step) elements further on.
+    fn visit(&self, tap: usize, mut visit: impl FnMut(Range<usize>, Range<usize>, usize)) {
+        let (last, outer) = self.windows.split_last().map_or((Window::UNIT, &[][..]), |(&last, outer)| (last, outer));
+        let mut rest = tap / last.kernel;
+        let mut tap_index = SmallVec::<[usize; 6]>::from_elem(0, outer.len());
+        for (index, window) in tap_index.iter_mut().zip(outer).rev() {
+            *index = rest % window.kernel;
+            rest /= window.kernel;
         }
-        let mut at = SmallVec::<[usize; 6]>::from_elem(0, axes);
-        let outputs: SmallVec<[usize; 6]> = self.windows.iter().map(|w| w.output).collect();
-        let mut position = 0;
+        let (inside, from) = last.outputs_of(tap % last.kernel);
+        let mut at = SmallVec::<[usize; 6]>::from_elem(0, outer.len());
+        let outputs: SmallVec<[usize; 6]> = outer.iter().map(|w| w.output).collect();
+        let mut start = 0;
         if self.output_area() == 0 {
             return;
         }
         loop {
-            let mut offset = Some(0usize);
-            for (d, window) in self.windows.iter().enumerate() {
-                let i = window.position(at[d], tap_index[d]);
-                offset = offset.zip(i).map(|(o, i)| o * window.input + i);
-            }
-            visit(position, offset);
-            position += 1;
+            let seen = outer
+                .iter()
+                .zip(at.iter().zip(&tap_index))
+                .try_fold(0, |offset, (window, (&at, &tap))| Some(offset * window.input + window.position(at, tap)?));
+            let (inside, seen) = seen.map_or((0..0, 0), |row| (inside.clone(), row * last.input + from));
+            visit(start..start + last.output, inside, seen);
+            start += last.output;
             if !advance(&mut at, &outputs) {
                 return;
             }
         }
+    }
+
+    /// How far apart what neighbours along the last axis see is.
+    fn step(&self) -> usize {
+        self.windows.last().map_or(1, |last| last.stride)
     }
 
     pub(super) fn taps(&self) -> usize {
@@ -65,7 +76,12 @@ pub fn im2col_nd<T: Float>(geometry: &ConvGeometry, x: &[T], col: &mut [T]) {
     let col = &mut col[..geometry.in_channels * taps * positions];
     for_each_row(col, positions, |row, col| {
         let channel = &x[row / taps * area..][..area];
-        geometry.visit(row % taps, |p, offset| col[p] = offset.map_or(T::zero(), |o| channel[o]));
+        geometry.visit(row % taps, |row, inside, seen| {
+            let row = &mut col[row];
+            row[..inside.start].fill(T::zero());
+            row[inside.end..].fill(T::zero());
+            take(&mut row[inside], &channel[seen..], geometry.step());
+        });
     });
 }
 
@@ -79,13 +95,29 @@ pub fn col2im_nd<T: Float>(geometry: &ConvGeometry, col: &[T], x: &mut [T]) {
         channel.fill(T::zero());
         for tap in 0..taps {
             let col = &col[(c * taps + tap) * positions..][..positions];
-            geometry.visit(tap, |p, offset| {
-                if let Some(o) = offset {
-                    channel[o] += col[p];
-                }
-            });
+            geometry.visit(tap, |row, inside, seen| add(&mut channel[seen..], &col[row][inside], geometry.step()));
         }
     });
+}
+
+vectorized! {
+    /// dst[i] = src[i · step].
+    fn take[T: Float](dst: &mut [T], src: &[T], step: usize) {
+        match step {
+            1 => dst.copy_from_slice(&src[..dst.len()]),
+            _ => dst.iter_mut().zip(src.chunks(step)).for_each(|(d, s)| *d = s[0]),
+        }
+    }
+}
+
+vectorized! {
+    /// dst[i · step] += src[i].
+    fn add[T: Float](dst: &mut [T], src: &[T], step: usize) {
+        match step {
+            1 => dst.iter_mut().zip(src).for_each(|(d, &s)| *d += s),
+            _ => dst.chunks_mut(step).zip(src).for_each(|(d, &s)| d[0] += s),
+        }
+    }
 }
 
 pub(super) fn forward<T: Float>(

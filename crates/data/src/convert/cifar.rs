@@ -203,11 +203,7 @@ fn read_folders(input: &Path, train: bool) -> Result<Images> {
 
 /// Decodes an image file to red, green and blue planes.
 fn decode_file(path: &Path) -> Result<(Extent, Vec<u8>)> {
-    let bytes = fs::read(path).map_err(Error::io(path, "read"))?;
-    let image = image::decode(&bytes, Color::Force).map_err(|e| match FileKind::of_head(&bytes) {
-        FileKind::Unknown | FileKind::Image(_) => Error::data(path, e.to_string()),
-        other => Error::data(path, format!("expected a picture (JPEG or PNG), found {}", other.described())),
-    })?;
+    let image = image::read_file(path, Color::Force)?.planes().map_err(|e| Error::data(path, e.to_string()))?;
     let Pixels::U8(bgr) = image.pixels else {
         return Err(Error::internal("an image file decoded to floating-point pixels"));
     };

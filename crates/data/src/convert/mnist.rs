@@ -10,11 +10,12 @@ use flate2::bufread::MultiGzDecoder;
 use lgm_core::{Error, Result, Shape, memory};
 
 use super::{BLOCK, Progress};
-use crate::datum::encode;
+use crate::datum::record;
 use crate::db::{Backend, Writer};
 use crate::pixels::Extent;
 use lgm_hdf5::H5Image;
 use lgm_proto::FileKind;
+use prost::Message;
 
 /// What a converter writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub enum Format {
     /// A folder with an LMDB database of `Datum` records under the keys `00000000`, `00000001`, …, as Caffe's
     /// `convert_mnist_data` writes it.
     Lmdb,
+    /// The same in a folder with a LevelDB database.
+    Leveldb,
     /// An HDF5 file with `data`, images × 1 × height × width, 0 to 255, and `label`, images; both single precision.
     Hdf5,
 }
@@ -31,7 +34,7 @@ pub enum Format {
 ///
 /// # Errors
 /// When a file is missing, not an idx file of the right kind or shorter than its header requires, when there are not as many labels
-/// as images, when `out` exists (LMDB) or cannot be written.
+/// as images, when `out` exists (LMDB, LevelDB) or cannot be written.
 pub fn convert_mnist(
     images: impl AsRef<Path>,
     labels: impl AsRef<Path>,
@@ -51,10 +54,12 @@ pub fn convert_mnist(
         return Err(Error::data(images_path, format!("holds {count} images of {height} x {width} pixels")));
     }
     match format {
-        Format::Lmdb => {
-            let mut database = Writer::create(out, Backend::Lmdb)?;
+        Format::Lmdb | Format::Leveldb => {
+            let backend = if format == Format::Lmdb { Backend::Lmdb } else { Backend::Leveldb };
+            let mut database = Writer::create(out, backend)?;
             for (i, (image, &label)) in pixels.chunks_exact(extent.count()).zip(&labels).enumerate() {
-                database.put(format!("{i:08}").as_bytes(), encode(extent, image, label)?)?;
+                let datum = record(extent, image.to_vec(), Some(label.into()))?;
+                database.put(format!("{i:08}").as_bytes(), datum.encode_to_vec())?;
                 let done = i.saturating_add(1);
                 if done % BLOCK == 0 || done == count {
                     progress(done, count);

@@ -3,10 +3,13 @@
 
 mod cifar;
 mod folder;
+mod imageset;
 mod mnist;
 mod pickle;
 
+pub use crate::image::ImageFile;
 pub use cifar::{CifarOptions, CifarSplit, convert_cifar};
+pub use imageset::{Encoding, ImageSet, ImageSetOptions, convert_imageset};
 pub use mnist::{Format, convert_mnist};
 
 /// Called while a conversion goes on, with the number of images done and their total.

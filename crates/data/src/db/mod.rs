@@ -5,6 +5,7 @@
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
+mod leveldb;
 mod lmdb;
 mod records;
 mod write;
@@ -76,7 +77,7 @@ impl Database {
         let backend = kind(path, &folder)?;
         let store: Box<dyn Store> = match backend {
             Backend::Lmdb => Box::new(lmdb::Lmdb::open(path, &folder)?),
-            Backend::Leveldb => return Err(Error::data(path, "is a LevelDB database, which cannot be read yet")),
+            Backend::Leveldb => Box::new(leveldb::Leveldb::open(path, &folder)?),
         };
         if store.walk()?.lengths()?.is_none() {
             return Err(Error::data(path, "the database holds no records"));

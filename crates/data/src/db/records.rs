@@ -44,6 +44,14 @@ fn name(index: u64, key: &[u8]) -> String {
     format!("record {index} (key '{shown}{more}')")
 }
 
+/// The error of a database that is damaged behind a record.
+fn behind(e: Error, index: u64, key: &[u8]) -> Error {
+    match e {
+        Error::Data { path, what } => Error::Data { path, what: format!("{what} (behind {})", name(index, key)) },
+        other => other,
+    }
+}
+
 /// A place in a database that moves forward through the records and round again.
 pub struct Records {
     database: Arc<Database>,
@@ -116,10 +124,14 @@ impl Records {
             let what = format!("{}: record {}", path.display(), self.index);
             memory::reserve(&mut self.bytes, len.max(start), what)?;
         }
+        let this = self.index;
         self.walk.append_to(&mut self.bytes)?;
-        self.spans.push((self.index, [start, start.saturating_add(key), start.saturating_add(len)]));
-        self.index = self.index.saturating_add(1);
-        self.walk.skip(1)?;
+        self.spans.push((this, [start, start.saturating_add(key), start.saturating_add(len)]));
+        self.index = this.saturating_add(1);
+        if let Err(e) = self.walk.skip(1) {
+            let key = self.bytes.get(start..start.saturating_add(key)).unwrap_or_default();
+            return Err(behind(e, this, key));
+        }
         if self.walk.lengths()?.is_none() {
             self.walk = self.database.store.walk()?;
             self.index = 0;

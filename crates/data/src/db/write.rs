@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use lgm_core::Result;
 use lgm_core::fs::StagedFolder;
-use lgm_core::{Error, Result};
 
 use super::Backend;
+use super::leveldb::LeveldbWriter;
 use super::lmdb::LmdbWriter;
 
 /// Bytes of records from which a group is written unasked.
@@ -20,7 +21,7 @@ pub(super) struct Group {
 }
 
 /// A kind of database, open for writing.
-pub(super) trait Sink: Send {
+pub(super) trait Sink {
     /// Writes a group of records.
     fn commit(&mut self, group: &Group) -> Result<()>;
 
@@ -47,7 +48,7 @@ impl Writer {
         let folder = StagedFolder::create(path)?;
         let sink: Box<dyn Sink> = match backend {
             Backend::Lmdb => Box::new(LmdbWriter::create(path, folder.path())?),
-            Backend::Leveldb => return Err(Error::data(path, "LevelDB cannot be written yet")),
+            Backend::Leveldb => Box::new(LeveldbWriter::create(path, folder.path())?),
         };
         Ok(Writer { sink, folder, group: Group::default() })
     }

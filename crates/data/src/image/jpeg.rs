@@ -74,7 +74,6 @@ fn from_cmyk(inks: &Raster, gray: bool) -> Result<Raster, BadImage> {
 }
 
 /// Encodes blue, green, red or gray as OpenCV does: quality 95, chroma at half the resolution.
-#[allow(dead_code)]
 pub(super) fn encode(raster: &Raster) -> Result<Vec<u8>, BadImage> {
     let space = if raster.extent.channels == 1 { ColorSpace::JCS_GRAYSCALE } else { ColorSpace::JCS_EXT_BGR };
     caught(|| {

@@ -6,21 +6,21 @@
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
 mod decode;
-#[allow(dead_code)]
 mod encode;
 mod jpeg;
 mod raster;
-#[allow(dead_code)]
 mod resize;
 
+use std::path::Path;
+
 use image::{ColorType, ImageError};
-use lgm_core::Error;
 use lgm_core::memory::in_units;
+use lgm_core::{Error, Result};
+use lgm_proto::FileKind;
 
 use crate::pixels::Extent;
 
 pub(crate) use decode::decode_raster;
-#[allow(unused_imports)]
 pub use encode::ImageFile;
 pub(crate) use raster::Raster;
 
@@ -71,4 +71,36 @@ pub(crate) enum BadImage {
 /// Decodes an image file in memory.
 pub(crate) fn decode(bytes: &[u8], color: Color) -> Result<Image, BadImage> {
     decode_raster(bytes, color)?.planes()
+}
+
+/// Reads an image file.
+///
+/// # Errors
+/// When it cannot be read or decoded; names the file, and says what it is if it is something else.
+pub(crate) fn read_file(path: &Path, color: Color) -> Result<Raster> {
+    decode_file(&read_bytes(path)?, path, color)
+}
+
+/// The bytes of an image file.
+///
+/// # Errors
+/// When it cannot be read, or is larger than any image may be.
+pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>> {
+    let length = std::fs::metadata(path).map_err(Error::io(path, "read"))?.len();
+    if length > decode::MOST_BYTES as u64 {
+        let most = in_units(decode::MOST_BYTES as u64);
+        return Err(Error::data(path, format!("has {}, more than the {most} of an image", in_units(length))));
+    }
+    std::fs::read(path).map_err(Error::io(path, "read"))
+}
+
+/// Decodes the bytes of an image file.
+///
+/// # Errors
+/// When it cannot be decoded; names the file, and says what it is if it is something else.
+pub(crate) fn decode_file(bytes: &[u8], path: &Path, color: Color) -> Result<Raster> {
+    decode_raster(bytes, color).map_err(|e| match FileKind::of_head(bytes) {
+        FileKind::Unknown | FileKind::Image(_) => Error::data(path, e.to_string()),
+        other => Error::data(path, format!("expected a picture (JPEG, PNG or BMP), found {}", other.described())),
+    })
 }

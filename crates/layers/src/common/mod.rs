@@ -1,5 +1,6 @@
 //! What several layers share; no layer takes anything from another but from here.
 
+pub(crate) mod affine;
 pub(crate) mod angular;
 pub(crate) mod broadcast;
 pub(crate) mod by_channel;
@@ -7,6 +8,7 @@ pub(crate) mod convert;
 pub(crate) mod diff;
 pub(crate) mod fusable;
 pub(crate) mod indices;
+pub(crate) mod item_loss;
 pub(crate) mod labels;
 pub(crate) mod launch;
 pub(crate) mod loops;

@@ -1,17 +1,12 @@
 //! Losses that read the score of each item's own class and no other: 1/N · Σ f(x_label).
 //!
-//! Gradient: dL/N · f′(x) for the label's class, else 0. Shapes: bottoms scores [N, …], of as many classes as an item has
-//! elements, and N labels; top the loss.
+//! Gradient: dL/N · f′(x) for the label's class, else 0.
 
-use lgm_core::{
-    Arity, BlobSpec, Bwd, Device, DeviceLayer, DeviceQueue, Error, Fault, Float, Fwd, Grid, Host, HostLayer, Layer,
-    Node, Plan, Result, args,
-};
+use lgm_core::{Float, Grid, Node, Result};
 use lgm_cpu::elementwise::set;
 
-use super::labels::{self, Items};
-use super::launch::extent;
-use super::loss::Tally;
+use super::item_loss::{self, ItemLoss, Scored, Spec};
+use super::labels::Items;
 
 /// f and its derivative.
 pub(crate) trait OwnClass: Send + 'static {
@@ -27,77 +22,31 @@ pub(crate) trait OwnClass: Send + 'static {
 
 /// The layer that computes f.
 pub(crate) fn node<F: OwnClass>(of: F) -> Result<Node> {
-    Node::compute(OwnClassLoss { _of: of, items: Items::default() })
+    item_loss::node(OwnClassLoss { _of: of })
 }
 
 struct OwnClassLoss<F> {
     _of: F,
-    items: Items,
 }
 
-impl<F: OwnClass> OwnClassLoss<F> {
-    fn tally(&self) -> Tally {
-        Tally { terms: self.items.items }
-    }
-}
-
-impl<F: OwnClass> Layer for OwnClassLoss<F> {
-    fn arity(&self) -> Arity {
-        Arity::range(2..=2, 1..=1).with_auto_tops()
+impl<F: OwnClass> ItemLoss for OwnClassLoss<F> {
+    fn loss<T: Float>(&self, scored: Scored<'_, T>, _sums: &mut [T]) -> f64 {
+        scored.items().fold(0.0, |sum, (x, own)| sum + F::loss(x[own]).f64())
     }
 
-    fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
-        self.items = Items::of(bottoms)?;
-        let flops = 2 * self.items.items as u64;
-        Ok(Plan { backward_bottoms: vec![0, 1], flops, ..Plan::loss(bottoms[0].dtype) })
-    }
-}
-
-impl<F: OwnClass> HostLayer for OwnClassLoss<F> {
-    fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
-        let (x, labels) = (io.bottom::<T>(0)?, io.bottom::<T>(1)?);
-        let mut loss = 0.0;
-        for i in 0..labels.len() {
-            loss += F::loss(x[i * self.items.classes + self.items.class(labels, i)?]).f64();
-        }
-        io.top::<T>(0)?[0] = T::of(loss / self.items.items.max(1) as f64);
-        Ok(())
-    }
-
-    fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
-        let (x, labels) = (io.bottom::<T>(0)?, io.bottom::<T>(1)?);
-        let scale = io.top_diff::<T>(0)?[0] / T::of(self.items.items.max(1) as f64);
-        let Some(dx) = io.bottom_diff::<T>(0)? else { return Ok(()) };
+    fn gradient<T: Float>(&self, scored: Scored<'_, T>, scale: T, dx: &mut [T]) {
         set(T::zero(), dx);
-        for i in 0..labels.len() {
-            let own = i * self.items.classes + self.items.class(labels, i)?;
+        for (dx, (x, own)) in dx.chunks_mut(scored.classes().max(1)).zip(scored.items()) {
             dx[own] = scale * F::slope(x[own]);
         }
-        Ok(())
-    }
-}
-
-impl<F: OwnClass> DeviceLayer for OwnClassLoss<F> {
-    fn prepare(&mut self, _queue: &dyn DeviceQueue, plan: &mut Plan) -> Result<()> {
-        plan.scratch = vec![self.tally().scratch(&plan.tops[0])];
-        Ok(())
     }
 
-    fn explain(&self, fault: Fault) -> Error {
-        labels::explain(fault, self.items.classes)
-    }
-
-    fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
-        let (x, labels, loss, partial) = (io.bottom(0)?, io.bottom(1)?, io.top(0)?, io.scratch(0)?);
-        let args = args![partial, x, labels, F::NUMBER, extent(self.items.items)?];
-        io.launch("own_class_partials", self.tally().grid(), &self.items.after(args)?)?;
-        self.tally().finish(io.call, (loss, None), partial, Some(labels), Some(self.items.z()))
-    }
-
-    fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
-        let Some(dx) = io.bottom_diff(0) else { return Ok(()) };
-        let (x, labels, d_loss, count) = (io.bottom(0)?, io.bottom(1)?, io.top_diff(0)?, self.items.count());
-        let args = args![dx, x, labels, d_loss, self.items.z(), F::NUMBER, extent(count)?];
-        io.launch("own_class_backward", Grid::elements(count), &self.items.after(args)?)
+    fn spec(&self, items: Items) -> Spec {
+        Spec {
+            partials: ("own_class_partials", items.items),
+            backward: ("own_class_backward", items.count(), Grid::elements(items.count())),
+            number: F::NUMBER.into(),
+            flops: 2 * items.items,
+        }
     }
 }

@@ -22,6 +22,14 @@ pub(super) fn iou<T: Float>(a: Corners<T>, b: Corners<T>) -> T {
     if common > T::zero() { common / (area(a) + area(b) - common) } else { T::zero() }
 }
 
+/// Intersection over union of boxes whose last pixels belong to them.
+pub(super) fn pixel_iou<T: Float>(a: Corners<T>, b: Corners<T>) -> T {
+    let pixels = |first: T, last: T| (last - first + T::one()).max(T::zero());
+    let area = |[x1, y1, x2, y2]: Corners<T>| pixels(x1, x2) * pixels(y1, y2);
+    let common = area([a[0].max(b[0]), a[1].max(b[1]), a[2].min(b[2]), a[3].min(b[3])]);
+    common / (area(a) + area(b) - common)
+}
+
 /// How predictions encode boxes as offsets from priors.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Code {

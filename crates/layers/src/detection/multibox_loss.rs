@@ -36,7 +36,7 @@
 
 use lgm_core::{Arity, BlobSpec, BuildCx, Bwd, Error, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, ensure};
 use lgm_cpu::for_each_part;
-use lgm_cpu::math::{exp, ln, ln_1p, sigmoid};
+use lgm_cpu::math::{exp, ln, sigmoid, softplus};
 use lgm_proto::loss_parameter::NormalizationMode;
 use lgm_proto::multi_box_loss_parameter::{ConfLossType, LocLossType, MatchType, MiningType};
 use lgm_proto::{LayerParameter, LossParameter};
@@ -250,7 +250,7 @@ impl MultiBoxLoss {
     /// conf of a box's scores before the part of its classes is taken off: ln Σ eˢ, or Σ ln (1 + eˢ).
     fn conf<T: Float>(&self, scores: &[T]) -> T {
         if self.logistic {
-            return scores.iter().map(|&s| s.max(T::zero()) + ln_1p(exp(-s.abs()))).sum();
+            return scores.iter().copied().map(softplus).sum();
         }
         let most = scores.iter().fold(T::neg_infinity(), |most, &s| most.max(s));
         most + ln(scores.iter().map(|&s| exp(s - most)).sum::<T>())

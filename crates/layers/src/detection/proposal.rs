@@ -18,7 +18,7 @@ use lgm_core::{
 };
 use lgm_proto::{LayerParameter, ProposalParameter};
 
-use super::boxes::{Corners, descending, suppress};
+use super::boxes::{Corners, descending, pixel_iou, suppress};
 
 /// The layer; see the module.
 pub struct Proposal {
@@ -82,14 +82,6 @@ fn anchors(p: &ProposalParameter) -> Vec<Corners<f64>> {
     p.ratio.iter().flat_map(|&ratio| p.scale.iter().map(move |&scale| of(ratio, scale))).collect()
 }
 
-/// Intersection over union of boxes whose last pixels belong to them.
-fn iou<T: Float>(a: Corners<T>, b: Corners<T>) -> T {
-    let pixels = |first: T, last: T| (last - first + T::one()).max(T::zero());
-    let area = |[x1, y1, x2, y2]: Corners<T>| pixels(x1, x2) * pixels(y1, y2);
-    let common = area([a[0].max(b[0]), a[1].max(b[1]), a[2].min(b[2]), a[3].min(b[3])]);
-    common / (area(a) + area(b) - common)
-}
-
 impl Layer for Proposal {
     fn arity(&self) -> Arity {
         Arity::range(3..=3, 1..=2)
@@ -139,7 +131,7 @@ impl HostLayer for Proposal {
         found.sort_by(|a, b| descending(a.0, b.0));
         found.truncate(usize::try_from(p.pre_nms_topn()).unwrap_or(usize::MAX));
         let boxes: Vec<Corners<T>> = found.iter().map(|&(_, corners)| corners).collect();
-        let kept = suppress(&boxes, iou, p.nms_thresh(), 1.0, p.post_nms_topn() as usize);
+        let kept = suppress(&boxes, pixel_iou, p.nms_thresh(), 1.0, p.post_nms_topn() as usize);
         let regions = io.top::<T>(0)?;
         regions.fill(T::zero());
         regions.chunks_exact_mut(ROW).zip(&kept).for_each(|(row, &k)| row[1..].copy_from_slice(&boxes[k]));

@@ -1,5 +1,5 @@
 //! InfogainLoss on a device. The probabilities are scratch or saved memory, 1/Z is kept from forward, a matrix of a file is
-//! among the numbers that stay with the device, and a label that names no class is reported by its position.
+//! among the layer's constants, and a label that names no class is reported by its position.
 
 use lgm_core::{
     Axes3, Bwd, Device, DeviceCall, DeviceLayer, DevicePtr, DeviceQueue, Error, Fault, Fwd, Grid, Plan, Result, args,
@@ -21,7 +21,7 @@ impl InfogainLoss {
     }
 
     fn matrix_on(&self, call: DeviceCall<'_>, bottom: Option<DevicePtr>) -> DevicePtr {
-        bottom.unwrap_or(call.dynamic)
+        bottom.unwrap_or(call.constants)
     }
 
     /// Which saved memory holds 1/Z.
@@ -40,7 +40,7 @@ impl DeviceLayer for InfogainLoss {
         Ok(())
     }
 
-    fn dynamic(&self) -> Vec<f32> {
+    fn constants(&self) -> Vec<f32> {
         self.matrix.iter().map(|&h| h as f32).collect()
     }
 

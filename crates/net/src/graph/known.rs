@@ -9,7 +9,7 @@ use lgm_proto::{LayerParameter, NetParameter, Positions};
 /// # Errors
 /// All that is missing, each with its layer and place.
 pub fn check(param: &NetParameter, kept: &[usize], positions: &Positions, registry: &Registry) -> Result<()> {
-    let text = |(at, what): (_, &str)| Error::Proto(lgm_proto::Error::Text { at, what: what.to_owned() });
+    let text = |(at, what): (_, &str)| Error::Proto(lgm_proto::Fault::Unsupported(what.to_owned()).at(at));
     let mut faults: Vec<Error> = positions.refused_outside_layers().into_iter().map(text).collect();
     for &i in kept {
         let Some(layer) = param.layer.get(i) else { continue };

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use lgm_core::{Error, Result, Shape, State, memory};
 use lgm_hdf5::{H5Dataset, H5File, is_hdf5};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::exec::Numbers;
 use crate::graph::{LayerNode, keys};
@@ -76,6 +76,13 @@ impl Net {
             format!("reading {}", path.display()),
         )?;
         let weights = lgm_proto::read_weights(path)?;
+        if weights.older {
+            let file = path.display();
+            warn!(
+                "{file}: in an older format, upgraded as it was read; to upgrade the file, run \
+                 'lgm-caffe upgrade_net_proto_binary {file} NEW'"
+            );
+        }
         let mut found = Vec::new();
         let keys = keys(weights.layers.iter().map(|l| (l.name.as_str(), l.kind.as_str())));
         for (source, key) in weights.layers.iter().zip(keys) {

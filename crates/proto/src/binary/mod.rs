@@ -4,7 +4,7 @@
 
 mod blob;
 mod weights;
-mod wire;
+pub(crate) mod wire;
 
 use std::fs;
 use std::path::Path;
@@ -14,8 +14,8 @@ use prost::Message;
 pub use weights::{LayerWeights, Weights, read_weights};
 pub(crate) use wire::outline;
 
+use crate::error::BinaryFault;
 use crate::text::{Parsed, Positions};
-use crate::upgrade::upgrade_net;
 use crate::{Error, NetParameter, Result};
 
 /// The first bytes of an HDF5 file.
@@ -36,17 +36,18 @@ pub fn read_binary<M: Message + Default>(path: impl AsRef<Path>) -> Result<M> {
     decode(&read(path)?, path)
 }
 
-/// Reads a binary net with all its layers' parameters and brings it up to date. Of a net that must only give its
+/// Reads a binary net with all its layers' parameters and upgrades it to today's format. Of a net that must only give its
 /// weights, [`read_weights`] takes any fork's.
 ///
 /// # Errors
 /// As [`read_binary`], and [`Error::Text`] for an older net that cannot be upgraded.
 pub fn read_net_binary(path: impl AsRef<Path>) -> Result<Parsed<NetParameter>> {
     let path = path.as_ref();
-    let mut message = decode_net(&read(path)?, path)?;
-    let mut positions = Positions::none(path);
-    let notices = upgrade_net(&mut message, &mut positions)?;
-    Ok(Parsed { message, positions, notices, warnings: Vec::new() })
+    let message = decode_net(&read(path)?, path)?;
+    let positions = Positions::none(path);
+    let mut net = Parsed { message, positions, notices: Vec::new(), warnings: Vec::new() };
+    net.upgrade()?;
+    Ok(net)
 }
 
 /// A net from its bytes, as it stands: nothing is upgraded. `path` is for messages only.
@@ -60,19 +61,19 @@ pub fn decode_net(bytes: &[u8], path: &Path) -> Result<NetParameter> {
 }
 
 fn decode<M: Message + Default>(bytes: &[u8], path: &Path) -> Result<M> {
+    check_start(bytes, path)?;
+    M::decode(bytes).map_err(|error| Error::binary(path, wire::fault(bytes).unwrap_or(error.into())))
+}
+
+/// Refuses bytes that are of another kind at first sight.
+pub(crate) fn check_start(bytes: &[u8], path: &Path) -> Result<()> {
     if bytes.is_empty() {
-        return Err(Error::binary(path, "the file is empty"));
+        return Err(Error::binary(path, BinaryFault::Empty));
     }
     if bytes.starts_with(HDF5_SIGNATURE) {
-        return Err(Error::binary(
-            path,
-            "expected a protobuf file, found an HDF5 file; name it with the extension .h5",
-        ));
+        return Err(Error::binary(path, BinaryFault::Hdf5));
     }
-    M::decode(bytes).map_err(|error| {
-        let what = wire::fault(bytes).unwrap_or_else(|| format!("does not hold what was expected ({error})"));
-        Error::binary(path, format!("damaged, cut short, or not a binary file of Caffe's: {what}"))
-    })
+    Ok(())
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

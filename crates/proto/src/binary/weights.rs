@@ -16,6 +16,8 @@ pub struct Weights {
     pub name: String,
     /// All layers, also those without values.
     pub layers: Vec<LayerWeights>,
+    /// Whether the file is of the first or second generation (`layers`).
+    pub older: bool,
 }
 
 /// One layer's learned values.
@@ -46,9 +48,10 @@ impl Weights {
     /// [`crate::Error::Binary`], as [`read_weights`].
     pub fn decode(bytes: &[u8], path: &Path) -> Result<Self> {
         let net: Net = decode(bytes, path)?;
+        let older = !net.layers.is_empty();
         let layers =
             net.layers.into_iter().map(LayerWeights::from).chain(net.layer.into_iter().map(LayerWeights::from));
-        Ok(Weights { name: text(net.name), layers: layers.collect() })
+        Ok(Weights { name: text(net.name), layers: layers.collect(), older })
     }
 }
 

@@ -2,10 +2,12 @@
 
 use std::borrow::Cow;
 
+use prost::Message;
 use prost::encoding::{WireType, decode_varint, encode_varint};
 use prost_reflect::ReflectMessage;
 
-use crate::LayerParameter;
+use crate::error::WireFault;
+use crate::{BlobProto, LayerParameter};
 
 const NET_LAYER: u64 = 100;
 const LAYER_TYPE: u64 = 2;
@@ -49,7 +51,7 @@ struct Field<'a> {
     content: &'a [u8],
 }
 
-/// Cuts a message into fields. Ends with an error text at the first that does not fit.
+/// Cuts a message into fields. Ends with an error at the first that does not fit.
 struct Fields<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -68,35 +70,34 @@ impl<'a> Fields<'a> {
         Some(value)
     }
 
-    fn field(&mut self) -> Result<Field<'a>, String> {
+    fn field(&mut self) -> Result<Field<'a>, WireFault> {
         let start = self.at;
-        let broken = |what: &str| format!("at byte {start}, {what}");
-        let key = self.varint().ok_or_else(|| broken("no field begins"))?;
-        let wire = WireType::try_from(key & 7).map_err(|_| broken("no field begins"))?;
+        let key = self.varint().ok_or(WireFault::NoField(start))?;
+        let wire = WireType::try_from(key & 7).map_err(|_| WireFault::NoField(start))?;
         let number = key >> 3;
         if number == 0 {
-            return Err(broken("no field begins"));
+            return Err(WireFault::NoField(start));
         }
         let mut content_start = self.at;
         let length = match wire {
             WireType::Varint => {
-                self.varint().ok_or_else(|| broken("a number does not end"))?;
+                self.varint().ok_or(WireFault::Number(start))?;
                 self.at.saturating_sub(content_start)
             }
             WireType::ThirtyTwoBit => 4,
             WireType::SixtyFourBit => 8,
             WireType::LengthDelimited => {
-                let length = self.varint().ok_or_else(|| broken("a length does not end"))?;
+                let length = self.varint().ok_or(WireFault::Length(start))?;
                 content_start = self.at;
                 usize::try_from(length).unwrap_or(usize::MAX)
             }
             WireType::StartGroup | WireType::EndGroup => {
-                return Err(broken("a group begins or ends, which no message of Caffe's has"));
+                return Err(WireFault::Group(start));
             }
         };
         let left = self.bytes.len().saturating_sub(content_start);
         if length > left {
-            return Err(broken(&format!("field {number} needs {length} bytes, but only {left} are left")));
+            return Err(WireFault::Short { at: start, number, length, left });
         }
         self.at = content_start.saturating_add(length);
         Ok(Field { number, wire, whole: &self.bytes[start..self.at], content: &self.bytes[content_start..self.at] })
@@ -104,7 +105,7 @@ impl<'a> Fields<'a> {
 }
 
 impl<'a> Iterator for Fields<'a> {
-    type Item = Result<Field<'a>, String>;
+    type Item = Result<Field<'a>, WireFault>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.at >= self.bytes.len() {
@@ -144,13 +145,13 @@ pub(crate) fn outline(head: &[u8]) -> Vec<(u64, WireType)> {
 }
 
 /// What is wrong with the outermost fields of a message, if anything is.
-pub(super) fn fault(bytes: &[u8]) -> Option<String> {
+pub(super) fn fault(bytes: &[u8]) -> Option<WireFault> {
     Fields::new(bytes).find_map(Result::err)
 }
 
 /// A net in which the fields of forks' layers have our numbers. Nets without them, and bytes that are no net, come back as
 /// they are.
-pub(super) fn settle_fork_fields(bytes: &[u8]) -> Cow<'_, [u8]> {
+pub(crate) fn settle_fork_fields(bytes: &[u8]) -> Cow<'_, [u8]> {
     settle(bytes).map_or(Cow::Borrowed(bytes), Cow::Owned)
 }
 
@@ -193,6 +194,74 @@ fn renumber(layer: &[u8], numbers: &[(u64, u64)]) -> Option<Vec<u8>> {
         }
     }
     Some(out)
+}
+
+/// The layers of a net, as they are stored.
+pub(crate) fn layers(net: &[u8]) -> Result<Vec<&[u8]>, WireFault> {
+    let fields = Fields::new(net).filter(|field| field.as_ref().map_or(true, |field| field.number == NET_LAYER));
+    fields.map(|field| Ok(field?.content)).collect()
+}
+
+/// Adds a layer to a net.
+pub(crate) fn put_layer(net: &mut Vec<u8>, layer: &[u8]) {
+    put_delimited(net, NET_LAYER, layer);
+}
+
+/// A level of a net's layers: which fields of a message hold the next level, and which are arrays of weights.
+struct Level {
+    inner: &'static [(u64, Level)],
+    blobs: Option<u64>,
+}
+
+/// Where a net's arrays of weights are: in `layer`, in `layers`, and in their first-generation half.
+const NET: Level = Level {
+    inner: &[
+        (NET_LAYER, Level { inner: &[], blobs: Some(LAYER_BLOBS) }),
+        (2, Level { inner: &[(1, Level { inner: &[], blobs: Some(50) })], blobs: Some(6) }),
+    ],
+    blobs: None,
+};
+
+const LAYER_BLOBS: u64 = 7;
+
+/// A net whose arrays of weights are replaced by their numbers (in the field `num`), and the arrays as they are stored.
+pub(crate) fn without_blobs(net: &[u8]) -> Result<(Vec<u8>, Vec<&[u8]>), WireFault> {
+    let mut blobs = Vec::new();
+    Ok((take_blobs(net, &NET, &mut blobs)?, blobs))
+}
+
+fn take_blobs<'a>(message: &'a [u8], level: &Level, blobs: &mut Vec<&'a [u8]>) -> Result<Vec<u8>, WireFault> {
+    let mut out = Vec::new();
+    for field in Fields::new(message) {
+        let field = field?;
+        let inner = level.inner.iter().find(|(number, _)| *number == field.number);
+        match (field.wire, inner) {
+            (WireType::LengthDelimited, Some((number, level))) => {
+                put_delimited(&mut out, *number, &take_blobs(field.content, level, blobs)?);
+            }
+            (WireType::LengthDelimited, None) if level.blobs == Some(field.number) => {
+                let number = BlobProto { num: i32::try_from(blobs.len()).ok(), ..BlobProto::default() };
+                put_delimited(&mut out, field.number, &number.encode_to_vec());
+                blobs.push(field.content);
+            }
+            _ => out.extend_from_slice(field.whole),
+        }
+    }
+    Ok(out)
+}
+
+/// A layer of [`without_blobs`] with its arrays in place of their numbers.
+pub(crate) fn with_blobs(layer: &[u8], blobs: &[&[u8]]) -> Result<Vec<u8>, WireFault> {
+    let mut out = Vec::new();
+    for field in Fields::new(layer) {
+        let field = field?;
+        let number = || usize::try_from(BlobProto::decode(field.content).ok()?.num?).ok();
+        match (field.number == LAYER_BLOBS).then(number).flatten().and_then(|number| blobs.get(number)) {
+            Some(blob) => put_delimited(&mut out, LAYER_BLOBS, blob),
+            None => out.extend_from_slice(field.whole),
+        }
+    }
+    Ok(out)
 }
 
 fn put_delimited(out: &mut Vec<u8>, number: u64, content: &[u8]) {

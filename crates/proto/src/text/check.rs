@@ -1,11 +1,11 @@
 //! What protobuf's C++ parser checks and prost-reflect does not.
 
-use prost_reflect::{Cardinality, DynamicMessage, Kind, ReflectMessage, Value};
+use prost_reflect::{Cardinality, DynamicMessage, FieldDescriptor, Kind, ReflectMessage, Value};
 
 use super::diagnose::unknown_enum_value;
 use super::positions::Positions;
-use crate::Result;
 use crate::visit::{Visited, visit};
+use crate::{Fault, Result};
 
 /// Refuses numbers that no enum value has, and messages without their required fields.
 pub(super) fn check(message: &DynamicMessage, positions: &Positions) -> Result<()> {
@@ -20,7 +20,11 @@ pub(super) fn check(message: &DynamicMessage, positions: &Positions) -> Result<(
         Visited::Message(name, message) => {
             let of = message.descriptor();
             let missing = of.fields().find(|f| f.cardinality() == Cardinality::Required && !message.has_field(f));
-            missing.map_or(Ok(()), |f| Err(format!("{name} needs a field '{}', which is missing", f.name())))
+            let fault = |field: FieldDescriptor| Fault::MissingField {
+                message: name.to_owned(),
+                field: field.name().to_owned(),
+            };
+            missing.map_or(Ok(()), |field| Err(fault(field)))
         }
     })
 }

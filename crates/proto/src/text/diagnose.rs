@@ -8,7 +8,7 @@ use prost_reflect::{Cardinality, EnumDescriptor, EnumValueDescriptor, FieldDescr
 
 use super::scan::{Entry, Scan};
 use super::token::{self, Tokens};
-use crate::{Error, Position, forks, nearest};
+use crate::{Error, Fault, Position, forks, nearest};
 
 /// At most so many names are listed when none is near.
 const MAX_LISTED: usize = 20;
@@ -29,13 +29,13 @@ pub(super) fn diagnose(
             let open = at(open);
             what += &format!("; the bracket opened at line {}, column {} is not closed", open.line, open.column);
         }
-        return Error::Text { at: at(text.trim_end().len()), what };
+        return Fault::Syntax(what).at(at(text.trim_end().len()));
     };
 
     let offset = offset_in_text(label.offset());
-    let strangers = strangers(text, scan, root);
-    if strangers.first().is_some_and(|(first, _)| *first <= offset) && stray_character(text, offset).is_none() {
-        let faults = strangers.into_iter().map(|(offset, what)| (at(offset), what)).collect();
+    let unknown = unknown(text, scan, root);
+    if unknown.first().is_some_and(|(first, _)| *first <= offset) && stray_character(text, offset).is_none() {
+        let faults = unknown.into_iter().map(|(offset, fault)| (at(offset), fault)).collect();
         if let Err(error) = Error::all(faults) {
             return error;
         }
@@ -47,7 +47,7 @@ pub(super) fn diagnose(
             Some(help) => format!("{error}; {help}"),
             None => error.to_string(),
         });
-    Error::Text { at: at(offset), what }
+    Fault::Syntax(what).at(at(offset))
 }
 
 /// The message for a character that no token begins with.
@@ -59,10 +59,10 @@ fn stray_character(text: &str, offset: usize) -> Option<String> {
     }
 }
 
-/// Every field that its message does not have and every name that is none of its enum's: where, and the message. A list
-/// of such is one.
-fn strangers(text: &str, scan: &Scan, root: &MessageDescriptor) -> Vec<(usize, String)> {
-    let mut found: Vec<(usize, String)> = Vec::new();
+/// Every field that its message does not have and every name that is none of its enum's, with its offset. A list of
+/// such is one.
+fn unknown(text: &str, scan: &Scan, root: &MessageDescriptor) -> Vec<(usize, Fault)> {
+    let mut found: Vec<(usize, Fault)> = Vec::new();
     let mut told = None;
     for entry in &scan.entries {
         let (parent, name) = match entry.path.rsplit_once('.') {
@@ -99,10 +99,10 @@ fn name_at(text: &str, offset: usize) -> Option<&str> {
 }
 
 /// The message for a field that its message does not have.
-fn unknown_field(name: &str, parent: &MessageDescriptor) -> String {
+fn unknown_field(name: &str, parent: &MessageDescriptor) -> Fault {
     let carried = |field: &FieldDescriptor| forks::carried(parent.full_name(), field.name());
     let known: Vec<String> = parent.fields().filter(carried).map(|field| field.name().to_owned()).collect();
-    format!("unknown field '{name}' in {}{}", parent.name(), suggestion(name, &known))
+    Fault::UnknownField { field: name.to_owned(), message: parent.name().to_owned(), hint: suggestion(name, &known) }
 }
 
 /// The message for a value that its field cannot take, if that is the entry's fault.
@@ -130,10 +130,10 @@ fn bad_value(
 }
 
 /// The message for a name or number that an enum does not have.
-pub(super) fn unknown_enum_value(found: &str, field: &str, known: &EnumDescriptor) -> String {
+pub(super) fn unknown_enum_value(found: &str, field: &str, known: &EnumDescriptor) -> Fault {
     let carried = |value: &EnumValueDescriptor| forks::carried(known.full_name(), value.name());
     let known: Vec<String> = known.values().filter(carried).map(|value| value.name().to_owned()).collect();
-    format!("unknown value '{found}' for {field}{}", suggestion(found, &known))
+    Fault::UnknownValue { field: field.to_owned(), value: found.to_owned(), hint: suggestion(found, &known) }
 }
 
 /// What to try instead of a name.

@@ -16,23 +16,23 @@ pub(crate) mod write;
 use std::borrow::Cow;
 use std::path::Path;
 
-use prost_reflect::{DynamicMessage, ReflectMessage};
+use prost_reflect::{DynamicMessage, MessageDescriptor, ReflectMessage};
 
 pub use positions::Positions;
 pub use write::{general, six_digits, to_text};
 
-use crate::{Error, Position, Result, forks};
+use crate::{Error, Fault, Position, Result, forks};
 
-/// A message read from text.
+/// A message read from a file.
 #[derive(Clone, Debug)]
 pub struct Parsed<M> {
-    /// What the text says.
+    /// The message.
     pub message: M,
-    /// Where it says it.
+    /// Where its fields stand in the text.
     pub positions: Positions,
-    /// What was changed to bring an older file up to date, a sentence each, for the log.
+    /// What was upgraded, a line each, for the log.
     pub notices: Vec<String>,
-    /// What was ignored, a sentence each, for the log's warnings.
+    /// What was ignored, and that the file is of an older format: a line each, for the log's warnings.
     pub warnings: Vec<String>,
 }
 
@@ -41,32 +41,7 @@ pub struct Parsed<M> {
 /// # Errors
 /// [`Error::Text`] with the first fault's line and column, what was expected and what was found.
 pub fn parse<M: ReflectMessage + Default>(text: &[u8], file: &Path) -> Result<Parsed<M>> {
-    let (text, strangers) = lossy(text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text));
-    let scan = scan::scan(&text);
-    let mut positions = Positions::new(file, &text, &scan);
-    let descriptor = M::default().descriptor();
-    let at = |offset| {
-        let (line, column) = positions::Lines::new(&text).place(offset);
-        Position { file: file.into(), line, column }
-    };
-
-    if let Some(stranger) = first_outside_comments(&text, &strangers) {
-        return Err(not_utf8(stranger, &text, file));
-    }
-
-    let is_message = |path: &str| diagnose::resolve(&descriptor, path).is_some();
-    let colons: Vec<usize> = scan.bare_lists.iter().filter(|(path, _)| is_message(path)).map(|list| list.1).collect();
-    let whole = with_colons(&text, &colons);
-    let offset_in_text = |offset: usize| {
-        let before = colons.iter().enumerate().take_while(|(inserted, colon)| *colon + inserted < offset);
-        offset - before.count()
-    };
-    let message = DynamicMessage::parse_text_format(descriptor.clone(), &whole)
-        .map_err(|error| diagnose::diagnose(&error, offset_in_text, &text, &scan, &descriptor, at))?;
-    if let Some((offset, why)) = scan.fault {
-        return Err(Error::Text { at: at(offset), what: why.into() });
-    }
-    check::check(&message, &positions)?;
+    let (message, mut positions) = parse_whole(text, file, &M::default().descriptor())?;
     let dropped = forks::dropped(&message);
     positions.refuse(dropped.refused);
     let warnings = match dropped.ignored.is_empty() {
@@ -80,10 +55,48 @@ pub fn parse<M: ReflectMessage + Default>(text: &[u8], file: &Path) -> Result<Pa
             )]
         }
     };
-    let message = message
-        .transcode_to()
-        .map_err(|error| Error::Text { at: positions.start(), what: format!("cannot be represented: {error}") })?;
+    let message = typed(&message, &positions)?;
     Ok(Parsed { message, positions, notices: Vec::new(), warnings })
+}
+
+/// A message of the whole schema as a Rust type, which has the supported fields.
+pub(crate) fn typed<M: ReflectMessage + Default>(message: &DynamicMessage, positions: &Positions) -> Result<M> {
+    let error = |error| Fault::Syntax(format!("cannot be represented: {error}")).at(positions.start());
+    message.transcode_to().map_err(error)
+}
+
+/// Reads a message with every field of the schema, supported or not.
+pub(crate) fn parse_whole(
+    text: &[u8],
+    file: &Path,
+    descriptor: &MessageDescriptor,
+) -> Result<(DynamicMessage, Positions)> {
+    let (text, invalid) = lossy(text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text));
+    let scan = scan::scan(&text);
+    let positions = Positions::new(file, &text, &scan);
+    let at = |offset| {
+        let (line, column) = positions::Lines::new(&text).place(offset);
+        Position { file: file.into(), line, column }
+    };
+
+    if let Some(byte) = first_outside_comments(&text, &invalid) {
+        return Err(not_utf8(byte, &text, file));
+    }
+
+    let is_message = |path: &str| diagnose::resolve(descriptor, path).is_some();
+    let colons: Vec<usize> = scan.bare_lists.iter().filter(|(path, _)| is_message(path)).map(|list| list.1).collect();
+    let whole = with_colons(&text, &colons);
+    let offset_in_text = |offset: usize| {
+        let before = colons.iter().enumerate().take_while(|(inserted, colon)| *colon + inserted < offset);
+        offset - before.count()
+    };
+    let message = DynamicMessage::parse_text_format(descriptor.clone(), &whole)
+        .map_err(|error| diagnose::diagnose(&error, offset_in_text, &text, &scan, descriptor, at))?;
+    if let Some((offset, why)) = scan.fault {
+        return Err(Fault::Syntax(why.into()).at(at(offset)));
+    }
+    check::check(&message, &positions)?;
+    Ok((message, positions))
 }
 
 /// What Windows editors put before UTF-8 text.
@@ -96,16 +109,14 @@ const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 pub fn utf8<'a>(bytes: &'a [u8], file: &Path) -> Result<&'a str> {
     let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
     std::str::from_utf8(bytes).map_err(|_| {
-        let (text, strangers) = lossy(bytes);
-        not_utf8(strangers.first().copied().unwrap_or_default(), &text, file)
+        let (text, invalid) = lossy(bytes);
+        not_utf8(invalid.first().copied().unwrap_or_default(), &text, file)
     })
 }
 
 fn not_utf8((offset, byte): (usize, u8), text: &str, file: &Path) -> Error {
     let (line, column) = positions::Lines::new(text).place(offset);
-    let what =
-        format!("expected UTF-8 text, found the byte 0x{byte:02X}; save the file as UTF-8 (iconv -f latin1 -t utf-8)");
-    Error::Text { at: Position { file: file.into(), line, column }, what }
+    Fault::NotUtf8(byte).at(Position { file: file.into(), line, column })
 }
 
 /// Bytes as text, with U+FFFD for what is not UTF-8: where in the text each of these stands, and its first byte.
@@ -113,25 +124,25 @@ fn lossy(bytes: &[u8]) -> (Cow<'_, str>, Vec<(usize, u8)>) {
     if let Ok(text) = std::str::from_utf8(bytes) {
         return (Cow::Borrowed(text), Vec::new());
     }
-    let (mut text, mut strangers) = (String::with_capacity(bytes.len()), Vec::new());
+    let (mut text, mut invalid) = (String::with_capacity(bytes.len()), Vec::new());
     for chunk in bytes.utf8_chunks() {
         text.push_str(chunk.valid());
         if let Some(&byte) = chunk.invalid().first() {
-            strangers.push((text.len(), byte));
+            invalid.push((text.len(), byte));
             text.push(char::REPLACEMENT_CHARACTER);
         }
     }
-    (Cow::Owned(text), strangers)
+    (Cow::Owned(text), invalid)
 }
 
-/// The first of the strangers that is part of a word of the text.
-fn first_outside_comments(text: &str, strangers: &[(usize, u8)]) -> Option<(usize, u8)> {
-    let mut left = strangers.iter().copied().peekable();
+/// The first of the invalid bytes that is part of a word of the text.
+fn first_outside_comments(text: &str, invalid: &[(usize, u8)]) -> Option<(usize, u8)> {
+    let mut left = invalid.iter().copied().peekable();
     for token in token::Tokens::new(text) {
         while left.next_if(|(at, _)| *at < token.start).is_some() {}
         match left.peek() {
             None => return None,
-            Some(&stranger) if stranger.0 < token.end => return Some(stranger),
+            Some(&byte) if byte.0 < token.end => return Some(byte),
             Some(_) => {}
         }
     }

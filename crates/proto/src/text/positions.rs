@@ -30,6 +30,13 @@ impl Positions {
         Positions { file: file.into(), ..Positions::default() }
     }
 
+    /// No position but the file, for a binary net of so many second-generation and so many of today's layers.
+    pub(crate) fn of_layers(file: &Path, layers: usize, layer: usize) -> Self {
+        let path = |name: &str, i: usize| Some(if i == 0 { name.to_owned() } else { format!("{name}[{i}]") });
+        let paths = (0..layers).map(|i| path("layers", i)).chain((0..layer).map(|i| path("layer", i)));
+        Positions { layers: paths.collect(), ..Positions::none(file) }
+    }
+
     pub(super) fn new(file: &Path, text: &str, scan: &Scan) -> Self {
         let lines = Lines::new(text);
         let is_layer = |path: &str| matches!(path.split('[').next(), Some("layer" | "layers")) && !path.contains('.');
@@ -48,7 +55,7 @@ impl Positions {
         self.place(self.layers.get(i)?.as_deref()?)
     }
 
-    /// Notes what of the text the message does not hold although it would change results.
+    /// Records the fields of the text that would change results and that the message does not have.
     pub(super) fn refuse(&mut self, refused: Vec<(String, String)>) {
         self.refused = refused;
     }
@@ -114,6 +121,11 @@ impl Positions {
     /// The start of the file, for faults that have no better place.
     pub(crate) fn start(&self) -> Position {
         Position { file: self.file.clone(), line: 1, column: 1 }
+    }
+
+    /// The path in the text of the net's i-th layer, as in `layers[2]`.
+    pub(crate) fn layer_path(&self, i: usize) -> Option<&str> {
+        self.layers.get(i)?.as_deref()
     }
 
     /// The text paths of the layers, for an upgrade to rearrange.

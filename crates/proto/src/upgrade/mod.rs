@@ -1,4 +1,4 @@
-//! Older nets and solvers, brought up to date as Caffe does when it reads them.
+//! Older nets and solvers, upgraded as Caffe does when it reads them.
 //!
 //! | found | becomes |
 //! | --- | --- |
@@ -10,50 +10,88 @@
 //! | `solver_type: ADAM` | `type: "Adam"` |
 //! | `snapshot_prefix` unset or a folder | the solver's file name, in that folder |
 
+mod files;
 mod solver;
 mod v0;
 mod v1;
 
-pub use solver::upgrade_solver;
+pub use files::{Upgraded, upgrade_net_binary, upgrade_net_text, upgrade_solver_text};
+pub(crate) use solver::upgrade_solver;
 pub(crate) use v0::layer_type as v0_layer_type;
 pub use v1::layer_type as v1_layer_type;
 
 use crate::text::positions::Positions;
-use crate::{BlobShape, Error, InputParameter, LayerParameter, NetParameter, Result};
+use crate::{BlobShape, Fault, InputParameter, LayerParameter, NetParameter, Parsed, Result};
 
-/// Brings a net up to date, and its positions with it. Gives what was done, a sentence each, for the log; a net that
-/// is up to date is left alone and gives nothing.
-///
-/// # Errors
-/// [`Error::Text`] for a net that mixes `layer` with `layers`, a first-generation net whose padding makes no sense, a
-/// layer type that no generation had, and inputs without enough extents.
-pub fn upgrade_net(net: &mut NetParameter, positions: &mut Positions) -> Result<Vec<String>> {
-    let file = positions.file().display().to_string();
-    let mut notices = Vec::new();
+/// What an upgrade did.
+#[derive(Clone, Debug, Default)]
+struct Report {
+    /// Each step, in Caffe's words, for the log. Empty if the file was up to date.
+    notices: Vec<String>,
+    /// Settings without a place in today's format, a sentence each.
+    ignored: Vec<String>,
+}
+
+impl Report {
+    /// Records a step of an upgrade from what the file used, as in "input fields".
+    fn step(&mut self, positions: &Positions, used: &str) {
+        let file = positions.file().display();
+        self.notices.push(format!("Attempting to upgrade input file specified using deprecated {used}: {file}"));
+        self.notices.push(format!("Successfully upgraded file specified using deprecated {used}"));
+    }
+}
+
+impl Parsed<NetParameter> {
+    /// Upgrades the net to today's format, and its positions with it. The steps are added to the notices; the warnings
+    /// tell that the file is of an older format, and which settings have no place in today's.
+    ///
+    /// # Errors
+    /// [`crate::Error::Text`] for a net that mixes `layer` with `layers`, a first-generation net whose padding makes no
+    /// sense, a layer type that no generation had, and inputs without enough extents.
+    pub fn upgrade(&mut self) -> Result<()> {
+        let report = upgrade_net(&mut self.message, &mut self.positions)?;
+        if !report.notices.is_empty() {
+            let file = self.positions.file().display();
+            self.warnings.push(format!(
+                "{file}: in an older format, upgraded as it was read; to upgrade the file, run \
+                 'lgm-caffe upgrade_net_proto_text {file} NEW'"
+            ));
+        }
+        self.notices.extend(report.notices);
+        self.warnings.extend(report.ignored);
+        Ok(())
+    }
+}
+
+/// Upgrades a net, and its positions with it.
+fn upgrade_net(net: &mut NetParameter, positions: &mut Positions) -> Result<Report> {
+    let mut report = Report::default();
     if !net.layers.is_empty() && !net.layer.is_empty() {
         let at = positions.nearest("layers").unwrap_or_else(|| positions.start());
-        let what = "the net has both 'layer' and 'layers'; write all of them as layer { type: \"…\" }".into();
-        return Err(Error::Text { at, what });
+        let what = "the net has both 'layer' and 'layers'; write all of them as layer { type: \"…\" }";
+        return Err(Fault::Upgrade(what.into()).at(at));
     }
     if net.layers.iter().any(|layer| layer.layer.is_some()) {
-        notices.push(format!("{file}: upgraded layers of the first generation (layers {{ layer {{ … }} }})"));
-        v0::upgrade(net, positions, &mut notices)?;
+        report.step(positions, "V0LayerParameter");
+        v0::upgrade(net, positions, &mut report.ignored)?;
     }
     if v1::move_transformations(net) {
-        notices.push(format!("{file}: moved scale, mean_file, crop_size and mirror to transform_param"));
+        report.step(positions, "transformation parameters");
     }
     if !net.layers.is_empty() {
-        notices.push(format!("{file}: upgraded layers of the second generation (layers {{ type: NAME }})"));
+        report.step(positions, "V1LayerParameter");
         v1::upgrade(net, positions)?;
     }
     if !net.input.is_empty() {
+        report.step(positions, "input fields");
         upgrade_input(net, positions)?;
-        notices.push(format!("{file}: replaced the fields input, input_shape and input_dim by an Input layer"));
     }
     if freeze_batch_norm(net) {
-        notices.push(format!("{file}: set the rates of BatchNorm's three parameters to zero"));
+        let file = positions.file().display();
+        report.notices.push(format!("Attempting to upgrade batch norm layers using deprecated params: {file}"));
+        report.notices.push("Successfully upgraded batch norm layers using deprecated params.".into());
     }
-    Ok(notices)
+    Ok(report)
 }
 
 /// Inputs with extents become an Input layer in front. Inputs without, as in old caffemodels, are dropped.
@@ -76,7 +114,7 @@ fn upgrade_input(net: &mut NetParameter, positions: &mut Positions) -> Result<()
             inputs.len(),
             shape.len()
         );
-        return Err(Error::Text { at, what });
+        return Err(Fault::Upgrade(what).at(at));
     }
     let shape = shape.into_iter().take(inputs.len()).collect();
     net.layer.insert(

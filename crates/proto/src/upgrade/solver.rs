@@ -4,55 +4,62 @@ use std::path::Path;
 
 use crate::solver_parameter::SolverType;
 use crate::text::positions::Positions;
-use crate::{Error, Result, SolverParameter};
+use crate::{Fault, Result, SolverParameter};
 
-/// Brings a solver up to date: `solver_type` becomes `type`; a missing `snapshot_prefix` becomes the solver's file
-/// without its extension, and one that is a folder gets the file's name behind it. Gives what was done, a sentence
-/// each, for the log.
-///
-/// # Errors
-/// [`Error::Text`] if both `solver_type` and `type` are given, `solver_type` is none of the known ones, or snapshots
-/// would be named after a file whose name is not UTF-8.
-pub fn upgrade_solver(solver: &mut SolverParameter, positions: &Positions) -> Result<Vec<String>> {
-    let file = positions.file().to_path_buf();
-    let mut notices = Vec::new();
-    if let Some(number) = solver.solver_type {
-        let at = || positions.get("solver_type").unwrap_or_else(|| positions.start());
-        if solver.r#type.is_some() {
-            let what = "both 'type' and the older 'solver_type' are given; remove solver_type".into();
-            return Err(Error::Text { at: at(), what });
-        }
-        let kind = SolverType::try_from(number)
-            .map_err(|_| Error::Text { at: at(), what: format!("unknown value {number} for solver_type") })?;
-        let name = match kind {
-            SolverType::Sgd => "SGD",
-            SolverType::Nesterov => "Nesterov",
-            SolverType::Adagrad => "AdaGrad",
-            SolverType::Rmsprop => "RMSProp",
-            SolverType::Adadelta => "AdaDelta",
-            SolverType::Adam => "Adam",
-        };
-        notices.push(format!("{}: replaced solver_type: {} by type: \"{name}\"", file.display(), kind.as_str_name()));
-        solver.r#type = Some(name.into());
-        solver.solver_type = None;
-    }
-    let prefix = match &solver.snapshot_prefix {
-        None => Some(file.with_extension("")),
-        Some(prefix) if Path::new(prefix).is_dir() => {
-            Some(Path::new(prefix).join(file.file_stem().unwrap_or_default()))
-        }
-        Some(_) => None,
-    };
-    if let Some(prefix) = prefix {
-        let why = if solver.snapshot_prefix.is_some() { "is a folder" } else { "is not given" };
-        let Some(prefix) = prefix.to_str().map(String::from) else {
-            let at = positions.get("snapshot_prefix").unwrap_or_else(|| positions.start());
-            let what =
-                "the solver's file name, which snapshots are named after, is not UTF-8; give snapshot_prefix".into();
-            return Err(Error::Text { at, what });
-        };
-        notices.push(format!("{}: snapshot_prefix {why}; using {prefix}", file.display()));
-        solver.snapshot_prefix = Some(prefix);
-    }
+/// Upgrades a solver: see [`upgrade_type`] and [`complete_prefix`]. Gives the steps, a line each, for the log.
+pub(crate) fn upgrade_solver(solver: &mut SolverParameter, positions: &Positions) -> Result<Vec<String>> {
+    let mut notices = upgrade_type(solver, positions)?;
+    notices.extend(complete_prefix(solver, positions)?);
     Ok(notices)
+}
+
+/// Replaces the enum `solver_type` by the name `type`. Fails if both are given, and for a number that the enum lacks.
+pub(super) fn upgrade_type(solver: &mut SolverParameter, positions: &Positions) -> Result<Vec<String>> {
+    let Some(number) = solver.solver_type else { return Ok(Vec::new()) };
+    let fault =
+        |what: String| Fault::Upgrade(what).at(positions.get("solver_type").unwrap_or_else(|| positions.start()));
+    if solver.r#type.is_some() {
+        return Err(fault("both 'type' and the older 'solver_type' are given; remove solver_type".into()));
+    }
+    let kind = SolverType::try_from(number).map_err(|_| fault(format!("unknown value {number} for solver_type")))?;
+    let name = match kind {
+        SolverType::Sgd => "SGD",
+        SolverType::Nesterov => "Nesterov",
+        SolverType::Adagrad => "AdaGrad",
+        SolverType::Rmsprop => "RMSProp",
+        SolverType::Adadelta => "AdaDelta",
+        SolverType::Adam => "Adam",
+    };
+    solver.r#type = Some(name.into());
+    solver.solver_type = None;
+    let file = positions.file().display();
+    Ok(vec![
+        format!("Attempting to upgrade input file specified using deprecated 'solver_type' field (enum): {file}"),
+        format!(
+            "Successfully upgraded file specified using deprecated 'solver_type' field (enum) to 'type' field \
+             (string): solver_type: {} is type: \"{name}\"",
+            kind.as_str_name()
+        ),
+    ])
+}
+
+/// Sets a missing `snapshot_prefix` to the solver's file without its extension, and puts the file's name behind one that
+/// is a folder. Fails if that name is not UTF-8.
+fn complete_prefix(solver: &mut SolverParameter, positions: &Positions) -> Result<Option<String>> {
+    let file = positions.file();
+    let (prefix, why) = match &solver.snapshot_prefix {
+        None => (file.with_extension(""), "is not given"),
+        Some(prefix) if Path::new(prefix).is_dir() => {
+            (Path::new(prefix).join(file.file_stem().unwrap_or_default()), "is a folder")
+        }
+        Some(_) => return Ok(None),
+    };
+    let Some(prefix) = prefix.to_str().map(String::from) else {
+        let at = positions.get("snapshot_prefix").unwrap_or_else(|| positions.start());
+        let what = "the solver's file name, which snapshots are named after, is not UTF-8; give snapshot_prefix";
+        return Err(Fault::Upgrade(what.into()).at(at));
+    };
+    let notice = format!("{}: snapshot_prefix {why}; using {prefix}", file.display());
+    solver.snapshot_prefix = Some(prefix);
+    Ok(Some(notice))
 }

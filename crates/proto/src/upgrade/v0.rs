@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::text::positions::Positions;
 use crate::v1_layer_parameter::LayerType;
 use crate::{
-    ConcatParameter, ConvolutionParameter, DataParameter, DropoutParameter, Error, Hdf5DataParameter,
+    ConcatParameter, ConvolutionParameter, DataParameter, DropoutParameter, Fault, Hdf5DataParameter,
     ImageDataParameter, InfogainLossParameter, InnerProductParameter, LrnParameter, NetParameter, PoolingParameter,
     Result, TransformationParameter, V0LayerParameter, V1LayerParameter, WindowDataParameter, pooling_parameter,
     v0_layer_parameter,
@@ -45,24 +45,25 @@ pub(crate) fn layer_type(name: &str) -> Option<LayerType> {
     })
 }
 
-/// Replaces the first-generation half of every layer. What a layer's type has no use for is named in the notices.
-pub(super) fn upgrade(net: &mut NetParameter, positions: &mut Positions, notices: &mut Vec<String>) -> Result<()> {
+/// Replaces the first-generation half of every layer. Settings that a layer's type does not have are added to
+/// `ignored`.
+pub(super) fn upgrade(net: &mut NetParameter, positions: &mut Positions, ignored: &mut Vec<String>) -> Result<()> {
     merge_padding(net, positions)?;
     for (i, layer) in net.layers.iter_mut().enumerate() {
         let Some(old) = layer.layer.take() else { continue };
         let at = || positions.layer(i).unwrap_or_else(|| positions.start());
         let kind = match old.r#type.as_deref() {
-            Some(name) => Some(layer_type(name).ok_or_else(|| Error::Text {
-                at: at(),
-                what: format!("unknown first-generation layer type '{name}'"),
-            })?),
+            Some(name) => Some(
+                layer_type(name)
+                    .ok_or_else(|| Fault::Upgrade(format!("unknown first-generation layer type '{name}'")).at(at()))?,
+            ),
             None => None,
         };
         let name = old.name().to_owned();
-        let ignored = upgrade_layer(layer, old, kind);
-        if !ignored.is_empty() {
+        let left = upgrade_layer(layer, old, kind);
+        if !left.is_empty() {
             let kind = kind.map_or("no type", |kind| kind.as_str_name());
-            notices.push(format!("{}: layer '{name}' ({kind}) has no use for {}; ignored", at(), ignored.join(", ")));
+            ignored.push(format!("{}: layer '{name}' ({kind}) has no use for {}; ignored", at(), left.join(", ")));
         }
     }
     Ok(())
@@ -80,9 +81,9 @@ fn merge_padding(net: &mut NetParameter, positions: &mut Positions) -> Result<()
     for (i, layer) in old.iter().enumerate() {
         let path = paths.get(i).cloned().flatten();
         let kind = v0_type(layer);
-        let fail = |what: String| Error::Text {
-            at: path.as_deref().and_then(|path| positions.get(path)).unwrap_or_else(|| positions.start()),
-            what,
+        let fail = |what: String| {
+            let at = path.as_deref().and_then(|path| positions.get(path)).unwrap_or_else(|| positions.start());
+            Fault::Upgrade(what).at(at)
         };
         let mut upgraded = layer.clone();
         for bottom in &layer.bottom {

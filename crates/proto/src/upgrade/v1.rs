@@ -5,7 +5,7 @@ use prost_reflect::{DynamicMessage, ReflectMessage};
 use crate::text::positions::Positions;
 use crate::v1_layer_parameter::{DimCheckMode, LayerType};
 use crate::{
-    Error, LayerParameter, NetParameter, ParamSpec, Result, TransformationParameter, V1LayerParameter, param_spec,
+    Fault, LayerParameter, NetParameter, ParamSpec, Result, TransformationParameter, V1LayerParameter, param_spec,
 };
 
 /// Today's name for a second-generation layer type.
@@ -127,8 +127,8 @@ pub(super) fn move_transformations(net: &mut NetParameter) -> bool {
 /// Replaces all `layers` by `layer`. The order stays, and so do the positions.
 pub(super) fn upgrade(net: &mut NetParameter, positions: &Positions) -> Result<()> {
     for (i, layer) in std::mem::take(&mut net.layers).into_iter().enumerate() {
-        let upgraded = upgrade_layer(layer)
-            .map_err(|what| Error::Text { at: positions.layer(i).unwrap_or_else(|| positions.start()), what })?;
+        let at = || positions.layer(i).unwrap_or_else(|| positions.start());
+        let upgraded = upgrade_layer(layer).map_err(|fault| fault.at(at()))?;
         net.layer.push(upgraded);
     }
     Ok(())
@@ -137,10 +137,11 @@ pub(super) fn upgrade(net: &mut NetParameter, positions: &Positions) -> Result<(
 /// The fields that became others; all the rest kept their names and types.
 const SPECIAL: [&str; 7] = ["type", "blobs", "param", "blob_share_mode", "blobs_lr", "weight_decay", "layer"];
 
-fn upgrade_layer(mut layer: V1LayerParameter) -> Result<LayerParameter, String> {
+fn upgrade_layer(mut layer: V1LayerParameter) -> Result<LayerParameter, Fault> {
     let kind = match layer.r#type {
         Some(number) => {
-            let known = LayerType::try_from(number).map_err(|_| format!("unknown layer type {number}"))?;
+            let known =
+                LayerType::try_from(number).map_err(|_| Fault::Upgrade(format!("unknown layer type {number}")))?;
             Some(layer_type(known).to_owned())
         }
         None => None,
@@ -154,17 +155,17 @@ fn upgrade_layer(mut layer: V1LayerParameter) -> Result<LayerParameter, String> 
             _ => {}
         }
     }
-    let upgraded: LayerParameter = upgraded.transcode_to().map_err(|error| error.to_string())?;
+    let upgraded: LayerParameter = upgraded.transcode_to().map_err(|error| Fault::Upgrade(error.to_string()))?;
     Ok(LayerParameter { r#type: kind, param, blobs, ..upgraded })
 }
 
 /// Four lists side by side, of names, share modes, rates and decays, as one list of specs; only what was listed is set.
-fn param_specs(layer: &V1LayerParameter) -> Result<Vec<ParamSpec>, String> {
+fn param_specs(layer: &V1LayerParameter) -> Result<Vec<ParamSpec>, Fault> {
     let count = [layer.param.len(), layer.blob_share_mode.len(), layer.blobs_lr.len(), layer.weight_decay.len()];
     let share_mode = |number: i32| match DimCheckMode::try_from(number) {
         Ok(DimCheckMode::Strict) => Ok(param_spec::DimCheckMode::Strict as i32),
         Ok(DimCheckMode::Permissive) => Ok(param_spec::DimCheckMode::Permissive as i32),
-        Err(_) => Err(format!("unknown blob_share_mode {number}")),
+        Err(_) => Err(Fault::Upgrade(format!("unknown blob_share_mode {number}"))),
     };
     (0..count.into_iter().max().unwrap_or(0))
         .map(|i| {

@@ -5,7 +5,8 @@ use lgm_net::{Pass, six_digits};
 use tracing::{info, warn};
 
 use super::{Action, Solver, Watch};
-use crate::scores::{lines, scores_from};
+use crate::detection::{Evaluation, Precision};
+use crate::scores::{Score, lines, scores_from};
 
 impl Solver {
     /// Runs every test net, from the first or from where a run was stopped within them.
@@ -24,6 +25,7 @@ impl Solver {
     fn test(&mut self, id: usize, watch: &mut dyn Watch) -> Result<()> {
         info!("Iteration {}, Testing net (#{id})", self.iter);
         let passes = self.param.test_iter[id];
+        let mut evaluation = (self.param.eval_type() == "detection").then(Evaluation::default);
         for pass in 0..passes {
             match watch.action() {
                 Action::Snapshot => self.snapshot()?,
@@ -39,16 +41,27 @@ impl Solver {
             let pass = Pass { clear: pass == 0, forward: true, accumulate: true, backward: false };
             self.net.lend_params(&mut test.net, |net| net.pass(pass, &step, None))?;
             test.batches += 1;
+            if let Some(evaluation) = &mut evaluation {
+                evaluation.add(&test.net)?;
+            }
         }
         let (loss, outputs) = self.test_nets[id].net.sums()?;
-        let mut scores = scores_from(outputs);
         if !loss.is_finite() {
             warn!("Iteration {}: the loss of test net #{id} is {}", self.iter, six_digits(loss / passes as f64));
         }
         if self.param.test_compute_loss() {
             info!("Test loss: {}", six_digits(loss / passes as f64));
         }
-        scores.iter_mut().for_each(|s| s.value /= passes as f64);
+        let scores = match evaluation {
+            Some(evaluation) => {
+                let precision = Precision::named(self.param.ap_version())?;
+                evaluation.scores(precision, self.param.show_per_class_result())
+            }
+            None => {
+                let mean = |s: Score| Score { value: s.value / passes as f64, ..s };
+                scores_from(outputs).into_iter().map(mean).collect()
+            }
+        };
         lines(&self.test_nets[id].net, &scores).iter().for_each(|line| info!("    Test net output {line}"));
         Ok(())
     }

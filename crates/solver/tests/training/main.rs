@@ -277,3 +277,66 @@ fn settings_that_cannot_work_are_refused() {
     );
     says(&error, &["solver.prototxt:7:5: layer 'score' (Reductoin)", "did you mean 'Reduction'?"]);
 }
+
+/// Layers that make a blob of rows of numbers, in TEST.
+fn rows(name: &str, rows: &[&[f64]]) -> String {
+    let scalar = "shape { dim: 1 dim: 1 dim: 1 dim: 1 }";
+    let each = |(r, row): (usize, &&[f64])| {
+        let list = |of: &str, f: &dyn Fn(usize) -> String| -> String {
+            (0..row.len()).map(|i| format!("{of}: {} ", f(i))).collect()
+        };
+        let number = |i: usize| format!("'{name}{r}_{i}'");
+        let (tops, bottoms) = (list("top", &number), list("bottom", &number));
+        let fillers = list("data_filler", &|i| format!("{{ value: {} }}", row[i]));
+        format!(
+            "layer {{ name: '{name}{r}n' type: 'DummyData' {tops} dummy_data_param {{ {scalar} {fillers} }} include {{ phase: TEST }} }}
+             layer {{ name: '{name}{r}' type: 'Concat' {bottoms} top: '{name}{r}' concat_param {{ axis: 3 }} include {{ phase: TEST }} }}"
+        )
+    };
+    let bottoms: String = (0..rows.len()).map(|r| format!("bottom: '{name}{r}' ")).collect();
+    let layers: String = rows.iter().enumerate().map(each).collect();
+    format!(
+        "{layers} layer {{ name: '{name}' type: 'Concat' {bottoms} top: '{name}' concat_param {{ axis: 2 }} include {{ phase: TEST }} }}"
+    )
+}
+
+#[test]
+fn detections_are_told_by_their_mean_average_precision() {
+    let folder = Folder::new();
+    let net = |classes: usize| {
+        let found = rows("found", &[&[0.0, 1.0, 0.9, 0.0, 0.0, 0.5, 0.5], &[1.0, 1.0, 0.8, 0.6, 0.0, 1.0, 0.5]]);
+        let truth =
+            rows("truth", &[&[0.0, 1.0, 0.0, 0.0, 0.0, 0.5, 0.5, 0.0], &[1.0, 1.0, 0.0, 0.0, 0.0, 0.5, 0.5, 0.0]]);
+        format!(
+            "name: 'found' {found} {truth}
+             layer {{ name: 'x' type: 'DummyData' top: 'x' dummy_data_param {{ shape {{ dim: 1 dim: 1 }} data_filler {{ value: 1 }} }} }}
+             layer {{ name: 'ip' type: 'InnerProduct' bottom: 'x' top: 'y' inner_product_param {{ num_output: 1 }} }}
+             layer {{ name: 'still' type: 'Silence' bottom: 'y' include {{ phase: TEST }} }}
+             layer {{ name: 'loss' type: 'EuclideanLoss' bottom: 'y' bottom: 'x' top: 'loss' include {{ phase: TRAIN }} }}
+             layer {{ name: 'e' type: 'DetectionEvaluate' bottom: 'found' bottom: 'truth' top: 'detection_eval'
+                      detection_evaluate_param {{ num_classes: {classes} }} include {{ phase: TEST }} }}"
+        )
+    };
+    let text = |net: &str, more: &str| {
+        format!(
+            "net_param {{ {net} }} base_lr: 0.1 lr_policy: 'fixed' random_seed: 1 max_iter: 0 test_iter: 3 test_interval: 1
+             snapshot_after_train: false eval_type: 'detection' {more}"
+        )
+    };
+    // One of two objects is found, with one mistake: a precision of 1 up to a recall of one half.
+    let told = |classes: usize, more: &str| {
+        let (_, log) = folder.train(&text(&net(classes), more));
+        let is_told =
+            |l: &&String| ["    Test net output", "class", "'detection_eval'"].iter().any(|start| l.starts_with(start));
+        log.iter().filter(is_told).cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(told(2, ""), ["    Test net output #0: detection_eval = 0.5"]);
+    let eleven = ["class1: 0.545455", "    Test net output #0: detection_eval = 0.545455"];
+    assert_eq!(told(2, "show_per_class_result: true ap_version: '11point'"), eleven);
+    let of_two = ["'detection_eval': nothing was detected of class 2", "    Test net output #0: detection_eval = 0.25"];
+    assert_eq!(told(3, "ap_version: 'MaxIntegral'"), of_two);
+    says(&folder.error(&text(NET, "snapshot_prefix: 'DIR/out'")), &["eval_type", "rows of 5", "'loss'"]);
+    says(&folder.error(&text(&net(2), "ap_version: '11points'")), &["ap_version", "did you mean '11point'"]);
+    let misspelt = text(&net(2), "").replace("'detection'", "'detect'");
+    says(&folder.error(&misspelt), &["eval_type", "classification, detection"]);
+}

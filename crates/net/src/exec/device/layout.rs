@@ -148,6 +148,14 @@ impl DeviceExec {
             start..words
         });
         let dynamic: Vec<Range<usize>> = dynamic.collect();
+        let mut constants = HashMap::new();
+        for (i, layer) in graph.layers.iter().enumerate() {
+            let numbers = layer.compute().and_then(|c| c.device()).map(|c| c.constants()).unwrap_or_default();
+            if !numbers.is_empty() {
+                let words: Vec<u32> = numbers.iter().map(|v| v.to_bits()).collect();
+                constants.insert(i, Block::of_words(&gpu, &words).map_err(|e| layer.in_layer(e))?);
+            }
+        }
         let step = Block::new(&gpu, count(&[4, words]))?;
         let faults = Block::new(&gpu, count(&[16, graph.layers.len()]))?;
         let (mut sum_at, mut cells) = (Vec::new(), 1);
@@ -185,6 +193,7 @@ impl DeviceExec {
             step,
             words: vec![0; words],
             dynamic,
+            constants,
             faults,
             feeder,
             slot: 0,

@@ -11,7 +11,9 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
 
-use lgm_core::{Device, DeviceCall, DevicePtr, Error, Grid, Host, Result, Step, View, args, kernel, memory};
+use lgm_core::{
+    Device, DeviceCall, DevicePtr, DeviceQueue, Error, Grid, Host, Result, Step, View, args, kernel, memory,
+};
 use lgm_cuda::{Block, Feeder, Gpu, Launch, bytes_of, doubles_of, float_bytes};
 use tracing::warn;
 
@@ -80,6 +82,8 @@ pub(crate) struct DeviceExec {
     step: Block,
     words: Vec<u32>,
     dynamic: Vec<Range<usize>>,
+    /// By layer that has any: its constants.
+    constants: HashMap<usize, Block>,
     faults: Block,
     /// Two batches on their way, and where each value of a feed lies in one.
     feeder: Option<(Box<dyn Feeder>, Vec<FeedPart>)>,
@@ -154,11 +158,17 @@ impl DeviceExec {
         self.step.upload(&bytes_of(&self.words))
     }
 
-    /// Where layer `i` finds the clock, its dynamic numbers and its fault record.
-    fn addresses(&self, i: usize) -> [DevicePtr; 3] {
+    /// What layer `i` is called with.
+    fn call<'a>(&self, graph: &'a Graph, i: usize, queue: &'a dyn DeviceQueue) -> DeviceCall<'a> {
         let numbers = &self.dynamic[i];
-        let dynamic = if numbers.is_empty() { DevicePtr::NULL } else { self.step.at().offset(4 * numbers.start) };
-        [self.step.at(), dynamic, self.faults.at().offset(16 * i)]
+        DeviceCall {
+            queue,
+            formats: &graph.layers[i].plan.formats,
+            clock: self.step.at(),
+            dynamic: if numbers.is_empty() { DevicePtr::NULL } else { self.step.at().offset(4 * numbers.start) },
+            constants: self.constants.get(&i).map_or(DevicePtr::NULL, Block::at),
+            fault: self.faults.at().offset(16 * i),
+        }
     }
 
     /// Runs layer `i` forward where it runs, and adds its part to the loss. Layers that bring data in have done so.
@@ -169,8 +179,8 @@ impl DeviceExec {
         let layer = &graph.layers[i];
         let run = layer.compute().filter(|_| self.roles[i] == Role::Here).and_then(|c| c.device());
         if let Some(run) = run {
-            let [clock, dynamic, fault] = self.addresses(i);
-            let call = DeviceCall { queue: self.gpu.as_ref(), formats: &layer.plan.formats, clock, dynamic, fault };
+            let gpu = self.gpu.clone();
+            let call = self.call(graph, i, gpu.as_ref());
             run.forward(self.bound.forward(graph, i, call)).map_err(|e| layer.in_layer(e))?;
         }
         for &top in &layer.tops {
@@ -218,8 +228,8 @@ impl DeviceExec {
             return self.backward_on_host(graph, i, step);
         }
         let Some(run) = layer.compute().and_then(|c| c.device()) else { return Ok(()) };
-        let [clock, dynamic, fault] = self.addresses(i);
-        let call = DeviceCall { queue: self.gpu.as_ref(), formats: &layer.plan.formats, clock, dynamic, fault };
+        let gpu = self.gpu.clone();
+        let call = self.call(graph, i, gpu.as_ref());
         run.backward(self.bound.backward(graph, i, call)).map_err(|e| layer.in_layer(e))
     }
 

@@ -1,0 +1,361 @@
+//! DetectionEvaluate: which detections find a ground truth; what average precision is computed from (a solver's
+//! `eval_type: "detection"`).
+//!
+//! In every image and class, in descending order of score, a detection is a true positive if the ground truth that it overlaps most
+//! it overlaps by `overlap_threshold` at least, and no detection before it had that; else a false positive. Without
+//! `evaluate_difficult_gt` one whose ground truth is difficult is neither, and such ground truth does not count.
+//!
+//! With a `name_size_file`, a line (name, height, width) for each image in the order of the data, from its first again after its last,
+//! boxes are compared in whole pixels of the images, as they were before `resize_param`: cut to the image, a box's last pixel part
+//! of it.
+//!
+//! Bottoms: detections `[1, 1, rows, 7]` (image, class, score, xmin, ymin, xmax, ymax), as DetectionOutput gives them; ground truth
+//! `[1, 1, rows, 8]` (see MultiBoxLoss). Image or class −1 is none. Top `[1, 1, classes + rows, 5]`: for each class but the
+//! background (−1, class, number of ground truths, −1, −1), then for each detection (image, class, score, 1 or 0 for a true
+//! positive, 1 or 0 for a false one), by image, class and score. Host only; no gradient.
+//!
+//! Source: see [`super`]. SSD's Caffe makes the top as long as there are detections; here rows that are not used are −1. Where images
+//! have sizes, that of an image is found by its number there as here, but there images without any detection are not counted.
+
+use std::path::Path;
+
+use lgm_core::{
+    Arity, BlobSpec, BuildCx, Error, Float, Fwd, Host, HostLayer, Layer, Node, ParamSpec, Plan, Result, Shape, ensure,
+};
+use lgm_proto::resize_parameter::ResizeMode;
+use lgm_proto::{LayerParameter, ResizeParameter};
+
+use super::boxes::{Corners, descending, iou, pixel_iou};
+use super::truth::{Truth, rows_of, truth};
+
+/// The layer; see the module.
+pub struct DetectionEvaluate {
+    classes: usize,
+    background: usize,
+    threshold: f32,
+    difficult: bool,
+    /// Height and width of each image; none where boxes are compared as they are.
+    sizes: Vec<[usize; 2]>,
+    resize: Option<ResizeParameter>,
+    rows: [usize; 2],
+}
+
+/// Numbers of a detection, and of a row of the top.
+const DETECTION: usize = 7;
+const ROW: usize = 5;
+
+/// A detection, and what it is.
+struct Detection<T> {
+    image: usize,
+    class: usize,
+    score: T,
+    corners: Corners<T>,
+}
+
+impl DetectionEvaluate {
+    pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
+        let p = param.detection_evaluate_param.clone().map(|p| *p).unwrap_or_default();
+        let (classes, threshold) = (p.num_classes() as usize, p.overlap_threshold());
+        ensure!(classes > 0, "detection_evaluate_param needs a num_classes of at least 1");
+        ensure!(threshold > 0.0, "overlap_threshold must be above 0, found {threshold}");
+        let sizes = p.name_size_file.as_deref().map(|file| read_sizes(file.as_ref())).transpose()?.unwrap_or_default();
+        if let Some(resize) = &p.resize_param {
+            let (height, width) = (resize.height(), resize.width());
+            ensure!(height > 0 && width > 0, "resize_param needs height and width, found {height} and {width}");
+        }
+        Node::host_only(DetectionEvaluate {
+            classes,
+            background: p.background_label_id() as usize,
+            threshold,
+            difficult: p.evaluate_difficult_gt(),
+            sizes,
+            resize: p.resize_param,
+            rows: [0; 2],
+        })
+    }
+
+    fn looked_for(&self) -> impl Iterator<Item = usize> {
+        (0..self.classes).filter(|&class| class != self.background)
+    }
+
+    /// The detections, by image, class and score.
+    fn detections<T: Float>(&self, rows: &[T]) -> Result<Vec<Detection<T>>> {
+        let mut found = Vec::new();
+        for (i, row) in rows.chunks_exact(DETECTION).enumerate() {
+            let (image, class) = (row[0].trunc().f64(), row[1].trunc().f64());
+            if image == -1.0 || class == -1.0 {
+                continue;
+            }
+            let is_class = (0.0..self.classes as f64).contains(&class) && class as usize != self.background;
+            ensure!(
+                is_class && (0.0..1e9).contains(&image),
+                "row {i} of the detections is of image {image} and class {class}; classes go from 0 to {}, of which {} is the \
+                 background",
+                self.classes - 1,
+                self.background
+            );
+            let corners = std::array::from_fn(|k| row[3 + k]);
+            found.push(Detection { image: image as usize, class: class as usize, score: row[2], corners });
+        }
+        found.sort_by(|a, b| (a.image, a.class).cmp(&(b.image, b.class)).then_with(|| descending(a.score, b.score)));
+        Ok(found)
+    }
+
+    fn truths<T: Float>(&self, rows: &[T]) -> Result<Vec<Truth<T>>> {
+        let all = (0..self.rows[1]).map(|row| truth(rows, row, self.classes, Some(self.background)));
+        let mut found = all.filter_map(Result::transpose).collect::<Result<Vec<_>>>()?;
+        found.sort_by_key(|truth| (truth.image, truth.class));
+        Ok(found)
+    }
+
+    /// A box in pixels of an image of a height and width, which was resized for the net.
+    fn in_pixels<T: Float>(&self, corners: Corners<T>, [height, width]: [usize; 2]) -> Corners<T> {
+        let clip = |corners: Corners<T>, [y, x]: [T; 2]| -> Corners<T> {
+            std::array::from_fn(|k| corners[k].min(if k % 2 == 0 { x } else { y }).max(T::zero()))
+        };
+        let scale = |corners: Corners<T>, [y, x]: [T; 2]| -> Corners<T> {
+            std::array::from_fn(|k| corners[k] * if k % 2 == 0 { x } else { y })
+        };
+        let size = [T::of(height as f64), T::of(width as f64)];
+        let unit = [T::one(); 2];
+        let Some(resize) = &self.resize else { return scale(clip(corners, unit), size) };
+        let to_net = [resize.height_scale(), resize.width_scale()];
+        match resize.resize_mode() {
+            ResizeMode::FitSmallSize if !to_net.contains(&0) => {
+                clip(scale(corners, to_net.map(|side| T::of(side.into()))), size)
+            }
+            ResizeMode::FitLargeSizeAndPad => {
+                let (y, x) = (f64::from(resize.height()), f64::from(resize.width()));
+                let aspect = width as f64 / height as f64;
+                // What of the padded image is the image, on each side of its middle.
+                let half = [(x / aspect / y).min(1.0) * 0.5, (y * aspect / x).min(1.0) * 0.5];
+                let back = |k: usize| {
+                    let half = T::of(half[(k + 1) % 2]);
+                    (corners[k] - T::of(0.5) + half) / (half + half)
+                };
+                scale(clip(std::array::from_fn(back), unit), size)
+            }
+            _ => scale(clip(corners, unit), size),
+        }
+    }
+}
+
+/// The heights and widths that a file gives, a line (name, height, width) an image.
+fn read_sizes(path: &Path) -> Result<Vec<[usize; 2]>> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+    let mut sizes = Vec::new();
+    for (i, line) in text.lines().enumerate() {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let number = |text: &str| text.parse::<usize>().ok().filter(|n| (1..1 << 20).contains(n));
+        match fields[..] {
+            [] => {}
+            [_, height, width] if number(height).is_some() && number(width).is_some() => {
+                sizes.extend(number(height).zip(number(width)).map(|(height, width)| [height, width]));
+            }
+            _ => {
+                let what = format!("line {} must be an image's name, height and width, found '{line}'", i + 1);
+                return Err(Error::data(path, what));
+            }
+        }
+    }
+    match sizes.is_empty() {
+        true => Err(Error::data(path, "there is no image in it: expected lines of a name, a height and a width")),
+        false => Ok(sizes),
+    }
+}
+
+impl Layer for DetectionEvaluate {
+    fn arity(&self) -> Arity {
+        Arity::exactly(2, 1)
+    }
+
+    fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
+        let shape = &bottoms[0].shape;
+        ensure!(
+            shape.last() == Some(&DETECTION),
+            "bottom 0, the detections, must have rows of {DETECTION} numbers (image, class, score, xmin, ymin, xmax, ymax), \
+             found shape {shape}"
+        );
+        self.rows = [shape.count() / DETECTION, rows_of(&bottoms[1], 1)?];
+        let top = bottoms[0].with_shape(Shape::from([1, 1, self.looked_for().count() + self.rows[0], ROW]));
+        // How many images went before, which is where in the file the batch's sizes are.
+        let params = if self.sizes.is_empty() { vec![] } else { vec![ParamSpec::carried([1])] };
+        Ok(Plan { no_backward: true, params, ..Plan::new(vec![top]) })
+    }
+}
+
+impl HostLayer for DetectionEvaluate {
+    fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
+        let detections = self.detections(io.bottom::<T>(0)?)?;
+        let truths = self.truths(io.bottom::<T>(1)?)?;
+        let mut before = 0;
+        if !self.sizes.is_empty() {
+            let images = detections.last().map(|d| d.image).max(truths.last().map(|t| t.image));
+            let carried = &mut io.param_mut::<T>(0)?[0];
+            before = carried.f64() as usize;
+            *carried = T::of(((before + images.map_or(0, |image| image + 1)) % self.sizes.len()) as f64);
+        }
+        let counts = |t: &&Truth<T>| self.difficult || !t.difficult;
+        let mut rows = io.top::<T>(0)?.chunks_exact_mut(ROW);
+        for (class, row) in self.looked_for().zip(&mut rows) {
+            let positives = truths.iter().filter(|t| t.class == class).filter(counts).count();
+            row.copy_from_slice(&[-1.0, class as f64, positives as f64, -1.0, -1.0].map(T::of));
+        }
+        for of_class in detections.chunk_by(|a, b| (a.image, a.class) == (b.image, b.class)) {
+            let Detection { image, class, .. } = of_class[0];
+            let from = truths.partition_point(|t| (t.image, t.class) < (image, class));
+            let to = truths.partition_point(|t| (t.image, t.class) <= (image, class));
+            let truths = &truths[from..to];
+            let size = (!self.sizes.is_empty()).then(|| self.sizes[(before + image) % self.sizes.len()]);
+            let overlap = |a: Corners<T>, b: Corners<T>| match size {
+                Some(size) => pixel_iou(self.in_pixels(a, size), self.in_pixels(b, size)),
+                None => iou(a, b),
+            };
+            let mut found = vec![false; truths.len()];
+            for (detection, row) in of_class.iter().zip(&mut rows) {
+                let overlaps = truths.iter().map(|t| overlap(detection.corners, t.corners)).enumerate();
+                let best = overlaps.reduce(|best, next| if next.1 > best.1 { next } else { best });
+                let best = best.filter(|&(_, overlap)| overlap >= T::of(self.threshold.into()));
+                let is = match best {
+                    Some((t, _)) if !self.difficult && truths[t].difficult => [0.0, 0.0],
+                    Some((t, _)) if !std::mem::replace(&mut found[t], true) => [1.0, 0.0],
+                    _ => [0.0, 1.0],
+                };
+                row[..3].copy_from_slice(&[T::of(image as f64), T::of(class as f64), detection.score]);
+                row[3..].copy_from_slice(&is.map(T::of));
+            }
+        }
+        rows.for_each(|row| row.fill(-T::one()));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::tests::registry;
+    use lgm_core::{DType, Phase, Shape};
+    use lgm_testkit::{Case, Fill, Harness, check, config_error};
+
+    fn layer(param: &str) -> String {
+        format!(
+            "layer {{ name: 'e' type: 'DetectionEvaluate' bottom: 'd' bottom: 't' top: 'y'
+                      detection_evaluate_param {{ num_classes: 3 {param} }} }}"
+        )
+    }
+
+    /// Squares at the left of the image: two of class 1 in image 0, the second difficult, and one of class 2 in image 1.
+    const TRUTHS: [[f64; 8]; 4] = [
+        [0.0, 1.0, 0.0, 0.0, 0.0, 0.4, 0.4, 0.0],
+        [0.0, 1.0, 1.0, 0.5, 0.5, 0.9, 0.9, 1.0],
+        [1.0, 2.0, 0.0, 0.1, 0.1, 0.5, 0.5, 0.0],
+        [-1.0; 8],
+    ];
+    const DETECTIONS: [[f64; 7]; 7] = [
+        [1.0, 2.0, 0.3, 0.1, 0.1, 0.5, 0.5],
+        [-1.0; 7],
+        [0.0, 1.0, 0.5, 0.0, 0.0, 0.4, 0.4],
+        [0.0, 1.0, 0.9, 0.0, 0.0, 0.4, 0.45],
+        [0.0, 1.0, 0.7, 0.5, 0.5, 0.9, 0.8],
+        [0.0, 1.0, 0.8, 0.1, 0.6, 0.3, 0.8],
+        [1.0, 1.0, 0.6, 0.1, 0.1, 0.5, 0.5],
+    ];
+
+    fn shapes() -> [Shape; 2] {
+        [[1, 1, 7, 7].into(), [1, 1, 4, 8].into()]
+    }
+
+    fn rows(param: &str) -> Vec<Vec<f64>> {
+        let harness = Harness::new(&registry(), &layer(param), Phase::Test, DType::F64, &shapes()).unwrap();
+        let inputs = harness.forward_inputs(&[&DETECTIONS.concat(), &TRUTHS.concat()]).unwrap();
+        harness.run(&inputs).unwrap().tops[0].chunks(5).map(<[f64]>::to_vec).collect()
+    }
+
+    #[test]
+    fn cases() {
+        let case = |param: &str| {
+            Case::new(layer(param))
+                .bottom_of([1, 1, 7, 7], Fill::Given(DETECTIONS.concat()))
+                .bottom_of([1, 1, 4, 8], Fill::Given(TRUTHS.concat()))
+        };
+        check(&registry(), &[case(""), case("overlap_threshold: 0.9 evaluate_difficult_gt: false")]);
+    }
+
+    #[test]
+    fn the_first_that_finds_a_ground_truth_is_right() {
+        let all = [
+            vec![-1.0, 1.0, 2.0, -1.0, -1.0],
+            vec![-1.0, 2.0, 1.0, -1.0, -1.0],
+            vec![0.0, 1.0, 0.9, 1.0, 0.0],
+            vec![0.0, 1.0, 0.8, 0.0, 1.0],
+            vec![0.0, 1.0, 0.7, 1.0, 0.0],
+            vec![0.0, 1.0, 0.5, 0.0, 1.0],
+            vec![1.0, 1.0, 0.6, 0.0, 1.0],
+            vec![1.0, 2.0, 0.3, 1.0, 0.0],
+            vec![-1.0; 5],
+        ];
+        assert_eq!(rows(""), all);
+        let mut easy = all.clone();
+        easy[0][2] = 1.0;
+        easy[4][3] = 0.0;
+        assert_eq!(rows("evaluate_difficult_gt: false"), easy);
+        let mut strict = all.clone();
+        // The better detection is not near enough, so the other is the first.
+        (strict[2], strict[5]) = (vec![0.0, 1.0, 0.9, 0.0, 1.0], vec![0.0, 1.0, 0.5, 1.0, 0.0]);
+        strict[4] = vec![0.0, 1.0, 0.7, 0.0, 1.0];
+        assert_eq!(rows("overlap_threshold: 0.95"), strict);
+    }
+
+    #[test]
+    fn sizes_are_those_of_the_images_in_their_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sizes.txt");
+        std::fs::write(&path, "a 2 2\n\nb 1000 1000\nc 1 1\n").unwrap();
+        let sizes = format!("name_size_file: '{}'", path.display());
+        let right = |param: &str, carried: f64| {
+            let param = format!("{sizes} {param}");
+            let harness = Harness::new(&registry(), &layer(&param), Phase::Test, DType::F64, &shapes()).unwrap();
+            let mut inputs = harness.forward_inputs(&[&DETECTIONS.concat(), &TRUTHS.concat()]).unwrap();
+            inputs.params[0] = vec![carried];
+            let out = harness.run(&inputs).unwrap();
+            let right: Vec<f64> = out.tops[0].chunks(5).skip(2).map(|row| row[3]).collect();
+            (right, out.params[0][0])
+        };
+        // In an image of two pixels most boxes are nearly the same.
+        let strict = "overlap_threshold: 0.8";
+        assert_eq!(right(strict, 0.0), (vec![1.0, 0.0, 1.0, 0.0, 0.0, 1.0, -1.0], 2.0));
+        assert_eq!(right(strict, 1.0), (vec![1.0, 0.0, 0.0, 0.0, 0.0, 1.0, -1.0], 0.0));
+        let resized = |mode: &str| format!("{strict} resize_param {{ height: 300 width: 300 resize_mode: {mode} }}");
+        assert_eq!(right(&resized("WARP"), 1.0), right(strict, 1.0));
+        assert_eq!(right(&resized("FIT_LARGE_SIZE_AND_PAD"), 1.0), right(strict, 1.0));
+        assert_eq!(right(&resized("FIT_SMALL_SIZE height_scale: 300 width_scale: 300"), 1.0), right(strict, 1.0));
+        for (text, needles) in [
+            ("a 2 2\nb 2\n", &["sizes.txt", "line 2", "'b 2'"][..]),
+            ("a 2 0\n", &["line 1", "'a 2 0'"]),
+            ("\n", &["no image"]),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            config_error(&registry(), &layer(&sizes), &shapes(), needles);
+        }
+        std::fs::remove_file(&path).unwrap();
+        config_error(&registry(), &layer(&sizes), &shapes(), &["sizes.txt", "cannot read"]);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let without = layer("").replace("num_classes: 3", "");
+        config_error(&registry(), &without, &shapes(), &["num_classes"]);
+        config_error(&registry(), &layer("overlap_threshold: 0"), &shapes(), &["overlap_threshold", "found 0"]);
+        config_error(&registry(), &layer("resize_param { height: 3 }"), &shapes(), &["resize_param", "3 and 0"]);
+        let [d, t] = shapes();
+        config_error(&registry(), &layer(""), &[[7, 8].into(), t.clone()], &["bottom 0", "rows of 7", "(7, 8)"]);
+        config_error(&registry(), &layer(""), &[d, [4, 7].into()], &["bottom 1", "rows of 8", "(4, 7)"]);
+        let harness = Harness::new(&registry(), &layer(""), Phase::Test, DType::F32, &shapes()).unwrap();
+        for class in [3.0, 0.0] {
+            let mut detections = DETECTIONS.concat();
+            detections[1] = class;
+            let inputs = harness.forward_inputs(&[&detections, &TRUTHS.concat()]).unwrap();
+            let text = harness.run(&inputs).unwrap_err().to_string();
+            lgm_testkit::says(&text, &["row 0 of the detections", &format!("class {class}"), "0 is the background"]);
+        }
+    }
+}
