@@ -16,7 +16,7 @@ use crate::graph::{Graph, ValueId};
 use crate::passes::memory::MemoryPlan;
 
 pub(crate) use arena::Memory;
-pub(crate) use device::DeviceExec;
+pub(crate) use device::{DeviceExec, Shared, convolutions};
 pub use device::{DeviceParams, DeviceUpdate, SOLVER_WORDS};
 pub(crate) use host::HostExec;
 pub(crate) use params::{Numbers, Params};

@@ -6,5 +6,4 @@ mod share;
 pub(crate) mod snapshot;
 
 pub use kind::{expect_kind, kind_of};
-pub(crate) use share::Shared;
 pub use snapshot::Weights;

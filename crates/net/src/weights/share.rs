@@ -3,30 +3,13 @@
 //! On a device the other net is built with the first one's addresses ([`Net::sharing`]) and has no memory of its own for
 //! what it shares. On the host each net owns its memory, and [`Net::lend_params`] changes places for the time of a call.
 
-use std::rc::Rc;
-
-use lgm_core::{DevicePtr, Error, Registry, Result};
+use lgm_core::{Error, Registry, Result};
 use lgm_proto::{NetParameter, Positions};
 
+use crate::exec::Shared;
 use crate::graph::Graph;
 use crate::net::Net;
 use crate::options::Options;
-use lgm_cuda::Block;
-
-/// Parameters on a device that belong to another net.
-pub(crate) struct Shared {
-    /// What must stay allocated.
-    pub blocks: Vec<Rc<Block>>,
-    /// By learnable parameter: the other net's address, or nothing for one that this net owns.
-    pub at: Vec<Option<DevicePtr>>,
-}
-
-impl Shared {
-    /// The address of a learnable parameter, if it is the other net's.
-    pub fn address(&self, learnable: usize) -> Option<DevicePtr> {
-        self.at.get(learnable).copied().flatten()
-    }
-}
 
 impl Net {
     /// Builds a net that computes with this one's parameters, layer by layer of the same name, wherever training moves

@@ -11,15 +11,13 @@ use lgm_cuda::{Block, Gpu};
 use tracing::info;
 
 use super::fit::{self, Needs};
-use super::{CLOCK, DeviceExec, SOLVER_WORDS};
+use super::{CLOCK, DeviceExec, SOLVER_WORDS, Shared, convolutions};
 use crate::exec::views::{Bound, ParamMemory, Span};
 use crate::graph::{Graph, LayerNode, ValueId};
 use crate::options::{Options, Placement};
 use crate::passes::formats::{self, Conversions};
 use crate::passes::memory::{MemoryPlan, Role, host_part, plan};
 use crate::passes::pack::{DEVICE_ALIGN, round_up};
-use crate::report::convolutions;
-use crate::weights::Shared;
 
 /// Where each layer runs.
 fn roles(graph: &Graph) -> Vec<Role> {

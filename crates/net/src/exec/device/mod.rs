@@ -1,11 +1,13 @@
 //! Execution on a device: one arena, one block of parameters and one of their gradients, the block of numbers that change
 //! from step to step, and the layers that have to run on the host.
 
+pub(crate) mod convolutions;
 mod fallback;
 mod feed;
 mod fit;
 mod layout;
 mod recording;
+mod shared;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -22,8 +24,8 @@ use super::{Executor, Numbers, Op, Params, Pass, Sums};
 use crate::graph::{Graph, ValueId};
 use crate::passes::formats::Conversions;
 use crate::passes::memory::{MemoryPlan, Role};
-use crate::weights::Shared;
 use recording::Recording;
+pub(crate) use shared::Shared;
 
 /// Words of the step block before the layers' numbers: the clock's six, and the solver's.
 const CLOCK: usize = 6;
