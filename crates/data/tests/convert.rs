@@ -102,7 +102,7 @@ fn damaged_idx_files_are_described_and_leave_nothing() {
     fails(&labels, &labels, "found labels in MNIST's format (idx): convert-mnist takes it, behind the images");
     fails(b"layer { name: 'a' }", &labels, "found a net's prototxt: -model takes it");
     fails(&gzip(b"<!DOCTYPE html>"), &labels, "found a web page: a download that failed");
-    fails(b"\x80\x02}.", &labels, "found a Python pickle: convert-cifar takes the folder it lies in");
+    fails(b"\x80\x02}.", &labels, "found a Python pickle: convert-cifar takes the folder it is in");
     fails(b"\x89HDF\r\n\x1a\n\0", &labels, "found an HDF5 file");
     fails(&[], &labels, "found an empty file");
     fails(&[0, 1], &labels, "found only 2 bytes");
