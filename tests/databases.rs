@@ -69,7 +69,7 @@ fn features_go_to_databases_and_to_hdf5() {
         assert_eq!(sums[1].1.float_data, [(5..10).map(|n| n as f32 * 18.0).sum::<f32>()]);
     }
     succeeds(dir.path(), &extract("ip,five", "both.h5", "hdf5"));
-    let file = lgm_data::hdf5::H5File::open(&dir.path().join("both.h5")).unwrap();
+    let file = lgm_data::hdf5::H5File::open(dir.path().join("both.h5")).unwrap();
     for (name, shape) in [("ip", &[15, 3][..]), ("five", &[15, 1, 1, 2, 6])] {
         let dataset = file.dataset(name).unwrap();
         assert_eq!(dataset.rows(), 15);
