@@ -1,9 +1,9 @@
 //! The commands and their flags. One definition serves the parsing, the help and [`crate::argv`]'s rewriting.
 
-mod convert_imageset;
-mod classify;
-mod detect;
 mod annoset;
+mod classify;
+mod convert_imageset;
+mod detect;
 mod device;
 mod figures;
 mod shell;
@@ -17,10 +17,10 @@ use clap::builder::{OsStringValueParser, RangedI64ValueParser, TypedValueParser}
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lgm_core::Error;
 
-pub use self::convert_imageset::ConvertImagesetArgs;
-pub use self::classify::{ClassifyArgs, ScoresFormat};
-pub use self::detect::{AdversarialArgs, FoldArgs, LikelihoodArgs};
 pub use self::annoset::{AnnoType, ConvertAnnosetArgs, LabelType};
+pub use self::classify::{ClassifyArgs, ScoresFormat};
+pub use self::convert_imageset::ConvertImagesetArgs;
+pub use self::detect::{AdversarialArgs, FoldArgs, LikelihoodArgs};
 pub use self::device::{DeviceFlags, GpuFlag, Gpus};
 pub use self::figures::{ChartType, DrawNetArgs, Layers, PlotTrainingLogArgs, Rankdir};
 pub use self::shell::{CompletionsArgs, ManArgs, ShellFlag};

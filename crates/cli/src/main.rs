@@ -4,9 +4,9 @@
 mod adversarial;
 mod args;
 mod argv;
-mod compute_image_mean;
 mod classify;
 mod completions;
+mod compute_image_mean;
 mod convert_annoset;
 mod convert_cifar;
 mod convert_imageset;
@@ -93,6 +93,7 @@ fn run() -> anyhow::Result<ExitCode> {
             | Command::ComputeImageMean(_)
             | Command::ExtractFeatures(_)
             | Command::ConvertImageset(_)
+            | Command::ConvertAnnoset(_)
             | Command::UpgradeNetProtoText(_)
             | Command::UpgradeNetProtoBinary(_)
             | Command::UpgradeSolverProtoText(_)

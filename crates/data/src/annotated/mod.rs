@@ -128,7 +128,7 @@ fn most_objects(database: &Arc<Database>) -> Result<usize> {
                 .map_err(|e| record.error(database.path(), format!("is not an AnnotatedDatum: {e}")))?;
             most = most.max(groups.annotation_group.iter().map(|g| g.annotation.len()).sum());
         }
-        if records.at_first() {
+        if records.index() == 0 {
             return Ok(most);
         }
     }
