@@ -4,7 +4,7 @@ use std::path::Path;
 
 use lgm_core::{BuildCx, DType, Phase, Source};
 use lgm_data::convert::{CifarOptions, Format, convert_cifar, convert_mnist};
-use lgm_data::{Data, Hdf5Data};
+use lgm_data::{Data, Hdf5Data, ImageData, WindowData};
 use lgm_proto::{LayerParameter, NetParameter, Parsed};
 
 use crate::scratch::Scratch;
@@ -89,5 +89,33 @@ pub fn list(bytes: &[u8]) {
             "layer {{ name: 'd' type: 'HDF5Data' top: 'x' hdf5_data_param {{ source: '{list}' batch_size: 2 }} }}"
         );
         let _ = Hdf5Data::new(&layer(&text), &CX).and_then(|mut data| data.open(1));
+    });
+}
+
+/// The list of an ImageData layer; the files it names are not there.
+pub fn image_list(bytes: &[u8]) {
+    if bytes.contains(&b'/') {
+        return;
+    }
+    FOLDER.with(|folder| {
+        folder.write("images.txt", bytes);
+        let list = folder.text("images.txt");
+        let text = format!(
+            "layer {{ name: 'd' type: 'ImageData' top: 'x' image_data_param {{ source: '{list}' batch_size: 2 }} }}"
+        );
+        let _ = ImageData::new(&layer(&text), &CX).and_then(|mut data| data.open(1));
+    });
+}
+
+/// The list of a WindowData layer, which opens none of the files it names.
+pub fn window_list(bytes: &[u8]) {
+    FOLDER.with(|folder| {
+        folder.write("windows.txt", bytes);
+        let list = folder.text("windows.txt");
+        let text = format!(
+            "layer {{ name: 'd' type: 'WindowData' top: 'x' transform_param {{ crop_size: 4 }} \
+             window_data_param {{ source: '{list}' batch_size: 2 }} }}"
+        );
+        let _ = WindowData::new(&layer(&text), &CX).and_then(|mut data| data.open(1));
     });
 }

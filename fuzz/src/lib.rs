@@ -30,6 +30,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "image", run: data::image },
     Target { name: "mean", run: data::mean },
     Target { name: "list", run: data::list },
+    Target { name: "image_list", run: data::image_list },
+    Target { name: "window_list", run: data::window_list },
     Target { name: "datum", run: stores::datum },
     Target { name: "lmdb", run: stores::lmdb },
     Target { name: "leveldb", run: leveldb::leveldb },
