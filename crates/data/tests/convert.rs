@@ -84,7 +84,7 @@ fn damaged_idx_files_are_described_and_leave_nothing() {
     let good = |n: u32| idx(2051, &[n, 1, 2], &vec![1; 2 * n as usize]);
     let fails = |images: &[u8], labels: &[u8], what: &str| {
         let (i, l) = (put(dir.path(), "i", images), put(dir.path(), "l", labels));
-        for format in [Format::Lmdb, Format::Hdf5] {
+        for format in [Format::Lmdb, Format::Leveldb, Format::Hdf5] {
             let e = convert_mnist(&i, &l, dir.path().join("out"), format, &mut |_, _| ()).unwrap_err().to_string();
             assert!(e.contains(what), "expected '{what}' in: {e}");
         }
