@@ -19,7 +19,8 @@ pub fn parse_net(text: &[u8], file: &Path) -> Result<Parsed<NetParameter>> {
     Ok(net)
 }
 
-/// Reads a solver from text and upgrades it to today's format; see [`upgrade_solver`] for what the file's name does.
+/// Reads a solver from text and upgrades it to today's format. A `snapshot_prefix` that is missing or a folder gets the
+/// file's name.
 ///
 /// # Errors
 /// [`Error::Text`]: malformed text, two fields that contradict each other, or fields of forks that are not supported.

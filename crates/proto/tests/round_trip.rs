@@ -4,8 +4,11 @@
 
 use std::path::Path;
 
+use lgm_proto::prost::Message;
 use lgm_proto::prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage, Value};
-use lgm_proto::{NetParameter, SolverParameter, encode, parse, to_text};
+use lgm_proto::{
+    NetParameter, SolverParameter, decode_net, encode, parse, to_text, upgrade_net_binary, upgrade_net_text,
+};
 use proptest::prelude::*;
 
 /// Builds any message of a type from a stream of numbers: which fields, how many, which values.
@@ -79,6 +82,26 @@ fn round_trip<M: ReflectMessage + Default>(choices: &[u64]) -> Result<(), TestCa
     Ok(())
 }
 
+/// Upgrades a net made from `choices`, as text and in binary, whole and with some bytes changed, and reads the result.
+fn upgraded(choices: &[u64], changes: &[(usize, u8)]) {
+    let path = Path::new("old.caffemodel");
+    let mut builder = Builder { choices: choices.iter().cycle(), budget: 300 };
+    let net = builder.message(NetParameter::default().descriptor());
+    if let Ok(upgraded) = upgrade_net_text(to_text(&net).as_bytes(), path) {
+        let _ = upgrade_net_text(&upgraded.bytes, path);
+    }
+    let mut bytes = net.encode_to_vec();
+    for with_changes in [false, true] {
+        if with_changes && !bytes.is_empty() {
+            let count = bytes.len();
+            changes.iter().for_each(|&(at, byte)| bytes[at % count] = byte);
+        }
+        if let Ok(upgraded) = upgrade_net_binary(&bytes, path) {
+            let _ = decode_net(&upgraded.bytes, path);
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, cases: 256, ..ProptestConfig::default() })]
 
@@ -93,13 +116,22 @@ proptest! {
     }
 
     #[test]
+    fn no_net_makes_an_upgrade_panic(
+        choices in prop::collection::vec(any::<u64>(), 16..400),
+        changes in prop::collection::vec((any::<usize>(), any::<u8>()), 1..4),
+    ) {
+        upgraded(&choices, &changes);
+    }
+
+    #[test]
     fn no_text_makes_the_reader_panic(text in r#"([a-z_]{1,6}|layer|name|input_dim|[\[\]{}<>:;,'"\\.#\n -]|[0-9ef.x]{1,5}|é){0,40}"#) {
         let _ = parse::<NetParameter>(text.as_bytes(), Path::new("any.prototxt"));
     }
 
     #[test]
     fn no_bytes_make_the_decoder_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = lgm_proto::decode_net(&bytes, Path::new("any.caffemodel"));
+        let _ = decode_net(&bytes, Path::new("any.caffemodel"));
+        let _ = upgrade_net_binary(&bytes, Path::new("any.caffemodel"));
         let _ = lgm_proto::Weights::decode(&bytes, Path::new("any.caffemodel"));
     }
 }
