@@ -79,7 +79,8 @@ KERNEL(lgm_loss_rows)(
 
 // In one block: the means over the items, and the first item whose label is no class.
 KERNEL(lgm_loss_finish)(
-    float* loss, float* likelihood, const float* ofs, const float* labels, float coef, u32 items, u32 classes, u32* fault
+    float* loss, float* likelihood, const float* ofs, const float* labels, const float* schedules, u32 items, u32 classes,
+    u32* fault
 ) {
     __shared__ double exchange[32];
     __shared__ u32 bits[32];
@@ -92,20 +93,22 @@ KERNEL(lgm_loss_finish)(
     own = block_reduce<Sum>(own, exchange);
     if (threadIdx.x == 0) {
         const double n = items > 0 ? (double)items : 1.0;
-        loss[0] = (float)(entropy / n + (double)coef * (own / n));
+        loss[0] = (float)(entropy / n + (double)schedules[2] * (own / n));
         if (likelihood) likelihood[0] = (float)(own / n);
     }
     report_strangers(labels, items, classes, fault, bits);
 }
 
 // The gradients of d, over s where `variances` are given (isotropic), and of h; dl and d_likelihood are 0 where null, the
-// margin's factor is left out where `margins` is.
+// margin's factor is left out without `with_margin`.
 KERNEL(lgm_loss_coefficients)(
     float* dd, float* dh, const float* p, const float* d_loss, const float* dl, const float* d_likelihood,
-    const float* variances, float floor, const float* labels, const float* margins, float coef, u32 items, u32 classes
+    const float* variances, float floor, const float* labels, const float* schedules, u32 with_margin, u32 items,
+    u32 classes
 ) {
     const float per_item = d_loss[0] / (float)items;
-    const float of_likelihood = (coef * d_loss[0] + (d_likelihood ? d_likelihood[0] : 0.0f)) / (float)items;
+    const float margin = with_margin ? schedules[0] : 0.0f;
+    const float of_likelihood = (schedules[2] * d_loss[0] + (d_likelihood ? d_likelihood[0] : 0.0f)) / (float)items;
     FOR_ROWS(i, items) {
         const u32 own = own_class(labels[i], classes);
         FOR_POSITIONS(j, classes) {
@@ -116,7 +119,7 @@ KERNEL(lgm_loss_coefficients)(
             float d = h;
             if (j == own) {
                 const float of_own = per_item * (1.0f - probability);
-                d += per_item + of_likelihood + (margins ? margins[0] : 0.0f) * of_own;
+                d += per_item + of_likelihood + margin * of_own;
                 h += per_item + of_likelihood;
             }
             dd[at] = variances ? d * inverse_of(variances[j], floor) : d;

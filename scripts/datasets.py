@@ -1,5 +1,5 @@
-"""Where the files of MNIST and CIFAR-10 are in a folder of data: mnist/ with the four idx files, gzip or not, and CIFAR-10 as a
-folder or an archive (cifar*10*) of any form that convert-cifar takes."""
+"""Where the files of MNIST, CIFAR-10 and CIFAR-100 are in a folder of data: mnist/ with the four idx files, gzip or not, and CIFAR
+as a folder or an archive (cifar*10*, cifar*100*) of any form that convert-cifar takes."""
 import glob
 import os
 import tarfile
@@ -23,8 +23,17 @@ def mnist(data):
 
 
 def cifar10(data, folder):
-    """The folder of the images, which an archive is unpacked into `folder` for."""
-    found = _first(f'{data}/cifar*10', f'{data}/cifar*10[-.]*')
+    """The folder of CIFAR-10's images, which an archive is unpacked into `folder` for."""
+    return _cifar(data, folder, 10)
+
+
+def cifar100(data, folder):
+    """The same of CIFAR-100."""
+    return _cifar(data, folder, 100)
+
+
+def _cifar(data, folder, classes):
+    found = _first(f'{data}/cifar*{classes}', f'{data}/cifar*{classes}[-.]*')
     if os.path.isdir(found):
         return found
     with tarfile.open(found) as archive:

@@ -5,7 +5,10 @@
 mod classify;
 mod command_line;
 mod conformance;
+mod databases;
+mod detect;
 mod device;
+mod documents;
 mod figures;
 mod glyphs;
 mod graph_nodes;
@@ -16,3 +19,4 @@ mod runs;
 mod signals;
 mod upgrades;
 mod util;
+mod variances;

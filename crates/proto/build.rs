@@ -1,4 +1,4 @@
-//! Compiles `proto/caffe.proto` twice: whole, for reading text and for reflection, and cut down to what is carried out
+//! Compiles `proto/caffe.proto` twice: whole, for reading text and for reflection, and cut down to what is supported
 //! (`proto/forks/fields.txt`), as Rust types. No `protoc` is needed.
 
 use std::collections::{HashMap, HashSet};

@@ -1,11 +1,13 @@
 //! The commands and their flags. One definition serves the parsing, the help and [`crate::argv`]'s rewriting.
 
+mod convert_imageset;
 mod classify;
+mod detect;
 mod device;
 mod figures;
 mod shell;
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -14,7 +16,9 @@ use clap::builder::{OsStringValueParser, RangedI64ValueParser, TypedValueParser}
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lgm_core::Error;
 
+pub use self::convert_imageset::ConvertImagesetArgs;
 pub use self::classify::{ClassifyArgs, ScoresFormat};
+pub use self::detect::{AdversarialArgs, FoldArgs, LikelihoodArgs};
 pub use self::device::{DeviceFlags, GpuFlag, Gpus};
 pub use self::figures::{ChartType, DrawNetArgs, Layers, PlotTrainingLogArgs, Rankdir};
 pub use self::shell::{CompletionsArgs, ManArgs, ShellFlag};
@@ -53,7 +57,16 @@ pub enum Command {
     /// Show the GPUs and NVIDIA's libraries, or where they were looked for
     #[command(name = "device_query")]
     DeviceQuery(DeviceQueryArgs),
-    /// Convert MNIST's idx files to LMDB or HDF5
+    /// Take the mean of a database's images
+    #[command(name = "compute_image_mean")]
+    ComputeImageMean(ComputeImageMeanArgs),
+    /// Write what a net makes of its data, blob by blob, to databases or an HDF5 file
+    #[command(name = "extract_features")]
+    ExtractFeatures(ExtractFeaturesArgs),
+    /// Convert a list of image files to LMDB or LevelDB
+    #[command(name = "convert_imageset")]
+    ConvertImageset(ConvertImagesetArgs),
+    /// Convert MNIST's idx files to LMDB, LevelDB or HDF5
     #[command(alias = "convert_mnist_data")]
     ConvertMnist(ConvertMnistArgs),
     /// Convert CIFAR-10/100 or folders of images to HDF5
@@ -70,12 +83,18 @@ pub enum Command {
     /// Make tables of a training's log: losses and outputs, iterations, seconds and learning rates
     #[command(name = "parse_log")]
     ParseLog(ParseLogArgs),
-    /// Draw a dataset of digit glyphs into HDF5 files
-    MakeGlyphs(MakeGlyphsArgs),
-    /// Draw the features a net gives its test data, coloured by class, with the class centers
-    PlotFeatures(PlotFeaturesArgs),
     /// Classify images
     Classify(ClassifyArgs),
+    /// Draw a dataset of digits, or of letters, into HDF5 files
+    MakeGlyphs(MakeGlyphsArgs),
+    /// Draw the features a net gives its data, coloured by class, with the class centers and equal likelihoods
+    PlotFeatures(PlotFeaturesArgs),
+    /// Turn a trained L-GM layer into an InnerProduct, for programs that know no L-GM
+    Fold(FoldArgs),
+    /// Tell how likely each input is under a trained L-GM mixture, and which are abnormal
+    Likelihood(LikelihoodArgs),
+    /// Attack a trained net through its input gradient, and tell how well scores tell abnormal inputs from clean ones
+    Adversarial(AdversarialArgs),
     /// Draw a net's layers and blobs as a graph
     #[command(name = "draw_net")]
     DrawNet(DrawNetArgs),
@@ -234,6 +253,59 @@ pub struct DeviceQueryArgs {
     pub gpus: GpuFlag,
 }
 
+/// Flags of `compute_image_mean`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  lgm-caffe compute_image_mean -backend lmdb train_lmdb mean.binaryproto")]
+pub struct ComputeImageMeanArgs {
+    /// The folder of an LMDB or LevelDB database of images of one size
+    #[arg(value_name = "INPUT_DB")]
+    pub input: PathBuf,
+    /// The file to write the mean to, for mean_file of transform_param; unless given, only the channels' means are logged
+    #[arg(value_name = "OUTPUT_FILE")]
+    pub output: Option<PathBuf>,
+    /// Accepted for Caffe's sake: what the folder holds decides
+    #[arg(long = "backend", value_name = "FORM", value_enum)]
+    pub backend: Option<DatabaseForm>,
+}
+
+/// Flags of `extract_features`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example, of ten batches:
+  lgm-caffe extract_features net.caffemodel net.prototxt fc7,prob fc7_lmdb,prob_lmdb 10 lmdb GPU 0")]
+pub struct ExtractFeaturesArgs {
+    /// Trained weights
+    pub weights: PathBuf,
+    /// The net's prototxt, with its data in the TEST phase
+    pub model: PathBuf,
+    /// The blobs to write, separated by commas
+    #[arg(value_name = "BLOBS")]
+    pub blobs: String,
+    /// A new database for each blob, separated by commas; or one HDF5 file for all
+    #[arg(value_name = "OUTPUTS")]
+    pub outputs: OsString,
+    /// Batches to run
+    #[arg(value_name = "BATCHES", value_parser = at_least_one())]
+    pub batches: u32,
+    /// The form of the outputs
+    #[arg(value_name = "FORM", value_enum)]
+    pub form: Backend,
+    /// Where to compute; the CPU unless given here or by -gpu
+    #[arg(value_name = "MODE", value_enum)]
+    pub mode: Option<ModeWord>,
+    /// The GPU's number, 0 unless given
+    #[arg(value_name = "DEVICE_ID")]
+    pub device_id: Option<u32>,
+    /// The device.
+    #[command(flatten)]
+    pub device: DeviceFlags,
+    /// The net's state.
+    #[command(flatten)]
+    pub state: StateFlags,
+}
+
 /// Flags of `convert-mnist`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -324,7 +396,11 @@ pub struct MakeGlyphsArgs {
     /// Another seed draws other images
     #[arg(long = "seed", value_name = "N", default_value_t = 1)]
     pub seed: u64,
-    /// Also draw samples of every digit to this PNG file
+    /// Draw capital letters that resemble no digit, labelled from 0, in place of digits: what a net trained on digits has
+    /// never seen
+    #[arg(long = "letters")]
+    pub letters: bool,
+    /// Also draw samples of every class to this PNG file
     #[arg(long = "sheet", value_name = "FILE")]
     pub sheet: Option<PathBuf>,
 }
@@ -333,7 +409,11 @@ pub struct MakeGlyphsArgs {
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Example:
-  lgm-caffe plot-features -model net.prototxt -weights net_iter_1000.caffemodel -blob ip1 -out features.png")]
+  lgm-caffe plot-features -model net.prototxt -weights net_iter_1000.caffemodel -blob ip1 -out features.png
+  lgm-caffe plot-features -model net.prototxt -weights net_iter_1000.caffemodel -blob ip1 -map -out likelihood.svg
+  lgm-caffe plot-features -model net.prototxt -weights net_iter_200.caffemodel,net_iter_400.caffemodel -movie \\
+      -blob ip1 -out training.png
+Ellipses lie at the distances 1 and 2 of an L-GM layer's Gaussians, of which components of more features show the projection.")]
 pub struct PlotFeaturesArgs {
     /// The net's prototxt
     #[arg(long = "model", value_name = "FILE")]
@@ -353,6 +433,15 @@ pub struct PlotFeaturesArgs {
     /// The PNG or SVG file to draw, by the end of its name
     #[arg(long = "out", value_name = "FILE")]
     pub out: PathBuf,
+    /// Draw the likelihood under the L-GM layer's mixture behind the features, which must be two
+    #[arg(long = "map")]
+    pub map: bool,
+    /// Draw an animated PNG, with a figure for each file of -weights, in the plane of the last one's features
+    #[arg(long = "movie")]
+    pub movie: bool,
+    /// Whose data: with TRAIN the training data, by the net of the TEST phase all the same; TEST unless given
+    #[arg(long = "phase", value_name = "PHASE", value_enum)]
+    pub phase: Option<PhaseFlag>,
     /// Batches to run
     #[arg(long = "iterations", value_name = "N", default_value_t = 50, value_parser = at_least_one())]
     pub iterations: u32,
@@ -386,6 +475,26 @@ pub enum Backend {
     Leveldb,
     /// An HDF5 file, for HDF5Data layers.
     Hdf5,
+}
+
+/// The form of a database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DatabaseForm {
+    /// An LMDB folder.
+    Lmdb,
+    /// A LevelDB folder.
+    Leveldb,
+}
+
+/// Where to compute, by Caffe's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ModeWord {
+    /// On the CPU.
+    #[value(name = "CPU")]
+    Cpu,
+    /// On a GPU.
+    #[value(name = "GPU")]
+    Gpu,
 }
 
 /// A phase by Caffe's names.

@@ -1,15 +1,22 @@
 //! `lgm-caffe`: Caffe's command line over the lgm crates. One file per subcommand; the rest is what they share: the
 //! flags, the log, the progress bar and the signals.
 
+mod adversarial;
 mod args;
 mod argv;
+mod compute_image_mean;
 mod classify;
 mod completions;
 mod convert_cifar;
+mod convert_imageset;
 mod convert_mnist;
+mod detect;
 mod device_query;
 mod draw_net;
+mod extract_features;
+mod fold;
 mod gpu;
+mod likelihood;
 mod logging;
 mod make_glyphs;
 mod man;
@@ -82,6 +89,9 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::Train(_)
             | Command::Test(_)
             | Command::Time(_)
+            | Command::ComputeImageMean(_)
+            | Command::ExtractFeatures(_)
+            | Command::ConvertImageset(_)
             | Command::UpgradeNetProtoText(_)
             | Command::UpgradeNetProtoBinary(_)
             | Command::UpgradeSolverProtoText(_)
@@ -96,6 +106,9 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::Time(args) => time::run(args),
         Command::Summary(args) => summary::run(args),
         Command::DeviceQuery(args) => device_query::run(args),
+        Command::ComputeImageMean(args) => compute_image_mean::run(args),
+        Command::ExtractFeatures(args) => extract_features::run(args),
+        Command::ConvertImageset(args) => convert_imageset::run(args),
         Command::ConvertMnist(args) => convert_mnist::run(args),
         Command::ConvertCifar(args) => convert_cifar::run(args),
         Command::ParseLog(args) => parse_log::run(args),
@@ -105,6 +118,9 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::MakeGlyphs(args) => make_glyphs::run(args),
         Command::PlotFeatures(args) => plot_features::run(args),
         Command::Classify(args) => classify::run(args),
+        Command::Fold(args) => fold::run(args),
+        Command::Likelihood(args) => likelihood::run(args),
+        Command::Adversarial(args) => adversarial::run(args),
         Command::DrawNet(args) => draw_net::run(args),
         Command::PlotTrainingLog(args) => plot_training_log::run(args),
         Command::Completions(args) => completions::run(args),

@@ -1,12 +1,13 @@
-//! A dataset that makes itself: the ten digits drawn by a pen that is never twice the same.
+//! A dataset that makes itself: the ten digits, or letters that resemble none, drawn by a pen that is never twice the same.
 //!
-//! Each image starts from one of several ways of writing its digit. Control points are jittered, the whole is sheared,
+//! Each image starts from one of several ways of writing its sign. Control points are jittered, the whole is sheared,
 //! rotated, scaled and shifted, and drawn with a pen of random width, softness and ink. A stray stroke may cross the
 //! image; noise lies over all. Classes stay apart for an attentive eye, so a small net should pass 97% and no net can
 //! take it for granted.
 //!
-//! Every image is a pure function of (seed, split, index), so any number of threads makes the same file.
+//! Every image is a pure function of (signs, seed, split, index), so any number of threads makes the same file.
 
+mod letters;
 mod raster;
 mod skeleton;
 
@@ -19,14 +20,46 @@ use lgm_core::{Error, Result, Shape, ensure};
 use lgm_cpu::for_each_part;
 
 use crate::hdf5_reader::list_of;
+use letters::LETTERS;
 use lgm_hdf5::H5Image;
 use raster::{Ink, Pen};
-use skeleton::DIGITS;
+use skeleton::{DIGITS, Skeleton};
 
 /// Height and width of an image, in pixels.
 pub const SIDE: usize = raster::SIDE;
-/// Number of classes: the digits.
-pub const CLASSES: usize = DIGITS.len();
+/// What is drawn: the classes of a dataset.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Signs {
+    /// The ten digits.
+    #[default]
+    Digits,
+    /// The capital letters A, C, E, F, H, K, L, M, N, P, R, T, U, V, W, X and Y, labelled from 0: what a net trained on
+    /// digits has never seen. Those that a hand writes like a digit (B, D, G, I, J, O, Q, S, Z) are left out.
+    Letters,
+}
+
+impl Signs {
+    /// The ways to write each sign, by label.
+    fn ways(self) -> &'static [&'static [Skeleton]] {
+        match self {
+            Signs::Digits => &DIGITS,
+            Signs::Letters => &LETTERS,
+        }
+    }
+
+    /// Number of classes.
+    pub fn classes(self) -> usize {
+        self.ways().len()
+    }
+
+    /// The name of the random streams.
+    fn stream(self) -> &'static str {
+        match self {
+            Signs::Digits => "glyphs",
+            Signs::Letters => "letters",
+        }
+    }
+}
 
 /// Images of one split never occur in the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,17 +85,17 @@ impl Split {
 pub struct Glyph {
     /// [`SIDE`] × [`SIDE`] grey levels, row by row; 0 is paper, 255 is ink.
     pub pixels: Vec<u8>,
-    /// The digit.
+    /// The sign: the digit itself, or the letter's place among those drawn.
     pub label: u8,
 }
 
 /// Draws image `index` of a split.
-pub fn glyph(seed: u64, split: Split, index: u64) -> Glyph {
-    let label = label(seed, split, index);
+pub fn glyph(signs: Signs, seed: u64, split: Split, index: u64) -> Glyph {
+    let label = label(signs, seed, split, index);
     // An image draws about a thousand counters of its stream.
-    let mut random = Philox::new(seed, stream_id("glyphs", split.name())).from(index << 16);
+    let mut random = Philox::new(seed, stream_id(signs.stream(), split.name())).from(index << 16);
     let mut image: Ink = [0.0; SIDE * SIDE];
-    draw_digit(&mut image, label, &mut random);
+    draw_sign(&mut image, signs.ways()[label as usize], &mut random);
     if random.unit() < STRAY_PROBABILITY {
         draw_stray(&mut image, &mut random);
     }
@@ -78,17 +111,17 @@ fn to_grey(ink: f64) -> u8 {
     (ink.clamp(0.0, 1.0) * 255.0).round() as u8
 }
 
-/// Each run of ten images holds every digit once, in random order.
-fn label(seed: u64, split: Split, index: u64) -> u8 {
-    let (block, place) = (index / CLASSES as u64, (index % CLASSES as u64) as usize);
-    let mut digits: [u8; CLASSES] = std::array::from_fn(|digit| digit as u8);
+/// Each run of as many images as there are classes holds every class once, in random order.
+fn label(signs: Signs, seed: u64, split: Split, index: u64) -> u8 {
+    let classes = signs.classes() as u64;
+    let (block, place) = (index / classes, (index % classes) as usize);
+    let mut labels: Vec<u8> = (0..classes as u8).collect();
     let purpose = format!("{} labels", split.name());
-    Philox::new(seed, stream_id("glyphs", &purpose)).from(block << 16).shuffle(&mut digits);
-    digits[place]
+    Philox::new(seed, stream_id(signs.stream(), &purpose)).from(block << 16).shuffle(&mut labels);
+    labels[place]
 }
 
-fn draw_digit(image: &mut Ink, digit: u8, random: &mut Sequence) {
-    let ways = DIGITS[digit as usize];
+fn draw_sign(image: &mut Ink, ways: &[Skeleton], random: &mut Sequence) {
     let way = ways[random.below(ways.len())];
     let (sin, cos) = random.gaussian(0.0, 0.12).clamp(-0.3, 0.3).sin_cos();
     let shear = random.gaussian(0.08, 0.15).clamp(-0.3, 0.45);
@@ -138,17 +171,17 @@ pub struct Files {
 ///
 /// # Errors
 /// When a split would be empty or the folder cannot be written.
-pub fn generate(folder: impl AsRef<Path>, train: usize, test: usize, seed: u64) -> Result<Files> {
+pub fn generate(folder: impl AsRef<Path>, signs: Signs, train: usize, test: usize, seed: u64) -> Result<Files> {
     let folder = folder.as_ref();
     std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
-    let split = |split, count| write_split(folder, split, count, seed);
+    let split = |split, count| write_split(folder, signs, split, count, seed);
     Ok(Files { train_list: split(Split::Train, train)?, test_list: split(Split::Test, test)? })
 }
 
 /// Images drawn in parallel between two writes, and in one chunk of the file.
 const BLOCK: usize = 1000;
 
-fn write_split(folder: &Path, split: Split, count: usize, seed: u64) -> Result<PathBuf> {
+fn write_split(folder: &Path, signs: Signs, split: Split, count: usize, seed: u64) -> Result<PathBuf> {
     ensure!(count > 0, "the {} split must hold at least one image, found 0", split.name());
     let data = folder.join(format!("{}.h5", split.name()));
     let file = H5Image::new(&data)?;
@@ -158,10 +191,10 @@ fn write_split(folder: &Path, split: Split, count: usize, seed: u64) -> Result<P
         let block = start as u64..(start + BLOCK).min(count) as u64;
         let mut pixels = vec![0; block.clone().count() * SIDE * SIDE];
         for_each_part(&mut pixels, SIDE * SIDE, |i, image| {
-            image.copy_from_slice(&glyph(seed, split, block.start + i as u64).pixels);
+            image.copy_from_slice(&glyph(signs, seed, split, block.start + i as u64).pixels);
         });
         images.append(&pixels)?;
-        labels.append(&block.map(|index| label(seed, split, index)).collect::<Vec<u8>>())?;
+        labels.append(&block.map(|index| label(signs, seed, split, index)).collect::<Vec<u8>>())?;
     }
     file.write_atomic()?;
     let list = folder.join(format!("{}.txt", split.name()));
@@ -169,18 +202,18 @@ fn write_split(folder: &Path, split: Split, count: usize, seed: u64) -> Result<P
     Ok(list)
 }
 
-/// Draws a table of images of the training split to a PNG: a row for each digit, `columns` samples of it.
+/// Draws a table of images of the training split to a PNG: a row for each class, `columns` samples of it.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn contact_sheet(path: impl AsRef<Path>, columns: usize, seed: u64) -> Result<()> {
+pub fn contact_sheet(path: impl AsRef<Path>, signs: Signs, columns: usize, seed: u64) -> Result<()> {
     let path = path.as_ref();
     ensure!(columns > 0, "a contact sheet needs at least one column");
-    let cell = SIDE + 2;
-    let mut sheet = image::GrayImage::new((columns * cell) as u32, (CLASSES * cell) as u32);
-    for index in 0..(columns * CLASSES) as u64 {
-        let glyph = glyph(seed, Split::Train, index);
-        let (left, top) = (index as usize / CLASSES * cell + 1, glyph.label as usize * cell + 1);
+    let (cell, classes) = (SIDE + 2, signs.classes());
+    let mut sheet = image::GrayImage::new((columns * cell) as u32, (classes * cell) as u32);
+    for index in 0..(columns * classes) as u64 {
+        let glyph = glyph(signs, seed, Split::Train, index);
+        let (left, top) = (index as usize / classes * cell + 1, glyph.label as usize * cell + 1);
         for (i, &grey) in glyph.pixels.iter().enumerate() {
             sheet.put_pixel((left + i % SIDE) as u32, (top + i / SIDE) as u32, image::Luma([grey]));
         }
@@ -196,34 +229,39 @@ mod tests {
     use super::*;
     use lgm_hdf5::{H5File, Values};
 
+    const BOTH: [Signs; 2] = [Signs::Digits, Signs::Letters];
+
     #[test]
     fn an_image_depends_on_seed_split_and_index_alone() {
-        let image = glyph(1, Split::Train, 5);
-        assert_eq!(image, glyph(1, Split::Train, 5));
-        for other in [glyph(2, Split::Train, 5), glyph(1, Split::Test, 5), glyph(1, Split::Train, 15)] {
-            assert_ne!(image.pixels, other.pixels);
+        for signs in BOTH {
+            let image = glyph(signs, 1, Split::Train, 5);
+            assert_eq!(image, glyph(signs, 1, Split::Train, 5));
+            for (seed, split, index) in [(2, Split::Train, 5), (1, Split::Test, 5), (1, Split::Train, 39)] {
+                assert_ne!(image.pixels, glyph(signs, seed, split, index).pixels);
+            }
         }
     }
 
     #[test]
-    fn ten_images_hold_ten_digits() {
-        for block in 0..20u64 {
-            let mut labels: Vec<u8> = (0..10).map(|i| label(3, Split::Test, block * 10 + i)).collect();
+    fn as_many_images_as_classes_hold_every_class() {
+        for (signs, block) in BOTH.into_iter().flat_map(|signs| (0..20u64).map(move |block| (signs, block))) {
+            let classes = signs.classes() as u64;
+            let mut labels: Vec<u8> = (0..classes).map(|i| label(signs, 3, Split::Test, block * classes + i)).collect();
             labels.sort_unstable();
-            assert_eq!(labels, (0..10).collect::<Vec<u8>>());
+            assert_eq!(labels, (0..classes as u8).collect::<Vec<u8>>());
         }
     }
 
     #[test]
     fn images_hold_ink_inside_their_frame() {
-        for index in 0..500 {
-            let g = glyph(9, Split::Train, index);
+        for (signs, index) in BOTH.into_iter().flat_map(|signs| (0..500).map(move |index| (signs, index))) {
+            let g = glyph(signs, 9, Split::Train, index);
             let dark = |i: &usize| g.pixels[*i] > 80;
             let ink = (0..SIDE * SIDE).filter(dark).count();
-            assert!((12..400).contains(&ink), "image {index} of a {} has {ink} dark pixels", g.label);
+            assert!((12..400).contains(&ink), "image {index} of {signs:?} {} has {ink} dark pixels", g.label);
             let border = |i: &usize| [i / SIDE, i % SIDE].iter().any(|&at| at == 0 || at == SIDE - 1);
             let cut = (0..SIDE * SIDE).filter(border).filter(dark).count();
-            assert!(cut < 14, "image {index} of a {} has {cut} dark pixels on its border", g.label);
+            assert!(cut < 14, "image {index} of {signs:?} {} has {cut} dark pixels on its border", g.label);
         }
     }
 
@@ -231,7 +269,7 @@ mod tests {
     fn files_hold_the_images_and_lists_name_the_files() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("new/data");
-        let files = generate(&folder, BLOCK + 7, 13, 4).unwrap();
+        let files = generate(&folder, Signs::Digits, BLOCK + 7, 13, 4).unwrap();
         assert_eq!(
             std::fs::read_to_string(&files.train_list).unwrap(),
             format!("{}\n", folder.join("train.h5").display())
@@ -241,20 +279,27 @@ mod tests {
             let (data, labels) = (file.dataset("data").unwrap(), file.dataset("label").unwrap());
             assert_eq!(data.shape(), &Shape::new([count, 1, SIDE, SIDE]));
             assert_eq!(labels.shape(), &Shape::new([count]));
-            let last = glyph(4, split, count as u64 - 1);
+            let last = glyph(Signs::Digits, 4, split, count as u64 - 1);
             assert_eq!(data.read_rows(count - 1..count).unwrap(), Values::U8(last.pixels));
             assert_eq!(labels.read_rows(count - 1..count).unwrap(), Values::U8(vec![last.label]));
         }
-        assert!(generate(&folder, 0, 1, 4).unwrap_err().to_string().contains("train split"));
-        assert!(generate(files.train_list.join("x"), 1, 1, 4).unwrap_err().to_string().contains("cannot create"));
+        assert!(generate(&folder, Signs::Digits, 0, 1, 4).unwrap_err().to_string().contains("train split"));
+        assert!(
+            generate(files.train_list.join("x"), Signs::Letters, 1, 1, 4)
+                .unwrap_err()
+                .to_string()
+                .contains("cannot create")
+        );
     }
 
     #[test]
-    fn the_contact_sheet_is_a_png_of_all_digits() {
+    fn the_contact_sheet_is_a_png_of_all_classes() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("sheet.png");
-        contact_sheet(&path, 3, 1).unwrap();
-        let sheet = image::open(&path).unwrap();
-        assert_eq!((sheet.width(), sheet.height()), (3 * 30, 10 * 30));
+        for signs in BOTH {
+            let path = dir.path().join("sheet.png");
+            contact_sheet(&path, signs, 3, 1).unwrap();
+            let sheet = image::open(&path).unwrap();
+            assert_eq!((sheet.width(), sheet.height()), (3 * 30, signs.classes() as u32 * 30));
+        }
     }
 }

@@ -162,8 +162,8 @@ fn listed(list: &str) -> Vec<PathBuf> {
     paths
 }
 
-/// A list of one file.
-pub(crate) fn list_of(file: &Path) -> Vec<u8> {
+/// A list of one file, for HDF5Data's `source`.
+pub fn list_of(file: &Path) -> Vec<u8> {
     [file.as_os_str().as_bytes(), b"\n"].concat()
 }
 

@@ -1,5 +1,5 @@
-//! Data for lgm-caffe: the layers that bring data in and take it out (Data, HDF5Data, HDF5Output, ImageData, WindowData),
-//! the file formats behind them, and converters of datasets.
+//! Data for lgm-caffe: the layers that bring data in and take it out (Data, HDF5Data, HDF5Output, ImageData, MemoryData,
+//! WindowData), the file formats behind them, and converters of datasets.
 
 mod ahead;
 mod batch;
@@ -14,6 +14,8 @@ mod hdf5_reader;
 mod image;
 mod image_data;
 mod image_list;
+mod mean;
+mod memory_data;
 mod net_input;
 mod order;
 mod parallel;
@@ -28,7 +30,10 @@ pub use lgm_hdf5 as hdf5;
 pub use data::Data;
 pub use hdf5_data::Hdf5Data;
 pub use hdf5_output::Hdf5Output;
+pub use hdf5_reader::list_of;
 pub use image_data::ImageData;
+pub use mean::ImageMean;
+pub use memory_data::{MemoryData, MemoryFeed};
 pub use net_input::{Crops, ImageInput, InputMean, TEN as TEN_CROPS};
 pub use prefetch::Prefetch;
 pub use window_data::WindowData;
@@ -41,5 +46,6 @@ pub fn register(registry: &mut Registry) {
     registry.add("Data", data::build);
     registry.add("HDF5Output", hdf5_output::build);
     registry.add("ImageData", image_data::build);
+    registry.add("MemoryData", memory_data::build);
     registry.add("WindowData", window_data::build);
 }

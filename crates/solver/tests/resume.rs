@@ -36,7 +36,8 @@ const NET: &str = "
     layer { name: 'drop' type: 'Dropout' bottom: 'features' top: 'features' }
     layer { name: 'lgm' type: 'LGMLoss' bottom: 'features' bottom: 'label' top: 'loss' top: 'logits'
             lgm_loss_param { num_output: 3 center_coef: 0.1 weight_filler { type: 'gaussian' } update_sigma: true
-                             margin_mul { policy: ADDUP value: 0 gamma: 0.25 step: 2 max: 1 } } }
+                             margin_mul { policy: ADDUP value: 0 gamma: 0.25 step: 2 max: 1 }
+                             center_coef_ramp { policy: ADDUP gamma: 0.25 step: 2 } } }
     layer { name: 'acc' type: 'Accuracy' bottom: 'logits' bottom: 'label' top: 'acc' include { phase: TEST } }
     layer { name: 'dbip' type: 'InnerProduct' bottom: 'db' top: 'dbip' include { phase: TRAIN }
             inner_product_param { num_output: 3 weight_filler { type: 'xavier' } } }

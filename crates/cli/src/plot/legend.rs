@@ -29,6 +29,8 @@ pub enum Sign {
     Point(Series),
     /// The line of a series.
     Line(Series),
+    /// An area of a colour.
+    Patch(RGBColor),
     /// The cross of a class center.
     Center,
     /// Nothing.
@@ -89,6 +91,10 @@ impl Legend {
             match entry.sign {
                 Sign::Point(series) => area.draw(&series.point((middle, y), (letters / 2).min(6), 1.0))?,
                 Sign::Line(series) => area.draw(&series.line(vec![(left, y), (end, y)]))?,
+                Sign::Patch(color) => {
+                    let half = px(letters) as i32 / 2;
+                    area.draw(&Rectangle::new([(left, y - half), (end, y + half)], color.filled()))?;
+                }
                 Sign::Center => area.draw(&Cross::new((middle, y), px(6), BLACK.stroke_width(px(3))))?,
                 Sign::None => (),
             }

@@ -37,6 +37,15 @@ impl Projection {
         Ok(Projection { mean, axes, shares: Some(shares) })
     }
 
+    /// The covariance in the plane of features of these variances.
+    pub fn covariance(&self, variances: &[f64]) -> [[f64; 2]; 2] {
+        let of = |i: usize, j: usize| {
+            let pairs = self.axes[i].iter().zip(&self.axes[j]);
+            pairs.zip(variances).map(|((a, b), v)| a * b * v).sum()
+        };
+        [[of(0, 0), of(0, 1)], [of(1, 0), of(1, 1)]]
+    }
+
     /// The points of the plane that features (of the dimension fitted to) go to.
     pub fn apply(&self, features: &[f64]) -> Vec<Point> {
         let place = |row: &[f64]| self.axes.each_ref().map(|axis| along(row, &self.mean, axis));
@@ -128,6 +137,9 @@ mod tests {
         let p = Projection::fit(&features, 3).unwrap();
         for (axis, want) in p.axes.iter().zip(&directions) {
             assert!(dot(axis, want).abs() > 0.998, "{axis:?} {want:?}");
+        }
+        for (i, row) in p.covariance(&[9.0, 9.0, 9.0]).iter().enumerate() {
+            assert!((0..2).all(|j| (row[j] - if i == j { 9.0 } else { 0.0 }).abs() < 1e-9), "{row:?}");
         }
         let [first, second] = p.shares.unwrap();
         assert!((first - 9.0 / 13.01).abs() < 0.03 && (second - 4.0 / 13.01).abs() < 0.03);

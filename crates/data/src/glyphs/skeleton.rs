@@ -213,9 +213,9 @@ mod tests {
 
     #[test]
     fn glyphs_stay_in_their_box() {
-        for (digit, ways) in DIGITS.iter().enumerate() {
+        for (sign, ways) in DIGITS.iter().chain(&super::super::letters::LETTERS).enumerate() {
             for p in ways.iter().flat_map(|w| w.iter()).flat_map(|s| s.pieces(|p| p)) {
-                assert!(p.0.abs() < 0.65 && p.1.abs() < 1.03, "{digit} leaves its box at {p:?}");
+                assert!(p.0.abs() < 0.65 && p.1.abs() < 1.03, "{sign} leaves its box at {p:?}");
             }
         }
     }

@@ -1,4 +1,5 @@
-//! A number that changes while a net trains: the margins of ClassDistance and LGMLoss, the λ of MarginSoftmaxLoss;
+//! A number that changes while a net trains: the margins of ClassDistance and LGMLoss, what LGMLoss multiplies its λ by, the
+//! λ of MarginSoftmaxLoss;
 //! `ParamParameter` in a prototxt.
 //!
 //! | policy | every `step` iterations |
@@ -164,12 +165,12 @@ impl MarginSchedule {
     }
 }
 
-/// The two margins of a layer.
+/// The margins of a layer, and the ramp of its likelihood term's weight if it has one.
 #[derive(Clone, Debug)]
 pub(crate) struct Margins {
-    mul: MarginSchedule,
-    add: MarginSchedule,
-    /// Whether margins apply: in training, to a layer that sees labels.
+    /// `margin_mul`, `margin_add` and perhaps `center_coef_ramp`.
+    schedules: Vec<MarginSchedule>,
+    /// Whether they apply: in training, to a layer that sees labels.
     active: bool,
 }
 
@@ -177,54 +178,62 @@ impl Margins {
     pub fn new(mul: Option<&ParamParameter>, add: Option<&ParamParameter>) -> Result<Self> {
         let mul = MarginSchedule::new("margin_mul", "mul_margin", mul)?;
         let add = MarginSchedule::new("margin_add", "add_margin", add)?;
-        Ok(Margins { mul, add, active: false })
+        Ok(Margins { schedules: vec![mul, add], active: false })
     }
 
-    /// Says whether margins apply; they are zero and stand still where they do not.
+    /// With the ramp of λ that the prototxt describes, if it does.
+    pub fn with_ramp(mut self, ramp: Option<&ParamParameter>) -> Result<Self> {
+        if ramp.is_some() {
+            self.schedules.push(MarginSchedule::new("center_coef_ramp", "center_coef_ramp", ramp)?);
+        }
+        Ok(self)
+    }
+
+    /// Says whether they apply; margins are zero, the ramp is 1, and both stand still where they do not.
     pub fn activate(&mut self, active: bool) {
         self.active = active;
     }
 
+    fn value(&self, number: usize, otherwise: f64) -> f64 {
+        self.schedules.get(number).filter(|_| self.active).map_or(otherwise, |schedule| schedule.value().into())
+    }
+
     /// What a label's logit is multiplied by, less one, and what is taken off it.
     pub fn values(&self) -> (f64, f64) {
-        if self.active { (self.mul.value().into(), self.add.value().into()) } else { (0.0, 0.0) }
+        (self.value(0, 0.0), self.value(1, 0.0))
+    }
+
+    /// What λ is multiplied by.
+    pub fn ramp(&self) -> f64 {
+        self.value(2, 1.0)
     }
 
     /// See [`lgm_core::Layer::begin_iteration`].
     pub fn begin_iteration(&mut self, iter: u64) -> Vec<String> {
-        if !self.active {
-            return Vec::new();
-        }
-        [&mut self.mul, &mut self.add].into_iter().filter_map(|m| m.begin_iteration(iter)).collect()
+        let schedules = self.schedules.iter_mut().filter(|_| self.active);
+        schedules.filter_map(|schedule| schedule.begin_iteration(iter)).collect()
     }
 
     /// See [`lgm_core::Layer::state`].
     pub fn state(&self) -> State {
         let mut state = State::new();
-        if self.active {
-            self.mul.save(&mut state);
-            self.add.save(&mut state);
-        }
+        self.schedules.iter().filter(|_| self.active).for_each(|schedule| schedule.save(&mut state));
         state
     }
 
     /// See [`lgm_core::Layer::restore`].
     pub fn restore(&mut self, state: &State) -> Result<()> {
-        let known: Vec<String> = if self.active { [self.mul.keys(), self.add.keys()].concat() } else { Vec::new() };
+        let known: Vec<String> = self.schedules.iter().filter(|_| self.active).flat_map(MarginSchedule::keys).collect();
         if let Some(unknown) = state.keys().find(|k| !known.contains(k)) {
             let known = if known.is_empty() { "nothing".into() } else { known.join(", ") };
             return Err(Error::config(format!("the saved state holds '{unknown}', but this layer keeps {known}")));
         }
-        if self.active {
-            self.mul.restore(state)?;
-            self.add.restore(state)?;
-        }
-        Ok(())
+        self.schedules.iter_mut().filter(|_| self.active).try_for_each(|schedule| schedule.restore(state))
     }
 
     /// The multiplicative margin in the fork's words.
     pub fn describe_mul(&self) -> String {
-        self.mul.describe()
+        self.schedules[0].describe()
     }
 }
 

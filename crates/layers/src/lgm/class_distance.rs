@@ -48,10 +48,10 @@ use super::{Extents, mixture_shapes, warn_unused};
 use crate::common::labels::{check_count, class_at};
 use crate::common::margin_schedule::Margins;
 
-/// Added to an isotropic variance.
-const ISOTROPIC_EPSILON: f64 = 1e-4;
-/// The least diagonal variance.
-const DIAGONAL_FLOOR: f64 = 1e-8;
+/// Added to an isotropic variance of ClassDistance.
+pub const ISOTROPIC_EPSILON: f64 = 1e-4;
+/// The least diagonal variance of ClassDistance.
+pub const DIAGONAL_FLOOR: f64 = 1e-8;
 /// Variances up to here are warned of.
 const DANGEROUS: f64 = 1e-4;
 

@@ -8,8 +8,10 @@
 //! - loss = mean cross-entropy of softmax(l′) against z + λ · likelihood, where likelihood = mean (d_z + h_z), the negative
 //!   log-likelihood of the features under their own class, less a constant.
 //!
-//! α is `margin_mul` and β `margin_add`, which may grow (see `margin_schedule`), λ is `center_coef`. In TEST the
-//! margins are zero: the loss measures what the net predicts, which has no margin.
+//! α is `margin_mul` and β `margin_add`, which may grow (see `margin_schedule`), λ is `center_coef`, in training multiplied by
+//! `center_coef_ramp` where there is one: `center_coef: 0.1 center_coef_ramp { policy: ADDUP gamma: 0.2 step: 1000 }` grows λ
+//! from 0 to 0.1 in five steps of 1000 iterations. In TEST the margins are zero and λ is `center_coef`: the loss measures what
+//! the net predicts, which has no margin.
 //!
 //! Shapes: bottoms features [M, …] (K elements an item) and labels (M elements); tops loss (a scalar, weight 1),
 //! optionally l [M, N], optionally likelihood (a scalar, weight 0 unless given one). Parameters: centers [N, K]
@@ -103,7 +105,8 @@ impl LgmLoss {
             floor.is_finite() && floor >= LEAST_FLOOR,
             "sigma_floor must be a number of at least {LEAST_FLOOR:e}, found {floor:e}"
         );
-        let margins = Margins::new(param.margin_mul.as_ref(), param.margin_add.as_ref())?;
+        let margins = Margins::new(param.margin_mul.as_ref(), param.margin_add.as_ref())?
+            .with_ramp(param.center_coef_ramp.as_ref())?;
         warn_unused(param.bias_term(), param.dropout_ratio());
         let likelihood = six_digits(param.center_coef());
         tracing::info!("metric: L2, alpha: {}, likelihood_coef = {likelihood}", margins.describe_mul());
@@ -121,6 +124,11 @@ impl LgmLoss {
     fn pairs<'a, T>(&self, x: &'a [T], w: &'a [T]) -> Pairs<'a, T> {
         let skip_zero = self.train && self.param.ignore_zero();
         Pairs { x, w, classes: self.extents.classes, width: self.extents.width, skip_zero }
+    }
+
+    /// λ as it stands.
+    fn lambda(&self) -> f64 {
+        f64::from(self.param.center_coef()) * self.margins.ramp()
     }
 
     fn invert<T: Float>(&self, sigma: &[T], inverse: &mut [T]) {
@@ -250,7 +258,7 @@ impl HostLayer for LgmLoss {
         }
         let items = self.extents.items.max(1) as f64;
         let (cross_entropy, likelihood) = (cross_entropy / items, likelihood / items);
-        io.top::<T>(0)?[0] = T::of(cross_entropy + f64::from(self.param.center_coef()) * likelihood);
+        io.top::<T>(0)?[0] = T::of(cross_entropy + self.lambda() * likelihood);
         if self.tops > 2 {
             io.top::<T>(2)?[0] = T::of(likelihood);
         }
@@ -267,7 +275,7 @@ impl HostLayer for LgmLoss {
         // The gradients of d and h.
         let items = T::of(self.extents.items.max(1) as f64);
         let per_item = d_loss / items;
-        let of_likelihood = (T::of(self.param.center_coef().into()) * d_loss + d_likelihood) / items;
+        let of_likelihood = (T::of(self.lambda()) * d_loss + d_likelihood) / items;
         let mul = if self.param.block_mul_grad() { T::zero() } else { T::of(self.margins.values().0) };
         let (dd, dh) = (io.scratch::<T>(scratch::D)?, io.scratch::<T>(scratch::H)?);
         dh.iter_mut().zip(p).for_each(|(h, &p)| *h = -per_item * p);

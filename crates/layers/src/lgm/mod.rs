@@ -7,7 +7,7 @@ mod device_pairs;
 mod loss;
 mod pairs;
 
-pub use class_distance::ClassDistance;
+pub use class_distance::{ClassDistance, DIAGONAL_FLOOR, ISOTROPIC_EPSILON};
 pub use loss::LgmLoss;
 
 /// M items of K features against N classes.

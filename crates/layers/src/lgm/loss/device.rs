@@ -1,4 +1,4 @@
-//! LGMLoss on a device. Margins are read there, so that what is recorded follows their schedules; a label that names no
+//! LGMLoss on a device. Margins and λ are read there, so that what is recorded follows their schedules; a label that names no
 //! class is reported by its item. That variances are lost, which the host warns of, is not looked at.
 
 use lgm_core::{Bwd, Device, DeviceLayer, DevicePtr, DeviceQueue, Error, Fault, Fwd, Grid, Plan, Result, args};
@@ -75,7 +75,7 @@ impl DeviceLayer for LgmLoss {
 
     fn dynamic(&self) -> Vec<f32> {
         let (mul, add) = self.margins.values();
-        vec![mul as f32, add as f32]
+        vec![mul as f32, add as f32, self.lambda() as f32]
     }
 
     fn explain(&self, fault: Fault) -> Error {
@@ -135,7 +135,7 @@ impl DeviceLayer for LgmLoss {
         ];
         io.launch("lgm_loss_rows", Grid::rows(self.extents.items, threads), args)?;
         let likelihood = if self.tops > 2 { Some(io.top(2)?) } else { None };
-        let args = args![io.top(0)?, likelihood, of_items, labels, self.param.center_coef(), m, n, io.call.fault];
+        let args = args![io.top(0)?, likelihood, of_items, labels, io.call.dynamic, m, n, io.call.fault];
         io.launch("lgm_loss_finish", Grid::rows(1, Grid::THREADS), args)
     }
 
@@ -149,9 +149,22 @@ impl DeviceLayer for LgmLoss {
         let (dd, dh, partial) = (io.scratch(scratch::D)?, io.scratch(scratch::H)?, io.scratch(scratch::PARTIAL)?);
         let isotropic = self.param.isotropic();
         let variances = isotropic.then_some(sigma);
-        let margins = (!self.param.block_mul_grad()).then_some(io.call.dynamic);
-        let coef = self.param.center_coef();
-        let args = args![dd, dh, p, d_loss, d_logits, d_likelihood, variances, self.floor, labels, margins, coef, m, n];
+        let with_margin = u32::from(!self.param.block_mul_grad());
+        let args = args![
+            dd,
+            dh,
+            p,
+            d_loss,
+            d_logits,
+            d_likelihood,
+            variances,
+            self.floor,
+            labels,
+            io.call.dynamic,
+            with_margin,
+            m,
+            n
+        ];
         io.launch("lgm_loss_coefficients", row_grid(self.extents.items, self.extents.classes), args)?;
 
         let weights = if isotropic {

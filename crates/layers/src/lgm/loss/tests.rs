@@ -187,6 +187,9 @@ fn plans_are_honest() {
             case("update_sigma: true isotropic: false margin_add { value: 0.3 }", 2),
             case("update_sigma: true isotropic: false ignore_zero: true center_coef: 0.1", 3),
             case("update_sigma: true margin_mul { value: 1 } center_coef: 0.1", 3).test_phase(),
+            case("update_sigma: true center_coef: 0.5 center_coef_ramp { value: 0.4 }", 1),
+            case("update_sigma: true isotropic: false center_coef: 0.5 center_coef_ramp { value: 3 }", 2),
+            case("update_sigma: true center_coef: 0.5 center_coef_ramp { value: 0.4 }", 3).test_phase(),
             case("block_mul_grad: true margin_mul { value: 1 }", 3).without_gradients(),
         ],
     );
@@ -292,6 +295,32 @@ fn margins_follow_their_schedules_and_are_saved() {
 }
 
 #[test]
+fn the_likelihood_grows_in_by_its_ramp() {
+    let fields = "center_coef: 0.5 center_coef_ramp { policy: ADDUP gamma: 0.25 step: 2 }";
+    let loss = |harness: &Harness, inputs: &Inputs| harness.run(inputs).unwrap().tops[0][0];
+    let fixed = |lambda: f64, phase: Phase| {
+        let (harness, inputs) = harness(&format!("center_coef: {lambda}"), 1, phase, DType::F64);
+        loss(&harness, &inputs)
+    };
+    let (mut first, inputs) = harness(fields, 1, Phase::Train, DType::F64);
+    for (iter, lambda) in [(0, 0.0), (2, 0.125), (3, 0.125), (4, 0.25), (8, 0.5), (20, 0.5)] {
+        first.layer.begin_iteration(iter);
+        assert_eq!(loss(&first, &inputs), fixed(lambda, Phase::Train), "iteration {iter}");
+    }
+    let (mut second, _) = harness(fields, 1, Phase::Train, DType::F64);
+    second.layer.begin_iteration(4);
+    first.layer.restore(&second.layer.state()).unwrap();
+    assert_eq!(loss(&first, &inputs), fixed(0.25, Phase::Train));
+    // A snapshot from before the ramp was there says nothing of it; a test net has all of the likelihood.
+    let (without, _) = harness("center_coef: 0.5", 1, Phase::Train, DType::F64);
+    let err = first.layer.restore(&without.layer.state()).unwrap_err().to_string();
+    assert!(err.contains("was center_coef_ramp added since?"), "{err}");
+    let (mut test, inputs) = harness(fields, 1, Phase::Test, DType::F64);
+    test.layer.begin_iteration(2);
+    assert_eq!((loss(&test, &inputs), test.layer.state()), (fixed(0.5, Phase::Test), State::new()));
+}
+
+#[test]
 fn mistakes_are_named() {
     let fails = |fields: &str, shapes: [Shape; 2], needles: &[&str]| {
         config_error(&registry(), &text(fields, 1), &shapes, needles);
@@ -304,6 +333,7 @@ fn mistakes_are_named() {
     fails("num_output: 3 sigma_floor: 0", good(), &["sigma_floor", "found 0"]);
     fails("num_output: 3 sigma_floor: nan", good(), &["sigma_floor"]);
     fails("num_output: 3 margin_mul { policy: ADDUP step: -1 }", good(), &["margin_mul: step"]);
+    fails("num_output: 3 center_coef_ramp { value: inf }", good(), &["center_coef_ramp: value"]);
     for bad in [3.0, -1.0, f64::NAN] {
         let (harness, mut inputs) = harness("", 1, Phase::Train, DType::F32);
         inputs.bottoms[1][4] = bad;
