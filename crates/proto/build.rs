@@ -11,7 +11,16 @@ use prost_reflect::prost_types::field_descriptor_proto::{Label, Type};
 use prost_reflect::prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorSet};
 
 /// The messages that files are made of. Of the others, those become Rust types that one of these leads to.
-const ROOTS: [&str; 6] = ["NetParameter", "SolverParameter", "SolverState", "BlobProto", "BlobProtoVector", "Datum"];
+const ROOTS: [&str; 8] = [
+    "NetParameter",
+    "SolverParameter",
+    "SolverState",
+    "BlobProto",
+    "BlobProtoVector",
+    "Datum",
+    "AnnotatedDatum",
+    "LabelMap",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("../../proto");

@@ -1,7 +1,8 @@
 //! The commands and their flags. One definition serves the parsing, the help and [`crate::argv`]'s rewriting.
 
-mod convert_imageset;
+mod annoset;
 mod classify;
+mod convert_imageset;
 mod detect;
 mod device;
 mod figures;
@@ -16,8 +17,9 @@ use clap::builder::{OsStringValueParser, RangedI64ValueParser, TypedValueParser}
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lgm_core::Error;
 
-pub use self::convert_imageset::ConvertImagesetArgs;
+pub use self::annoset::{AnnoType, ConvertAnnosetArgs, LabelType};
 pub use self::classify::{ClassifyArgs, ScoresFormat};
+pub use self::convert_imageset::ConvertImagesetArgs;
 pub use self::detect::{AdversarialArgs, FoldArgs, LikelihoodArgs};
 pub use self::device::{DeviceFlags, GpuFlag, Gpus};
 pub use self::figures::{ChartType, DrawNetArgs, Layers, PlotTrainingLogArgs, Rankdir};
@@ -71,6 +73,9 @@ pub enum Command {
     ConvertMnist(ConvertMnistArgs),
     /// Convert CIFAR-10/100 or folders of images to HDF5
     ConvertCifar(ConvertCifarArgs),
+    /// Convert images and the boxes of their objects to LMDB or LevelDB
+    #[command(name = "convert_annoset")]
+    ConvertAnnoset(ConvertAnnosetArgs),
     /// Upgrade a net's prototxt to today's format
     #[command(name = "upgrade_net_proto_text")]
     UpgradeNetProtoText(UpgradeArgs),

@@ -4,9 +4,10 @@
 mod adversarial;
 mod args;
 mod argv;
-mod compute_image_mean;
 mod classify;
 mod completions;
+mod compute_image_mean;
+mod convert_annoset;
 mod convert_cifar;
 mod convert_imageset;
 mod convert_mnist;
@@ -92,6 +93,7 @@ fn run() -> anyhow::Result<ExitCode> {
             | Command::ComputeImageMean(_)
             | Command::ExtractFeatures(_)
             | Command::ConvertImageset(_)
+            | Command::ConvertAnnoset(_)
             | Command::UpgradeNetProtoText(_)
             | Command::UpgradeNetProtoBinary(_)
             | Command::UpgradeSolverProtoText(_)
@@ -111,6 +113,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::ConvertImageset(args) => convert_imageset::run(args),
         Command::ConvertMnist(args) => convert_mnist::run(args),
         Command::ConvertCifar(args) => convert_cifar::run(args),
+        Command::ConvertAnnoset(args) => convert_annoset::run(args),
         Command::ParseLog(args) => parse_log::run(args),
         Command::UpgradeNetProtoText(args) => upgrade::run(args, upgrade::Kind::NetText),
         Command::UpgradeNetProtoBinary(args) => upgrade::run(args, upgrade::Kind::NetBinary),

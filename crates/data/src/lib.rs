@@ -2,6 +2,7 @@
 //! WindowData), the file formats behind them, and converters of datasets.
 
 mod ahead;
+mod annotated;
 mod batch;
 pub mod convert;
 mod data;
@@ -27,6 +28,7 @@ mod window_file;
 
 pub use lgm_hdf5 as hdf5;
 
+pub use annotated::AnnotatedData;
 pub use data::Data;
 pub use hdf5_data::Hdf5Data;
 pub use hdf5_output::Hdf5Output;
@@ -44,6 +46,7 @@ use lgm_core::Registry;
 pub fn register(registry: &mut Registry) {
     registry.add("HDF5Data", hdf5_data::build);
     registry.add("Data", data::build);
+    registry.add("AnnotatedData", annotated::build);
     registry.add("HDF5Output", hdf5_output::build);
     registry.add("ImageData", image_data::build);
     registry.add("MemoryData", memory_data::build);
