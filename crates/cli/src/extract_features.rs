@@ -142,7 +142,7 @@ impl Features {
     }
 
     /// A dataset in the file of the last blob, or in a new one.
-    fn rows(&mut self, output: &PathBuf, is_new: bool, name: &str, shape: &Shape, batches: u32) -> Result<Sink> {
+    fn rows(&mut self, output: &Path, is_new: bool, name: &str, shape: &Shape, batches: u32) -> Result<Sink> {
         if is_new {
             check_new(output)?;
             self.files.push(H5Image::new(output)?);
