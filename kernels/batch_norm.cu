@@ -36,15 +36,15 @@ struct Moments {
     }
 };
 
-// Mean and 1/sqrt(variance + eps) of each channel, kept in saved memory too where there is any, and the running sums:
-// each becomes what is new + keep * itself. Blocks as for channel_sums, of up to 512 threads.
+// Mean and 1/sqrt(variance + eps) of each channel, kept in saved memory too where there is any, and the running statistics
+// where there are any: each becomes fresh * what is new + keep * itself. Blocks as for channel_sums, of up to 512 threads.
 #undef BOUNDS
 #define BOUNDS __launch_bounds__(512)
 template <typename T>
 DEVICE void bn_statistics_finish_of(
     float* mean, float* inverse, float* kept_mean, float* kept_inverse, float* sum_mean, float* sum_variance,
     float* sum_weight, const float* partial, const T* x, u32 chunks, u32 outer, u32 channels, u32 inner, float keep,
-    float unbias, float eps, float* exchange
+    float fresh, float unbias, float eps, float* exchange
 ) {
     const u32 lane = threadIdx.x % 32, c = blockIdx.x * 32 + lane, groups = blockDim.x / 32;
     Moments* const found = (Moments*)exchange;
@@ -66,25 +66,26 @@ DEVICE void bn_statistics_finish_of(
     inverse[c] = inv;
     if (kept_mean) kept_mean[c] = all.mean;
     if (kept_inverse) kept_inverse[c] = inv;
-    sum_mean[c] = all.mean + keep * sum_mean[c];
-    sum_variance[c] = unbias * variance + keep * sum_variance[c];
-    if (c == 0) sum_weight[0] = 1.0f + keep * sum_weight[0];
+    if (!sum_mean) return;
+    sum_mean[c] = fresh * all.mean + keep * sum_mean[c];
+    sum_variance[c] = fresh * (unbias * variance) + keep * sum_variance[c];
+    if (sum_weight && c == 0) sum_weight[0] = 1.0f + keep * sum_weight[0];
 }
 KERNELS_ADDING(bn_statistics_finish,
     (float* mean, float* inverse, float* kept_mean, float* kept_inverse, float* sum_mean, float* sum_variance,
      float* sum_weight, const float* partial, const T* x, u32 chunks, u32 outer, u32 channels, u32 inner, float keep,
-     float unbias, float eps),
+     float fresh, float unbias, float eps),
     (mean, inverse, kept_mean, kept_inverse, sum_mean, sum_variance, sum_weight, partial, x, chunks, outer, channels,
-     inner, keep, unbias, eps, exchange))
+     inner, keep, fresh, unbias, eps, exchange))
 #undef BOUNDS
 #define BOUNDS
 
-// The same from the running sums.
+// The same from the running sums, over their weight where they have one.
 KERNEL(bn_global)(
     float* mean, float* inverse, float* kept_mean, float* kept_inverse, const float* sum_mean,
     const float* sum_variance, const float* sum_weight, u32 channels, float eps
 ) {
-    const float weight = sum_weight[0], unit = weight == 0 ? 0.0f : 1.0f / weight;
+    const float weight = sum_weight ? sum_weight[0] : 1.0f, unit = weight == 0 ? 0.0f : 1.0f / weight;
     FOR_ELEMENTS(c, channels) {
         const float m = unit * sum_mean[c], inv = 1.0f / sqrtf(unit * sum_variance[c] + eps);
         if (mean) mean[c] = m;
@@ -94,7 +95,7 @@ KERNEL(bn_global)(
     }
 }
 
-// What V channels' values are made of: gamma 1 and beta 0 where null.
+// What V channels' values are made of: mean and beta 0, inverse and gamma 1 where null.
 template <u32 V> struct Affine {
     Pack<float, V> mean, inverse, scale, beta;
 
@@ -106,7 +107,7 @@ template <u32 V> struct Affine {
 
 template <u32 V>
 DEVICE Affine<V> affine(u32 c, const float* mean, const float* inverse, const float* gamma, const float* beta) {
-    Affine<V> a = {numbers<V>(mean, c), numbers<V>(inverse, c), numbers<V>(gamma, c, 1.0f), numbers<V>(beta, c)};
+    Affine<V> a = {numbers<V>(mean, c), numbers<V>(inverse, c, 1.0f), numbers<V>(gamma, c, 1.0f), numbers<V>(beta, c)};
 #pragma unroll
     for (u32 k = 0; k < V; ++k) a.scale.v[k] *= a.inverse.v[k];
     return a;

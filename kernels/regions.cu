@@ -144,3 +144,75 @@ template <typename T> DEVICE void psroi_pooling_backward_of(T* dx, const float* 
     }
 }
 KERNELS(psroi_pooling_backward, (T* dx, const float* kept, const T* dy, PARAMS), (dx, kept, dy, ARGS))
+
+// The pixels around point i of a region's corners of bins along an axis, the share of the second, and whether the point counts.
+struct Around {
+    u32 low, high;
+    float share;
+    bool counts;
+};
+
+DEVICE Around around(float first, float last, u32 i, u32 bins, u32 extent, float scale, float pad_ratio) {
+    const float pad = times(last - first + 1.0f, pad_ratio);
+    const float start = times(first - pad, scale) - 0.5f, end = times(last + pad, scale) - 0.5f;
+    const float at = start + times((float)i, (end - start) / (float)bins), most = (float)extent - 1.0f;
+    const float low = fminf(fmaxf(floorf(at), 0.0f), most), high = fminf(fmaxf(floorf(at) + 1.0f, 0.0f), most);
+    const bool counts = end > start && at >= -0.5f && at <= (float)extent - 0.5f;
+    Around found = {(u32)low, (u32)high, fminf(fmaxf(at, 0.0f), most) - low, counts};
+    return found;
+}
+
+// The weight of a pixel in a point along an axis.
+DEVICE float weight_of(const Around& a, u32 pixel) {
+    return (pixel == a.low ? 1.0f - a.share : 0.0f) + (pixel == a.high ? a.share : 0.0f);
+}
+
+// The value at each corner of bins; `rows` and `columns` are those of corners.
+template <typename T> DEVICE void roi_align_forward_of(T* y, float* kept, const T* x, PARAMS) {
+    FOR_ROWS(row, count * outputs) {
+        const float* region = regions + (u64)(row / outputs) * NUMBERS;
+        const u32 image = (u32)region[0], c = row % outputs;
+        if (image >= images) continue;
+        const T* plane = x + ((u64)image * channels + c) * height * width;
+        FOR_POSITIONS(at, rows * columns) {
+            const Around down = around(region[2], region[4], at / columns, rows - 1, height, scale, pad_ratio);
+            const Around across = around(region[1], region[3], at % columns, columns - 1, width, scale, pad_ratio);
+            float value = 0;
+            if (down.counts && across.counts) {
+                const T *upper = plane + down.low * width, *lower = plane + down.high * width;
+                const float above = (1.0f - across.share) * (float)upper[across.low] + across.share * (float)upper[across.high];
+                const float below = (1.0f - across.share) * (float)lower[across.low] + across.share * (float)lower[across.high];
+                value = (1.0f - down.share) * above + down.share * below;
+            }
+            y[(u64)row * rows * columns + at] = value;
+        }
+    }
+}
+KERNELS(roi_align_forward, (T* y, float* kept, const T* x, PARAMS), (y, kept, x, ARGS))
+
+// The gradient of a pixel: its weight in each point times that of the point.
+template <typename T> DEVICE void roi_align_backward_of(T* dx, const float* kept, const T* dy, PARAMS) {
+    FOR_ROWS(plane, images * channels) {
+        const u32 image = plane / channels, c = plane % channels;
+        FOR_POSITIONS(at, height * width) {
+            const u32 h = at / width, w = at % width;
+            float sum = 0;
+            for (u32 r = 0; r < count; ++r) {
+                const float* region = regions + (u64)r * NUMBERS;
+                if ((u32)region[0] != image) continue;
+                const T* own = dy + ((u64)r * outputs + c) * rows * columns;
+                for (u32 i = 0; i < rows; ++i) {
+                    const Around down = around(region[2], region[4], i, rows - 1, height, scale, pad_ratio);
+                    const float share = down.counts ? weight_of(down, h) : 0.0f;
+                    if (share == 0) continue;
+                    for (u32 j = 0; j < columns; ++j) {
+                        const Around across = around(region[1], region[3], j, columns - 1, width, scale, pad_ratio);
+                        if (across.counts) sum += share * weight_of(across, w) * (float)own[i * columns + j];
+                    }
+                }
+            }
+            dx[(u64)plane * height * width + at] = sum;
+        }
+    }
+}
+KERNELS(roi_align_backward, (T* dx, const float* kept, const T* dy, PARAMS), (dx, kept, dy, ARGS))

@@ -73,12 +73,13 @@ struct Keeping {
     const int* keep;
 };
 
-// `numbers`: the learning rate and, as a factor on it, Adam's correction of its averages' start. `clip`: the factor of
+// `numbers`: the learning rate, as a factor on it Adam's correction of its averages' start, the host's own, and the
+// momentum. `clip`: the factor of
 // clipping, where there is any. Once `guard[0]` tells of a fault nothing is changed any more. A chunk of statistics, which
 // `keep` gives a place in `kept`, is copied there instead: with the weights, so that both are of one iteration.
 template <typename Rule>
 DEVICE void update(float* w, float* g, float* h, float* s, Chunks chunks, const float* numbers, const float* clip,
-                   float passes, int l1, float a, float b, float delta, Keeping keeping) {
+                   float passes, int l1, float b, float delta, Keeping keeping) {
     if (keeping.guard[0] != 0) return;
     const i64 first = chunks.first[blockIdx.x];
     const int count = chunks.count[blockIdx.x];
@@ -88,7 +89,7 @@ DEVICE void update(float* w, float* g, float* h, float* s, Chunks chunks, const 
         return;
     }
     const float eta = numbers[0] * chunks.lr[blockIdx.x] * numbers[1], decay = chunks.decay[blockIdx.x];
-    const float scale = (clip ? clip[0] : 1.f) / passes;
+    const float scale = (clip ? clip[0] : 1.f) / passes, a = numbers[3];
     w += first, g += first, h += first;
     if (Rule::two) s += first;
     float4 *w4 = (float4*)w, *g4 = (float4*)g, *h4 = (float4*)h, *s4 = (float4*)s;
@@ -109,11 +110,11 @@ DEVICE void update(float* w, float* g, float* h, float* s, Chunks chunks, const 
 
 #define UPDATE(Rule)                                                                                                   \
     (float* w, float* g, float* h, float* s, const i64* first, const int* count, const float* lr, const float* decay, \
-     const float* numbers, const float* clip, float passes, int l1, float a, float b, float delta,                     \
+     const float* numbers, const float* clip, float passes, int l1, float b, float delta,                              \
      const u32* guard, float* kept, const int* keep) {                                                                 \
         const Chunks chunks = {first, count, lr, decay};                                                               \
         const Keeping keeping = {guard, kept, keep};                                                                   \
-        update<Rule>(w, g, h, s, chunks, numbers, clip, passes, l1, a, b, delta, keeping);                             \
+        update<Rule>(w, g, h, s, chunks, numbers, clip, passes, l1, b, delta, keeping);                                \
     }
 
 KERNEL(solver_sgd) UPDATE(Sgd)
@@ -131,6 +132,25 @@ KERNEL(solver_sumsq)(double* parts, const float* g, const i64* first, const int*
     for (int i = threadIdx.x; i < count[blockIdx.x]; i += blockDim.x) sum += (double)g[i] * g[i];
     sum = block_reduce<Sum>(sum, exchange);
     if (threadIdx.x == 0) parts[blockIdx.x] = sum;
+}
+
+// Each parameter's factor on the learning rate from the sums of squares of its chunks' weights and gradients, one block for
+// each: trust·‖w‖ / (‖g‖ + decay·‖w‖), times 1 - momentum if `damped`; with `clips` that over the rate, at most 1. A factor
+// `lr` of zero stays.
+KERNEL(solver_local_rates)(float* factors, const double* weights, const double* gradients, const int* begin,
+                           const int* chunks, const float* lr, const float* numbers, const float* clip, float passes,
+                           float trust, float decay, int damped, int clips) {
+    __shared__ double exchange[32];
+    const int first = begin[blockIdx.x], n = chunks[blockIdx.x];
+    double w = 0, g = 0;
+    for (int i = threadIdx.x; i < n; i += blockDim.x) w += weights[first + i], g += gradients[first + i];
+    w = block_reduce<Sum>(w, exchange);
+    g = block_reduce<Sum>(g, exchange);
+    const float size = (float)sqrt(w), slope = (float)sqrt(g) * (clip ? clip[0] : 1.f) / passes;
+    float local = size > 0.f && slope > 0.f ? trust * size / (slope + decay * size) : 1.f;
+    if (damped && size > 0.f && slope > 0.f) local *= 1.f - numbers[3];
+    if (clips) local = numbers[0] > 0.f ? fminf(local / numbers[0], 1.f) : 1.f;
+    for (int i = threadIdx.x; i < n; i += blockDim.x) factors[first + i] = lr[first + i] > 0.f ? local : lr[first + i];
 }
 
 #undef BOUNDS

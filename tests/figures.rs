@@ -99,3 +99,79 @@ fn what_cannot_be_drawn_is_told() {
     says(&log.join("\n"), &["UP", "LR, TB, BT, RL"]);
     assert_eq!(fs::read_dir(folder).unwrap().count(), 3, "a failed run leaves no file");
 }
+
+/// The log of a training with a test net, a display of 100 iterations and a test each 200.
+fn log(scale: f64) -> String {
+    let mut log = "Log file created at: 2026/11/27 10:00:00\n".to_string();
+    let mut line = |second: i64, text: &str| {
+        log += &format!("I1127 10:00:{second:02}.000000  77 solver.cpp:1] {text}\n");
+    };
+    line(0, "Solving net");
+    for i in 0..6 {
+        let value = scale / f64::from(i + 1);
+        let second = i64::from(i) * 2;
+        if i % 2 == 0 {
+            line(second, &format!("Iteration {}, Testing net (#0)", 100 * i));
+            line(second, &format!("    Test net output #0: accuracy = {}", 1.0 - value / 10.0));
+            line(second, &format!("    Test net output #1: loss = {value} (* 1 = {value} loss)"));
+        }
+        line(second, &format!("Iteration {}, loss = {value}", 100 * i));
+        line(second, &format!("    Train net output #0: main = {} (* 1 = {value} loss)", value * 2.0));
+        line(second, &format!("Iteration {}, lr = {}", 100 * i, 0.1 * value));
+    }
+    log
+}
+
+#[test]
+fn every_chart_type_draws_a_curve_for_each_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::write(folder.join("first.log"), log(2.0)).unwrap();
+    fs::write(folder.join("second"), log(1.0)).unwrap();
+    let titles = [
+        ("Test accuracy vs. Iters", 6),
+        ("Test accuracy vs. Seconds", 6),
+        ("Test loss vs. Iters", 6),
+        ("Test loss vs. Seconds", 6),
+        ("Train learning rate vs. Iters", 12),
+        ("Train learning rate vs. Seconds", 12),
+        ("Train loss vs. Iters", 12),
+        ("Train loss vs. Seconds", 12),
+    ];
+    for (i, (title, points)) in titles.iter().enumerate() {
+        let number = i.to_string();
+        let told = prints(folder, &["plot_training_log", &number, "chart.svg", "first.log", "second"]);
+        assert_eq!(told, format!("{title}: 2 curves of {points} points: chart.svg\n"));
+        let svg = read(folder, "chart.svg");
+        for text in [*title, "first", "second", title.rsplit(' ').next().unwrap()] {
+            assert!(svg.contains(&format!("\n{text}\n")), "{title}: {text}");
+        }
+    }
+    prints(folder, &["plot-training-log", "6", "chart.png", "first.log"]);
+    let png = image::open(folder.join("chart.png")).unwrap().to_rgb8();
+    let blue = png.pixels().filter(|p| p.0 == [0, 114, 178]).count();
+    assert!(blue > 500, "{blue} pixels of the first curve");
+    let smooth = ["plot_training_log", "6", "smooth.svg", "first.log", "-smooth", "3", "-output=main"];
+    assert_eq!(prints(folder, &smooth), "Train loss vs. Iters: 1 curves of 6 points: smooth.svg\n");
+}
+
+#[test]
+fn logs_that_cannot_be_drawn_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::write(folder.join("a.log"), log(1.0)).unwrap();
+    fs::write(folder.join("other.log"), "no training\n").unwrap();
+    let plot = |args: &[&str], parts: &[&str]| fails(folder, &[&["plot_training_log"], args].concat(), parts);
+    plot(&["6", "chart.pdf", "a.log"], &["chart.pdf", "ends in .png or .svg"]);
+    plot(&["6", "chart.svg", "none.log"], &["none.log"]);
+    plot(&["6", "chart.svg", "other.log"], &["other.log", "expected the log of a training"]);
+    plot(
+        &["0", "chart.svg", "a.log", "-output", "top5"],
+        &["a.log: the test net logged no output 'top5'", "accuracy, loss"],
+    );
+    plot(&["4", "chart.svg", "a.log", "-output", "loss"], &["a.log: the learning rate is no output"]);
+    let (output, log) = run(folder, &["plot_training_log", "8", "chart.svg", "a.log"]);
+    assert_eq!(output.status.code(), Some(2));
+    says(&log.join("\n"), &["0: Test accuracy vs. Iters", "7: Train loss vs. Seconds"]);
+    assert_eq!(fs::read_dir(folder).unwrap().count(), 2);
+}

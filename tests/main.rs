@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod classify;
 mod command_line;
 mod conformance;
+mod databases;
 mod detect;
 mod device;
+mod documents;
 mod figures;
 mod glyphs;
 mod graph_nodes;

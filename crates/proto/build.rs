@@ -1,4 +1,4 @@
-//! Compiles `proto/caffe.proto` twice: whole, for reading text and for reflection, and cut down to what is carried out
+//! Compiles `proto/caffe.proto` twice: whole, for reading text and for reflection, and cut down to what is supported
 //! (`proto/forks/fields.txt`), as Rust types. No `protoc` is needed.
 
 use std::collections::{HashMap, HashSet};
@@ -11,7 +11,16 @@ use prost_reflect::prost_types::field_descriptor_proto::{Label, Type};
 use prost_reflect::prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorSet};
 
 /// The messages that files are made of. Of the others, those become Rust types that one of these leads to.
-const ROOTS: [&str; 6] = ["NetParameter", "SolverParameter", "SolverState", "BlobProto", "BlobProtoVector", "Datum"];
+const ROOTS: [&str; 8] = [
+    "NetParameter",
+    "SolverParameter",
+    "SolverState",
+    "BlobProto",
+    "BlobProtoVector",
+    "Datum",
+    "AnnotatedDatum",
+    "LabelMap",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("../../proto");

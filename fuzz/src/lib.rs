@@ -4,6 +4,7 @@
 //! A target is a module with `run`, a line in [`TARGETS`] and a folder of small sound inputs, `corpus/NAME`.
 
 mod data;
+mod leveldb;
 mod models;
 mod scratch;
 mod stores;
@@ -31,6 +32,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "list", run: data::list },
     Target { name: "datum", run: stores::datum },
     Target { name: "lmdb", run: stores::lmdb },
+    Target { name: "leveldb", run: leveldb::leveldb },
     Target { name: "hdf5_data", run: stores::hdf5_data },
     Target { name: "hdf5_weights", run: stores::hdf5_weights },
     Target { name: "hdf5_state", run: stores::hdf5_state },

@@ -39,6 +39,10 @@ fn settings(folder: &Scratch) -> String {
 /// A net's prototxt, with what is written of it read again.
 pub fn net(bytes: &[u8]) {
     let _ = FileKind::of_head(bytes);
+    if let Ok(upgraded) = lgm_proto::upgrade_net_text(bytes, Path::new("net.prototxt")) {
+        let again = lgm_proto::upgrade_net_text(&upgraded.bytes, Path::new("again.prototxt"));
+        again.unwrap_or_else(|error| panic!("what was upgraded is not read: {error}"));
+    }
     let Ok(parsed) = lgm_proto::parse_net(bytes, Path::new("net.prototxt")) else { return };
     let text = lgm_proto::to_text(&parsed.message);
     let again = lgm_proto::parse_net(text.as_bytes(), Path::new("again.prototxt"));
@@ -75,6 +79,10 @@ pub fn weights(bytes: &[u8]) {
     }
     if let Ok(net) = lgm_proto::decode_net(bytes, Path::new("net.caffemodel")) {
         let _ = lgm_proto::to_text(&net);
+    }
+    if let Ok(upgraded) = lgm_proto::upgrade_net_binary(bytes, Path::new("net.caffemodel")) {
+        let again = lgm_proto::decode_net(&upgraded.bytes, Path::new("again.caffemodel"));
+        again.unwrap_or_else(|error| panic!("what was upgraded is not read: {error}"));
     }
     NET_AND_FOLDER.with_borrow_mut(|(net, folder)| {
         let path = folder.write("net.caffemodel", bytes);

@@ -8,7 +8,7 @@ batches from an HDF5 file with `data` and `label`, one after another, all in mem
 Prints the time in milliseconds of a whole iteration (zero gradients, forward, backward, update): on the CPU the median, on a
 GPU the total over the number of iterations, of which only the last is waited for; with --seconds after so long to warm up, and
 of as many iterations as take no less. Eager, or with --compile torch.compile,
-which on a GPU replays CUDA graphs. cuDNN times its ways to run each convolution and takes the fastest. With --losses it
+which on a GPU replays CUDA graphs. cuDNN benchmarks its algorithms for each convolution and takes the fastest. With --losses it
 prints in their place the losses of as many first iterations, without dropout.
 """
 import argparse

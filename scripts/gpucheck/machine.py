@@ -1,4 +1,4 @@
-"""Where things lie, what this machine has, and what the programs that are run get to see."""
+"""Where files are, what this machine has, and what the programs that are run get to see."""
 import functools
 import os
 import shutil

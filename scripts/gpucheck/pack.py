@@ -72,9 +72,9 @@ def pack_tests(only):
     # With the features of the whole workspace, as scripts/test builds them, so that nothing is built twice.
     files = sorted({target for package, target in wanted if target != package.replace('-', '_')})
     command = ['cargo', 'test', '--locked', '--no-run', '--workspace', '--lib', *(part for file in files for part in ('--test', file))]
-    told = run(*command, '--message-format', 'json-render-diagnostics', stdout=subprocess.PIPE, text=True).stdout
+    printed = run(*command, '--message-format', 'json-render-diagnostics', stdout=subprocess.PIPE, text=True).stdout
     os.makedirs(os.path.join(PACK, 'tests'))
-    for message in map(json.loads, told.splitlines()):
+    for message in map(json.loads, printed.splitlines()):
         if message.get('reason') != 'compiler-artifact' or not message.get('executable'):
             continue
         package = os.path.basename(os.path.dirname(message['manifest_path']))

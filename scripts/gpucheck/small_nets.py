@@ -65,7 +65,7 @@ def small(folder, only=None):
     for name in RECORDED:
         if only is None or name in only:
             case = shutil.copytree(os.path.join(recorded, name), os.path.join(folder, name))
-            # Their data lies beside them.
+            # Their data is beside them.
             for file in os.listdir(recorded):
                 if file.endswith('.h5') and not os.path.exists(os.path.join(folder, file)):
                     shutil.copy(os.path.join(recorded, file), folder)

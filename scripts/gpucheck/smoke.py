@@ -10,7 +10,7 @@ from .step import FAILED, OK, TIMEOUT, Skip
 
 ITERATIONS = 20
 LOSSES = os.path.join(machine.PACK, 'smoke', 'losses.json')
-# How far a loss may lie from the CPU's, in parts of the first loss: in the first few iterations what rounding makes of one, and
+# How far a loss may be from the CPU's, in parts of the first loss: in the first few iterations what rounding makes of one, and
 # from then on what training makes of that.
 FEW = 4
 TOLERANCES = {'fp32': (2e-4, 2e-2), 'tf32': (3e-3, 5e-2), 'bf16': (1e-2, 1e-1)}
@@ -78,7 +78,7 @@ def smoke(step, only=None, iterations=ITERATIONS, at_once=8):
             bad.append(job.name)
         elif not all(distance <= most for distance, most in zip(apart, job.tolerances)):
             i = next(i for i, most in enumerate(job.tolerances) if not apart[i] <= most)
-            verdict = f'FAILED: the losses of iteration {i} lie apart by {apart[i]:.1e} of the first one, more than {job.tolerances[i]}'
+            verdict = f'FAILED: the losses of iteration {i} differ by {apart[i]:.1e} of the first one, more than {job.tolerances[i]}'
             bad.append(job.name)
         ends = f'first {found[0]:.6g} (CPU {job.expected[0]:.6g}), last {found[-1]:.6g} (CPU {job.expected[-1]:.6g})' if found else 'no loss'
         step.say(f'{job.name:<32} {job.seconds:5.1f} s  apart {few:.1e}, later {worst:.1e}  {ends}  {verdict}')

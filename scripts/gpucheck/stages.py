@@ -87,7 +87,7 @@ def conformance(step, only=None):
 
 
 def precision(step, **_):
-    """scripts/precision, on the data that was packed for it or lies beside the repository."""
+    """scripts/precision, on the data that was packed for it or is beside the repository."""
     data = os.environ.get('LGM_DATA') or next((at for at in (f'{machine.PACK}/data', f'{machine.SHARED}/data') if os.path.isdir(at)), None)
     if not data:
         raise Skip('no data: pack it with "gpu-check pack precision", or name its folder in LGM_DATA')

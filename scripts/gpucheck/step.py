@@ -95,7 +95,7 @@ class Run:
         """What came of a stage, for the table."""
         self.results[name] = status
         line = f'{name:<12} {status:<8} {time.monotonic() - begun:5.0f} s  {note}'
-        # At once: what is known when the machine is taken away stays known.
+        # At once: what is known when the machine is taken back stays known.
         with open(self.path('table.txt'), 'a') as f:
             f.write(line + '\n')
         print(line, flush=True)

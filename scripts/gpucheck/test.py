@@ -1,4 +1,4 @@
-"""What a check must get right when a machine is slow or taken away: python3 -m gpucheck.test, in scripts/."""
+"""What a check must get right when a machine is slow or taken back: python3 -m gpucheck.test, in scripts/."""
 import contextlib
 import io
 import os

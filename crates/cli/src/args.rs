@@ -1,10 +1,14 @@
 //! The commands and their flags. One definition serves the parsing, the help and [`crate::argv`]'s rewriting.
 
+mod annoset;
+mod classify;
+mod convert_imageset;
 mod detect;
 mod device;
 mod figures;
+mod shell;
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -13,9 +17,13 @@ use clap::builder::{OsStringValueParser, RangedI64ValueParser, TypedValueParser}
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lgm_core::Error;
 
+pub use self::annoset::{AnnoType, ConvertAnnosetArgs, LabelType};
+pub use self::classify::{ClassifyArgs, ScoresFormat};
+pub use self::convert_imageset::ConvertImagesetArgs;
 pub use self::detect::{AdversarialArgs, FoldArgs, LikelihoodArgs};
 pub use self::device::{DeviceFlags, GpuFlag, Gpus};
-pub use self::figures::{DrawNetArgs, Layers, Rankdir};
+pub use self::figures::{ChartType, DrawNetArgs, Layers, PlotTrainingLogArgs, Rankdir};
+pub use self::shell::{CompletionsArgs, ManArgs, ShellFlag};
 use crate::signals::Action;
 
 const EXAMPLES: &str = "\
@@ -49,31 +57,42 @@ pub enum Command {
     /// Print a net's layers, shapes, parameters, operations and memory
     Summary(SummaryArgs),
     /// Show the GPUs and NVIDIA's libraries, or where they were looked for
-    #[command(name = "device_query", alias = "device-query")]
+    #[command(name = "device_query")]
     DeviceQuery(DeviceQueryArgs),
-    /// Convert MNIST's idx files to LMDB or HDF5
-    #[command(alias = "convert_mnist", alias = "convert_mnist_data")]
+    /// Take the mean of a database's images
+    #[command(name = "compute_image_mean")]
+    ComputeImageMean(ComputeImageMeanArgs),
+    /// Write what a net makes of its data, blob by blob, to databases or an HDF5 file
+    #[command(name = "extract_features")]
+    ExtractFeatures(ExtractFeaturesArgs),
+    /// Convert a list of image files to LMDB or LevelDB
+    #[command(name = "convert_imageset")]
+    ConvertImageset(ConvertImagesetArgs),
+    /// Convert MNIST's idx files to LMDB, LevelDB or HDF5
+    #[command(alias = "convert_mnist_data")]
     ConvertMnist(ConvertMnistArgs),
     /// Convert CIFAR-10/100 or folders of images to HDF5
-    #[command(alias = "convert_cifar")]
     ConvertCifar(ConvertCifarArgs),
+    /// Convert images and the boxes of their objects to LMDB or LevelDB
+    #[command(name = "convert_annoset")]
+    ConvertAnnoset(ConvertAnnosetArgs),
     /// Upgrade a net's prototxt to today's format
-    #[command(name = "upgrade_net_proto_text", alias = "upgrade-net-proto-text")]
+    #[command(name = "upgrade_net_proto_text")]
     UpgradeNetProtoText(UpgradeArgs),
     /// Upgrade a binary net, such as weights, to today's format
-    #[command(name = "upgrade_net_proto_binary", alias = "upgrade-net-proto-binary")]
+    #[command(name = "upgrade_net_proto_binary")]
     UpgradeNetProtoBinary(UpgradeArgs),
     /// Upgrade a solver's prototxt to today's format
-    #[command(name = "upgrade_solver_proto_text", alias = "upgrade-solver-proto-text")]
+    #[command(name = "upgrade_solver_proto_text")]
     UpgradeSolverProtoText(UpgradeArgs),
     /// Make tables of a training's log: losses and outputs, iterations, seconds and learning rates
-    #[command(name = "parse_log", alias = "parse-log")]
+    #[command(name = "parse_log")]
     ParseLog(ParseLogArgs),
+    /// Classify images
+    Classify(ClassifyArgs),
     /// Draw a dataset of digits, or of letters, into HDF5 files
-    #[command(alias = "make_glyphs")]
     MakeGlyphs(MakeGlyphsArgs),
     /// Draw the features a net gives its data, coloured by class, with the class centers and equal likelihoods
-    #[command(alias = "plot_features")]
     PlotFeatures(PlotFeaturesArgs),
     /// Turn a trained L-GM layer into an InnerProduct, for programs that know no L-GM
     Fold(FoldArgs),
@@ -82,8 +101,15 @@ pub enum Command {
     /// Attack a trained net through its input gradient, and tell how well scores tell abnormal inputs from clean ones
     Adversarial(AdversarialArgs),
     /// Draw a net's layers and blobs as a graph
-    #[command(name = "draw_net", alias = "draw-net")]
+    #[command(name = "draw_net")]
     DrawNet(DrawNetArgs),
+    /// Draw what trainings logged: accuracy, loss or learning rate by iterations or seconds
+    #[command(name = "plot_training_log")]
+    PlotTrainingLog(PlotTrainingLogArgs),
+    /// Print a script with which a shell completes commands and flags
+    Completions(CompletionsArgs),
+    /// Print a manual page
+    Man(ManArgs),
 }
 
 /// Where the log goes and what is in it: glog's flags. Each can also be set by an environment variable, GLOG_log_dir
@@ -230,6 +256,59 @@ pub struct DeviceQueryArgs {
     /// The GPUs.
     #[command(flatten)]
     pub gpus: GpuFlag,
+}
+
+/// Flags of `compute_image_mean`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  lgm-caffe compute_image_mean -backend lmdb train_lmdb mean.binaryproto")]
+pub struct ComputeImageMeanArgs {
+    /// The folder of an LMDB or LevelDB database of images of one size
+    #[arg(value_name = "INPUT_DB")]
+    pub input: PathBuf,
+    /// The file to write the mean to, for mean_file of transform_param; unless given, only the channels' means are logged
+    #[arg(value_name = "OUTPUT_FILE")]
+    pub output: Option<PathBuf>,
+    /// Accepted for Caffe's sake: what the folder holds decides
+    #[arg(long = "backend", value_name = "FORM", value_enum)]
+    pub backend: Option<DatabaseForm>,
+}
+
+/// Flags of `extract_features`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example, of ten batches:
+  lgm-caffe extract_features net.caffemodel net.prototxt fc7,prob fc7_lmdb,prob_lmdb 10 lmdb GPU 0")]
+pub struct ExtractFeaturesArgs {
+    /// Trained weights
+    pub weights: PathBuf,
+    /// The net's prototxt, with its data in the TEST phase
+    pub model: PathBuf,
+    /// The blobs to write, separated by commas
+    #[arg(value_name = "BLOBS")]
+    pub blobs: String,
+    /// A new database for each blob, separated by commas; or one HDF5 file for all
+    #[arg(value_name = "OUTPUTS")]
+    pub outputs: OsString,
+    /// Batches to run
+    #[arg(value_name = "BATCHES", value_parser = at_least_one())]
+    pub batches: u32,
+    /// The form of the outputs
+    #[arg(value_name = "FORM", value_enum)]
+    pub form: Backend,
+    /// Where to compute; the CPU unless given here or by -gpu
+    #[arg(value_name = "MODE", value_enum)]
+    pub mode: Option<ModeWord>,
+    /// The GPU's number, 0 unless given
+    #[arg(value_name = "DEVICE_ID")]
+    pub device_id: Option<u32>,
+    /// The device.
+    #[command(flatten)]
+    pub device: DeviceFlags,
+    /// The net's state.
+    #[command(flatten)]
+    pub state: StateFlags,
 }
 
 /// Flags of `convert-mnist`.
@@ -401,6 +480,26 @@ pub enum Backend {
     Leveldb,
     /// An HDF5 file, for HDF5Data layers.
     Hdf5,
+}
+
+/// The form of a database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DatabaseForm {
+    /// An LMDB folder.
+    Lmdb,
+    /// A LevelDB folder.
+    Leveldb,
+}
+
+/// Where to compute, by Caffe's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ModeWord {
+    /// On the CPU.
+    #[value(name = "CPU")]
+    Cpu,
+    /// On a GPU.
+    #[value(name = "GPU")]
+    Gpu,
 }
 
 /// A phase by Caffe's names.

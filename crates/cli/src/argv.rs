@@ -36,9 +36,14 @@ struct Given {
 /// # Errors
 /// When a command or flag is unknown, with the nearest known one.
 pub fn rewrite(argv: impl IntoIterator<Item = OsString>, cli: &Command) -> Result<Rewritten, UsageError> {
-    let mut argv = argv.into_iter();
+    let mut argv = argv.into_iter().peekable();
     let program = argv.next().unwrap_or_else(|| cli.get_name().into());
-    let (flags, words) = split(argv, cli)?;
+    let command_first = argv.peek().is_some_and(|first| !first.as_bytes().starts_with(b"-"));
+    let Split { flags, words, unknown: strange } = split(argv, cli);
+    if let (Some(flag), false) = (strange.first(), command_first) {
+        let command = words.iter().find_map(|word| command_of(cli, word));
+        return Err(unknown(flag, command.unwrap_or(cli)));
+    }
     let mut words = words.into_iter();
 
     let Some(word) = words.next() else {
@@ -49,14 +54,17 @@ pub fn rewrite(argv: impl IntoIterator<Item = OsString>, cli: &Command) -> Resul
             None => Err(UsageError(format!("which command? (commands: {})", commands(cli)))),
         };
     };
-    let Some(command) = word.to_str().and_then(|word| cli.find_subcommand(word)) else {
-        let word = word.to_string_lossy();
-        let names = cli.get_subcommands().map(Command::get_name);
-        let hint = did_you_mean(lgm_core::nearest(&word, names), "");
-        return Err(UsageError(format!("unknown command '{word}'{hint} (commands: {})", commands(cli))));
-    };
+    // A command that is unknown is told before its flags, which then are unknown too.
+    let command = command_of(cli, &word).ok_or_else(|| unknown_command(&word, cli))?;
+    if let Some(flag) = strange.first() {
+        return Err(unknown(flag, command));
+    }
     if command.get_name() == "help" {
-        let args = [program, "help".into()].into_iter().chain(words).collect();
+        let about = words.map(|word| match command_of(cli, &word) {
+            Some(command) => Ok(command.get_name().into()),
+            None => Err(unknown_command(&word, cli)),
+        });
+        let args = [Ok(program), Ok("help".into())].into_iter().chain(about).collect::<Result<_, _>>()?;
         return Ok(Rewritten { args, warnings: Vec::new() });
     }
 
@@ -80,12 +88,18 @@ pub fn rewrite(argv: impl IntoIterator<Item = OsString>, cli: &Command) -> Resul
     Ok(Rewritten { args, warnings })
 }
 
-/// Separates flags, by the names that clap gives them, from the other words.
-#[allow(clippy::type_complexity)]
-fn split(
-    mut argv: impl Iterator<Item = OsString>,
-    cli: &Command,
-) -> Result<(BTreeMap<String, Given>, Vec<OsString>), UsageError> {
+/// A command line taken apart.
+struct Split {
+    /// Flags by the names that clap gives them.
+    flags: BTreeMap<String, Given>,
+    /// What is no flag.
+    words: Vec<OsString>,
+    /// Flags of no command, as they are written.
+    unknown: Vec<String>,
+}
+
+/// Separates flags from the other words.
+fn split(mut argv: impl Iterator<Item = OsString>, cli: &Command) -> Split {
     let mut flags = BTreeMap::new();
     let mut words = Vec::new();
     let mut unknown_flags = Vec::new();
@@ -121,13 +135,29 @@ fn split(
             unknown_flags.push(written);
         }
     }
-    match unknown_flags.first() {
-        None => Ok((flags, words)),
-        Some(flag) => {
-            let command = words.iter().find_map(|word| cli.find_subcommand(word));
-            Err(unknown(flag, command.unwrap_or(cli)))
-        }
-    }
+    Split { flags, words, unknown: unknown_flags }
+}
+
+/// The command of a name, spelt with dashes or underscores.
+pub fn command_of<'a>(cli: &'a Command, word: &OsStr) -> Option<&'a Command> {
+    let word = underscored(word.to_str()?);
+    let named = |command: &&Command| {
+        std::iter::once(command.get_name()).chain(command.get_all_aliases()).any(|name| underscored(name) == word)
+    };
+    cli.get_subcommands().find(named)
+}
+
+fn underscored(name: &str) -> String {
+    name.replace('-', "_")
+}
+
+/// The error of a command that there is not, with the nearest that there is.
+pub fn unknown_command(word: &OsStr, cli: &Command) -> UsageError {
+    let word = word.to_string_lossy();
+    let names: Vec<String> = cli.get_subcommands().map(|command| underscored(command.get_name())).collect();
+    let near = lgm_core::nearest(&underscored(&word), names.iter().map(String::as_str));
+    let near = near.and_then(|name| command_of(cli, OsStr::new(name))).map(Command::get_name);
+    UsageError(format!("unknown command '{word}'{} (commands: {})", did_you_mean(near, ""), commands(cli)))
 }
 
 /// A flag in clap's form; `None` for one that counts as not given.
@@ -160,13 +190,13 @@ fn takes_value(arg: &Arg) -> bool {
 
 /// A command's flag by its name, however that is spelt.
 fn flag_of<'a>(command: &'a Command, name: &str) -> Option<&'a Arg> {
-    let plain = name.replace('-', "_");
+    let plain = underscored(name);
     let name = match plain.as_str() {
         "h" | "helpfull" | "helpshort" => "help",
         "V" => "version",
         name => name,
     };
-    command.get_arguments().find(|arg| arg.get_long().is_some_and(|long| long.replace('-', "_") == name))
+    command.get_arguments().find(|arg| arg.get_long().is_some_and(|long| underscored(long) == name))
 }
 
 /// A flag of any command.
@@ -179,7 +209,7 @@ fn of_caffe(cli: &Command, name: &str) -> bool {
 }
 
 fn unknown(written: &str, command: &Command) -> UsageError {
-    let name = written.trim_start_matches('-').replace('-', "_");
+    let name = underscored(written.trim_start_matches('-'));
     let dashes = &written[..written.len() - written.trim_start_matches('-').len()];
     let names = command.get_arguments().filter_map(Arg::get_long);
     let below = command.get_subcommands().flat_map(Command::get_arguments).filter_map(Arg::get_long);
@@ -246,6 +276,8 @@ mod tests {
             (&["-alsologtostderr", "device_query", "-gpu", "all"], &["device_query", "--alsologtostderr", "--gpu=all"]),
             (&["-v", "1", "time"], &["time", "--v=1"]),
             (&["device-query"], &["device_query"]),
+            (&["convert_mnist", "i", "l", "o"], &["convert-mnist", "--", "i", "l", "o"]),
+            (&["help", "draw-net"], &["help", "draw_net"]),
             (
                 &["convert-mnist", "-backend", "hdf5", "i", "l", "o"],
                 &["convert-mnist", "--backend=hdf5", "--", "i", "l", "o"],
@@ -288,6 +320,12 @@ mod tests {
             ),
             (&["device_querry", "-gpu", "0"], "unknown command 'device_querry'; did you mean 'device_query'?"),
             (&["xyzzy"], "unknown command 'xyzzy' (commands: train, "),
+            (
+                &["plot-trainin-log", "--no-such", "6"],
+                "unknown command 'plot-trainin-log'; did you mean 'plot_training_log'?",
+            ),
+            (&["trian", "-solvr", "s", "train"], "unknown command 'trian'; did you mean 'train'?"),
+            (&["help", "xyzzy"], "unknown command 'xyzzy'"),
             (
                 &["train", "-solvr", "s"],
                 "unknown flag '-solvr'; did you mean '-solver'? ('lgm-caffe train --help' lists",

@@ -4,22 +4,30 @@
 mod adversarial;
 mod args;
 mod argv;
+mod classify;
+mod completions;
+mod compute_image_mean;
+mod convert_annoset;
 mod convert_cifar;
+mod convert_imageset;
 mod convert_mnist;
 mod detect;
 mod device_query;
 mod draw_net;
+mod extract_features;
 mod fold;
 mod gpu;
 mod likelihood;
 mod logging;
 mod make_glyphs;
+mod man;
 mod models;
 mod output;
 mod parse_log;
 mod peaks;
 mod plot;
 mod plot_features;
+mod plot_training_log;
 mod progress;
 mod signals;
 mod summary;
@@ -82,6 +90,10 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::Train(_)
             | Command::Test(_)
             | Command::Time(_)
+            | Command::ComputeImageMean(_)
+            | Command::ExtractFeatures(_)
+            | Command::ConvertImageset(_)
+            | Command::ConvertAnnoset(_)
             | Command::UpgradeNetProtoText(_)
             | Command::UpgradeNetProtoBinary(_)
             | Command::UpgradeSolverProtoText(_)
@@ -96,18 +108,26 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::Time(args) => time::run(args),
         Command::Summary(args) => summary::run(args),
         Command::DeviceQuery(args) => device_query::run(args),
+        Command::ComputeImageMean(args) => compute_image_mean::run(args),
+        Command::ExtractFeatures(args) => extract_features::run(args),
+        Command::ConvertImageset(args) => convert_imageset::run(args),
         Command::ConvertMnist(args) => convert_mnist::run(args),
         Command::ConvertCifar(args) => convert_cifar::run(args),
+        Command::ConvertAnnoset(args) => convert_annoset::run(args),
         Command::ParseLog(args) => parse_log::run(args),
         Command::UpgradeNetProtoText(args) => upgrade::run(args, upgrade::Kind::NetText),
         Command::UpgradeNetProtoBinary(args) => upgrade::run(args, upgrade::Kind::NetBinary),
         Command::UpgradeSolverProtoText(args) => upgrade::run(args, upgrade::Kind::SolverText),
         Command::MakeGlyphs(args) => make_glyphs::run(args),
         Command::PlotFeatures(args) => plot_features::run(args),
+        Command::Classify(args) => classify::run(args),
         Command::Fold(args) => fold::run(args),
         Command::Likelihood(args) => likelihood::run(args),
         Command::Adversarial(args) => adversarial::run(args),
         Command::DrawNet(args) => draw_net::run(args),
+        Command::PlotTrainingLog(args) => plot_training_log::run(args),
+        Command::Completions(args) => completions::run(args),
+        Command::Man(args) => man::run(args),
     }
 }
 

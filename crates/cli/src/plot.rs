@@ -14,7 +14,6 @@ use std::path::Path;
 use std::sync::Once;
 
 use image::RgbImage;
-use image::imageops::{FilterType, resize};
 use lgm_core::fs::write_bytes;
 use lgm_core::{Error, Result, memory};
 use plotters::coord::Shift;
@@ -146,8 +145,17 @@ pub fn pixels(figure: &impl Drawing) -> Result<RgbImage> {
         let area = BitMapBackend::with_buffer(&mut buffer, (px(width), px(height))).into_drawing_area();
         area.fill(&WHITE).and_then(|()| figure.draw(&area)).and_then(|()| area.present()).map_err(failed)?;
     }
-    let large = RgbImage::from_raw(px(width), px(height), buffer).ok_or_else(|| failed("the buffer is too small"))?;
-    Ok(resize(&large, width, height, FilterType::Triangle))
+    // Each pixel is the mean of its units.
+    let (row, count) = (px(width) as usize * 3, UNITS * UNITS);
+    let mean = |x: usize, y: usize, channel: usize| {
+        let units = (0..UNITS as usize).flat_map(|dy| (0..UNITS as usize).map(move |dx| (dx, dy)));
+        let sum: u32 = units.map(|(dx, dy)| u32::from(buffer[(y + dy) * row + (x + dx) * 3 + channel])).sum();
+        ((sum + count / 2) / count) as u8
+    };
+    Ok(RgbImage::from_fn(width, height, |x, y| {
+        let (x, y) = (px(x) as usize, px(y) as usize);
+        image::Rgb([0, 1, 2].map(|channel| mean(x, y, channel)))
+    }))
 }
 
 /// A figure as the text of an SVG file.

@@ -54,7 +54,6 @@ pub struct Row {
 
 impl Table {
     /// The rows' values in the column of a name; `None` if there is no such column.
-    #[allow(dead_code, reason = "what figures of logs read")]
     pub fn column(&self, name: &str) -> Option<impl Iterator<Item = (&Row, f64)>> {
         let column = self.names.iter().position(|known| known == name)?;
         Some(self.rows.iter().filter_map(move |row| Some((row, row.values.get(column).copied().flatten()?))))

@@ -15,36 +15,50 @@ pub struct Window {
     pub kernel: usize,
     /// Distance between the windows of two outputs.
     pub stride: usize,
-    /// Zeros added at each side; a negative number crops the input.
+    /// Zeros added before the input; a negative number crops it.
     pub pad: isize,
+    /// Zeros added behind it.
+    pub pad_end: isize,
     /// Distance between the elements of a window; 1 is dense.
     pub dilation: usize,
 }
 
 impl Window {
     /// The one window of one element over an axis of one element.
-    pub const UNIT: Window = Window { input: 1, output: 1, kernel: 1, stride: 1, pad: 0, dilation: 1 };
+    pub const UNIT: Window = Window { input: 1, output: 1, kernel: 1, stride: 1, pad: 0, pad_end: 0, dilation: 1 };
+
+    /// [`Window::sided`] with the same padding at both sides.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn new(input: usize, kernel: usize, stride: usize, pad: usize, dilation: usize) -> Result<Window> {
+        Window::sided(input, kernel, stride, [pad; 2], dilation)
+    }
 
     /// As many whole windows as the padded input holds, as Caffe counts those of a convolution:
-    /// ⌊(input + 2·pad − reach) / stride⌋ + 1 with a [`reach`](Self::reach) of dilation·(kernel − 1) + 1.
+    /// ⌊(input + padding − reach) / stride⌋ + 1 with a [`reach`](Self::reach) of dilation·(kernel − 1) + 1; `pad` is before
+    /// and behind.
     ///
     /// # Errors
     /// When a kernel, stride or dilation is 0, or the window does not fit the padded input.
     #[warn(clippy::arithmetic_side_effects)]
-    pub fn new(input: usize, kernel: usize, stride: usize, pad: usize, dilation: usize) -> Result<Window> {
+    pub fn sided(input: usize, kernel: usize, stride: usize, pad: [usize; 2], dilation: usize) -> Result<Window> {
         let reach = reach_of(kernel, stride, dilation)?;
-        let padded = pad.checked_mul(2).and_then(|pad| pad.checked_add(input)).filter(|&p| p <= isize::MAX as usize);
-        let (Some(reach), Some(padded)) = (reach, padded) else {
+        let [before, behind] = pad;
+        let padding =
+            if before == behind { format!("{before} at each side") } else { format!("{before} and {behind}") };
+        let padded = before.checked_add(behind).and_then(|pad| pad.checked_add(input));
+        let (Some(reach), Some(padded)) = (reach, padded.filter(|&p| p <= isize::MAX as usize)) else {
             return Err(crate::Error::config(format!(
-                "a window of {kernel} elements, {dilation} apart, over {input} with padding {pad} at each side is too large"
+                "a window of {kernel} elements, {dilation} apart, over {input} with padding {padding} is too large"
             )));
         };
         ensure!(
             padded >= reach,
-            "the kernel reaches over {reach} positions, but the input has {input} with padding {pad} at each side"
+            "the kernel reaches over {reach} positions, but the input has {input} with padding {padding}"
         );
         let output = padded.saturating_sub(reach).checked_div(stride).unwrap_or(0).saturating_add(1);
-        Ok(Window { input, output, kernel, stride, pad: pad as isize, dilation })
+        Ok(Window { input, output, kernel, stride, pad: before as isize, pad_end: behind as isize, dilation })
     }
 
     /// The window over the output of a transposed convolution of `input` positions, of which there are
@@ -67,12 +81,18 @@ impl Window {
                 "{input} positions spread over {all}, of which padding {pad} at each side leaves none"
             )));
         };
-        Ok(Window { input: positions, output: input, kernel, stride, pad: pad as isize, dilation })
+        let pad = pad as isize;
+        Ok(Window { input: positions, output: input, kernel, stride, pad, pad_end: pad, dilation })
     }
 
     /// Whether each output has its own element of the input for a window, and no other.
     pub fn is_pointwise(&self) -> bool {
-        (self.kernel, self.stride, self.pad) == (1, 1, 0)
+        (self.kernel, self.stride, self.pad, self.pad_end) == (1, 1, 0, 0)
+    }
+
+    /// Whether the padding is the same at both sides.
+    pub fn is_symmetric(&self) -> bool {
+        self.pad == self.pad_end
     }
 
     /// Positions from the first element of a window to its last.
@@ -88,7 +108,9 @@ impl Window {
     /// The window by which the gradient of the input is a convolution of the output's, its kernel turned round; of stride 1
     /// only.
     pub fn adjoint(&self) -> Window {
-        Window { input: self.output, output: self.input, pad: (self.reach() - 1) as isize - self.pad, ..*self }
+        let other = |pad: isize| (self.reach() - 1) as isize - pad;
+        let (pad, pad_end) = (other(self.pad), other(self.pad_end));
+        Window { input: self.output, output: self.input, pad, pad_end, ..*self }
     }
 
     /// The position of element `i` of the window of `output`, if it is one of the input's.
@@ -127,7 +149,7 @@ impl Window {
 
     /// Positions of the padded input that a dense window covers.
     pub fn padded_len(&self, output: usize) -> usize {
-        let end = (self.input as isize + 2 * self.pad).max(0) as usize;
+        let end = (self.input as isize + self.pad + self.pad_end).max(0) as usize;
         self.kernel.min(end.saturating_sub(output * self.stride))
     }
 }

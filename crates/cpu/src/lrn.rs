@@ -163,7 +163,8 @@ impl Lrn {
     /// The windows within a channel, as an average pooling that keeps the size.
     fn boxes(&self, height: usize, width: usize) -> PoolGeometry {
         let (kernel, pad) = (self.size, (self.size as isize - 1) / 2);
-        PoolGeometry { windows: [height, width].map(|n| Window { input: n, output: n, kernel, pad, ..Window::UNIT }) }
+        let window = |n: usize| Window { input: n, output: n, kernel, pad, pad_end: pad, ..Window::UNIT };
+        PoolGeometry { windows: [height, width].map(window), padding_counts: true }
     }
 }
 

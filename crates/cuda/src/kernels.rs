@@ -75,6 +75,7 @@ pub fn sources() -> &'static [Source] {
         "embed",
         "format",
         "interp",
+        "l1_loss" with LOSS,
         "lgm_distance" with LGM,
         "lgm_fork" with LOSS,
         "lgm_loss" with LGM,
@@ -94,6 +95,7 @@ pub fn sources() -> &'static [Source] {
         "softmax" with LOSS,
         "solver",
         "spatial",
+        "unit_rows",
     ]
 }
 

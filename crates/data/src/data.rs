@@ -3,7 +3,8 @@
 //! Records are taken in the order of their keys, from the last one on to the first again. An image is 8-bit or floating
 //! values, or an encoded JPEG or PNG file, which is decoded to blue, green, red planes; then `transform_param` applies
 //! (see `transform`). `prefetch` batches are kept ready by a thread. With `rand_skip` n, the first record is one
-//! of the first n, at random.
+//! of the first n, at random. With `shuffle` (of NVIDIA's, Intel's and other forks), records come in a random order, another
+//! one each time round; a LevelDB database is then read once before the first batch, to find where its records lie.
 //!
 //! | top | shape |
 //! | --- | --- |
@@ -21,7 +22,7 @@ use lgm_proto::{DataParameter, LayerParameter, TransformationParameter};
 
 use crate::batch::{Batch, copy_out, read_counter};
 use crate::datum::decode;
-use crate::db::{Database, Records};
+use crate::db::{Database, Locations, Records};
 use crate::image::Color;
 use crate::order::Draws;
 use crate::parallel::{in_parallel, threads_for};
@@ -114,30 +115,23 @@ impl Source for Data {
 
     fn load(&mut self, _step: &Step, tops: &mut [ViewMut<'_, Host>]) -> Result<()> {
         let opened = self.opened.as_mut().ok_or_else(|| Error::internal("Data was used before it was opened"))?;
-        let ahead = match &mut opened.ahead {
-            Some(ahead) => ahead,
-            none => {
-                let rows = self.param.batch_size() as usize;
-                let from = self.cursor.unwrap_or(opened.start);
-                let records = Records::from(opened.database.clone(), from.record)?;
-                if records.index() != from.record {
-                    let what = format!("the saved position is record {}, but the database ends before it", from.record);
-                    return Err(Error::data(&self.path, what));
-                }
-                let mut assembler = Assembler {
-                    records,
-                    image: from.image,
-                    path: self.path.clone(),
-                    transformer: opened.transformer.clone(),
-                    draws: self.draws.clone(),
-                    color: self.color,
-                    rows,
-                    threads: if opened.encoded { threads_for(rows) } else { 1 },
-                };
-                let buffers = Batch::several(self.param.prefetch().max(1) as usize, &opened.shapes)?;
-                none.insert(Prefetch::spawn("Data batches", buffers, move |batch| assembler.fill(batch))?)
-            }
-        };
+        if opened.ahead.is_none() {
+            let rows = self.param.batch_size() as usize;
+            let from = self.cursor.unwrap_or(opened.start);
+            let mut assembler = Assembler {
+                records: opened.records(from, self.param.shuffle().then_some(&self.draws))?,
+                image: from.image,
+                path: self.path.clone(),
+                transformer: opened.transformer.clone(),
+                draws: self.draws.clone(),
+                color: self.color,
+                rows,
+                threads: if opened.is_work() { threads_for(rows) } else { 1 },
+            };
+            let buffers = Batch::several(self.param.prefetch().max(1) as usize, &opened.shapes)?;
+            opened.ahead = Some(Prefetch::spawn("Data batches", buffers, move |batch| assembler.fill(batch))?);
+        }
+        let Some(ahead) = &mut opened.ahead else { return Err(Error::internal("Data reads no batches ahead")) };
         let batch = ahead.receive()?;
         copy_out(&batch.tops, tops)?;
         self.cursor = Some(batch.next);
@@ -162,6 +156,33 @@ impl Source for Data {
         }
         self.cursor = Some(cursor);
         Ok(())
+    }
+}
+
+/// Values of an image from which copying it is worth a thread's while.
+const LARGE: usize = 1 << 15;
+
+impl Opened {
+    /// Whether several threads should share the images of a batch.
+    fn is_work(&self) -> bool {
+        self.encoded || self.transformer.output().count() >= LARGE
+    }
+
+    /// The records from a place on, in the order of their keys or in one drawn for each time round.
+    fn records(&self, from: Cursor, shuffle: Option<&Draws>) -> Result<Records> {
+        if let Some(draws) = shuffle {
+            let (locations, draws) = (Arc::new(Locations::of(&self.database)?), draws.clone());
+            // From the times round that lie behind, the place follows.
+            let position = self.start.record + from.image;
+            let draw = move |round, count| draws.permutation("records", &[round], count);
+            return Ok(Records::shuffled(self.database.clone(), locations, position, draw));
+        }
+        let records = Records::from(self.database.clone(), from.record)?;
+        if records.index() != from.record {
+            let what = format!("the saved position is record {}, but the database ends before it", from.record);
+            return Err(Error::data(self.database.path(), what));
+        }
+        Ok(records)
     }
 }
 

@@ -6,7 +6,7 @@ use lgm_core::{Error, Result};
 use lgm_proto::Datum;
 use prost::Message;
 
-use crate::image::{self, BadImage, Color, Image, Pixels};
+use crate::image::{self, BadImage, Color, Image, Pixels, Raster};
 use crate::pixels::Extent;
 
 /// A decoded record.
@@ -30,6 +30,8 @@ pub(crate) enum BadRecord {
         count => format!("= {count} pixels"),
     })]
     Values { extent: Extent, found: usize },
+    #[error("has floating-point values, where 8-bit ones or an image file were expected")]
+    Floats,
     #[error("its image {0}")]
     Image(#[from] BadImage),
 }
@@ -37,10 +39,28 @@ pub(crate) enum BadRecord {
 /// Decodes a record.
 pub(crate) fn decode(record: &[u8], color: Color) -> Result<Decoded, BadRecord> {
     let datum = Datum::decode(record)?;
-    let label = datum.label;
+    let (label, encoded) = (datum.label, datum.encoded());
+    let image = if encoded { image::decode(datum.data(), color)? } else { values(datum)? };
+    Ok(Decoded { image, label, encoded })
+}
+
+/// The image of a record of 8-bit values or an image file, its channels together.
+pub(crate) fn raster(datum: Datum, color: Color) -> Result<Raster, BadRecord> {
     if datum.encoded() {
-        return Ok(Decoded { image: image::decode(datum.data(), color)?, label, encoded: true });
+        return Ok(image::decode_raster(datum.data(), color)?);
     }
+    let Image { extent, pixels } = values(datum)?;
+    let Pixels::U8(planes) = pixels else { return Err(BadRecord::Floats) };
+    let mut raster = Raster::zeros(extent)?;
+    let area = extent.count().checked_div(extent.channels).unwrap_or(0).max(1);
+    for (c, plane) in planes.chunks_exact(area).enumerate() {
+        raster.data.iter_mut().skip(c).step_by(extent.channels).zip(plane).for_each(|(to, &from)| *to = from);
+    }
+    Ok(raster)
+}
+
+/// The values of a record that holds no image file.
+fn values(datum: Datum) -> Result<Image, BadRecord> {
     let extent = Extent {
         channels: positive("channels", datum.channels())?,
         height: positive("height", datum.height())?,
@@ -59,7 +79,7 @@ pub(crate) fn decode(record: &[u8], color: Color) -> Result<Decoded, BadRecord> 
     if found != extent.count() {
         return Err(BadRecord::Values { extent, found });
     }
-    Ok(Decoded { image: Image { extent, pixels }, label, encoded: false })
+    Ok(Image { extent, pixels })
 }
 
 fn positive(what: &'static str, value: i32) -> Result<usize, BadRecord> {

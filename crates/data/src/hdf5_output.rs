@@ -1,22 +1,42 @@
-//! HDF5Output: keeps a batch of two blobs in an HDF5 file.
+//! HDF5Output: keeps batches of two blobs in an HDF5 file.
 //!
 //! The first bottom is saved as dataset `data`, the second as `label`, in single precision, with Caffe's four axes (a
-//! blob of fewer is padded with ones at the end; one of more keeps its own). Both have as many rows.
+//! blob of fewer is padded with ones at the end; one of more keeps its own). Both have as many rows. Further batches
+//! follow the first along the first axis.
 //!
-//! A second batch is refused, as in Caffe, whose datasets exist then: the file holds one batch, and none is lost silently.
-//! Difference: Caffe writes in place; here the file appears whole, or not at all.
+//! Batches are kept in memory. The file is written, whole each time, with the first batch, whenever the rows have doubled
+//! since, and with the last of them when the net ends; should that fail, the log says how many rows the file has. A run
+//! that is killed leaves the file as it was written last, all rows up to some batch.
+//!
+//! Differences: Caffe ends with an error at the second batch; it writes in place, here the file appears whole, or not at
+//! all.
 
 use std::path::PathBuf;
 
-use lgm_core::{BlobSpec, BuildCx, Error, Host, Node, Result, Shape, Sink, View, ensure, with_float};
+use lgm_core::{BlobSpec, BuildCx, Error, Host, Node, Result, Shape, Sink, View, ensure, memory, with_float};
 use lgm_proto::LayerParameter;
 
 use lgm_hdf5::write_f32;
 
+/// The datasets' names.
+const NAMES: [&str; 2] = ["data", "label"];
+
 /// The HDF5Output sink. See the module's documentation.
 pub struct Hdf5Output {
     path: PathBuf,
-    stored: bool,
+    /// The rows of both datasets.
+    kept: [Rows; 2],
+    rows: usize,
+    /// How many of them the file has.
+    written: usize,
+}
+
+/// The rows of a dataset.
+#[derive(Default)]
+struct Rows {
+    /// Extents of one row.
+    shape: Shape,
+    values: Vec<f32>,
 }
 
 impl Hdf5Output {
@@ -27,7 +47,19 @@ impl Hdf5Output {
     pub fn new(layer: &LayerParameter, _cx: &BuildCx) -> Result<Self> {
         let path = layer.hdf5_output_param.as_ref().map(|p| p.file_name()).unwrap_or_default();
         ensure!(!path.is_empty(), "hdf5_output_param needs a file_name");
-        Ok(Hdf5Output { path: path.into(), stored: false })
+        Ok(Hdf5Output { path: path.into(), kept: Default::default(), rows: 0, written: 0 })
+    }
+
+    /// Writes the file anew, with all rows.
+    fn write(&mut self) -> Result<()> {
+        let shapes = self.kept.each_ref().map(|kept| kept.shape.splice(0..0, [self.rows]));
+        let [data, label] = &self.kept;
+        let datasets: [(&str, &Shape, &[f32]); 2] =
+            [(NAMES[0], &shapes[0], &data.values), (NAMES[1], &shapes[1], &label.values)];
+        write_f32(&self.path, &datasets)?;
+        self.written = self.rows;
+        tracing::debug!("saved {} rows to {}", self.rows, self.path.display());
+        Ok(())
     }
 }
 
@@ -62,24 +94,37 @@ impl Sink for Hdf5Output {
         let [data, label] = bottoms else {
             return Err(Error::internal("HDF5Output was opened with two bottoms and run with another number"));
         };
-        if self.stored {
-            let what = "holds the first batch already, and HDF5Output keeps one; run one pass (-iterations 1) over a \
-                        batch_size that takes all items, or leave the layer out (include { stage: … })";
-            return Err(Error::data(&self.path, what));
+        for ((kept, blob), name) in self.kept.iter_mut().zip([data, label]).zip(NAMES) {
+            let row = four_axes(blob.shape()).splice(0..1, []);
+            if self.rows > 0 && kept.shape != row {
+                let what = format!("{}: a row of '{name}', as in the batches before", self.path.display());
+                return Err(Error::Shape { what, expected: kept.shape.clone(), found: row });
+            }
+            kept.shape = row;
+            let more = blob.shape().count();
+            if more > kept.values.capacity() - kept.values.len() {
+                // At least twofold, so that a value is copied few times.
+                let what = format!("{}: the batches to be saved as '{name}'", self.path.display());
+                let room = more.max(kept.values.len());
+                memory::reserve(&mut kept.values, room, what)?;
+            }
+            with_float!(blob.dtype(), T => {
+                kept.values.extend(blob.slice::<T>()?.iter().map(|&x| lgm_core::Float::f64(x) as f32));
+            });
         }
-        let (data_values, label_values) = (values(data)?, values(label)?);
-        let (data_shape, label_shape) = (four_axes(data.shape()), four_axes(label.shape()));
-        let datasets: [(&str, &Shape, &[f32]); 2] =
-            [("data", &data_shape, &data_values), ("label", &label_shape, &label_values)];
-        write_f32(&self.path, &datasets)?;
-        self.stored = true;
-        tracing::debug!("saved {} rows to {}", rows(data.shape()), self.path.display());
-        Ok(())
+        self.rows += rows(data.shape());
+        if self.written == 0 || self.rows >= self.written.saturating_mul(2) { self.write() } else { Ok(()) }
     }
 }
 
-fn values(view: &View<'_, Host>) -> Result<Vec<f32>> {
-    with_float!(view.dtype(), T => Ok(view.slice::<T>()?.iter().map(|&x| lgm_core::Float::f64(x) as f32).collect()))
+impl Drop for Hdf5Output {
+    fn drop(&mut self) {
+        if self.rows > self.written
+            && let Err(e) = self.write()
+        {
+            tracing::error!("{e}; the file has the first {} of {} rows", self.written, self.rows);
+        }
+    }
 }
 
 /// Builds an HDF5Output layer.
@@ -100,25 +145,36 @@ mod tests {
     }
 
     #[test]
-    fn one_batch_is_kept_and_a_second_refused() {
+    fn batches_follow_one_another() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out.h5");
         std::fs::write(&path, "an older file").unwrap();
         let mut sink = sink(path.to_str().unwrap()).unwrap();
         let (x, y) = (BlobSpec::new([2, 3], DType::F64), BlobSpec::new([2], DType::F32));
         sink.open(&[x.clone(), y.clone()]).unwrap();
-        let (data, label) = ([10.0f64, 11.0, 12.0, 13.0, 14.0, 15.0], [1.0f32, 2.0]);
-        let views = [View::of_slice(&data, &x).unwrap(), View::of_slice(&label, &y).unwrap()];
-        sink.store(&views).unwrap();
+        let values = |name: &str| {
+            let file = H5File::open(&path).unwrap();
+            assert_eq!(file.datasets().unwrap(), ["data", "label"]);
+            let set = file.dataset(name).unwrap();
+            (set.shape().clone(), set.read().unwrap().into_f32())
+        };
+        // What the file has after each of five batches, and after the end: the first, two, four, and all.
+        for (batch, saved) in [1, 2, 2, 4, 4].into_iter().enumerate() {
+            let first = batch as f64 * 6.0;
+            let data: Vec<f64> = (0..6).map(|i| first + f64::from(i)).collect();
+            let label = [2 * batch, 2 * batch + 1].map(|v| v as f32);
+            sink.store(&[View::of_slice(&data, &x).unwrap(), View::of_slice(&label, &y).unwrap()]).unwrap();
+            let rows = saved * 2;
+            assert_eq!(values("data"), (Shape::from([rows, 3, 1, 1]), (0..rows * 3).map(|v| v as f32).collect()));
+            assert_eq!(values("label"), (Shape::from([rows, 1, 1, 1]), (0..rows).map(|v| v as f32).collect()));
+        }
+        let other = BlobSpec::new([2, 4], DType::F32);
+        let views = [View::of_slice(&[0.0f32; 8], &other).unwrap(), View::of_slice(&[0.0f32; 2], &y).unwrap()];
         let error = sink.store(&views).unwrap_err().to_string();
-        assert!(error.contains("out.h5: holds the first batch already"), "{error}");
-        let file = H5File::open(&path).unwrap();
-        assert_eq!(file.datasets().unwrap(), ["data", "label"]);
-        let data = file.dataset("data").unwrap();
-        assert_eq!(data.shape(), &Shape::from([2, 3, 1, 1]));
-        assert_eq!(data.read().unwrap().into_f32(), [10.0, 11.0, 12.0, 13.0, 14.0, 15.0]);
-        let label = file.dataset("label").unwrap();
-        assert_eq!((label.shape(), label.read().unwrap().into_f32()), (&Shape::from([2, 1, 1, 1]), vec![1.0, 2.0]));
+        assert!(error.contains("out.h5: a row of 'data', as in the batches before"), "{error}");
+        drop(sink);
+        assert_eq!(values("data"), (Shape::from([10, 3, 1, 1]), (0..30).map(|v| v as f32).collect()));
+        assert_eq!(values("label"), (Shape::from([10, 1, 1, 1]), (0..10).map(|v| v as f32).collect()));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 

@@ -5,7 +5,7 @@
 //! the same order and cut the same way, however far ahead anything was read.
 
 use lgm_core::Phase;
-use lgm_core::rng::{Philox, stream_id};
+use lgm_core::rng::{Philox, Sequence, stream_id};
 
 /// Draws of one data layer.
 #[derive(Clone, Debug)]
@@ -40,6 +40,11 @@ impl Draws {
     /// A number in `0..n`, drawn once for `what`.
     pub fn once(&self, what: &str, n: usize) -> usize {
         Philox::new(self.seed, stream_id(&self.name, what)).from(0).below(n.max(1))
+    }
+
+    /// A sequence of draws, its own for each `what` and `counter`.
+    pub fn sequence(&self, what: &str, counter: u64) -> Sequence {
+        Philox::new(self.seed, stream_id(&self.name, &format!("{what} {counter}"))).from(0)
     }
 
     /// The draws for the image that is number `image` since training began.

@@ -77,6 +77,15 @@ pub(crate) fn middle_of_mean(param: &TransformationParameter, of: Extent) -> Res
 impl Transformer {
     /// The transformation of images that are like the first one, of extents `first`.
     pub fn new(param: &TransformationParameter, phase: Phase, first: Extent) -> Result<Self> {
+        let of_annotated = [
+            ("resize_param", !param.resize_param.is_empty()),
+            ("distort_param", param.distort_param.is_some()),
+            ("expand_param", param.expand_param.is_some()),
+            ("emit_constraint", param.emit_constraint.is_some()),
+        ];
+        if let Some((name, _)) = of_annotated.iter().find(|(_, given)| *given) {
+            return Err(Error::config(format!("{name} is carried out by AnnotatedData alone")));
+        }
         let mean = mean(param, first)?;
         Ok(Transformer {
             first,
@@ -106,15 +115,20 @@ impl Transformer {
         }
     }
 
-    /// Writes a transformed image to `out`. The image must pass [`Transformer::check`].
-    pub fn apply(&self, image: &Image, draw: ImageDraw, out: &mut [f32]) {
-        let Extent { height, width, .. } = image.extent;
+    /// The window on an image that the net sees. The image must pass [`Transformer::check`].
+    pub fn window(&self, of: Extent, draw: ImageDraw) -> Window {
+        let Extent { height, width, .. } = of;
         let mirror = self.mirror && draw.mirror();
-        let window = match self.crop {
+        match self.crop {
             Some(side) if self.random_crop => Window::square(draw.corner(side, height, width), side, mirror),
             Some(side) => Window::square(((height - side) / 2, (width - side) / 2), side, mirror),
-            None => Window::whole(image.extent, mirror),
-        };
+            None => Window::whole(of, mirror),
+        }
+    }
+
+    /// Writes a transformed image to `out`. The image must pass [`Transformer::check`].
+    pub fn apply(&self, image: &Image, draw: ImageDraw, out: &mut [f32]) {
+        let window = self.window(image.extent, draw);
         match &image.pixels {
             Pixels::U8(p) => cut(p, image.extent, window, &self.mean, self.scale, out),
             Pixels::F32(p) => cut(p, image.extent, window, &self.mean, self.scale, out),
@@ -136,12 +150,23 @@ pub(crate) enum Mismatch {
 }
 
 /// Reads a mean image that must have the extents of the data.
-fn read_mean(path: &Path, expected: Extent) -> Result<Vec<f32>> {
+pub(crate) fn read_mean(path: &Path, expected: Extent) -> Result<Vec<f32>> {
     let (found, mean) = load_mean(path)?;
     if found == expected {
         return Ok(mean);
     }
     Err(Error::data(path, format!("the mean image is {found}, expected {expected} like the data")))
+}
+
+/// The mean of each channel of a mean image of any height and width.
+pub(crate) fn channel_means(path: &Path, channels: usize) -> Result<Vec<f32>> {
+    let (found, mean) = load_mean(path)?;
+    if found.channels != channels || mean.is_empty() {
+        let what = format!("the mean image is {found}, expected {channels} channels as the net's input has");
+        return Err(Error::data(path, what));
+    }
+    let planes = mean.chunks(mean.len() / channels);
+    Ok(planes.map(|plane| (plane.iter().map(|&v| f64::from(v)).sum::<f64>() / plane.len() as f64) as f32).collect())
 }
 
 /// Reads a mean image: a BlobProto of 1 × channels × height × width, or without the 1.

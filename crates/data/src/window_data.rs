@@ -7,8 +7,9 @@
 //!
 //! A window is brought to `crop_size` × `crop_size` bilinearly. With `context_pad` p, so much of its surroundings is shown
 //! with it that they are p pixels wide in the result; `crop_mode: "square"` first widens the window to a square around its
-//! middle. What lies outside the image stays 0. Then `transform_param` applies: `mirror` flips one window in two, the mean
-//! (of `mean_file`, an image of at least `crop_size`, its middle; or `mean_value`) is taken off, `scale` multiplies.
+//! middle. What lies outside the image stays 0. Then `mirror` of `transform_param` flips one window in two, the mean (of
+//! its `mean_file`, an image of at least `crop_size`, its middle; or `mean_value`) is taken off, and `scale` multiplies:
+//! that of `window_data_param`, as in Caffe, where the one of `transform_param` has no effect (a warning says so).
 //!
 //! | top | shape |
 //! | --- | --- |
@@ -108,6 +109,12 @@ impl WindowData {
             "square" => true,
             other => return Err(Error::config(format!("crop_mode must be 'warp' or 'square', found '{other}'"))),
         };
+        if transform.scale() != 1.0 {
+            tracing::warn!(
+                "WindowData '{}': transform_param's scale has no effect, as in Caffe; window_data_param's has",
+                layer.name()
+            );
+        }
         let color = match color(&transform)? {
             Color::Native => Color::Force,
             forced => forced,
@@ -169,7 +176,7 @@ impl Source for WindowData {
             side: self.side,
             mirror: self.transform.mirror(),
             mean: transform::middle_of_mean(&self.transform, extent)?,
-            scale: self.transform.scale(),
+            scale: self.param.scale(),
             extent,
             background,
             rows,

@@ -84,7 +84,7 @@ fn damaged_idx_files_are_described_and_leave_nothing() {
     let good = |n: u32| idx(2051, &[n, 1, 2], &vec![1; 2 * n as usize]);
     let fails = |images: &[u8], labels: &[u8], what: &str| {
         let (i, l) = (put(dir.path(), "i", images), put(dir.path(), "l", labels));
-        for format in [Format::Lmdb, Format::Hdf5] {
+        for format in [Format::Lmdb, Format::Leveldb, Format::Hdf5] {
             let e = convert_mnist(&i, &l, dir.path().join("out"), format, &mut |_, _| ()).unwrap_err().to_string();
             assert!(e.contains(what), "expected '{what}' in: {e}");
         }
@@ -102,7 +102,7 @@ fn damaged_idx_files_are_described_and_leave_nothing() {
     fails(&labels, &labels, "found labels in MNIST's format (idx): convert-mnist takes it, behind the images");
     fails(b"layer { name: 'a' }", &labels, "found a net's prototxt: -model takes it");
     fails(&gzip(b"<!DOCTYPE html>"), &labels, "found a web page: a download that failed");
-    fails(b"\x80\x02}.", &labels, "found a Python pickle: convert-cifar takes the folder it lies in");
+    fails(b"\x80\x02}.", &labels, "found a Python pickle: convert-cifar takes the folder it is in");
     fails(b"\x89HDF\r\n\x1a\n\0", &labels, "found an HDF5 file");
     fails(&[], &labels, "found an empty file");
     fails(&[0, 1], &labels, "found only 2 bytes");

@@ -11,6 +11,7 @@ use common::{cx, error, golden, open, resumes_exactly};
 use heed::types::Bytes;
 use heed::{CommitOrAbort, EnvOpenOptions};
 use lgm_core::{Phase, Shape};
+use lgm_data::db::{Backend, Writer};
 use lgm_proto::{DataParameter, Datum, LayerParameter, TransformationParameter, data_parameter::Db};
 use prost::Message;
 
@@ -26,6 +27,14 @@ fn write_db(path: &Path, records: &[Vec<u8>]) -> String {
         Ok(CommitOrAbort::<_, ()>::Commit(()))
     })
     .unwrap();
+    path.to_str().unwrap().into()
+}
+
+/// The same in LevelDB.
+fn leveldb(path: &Path, records: impl Iterator<Item = Vec<u8>>) -> String {
+    let mut writer = Writer::create(path, Backend::Leveldb).unwrap();
+    records.enumerate().for_each(|(i, record)| writer.put(format!("{i:08}").as_bytes(), record).unwrap());
+    writer.finish().unwrap();
     path.to_str().unwrap().into()
 }
 
@@ -181,6 +190,69 @@ fn a_resumed_run_equals_one_that_never_stopped() {
     let mut l = transformed(&db, 5, t);
     l.data_param.as_mut().unwrap().rand_skip = Some(10);
     resumes_exactly(&|| open(&l, &cx(Phase::Train, 3)).unwrap(), 12);
+}
+
+fn shuffled(source: &str, batch: u32) -> LayerParameter {
+    let mut layer = layer(source, batch);
+    layer.data_param.as_mut().unwrap().shuffle = Some(true);
+    layer
+}
+
+#[test]
+fn shuffled_records_all_come_each_time_round_in_another_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let sources = [
+        numbered(&dir.path().join("lmdb"), 40),
+        leveldb(&dir.path().join("leveldb"), (0..40).map(|i| datum(i).encode_to_vec())),
+    ];
+    let orders = sources.map(|db| {
+        let layer = shuffled(&db, 8);
+        let mut run = open(&layer, &cx(Phase::Train, 1)).unwrap();
+        let rounds: Vec<Vec<f32>> = (0..3).map(|_| run.collect(1, 5)).collect();
+        for round in &rounds {
+            let mut sorted = round.clone();
+            sorted.sort_by(f32::total_cmp);
+            assert_eq!(sorted, (0..40).map(|i| i as f32).collect::<Vec<_>>());
+        }
+        assert!(rounds[0] != rounds[1] && rounds[1] != rounds[2]);
+        let images = open(&layer, &cx(Phase::Train, 1)).unwrap().collect(0, 5);
+        for (image, &n) in images.chunks(12).zip(&rounds[0]) {
+            assert_eq!(image, (0..12).map(|p| n + p as f32).collect::<Vec<_>>());
+        }
+        assert_ne!(open(&layer, &cx(Phase::Train, 2)).unwrap().collect(1, 5), rounds[0]);
+        rounds
+    });
+    assert_eq!(orders[0], orders[1], "the order depends on the kind of database");
+}
+
+#[test]
+fn a_shuffled_run_resumes_exactly() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = numbered(dir.path(), 23);
+    let mut l = shuffled(&db, 5);
+    l.data_param.as_mut().unwrap().rand_skip = Some(10);
+    resumes_exactly(&|| open(&l, &cx(Phase::Train, 3)).unwrap(), 12);
+}
+
+#[test]
+fn a_bad_record_of_a_shuffled_run_is_named_by_its_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let records: Vec<_> = (0..9).map(|i| if i == 5 { vec![0xff] } else { datum(i).encode_to_vec() }).collect();
+    let e = error(&shuffled(&write_db(dir.path(), &records), 9), &cx(Phase::Train, 1));
+    assert!(e.contains("record 5 (key '00000005') is not a Datum"), "{e}");
+}
+
+#[test]
+fn a_leveldb_run_resumes_exactly_and_not_behind_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = leveldb(&dir.path().join("db"), (0..23).map(|i| datum(i).encode_to_vec()));
+    resumes_exactly(&|| open(&layer(&db, 5), &cx(Phase::Train, 3)).unwrap(), 12);
+    let mut run = open(&layer(&db, 5), &cx(Phase::Train, 3)).unwrap();
+    let mut state = run.source.state();
+    state.insert("record".into(), 23.0);
+    run.source.restore(&state).unwrap();
+    let e = run.try_next().unwrap_err().to_string();
+    assert!(e.contains("the saved position is record 23, but the database ends before it"), "{e}");
 }
 
 #[test]

@@ -274,6 +274,18 @@ fn both_backends_give_back_what_was_put_in_any_order() {
 }
 
 #[test]
+fn keys_that_lmdb_does_not_take_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    for key in [vec![], vec![b'k'; 512]] {
+        let mut writer = Writer::create(dir.path().join("db"), Backend::Lmdb).unwrap();
+        writer.put(&key, vec![1]).unwrap();
+        let e = writer.finish().unwrap_err().to_string();
+        assert!(e.contains(&format!("has {} bytes, and LMDB takes 1 to 511", key.len())), "{e}");
+    }
+    assert_eq!(files(dir.path()), [PathBuf::new(); 0]);
+}
+
+#[test]
 fn a_database_without_records_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     for backend in [Backend::Lmdb, Backend::Leveldb] {

@@ -77,8 +77,9 @@ fn surroundings_outside_the_image_are_zero_and_means_come_off_inside() {
     });
     let base = transformed(&base, |t| {
         t.mean_value = vec![4.0];
-        t.scale = Some(2.0);
+        t.scale = Some(9.0);
     });
+    let base = with(&base, |p| p.scale = Some(2.0));
     let blue = |layer: &LayerParameter| open(layer, &cx(Phase::Train, 1)).unwrap().next()[0][..36].to_vec();
     // Six pixels around four, one of each side outside: the first row and column of the result.
     let shown = blue(&base);

@@ -24,10 +24,12 @@ use lgm_proto::LayerParameter;
 
 use statistics::{Statistics, axes};
 
+mod bn;
 mod device;
 mod fused;
 mod statistics;
 
+pub(crate) use bn::Bn;
 pub(crate) use fused::FusedBatchNorm;
 #[cfg(test)]
 pub(crate) use fused::tests::of_kind;

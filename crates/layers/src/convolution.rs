@@ -9,7 +9,8 @@
 //! Gradient: dx is dy spread back through W; `dW[o, c, q] = Σ dy[n, o, p] · x[n, c, …]`; `db[o] = Σ dy[n, o, p]`.
 //!
 //! `kernel_size`, `stride`, `pad` and `dilation` are given once for all spatial axes or once for each; with two axes, the
-//! first three also as `kernel_h` and `kernel_w`, and so on. `engine` and `force_nd_im2col` choose nothing here.
+//! first three also as `kernel_h` and `kernel_w`, and so on. With two axes `pad_t`, `pad_b`, `pad_l` and `pad_r`, of Synopsys' fork,
+//! pad each side by its own; on a GPU our own kernels compute such, not a library. `engine` and `force_nd_im2col` choose nothing here.
 //!
 //! ConvolutionDepthwise and DepthwiseConvolution are the same with as many groups as channels, and `num_output` as many.
 //!
@@ -21,6 +22,8 @@ use lgm_core::{
 };
 use lgm_cpu::{ConvGeometry, Epilogue, elementwise};
 use lgm_proto::{ConvolutionParameter, LayerParameter};
+
+use crate::common::shapes::sides;
 
 mod deconvolution;
 mod depthwise;
@@ -99,11 +102,21 @@ fn windows(p: &ConvolutionParameter, bottom: &[usize], transposed: bool) -> Resu
     let kernel = per_axis("kernel_size", &p.kernel_size, high, wide, axes, None)?;
     let stride = per_axis("stride", &p.stride, ("stride_h", p.stride_h), ("stride_w", p.stride_w), axes, Some(1))?;
     let pad = per_axis("pad", &p.pad, ("pad_h", p.pad_h), ("pad_w", p.pad_w), axes, Some(0))?;
+    let sides = sides([p.pad_t, p.pad_b, p.pad_l, p.pad_r])?;
+    if sides.is_some() {
+        let given = !p.pad.is_empty() || p.pad_h.is_some() || p.pad_w.is_some();
+        ensure!(!given, "both pad and pad_t, pad_b, pad_l or pad_r are given; keep one way");
+        ensure!(axes == 2, "pad_t, pad_b, pad_l and pad_r are for two spatial axes; the bottom has {axes}: use pad");
+        ensure!(!transposed, "pad_t, pad_b, pad_l and pad_r are for Convolution; Deconvolution takes pad");
+    }
     let dilation = per_axis("dilation", &p.dilation, ("", None), ("", None), axes, Some(1))?;
-    let make = if transposed { Window::transposed } else { Window::new };
     let window = |i: usize| {
-        make(bottom[i], kernel[i], stride[i], pad[i], dilation[i])
-            .map_err(|error| Error::config(format!("spatial axis {i}: {error}")))
+        let made = match sides {
+            Some(sides) => Window::sided(bottom[i], kernel[i], stride[i], sides[i], dilation[i]),
+            None if transposed => Window::transposed(bottom[i], kernel[i], stride[i], pad[i], dilation[i]),
+            None => Window::new(bottom[i], kernel[i], stride[i], pad[i], dilation[i]),
+        };
+        made.map_err(|error| Error::config(format!("spatial axis {i}: {error}")))
     };
     (0..axes).map(window).collect()
 }
@@ -243,6 +256,11 @@ mod tests {
         check(
             &registry(),
             &[
+                Case::new(layer("num_output: 3 kernel_size: 3 pad_t: 2 pad_r: 1")).bottom([2, 2, 5, 4]),
+                Case::new(layer("num_output: 2 kernel_size: 1 pad_b: 1")).bottom([2, 3, 3, 2]),
+                Case::new(layer("num_output: 4 kernel_size: 3 stride: 2 group: 4 pad_b: 1 pad_r: 1")).bottom([2, 4, 4, 6]),
+                Case::new(layer("num_output: 16 kernel_size: 3 pad_l: 1 pad_b: 2")).bottom([1, 16, 13, 14]).without_gradients(),
+                Case::new(layer("num_output: 2 kernel_size: 3 dilation: 2 stride: 2 pad_t: 3 pad_l: 1")).bottom([1, 2, 6, 7]),
                 golden(0),
                 golden(1),
                 golden(2),
@@ -307,6 +325,8 @@ mod tests {
         let x = [Shape::from([1, 4, 6, 6])];
         for (param, needles) in [
             ("kernel_size: 3", &["num_output"][..]),
+            ("num_output: 2 kernel_size: 3 pad: 1 pad_l: 1", &["both pad and pad_t"]),
+            ("num_output: 2 kernel_size: 3 pad_t: -1", &["padding must not be negative", "-1"]),
             ("num_output: 2", &["kernel_size is missing"]),
             ("num_output: 2 kernel_size: 0", &["kernel size", "positive"]),
             ("num_output: 2 kernel_size: 3 stride: 0", &["stride", "positive"]),

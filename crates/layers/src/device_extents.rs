@@ -35,6 +35,7 @@ fn element_by_element() {
             two("Eltwise", "eltwise_param { operation: MAX }").bottom([n]).bottom([n]),
             two("Eltwise", "eltwise_param { coeff: 2 coeff: -1 }").bottom([n]).bottom([n]),
             two("EuclideanLoss", "").bottom([n]).bottom([n]),
+            two("L1Loss", "").bottom([n]).bottom([n]),
             layer("Reduction", "reduction_param { operation: MAX }").bottom([n]),
             layer("Reduction", "reduction_param { operation: ASUM axis: 1 }").bottom([3, n]),
         ]);
@@ -52,7 +53,17 @@ fn rows_and_arrangements() {
     for n in [1, 31, 32, 33, 257, 1027] {
         checked(vec![
             layer("MVN", "").bottom([2, 3, n]),
-            layer("Normalize", "").bottom([2, 3, n]),
+            layer("Normalize", "norm_param {}").bottom([2, 3, n]),
+            layer("Normalize", "").bottom([3, n, 2]),
+            layer("BN", "").bottom([3, n, 2]),
+            layer("L1Loss", "l1_loss_param { l2_per_location: true }").bottom([2, n, 3]),
+            layer(
+                "InnerProduct",
+                &format!(
+                    "inner_product_param {{ normalize: true weight_filler {{ type: 'gaussian' }} num_output: {n} }}"
+                ),
+            )
+            .bottom([2, n]),
             // One channel alone has a gradient of nothing but rounding.
             layer("Normalize", "norm_param { across_spatial: false }").bottom([2, n + 1, 3]),
             layer("ArgMax", "argmax_param { top_k: 1 out_max_val: true }").bottom_of([3, n], Fill::Labels(5)),

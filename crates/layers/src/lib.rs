@@ -26,7 +26,7 @@ macro_rules! layers {
 }
 
 layers! {
-    batch_norm { "BatchNorm" => BatchNorm }
+    batch_norm { "BatchNorm" => BatchNorm, "BN" => Bn }
     pooling { "Pooling" => Pooling, "SPP" => Spp }
     convolution {
         "Convolution" => Convolution, "ConvolutionDepthwise" => Convolution, "DepthwiseConvolution" => Convolution,
@@ -39,7 +39,7 @@ layers! {
         "DetectionEvaluate" => DetectionEvaluate, "DetectionOutput" => DetectionOutput, "MultiBoxLoss" => MultiBoxLoss,
         "PriorBox" => PriorBox, "Proposal" => Proposal,
     }
-    regions { "ROIPooling" => RoiPooling, "PSROIPooling" => PsRoiPooling }
+    regions { "ROIAlign" => RoiAlign, "ROIPooling" => RoiPooling, "PSROIPooling" => PsRoiPooling }
     recurrent { "LSTM" => Lstm, "LSTMUnit" => LstmUnit, "RNN" => Rnn }
     scale { "Scale" => Scale }
     bias { "Bias" => Bias }
@@ -95,13 +95,16 @@ layers! {
     center_loss { "CenterLoss" => CenterLoss }
     iou_loss { "IoULoss" => IouLoss }
     margin_contrastive_loss { "MarginContrastiveLoss" => MarginContrastiveLoss }
+    margin_inner_product { "MarginInnerProduct" => MarginInnerProduct }
     margin_softmax_loss { "MarginSoftmaxLoss" => MarginSoftmaxLoss }
     new_loss { "NewLoss" => NewLoss }
+    l1_loss { "L1Loss" => L1Loss }
     smooth_l1_loss { "SmoothL1Loss" => SmoothL1Loss, "SmoothL1LossOHEM" => SmoothL1LossOhem }
     box_annotator_ohem { "BoxAnnotatorOHEM" => BoxAnnotatorOhem }
     label_specific_add { "LabelSpecificAdd" => LabelSpecificAdd }
     spatial_transformer { "SpatialTransformer" => SpatialTransformer }
     accuracy { "Accuracy" => Accuracy }
+    seg_accuracy { "SegAccuracy" => SegAccuracy }
     reduction { "Reduction" => Reduction }
     lgm { "ClassDistance" => ClassDistance, "LGMLoss" => LgmLoss }
 }

@@ -5,7 +5,7 @@
 //! Gradient: with g = s · dy, dx = (g − u · Σ g·u) / √(Σ x² + ε); ds = Σ dy · u over what it scales.
 //!
 //! Shapes: bottom [N, C, …]; top like it; parameter s \[\] or \[C\]. Source: Liu et al., "ParseNet" (2015); SSD's layer of
-//! this name. Where we differ: SSD scales after it has summed over dy, which is the gradient only where all channels have
+//! this name, whose fields are in `norm_param`. Without that the layer is NormFace's (`normalize/unit.rs`). Where we differ: SSD scales after it has summed over dy, which is the gradient only where all channels have
 //! one scale.
 
 use lgm_core::{
@@ -20,6 +20,8 @@ use crate::common::launch::extent;
 use crate::common::loops::{for_rows, sum_weighted, total};
 use crate::common::row_sums::threads;
 
+mod unit;
+
 /// The layer; see the module.
 pub struct Normalize {
     param: NormalizeParameter,
@@ -32,11 +34,12 @@ const CHANNELS: usize = 1;
 
 impl Normalize {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
+        let Some(norm) = &param.norm_param else { return unit::build(param) };
         ensure!(
             param.normalize_param.is_none(),
-            "normalize_param is that of another layer of this name, which is not carried out; SSD's has norm_param"
+            "both norm_param and normalize_param are given: SSD's Normalize has the one, NormFace's the other; keep one"
         );
-        let param = param.norm_param.clone().map(|param| *param).unwrap_or_default();
+        let param = norm.as_ref().clone();
         ensure!(param.eps() >= 0.0 && param.eps().is_finite(), "eps must be at least 0, found {}", param.eps());
         Node::compute(Normalize { param, axes: Axes3::default() })
     }
@@ -252,7 +255,5 @@ mod tests {
         let x = [Shape::from([2, 3])];
         config_error(&registry(), &layer("eps: -1"), &x, &["eps must be at least 0, found -1"]);
         config_error(&registry(), &layer(""), &[[2].into()], &["second axis", "(2)"]);
-        let other = layer("").replace("norm_param", "normalize_param");
-        config_error(&registry(), &other, &x, &["normalize_param is that of another layer"]);
     }
 }

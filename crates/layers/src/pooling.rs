@@ -4,12 +4,14 @@
 //! | --- | --- | --- |
 //! | `MAX` | the largest (the first, if several) | dy to it alone |
 //! | `AVE` | the mean; padding counts as zeros, except beyond the padded edge | dy / size to each |
+//! | `AVE_EXC_PAD` | the mean of what there is, without padding | dy / size to each |
 //! | `STOCHASTIC`, TRAIN | one of them, each drawn with probability x / Σx | dy to the one drawn |
 //! | `STOCHASTIC`, TEST | Σx² / Σx, the mean of such draws; 0 unless Σx > 0 | dy · (2x − y) / Σx |
 //!
 //! Shapes: bottom `[N, C, H, W]`; top `[N, C, ⌈(H + 2 · pad − kernel) / stride⌉ + 1, …]`, rounded down with
 //! `round_mode: FLOOR` or, as forks of Caffe say it, `ceil_mode: false`, and without a last window that would begin beyond the bottom; with MAX, a second top if asked
-//! for: the index within its plane of each maximum. `global_pooling` makes a plane one window.
+//! for: the index within its plane of each maximum. `global_pooling` makes a plane one window. `pad_t`, `pad_b`, `pad_l` and `pad_r`, of
+//! Synopsys' fork as AVE_EXC_PAD is, pad each side by its own; with them, and with AVE_EXC_PAD, the layer runs on the host.
 //!
 //! Source: Caffe's layer of this name; Zeiler and Fergus, "Stochastic Pooling" (2013), for values that are not negative.
 //! Caffe has STOCHASTIC on the GPU only, and its gradient in TEST is not one. Window i of forward pass b draws word i mod 4
@@ -24,6 +26,8 @@ use lgm_cpu::for_each_row;
 use lgm_cpu::pool::{PoolGeometry, Round};
 use lgm_proto::pooling_parameter::{PoolMethod, RoundMode};
 use lgm_proto::{LayerParameter, PoolingParameter};
+
+use crate::common::shapes::sides;
 
 mod device;
 mod spp;
@@ -60,22 +64,25 @@ impl Pooling {
     fn new(param: PoolingParameter, stream: u64, phase: Phase) -> Pooling {
         let method = match (param.pool(), phase) {
             (PoolMethod::Max, _) => Method::Max,
-            (PoolMethod::Ave, _) => Method::Average,
+            (PoolMethod::Ave | PoolMethod::AveExcPad, _) => Method::Average,
             (PoolMethod::Stochastic, Phase::Train) => Method::Draw,
             (PoolMethod::Stochastic, Phase::Test) => Method::Expect,
         };
-        let geometry = PoolGeometry { windows: [Window::UNIT; 2] };
+        let geometry = PoolGeometry { windows: [Window::UNIT; 2], padding_counts: true };
         Pooling { param, method, stream, geometry, planes: 0, channels: 0, index_top: false }
     }
 
     fn geometry(&self, input: [usize; 2]) -> Result<PoolGeometry> {
         let p = &self.param;
         let stride = pair("stride", p.stride, ("stride_h", p.stride_h), ("stride_w", p.stride_w))?.unwrap_or([1, 1]);
-        let pad = pair("pad", p.pad, ("pad_h", p.pad_h), ("pad_w", p.pad_w))?.unwrap_or([0, 0]);
+        let pad = pair("pad", p.pad, ("pad_h", p.pad_h), ("pad_w", p.pad_w))?;
+        let sides = sides([p.pad_t, p.pad_b, p.pad_l, p.pad_r])?;
+        ensure!(sides.is_none() || pad.is_none(), "both pad and pad_t, pad_b, pad_l or pad_r are given; keep one way");
+        let pad = sides.or(pad.map(|pad| pad.map(|pad| [pad; 2]))).unwrap_or_default();
         let kernel = pair("kernel_size", p.kernel_size, ("kernel_h", p.kernel_h), ("kernel_w", p.kernel_w))?;
         if p.global_pooling() {
             ensure!(kernel.is_none(), "with global_pooling the window is the whole plane; take out the kernel size");
-            ensure!(pad == [0, 0] && stride == [1, 1], "with global_pooling, pad must be 0 and stride 1");
+            ensure!(pad == [[0; 2]; 2] && stride == [1, 1], "with global_pooling, pad must be 0 and stride 1");
         }
         let Some(mut kernel) = kernel.or(p.global_pooling().then_some(input)) else {
             return Err(lgm_core::Error::config(
@@ -83,7 +90,7 @@ impl Pooling {
             ));
         };
         let stochastic = matches!(self.method, Method::Draw | Method::Expect);
-        ensure!(!stochastic || pad == [0, 0], "STOCHASTIC pooling takes no padding");
+        ensure!(!stochastic || pad == [[0; 2]; 2], "STOCHASTIC pooling takes no padding");
         let round = match (p.round_mode, p.ceil_mode) {
             (Some(_), Some(up)) if up != (p.round_mode() == RoundMode::Ceil) => {
                 return Err(lgm_core::Error::config("round_mode and ceil_mode contradict each other; keep one"));
@@ -92,13 +99,15 @@ impl Pooling {
             _ => Round::Ceil,
         };
         for d in 0..2 {
-            let padded = input[d] + 2 * pad[d];
+            let padded = pad[d].iter().fold(input[d], |all, &pad| all.saturating_add(pad));
+            let smaller = pad[d].iter().all(|&pad| pad < kernel[d]);
             // One window that hangs over the edge, by less than a stride: rounded up, there is room for it.
-            if round == Round::Ceil && pad[d] < kernel[d] && kernel[d] > padded && kernel[d] - padded < stride[d] {
+            if round == Round::Ceil && smaller && kernel[d] > padded && kernel[d] - padded < stride[d] {
                 kernel[d] = padded;
             }
         }
-        let geometry = PoolGeometry::new(input, kernel, stride, pad, round)?;
+        let padding_counts = p.pool() != PoolMethod::AveExcPad;
+        let geometry = PoolGeometry { padding_counts, ..PoolGeometry::sided(input, kernel, stride, pad, round)? };
         for w in &geometry.windows {
             let start = (w.output - 1) * w.stride;
             ensure!(

@@ -9,12 +9,15 @@ use lgm_core::{
     HostLayer, Kernel, Layer, Offer, Plan, Result, Shape, args, ensure,
 };
 use lgm_cpu::for_each_row;
+use lgm_proto::LayerParameter;
 
 use crate::common::launch::{extent, row_grid};
 
+mod align;
 mod position_sensitive;
 mod roi_pooling;
 
+pub use align::RoiAlign;
 pub use position_sensitive::PsRoiPooling;
 pub use roi_pooling::RoiPooling;
 
@@ -30,6 +33,37 @@ pub(super) struct Extents {
     pub image: [usize; 2],
     /// Height and width of a region's planes.
     pub pooled: [usize; 2],
+}
+
+/// `roi_pooling_param`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settings {
+    /// Height and width in bins.
+    pub pooled: [usize; 2],
+    /// `spatial_scale`.
+    pub scale: f32,
+    /// `pad_ratio`.
+    pub pad_ratio: f32,
+}
+
+impl Settings {
+    pub fn new(param: &LayerParameter) -> Result<Settings> {
+        let p = param.roi_pooling_param.clone().unwrap_or_default();
+        let pooled = [p.pooled_h() as usize, p.pooled_w() as usize];
+        ensure!(
+            pooled.iter().all(|&n| n > 0),
+            "roi_pooling_param needs a pooled_h and a pooled_w of at least 1, found {} and {}",
+            pooled[0],
+            pooled[1]
+        );
+        let (scale, pad_ratio) = (p.spatial_scale(), p.pad_ratio());
+        ensure!(scale.is_finite() && scale > 0.0, "spatial_scale must be a positive number, found {scale}");
+        ensure!(
+            pad_ratio.is_finite() && pad_ratio >= 0.0,
+            "pad_ratio must be a number of at least 0, found {pad_ratio}"
+        );
+        Ok(Settings { pooled, scale, pad_ratio })
+    }
 }
 
 /// How regions are pooled.

@@ -1,6 +1,6 @@
-//! What public forks of Caffe have beyond it, and what becomes of it here: the tables of `proto/forks`.
+//! What public forks of Caffe have beyond it, and how it is treated here: the tables of `proto/forks`.
 //!
-//! The whole schema reads text; the Rust types hold what is carried out. What lies between is found here, while the
+//! The whole schema reads text; the Rust types hold what is supported. The difference is found here, while the
 //! text's message still has it.
 
 use std::collections::{BTreeSet, HashMap};
@@ -49,7 +49,7 @@ pub fn forks_of_layer(kind: &str) -> Option<&'static str> {
     LAYERS.get(kind).copied()
 }
 
-/// Whether a field of a message, or a value of an enum, is carried out.
+/// Whether a field of a message, or a value of an enum, is supported.
 pub(crate) fn carried(scope: &str, name: &str) -> bool {
     let key = format!("{}.{name}", scope.trim_start_matches("caffe."));
     !FIELDS.get(key.as_str()).is_some_and(|(fate, _)| *fate != Fate::Carried)

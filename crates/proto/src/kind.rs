@@ -1,5 +1,5 @@
-//! What a file is, by what is in it: the one place that tells nets, solvers, weights and states apart, and from what lies
-//! under a model's name when a download went wrong.
+//! The kind of a file, by its contents: the one place that distinguishes nets, solvers, weights and states, from each other
+//! and from what a download that went wrong left under a model's name.
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
@@ -136,8 +136,8 @@ impl FileKind {
             FileKind::Hdf5Data => ": HDF5Data layers take it, by a list that names it",
             FileKind::IdxImages => ": convert-mnist takes it, before the labels",
             FileKind::IdxLabels => ": convert-mnist takes it, behind the images",
-            FileKind::Pickle => ": convert-cifar takes the folder it lies in, if it is CIFAR's",
-            FileKind::Lmdb => ": Data layers take the folder it lies in",
+            FileKind::Pickle => ": convert-cifar takes the folder it is in, if it is CIFAR's",
+            FileKind::Lmdb => ": Data layers take the folder it is in",
             FileKind::Html => ": a download that failed, or of the page about the file; get the file itself",
             FileKind::LfsPointer => ": 'git lfs pull' gets the file itself",
             FileKind::Archive(_) => ": unpack it",

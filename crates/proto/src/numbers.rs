@@ -13,7 +13,7 @@ type Rule = (&'static str, &'static str, fn(f64) -> bool, &'static str);
 const NOT_NEGATIVE: &str = "must not be negative";
 const FRACTION: &str = "must be at least 0 and below 1";
 
-const RULES: [Rule; 20] = [
+const RULES: [Rule; 27] = [
     ("BatchNormParameter", "eps", |x| x >= 0.0, NOT_NEGATIVE),
     ("BatchNormParameter", "moving_average_fraction", |x| (0.0..=1.0).contains(&x), "must be from 0 to 1"),
     ("MVNParameter", "eps", |x| x >= 0.0, NOT_NEGATIVE),
@@ -34,6 +34,13 @@ const RULES: [Rule; 20] = [
     ("SolverParameter", "stepsize", |x| x >= 0.0, NOT_NEGATIVE),
     ("SolverParameter", "stepvalue", |x| x >= 0.0, NOT_NEGATIVE),
     ("SolverParameter", "max_iter", |x| x >= 0.0, NOT_NEGATIVE),
+    ("SolverParameter", "min_lr", |x| x >= 0.0, NOT_NEGATIVE),
+    ("SolverParameter", "warmup_start_lr", |x| x >= 0.0, NOT_NEGATIVE),
+    ("SolverParameter", "rampup_lr", |x| x >= 0.0, NOT_NEGATIVE),
+    ("SolverParameter", "stagelr", |x| x >= 0.0, NOT_NEGATIVE),
+    ("SolverParameter", "larc_eta", |x| x >= 0.0, NOT_NEGATIVE),
+    ("SolverParameter", "local_gw_ratio", |x| x >= 0.0, NOT_NEGATIVE),
+    ("SolverParameter", "max_momentum", |x| (0.0..1.0).contains(&x), FRACTION),
 ];
 
 /// Bounds, which an infinite number leaves open.

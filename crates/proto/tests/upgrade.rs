@@ -307,6 +307,16 @@ fn an_upgraded_binary_net_keeps_its_arrays_and_the_layers_that_were_up_to_date()
     for cut in 1..bytes.len() {
         let _ = upgrade_net_binary(&bytes[..cut], path);
     }
+    // The last byte of the array's values is taken from it.
+    let broken = NetParameter {
+        layers: vec![V1LayerParameter { blobs: vec![blob(0.5)], ..Default::default() }],
+        ..Default::default()
+    };
+    let mut broken = encode(&broken);
+    broken.pop();
+    broken[1] -= 1;
+    broken[3] -= 1;
+    assert!(upgrade_net_binary(&broken, path).unwrap_err().to_string().contains("damaged, cut short"));
     assert!(upgrade_net_binary(b"", path).unwrap_err().to_string().ends_with("the file is empty"));
 }
 
@@ -318,4 +328,42 @@ fn what_cannot_be_upgraded_is_told_from_what_cannot_be_read() {
     };
     assert!(matches!(kind("layer { } layers { }"), Fault::Upgrade(_)));
     assert!(matches!(kind("layer { nmae: 'x' }"), Fault::UnknownField { .. }));
+}
+
+#[test]
+fn margins_of_older_nets_of_the_lgm_fork() {
+    let layer = |fields: &str| format!("layer {{ type: 'ClassDistance' class_distance_param {{ {fields} }} }}");
+    for (old, new) in [
+        ("margin: 0.1", "margin_mul { value: 0.1 }"),
+        (
+            "margin: 0.01 margin_step: 500 margin_mult: 2 margin_max: 1",
+            "margin_mul { policy: STEPUP value: 0.01 gamma: 2 step: 500 max: 1 }",
+        ),
+        (
+            "margin_mul: 0.001 # 0.01\nmargin_add: 4 margin_step: 1000 margin_mult: 3 margin_max: 0.1 metric: \"l2\"",
+            "margin_mul { policy: STEPUP value: 0.001 gamma: 3 step: 1000 max: 0.1 } margin_add { value: 4 } metric: L2",
+        ),
+        ("margin_mul: -.5 metric: 'ip'", "margin_mul { value: -0.5 } metric: IP"),
+        ("margin_mul { value: 0.2 } margin_add: {value: 3}", "margin_mul { value: 0.2 } margin_add { value: 3 }"),
+    ] {
+        becomes(&layer(old), &layer(new));
+    }
+    becomes(
+        "layer { margin_softmax_loss_param { lambda: 5 } }",
+        "layer { margin_softmax_loss_param { lambda { value: 5 } } }",
+    );
+    for (fields, expected) in [
+        (
+            "margin: 1\nmargin_mul: 2",
+            "old.prototxt:1:54: both margin_mul and the older 'margin' are given; remove margin",
+        ),
+        ("margin_mul { step: 3 } margin_max: 1", "old.prototxt:1:54: margin_mul has a schedule of its own"),
+        ("margin_add: 4 nonsense: 3", "old.prototxt:1:68: unknown field 'nonsense' in ClassDistanceParameter"),
+        ("margin_add: 4 margin_mul: x", "old.prototxt:1:80: margin_mul: "),
+        ("metric: \"l3\" margin_mul: 1", "old.prototxt:1:62: metric: "),
+        ("margin_mul: 1 2", "old.prototxt:1:68: "),
+    ] {
+        let error = refused(&layer(fields));
+        assert!(error.starts_with(expected), "{error}");
+    }
 }

@@ -17,7 +17,7 @@ fn main() {
     group.sample_size(10).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
     for rule in Rule::ALL {
         let solver = SolverParameter { r#type: Some(rule.name().into()), momentum: Some(0.9), ..Default::default() };
-        let update = Update { scale: 1.0, rate: 0.01, decay: 5e-4, l1: false, iter: 10 };
+        let update = Update { scale: 1.0, rate: 0.01, momentum: 0.9, decay: 5e-4, l1: false, iter: 10 };
         let (mut data, mut first) = (vec![0.5; WEIGHTS], vec![0.0; WEIGHTS]);
         let mut second = vec![0.0; WEIGHTS * (rule.histories() - 1)];
         // The update takes the gradient's place: small enough that what stands there next time is harmless.

@@ -6,7 +6,7 @@ use lgm_proto::{FileKind, NetParameter, Parsed, Positions, SolverParameter, chec
 use tracing::warn;
 
 use crate::detection::Precision;
-use crate::rate::Policy;
+use crate::rate::{MomentumPolicy, Policy};
 use crate::rules::Rule;
 
 /// An error about one field of the solver, with its place in the prototxt.
@@ -58,6 +58,14 @@ pub(crate) fn check(parsed: &Parsed<SolverParameter>) -> Result<()> {
         let text = format!("must ascend, found {} before {}", p.stepvalue[i], p.stepvalue[i + 1]);
         return fail(&format!("stepvalue[{}]", i + 1), text);
     }
+    if policy == Policy::MultiFixed && (p.stagelr.is_empty() || p.stagelr.len() != p.stageiter.len()) {
+        let (rates, ends) = (p.stagelr.len(), p.stageiter.len());
+        let text = format!(
+            "lr_policy \"multifixed\" needs as many stagelr as stageiter, found {rates} stagelr and {ends} stageiter"
+        );
+        return fail("stagelr", text);
+    }
+    check_forks(p).map_err(|(field, error)| field_error(at, field, error))?;
     if ["AdaGrad", "RMSProp"].contains(&p.r#type()) && p.momentum() != 0.0 {
         return fail("momentum", format!("momentum cannot be used with {}, found {}", p.r#type(), p.momentum()));
     }
@@ -68,6 +76,31 @@ pub(crate) fn check(parsed: &Parsed<SolverParameter>) -> Result<()> {
         warn!("solver: base_lr is not given, so the learning rate is 0 and nothing will be learned");
     }
     Ok(())
+}
+
+/// Refuses settings of forks that cannot work, with their field.
+fn check_forks(p: &SolverParameter) -> std::result::Result<(), (&'static str, Error)> {
+    let momentum = MomentumPolicy::of(p).map_err(|error| ("momentum_policy", error))?;
+    if !["scale", "clip"].contains(&p.larc_policy()) {
+        return Err(("larc_policy", Error::unknown_among("unknown value", p.larc_policy(), &["scale", "clip"])));
+    }
+    if p.larc() && p.larc_turbo() {
+        return Err(("larc_turbo", Error::config("is not supported; take it out")));
+    }
+    if p.larc() && p.local_lr_auto() {
+        return Err(("larc", Error::config("and local_lr_auto are two ways to the same; take one out")));
+    }
+    let of_sgd = [
+        ("larc", p.larc()),
+        ("local_lr_auto", p.local_lr_auto()),
+        ("momentum_policy", momentum != MomentumPolicy::Fixed),
+    ];
+    match of_sgd.into_iter().find(|(_, set)| *set && p.r#type() != Rule::Sgd.name()) {
+        Some((field, _)) => {
+            Err((field, Error::config(format!("works with type \"SGD\" only, found \"{}\"", p.r#type()))))
+        }
+        None => Ok(()),
+    }
 }
 
 /// A net that a solver names, and what to say of where it came from.

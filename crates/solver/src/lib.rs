@@ -2,6 +2,7 @@
 
 mod config;
 mod detection;
+mod local_rate;
 mod rate;
 mod rules;
 mod scores;

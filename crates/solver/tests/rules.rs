@@ -61,8 +61,11 @@ fn batches(passes: usize) -> Vec<(Vec<f64>, Vec<f64>)> {
     (0..passes).map(each).collect()
 }
 
-/// Weights and bias after training, from the start values `w`.
-fn reference(s: Settings, mut w: Vec<f64>) -> Vec<f64> {
+/// A parameter's factor on the learning rate, from its norm, its gradient's and the rate.
+type Local<'a> = &'a dyn Fn(f64, f64, f64) -> f64;
+
+/// Weights and bias after training, from the start values `w`, with rates of their own if `local`.
+fn reference(s: Settings, local: Option<Local<'_>>, mut w: Vec<f64>) -> Vec<f64> {
     let (delta, b2, rho, m) = (1e-3, 0.99, 0.8, s.momentum());
     let n = w.len();
     let (mut h1, mut h2) = (vec![0.0; n], vec![0.0; n]);
@@ -79,8 +82,14 @@ fn reference(s: Settings, mut w: Vec<f64>) -> Vec<f64> {
         let norm = g.iter().map(|g| g * g).sum::<f64>().sqrt();
         let clip = s.clip.map_or(1.0, |c| if norm > c { c / norm } else { 1.0 });
         let base = 0.05 * 0.5f64.powi(iter as i32 / 2);
+        let norm = |values: &[f64]| values.iter().map(|v| v * v).sum::<f64>().sqrt();
+        let scale = clip / s.iter_size as f64;
+        let factor = |of: std::ops::Range<usize>, lr_mult: f64| {
+            local.map_or(lr_mult, |local| local(norm(&w[of.clone()]), scale * norm(&g[of]), base))
+        };
+        let (weights, bias) = (base * factor(0..INPUTS, 1.0), base * factor(INPUTS..n, 2.0));
         for i in 0..n {
-            let (rate, decay) = if i < INPUTS { (base, 0.1) } else { (2.0 * base, 0.0) };
+            let (rate, decay) = if i < INPUTS { (weights, 0.1) } else { (bias, 0.0) };
             let g = g[i] * clip / s.iter_size as f64 + decay * if s.l1 { w[i].signum() } else { w[i] };
             w[i] -= match s.rule {
                 "SGD" => {
@@ -149,7 +158,7 @@ fn arithmetic(more: &str) {
                     let settings = Settings { rule, l1, clip, iter_size };
                     let mut solver = folder.solver(&(settings.text() + more)).unwrap();
                     let start = weights(&solver);
-                    let want = reference(settings, start.clone());
+                    let want = reference(settings, None, start.clone());
                     solver.solve(&mut ()).unwrap();
                     for (i, (got, want)) in weights(&solver).iter().zip(&want).enumerate() {
                         assert!(
@@ -163,6 +172,75 @@ fn arithmetic(more: &str) {
             }
         }
     }
+}
+
+#[test]
+fn layerwise_rates_follow_their_formulas() {
+    layerwise_rates();
+    common::on_a_device(layerwise_rates);
+}
+
+fn layerwise_rates() {
+    let folder = Folder::new();
+    let quotient = |w: f64, g: f64| if w > 0.0 && g > 0.0 { w / g } else { 1.0 };
+    let cases: [(&str, Local<'_>); 3] = [
+        ("larc: true larc_eta: 0.5", &|w, g, _| 0.1 * 0.5 * quotient(w, g)),
+        ("larc: true larc_eta: 0.05 larc_policy: 'clip'", &|w, g, rate| (0.1 * 0.05 * quotient(w, g) / rate).min(1.0)),
+        ("local_lr_auto: true local_gw_ratio: 0.3", &|w, g, _| 0.3 * w / (g + 0.1 * w)),
+    ];
+    for (text, local) in cases {
+        for (clip, iter_size) in [(None, 1), (Some(0.5), 3)] {
+            let settings = Settings { rule: "SGD", l1: false, clip, iter_size };
+            let mut solver = folder.solver(&format!("{} {text}", settings.text())).unwrap();
+            let start = weights(&solver);
+            let want = reference(settings, Some(local), start.clone());
+            let plain = reference(settings, None, start);
+            solver.solve(&mut ()).unwrap();
+            for (i, (got, want)) in weights(&solver).iter().zip(&want).enumerate() {
+                assert!((got - want).abs() < 5e-5 * (1.0 + want.abs()), "{settings:?} {text} {i}: {got}, not {want}");
+            }
+            assert!(want.iter().zip(&plain).any(|(a, b)| (a - b).abs() > 1e-3), "{text} changes nothing");
+        }
+    }
+    let zero = "lr_mult: 2 decay_mult: 0";
+    let text = Settings { rule: "SGD", l1: false, clip: None, iter_size: 1 }.text();
+    let (solver, _) = folder.train(&(text.replace(zero, "lr_mult: 0") + " larc: true"));
+    assert_eq!(weights(&solver)[INPUTS], 0.5);
+}
+
+/// A warm-up changes SGD's momentum with the rate, on a device too.
+#[test]
+fn a_warm_up_corrects_the_momentum() {
+    let folder = Folder::new();
+    let text = Settings { rule: "SGD", l1: false, clip: None, iter_size: 1 }.text();
+    let trained = |more: &str| weights(&folder.train(&(text.clone() + more)).0);
+    let warm = trained(" warmup_iter: 4 warmup_start_lr: 0.01");
+    assert_ne!(warm, trained(""));
+    common::on_a_device(|| {
+        for (warm, on_device) in warm.iter().zip(trained(" warmup_iter: 4 warmup_start_lr: 0.01")) {
+            assert!((warm - on_device).abs() < 1e-5, "{warm} and on a device {on_device}");
+        }
+    });
+}
+
+#[test]
+fn settings_of_forks_that_cannot_work_are_refused() {
+    let folder = Folder::new();
+    let text = |rule| Settings { rule, l1: false, clip: None, iter_size: 1 }.text();
+    for (rule, more, parts) in [
+        ("Adam", "larc: true", ["'larc'", "works with type \"SGD\" only, found \"Adam\""]),
+        ("Nesterov", "momentum_policy: 'poly'", ["'momentum_policy'", "works with type \"SGD\" only"]),
+        ("SGD", "momentum_policy: 'ploy'", ["unknown value 'ploy'", "did you mean 'poly'?"]),
+        ("SGD", "larc: true larc_policy: 'clamp'", ["unknown value 'clamp'", "scale, clip"]),
+        ("SGD", "larc: true larc_turbo: true", ["'larc_turbo'", "is not supported"]),
+        ("SGD", "larc: true local_lr_auto: true", ["'larc'", "take one out"]),
+        ("SGD", "larc: true larc_eta: -1", ["larc_eta", "must not be negative, found -1"]),
+    ] {
+        let error = folder.solver(&format!("{} {more}", text(rule))).err().unwrap().to_string();
+        says(&error, &parts);
+    }
+    let stages = text("SGD").replace("'step' stepsize: 2", "'multifixed' stagelr: 0.1");
+    says(&folder.solver(&stages).err().unwrap().to_string(), &["'stagelr'", "found 1 stagelr and 0 stageiter"]);
 }
 
 /// Clipping looks at the gradients summed over sub-batches and before decay, and says what it does.

@@ -197,7 +197,7 @@ impl DeviceHarness {
             bottom_diffs[b] = Stored::of(pool, &harness.bottoms[b], formats.bottom(b), &inputs.top_diffs[t])?;
         }
         let wanted = |plan: &Plan, b: usize| inputs.want_bottoms[b] && !plan.no_gradient.contains(&b);
-        let learned = |p: usize| inputs.want_params[p] && !plan.params[p].state;
+        let learned = |p: usize| inputs.want_params[p] && plan.params[p].is_learned();
         let mut io = Bwd {
             call,
             bottoms: bottoms.iter().map(|_| None).collect(),

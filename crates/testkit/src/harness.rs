@@ -153,7 +153,7 @@ impl Harness {
             top_diffs: Vec::new(),
             param_diffs: self.params.iter().map(|p| vec![0.0; p.shape.count()]).collect(),
             want_bottoms: vec![true; self.bottoms.len()],
-            want_params: self.plan.params.iter().map(|p| !p.state).collect(),
+            want_params: self.plan.params.iter().map(lgm_core::ParamSpec::is_learned).collect(),
             sharing: Sharing::default(),
             step: self.step(),
         })
@@ -230,7 +230,6 @@ impl Harness {
             bottom_diffs[b] = Memory::of(dtype, &inputs.top_diffs[t]);
         }
         {
-            let is_state = |i: usize| plan.params[i].state;
             let mut io = Bwd {
                 call,
                 bottoms: absent_views(bottoms.len()),
@@ -258,7 +257,7 @@ impl Harness {
                 }
             }
             for (p, want) in inputs.want_params.iter().enumerate() {
-                if !want || is_state(p) {
+                if !want || !plan.params[p].is_learned() {
                     io.param_diffs[p] = None;
                 }
             }
@@ -267,7 +266,7 @@ impl Harness {
         let wanted =
             |i: usize, m: &Memory| (inputs.want_bottoms[i] && !plan.no_gradient.contains(&i)).then(|| m.to_f64());
         out.bottom_diffs = bottom_diffs.iter().enumerate().map(|(i, m)| wanted(i, m)).collect();
-        let wanted = |i: usize, m: &Memory| (inputs.want_params[i] && !plan.params[i].state).then(|| m.to_f64());
+        let wanted = |i: usize, m: &Memory| (inputs.want_params[i] && plan.params[i].is_learned()).then(|| m.to_f64());
         out.param_diffs = param_diffs.iter().enumerate().map(|(i, m)| wanted(i, m)).collect();
         Ok(out)
     }

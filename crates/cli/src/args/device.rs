@@ -8,7 +8,7 @@ use lgm_core::{Error, Result, ensure};
 use lgm_cuda::Precision;
 
 /// The choice of GPUs.
-#[derive(Args, Debug, Default)]
+#[derive(Args, Clone, Debug, Default)]
 pub struct GpuFlag {
     /// GPUs to run on: one number, several separated by commas, or 'all'
     #[arg(long = "gpu", value_name = "IDS")]
@@ -16,7 +16,7 @@ pub struct GpuFlag {
 }
 
 /// Flags of every command that runs a net.
-#[derive(Args, Debug, Default)]
+#[derive(Args, Clone, Debug, Default)]
 pub struct DeviceFlags {
     /// The GPUs.
     #[command(flatten)]

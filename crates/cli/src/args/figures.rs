@@ -77,3 +77,86 @@ pub enum Layers {
     #[value(name = "ALL")]
     All,
 }
+
+/// Flags of `plot_training_log`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Chart types:
+  0: Test accuracy vs. Iters            4: Train learning rate vs. Iters
+  1: Test accuracy vs. Seconds          5: Train learning rate vs. Seconds
+  2: Test loss vs. Iters                6: Train loss vs. Iters
+  3: Test loss vs. Seconds              7: Train loss vs. Seconds
+Example:
+  lgm-caffe plot_training_log 6 loss.svg first.log second.log -smooth 10")]
+pub struct PlotTrainingLogArgs {
+    /// The chart's number, 0 to 7; see below
+    #[arg(value_name = "CHART_TYPE", value_parser = chart_type)]
+    pub chart_type: ChartType,
+    /// The PNG or SVG file to draw, by the end of its name
+    pub output: PathBuf,
+    /// Logs of trainings, a curve each
+    #[arg(required = true)]
+    pub logs: Vec<PathBuf>,
+    /// The outputs to draw, separated by commas, where a net's accuracy or loss has another name or there are several; of the
+    /// training net for chart types 6 and 7
+    #[arg(long = "output", value_name = "NAMES", value_delimiter = ',')]
+    pub outputs: Vec<String>,
+    /// Draw the mean of each value and those before it, so many in all
+    #[arg(long = "smooth", value_name = "N", default_value_t = 1, value_parser = super::at_least_one())]
+    pub smooth: u32,
+}
+
+/// What a chart of trainings shows, by the numbers of Caffe's script.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum ChartType {
+    TestAccuracyIters,
+    TestAccuracySeconds,
+    TestLossIters,
+    TestLossSeconds,
+    RateIters,
+    RateSeconds,
+    LossIters,
+    LossSeconds,
+}
+
+const CHART_TYPES: [ChartType; 8] = [
+    ChartType::TestAccuracyIters,
+    ChartType::TestAccuracySeconds,
+    ChartType::TestLossIters,
+    ChartType::TestLossSeconds,
+    ChartType::RateIters,
+    ChartType::RateSeconds,
+    ChartType::LossIters,
+    ChartType::LossSeconds,
+];
+
+impl ChartType {
+    /// Whether points lie by seconds, not by iterations.
+    pub fn by_seconds(self) -> bool {
+        self as usize % 2 == 1
+    }
+
+    /// The name of the axis across.
+    pub fn across(self) -> &'static str {
+        if self.by_seconds() { "Seconds" } else { "Iters" }
+    }
+
+    /// The name of the axis upward.
+    pub fn upward(self) -> &'static str {
+        ["Test accuracy", "Test loss", "Train learning rate", "Train loss"][self as usize / 2]
+    }
+
+    /// Caffe's name of the chart.
+    pub fn title(self) -> String {
+        format!("{} vs. {}", self.upward(), self.across())
+    }
+}
+
+fn chart_type(text: &str) -> Result<ChartType, String> {
+    let known = text.trim().parse().ok().and_then(|number: usize| CHART_TYPES.get(number).copied());
+    known.ok_or_else(|| {
+        let types: Vec<_> = CHART_TYPES.iter().enumerate().map(|(i, kind)| format!("{i}: {}", kind.title())).collect();
+        format!("expected the number of a chart type ({})", types.join(", "))
+    })
+}

@@ -6,6 +6,8 @@ mod order;
 mod place;
 mod ranks;
 
+use std::collections::HashMap;
+
 use lgm_core::{Error, Result};
 
 /// A position: across the direction, and along it.
@@ -18,7 +20,7 @@ const ROW_GAP: f64 = 38.0;
 /// What an edge takes in a row that it passes.
 const LANE: f64 = 6.0;
 /// Between two edges of the same two nodes, to and fro.
-const APART: f64 = 14.0;
+const APART: f64 = 10.0;
 /// Nodes and the rows that edges pass, all together.
 const MOST: usize = 200_000;
 
@@ -69,13 +71,15 @@ pub fn place(sizes: &[At], edges: &[(usize, usize)]) -> Result<Layout> {
     }
     let nodes: Vec<At> = (0..items.nodes).map(|i| [across[i], middles[items.rank[i]]]).collect();
 
-    let mut used = std::collections::HashMap::new();
+    let mut parallel: HashMap<_, (usize, usize)> = HashMap::new();
+    forward.iter().for_each(|ends| parallel.entry(*ends).or_default().0 += 1);
     let edges = edges.iter().zip(&forward).zip(&chains).map(|((&(from, _), &(a, b)), chain)| {
         if a == b {
             return vec![nodes[a]; 2];
         }
-        let parallel = used.entry((a, b)).and_modify(|n| *n += 1).or_insert(0);
-        let aside = [0.0, 1.0, -1.0][*parallel % 3] * APART;
+        let (all, earlier) = parallel.entry((a, b)).or_default();
+        let aside = (*earlier as f64 - (*all as f64 - 1.0) / 2.0) * APART;
+        *earlier += 1;
         let mut path = vec![[nodes[a][0] + aside, nodes[a][1] + sizes[a][1] / 2.0]];
         for &item in chain {
             let (middle, half) = (middles[items.rank[item]], heights[items.rank[item]] / 2.0);

@@ -17,6 +17,8 @@ pub struct ParamSpec {
     /// Never changed at all: the solver leaves it as it was filled or loaded, whatever the prototxt gives it as `lr_mult`
     /// and `decay_mult`.
     pub fixed: bool,
+    /// The layer's own forward may write it in TRAIN, besides the solver (weights brought to unit length).
+    pub rescaled: bool,
     /// What a pass leaves for the next of the same net (a recurrent layer's hidden state): set by the layer's own forward, no
     /// other net's, in no file of weights, part of a solver's state. After all other parameters.
     pub carried: bool,
@@ -30,14 +32,22 @@ impl ParamSpec {
             filler: filler.cloned().unwrap_or_default(),
             state: false,
             fixed: false,
+            rescaled: false,
             carried: false,
         }
     }
 
     /// A learned parameter that starts at `value`.
     pub fn constant(shape: impl Into<Shape>, value: f32) -> Self {
-        let filler = FillerParameter { value: Some(value), ..Default::default() };
-        ParamSpec { shape: shape.into(), filler, state: false, fixed: false, carried: false }
+        ParamSpec {
+            filler: FillerParameter { value: Some(value), ..Default::default() },
+            ..ParamSpec::new(shape, None)
+        }
+    }
+
+    /// Whether a solver changes it, so that its gradient is wanted.
+    pub fn is_learned(&self) -> bool {
+        !self.state && !self.fixed
     }
 
     /// What a pass leaves for the next, zero at first.

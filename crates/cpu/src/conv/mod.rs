@@ -5,7 +5,8 @@
 //! patches of the input, one column for each output position of each image; P is never stored: each task packs the part
 //! it is about to multiply straight into the panels of the micro-kernel ("implicit GEMM"). The gradient of the weights
 //! is dY·Pᵀ in the same manner, and with stride 1 the gradient of the input is itself a convolution, of dY with the
-//! kernel rotated half a turn. Strided input gradients scatter blocks of Wᵀ·dY. Depthwise convolution has loops of its
+//! kernel rotated half a turn. Strided input gradients scatter blocks of Wᵀ·dY; that of a kernel as large as the input is
+//! one product for all images. Depthwise convolution has loops of its
 //! own, and more than two axes go through [`im2col_nd`].
 //!
 //! Every task is a block whose bounds follow from the shapes, and each sum is taken in a fixed order.
@@ -15,8 +16,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use lgm_core::{Result, Window, ensure};
 use smallvec::SmallVec;
 
-use crate::Float;
 use crate::kernel::{Kernel, Micro, micro};
+use crate::{Float, Gemm, MatMut, MatRef};
 
 mod data;
 mod depthwise;
@@ -65,6 +66,12 @@ impl<T: Float> Planar<T> {
     /// The convolution of dy that is the gradient of x, with the kernel turned round; stride 1 only.
     fn adjoint(&self) -> Planar<T> {
         Planar { plane: self.plane.adjoint(self.rows), rows: self.plane.channels, ..*self }
+    }
+
+    /// Whether the kernel covers the whole input, once: then an image is a row of a matrix, and so is what comes of it.
+    fn is_product(&self) -> bool {
+        let covers = |w: &Window| w.output == 1 && w.kernel == w.input && w.pad == 0;
+        self.groups == 1 && covers(&self.plane.rows) && covers(&self.plane.columns)
     }
 
     fn is_depthwise(&self) -> bool {
@@ -270,6 +277,12 @@ impl ConvGeometry {
         }
         match self.planar(algorithm, batch) {
             Some(conv) if conv.is_depthwise() => depthwise::backward_data(&conv, w, x, epilogue, y),
+            Some(conv) if conv.is_product() => {
+                let (a, b) = (MatRef::new(x, batch, conv.rows), MatRef::new(w, conv.rows, conv.plane.patch_len()));
+                let c = MatMut::new(y, batch, conv.plane.patch_len());
+                Gemm { alpha: T::one(), a, b, beta: T::zero(), c }.run_on(algorithm.kernel);
+                complete(y);
+            }
             Some(conv) if algorithm.winograd && winograd::suits(&conv) => {
                 if !winograd::backward_data(&conv, w, x, epilogue, y) {
                     complete(y);

@@ -88,6 +88,13 @@ impl Plane {
         channels * ((rows - 1) * self.rows.stride + self.rows.reach()) * self.phase_len() * self.phases()
     }
 
+    /// The rows of the kernel that inner indices `depth` are of.
+    fn kernel_rows(&self, depth: &Range<usize>) -> Range<usize> {
+        let (first, last) = (depth.start / self.columns.kernel, (depth.end - 1) / self.columns.kernel);
+        let kernel = self.rows.kernel;
+        if first / kernel == last / kernel { first % kernel..last % kernel + 1 } else { 0..kernel }
+    }
+
     /// The part of an image (`channels` × h × w) that `positions` and inner indices `depth` need: of the image itself, or
     /// copied into `scratch` with zeros around it and its columns sorted by phase.
     pub fn window<'a, T: Float>(
@@ -113,8 +120,17 @@ impl Plane {
         let (phases, phase_len) = (self.phases(), self.phase_len());
         let (rows, pitch) = ((oh1 - oh0) * self.rows.stride + self.rows.reach(), phases * phase_len);
         let top = (oh0 * self.rows.stride) as isize - self.rows.pad;
+        let taken = self.kernel_rows(depth);
+        // Of a kernel in parts, only the rows that these taps see.
+        let seen = |r: usize| {
+            taken.len() == self.rows.kernel
+                || taken.clone().any(|i| {
+                    let at = r.checked_sub(i * self.rows.dilation);
+                    at.is_some_and(|at| at.is_multiple_of(self.rows.stride) && at / self.rows.stride <= oh1 - oh0)
+                })
+        };
         for c in c0..c1 {
-            for r in 0..rows {
+            for r in (0..rows).filter(|&r| seen(r)) {
                 let dst = &mut scratch[((c - c0) * rows + r) * pitch..][..pitch];
                 let ih = top + r as isize;
                 if ih < 0 || ih >= self.rows.input as isize {

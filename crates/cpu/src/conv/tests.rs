@@ -50,6 +50,8 @@ fn cases() -> Vec<(usize, ConvGeometry)> {
     vec![
         (1, geometry(1, 1, 1, &sq([1, 1, 1, 0, 1]))),
         (2, geometry(3, 5, 1, &sq([7, 3, 1, 1, 1]))),
+        (5, geometry(6, 20, 1, &sq([4, 4, 1, 0, 1]))),
+        (3, geometry(2, 3, 1, &sq([96, 48, 24, 12, 1]))),
         (3, geometry(1, 20, 1, &sq([28, 5, 1, 0, 1]))),
         (9, geometry(20, 50, 1, &sq([12, 5, 1, 0, 1]))),
         (2, geometry(3, 33, 1, &sq([31, 11, 4, 0, 1]))),
@@ -251,4 +253,18 @@ fn groups_that_do_not_divide_the_channels_are_refused() {
     assert!(refuse(3, 4, 2).contains("group (2)"));
     assert!(refuse(4, 3, 2).contains("group (2)"));
     assert!(refuse(4, 4, 0).contains("positive"));
+}
+
+#[test]
+fn one_product_for_all_images_has_the_bits_of_a_product_for_each() {
+    for (batch, inner, channels, size) in [(1, 7, 3, 2), (16, 100, 30, 4), (130, 700, 5, 3), (9, 40, 1, 1)] {
+        let g = geometry(channels, inner, 1, &[[size, size, 1, 0, 1]; 2]);
+        let conv = g.planar::<f32>(Algorithm::active(), batch).unwrap();
+        assert!(conv.is_product());
+        let (w, dy) = (noise(g.weights_len(), 1), noise(batch * g.output_len(), 2));
+        let (mut found, mut want) = (vec![f32::NAN; batch * g.input_len()], vec![f32::NAN; batch * g.input_len()]);
+        g.backward_data(batch, &w, &dy, &mut found);
+        data::backward_data(&conv, &w, &dy, Epilogue::default(), &mut want);
+        assert_eq!(found, want, "{batch} images, {inner} to {channels} channels of {size} x {size}");
+    }
 }

@@ -27,6 +27,9 @@ use crate::pixels::Extent;
 /// Images after which Caffe logs how many are done.
 const LOGGED: usize = 1000;
 
+/// Bytes of the longest key that LMDB takes.
+const LONGEST_KEY: usize = 511;
+
 /// How images are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
@@ -114,6 +117,10 @@ pub fn convert_imageset(
             return Err(list.error(index, format!("'{name}' is {extent}, but the image of line {line} is {expected}")));
         }
         let key = format!("{number:08}_{}", list.name(index));
+        if options.backend == Backend::Lmdb && key.len() > LONGEST_KEY {
+            let what = format!("the name makes a key of {} bytes, and LMDB takes {LONGEST_KEY}", key.len());
+            return Err(list.error(index, what + "; -backend leveldb takes longer ones"));
+        }
         writer.put(key.as_bytes(), datum.encode_to_vec()).map_err(|e| list.error(index, e))?;
         set.written = set.written.saturating_add(1);
         if set.written.is_multiple_of(LOGGED) {

@@ -1,6 +1,7 @@
 //! Converters of published datasets to the formats nets read. Everything is written under temporary names and renamed
 //! when it is whole.
 
+mod annoset;
 mod cifar;
 mod folder;
 mod imageset;
@@ -8,6 +9,7 @@ mod mnist;
 mod pickle;
 
 pub use crate::image::ImageFile;
+pub use annoset::{AnnosetOptions, AnnotationFile, Annotations, ClassNames, convert_annoset};
 pub use cifar::{CifarOptions, CifarSplit, convert_cifar};
 pub use imageset::{Encoding, ImageSet, ImageSetOptions, convert_imageset};
 pub use mnist::{Format, convert_mnist};

@@ -8,6 +8,7 @@
 mod leveldb;
 mod lmdb;
 mod records;
+mod shuffled;
 mod write;
 
 use std::fmt;
@@ -16,7 +17,9 @@ use std::sync::Arc;
 
 use lgm_core::{Error, Result};
 
+use records::room;
 pub use records::{Record, Records};
+pub(crate) use shuffled::Locations;
 pub use write::Writer;
 
 /// The kinds of databases.
@@ -44,6 +47,22 @@ trait Store: Send + Sync {
 
     /// A place at the first record.
     fn walk(&self) -> Result<Box<dyn Walk>>;
+
+    /// Appends the key and the value of a record to a buffer; their lengths.
+    fn read(&self, at: Location, to: &mut Vec<u8>) -> Result<[usize; 2]>;
+}
+
+/// Where a record lies: what its kind of database makes of it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Location {
+    /// The file, by its place in a list.
+    file: u32,
+    /// The entry of a page or a block.
+    entry: u32,
+    /// The page, or where the block begins.
+    at: u64,
+    /// Bytes of the block.
+    len: u64,
 }
 
 /// A place in a database: at a record, or behind the last one.
@@ -53,6 +72,9 @@ trait Walk: Send {
 
     /// Appends the record's key and its value to a buffer that has room for them.
     fn append_to(&self, to: &mut Vec<u8>) -> Result<()>;
+
+    /// Where the record here lies; of no meaning behind the last.
+    fn location(&self) -> Location;
 
     /// Moves on by `count` records, or behind the last one; returns by how many.
     fn skip(&mut self, count: u64) -> Result<u64>;

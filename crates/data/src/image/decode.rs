@@ -126,6 +126,7 @@ pub(super) fn luma([r, g, b]: [u8; 3]) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use lgm_core::rng::{Philox, stream_id};
     use lgm_testkit::Recorded;
 
     use super::super::{ImageFile, Pixels, decode};
@@ -180,6 +181,36 @@ mod tests {
         assert!(fails(b"").contains("(JPEG, PNG and BMP can be)"));
         let png = png(&DynamicImage::new_luma8(3, 3));
         assert!(fails(&png[..png.len() / 2]).contains("cannot be decoded"));
+    }
+
+    /// Bytes changed at random, ends cut off: some images and many errors. `LGM_FUZZ_IMAGES` asks for more rounds than one.
+    #[test]
+    fn changed_files_are_images_or_errors() {
+        let rounds = std::env::var("LGM_FUZZ_IMAGES").ok().and_then(|n| n.parse().ok()).unwrap_or(1u64);
+        let recorded = Recorded::golden("images/opencv");
+        let files: Vec<Vec<u8>> =
+            recorded.names().filter_map(|name| Some(file_of(&recorded, name.strip_prefix("file_")?))).collect();
+        let (mut images, mut errors) = (0, 0);
+        for round in 0..rounds {
+            let mut draws = Philox::new(round, stream_id("images", "changed")).from(0);
+            for file in &files {
+                for _ in 0..8 {
+                    let mut file = file.clone();
+                    for _ in 0..1 + draws.below(6) {
+                        let at = draws.below(file.len());
+                        file[at] = draws.below(256) as u8;
+                    }
+                    if draws.below(4) == 0 {
+                        file.truncate(draws.below(file.len()));
+                    }
+                    match decode(&file, [Color::Native, Color::Force, Color::Gray][draws.below(3)]) {
+                        Ok(_) => images += 1,
+                        Err(_) => errors += 1,
+                    }
+                }
+            }
+        }
+        assert!(images > 10 && errors > 10, "{images} images, {errors} errors");
     }
 
     fn png(image: &DynamicImage) -> Vec<u8> {

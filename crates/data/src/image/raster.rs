@@ -3,6 +3,7 @@
 use image::metadata::Orientation;
 use lgm_core::memory;
 
+use super::decode::luma;
 use super::{BadImage, Image, Pixels};
 use crate::pixels::Extent;
 
@@ -39,6 +40,24 @@ impl Raster {
             }
         }
         Ok(Image { extent: self.extent, pixels: Pixels::U8(planes) })
+    }
+
+    /// The image in one channel or three: gray from colour, colour from gray, alpha dropped.
+    pub fn with_channels(self, channels: usize) -> Result<Self, BadImage> {
+        let has = self.extent.channels;
+        if has == channels {
+            return Ok(self);
+        }
+        let mut out = Raster::zeros(Extent { channels, ..self.extent })?;
+        let pixels = self.data.chunks_exact(has.max(1)).zip(out.data.chunks_exact_mut(channels.max(1)));
+        for (pixel, out) in pixels {
+            match pixel {
+                [b, g, r, ..] if channels == 1 => out[0] = luma([*r, *g, *b]),
+                [gray] | [gray, _] => out.fill(*gray),
+                _ => out.iter_mut().zip(pixel).for_each(|(o, v)| *o = *v),
+            }
+        }
+        Ok(out)
     }
 
     /// The image turned and mirrored as a camera's note of how it was held asks.

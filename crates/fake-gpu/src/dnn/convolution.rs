@@ -112,6 +112,7 @@ impl Gpu {
                 kernel: size(w[2 + axis]),
                 stride: size(stride[axis]),
                 pad: pad[axis] as isize,
+                pad_end: pad[axis] as isize,
                 dilation: size(dilation[axis]),
             }),
             groups: size(groups),

@@ -86,6 +86,49 @@ pub struct Found {
     pub kept_inverse: Option<DevicePtr>,
 }
 
+/// Running statistics that a batch moves: each becomes `fresh` · new + `keep` · itself, the variance times `unbias`; the last, the
+/// weight of the sums, 1 + `keep` · itself. Null where there are none.
+pub struct Moving {
+    pub sums: (DevicePtr, DevicePtr, DevicePtr),
+    pub keep: f32,
+    pub fresh: f32,
+    pub unbias: f32,
+}
+
+/// Works out μ and 1/√(σ² + ε) of each channel of a batch; `partial` is scratch for two sums of each channel.
+pub fn batch_on(
+    io: &Fwd<'_, Device>,
+    x: DevicePtr,
+    along: ByChannel,
+    to: &Found,
+    moving: &Moving,
+    partial: DevicePtr,
+    eps: f32,
+) -> Result<()> {
+    let (grid, [outer, channels, inner]) = along.sums()?;
+    io.launch(kernel!("bn_statistics"), grid, args![partial, x, outer, channels, inner])?;
+    let args = args![
+        to.mean,
+        to.inverse,
+        to.kept_mean,
+        to.kept_inverse,
+        moving.sums.0,
+        moving.sums.1,
+        moving.sums.2,
+        partial,
+        x,
+        along.chunks() as u32,
+        outer,
+        channels,
+        inner,
+        moving.keep,
+        moving.fresh,
+        moving.unbias,
+        eps,
+    ];
+    io.launch(kernel!("bn_statistics_finish"), along.finish(512), args)
+}
+
 impl Statistics {
     /// As [`Statistics::forward`]; `partial` is scratch for two sums of each channel.
     pub fn forward_on(
@@ -96,36 +139,17 @@ impl Statistics {
         to: &Found,
         partial: DevicePtr,
     ) -> Result<()> {
-        let (sum_mean, sum_variance, sum_weight) = (io.param(0)?, io.param(1)?, io.param(2)?);
-        let Found { mean, inverse, kept_mean, kept_inverse } = *to;
+        let sums = (io.param(0)?, io.param(1)?, io.param(2)?);
         let eps = self.param.eps();
-        let (grid, [outer, channels, inner]) = along.sums()?;
         if self.global {
-            let args = args![mean, inverse, kept_mean, kept_inverse, sum_mean, sum_variance, sum_weight, channels, eps];
+            let Found { mean, inverse, kept_mean, kept_inverse } = *to;
+            let channels = along.axes.channels as u32;
+            let args = args![mean, inverse, kept_mean, kept_inverse, sums.0, sums.1, sums.2, channels, eps];
             return io.launch("bn_global", Grid::elements(along.axes.channels), args);
         }
-        io.launch(kernel!("bn_statistics"), grid, args![partial, x, outer, channels, inner])?;
         let m = along.axes.outer * along.axes.inner;
         let unbias = if m > 1 { (m as f64 / (m - 1) as f64) as f32 } else { 1.0 };
-        let keep = self.param.moving_average_fraction();
-        let args = args![
-            mean,
-            inverse,
-            kept_mean,
-            kept_inverse,
-            sum_mean,
-            sum_variance,
-            sum_weight,
-            partial,
-            x,
-            along.chunks() as u32,
-            outer,
-            channels,
-            inner,
-            keep,
-            unbias,
-            eps,
-        ];
-        io.launch(kernel!("bn_statistics_finish"), along.finish(512), args)
+        let moving = Moving { sums, keep: self.param.moving_average_fraction(), fresh: 1.0, unbias };
+        batch_on(io, x, along, to, &moving, partial, eps)
     }
 }

@@ -33,7 +33,7 @@ pub(crate) struct Angular {
 }
 
 /// What is kept of each item: f, cross, and rest · ∣w∣/∣x∣ and rest · ∣x∣/∣w∣.
-const KEPT: usize = 4;
+pub(crate) const KEPT: usize = 4;
 
 /// ψ and ψ′ of m at a cosine.
 fn psi<T: Float>(times: u32, cos: T) -> (T, T) {

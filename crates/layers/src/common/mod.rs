@@ -23,4 +23,5 @@ pub(crate) mod rows;
 pub(crate) mod shapes;
 pub(crate) mod softmax;
 pub(crate) mod strided;
+pub(crate) mod unit_rows;
 pub(crate) mod view;

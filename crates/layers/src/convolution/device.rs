@@ -227,7 +227,9 @@ impl DeviceLayer for Convolution {
                 _ if is_depthwise(&conv) || is_pointwise(&conv) => 0,
                 _ => (patches * conv.format.element.bytes()).div_ceil(4),
             };
-            let workspace = queue.convolution_workspace(&conv, pass)?;
+            // Libraries pad both sides alike.
+            let symmetric = conv.windows.iter().all(Window::is_symmetric);
+            let workspace = if symmetric { queue.convolution_workspace(&conv, pass)? } else { None };
             library[place(pass)] = workspace.is_some();
             floats = floats.max(workspace.map_or_else(own, |bytes| bytes.div_ceil(4)));
         }

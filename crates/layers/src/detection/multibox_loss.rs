@@ -250,7 +250,7 @@ impl MultiBoxLoss {
     /// conf of a box's scores before the part of its classes is taken off: ln Σ eˢ, or Σ ln (1 + eˢ).
     fn conf<T: Float>(&self, scores: &[T]) -> T {
         if self.logistic {
-            return scores.iter().copied().map(softplus).sum();
+            return scores.iter().map(|&s| softplus(s)).sum();
         }
         let most = scores.iter().fold(T::neg_infinity(), |most, &s| most.max(s));
         most + ln(scores.iter().map(|&s| exp(s - most)).sum::<T>())

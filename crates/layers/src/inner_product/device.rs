@@ -17,6 +17,8 @@ mod scratch {
     pub const PARTIAL: usize = 0;
     /// The weights as products take them, where that is not as they are.
     pub const WEIGHTS: usize = 1;
+    /// The weights with rows of unit length, where the layer has such.
+    pub const UNIT: usize = 2;
 }
 
 impl InnerProduct {
@@ -45,11 +47,11 @@ impl DeviceLayer for InnerProduct {
 
     fn prepare(&mut self, _queue: &dyn DeviceQueue, plan: &mut Plan) -> Result<()> {
         let (format, top) = (plan.formats.top(0), &plan.tops[0]);
-        plan.scratch = vec![self.channels(format).scratch(top, 2)];
-        if format != Format::PLAIN {
-            let weights = Shape::from([self.inputs * self.outputs]);
-            plan.scratch.push(top.with_shape([format.bytes(&weights).div_ceil(4)]));
-        }
+        let weights = Shape::from([self.inputs * self.outputs]);
+        let rounded = if format == Format::PLAIN { 1 } else { format.bytes(&weights).div_ceil(4) };
+        let unit = self.unit.map(|unit| unit.scratch(top));
+        let scratch = [self.channels(format).scratch(top, 2), top.with_shape([rounded])];
+        plan.scratch = scratch.into_iter().chain(unit).collect();
         Ok(())
     }
 
@@ -58,7 +60,11 @@ impl DeviceLayer for InnerProduct {
         let format = io.format();
         let (factors, result) = (format.element, format.element);
         let rounded = (format != Format::PLAIN).then(|| io.scratch(scratch::WEIGHTS)).transpose()?;
-        let w = self.weights(io.queue(), format, io.param(0)?, rounded)?;
+        let mut w = io.param(0)?;
+        if let Some(unit) = &self.unit {
+            w = unit.forward_on(io.call, w, io.scratch(scratch::UNIT)?)?;
+        }
+        let w = self.weights(io.queue(), format, w, rounded)?;
         let (x, y) = (io.bottom(0)?, io.top(0)?);
         let transpose = self.param.transpose();
         io.queue().gemm(&Gemm {
@@ -98,7 +104,11 @@ impl DeviceLayer for InnerProduct {
         let Some(dx) = io.bottom_diff(0) else { return Ok(()) };
         let ldb = if transpose { n } else { k };
         let rounded = (format != Format::PLAIN).then(|| io.scratch(scratch::WEIGHTS)).transpose()?;
-        let w = self.weights(io.queue(), format, io.param(0)?, rounded)?;
+        let mut w = io.param(0)?;
+        if let Some(unit) = &self.unit {
+            w = unit.backward_on(io.call, w, io.scratch(scratch::UNIT)?)?;
+        }
+        let w = self.weights(io.queue(), format, w, rounded)?;
         io.queue().gemm(&Gemm {
             trans_b: transpose,
             factors,

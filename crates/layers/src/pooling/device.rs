@@ -2,7 +2,7 @@
 
 use lgm_core::{
     Arg, Bwd, Device, DeviceCall, DeviceLayer, DevicePtr, DeviceQueue, Format, Formats, Fwd, Grid, Kernel, Layout,
-    Offer, Plan, Result, args, count, kernel,
+    Offer, Plan, Result, Window, args, count, kernel,
 };
 
 use super::{Method, Pooling};
@@ -118,6 +118,10 @@ impl Pooling {
 }
 
 impl DeviceLayer for Pooling {
+    fn is_supported(&self) -> bool {
+        self.geometry.padding_counts && self.geometry.windows.iter().all(Window::is_symmetric)
+    }
+
     fn formats(&self, offer: &Offer<'_>) -> Formats {
         if !self.index_top {
             return offer.follow();

@@ -33,6 +33,10 @@ fn cases() {
             Case::new(layer("pool: AVE kernel_h: 2 kernel_w: 3 pad_h: 1 pad_w: 2 round_mode: FLOOR"))
                 .bottom([1, 2, 4, 3]),
             Case::new(layer("global_pooling: true")).bottom([2, 3, 3, 2]),
+            Case::new(layer("pool: AVE kernel_size: 3 stride: 2 pad_t: 1 pad_l: 2 pad_r: 1")).bottom([2, 1, 4, 5]),
+            Case::new(layer("kernel_size: 2 stride: 2 pad_b: 1 pad_r: 1")).bottom([2, 3, 4, 5]),
+            Case::new(layer("pool: AVE_EXC_PAD kernel_size: 3 stride: 2 pad: 1")).bottom([2, 2, 4, 5]),
+            Case::new(layer("pool: AVE_EXC_PAD kernel_size: 2 pad_r: 1 round_mode: FLOOR")).bottom([1, 2, 3, 3]),
             // Which elements are drawn depends on the values, so only the forward and the plan are checked here.
             stochastic("kernel_size: 2 stride: 2").without_gradients().bottom_of([2, 2, 5, 4], positive()),
             stochastic("kernel_size: 3 stride: 2").test_phase().bottom_of([2, 2, 5, 6], positive()),
@@ -163,7 +167,7 @@ fn kernels_take_what_the_blobs_allow() {
             param,
             method: Method::Max,
             stream: 0,
-            geometry: PoolGeometry { windows: [Window::UNIT; 2] },
+            geometry: PoolGeometry { windows: [Window::UNIT; 2], padding_counts: true },
             planes: bottom[0] * bottom[1],
             channels: bottom[1],
             index_top: false,
@@ -267,4 +271,19 @@ fn mistakes_are_named() {
     }
     config_error(&registry(), &layer("kernel_size: 2"), &[[4, 4].into()], &["4 axes", "(4, 4)"]);
     config_error(&registry(), &layer("kernel_size: 2"), &[[1, 1, 5000, 5000].into()], &["5000 × 5000"]);
+}
+
+#[test]
+fn each_side_may_have_its_own_padding_which_may_not_count() {
+    let run = |param: &str| {
+        let harness =
+            Harness::new(&registry(), &layer(param), Phase::Test, DType::F64, &[[1, 1, 1, 3].into()]).unwrap();
+        harness.run(&harness.forward_inputs(&[&[3.0, 6.0, 9.0]]).unwrap()).unwrap().tops.remove(0)
+    };
+    let window = "kernel_h: 1 kernel_w: 3 stride_h: 1 stride_w: 3";
+    assert_eq!(run(&format!("{window} pool: AVE pad_l: 2 pad_r: 1")), [1.0, 5.0]);
+    assert_eq!(run(&format!("{window} pool: AVE_EXC_PAD pad_l: 2 pad_r: 1")), [3.0, 7.5]);
+    assert_eq!(run(&format!("{window} pool: MAX pad_r: 2")), [9.0]);
+    let both = layer("kernel_size: 2 pad: 1 pad_l: 1");
+    config_error(&registry(), &both, &[[1, 1, 3, 3].into()], &["both pad and pad_t"]);
 }

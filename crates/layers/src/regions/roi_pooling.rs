@@ -9,42 +9,25 @@
 //!
 //! Source: Girshick, "Fast R-CNN" (2015); the layer of this name of its Caffe, `pad_ratio` of MS-CNN's.
 
-use lgm_core::{BuildCx, Float, Kernel, Node, Result, ensure, kernel};
+use lgm_core::{BuildCx, Float, Kernel, Node, Result, kernel};
 use lgm_proto::LayerParameter;
 
-use super::{Extents, Pool, Regions};
+use super::{Extents, Pool, Regions, Settings};
 
 /// The layer; see the module.
-pub struct RoiPooling {
-    pooled: [usize; 2],
-    scale: f32,
-    pad_ratio: f32,
-}
+pub struct RoiPooling(Settings);
 
 impl RoiPooling {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
-        let p = param.roi_pooling_param.clone().unwrap_or_default();
-        let pooled = [p.pooled_h() as usize, p.pooled_w() as usize];
-        ensure!(
-            pooled.iter().all(|&n| n > 0),
-            "roi_pooling_param needs a pooled_h and a pooled_w of at least 1, found {} and {}",
-            pooled[0],
-            pooled[1]
-        );
-        let (scale, pad_ratio) = (p.spatial_scale(), p.pad_ratio());
-        ensure!(scale.is_finite() && scale > 0.0, "spatial_scale must be a positive number, found {scale}");
-        ensure!(
-            pad_ratio.is_finite() && pad_ratio >= 0.0,
-            "pad_ratio must be a number of at least 0, found {pad_ratio}"
-        );
-        Node::compute(Regions::new(RoiPooling { pooled, scale, pad_ratio }))
+        Node::compute(Regions::new(RoiPooling(Settings::new(param)?)))
     }
 
     /// The pixels of bin `i` of `bins` along an axis, of a region from `first` to `last`.
     fn bin(&self, [first, last]: [f32; 2], i: usize, bins: usize, extent: usize) -> std::ops::Range<usize> {
-        let pad = (last - first + 1.0) * self.pad_ratio;
-        let start = ((first - pad) * self.scale).round();
-        let end = ((last + pad) * self.scale).round();
+        let Settings { scale, pad_ratio, .. } = self.0;
+        let pad = (last - first + 1.0) * pad_ratio;
+        let start = ((first - pad) * scale).round();
+        let end = ((last + pad) * scale).round();
         let size = (end - start + 1.0).max(1.0) / bins as f32;
         super::between((i as f32 * size).floor() + start, ((i + 1) as f32 * size).ceil() + start, extent)
     }
@@ -59,11 +42,11 @@ impl Pool for RoiPooling {
     }
 
     fn pooled(&self) -> [usize; 2] {
-        self.pooled
+        self.0.pooled
     }
 
     fn numbers(&self) -> [f32; 2] {
-        [self.scale, self.pad_ratio]
+        [self.0.scale, self.0.pad_ratio]
     }
 
     fn forward<T: Float>(

@@ -63,7 +63,7 @@ fn stray_character(text: &str, offset: usize) -> Option<String> {
 /// such is one.
 fn unknown(text: &str, scan: &Scan, root: &MessageDescriptor) -> Vec<(usize, Fault)> {
     let mut found: Vec<(usize, Fault)> = Vec::new();
-    let mut told = None;
+    let mut reported = None;
     for entry in &scan.entries {
         let (parent, name) = match entry.path.rsplit_once('.') {
             Some((parent, name)) => (resolve(root, parent), name),
@@ -74,10 +74,10 @@ fn unknown(text: &str, scan: &Scan, root: &MessageDescriptor) -> Vec<(usize, Fau
         match parent.get_field_by_name(name) {
             None => {
                 // The elements of a list share its name.
-                if told != Some(entry.name) {
+                if reported != Some(entry.name) {
                     found.push((entry.name, unknown_field(name, &parent)));
                 }
-                told = Some(entry.name);
+                reported = Some(entry.name);
             }
             Some(field) => {
                 if let (Kind::Enum(known), Some(value)) = (field.kind(), name_at(text, entry.value))

@@ -10,6 +10,7 @@ mod check;
 mod diagnose;
 pub(crate) mod positions;
 mod scan;
+mod spellings;
 mod token;
 pub(crate) mod write;
 
@@ -83,14 +84,9 @@ pub(crate) fn parse_whole(
         return Err(not_utf8(byte, &text, file));
     }
 
-    let is_message = |path: &str| diagnose::resolve(descriptor, path).is_some();
-    let colons: Vec<usize> = scan.bare_lists.iter().filter(|(path, _)| is_message(path)).map(|list| list.1).collect();
-    let whole = with_colons(&text, &colons);
-    let offset_in_text = |offset: usize| {
-        let before = colons.iter().enumerate().take_while(|(inserted, colon)| *colon + inserted < offset);
-        offset - before.count()
-    };
-    let message = DynamicMessage::parse_text_format(descriptor.clone(), &whole)
+    let spelt = spellings::Spelt::new(&text, &scan, descriptor);
+    let offset_in_text = |offset| spelt.offset_in_text(offset);
+    let message = DynamicMessage::parse_text_format(descriptor.clone(), &spelt.text)
         .map_err(|error| diagnose::diagnose(&error, offset_in_text, &text, &scan, descriptor, at))?;
     if let Some((offset, why)) = scan.fault {
         return Err(Fault::Syntax(why.into()).at(at(offset)));
@@ -154,18 +150,4 @@ pub(crate) fn top_level_names(text: &str) -> Vec<String> {
     let scan = scan::scan(text.strip_prefix('\u{feff}').unwrap_or(text));
     let outermost = scan.entries.into_iter().map(|entry| entry.path).filter(|path| !path.contains('.'));
     outermost.map(|path| path.split('[').next().unwrap_or_default().to_owned()).collect()
-}
-
-/// A text with a colon put in at each of the offsets, which ascend.
-fn with_colons<'a>(text: &'a str, offsets: &[usize]) -> Cow<'a, str> {
-    let (mut whole, mut done) = (String::new(), 0);
-    for &offset in offsets {
-        whole.push_str(&text[done..offset]);
-        whole.push(':');
-        done = offset;
-    }
-    match done {
-        0 => Cow::Borrowed(text),
-        _ => Cow::Owned(whole + &text[done..]),
-    }
 }

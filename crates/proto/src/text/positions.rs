@@ -20,7 +20,7 @@ pub struct Positions {
     places: HashMap<String, (usize, usize)>,
     /// For each layer of the net, its path in the text.
     layers: Vec<Option<String>>,
-    /// Paths in the text of what would change results and is not carried out, and why it is refused.
+    /// Paths in the text of settings that would change results and are not supported, and why they are refused.
     refused: Vec<(String, String)>,
 }
 
@@ -60,8 +60,8 @@ impl Positions {
         self.refused = refused;
     }
 
-    /// What of the net's i-th layer is not carried out although it would change results: where it stands, and what to
-    /// tell the user.
+    /// The settings of the net's i-th layer that would change results and are not supported: where each stands, and the
+    /// message for the user.
     pub fn refused_in_layer(&self, i: usize) -> Vec<(Position, &str)> {
         let Some(Some(layer)) = self.layers.get(i) else { return Vec::new() };
         let inside = |path: &str| path.strip_prefix(layer.as_str()).is_some_and(|rest| rest.starts_with('.'));

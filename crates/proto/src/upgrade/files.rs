@@ -11,7 +11,7 @@ use crate::binary::{check_start, wire};
 use crate::error::WireFault;
 use crate::text::positions::Positions;
 use crate::text::{parse_whole, typed};
-use crate::{Error, NetParameter, Result, SolverParameter, forks, to_text};
+use crate::{BlobProto, Error, NetParameter, Result, SolverParameter, forks, to_text};
 
 /// A file in today's format.
 #[derive(Clone, Debug)]
@@ -60,6 +60,8 @@ pub fn upgrade_net_binary<'a>(bytes: &'a [u8], file: &Path) -> Result<Upgraded<'
     let damaged = |fault: WireFault| Error::binary(file, fault);
     let settled = wire::settle_fork_fields(bytes);
     let (outline, blobs) = wire::without_blobs(&settled).map_err(damaged)?;
+    // One at a time: together they may be most of the memory there is.
+    blobs.iter().try_for_each(|blob| BlobProto::decode(*blob).map(drop)).map_err(|error| damaged(error.into()))?;
     let descriptor = NetParameter::default().descriptor();
     let original = DynamicMessage::decode(descriptor, &outline[..]).map_err(|error| damaged(error.into()))?;
     let old = NetParameter::decode(&outline[..]).map_err(|error| damaged(error.into()))?;

@@ -7,10 +7,12 @@
 //! | `layers { type: CONVOLUTION … }`, the second generation | `layer { type: "Convolution" … }` |
 //! | `input`, `input_shape`, `input_dim` | an Input layer in front |
 //! | three `param` on a BatchNorm layer | the same with rates of zero: its statistics are not learned |
+//! | `margin`, `margin_step`, `margin_mult`, `margin_max` of the L-GM fork's ClassDistance | `margin_mul { … }` |
 //! | `solver_type: ADAM` | `type: "Adam"` |
 //! | `snapshot_prefix` unset or a folder | the solver's file name, in that folder |
 
 mod files;
+mod margins;
 mod solver;
 mod v0;
 mod v1;
@@ -85,6 +87,9 @@ fn upgrade_net(net: &mut NetParameter, positions: &mut Positions) -> Result<Repo
     if !net.input.is_empty() {
         report.step(positions, "input fields");
         upgrade_input(net, positions)?;
+    }
+    if margins::upgrade(net, positions)? {
+        report.step(positions, "margin fields");
     }
     if freeze_batch_norm(net) {
         let file = positions.file().display();

@@ -89,7 +89,7 @@ impl Rule {
     /// Updates one parameter.
     pub fn apply(self, p: &SolverParameter, u: Update, arrays: Arrays<'_>) {
         match self {
-            Rule::Sgd => sgd::apply(p, u, arrays),
+            Rule::Sgd => sgd::apply(u, arrays),
             Rule::Nesterov => nesterov::apply(p, u, arrays),
             Rule::AdaGrad => adagrad::apply(p, u, arrays),
             Rule::RmsProp => rmsprop::apply(p, u, arrays),
@@ -112,6 +112,8 @@ pub struct Update {
     pub scale: f32,
     /// Learning rate times `lr_mult`.
     pub rate: f32,
+    /// SGD's momentum; the other rules' is the solver's.
+    pub momentum: f32,
     /// Weight decay times `decay_mult`.
     pub decay: f32,
     /// Decay towards zero by sign instead of by size.
@@ -246,7 +248,8 @@ mod tests {
                     };
                     w -= u;
                     let mut diff = [raw as f32];
-                    let update = Update { scale: 0.5, rate: rate as f32, decay: decay as f32, l1, iter: iter as i32 };
+                    let (rate, decay, momentum, iter) = (rate as f32, decay as f32, m as f32, iter as i32);
+                    let update = Update { scale: 0.5, rate, momentum, decay, l1, iter };
                     let second = &mut second[..rule.histories() - 1];
                     rule.apply(&p, update, Arrays { data: &mut data, diff: &mut diff, first: &mut first, second });
                     assert!((data[0] as f64 - w).abs() < 1e-5, "{rule} step {iter}: {} against {w}", data[0]);

@@ -8,8 +8,8 @@ pub(super) fn kernel(_: &SolverParameter) -> (&'static str, f32) {
     ("solver_sgd", 0.0)
 }
 
-pub(super) fn apply(p: &SolverParameter, u: Update, arrays: Arrays<'_>) {
-    let (m, eta) = (p.momentum(), u.rate);
+pub(super) fn apply(u: Update, arrays: Arrays<'_>) {
+    let (m, eta) = (u.momentum, u.rate);
     arrays.update(u, |g, h| {
         *h = m * *h + eta * g;
         *h

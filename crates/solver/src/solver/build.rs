@@ -12,7 +12,7 @@ use tracing::info;
 use super::save::check_writable;
 use super::{Solver, TestNet};
 use crate::config::{self, NetSource};
-use crate::rate::Policy;
+use crate::rate::{MomentumPolicy, Policy};
 use crate::rules::Rule;
 use crate::snapshot::Writer;
 use crate::update::updater;
@@ -40,6 +40,7 @@ impl Solver {
         weights.iter().try_for_each(|path| expect_kind(path, FileKind::Weights))?;
         check_writable(parsed)?;
         let (rule, policy) = (Rule::of(&param)?, Policy::of(&param)?);
+        let momentum = if rule == Rule::Sgd { Some(MomentumPolicy::of(&param)?) } else { None };
         let seed = match param.random_seed() {
             seed if seed >= 0 => seed as u64,
             _ => {
@@ -88,6 +89,7 @@ impl Solver {
             current_step: 0,
             rule,
             policy,
+            momentum,
             update,
             losses: VecDeque::new(),
             smoothed_loss: 0.0,

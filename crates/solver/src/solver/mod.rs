@@ -16,7 +16,7 @@ use lgm_net::{Net, Pass, six_digits};
 use lgm_proto::SolverParameter;
 use tracing::{info, warn};
 
-use crate::rate::Policy;
+use crate::rate::{MomentumPolicy, Policy};
 use crate::rules::Rule;
 use crate::scores::{lines, scores_of};
 use crate::snapshot::{TestExtra, Writer};
@@ -66,6 +66,8 @@ pub struct Solver {
     current_step: i32,
     rule: Rule,
     policy: Policy,
+    /// The policy of SGD's momentum; nothing for other rules.
+    momentum: Option<MomentumPolicy>,
     update: Box<dyn Updater>,
     /// The latest losses, the oldest first.
     losses: VecDeque<f64>,
@@ -259,7 +261,11 @@ impl Solver {
     /// Tells the update the iteration's learning rate; returns that.
     fn set_rate(&mut self) -> f32 {
         let rate = self.policy.rate(&self.param, self.iter, &mut self.current_step);
-        self.update.set(rate, self.iter);
+        let momentum = match self.momentum {
+            Some(policy) => policy.momentum(&self.param, self.iter, rate),
+            None => self.param.momentum(),
+        };
+        self.update.set(rate, momentum, self.iter);
         rate
     }
 

@@ -10,6 +10,7 @@ use lgm_net::{DeviceParams, DeviceUpdate, Net, OnDevice, Pass, SOLVER_WORDS};
 use lgm_proto::SolverParameter;
 
 use super::{CHECK_EVERY, Histories, Updater, log_clipping};
+use crate::local_rate::LocalRate;
 use crate::rules::Rule;
 
 /// Numbers that one block of threads updates: enough that a block is worth its start, and few enough that small nets keep
@@ -24,6 +25,10 @@ struct Chunks {
     count: DevicePtr,
     lr: DevicePtr,
     decay: DevicePtr,
+    /// Parameters, and by parameter its first chunk and how many it has.
+    parameters: usize,
+    begin: DevicePtr,
+    chunks: DevicePtr,
     _table: Block,
 }
 
@@ -31,8 +36,11 @@ impl Chunks {
     fn new(gpu: &Rc<dyn Gpu>, net: &Net, params: &DeviceParams, weight_decay: f32) -> Result<Chunks> {
         let (mut first, mut count, mut lr, mut decay) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (mut keep, mut kept) = (Vec::new(), 0);
+        let (mut begin, mut chunks) = (Vec::new(), Vec::new());
         for (info, span) in net.learnables().zip(&params.spans) {
             let (start, end) = (span.start / 4, span.end / 4);
+            begin.push(count.len() as u32);
+            chunks.push(end.saturating_sub(start).div_ceil(CHUNK) as u32);
             for at in (start..end).step_by(CHUNK) {
                 first.extend([at as u32, (at as u64 >> 32) as u32]);
                 let numbers = CHUNK.min(end - at) as u32;
@@ -43,8 +51,8 @@ impl Chunks {
                 decay.push((weight_decay * info.decay_mult).to_bits());
             }
         }
-        let number = count.len();
-        let table = Block::of_words(gpu, &[first, count, lr, decay, keep].concat())?;
+        let (number, parameters) = (count.len(), begin.len());
+        let table = Block::of_words(gpu, &[first, count, lr, decay, keep, begin, chunks].concat())?;
         let at = |words: usize| table.at().offset(4 * words);
         Ok(Chunks {
             number,
@@ -53,6 +61,9 @@ impl Chunks {
             lr: at(3 * number),
             decay: at(4 * number),
             keep: at(5 * number),
+            parameters,
+            begin: at(6 * number),
+            chunks: at(6 * number + parameters),
             _table: table,
         })
     }
@@ -67,6 +78,7 @@ pub(crate) struct DeviceUpdater {
     histories: Vec<Block>,
     _chunks: Chunks,
     clipping: Option<Clipping>,
+    _local_rates: Option<LocalRates>,
     /// The losses of the latest iterations, in double precision.
     ring: Block,
     /// Two words: whether a kernel has reported a fault, and the completed iterations since the host last looked.
@@ -90,10 +102,19 @@ struct Clipping {
     result: Block,
 }
 
+/// What local rates need: the squares of each chunk's weights and gradients, and each chunk's factor on the learning rate.
+struct LocalRates {
+    weights: Block,
+    gradients: Block,
+    factors: Block,
+}
+
 /// Where the flag that stops updates at a loss that is not finite lies among the arguments of the launch that keeps a loss.
 const STOP_ARGUMENT: usize = 7;
 /// The word of an update that holds the place of its loss in the ring.
 const RING_WORD: usize = 2;
+/// The word of an update that holds the momentum.
+const MOMENTUM_WORD: usize = 3;
 
 impl DeviceUpdater {
     /// # Errors
@@ -108,6 +129,11 @@ impl DeviceUpdater {
             Ok(Clipping { parts: Block::new(&gpu, 8 * chunks.number)?, result: Block::new(&gpu, 8)? })
         };
         let clipping = (param.clip_gradients() >= 0.0).then(clip).transpose()?;
+        let local = || -> Result<LocalRates> {
+            let bytes = |each: usize| Block::new(&gpu, each * chunks.number);
+            Ok(LocalRates { weights: bytes(8)?, gradients: bytes(8)?, factors: bytes(4)? })
+        };
+        let local_rates = LocalRate::of(param).map(|_| local()).transpose()?;
         let ring = Block::new(&gpu, 8 * CHECK_EVERY)?;
         let guard = Block::new(&gpu, 8)?;
         let mut bytes = 0;
@@ -143,6 +169,29 @@ impl DeviceUpdater {
                 let clip = args![result.at(), parts.at(), c.number as i32, param.clip_gradients()];
                 launches.push(Launch::new("solver_clip", Grid::rows(1, 1024), clip));
             }
+            let mut factors = c.lr;
+            if let (Some(local), Some(rates)) = (LocalRate::of(param), &local_rates) {
+                let squares =
+                    |of: DevicePtr, to: &Block| Launch::new("solver_sumsq", rows, args![to.at(), of, c.first, c.count]);
+                launches.extend([squares(p.data, &rates.weights), squares(p.diff, &rates.gradients)]);
+                factors = rates.factors.at();
+                let args = args![
+                    factors,
+                    rates.weights.at(),
+                    rates.gradients.at(),
+                    c.begin,
+                    c.chunks,
+                    c.lr,
+                    words,
+                    clip,
+                    iter_size,
+                    local.trust,
+                    local.decay,
+                    i32::from(local.damped),
+                    i32::from(local.clips),
+                ];
+                launches.push(Launch::new("solver_local_rates", Grid::rows(c.parameters, 128), args));
+            }
             let (kernel, constant) = rule.kernel(param);
             let history = |k: usize| histories.get(k).map(Block::at);
             let update = args![
@@ -152,13 +201,12 @@ impl DeviceUpdater {
                 history(1),
                 c.first,
                 c.count,
-                c.lr,
+                factors,
                 c.decay,
                 words,
                 clip,
                 iter_size,
                 l1,
-                param.momentum(),
                 constant,
                 param.delta(),
                 guard.at(),
@@ -175,6 +223,7 @@ impl DeviceUpdater {
             histories,
             _chunks: chunks,
             clipping,
+            _local_rates: local_rates,
             ring,
             guard,
             state,
@@ -188,7 +237,8 @@ impl DeviceUpdater {
 }
 
 impl Updater for DeviceUpdater {
-    fn set(&mut self, rate: f32, iter: i32) {
+    fn set(&mut self, rate: f32, momentum: f32, iter: i32) {
+        self.words[MOMENTUM_WORD] = momentum.to_bits();
         self.words[0] = rate.to_bits();
         self.words[1] = self.rule.correction(&self.param, iter).to_bits();
         self.words[RING_WORD] = self.losses_pending as u32;

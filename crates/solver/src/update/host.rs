@@ -1,17 +1,21 @@
 //! The update of a net on the host.
 
 use lgm_core::{Error, Result, Step, memory};
+use lgm_cpu::elementwise::sumsq;
 use lgm_net::{LearnableInfo, Net};
 use lgm_proto::SolverParameter;
 
 use super::{Histories, Updater, clip_factor, log_clipping};
+use crate::local_rate::LocalRate;
 use crate::rules::{Arrays, Rule, Update};
 
 /// See the module.
 pub(crate) struct HostUpdater {
     param: SolverParameter,
     rule: Rule,
+    local: Option<LocalRate>,
     rate: f32,
+    momentum: f32,
     iter: i32,
     /// The gradients' norm, once it is known for the iteration in hand.
     norm: Option<f32>,
@@ -33,24 +37,26 @@ impl HostUpdater {
         let histories = net.learnables().map(each).collect::<Result<_>>()?;
         let kept = net.learnables().enumerate().filter(|(_, l)| l.state);
         let statistics = kept.map(|(i, _)| (i, Vec::new())).collect();
-        Ok(HostUpdater { param: param.clone(), rule, rate: 0.0, iter: 0, norm: None, histories, statistics })
+        let (param, local) = (param.clone(), LocalRate::of(param));
+        let (rate, momentum, iter, norm) = (0.0, 0.0, 0, None);
+        Ok(HostUpdater { param, rule, local, rate, momentum, iter, norm, histories, statistics })
     }
 }
 
 impl Updater for HostUpdater {
-    fn set(&mut self, rate: f32, iter: i32) {
-        (self.rate, self.iter, self.norm) = (rate, iter, None);
+    fn set(&mut self, rate: f32, momentum: f32, iter: i32) {
+        (self.rate, self.momentum, self.iter, self.norm) = (rate, momentum, iter, None);
     }
 
     fn norm(&mut self, net: &mut Net) -> Result<Option<f32>> {
         if self.param.clip_gradients() < 0.0 {
             return Ok(None);
         }
-        let mut sumsq = 0.0f64;
+        let mut squares = 0.0f64;
         for i in 0..self.histories.len() {
-            sumsq += lgm_cpu::elementwise::sumsq(net.learnable::<f32>(i)?.1) as f64;
+            squares += sumsq(net.learnable::<f32>(i)?.1) as f64;
         }
-        self.norm = Some(sumsq.sqrt() as f32);
+        self.norm = Some(squares.sqrt() as f32);
         Ok(self.norm)
     }
 
@@ -66,14 +72,23 @@ impl Updater for HostUpdater {
         let scale = factor / self.param.iter_size() as f32;
         let mults: Vec<(f32, f32)> = net.learnables().map(|l| (l.lr_mult, l.decay_mult)).collect();
         for (i, (lr_mult, decay_mult)) in mults.into_iter().enumerate() {
+            let (data, diff) = net.learnable::<f32>(i)?;
+            let lr_mult = match self.local {
+                None => lr_mult,
+                Some(local) => {
+                    let [weights, gradients] = [&*data, &*diff].map(|all| f64::from(sumsq(all)));
+                    let gradients = gradients * f64::from(scale).powi(2);
+                    local.factor(lr_mult, (weights, gradients), self.rate, self.momentum)
+                }
+            };
             let update = Update {
                 scale,
                 rate: self.rate * lr_mult,
+                momentum: self.momentum,
                 decay: self.param.weight_decay() * decay_mult,
                 l1: self.param.regularization_type() == "L1",
                 iter: self.iter,
             };
-            let (data, diff) = net.learnable::<f32>(i)?;
             let [first, second] = &mut self.histories[i];
             self.rule.apply(&self.param, update, Arrays { data, diff, first, second });
         }

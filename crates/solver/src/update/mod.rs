@@ -21,8 +21,8 @@ pub(crate) type Histories = Vec<[Vec<f32>; 2]>;
 
 /// The update of a net's parameters.
 pub(crate) trait Updater {
-    /// Sets the learning rate and the number of the iteration in hand.
-    fn set(&mut self, rate: f32, iter: i32);
+    /// Sets the learning rate, the momentum and the number of the iteration in hand.
+    fn set(&mut self, rate: f32, momentum: f32, iter: i32);
 
     /// Whether an iteration may be queued, update included, and looked at later.
     fn is_queued(&self) -> bool {

@@ -8,9 +8,18 @@ const SWEEPS: usize = 48;
 pub fn across(items: &Items, rows: &[Vec<usize>]) -> Vec<f64> {
     let count = items.rank.len();
     let (mut up, mut down) = (vec![Vec::new(); count], vec![Vec::new(); count]);
+    let mut degree = vec![0; count];
+    items.segments.iter().for_each(|&(a, b)| [a, b].iter().for_each(|&end| degree[end] += 1));
     for &(a, b) in &items.segments {
         // Edges that pass rows are to be straight, for which their parts pull harder than edges between neighbours.
-        let pull = [1.0, 2.0, 8.0][usize::from(a >= items.nodes) + usize::from(b >= items.nodes)];
+        // What hangs on one edge, as layers in place do, leaves the nodes of a path below each other.
+        let hangs = degree[a].min(degree[b]) == 1;
+        let pull = match usize::from(a >= items.nodes) + usize::from(b >= items.nodes) {
+            _ if hangs => 0.05,
+            0 => 1.0,
+            1 => 2.0,
+            _ => 8.0,
+        };
         down[a].push((b, pull));
         up[b].push((a, pull));
     }

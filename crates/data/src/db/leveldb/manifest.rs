@@ -19,6 +19,8 @@ const NAME: u64 = 200;
 /// A table, by its entry in the manifest.
 #[derive(Clone, Debug)]
 pub(super) struct TableFile {
+    /// Its place among all tables.
+    pub index: u32,
     pub name: String,
     /// Bytes of the file.
     pub size: u64,
@@ -99,8 +101,9 @@ impl Version {
     pub fn runs(&self, place: &Place) -> Result<Vec<Vec<TableFile>>> {
         let mut runs: Vec<Vec<TableFile>> = Vec::new();
         let mut last = None;
-        for (&(level, number), (size, smallest)) in &self.tables {
-            let table = TableFile { name: check(place, number, *size)?, size: *size, smallest: smallest.clone() };
+        for (index, (&(level, number), (size, smallest))) in (0..).zip(&self.tables) {
+            let (name, smallest) = (check(place, number, *size)?, smallest.clone());
+            let table = TableFile { index, name, size: *size, smallest };
             match runs.last_mut() {
                 Some(run) if level > 0 && last == Some(level) => run.push(table),
                 _ => runs.push(vec![table]),

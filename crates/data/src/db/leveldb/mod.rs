@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use lgm_core::{Error, Result};
 
-use super::{Store, Walk};
+use super::{Location, Store, Walk, room};
 use manifest::{TableFile, Version};
 use table::Run;
 use unsorted::Unsorted;
@@ -73,6 +73,8 @@ impl fmt::Display for Place {
 /// A database opened for reading.
 pub(super) struct Leveldb {
     place: Arc<Place>,
+    /// The tables by their index, and in runs of which each is in the order of keys.
+    tables: Vec<TableFile>,
     runs: Vec<Vec<TableFile>>,
     unsorted: Arc<Unsorted>,
 }
@@ -83,7 +85,10 @@ impl Leveldb {
         let place = Arc::new(Place { path: path.into(), folder: folder.into() });
         let version = Version::read(&place)?;
         let unsorted = Arc::new(Unsorted::read(&place, version.logs(&place)?)?);
-        Ok(Leveldb { runs: version.runs(&place)?, place, unsorted })
+        let runs = version.runs(&place)?;
+        let mut tables: Vec<TableFile> = runs.iter().flatten().cloned().collect();
+        tables.sort_by_key(|table| table.index);
+        Ok(Leveldb { place, tables, runs, unsorted })
     }
 }
 
@@ -103,6 +108,27 @@ impl Store for Leveldb {
         let mut walk = LeveldbWalk { place: self.place.clone(), sources, here: None, key: Vec::new() };
         walk.settle()?;
         Ok(Box::new(walk))
+    }
+
+    fn read(&self, at: Location, to: &mut Vec<u8>) -> Result<[usize; 2]> {
+        let Some(table) = at.file.checked_sub(1) else {
+            let entry = at.entry as usize;
+            let (key, _) = self.unsorted.key(entry).unwrap_or_default();
+            let lengths = [key.len(), self.unsorted.value_len(entry).unwrap_or(0)];
+            room(to, lengths, &self.place.path)?;
+            to.extend_from_slice(key);
+            self.unsorted.append_value(&self.place, entry, to)?;
+            return Ok(lengths);
+        };
+        let Some(table) = self.tables.get(table as usize) else {
+            return Err(Error::internal("a LevelDB database lost a table"));
+        };
+        let entry = table::Entry::read(&self.place, table, at)?;
+        let (key, value) = entry.record();
+        room(to, [key.len(), value.len()], &self.place.path)?;
+        to.extend_from_slice(key);
+        to.extend_from_slice(value);
+        Ok([key.len(), value.len()])
     }
 }
 
@@ -133,6 +159,13 @@ impl Source {
         match self {
             Source::Tables(run) => run.name(),
             Source::Logs(..) => "a log",
+        }
+    }
+
+    fn location(&self) -> Location {
+        match self {
+            Source::Tables(run) => run.location(),
+            Source::Logs(_, at) => Location { entry: *at as u32, ..Location::default() },
         }
     }
 
@@ -214,6 +247,10 @@ impl Walk for LeveldbWalk {
         let Some(source) = self.source() else { return Ok(()) };
         to.extend_from_slice(&self.key);
         source.append_value(&self.place, to)
+    }
+
+    fn location(&self) -> Location {
+        self.source().map(Source::location).unwrap_or_default()
     }
 
     fn skip(&mut self, count: u64) -> Result<u64> {

@@ -8,6 +8,7 @@ use lgm_core::{Error, Result, memory};
 use super::bytes::{Input, matches};
 use super::manifest::TableFile;
 use super::{DELETION, Place, VALUE};
+use crate::db::Location;
 
 /// Bytes of the footer, and the last eight of them.
 const FOOTER: usize = 48;
@@ -84,65 +85,39 @@ impl Block {
     }
 }
 
-/// A table's entries, from the first on.
-struct Table {
+/// A table's file.
+struct Blocks {
+    /// The table's place among all, and its name.
+    index: u32,
     name: String,
     file: File,
     /// Bytes of the file.
     size: u64,
-    index: Block,
-    block: Block,
-    /// Where the block lies.
-    span: Span,
 }
 
-impl Table {
-    /// Opens a table, before its first entry.
-    fn open(place: &Place, table: &TableFile) -> Result<Table> {
+impl Blocks {
+    fn open(place: &Place, table: &TableFile) -> Result<Blocks> {
         let (file, size) = place.file(&table.name)?;
-        let mut opened = Table {
-            name: table.name.clone(),
-            file,
-            size,
-            index: Block::default(),
-            block: Block::default(),
-            span: Span { at: 0, len: 0 },
-        };
-        let mut footer = [0; FOOTER];
-        let Some(start) = size.checked_sub(FOOTER as u64).filter(|_| size == table.size) else {
+        if size != table.size {
             return Err(place.cut(&table.name, &format!("has {size} bytes where its manifest has {}", table.size)));
-        };
-        place.read(&table.name, &opened.file, &mut footer, start)?;
-        let mut input = Input(&footer);
-        let spans = (Span::parse(&mut input), Span::parse(&mut input));
-        let (spans, magic) = (spans, Input(footer.get(FOOTER.saturating_sub(8)..).unwrap_or_default()).u64());
-        let (_, Some(index)) = spans else { return Err(place.damaged(&table.name, "has no index")) };
-        if magic != Some(MAGIC) {
-            return Err(place.damaged(&table.name, "does not end as a table does"));
         }
-        let mut block = Block::default();
-        opened.load(place, index, &mut block)?;
-        opened.index = block;
-        Ok(opened)
+        Ok(Blocks { index: table.index, name: table.name.clone(), file, size })
     }
 
-    /// Moves to the next entry; false behind the last.
-    fn advance(&mut self, place: &Place) -> Result<bool> {
-        loop {
-            match self.block.advance() {
-                Some(true) => return Ok(true),
-                Some(false) => {}
-                None => return Err(self.damaged(place, self.span, "has an entry that cannot be read")),
-            }
-            let span = match self.index.advance() {
-                Some(false) => return Ok(false),
-                Some(true) => Span::parse(&mut Input(self.index.value())),
-                None => None,
-            };
-            self.span = span.ok_or_else(|| place.damaged(&self.name, "has an index that cannot be read"))?;
-            let mut block = std::mem::take(&mut self.block);
-            self.load(place, self.span, &mut block)?;
-            self.block = block;
+    /// Where the index is.
+    fn footer(&self, place: &Place) -> Result<Span> {
+        let mut footer = [0; FOOTER];
+        let Some(start) = self.size.checked_sub(FOOTER as u64) else {
+            return Err(place.damaged(&self.name, &format!("has {} bytes, too few for a table", self.size)));
+        };
+        place.read(&self.name, &self.file, &mut footer, start)?;
+        let mut input = Input(&footer);
+        let spans = (Span::parse(&mut input), Span::parse(&mut input));
+        let magic = Input(footer.get(FOOTER.saturating_sub(8)..).unwrap_or_default()).u64();
+        match spans {
+            _ if magic != Some(MAGIC) => Err(place.damaged(&self.name, "does not end as a table does")),
+            (Some(_), Some(index)) => Ok(index),
+            _ => Err(place.damaged(&self.name, "has no index")),
         }
     }
 
@@ -195,6 +170,74 @@ impl Table {
     }
 }
 
+/// What is wrong with a block whose entries do not follow each other.
+const UNREADABLE: &str = "has an entry that cannot be read";
+
+/// A table's entries, from the first on.
+struct Table {
+    blocks: Blocks,
+    index: Block,
+    block: Block,
+    /// Where the block lies, and the entry of it.
+    span: Span,
+    entry: u32,
+}
+
+impl Table {
+    /// Opens a table, before its first entry.
+    fn open(place: &Place, table: &TableFile) -> Result<Table> {
+        let blocks = Blocks::open(place, table)?;
+        let mut index = Block::default();
+        blocks.load(place, blocks.footer(place)?, &mut index)?;
+        Ok(Table { blocks, index, block: Block::default(), span: Span { at: 0, len: 0 }, entry: 0 })
+    }
+
+    /// Moves to the next entry; false behind the last.
+    fn advance(&mut self, place: &Place) -> Result<bool> {
+        loop {
+            self.entry = self.entry.wrapping_add(1);
+            match self.block.advance() {
+                Some(true) => return Ok(true),
+                Some(false) => {}
+                None => return Err(self.blocks.damaged(place, self.span, UNREADABLE)),
+            }
+            let span = match self.index.advance() {
+                Some(false) => return Ok(false),
+                Some(true) => Span::parse(&mut Input(self.index.value())),
+                None => None,
+            };
+            self.span = span.ok_or_else(|| place.damaged(&self.blocks.name, "has an index that cannot be read"))?;
+            self.blocks.load(place, self.span, &mut self.block)?;
+            // Before the first.
+            self.entry = u32::MAX;
+        }
+    }
+}
+
+/// An entry read by itself.
+pub(super) struct Entry(Block);
+
+impl Entry {
+    /// Reads the entry of a table at a place that [`Run::location`] told.
+    pub fn read(place: &Place, table: &TableFile, at: Location) -> Result<Entry> {
+        let blocks = Blocks::open(place, table)?;
+        let span = Span { at: at.at, len: usize::try_from(at.len).unwrap_or(usize::MAX) };
+        let mut block = Block::default();
+        blocks.load(place, span, &mut block)?;
+        for _ in 0..=at.entry {
+            if block.advance() != Some(true) {
+                return Err(blocks.damaged(place, span, UNREADABLE));
+            }
+        }
+        Ok(Entry(block))
+    }
+
+    /// The key and the value.
+    pub fn record(&self) -> (&[u8], &[u8]) {
+        (split(&self.0.key).map_or(&[], |(key, _, _)| key), self.0.value())
+    }
+}
+
 /// The entries of tables that do not overlap, in order.
 pub(super) struct Run {
     /// Tables yet to be opened, the next one last.
@@ -229,7 +272,7 @@ impl Run {
     fn check(&self, place: &Place) -> Result<()> {
         match &self.table {
             Some(table) if split(&table.block.key).is_none() => {
-                Err(table.damaged(place, table.span, "has a key without number and kind"))
+                Err(table.blocks.damaged(place, table.span, "has a key without number and kind"))
             }
             _ => Ok(()),
         }
@@ -237,7 +280,14 @@ impl Run {
 
     /// The table that the entry is in.
     pub fn name(&self) -> &str {
-        self.table.as_ref().map_or("", |table| &table.name)
+        self.table.as_ref().map_or("", |table| &table.blocks.name)
+    }
+
+    /// Where the entry lies.
+    pub fn location(&self) -> Location {
+        let Some(table) = &self.table else { return Location::default() };
+        let Span { at, len } = table.span;
+        Location { file: table.blocks.index.saturating_add(1), entry: table.entry, at, len: len as u64 }
     }
 
     /// The key here, and the entry's number.

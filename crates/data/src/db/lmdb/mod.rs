@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use lgm_core::{Error, Result};
 
-use super::{Store, Walk};
-use page::{Pages, Tree};
+use super::{Location, Store, Walk, room};
+use page::{Pages, Tree, TreePage};
 use tree::Cursor;
 pub(super) use write::LmdbWriter;
 
@@ -52,6 +52,16 @@ impl Store for Lmdb {
         let cursor = if left > 0 { Some(Cursor::first(&self.pages, self.records)?) } else { None };
         Ok(Box::new(LmdbWalk { pages: self.pages.clone(), cursor, left }))
     }
+
+    fn read(&self, at: Location, to: &mut Vec<u8>) -> Result<[usize; 2]> {
+        let mut page = TreePage::default();
+        page.load(&self.pages, at.at)?;
+        let (key, value) = page.record(&self.pages, at.entry as usize)?;
+        room(to, [key.len(), value.len()], self.pages.path())?;
+        to.extend_from_slice(key);
+        value.append_to(&self.pages, to)?;
+        Ok([key.len(), value.len()])
+    }
 }
 
 /// A place in a database.
@@ -75,6 +85,11 @@ impl Walk for LmdbWalk {
         let (key, value) = cursor.record(&self.pages)?;
         to.extend_from_slice(key);
         value.append_to(&self.pages, to)
+    }
+
+    fn location(&self) -> Location {
+        let (at, entry) = self.cursor.as_ref().map_or((0, 0), Cursor::place);
+        Location { at, entry: entry as u32, ..Location::default() }
     }
 
     fn skip(&mut self, count: u64) -> Result<u64> {

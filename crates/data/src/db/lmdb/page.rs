@@ -185,7 +185,7 @@ fn behind(nodes: usize) -> usize {
 /// A page of a tree.
 #[derive(Default)]
 pub(super) struct TreePage {
-    number: u64,
+    pub number: u64,
     bytes: Vec<u8>,
     /// Nodes on it; at least one.
     pub nodes: usize,

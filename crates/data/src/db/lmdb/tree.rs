@@ -89,6 +89,11 @@ impl Cursor {
         }
     }
 
+    /// The leaf and the node of it at hand.
+    pub fn place(&self) -> (u64, usize) {
+        self.levels.last().map_or((0, 0), |(leaf, node)| (leaf.number, *node))
+    }
+
     /// Moves on by so many values, all of which must be there.
     pub fn skip(&mut self, pages: &Pages, mut count: u64) -> Result<()> {
         while count > 0 {

@@ -11,6 +11,9 @@ use crate::db::write::{Group, Sink};
 /// Bytes that the map grows by at least.
 const STEP: usize = 64 << 20;
 
+/// Bytes of a key at the most.
+const LONGEST_KEY: usize = 511;
+
 /// A new database, open for writing.
 pub(in crate::db) struct LmdbWriter {
     /// The name that errors have.
@@ -62,6 +65,11 @@ impl Sink for LmdbWriter {
         }
         let mut txn = self.env.write_txn().map_err(fail)?;
         for (key, value) in &group.records {
+            if !(1..=LONGEST_KEY).contains(&key.len()) {
+                let start = key.get(..40).unwrap_or(key).escape_ascii();
+                let what = format!("the key '{start}' has {} bytes, and LMDB takes 1 to {LONGEST_KEY}", key.len());
+                return Err(Error::data(&self.path, what));
+            }
             self.database.put(&mut txn, key, value).map_err(fail)?;
         }
         txn.commit().map_err(fail)

@@ -1,0 +1,115 @@
+//! Flags of `convert_annoset`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use lgm_data::convert::AnnotationFile;
+use lgm_data::db;
+
+/// Flags of `convert_annoset`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Lines of the list name an image and its annotation, both in ROOT:
+  lgm-caffe convert_annoset -anno_type detection -label_type xml -label_map_file map.prototxt \\
+    -encoded VOCdevkit/ trainval.txt trainval_lmdb")]
+pub struct ConvertAnnosetArgs {
+    /// The folder of the images and annotations
+    pub root: PathBuf,
+    /// The list: an image and its annotation, or its label, on each line
+    pub list: PathBuf,
+    /// The database to make
+    pub output: PathBuf,
+    /// What the list has beside images: labels, or files of objects
+    #[arg(long = "anno_type", value_name = "TYPE", value_enum, default_value_t = AnnoType::Classification)]
+    pub anno_type: AnnoType,
+    /// The form of the annotations: VOC's XML, COCO's JSON of one image, or lines of class, xmin, ymin, xmax, ymax
+    #[arg(long = "label_type", value_name = "FORM", value_enum, default_value_t = LabelType::Xml)]
+    pub label_type: LabelType,
+    /// A file with a LabelMap: the classes of the names in annotations
+    #[arg(long = "label_map_file", value_name = "FILE")]
+    pub label_map_file: Option<PathBuf>,
+    /// Refuse a label map that has a name twice
+    #[arg(long = "check_label")]
+    pub check_label: bool,
+    /// Make images gray
+    #[arg(long = "gray")]
+    pub gray: bool,
+    /// Put the list in another order
+    #[arg(long = "shuffle")]
+    pub shuffle: bool,
+    /// What the order is drawn from
+    #[arg(long = "seed", value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// The kind of database
+    #[arg(long = "backend", value_name = "KIND", value_enum, default_value_t = Kind::Lmdb)]
+    pub backend: Kind,
+    /// The least number of pixels of an image's shorter side; its shape stays
+    #[arg(long = "min_dim", value_name = "N", default_value_t = 0)]
+    pub min_dim: usize,
+    /// The greatest number of pixels of an image's longer side; its shape stays
+    #[arg(long = "max_dim", value_name = "N", default_value_t = 0)]
+    pub max_dim: usize,
+    /// The width of all images, with resize_height
+    #[arg(long = "resize_width", value_name = "N", default_value_t = 0)]
+    pub resize_width: usize,
+    /// The height of all images, with resize_width
+    #[arg(long = "resize_height", value_name = "N", default_value_t = 0)]
+    pub resize_height: usize,
+    /// Refuse images of another size than the first
+    #[arg(long = "check_size")]
+    pub check_size: bool,
+    /// Keep images as files
+    #[arg(long = "encoded")]
+    pub encoded: bool,
+    /// Keep images as files of this kind: png, jpg, bmp
+    #[arg(long = "encode_type", value_name = "KIND")]
+    pub encode_type: Option<String>,
+}
+
+/// What a list has beside images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AnnoType {
+    /// Labels.
+    Classification,
+    /// Files of objects.
+    Detection,
+}
+
+/// The forms of annotations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LabelType {
+    /// VOC's.
+    Xml,
+    /// COCO's.
+    Json,
+    /// Lines of numbers.
+    Txt,
+}
+
+impl From<LabelType> for AnnotationFile {
+    fn from(form: LabelType) -> Self {
+        match form {
+            LabelType::Xml => AnnotationFile::Xml,
+            LabelType::Json => AnnotationFile::Json,
+            LabelType::Txt => AnnotationFile::Text,
+        }
+    }
+}
+
+/// The kinds of databases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// LMDB.
+    Lmdb,
+    /// LevelDB.
+    Leveldb,
+}
+
+impl From<Kind> for db::Backend {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Lmdb => db::Backend::Lmdb,
+            Kind::Leveldb => db::Backend::Leveldb,
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! AnnotatedData: batches of images and the boxes of the objects in them, from an LMDB or LevelDB database of `AnnotatedDatum`
+//! records.
+//!
+//! Records are taken as by Data. An image then goes through, each where `transform_param` or `annotated_data_param` asks for it:
+//! `distort_param` (see `color`), `expand_param`, one of the windows that the `batch_sampler`s find, `resize_param` (see `resize`),
+//! and what Data does: crop, mirror, mean and scale. Objects go with their image; those are left out of which nothing is seen any
+//! more, or not as much as `emit_constraint` asks for. `label_map_file` is not read: classes are numbers in records.
+//!
+//! | top | shape |
+//! | --- | --- |
+//! | first | `batch_size` × channels × height × width |
+//! | second, optional | 1 × 1 × rows × 8: image, class, instance, xmin, ymin, xmax, ymax, difficult |
+//!
+//! xmin to ymax are fractions of the image's width and height. Records without a type of annotation, where `anno_type` gives none,
+//! have one label each: then the second top is `batch_size` labels.
+//!
+//! Source: Liu et al., "SSD: Single Shot MultiBox Detector" (2016); the layer of its Caffe. Where we differ: that makes the second
+//! top as long as the batch has objects; here it has room for as many as a record has at most, times `batch_size` (all records are
+//! looked through when the net is built), and rows that are not used are −1. There an image is compressed as JPEG after each of the
+//! first three steps, here it is not. The position is saved in snapshots, and draws are the same at any number of threads.
+
+mod boxes;
+mod color;
+mod resize;
+mod sample;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use lgm_core::{BuildCx, Error, Host, Node, Phase, Result, Shape, Source, State, Step, ViewMut, ensure};
+use lgm_proto::annotated_datum::AnnotationType;
+use lgm_proto::resize_parameter::ResizeMode;
+use lgm_proto::{
+    AnnotatedDataParameter, AnnotatedDatum, AnnotationGroup, DataParameter, LayerParameter, ResizeParameter,
+    TransformationParameter,
+};
+use prost::Message;
+
+pub(crate) use boxes::{Corners, groups};
+
+use crate::batch::{Batch, copy_out, read_counter};
+use crate::datum::{BadRecord, raster};
+use crate::db::{Database, Record, Records};
+use crate::image::Color;
+use crate::order::Draws;
+use crate::parallel::{in_parallel, threads_for};
+use crate::pixels::Extent;
+use crate::prefetch::Prefetch;
+use crate::transform::{Transformer, color};
+use boxes::{Object, clip, objects, see};
+
+/// Numbers of an object in the second top.
+const ROW: usize = 8;
+
+/// What of a record says how many objects it has.
+#[derive(Clone, PartialEq, Message)]
+struct Groups {
+    #[prost(message, repeated, tag = "3")]
+    annotation_group: Vec<AnnotationGroup>,
+}
+
+/// Where a run stands: the next record, and how many images went before it since training began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Cursor {
+    record: u64,
+    image: u64,
+}
+
+/// The AnnotatedData source. See the module's documentation.
+pub struct AnnotatedData {
+    path: PathBuf,
+    data: DataParameter,
+    param: AnnotatedDataParameter,
+    transform: TransformationParameter,
+    color: Color,
+    phase: Phase,
+    draws: Draws,
+    opened: Option<Opened>,
+    cursor: Option<Cursor>,
+}
+
+struct Opened {
+    database: Arc<Database>,
+    maker: Arc<Maker>,
+    shapes: Vec<Shape>,
+    start: Cursor,
+    ahead: Option<Prefetch<Batch<Cursor>>>,
+}
+
+impl AnnotatedData {
+    /// Builds the source of a layer.
+    ///
+    /// # Errors
+    /// When the layer's parameters are missing or contradictory.
+    pub fn new(layer: &LayerParameter, cx: &BuildCx) -> Result<Self> {
+        let data = layer.data_param.clone().unwrap_or_default();
+        ensure!(!data.source().is_empty(), "data_param needs a source: the folder of an LMDB or LevelDB database");
+        ensure!(data.batch_size() > 0, "data_param needs a positive batch_size");
+        let param = layer.annotated_data_param.as_deref().cloned().unwrap_or_default();
+        sample::check(&param.batch_sampler)?;
+        let transform = layer.transform_param.clone().unwrap_or_default();
+        let resizes = transform.resize_param.len();
+        ensure!(resizes <= 1, "resize_param may be given once, found {resizes} times");
+        if let Some(expansion) = &transform.expand_param {
+            resize::check_expansion(expansion)?;
+            ensure!(
+                transform.mean_file.is_none(),
+                "expand_param fills with mean_value: give that in place of mean_file"
+            );
+        }
+        let color = match color(&transform)? {
+            Color::Native if data.force_encoded_color() => Color::Force,
+            color => color,
+        };
+        let draws = Draws::new(cx.seed, layer.name(), cx.phase);
+        let (path, phase) = (data.source().into(), cx.phase);
+        Ok(AnnotatedData { path, data, param, transform, color, phase, draws, opened: None, cursor: None })
+    }
+}
+
+/// The greatest number of objects in a record.
+fn most_objects(database: &Arc<Database>) -> Result<usize> {
+    let mut records = Records::from(database.clone(), 0)?;
+    let mut most = 0;
+    loop {
+        for record in records.next(1)? {
+            let groups = Groups::decode(record.value)
+                .map_err(|e| record.error(database.path(), format!("is not an AnnotatedDatum: {e}")))?;
+            most = most.max(groups.annotation_group.iter().map(|g| g.annotation.len()).sum());
+        }
+        if records.index() == 0 {
+            return Ok(most);
+        }
+    }
+}
+
+impl Source for AnnotatedData {
+    fn open(&mut self, tops: usize) -> Result<Vec<Shape>> {
+        ensure!(
+            (1..=2).contains(&tops),
+            "AnnotatedData takes one top, the images, or two, images and labels; found {tops}"
+        );
+        let database = Database::open(&self.path)?;
+        let mut records = Records::from(database.clone(), 0)?;
+        let first = records.next(1)?;
+        let first = first.first().ok_or_else(|| Error::internal("a database without records was opened"))?;
+        let datum = annotated(first, &self.path)?;
+        let kind = self.param.anno_type.or(datum.r#type);
+        let kind = kind.map(AnnotationType::try_from).transpose().map_err(|e| first.error(&self.path, e))?;
+        ensure!(
+            kind.is_none_or(|kind| kind == AnnotationType::Bbox),
+            "anno_type must be BBOX, boxes of objects; found {}",
+            kind.map_or("none", |kind| kind.as_str_name())
+        );
+        let image = raster(datum.datum.unwrap_or_default(), self.color).map_err(|e| first.error(&self.path, e))?;
+        let maker = Maker::new(self, kind.is_some(), image.extent)?;
+        let (batch, out) = (self.data.batch_size() as usize, maker.transformer.output());
+        let mut shapes = vec![Shape::from([batch, out.channels, out.height, out.width])];
+        if tops == 2 && kind.is_some() {
+            let rows = lgm_core::count(&[batch, most_objects(&database)?.max(1)]);
+            shapes.push(Shape::from([1, 1, rows, ROW]));
+        } else if tops == 2 {
+            shapes.push(Shape::from([batch]));
+        }
+        let skip = self.draws.once("rand_skip", self.data.rand_skip() as usize) as u64;
+        let start = Cursor { record: Records::from(database.clone(), skip)?.index(), image: 0 };
+        self.opened = Some(Opened { database, maker: Arc::new(maker), shapes: shapes.clone(), start, ahead: None });
+        Ok(shapes)
+    }
+
+    fn load(&mut self, _step: &Step, tops: &mut [ViewMut<'_, Host>]) -> Result<()> {
+        let Some(opened) = self.opened.as_mut() else {
+            return Err(Error::internal("AnnotatedData was used before it was opened"));
+        };
+        let ahead = match &mut opened.ahead {
+            Some(ahead) => ahead,
+            none => {
+                let from = self.cursor.unwrap_or(opened.start);
+                let mut records = Records::from(opened.database.clone(), from.record)?;
+                if records.index() != from.record {
+                    let what = format!("the saved position is record {}, but the database ends before it", from.record);
+                    return Err(Error::data(&self.path, what));
+                }
+                let (maker, mut image) = (opened.maker.clone(), from.image);
+                let buffers = Batch::several(self.data.prefetch().max(1) as usize, &opened.shapes)?;
+                let fill = move |batch: &mut Batch<Cursor>| -> Result<()> {
+                    image = maker.fill(&mut records, image, batch)?;
+                    batch.next = Cursor { record: records.index(), image };
+                    Ok(())
+                };
+                none.insert(Prefetch::spawn("AnnotatedData batches", buffers, fill)?)
+            }
+        };
+        let batch = ahead.receive()?;
+        copy_out(&batch.tops, tops)?;
+        self.cursor = Some(batch.next);
+        ahead.recycle(batch);
+        Ok(())
+    }
+
+    fn state(&self) -> State {
+        let start = self.opened.as_ref().map(|o| o.start).unwrap_or_default();
+        let Cursor { record, image } = self.cursor.unwrap_or(start);
+        [("record", record), ("image", image)].into_iter().map(|(k, v)| (k.to_string(), v as f64)).collect()
+    }
+
+    fn restore(&mut self, state: &State) -> Result<()> {
+        let cursor = Cursor { record: read_counter(state, "record")?, image: read_counter(state, "image")? };
+        if let Some(opened) = &mut self.opened {
+            if let Some(count) = opened.database.count().filter(|&count| cursor.record >= count) {
+                let what = format!("the saved position is record {} of {count}", cursor.record);
+                return Err(Error::data(&self.path, what));
+            }
+            opened.ahead = None;
+        }
+        self.cursor = Some(cursor);
+        Ok(())
+    }
+}
+
+fn annotated(record: &Record<'_>, path: &std::path::Path) -> Result<AnnotatedDatum> {
+    AnnotatedDatum::decode(record.value).map_err(|e| record.error(path, format!("is not an AnnotatedDatum: {e}")))
+}
+
+/// Makes a net's images of records.
+struct Maker {
+    path: PathBuf,
+    color: Color,
+    draws: Draws,
+    /// What lies around an image that was expanded.
+    fill: Vec<u8>,
+    param: AnnotatedDataParameter,
+    transform: TransformationParameter,
+    transformer: Transformer,
+    rows: usize,
+    /// Records have objects, not a label.
+    has_objects: bool,
+}
+
+impl Maker {
+    /// For images of which the first has an extent.
+    fn new(layer: &AnnotatedData, has_objects: bool, first: Extent) -> Result<Maker> {
+        let transform = layer.transform.clone();
+        let resize = transform.resize_param.first();
+        if let Some(p) = resize {
+            resize::check(p, first.channels)?;
+        }
+        if let Some(p) = &transform.distort_param {
+            color::check(p, first.channels)?;
+        }
+        let resized = resize.map_or(first, |p| resize::extent(p, first));
+        // What is left to Data's transformation.
+        let of_data = TransformationParameter {
+            resize_param: Vec::new(),
+            distort_param: None,
+            expand_param: None,
+            emit_constraint: None,
+            ..transform.clone()
+        };
+        let means = &transform.mean_value;
+        let mean = |c: usize| means.get(if means.len() == 1 { 0 } else { c }).map_or(0, |&mean| color::to_u8(mean));
+        Ok(Maker {
+            path: layer.path.clone(),
+            color: layer.color,
+            draws: layer.draws.clone(),
+            fill: (0..first.channels).map(mean).collect(),
+            param: layer.param.clone(),
+            transformer: Transformer::new(&of_data, layer.phase, resized)?,
+            transform,
+            rows: layer.data.batch_size() as usize,
+            has_objects,
+        })
+    }
+
+    /// Fills a batch with the next records, of which the first is image number `image` of the run; returns the next one's number.
+    fn fill(&self, records: &mut Records, image: u64, batch: &mut Batch<Cursor>) -> Result<u64> {
+        let each = self.transformer.output().count();
+        let Some((first, rest)) = batch.tops.split_first_mut() else {
+            return Err(Error::internal("an AnnotatedData layer without tops"));
+        };
+        let (mut all, threads) = (Vec::with_capacity(self.rows), threads_for(self.rows));
+        while all.len() < self.rows {
+            let (done, part) = (all.len(), records.next(self.rows - all.len())?);
+            let one = |i: usize, out: &mut [f32]| self.image(&part[i], image + (done + i) as u64, out);
+            all.extend(in_parallel(&mut first[done * each..(done + part.len()) * each], each, threads, one)?);
+        }
+        if let Some(top) = rest.first_mut() {
+            if self.has_objects {
+                top.fill(-1.0);
+                let objects = all.iter().enumerate().flat_map(|(i, (objects, _))| objects.iter().map(move |o| (i, o)));
+                for (row, (i, o)) in top.chunks_exact_mut(ROW).zip(objects) {
+                    row[..3].copy_from_slice(&[i as f32, o.class as f32, o.instance as f32]);
+                    row[3..7].copy_from_slice(&o.corners);
+                    row[7] = f32::from(u8::from(o.difficult));
+                }
+            } else {
+                top.iter_mut().zip(&all).for_each(|(top, (_, label))| *top = *label as f32);
+            }
+        }
+        Ok(image + self.rows as u64)
+    }
+
+    /// Writes a record's image as the net sees it; returns its objects and its label.
+    fn image(&self, record: &Record<'_>, number: u64, out: &mut [f32]) -> Result<(Vec<Object>, i32)> {
+        let bad = |e: BadRecord| record.error(&self.path, e);
+        let datum = annotated(record, &self.path)?;
+        let (mut objects, image) = (objects(&datum.annotation_group), datum.datum.unwrap_or_default());
+        let (label, p) = (image.label(), &self.transform);
+        let mut image = raster(image, self.color).map_err(bad)?;
+        if image.extent.channels != self.transformer.output().channels {
+            // The steps before are for images of so many channels.
+            self.transformer.check(image.extent).map_err(|e| record.error(&self.path, e))?;
+        }
+        let constraint = p.emit_constraint.as_ref();
+        let mut random = self.draws.sequence("annotated", number);
+        if let Some(p) = &p.distort_param {
+            color::distort(&mut image, p, &mut random);
+        }
+        if let Some(p) = &p.expand_param {
+            image = resize::expand(image, p, &self.fill, (&mut objects, constraint), &mut random)
+                .map_err(|e| bad(e.into()))?;
+        }
+        if let Some(window) = sample::sample(&self.param.batch_sampler, &objects, &mut random) {
+            let window = clip(window);
+            image = resize::cut(&image, window).map_err(|e| bad(e.into()))?;
+            see(&mut objects, window, constraint);
+        }
+        let before = image.extent;
+        if let Some(p) = p.resize_param.first() {
+            image = resize::resize(p, image, &mut objects, &mut random).map_err(|e| bad(e.into()))?;
+        }
+        let (of, image) = (image.extent, image.planes().map_err(|e| bad(e.into()))?);
+        self.transformer.check(of).map_err(|e| record.error(&self.path, e))?;
+        let draw = self.draws.image(number);
+        self.transformer.apply(&image, draw, out);
+        let seen = self.transformer.window(of, draw);
+        let along = |from: usize, len: usize, of: usize| [from as f32 / of as f32, (from + len) as f32 / of as f32];
+        let ([x1, x2], [y1, y2]) = (along(seen.left, seen.width, of.width), along(seen.top, seen.height, of.height));
+        let window = [x1, y1, x2, y2];
+        see(&mut objects, window, constraint);
+        if seen.mirror {
+            objects
+                .iter_mut()
+                .for_each(|o| o.corners = [1.0 - o.corners[2], o.corners[1], 1.0 - o.corners[0], o.corners[3]]);
+        }
+        if let Some(scales) = p.resize_param.first().and_then(|p| in_window(p, before, window)) {
+            objects.iter_mut().for_each(|o| o.corners = std::array::from_fn(|k| o.corners[k] * scales[k % 2]));
+        }
+        Ok((objects, label))
+    }
+}
+
+/// With `FIT_SMALL_SIZE` and `width_scale` and `height_scale` boxes are in units of these: what a fraction of the window is of them.
+fn in_window(p: &ResizeParameter, before: Extent, window: [f32; 4]) -> Option<[f32; 2]> {
+    let units = [p.width_scale(), p.height_scale()];
+    let wanted = p.resize_mode() == ResizeMode::FitSmallSize && !units.contains(&0);
+    let after = resize::extent(p, before);
+    let size = [after.width as f32 * (window[2] - window[0]), after.height as f32 * (window[3] - window[1])];
+    wanted.then(|| std::array::from_fn(|k| size[k] / units[k] as f32))
+}
+
+/// Builds an AnnotatedData layer.
+pub(crate) fn build(layer: &LayerParameter, cx: &BuildCx) -> Result<Node> {
+    Ok(Node::Source(Box::new(AnnotatedData::new(layer, cx)?)))
+}
