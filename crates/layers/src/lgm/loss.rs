@@ -35,8 +35,9 @@
 //!   the gradient of the loss): a spring back to f that pulls no harder than p. Momentum or decay may take v below f; it
 //!   always comes back, even when its cluster has shrunk to a point.
 //!
-//! The gradient of features and centers goes as 1/v, so f bounds it too: a lower floor wants a lower learning rate. Give
-//! learned variances a `decay_mult` of 0; decay shrinks them for no reason. Without `update_sigma` they keep exactly the
+//! The gradient of features and centers goes as 1/v, so f bounds it too: a lower floor wants a lower learning rate. A floor of
+//! a quarter of what variances begin with and an `lr_mult` of 0.1 have done no harm (examples/paper/README.md). Give learned
+//! variances a `decay_mult` of 0; decay shrinks them for no reason. Without `update_sigma` they keep exactly the
 //! values they begin with, whatever the layer's `param` says.
 //!
 //! Source: Wan, Zhong, Li and Chen, "Rethinking Feature Distribution for Loss Functions in Image Classification" (CVPR
