@@ -12,6 +12,7 @@ mod documents;
 mod figures;
 mod glyphs;
 mod graph_nodes;
+mod layer_table;
 mod limits;
 mod mistakes;
 mod models;

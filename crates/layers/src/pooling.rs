@@ -195,7 +195,7 @@ impl Layer for Pooling {
         );
         let top = bottom.with_shape(shape.splice(2..4, self.geometry.windows.map(|w| w.output)));
         self.index_top = tops == 2;
-        let mut plan = Plan::new(vec![top.clone(); tops]);
+        let mut plan = Plan { index_tops: (1..tops).collect(), ..Plan::new(vec![top.clone(); tops]) };
         match self.method {
             Method::Average => {}
             Method::Expect => plan.backward_bottoms = vec![0],

@@ -88,6 +88,8 @@ pub struct Plan {
     pub backward_tops: Vec<usize>,
     /// Bottoms that no gradient can flow to (labels).
     pub no_gradient: Vec<usize>,
+    /// Tops of indices: what reads them has no gradient to give back (Pooling's mask).
+    pub index_tops: Vec<usize>,
     /// The layer has no backward at all.
     pub no_backward: bool,
     /// The tops are planned with the most rows (first extent) that they can have; how many they have in a pass is

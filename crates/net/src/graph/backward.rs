@@ -22,8 +22,8 @@ pub fn mark(graph: &mut Graph, force: bool) -> Result<()> {
         }
         let params = layer.exec_params.iter().any(|&p| graph.params[p].backward);
         layer.backward = params || layer.bottoms.iter().any(|&b| learned[b]);
-        for &top in &layer.tops {
-            learned[top] = layer.backward;
+        for (t, &top) in layer.tops.iter().enumerate() {
+            learned[top] = layer.backward && !layer.plan.index_tops.contains(&t);
         }
     }
     let mut under_loss = HashSet::new();
