@@ -37,6 +37,7 @@ const NEEDS: &[(&str, &str)] = &[
     ("MarginInnerProduct", "margin_inner_product_param { num_output: 2 }"),
     ("MarginSoftmaxLoss", "margin_softmax_loss_param { num_output: 2 }"),
     ("Mean", "reduction_param { axis: 1 }"),
+    ("MemoryData", "memory_data_param { batch_size: 1 channels: 1 height: 1 width: 1 }"),
     ("MultiBoxLoss", "multibox_loss_param { num_classes: 2 }"),
     ("Parameter", "parameter_param { shape { dim: 1 } }"),
     ("PriorBox", "prior_box_param { min_size: 2 }"),

@@ -164,7 +164,8 @@ fn every_refusal_names_its_place_and_what_to_try() {
         (
             "layer { transform_param { scale_ration: [1, 0.875] mirroring: [] } }",
             "1:27: unknown field 'scale_ration' in TransformationParameter; expected one of scale, mirror, crop_size, \
-             mean_file, mean_value, force_color, force_gray",
+             mean_file, mean_value, force_color, force_gray, \
+             resize_param, emit_constraint, distort_param, expand_param",
         ),
         ("layer { bogus_param { } }", "1:9: unknown field 'bogus_param' in LayerParameter"),
         ("layer { relo_param { } }", "1:9: unknown field 'relo_param' in LayerParameter; did you mean 'relu_param'?"),
@@ -172,11 +173,11 @@ fn every_refusal_names_its_place_and_what_to_try() {
         ("layer { pooling_param { pool: AVG } }", "1:31: unknown value 'AVG' for pool; did you mean 'AVE'?"),
         (
             "layer { pooling_param { pool: mean } }",
-            "1:31: unknown value 'mean' for pool; expected one of MAX, AVE, STOCHASTIC",
+            "1:31: unknown value 'mean' for pool; expected one of MAX, AVE, STOCHASTIC, AVE_EXC_PAD",
         ),
         (
             "layer {\n pooling_param { pool: 77 } }",
-            "2:18: unknown value '77' for pool; expected one of MAX, AVE, STOCHASTIC",
+            "2:18: unknown value '77' for pool; expected one of MAX, AVE, STOCHASTIC, AVE_EXC_PAD",
         ),
         ("name: 'a'\nname: 'b'", "2:7: 'name' is given twice, first at line 1; remove one"),
         (
