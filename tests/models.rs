@@ -318,7 +318,7 @@ fn rounded(products: u64) -> String {
 fn prototxts(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        if path.ends_with("out") {
+        if path.ends_with("out") || path.ends_with("data") {
             continue; // what an example has made
         }
         if path.is_dir() {
