@@ -20,21 +20,15 @@ use std::sync::Arc;
 use lgm_core::{BuildCx, Error, Host, Node, Phase, Result, Shape, Source, State, Step, ViewMut, ensure};
 use lgm_proto::{DataParameter, LayerParameter, TransformationParameter};
 
-use crate::batch::{Batch, copy_out, read_counter};
+use crate::ahead::Ahead;
+use crate::batch::Batch;
 use crate::datum::decode;
-use crate::db::{Database, Locations, Records};
+use crate::db::{Cursor, Database, Locations, Records};
 use crate::image::Color;
 use crate::order::Draws;
 use crate::parallel::{in_parallel, threads_for};
 use crate::prefetch::Prefetch;
 use crate::transform::{Transformer, color};
-
-/// Where a run stands: the next record, and how many images went before it since training began.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Cursor {
-    record: u64,
-    image: u64,
-}
 
 /// The Data source. See the module's documentation.
 pub struct Data {
@@ -45,7 +39,8 @@ pub struct Data {
     phase: Phase,
     draws: Draws,
     opened: Option<Opened>,
-    cursor: Option<Cursor>,
+    /// A place to go on from, given before the database was opened.
+    restored: Option<Cursor>,
 }
 
 struct Opened {
@@ -53,8 +48,9 @@ struct Opened {
     transformer: Arc<Transformer>,
     shapes: Vec<Shape>,
     encoded: bool,
-    start: Cursor,
-    ahead: Option<Prefetch<Batch<Cursor>>>,
+    /// Where the first time round begins.
+    first: u64,
+    ahead: Ahead<Cursor>,
 }
 
 impl Data {
@@ -76,7 +72,7 @@ impl Data {
             phase: cx.phase,
             draws: Draws::new(cx.seed, layer.name(), cx.phase),
             opened: None,
-            cursor: None,
+            restored: None,
             param,
             transform,
             color,
@@ -101,89 +97,68 @@ impl Source for Data {
             shapes.push(Shape::from([batch]));
         }
         let skip = self.draws.once("rand_skip", self.param.rand_skip() as usize) as u64;
-        let start = Cursor { record: Records::from(database.clone(), skip)?.index(), image: 0 };
+        let start = Cursor::at(&database, skip)?;
+        let at = self.restored.map_or(Ok(start), |at| at.check(&database).map(|()| at))?;
         self.opened = Some(Opened {
             database,
             transformer: Arc::new(transformer),
             shapes: shapes.clone(),
             encoded: decoded.encoded,
-            start,
-            ahead: None,
+            first: start.record,
+            ahead: Ahead::from(at),
         });
         Ok(shapes)
     }
 
     fn load(&mut self, _step: &Step, tops: &mut [ViewMut<'_, Host>]) -> Result<()> {
         let opened = self.opened.as_mut().ok_or_else(|| Error::internal("Data was used before it was opened"))?;
-        if opened.ahead.is_none() {
-            let rows = self.param.batch_size() as usize;
-            let from = self.cursor.unwrap_or(opened.start);
+        let Opened { database, transformer, shapes, encoded, first, ahead } = opened;
+        let rows = self.param.batch_size() as usize;
+        ahead.next(tops, |from| {
+            let records = match self.param.shuffle() {
+                true => shuffled(database, *first + from.image, &self.draws)?,
+                false => from.records(database)?,
+            };
+            let is_work = *encoded || transformer.output().count() >= LARGE;
             let mut assembler = Assembler {
-                records: opened.records(from, self.param.shuffle().then_some(&self.draws))?,
+                records,
                 image: from.image,
                 path: self.path.clone(),
-                transformer: opened.transformer.clone(),
+                transformer: transformer.clone(),
                 draws: self.draws.clone(),
                 color: self.color,
                 rows,
-                threads: if opened.is_work() { threads_for(rows) } else { 1 },
+                threads: if is_work { threads_for(rows) } else { 1 },
             };
-            let buffers = Batch::several(self.param.prefetch().max(1) as usize, &opened.shapes)?;
-            opened.ahead = Some(Prefetch::spawn("Data batches", buffers, move |batch| assembler.fill(batch))?);
-        }
-        let Some(ahead) = &mut opened.ahead else { return Err(Error::internal("Data reads no batches ahead")) };
-        let batch = ahead.receive()?;
-        copy_out(&batch.tops, tops)?;
-        self.cursor = Some(batch.next);
-        ahead.recycle(batch);
-        Ok(())
+            let buffers = Batch::several(self.param.prefetch().max(1) as usize, shapes)?;
+            Prefetch::spawn("Data batches", buffers, move |batch| assembler.fill(batch))
+        })
     }
 
     fn state(&self) -> State {
-        let start = self.opened.as_ref().map(|o| o.start).unwrap_or_default();
-        let Cursor { record, image } = self.cursor.unwrap_or(start);
-        [("record", record), ("image", image)].into_iter().map(|(k, v)| (k.to_string(), v as f64)).collect()
+        self.opened.as_ref().map(|opened| opened.ahead.place()).or(self.restored).unwrap_or_default().state()
     }
 
     fn restore(&mut self, state: &State) -> Result<()> {
-        let cursor = Cursor { record: read_counter(state, "record")?, image: read_counter(state, "image")? };
+        let at = Cursor::restored(state)?;
         if let Some(opened) = &mut self.opened {
-            if let Some(count) = opened.database.count().filter(|&count| cursor.record >= count) {
-                let what = format!("the saved position is record {} of {count}", cursor.record);
-                return Err(Error::data(&self.path, what));
-            }
-            opened.ahead = None;
+            at.check(&opened.database)?;
+            opened.ahead = Ahead::from(at);
         }
-        self.cursor = Some(cursor);
+        self.restored = Some(at);
         Ok(())
     }
 }
 
-/// Values of an image from which copying it is worth a thread's while.
+/// Values of an image from which several threads should share the images of a batch; encoded ones are always worth that.
 const LARGE: usize = 1 << 15;
 
-impl Opened {
-    /// Whether several threads should share the images of a batch.
-    fn is_work(&self) -> bool {
-        self.encoded || self.transformer.output().count() >= LARGE
-    }
-
-    /// The records from a place on, in the order of their keys or in one drawn for each time round.
-    fn records(&self, from: Cursor, shuffle: Option<&Draws>) -> Result<Records> {
-        if let Some(draws) = shuffle {
-            let (locations, draws) = (Arc::new(Locations::of(&self.database)?), draws.clone());
-            // From the times round that lie behind, the place follows.
-            let position = self.start.record + from.image;
-            let draw = move |round, count| draws.permutation("records", &[round], count);
-            return Ok(Records::shuffled(self.database.clone(), locations, position, draw));
-        }
-        let records = Records::from(self.database.clone(), from.record)?;
-        if records.index() != from.record {
-            let what = format!("the saved position is record {}, but the database ends before it", from.record);
-            return Err(Error::data(self.database.path(), what));
-        }
-        Ok(records)
-    }
+/// The records from a position on that counts from the first record of the first time round, in an order drawn for each time
+/// round.
+fn shuffled(database: &Arc<Database>, position: u64, draws: &Draws) -> Result<Records> {
+    let (locations, draws) = (Arc::new(Locations::of(database)?), draws.clone());
+    let draw = move |round, count| draws.permutation("records", &[round], count);
+    Ok(Records::shuffled(database.clone(), locations, position, draw))
 }
 
 /// Makes batches of records; runs on the reading thread.

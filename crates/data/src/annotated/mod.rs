@@ -38,9 +38,10 @@ use prost::Message;
 
 pub(crate) use boxes::{Corners, groups};
 
-use crate::batch::{Batch, copy_out, read_counter};
+use crate::ahead::Ahead;
+use crate::batch::Batch;
 use crate::datum::{BadRecord, raster};
-use crate::db::{Database, Record, Records};
+use crate::db::{Cursor, Database, Record, Records};
 use crate::image::Color;
 use crate::order::Draws;
 use crate::parallel::{in_parallel, threads_for};
@@ -59,13 +60,6 @@ struct Groups {
     annotation_group: Vec<AnnotationGroup>,
 }
 
-/// Where a run stands: the next record, and how many images went before it since training began.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Cursor {
-    record: u64,
-    image: u64,
-}
-
 /// The AnnotatedData source. See the module's documentation.
 pub struct AnnotatedData {
     path: PathBuf,
@@ -76,15 +70,15 @@ pub struct AnnotatedData {
     phase: Phase,
     draws: Draws,
     opened: Option<Opened>,
-    cursor: Option<Cursor>,
+    /// A place to go on from, given before the database was opened.
+    restored: Option<Cursor>,
 }
 
 struct Opened {
     database: Arc<Database>,
     maker: Arc<Maker>,
     shapes: Vec<Shape>,
-    start: Cursor,
-    ahead: Option<Prefetch<Batch<Cursor>>>,
+    ahead: Ahead<Cursor>,
 }
 
 impl AnnotatedData {
@@ -114,7 +108,7 @@ impl AnnotatedData {
         };
         let draws = Draws::new(cx.seed, layer.name(), cx.phase);
         let (path, phase) = (data.source().into(), cx.phase);
-        Ok(AnnotatedData { path, data, param, transform, color, phase, draws, opened: None, cursor: None })
+        Ok(AnnotatedData { path, data, param, transform, color, phase, draws, opened: None, restored: None })
     }
 }
 
@@ -163,8 +157,10 @@ impl Source for AnnotatedData {
             shapes.push(Shape::from([batch]));
         }
         let skip = self.draws.once("rand_skip", self.data.rand_skip() as usize) as u64;
-        let start = Cursor { record: Records::from(database.clone(), skip)?.index(), image: 0 };
-        self.opened = Some(Opened { database, maker: Arc::new(maker), shapes: shapes.clone(), start, ahead: None });
+        let start = Cursor::at(&database, skip)?;
+        let at = self.restored.map_or(Ok(start), |at| at.check(&database).map(|()| at))?;
+        let (maker, ahead) = (Arc::new(maker), Ahead::from(at));
+        self.opened = Some(Opened { database, maker, shapes: shapes.clone(), ahead });
         Ok(shapes)
     }
 
@@ -172,48 +168,30 @@ impl Source for AnnotatedData {
         let Some(opened) = self.opened.as_mut() else {
             return Err(Error::internal("AnnotatedData was used before it was opened"));
         };
-        let ahead = match &mut opened.ahead {
-            Some(ahead) => ahead,
-            none => {
-                let from = self.cursor.unwrap_or(opened.start);
-                let mut records = Records::from(opened.database.clone(), from.record)?;
-                if records.index() != from.record {
-                    let what = format!("the saved position is record {}, but the database ends before it", from.record);
-                    return Err(Error::data(&self.path, what));
-                }
-                let (maker, mut image) = (opened.maker.clone(), from.image);
-                let buffers = Batch::several(self.data.prefetch().max(1) as usize, &opened.shapes)?;
-                let fill = move |batch: &mut Batch<Cursor>| -> Result<()> {
-                    image = maker.fill(&mut records, image, batch)?;
-                    batch.next = Cursor { record: records.index(), image };
-                    Ok(())
-                };
-                none.insert(Prefetch::spawn("AnnotatedData batches", buffers, fill)?)
-            }
-        };
-        let batch = ahead.receive()?;
-        copy_out(&batch.tops, tops)?;
-        self.cursor = Some(batch.next);
-        ahead.recycle(batch);
-        Ok(())
+        let Opened { database, maker, shapes, ahead } = opened;
+        ahead.next(tops, |from| {
+            let (mut records, maker, mut image) = (from.records(database)?, maker.clone(), from.image);
+            let buffers = Batch::several(self.data.prefetch().max(1) as usize, shapes)?;
+            let fill = move |batch: &mut Batch<Cursor>| -> Result<()> {
+                image = maker.fill(&mut records, image, batch)?;
+                batch.next = Cursor { record: records.index(), image };
+                Ok(())
+            };
+            Prefetch::spawn("AnnotatedData batches", buffers, fill)
+        })
     }
 
     fn state(&self) -> State {
-        let start = self.opened.as_ref().map(|o| o.start).unwrap_or_default();
-        let Cursor { record, image } = self.cursor.unwrap_or(start);
-        [("record", record), ("image", image)].into_iter().map(|(k, v)| (k.to_string(), v as f64)).collect()
+        self.opened.as_ref().map(|opened| opened.ahead.place()).or(self.restored).unwrap_or_default().state()
     }
 
     fn restore(&mut self, state: &State) -> Result<()> {
-        let cursor = Cursor { record: read_counter(state, "record")?, image: read_counter(state, "image")? };
+        let at = Cursor::restored(state)?;
         if let Some(opened) = &mut self.opened {
-            if let Some(count) = opened.database.count().filter(|&count| cursor.record >= count) {
-                let what = format!("the saved position is record {} of {count}", cursor.record);
-                return Err(Error::data(&self.path, what));
-            }
-            opened.ahead = None;
+            at.check(&opened.database)?;
+            opened.ahead = Ahead::from(at);
         }
-        self.cursor = Some(cursor);
+        self.restored = Some(at);
         Ok(())
     }
 }

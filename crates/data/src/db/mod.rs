@@ -5,6 +5,7 @@
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
+mod cursor;
 mod leveldb;
 mod lmdb;
 mod records;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 
 use lgm_core::{Error, Result};
 
+pub(crate) use cursor::Cursor;
 use records::room;
 pub use records::{Record, Records};
 pub(crate) use shuffled::Locations;
