@@ -3,12 +3,13 @@
 mod annoset;
 mod classify;
 mod convert_imageset;
+mod data;
 mod detect;
 mod device;
 mod figures;
 mod shell;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -20,9 +21,12 @@ use lgm_core::Error;
 pub use self::annoset::{AnnoType, ConvertAnnosetArgs, LabelType};
 pub use self::classify::{ClassifyArgs, ScoresFormat};
 pub use self::convert_imageset::ConvertImagesetArgs;
+pub use self::data::{
+    Backend, ComputeImageMeanArgs, ConvertCifarArgs, ConvertMnistArgs, ExtractFeaturesArgs, MakeGlyphsArgs, ModeWord,
+};
 pub use self::detect::{AdversarialArgs, FoldArgs, LikelihoodArgs};
 pub use self::device::{DeviceFlags, GpuFlag, Gpus};
-pub use self::figures::{ChartType, DrawNetArgs, Layers, PlotTrainingLogArgs, Rankdir};
+pub use self::figures::{ChartType, DrawNetArgs, Layers, ParseLogArgs, PlotTrainingLogArgs, Rankdir};
 pub use self::shell::{CompletionsArgs, ManArgs, ShellFlag};
 use crate::signals::Action;
 
@@ -258,94 +262,6 @@ pub struct DeviceQueryArgs {
     pub gpus: GpuFlag,
 }
 
-/// Flags of `compute_image_mean`.
-#[derive(Args, Debug)]
-#[command(after_help = "\
-Example:
-  lgm-caffe compute_image_mean -backend lmdb train_lmdb mean.binaryproto")]
-pub struct ComputeImageMeanArgs {
-    /// The folder of an LMDB or LevelDB database of images of one size
-    #[arg(value_name = "INPUT_DB")]
-    pub input: PathBuf,
-    /// The file to write the mean to, for mean_file of transform_param; unless given, only the channels' means are logged
-    #[arg(value_name = "OUTPUT_FILE")]
-    pub output: Option<PathBuf>,
-    /// Accepted for Caffe's sake: what the folder holds decides
-    #[arg(long = "backend", value_name = "FORM", value_enum)]
-    pub backend: Option<DatabaseForm>,
-}
-
-/// Flags of `extract_features`.
-#[derive(Args, Debug)]
-#[command(after_help = "\
-Example, of ten batches:
-  lgm-caffe extract_features net.caffemodel net.prototxt fc7,prob fc7_lmdb,prob_lmdb 10 lmdb GPU 0")]
-pub struct ExtractFeaturesArgs {
-    /// Trained weights
-    pub weights: PathBuf,
-    /// The net's prototxt, with its data in the TEST phase
-    pub model: PathBuf,
-    /// The blobs to write, separated by commas
-    #[arg(value_name = "BLOBS")]
-    pub blobs: String,
-    /// A new database for each blob, separated by commas; or one HDF5 file for all
-    #[arg(value_name = "OUTPUTS")]
-    pub outputs: OsString,
-    /// Batches to run
-    #[arg(value_name = "BATCHES", value_parser = at_least_one())]
-    pub batches: u32,
-    /// The form of the outputs
-    #[arg(value_name = "FORM", value_enum)]
-    pub form: Backend,
-    /// Where to compute; the CPU unless given here or by -gpu
-    #[arg(value_name = "MODE", value_enum)]
-    pub mode: Option<ModeWord>,
-    /// The GPU's number, 0 unless given
-    #[arg(value_name = "DEVICE_ID")]
-    pub device_id: Option<u32>,
-    /// The device.
-    #[command(flatten)]
-    pub device: DeviceFlags,
-    /// The net's state.
-    #[command(flatten)]
-    pub state: StateFlags,
-}
-
-/// Flags of `convert-mnist`.
-#[derive(Args, Debug)]
-#[command(after_help = "\
-Example:
-  lgm-caffe convert-mnist train-images-idx3-ubyte.gz train-labels-idx1-ubyte.gz mnist_train_lmdb")]
-pub struct ConvertMnistArgs {
-    /// The images' idx file, gzipped or not
-    pub images: PathBuf,
-    /// The labels' idx file, gzipped or not
-    pub labels: PathBuf,
-    /// The LMDB or LevelDB folder or HDF5 file to make
-    pub output: PathBuf,
-    /// The form of the output
-    #[arg(long = "backend", value_name = "FORM", value_enum, default_value_t = Backend::Lmdb)]
-    pub backend: Backend,
-}
-
-/// Flags of `convert-cifar`.
-#[derive(Args, Debug)]
-#[command(after_help = "\
-Example, with the padding of the L-GM paper:
-  lgm-caffe convert-cifar cifar-100-binary data/cifar100 -pad 4")]
-pub struct ConvertCifarArgs {
-    /// The folder of CIFAR's binary or Python files, or one with folders train and test of a folder of images per class
-    pub input: PathBuf,
-    /// The folder to write train.h5, test.h5 and the lists train.txt and test.txt to
-    pub output: PathBuf,
-    /// Zero pixels to add around the training images
-    #[arg(long = "pad", value_name = "N", default_value_t = 0)]
-    pub pad: usize,
-    /// CIFAR-100: label with the 20 coarse classes
-    #[arg(long = "coarse")]
-    pub coarse: bool,
-}
-
 /// Files of the upgrades.
 #[derive(Args, Debug)]
 pub struct UpgradeArgs {
@@ -353,61 +269,6 @@ pub struct UpgradeArgs {
     pub input: PathBuf,
     /// The file to write
     pub output: PathBuf,
-}
-
-/// Flags of `parse_log`.
-#[derive(Args, Debug)]
-#[command(after_help = "\
-Example:
-  lgm-caffe train -solver solver.prototxt 2> train.log
-  lgm-caffe parse_log train.log .    # train.log.train and train.log.test")]
-pub struct ParseLogArgs {
-    /// The log of a training, of this program or of Caffe
-    pub log: PathBuf,
-    /// The folder to write LOG.train and LOG.test to
-    pub output: PathBuf,
-    /// Name the files written
-    #[arg(long = "verbose")]
-    pub verbose: bool,
-    /// The character between columns
-    #[arg(long = "delimiter", value_name = "C", default_value = ",", value_parser = delimiter)]
-    pub delimiter: u8,
-}
-
-/// A character that no number in a table has.
-fn delimiter(text: &str) -> Result<u8, Error> {
-    match text.as_bytes() {
-        &[c] if c == b'\t'
-            || (c.is_ascii() && !c.is_ascii_control() && !c.is_ascii_alphanumeric() && !b"\"+-.".contains(&c)) =>
-        {
-            Ok(c)
-        }
-        _ => Err(Error::config("expected one character: a tab, a space, or a sign other than \" + - .")),
-    }
-}
-
-/// Flags of `make-glyphs`.
-#[derive(Args, Debug)]
-pub struct MakeGlyphsArgs {
-    /// The folder to write train.h5, test.h5 and their lists train.txt and test.txt to; made if absent
-    #[arg(long = "out", value_name = "DIR")]
-    pub out: PathBuf,
-    /// Number of training images
-    #[arg(long = "train", value_name = "N", default_value_t = 10_000)]
-    pub train: usize,
-    /// Number of test images
-    #[arg(long = "test", value_name = "N", default_value_t = 2_000)]
-    pub test: usize,
-    /// Another seed draws other images
-    #[arg(long = "seed", value_name = "N", default_value_t = 1)]
-    pub seed: u64,
-    /// Draw capital letters that resemble no digit, labelled from 0, in place of digits: what a net trained on digits has
-    /// never seen
-    #[arg(long = "letters")]
-    pub letters: bool,
-    /// Also draw samples of every class to this PNG file
-    #[arg(long = "sheet", value_name = "FILE")]
-    pub sheet: Option<PathBuf>,
 }
 
 /// Flags of `plot-features`.
@@ -471,37 +332,6 @@ fn at_least_one() -> RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(1..)
 }
 
-/// The form of a converted data set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Backend {
-    /// An LMDB folder of Datum messages, for Data layers.
-    Lmdb,
-    /// A LevelDB folder of the same.
-    Leveldb,
-    /// An HDF5 file, for HDF5Data layers.
-    Hdf5,
-}
-
-/// The form of a database.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum DatabaseForm {
-    /// An LMDB folder.
-    Lmdb,
-    /// A LevelDB folder.
-    Leveldb,
-}
-
-/// Where to compute, by Caffe's names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ModeWord {
-    /// On the CPU.
-    #[value(name = "CPU")]
-    Cpu,
-    /// On a GPU.
-    #[value(name = "GPU")]
-    Gpu,
-}
-
 /// A phase by Caffe's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PhaseFlag {
@@ -511,16 +341,6 @@ pub enum PhaseFlag {
     /// The phase of testing.
     #[value(name = "TEST")]
     Test,
-}
-
-impl From<Backend> for lgm_data::convert::Format {
-    fn from(backend: Backend) -> Self {
-        match backend {
-            Backend::Lmdb => lgm_data::convert::Format::Lmdb,
-            Backend::Leveldb => lgm_data::convert::Format::Leveldb,
-            Backend::Hdf5 => lgm_data::convert::Format::Hdf5,
-        }
-    }
 }
 
 impl From<PhaseFlag> for lgm_core::Phase {

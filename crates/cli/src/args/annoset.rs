@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use lgm_data::convert::AnnotationFile;
-use lgm_data::db;
+
+use super::data::DatabaseForm;
 
 /// Flags of `convert_annoset`.
 #[derive(Args, Debug)]
@@ -41,8 +42,8 @@ pub struct ConvertAnnosetArgs {
     #[arg(long = "seed", value_name = "N", default_value_t = 0)]
     pub seed: u64,
     /// The kind of database
-    #[arg(long = "backend", value_name = "KIND", value_enum, default_value_t = Kind::Lmdb)]
-    pub backend: Kind,
+    #[arg(long = "backend", value_name = "KIND", value_enum, default_value_t = DatabaseForm::Lmdb)]
+    pub backend: DatabaseForm,
     /// The least number of pixels of an image's shorter side; its shape stays
     #[arg(long = "min_dim", value_name = "N", default_value_t = 0)]
     pub min_dim: usize,
@@ -92,24 +93,6 @@ impl From<LabelType> for AnnotationFile {
             LabelType::Xml => AnnotationFile::Xml,
             LabelType::Json => AnnotationFile::Json,
             LabelType::Txt => AnnotationFile::Text,
-        }
-    }
-}
-
-/// The kinds of databases.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Kind {
-    /// LMDB.
-    Lmdb,
-    /// LevelDB.
-    Leveldb,
-}
-
-impl From<Kind> for db::Backend {
-    fn from(kind: Kind) -> Self {
-        match kind {
-            Kind::Lmdb => db::Backend::Lmdb,
-            Kind::Leveldb => db::Backend::Leveldb,
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
-use lgm_data::db;
+use clap::Args;
+
+use super::data::DatabaseForm;
 
 /// Flags of `convert_imageset`.
 #[derive(Args, Debug)]
@@ -31,8 +32,8 @@ pub struct ConvertImagesetArgs {
     #[arg(long = "seed", value_name = "N", default_value_t = 1)]
     pub seed: u64,
     /// The kind of database
-    #[arg(long = "backend", value_name = "KIND", value_enum, default_value_t = DatabaseKind::Lmdb)]
-    pub backend: DatabaseKind,
+    #[arg(long = "backend", value_name = "KIND", value_enum, default_value_t = DatabaseForm::Lmdb)]
+    pub backend: DatabaseForm,
     /// The width to bring images to, with resize_height; 0: as they are
     #[arg(long = "resize_width", value_name = "N", default_value_t = 0)]
     pub resize_width: i32,
@@ -48,22 +49,4 @@ pub struct ConvertImagesetArgs {
     /// The kind of image files to store: jpg, png or bmp; without it, what each name's end says
     #[arg(long = "encode_type", value_name = "TYPE", default_value = "")]
     pub encode_type: String,
-}
-
-/// A kind of database.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum DatabaseKind {
-    /// LMDB.
-    Lmdb,
-    /// LevelDB.
-    Leveldb,
-}
-
-impl From<DatabaseKind> for db::Backend {
-    fn from(kind: DatabaseKind) -> Self {
-        match kind {
-            DatabaseKind::Lmdb => db::Backend::Lmdb,
-            DatabaseKind::Leveldb => db::Backend::Leveldb,
-        }
-    }
 }

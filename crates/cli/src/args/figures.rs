@@ -1,8 +1,9 @@
-//! Flags of the commands that draw.
+//! Flags of the commands that draw nets and trainings, or make tables of them.
 
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use lgm_core::Error;
 
 use super::StateFlags;
 
@@ -159,4 +160,35 @@ fn chart_type(text: &str) -> Result<ChartType, String> {
         let types: Vec<_> = CHART_TYPES.iter().enumerate().map(|(i, kind)| format!("{i}: {}", kind.title())).collect();
         format!("expected the number of a chart type ({})", types.join(", "))
     })
+}
+
+/// Flags of `parse_log`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  lgm-caffe train -solver solver.prototxt 2> train.log
+  lgm-caffe parse_log train.log .    # train.log.train and train.log.test")]
+pub struct ParseLogArgs {
+    /// The log of a training, of this program or of Caffe
+    pub log: PathBuf,
+    /// The folder to write LOG.train and LOG.test to
+    pub output: PathBuf,
+    /// Name the files written
+    #[arg(long = "verbose")]
+    pub verbose: bool,
+    /// The character between columns
+    #[arg(long = "delimiter", value_name = "C", default_value = ",", value_parser = delimiter)]
+    pub delimiter: u8,
+}
+
+/// A character that no number in a table has.
+fn delimiter(text: &str) -> Result<u8, Error> {
+    match text.as_bytes() {
+        &[c] if c == b'\t'
+            || (c.is_ascii() && !c.is_ascii_control() && !c.is_ascii_alphanumeric() && !b"\"+-.".contains(&c)) =>
+        {
+            Ok(c)
+        }
+        _ => Err(Error::config("expected one character: a tab, a space, or a sign other than \" + - .")),
+    }
 }
