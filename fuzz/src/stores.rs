@@ -4,7 +4,7 @@ use std::path::Path;
 
 use lgm_core::Source;
 use lgm_data::Data;
-use lgm_data::db::{Database, Record, Records};
+use lgm_data::db::{Database, Records};
 use lgm_data::hdf5::H5File;
 
 use crate::data::{CX, layer};
