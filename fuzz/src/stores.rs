@@ -121,6 +121,8 @@ pub fn hdf5_state(bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use lgm_data::db::Record;
+
     use super::*;
 
     #[test]
