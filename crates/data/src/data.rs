@@ -59,14 +59,7 @@ impl Data {
     /// # Errors
     /// When the layer's parameters are missing or contradictory.
     pub fn new(layer: &LayerParameter, cx: &BuildCx) -> Result<Self> {
-        let param = layer.data_param.clone().unwrap_or_default();
-        ensure!(!param.source().is_empty(), "data_param needs a source: the folder of an LMDB or LevelDB database");
-        ensure!(param.batch_size() > 0, "data_param needs a positive batch_size");
-        let transform = layer.transform_param.clone().unwrap_or_default();
-        let color = match color(&transform)? {
-            Color::Native if param.force_encoded_color() => Color::Force,
-            color => color,
-        };
+        let (param, transform, color) = settings(layer)?;
         Ok(Data {
             path: param.source().into(),
             phase: cx.phase,
@@ -78,6 +71,22 @@ impl Data {
             color,
         })
     }
+}
+
+/// What a layer that reads a database is given, and the colour in which its images are decoded.
+///
+/// # Errors
+/// When the layer's parameters are missing or contradictory.
+pub(crate) fn settings(layer: &LayerParameter) -> Result<(DataParameter, TransformationParameter, Color)> {
+    let param = layer.data_param.clone().unwrap_or_default();
+    ensure!(!param.source().is_empty(), "data_param needs a source: the folder of an LMDB or LevelDB database");
+    ensure!(param.batch_size() > 0, "data_param needs a positive batch_size");
+    let transform = layer.transform_param.clone().unwrap_or_default();
+    let color = match color(&transform)? {
+        Color::Native if param.force_encoded_color() => Color::Force,
+        color => color,
+    };
+    Ok((param, transform, color))
 }
 
 impl Source for Data {

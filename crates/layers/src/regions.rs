@@ -269,3 +269,22 @@ fn between(from: f32, end: f32, extent: usize) -> std::ops::Range<usize> {
     let (from, end) = (clip(from.floor()), clip(end.ceil()));
     from..end.max(from)
 }
+
+#[cfg(test)]
+mod tests {
+    use lgm_testkit::Fill;
+
+    /// Six regions of two images: whole ones, parts that begin at (x, y), the same twice, beyond the edges, back to front, and
+    /// outside.
+    pub(super) fn regions(x: f64, y: f64) -> Fill {
+        let regions = [
+            [0.0, 0.0, 0.0, 47.0, 39.0],
+            [1.0, x, y, 40.0, 30.0],
+            [1.0, x, y, 40.0, 30.0],
+            [0.0, -30.0, 20.0, 90.0, 70.0],
+            [1.0, 30.0, 30.0, 10.0, 10.0],
+            [0.0, 200.0, 200.0, 240.0, 230.0],
+        ];
+        Fill::Given(regions.concat())
+    }
+}

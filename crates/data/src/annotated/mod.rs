@@ -40,6 +40,7 @@ pub(crate) use boxes::{Corners, groups};
 
 use crate::ahead::Ahead;
 use crate::batch::Batch;
+use crate::data::settings;
 use crate::datum::{BadRecord, raster};
 use crate::db::{Cursor, Database, Record, Records};
 use crate::image::Color;
@@ -47,7 +48,7 @@ use crate::order::Draws;
 use crate::parallel::{in_parallel, threads_for};
 use crate::pixels::Extent;
 use crate::prefetch::Prefetch;
-use crate::transform::{Transformer, color};
+use crate::transform::Transformer;
 use boxes::{Object, clip, objects, see};
 
 /// Numbers of an object in the second top.
@@ -87,12 +88,9 @@ impl AnnotatedData {
     /// # Errors
     /// When the layer's parameters are missing or contradictory.
     pub fn new(layer: &LayerParameter, cx: &BuildCx) -> Result<Self> {
-        let data = layer.data_param.clone().unwrap_or_default();
-        ensure!(!data.source().is_empty(), "data_param needs a source: the folder of an LMDB or LevelDB database");
-        ensure!(data.batch_size() > 0, "data_param needs a positive batch_size");
+        let (data, transform, color) = settings(layer)?;
         let param = layer.annotated_data_param.as_deref().cloned().unwrap_or_default();
         sample::check(&param.batch_sampler)?;
-        let transform = layer.transform_param.clone().unwrap_or_default();
         let resizes = transform.resize_param.len();
         ensure!(resizes <= 1, "resize_param may be given once, found {resizes} times");
         if let Some(expansion) = &transform.expand_param {
@@ -102,10 +100,6 @@ impl AnnotatedData {
                 "expand_param fills with mean_value: give that in place of mean_file"
             );
         }
-        let color = match color(&transform)? {
-            Color::Native if data.force_encoded_color() => Color::Force,
-            color => color,
-        };
         let draws = Draws::new(cx.seed, layer.name(), cx.phase);
         let (path, phase) = (data.source().into(), cx.phase);
         Ok(AnnotatedData { path, data, param, transform, color, phase, draws, opened: None, restored: None })

@@ -94,9 +94,10 @@ impl Pool for RoiAlign {
 
 #[cfg(test)]
 mod tests {
+    use crate::regions::tests::regions;
     use crate::tests::registry;
     use lgm_core::{DType, Phase};
-    use lgm_testkit::{Case, Fill, Harness, assert_close, check, config_error};
+    use lgm_testkit::{Case, Harness, assert_close, check, config_error};
 
     fn layer(param: &str) -> String {
         format!(
@@ -106,16 +107,7 @@ mod tests {
 
     #[test]
     fn cases() {
-        // Whole images, parts, the same twice, beyond the edges, back to front, and outside.
-        let regions = [
-            [0.0, 0.0, 0.0, 47.0, 39.0],
-            [1.0, 16.0, 8.0, 40.0, 30.0],
-            [1.0, 16.0, 8.0, 40.0, 30.0],
-            [0.0, -30.0, 20.0, 90.0, 70.0],
-            [1.0, 30.0, 30.0, 10.0, 10.0],
-            [0.0, 200.0, 200.0, 240.0, 230.0],
-        ];
-        let regions = Fill::Given(regions.concat());
+        let regions = regions(16.0, 8.0);
         check(
             &registry(),
             &[
