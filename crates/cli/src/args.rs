@@ -100,9 +100,9 @@ pub enum Command {
     PlotFeatures(PlotFeaturesArgs),
     /// Turn a trained L-GM layer into an InnerProduct, for programs that know no L-GM
     Fold(FoldArgs),
-    /// Tell how likely each input is under a trained L-GM mixture, and which are abnormal
+    /// Print each input's likelihood under a trained L-GM mixture, and which inputs are abnormal
     Likelihood(LikelihoodArgs),
-    /// Attack a trained net through its input gradient, and tell how well scores tell abnormal inputs from clean ones
+    /// Attack a trained net along its input gradient, and measure how well scores separate abnormal inputs from clean ones
     Adversarial(AdversarialArgs),
     /// Draw a net's layers and blobs as a graph
     #[command(name = "draw_net")]

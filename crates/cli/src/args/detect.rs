@@ -78,7 +78,7 @@ pub struct LikelihoodArgs {
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Attacks the TEST data by FGSM (-steps 1) or iterated FGSM, PGD without a random start (-steps 2 and more), along the signs of
-the input's own gradient of the cross-entropy without margin. Then tells how well scores tell abnormal inputs from
+the input's own gradient of the cross-entropy without margin. Then measures how well scores separate abnormal inputs from
 clean ones: the area under the ROC curve (0.5 is chance, 1 perfect) of the likelihood (of nets with an L-GM layer), of the
 largest softmax probability, and of the kernel density of the features around those of clean items of the same class.
 Examples:
@@ -103,7 +103,7 @@ pub struct AdversarialArgs {
     /// The blob to perturb; the only blob of data that the logits depend on unless given
     #[arg(long = "input", value_name = "BLOB")]
     pub input: Option<String>,
-    /// Other data, to be told from the TEST data: what the 'source' of the data layer may say
+    /// Other data, to be separated from the TEST data: what the 'source' of the data layer may say
     #[arg(long = "against", value_name = "SOURCE", required_unless_present = "epsilon")]
     pub against: Option<String>,
     /// Batches to run
