@@ -79,6 +79,7 @@ impl Transformer {
     pub fn new(param: &TransformationParameter, phase: Phase, first: Extent) -> Result<Self> {
         let of_annotated = [
             ("resize_param", !param.resize_param.is_empty()),
+            ("noise_param", !param.noise_param.is_empty()),
             ("distort_param", param.distort_param.is_some()),
             ("expand_param", param.expand_param.is_some()),
             ("emit_constraint", param.emit_constraint.is_some()),
