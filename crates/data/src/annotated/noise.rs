@@ -152,8 +152,8 @@ fn equalize_tiles(plane: &mut [u8], [height, width]: [usize; 2]) {
         let over: usize = histogram.iter().map(|n| n.saturating_sub(limit)).sum();
         histogram.iter_mut().for_each(|n| *n = (*n).min(limit) + over / 256);
         let left_over = over % 256;
-        if left_over > 0 {
-            histogram.iter_mut().step_by((256 / left_over).max(1)).take(left_over).for_each(|n| *n += 1);
+        if let Some(step) = 256usize.checked_div(left_over) {
+            histogram.iter_mut().step_by(step).take(left_over).for_each(|n| *n += 1);
         }
         let mut sum = 0;
         histogram.map(|n| {
