@@ -1,5 +1,5 @@
 //! Detection: with prior boxes, as the Single Shot MultiBox Detector, whose boxes are (xmin, ymin, xmax, ymax) as fractions of the
-//! image's width and height; and by region proposals, as Faster R-CNN.
+//! image's width and height; by region proposals, as Faster R-CNN; and by cells of a grid, as YOLO.
 //!
 //! Source: Liu et al., "SSD: Single Shot MultiBox Detector" (2016); the layers of its Caffe.
 
@@ -11,13 +11,17 @@ mod multibox_loss;
 mod output;
 mod prior_box;
 mod proposal;
+mod region_loss;
 mod truth;
+mod yolo_output;
 
 pub use evaluate::DetectionEvaluate;
 pub use multibox_loss::MultiBoxLoss;
 pub use output::DetectionOutput;
 pub use prior_box::PriorBox;
 pub use proposal::Proposal;
+pub use region_loss::RegionLoss;
+pub use yolo_output::{YoloDetectionOutput, Yolov3DetectionOutput};
 
 /// The number of images and of priors, of predictions (so many for each prior), scores and priors: the first three bottoms.
 ///

@@ -37,7 +37,8 @@ layers! {
     embed { "Embed" => Embed }
     detection {
         "DetectionEvaluate" => DetectionEvaluate, "DetectionOutput" => DetectionOutput, "MultiBoxLoss" => MultiBoxLoss,
-        "PriorBox" => PriorBox, "Proposal" => Proposal,
+        "PriorBox" => PriorBox, "Proposal" => Proposal, "RegionLoss" => RegionLoss,
+        "YoloDetectionOutput" => YoloDetectionOutput, "Yolov3DetectionOutput" => Yolov3DetectionOutput,
     }
     regions { "ROIAlign" => RoiAlign, "ROIPooling" => RoiPooling, "PSROIPooling" => PsRoiPooling }
     recurrent { "LSTM" => Lstm, "LSTMUnit" => LstmUnit, "RNN" => Rnn }
