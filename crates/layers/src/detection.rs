@@ -5,19 +5,25 @@
 
 use lgm_core::{BlobSpec, Error, Result, ensure};
 
+mod anchor_target;
+mod anchors;
 mod boxes;
 mod evaluate;
 mod multibox_loss;
 mod output;
 mod prior_box;
 mod proposal;
+mod proposal_target;
+mod targets;
 mod truth;
 
+pub use anchor_target::AnchorTarget;
 pub use evaluate::DetectionEvaluate;
 pub use multibox_loss::MultiBoxLoss;
 pub use output::DetectionOutput;
 pub use prior_box::PriorBox;
 pub use proposal::Proposal;
+pub use proposal_target::ProposalTarget;
 
 /// The number of images and of priors, of predictions (so many for each prior), scores and priors: the first three bottoms.
 ///

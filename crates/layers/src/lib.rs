@@ -36,6 +36,7 @@ layers! {
     inner_product { "InnerProduct" => InnerProduct }
     embed { "Embed" => Embed }
     detection {
+        "AnchorTarget" => AnchorTarget, "ProposalTarget" => ProposalTarget,
         "DetectionEvaluate" => DetectionEvaluate, "DetectionOutput" => DetectionOutput, "MultiBoxLoss" => MultiBoxLoss,
         "PriorBox" => PriorBox, "Proposal" => Proposal,
     }
