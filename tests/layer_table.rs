@@ -42,6 +42,7 @@ const NEEDS: &[(&str, &str)] = &[
     ("MultiBoxLoss", "multibox_loss_param { num_classes: 2 }"),
     ("Parameter", "parameter_param { shape { dim: 1 } }"),
     ("PriorBox", "prior_box_param { min_size: 2 }"),
+    ("PriorBoxClustered", "prior_box_param { width: 2 height: 2 }"),
     ("Proposal", "proposal_param { feat_stride: 1 }"),
     ("ProposalTarget", "proposal_target_param { cls_num: 2 }"),
     ("PSROIPooling", "psroi_pooling_param { spatial_scale: 1 output_dim: 1 group_size: 1 }"),

@@ -21,7 +21,7 @@ pub use anchor_target::AnchorTarget;
 pub use evaluate::DetectionEvaluate;
 pub use multibox_loss::MultiBoxLoss;
 pub use output::DetectionOutput;
-pub use prior_box::PriorBox;
+pub use prior_box::{PriorBox, PriorBoxClustered};
 pub use proposal::Proposal;
 pub use proposal_target::ProposalTarget;
 

@@ -1,8 +1,11 @@
 //! Dropout: y = x · m / (1 − r), with each m drawn 0 with probability r = `dropout_ratio`, else 1. In TEST, y = x.
 //!
-//! Shapes: one bottom of any shape, one top like it. Gradient: dx = dy · m / (1 − r), with the same m: element i of
-//! forward pass b draws word i mod 4 of counter b · 2³² + ⌊i / 4⌋ of the layer's own stream, so backward draws it again
-//! and nothing is kept.
+//! Of forks: with `scale_train: false` (Fast R-CNN's) y = x · m, and in TEST y = x · (1 − r); with `sample_weights_test: true`
+//! (Bayesian SegNet's) values are dropped in TEST too.
+//!
+//! Shapes: one bottom of any shape, one top like it. Gradient: as y of x, with the same m: element i of forward pass b
+//! draws word i mod 4 of counter b · 2³² + ⌊i / 4⌋ of the layer's own stream, so backward draws it again and nothing is
+//! kept.
 //!
 //! Source: Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting" (2014); Caffe's layer
 //! of this name, which keeps the mask. A ratio of 0 is allowed here, and drops nothing.
@@ -20,30 +23,43 @@ mod device;
 
 /// The layer; see the module.
 pub struct Dropout {
-    ratio: f32,
     stream: u64,
-    train: bool,
+    /// What is done to values; `None` where they stay as they are.
+    change: Option<Change>,
     count: usize,
+}
+
+/// What is done to values.
+#[derive(Clone, Copy)]
+struct Change {
+    /// The least random word that keeps an element.
+    least_kept: u32,
+    /// What those that are kept are multiplied by.
+    scale: f64,
 }
 
 impl Dropout {
     pub(crate) fn build(param: &LayerParameter, cx: &BuildCx) -> Result<Node> {
-        let ratio = param.dropout_param.unwrap_or_default().dropout_ratio();
+        let p = param.dropout_param.unwrap_or_default();
+        let ratio = p.dropout_ratio();
         ensure!((0.0..1.0).contains(&ratio), "dropout_ratio is {ratio}; it must be at least 0 and below 1");
         let stream = stream_id(param.name(), "dropout");
-        Node::compute(Dropout { ratio, stream, train: cx.phase == Phase::Train, count: 0 })
-    }
-
-    /// The least random word that keeps an element.
-    fn least_kept(&self) -> u32 {
-        (self.ratio as f64 * 2f64.powi(32)) as u32
+        let kept = 1.0 - f64::from(ratio);
+        let drops = cx.phase == Phase::Train || p.sample_weights_test();
+        let change = match (drops, p.scale_train()) {
+            (true, true) => Some(1.0 / kept),
+            (true, false) => Some(1.0),
+            (false, true) => None,
+            (false, false) => Some(kept),
+        };
+        let least_kept = if drops { (f64::from(ratio) * 2f64.powi(32)) as u32 } else { 0 };
+        Node::compute(Dropout { stream, change: change.map(|scale| Change { least_kept, scale }), count: 0 })
     }
 
     /// Writes `from` (or `to` itself), dropped and scaled, to `to`.
-    fn apply<T: Float>(&self, step: &Step, from: Option<&[T]>, to: &mut [T]) {
+    fn apply<T: Float>(&self, change: Change, step: &Step, from: Option<&[T]>, to: &mut [T]) {
         let philox = Philox::new(step.seed, self.stream);
-        let least_kept = self.least_kept();
-        let scale = T::of(1.0 / (1.0 - self.ratio as f64));
+        let (least_kept, scale) = (change.least_kept, T::of(change.scale));
         for_each_row(to, BLOCK, |block, to| {
             let start = block * BLOCK;
             if let Some(from) = from {
@@ -75,27 +91,26 @@ impl Layer for Dropout {
     fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
         let bottom = &bottoms[0];
         self.count = bottom.shape.count();
-        Ok(if self.train { Plan::elementwise(bottom) } else { view::plan(bottom, bottom.shape.clone()) })
+        Ok(match self.change {
+            Some(_) => Plan::elementwise(bottom),
+            None => view::plan(bottom, bottom.shape.clone()),
+        })
     }
 }
 
 impl HostLayer for Dropout {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
-        if !self.train {
-            return view::forward::<T>(io);
-        }
+        let Some(change) = self.change else { return view::forward::<T>(io) };
         let (x, y) = (io.bottom_unless_shared::<T>(0)?, io.top::<T>(0)?);
-        self.apply(io.call.step, x, y);
+        self.apply(change, io.call.step, x, y);
         Ok(())
     }
 
     fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
-        if !self.train {
-            return view::backward::<T>(io);
-        }
+        let Some(change) = self.change else { return view::backward::<T>(io) };
         let dy = io.top_diff_unless_shared::<T>(0)?;
         if let Some(dx) = io.bottom_diff::<T>(0)? {
-            self.apply(io.call.step, dy, dx);
+            self.apply(change, io.call.step, dy, dx);
         }
         Ok(())
     }
@@ -121,6 +136,9 @@ mod tests {
                 Case::new(layer("d", "dropout_ratio: 0.2")).bottom([2, 3, 5]),
                 Case::new(layer("d", "dropout_ratio: 0")).bottom([5]),
                 Case::new(layer("d", "")).test_phase().bottom([3, 4]),
+                Case::new(layer("d", "scale_train: false dropout_ratio: 0.3")).bottom([3, 7]),
+                Case::new(layer("d", "scale_train: false")).test_phase().bottom([3, 7]),
+                Case::new(layer("d", "sample_weights_test: true")).test_phase().bottom([3, 7]),
             ],
         );
     }
@@ -147,6 +165,23 @@ mod tests {
                 "two independent masks agree on 0.3² + 0.7² of elements, these on {same}"
             );
         }
+    }
+
+    #[test]
+    fn what_is_kept_is_scaled_in_one_phase() {
+        let values = |phase: Phase, param: &str| {
+            let text = layer("d", &format!("dropout_ratio: 0.25 {param}"));
+            let harness = Harness::new(&registry(), &text, phase, DType::F64, &[[64].into()]).unwrap();
+            let mut found = harness.run(&harness.forward_inputs(&[&[3.0; 64]]).unwrap()).unwrap().tops.remove(0);
+            found.sort_by(f64::total_cmp);
+            found.dedup();
+            found
+        };
+        assert_eq!(values(Phase::Train, ""), [0.0, 4.0]);
+        assert_eq!(values(Phase::Test, ""), [3.0]);
+        assert_eq!(values(Phase::Train, "scale_train: false"), [0.0, 3.0]);
+        assert_eq!(values(Phase::Test, "scale_train: false"), [2.25]);
+        assert_eq!(values(Phase::Test, "sample_weights_test: true"), [0.0, 4.0]);
     }
 
     #[test]

@@ -38,7 +38,7 @@ layers! {
     detection {
         "AnchorTarget" => AnchorTarget, "ProposalTarget" => ProposalTarget,
         "DetectionEvaluate" => DetectionEvaluate, "DetectionOutput" => DetectionOutput, "MultiBoxLoss" => MultiBoxLoss,
-        "PriorBox" => PriorBox, "Proposal" => Proposal,
+        "PriorBox" => PriorBox, "PriorBoxClustered" => PriorBoxClustered, "Proposal" => Proposal,
     }
     regions { "ROIAlign" => RoiAlign, "ROIPooling" => RoiPooling, "PSROIPooling" => PsRoiPooling }
     recurrent { "LSTM" => Lstm, "LSTMUnit" => LstmUnit, "RNN" => Rnn }

@@ -8,7 +8,7 @@
 //!
 //! Bottoms: regions, rows of (image, x1, y1, x2, y2) as Proposal makes them, where a row of zeros is none; objects, as for AnchorTarget;
 //! if those are rows as AnnotatedData makes them, the image's height and width. Tops, of B = `batch_size`: regions `[B, 5]`; labels
-//! `[B]`, 0 of background; how each is to be moved, and what a difference from that weighs inside and outside SmoothL1Loss, `[B, 4 · C]`
+//! `[B, 1, 1, 1]`, 0 of background; how each is to be moved, and what a difference from that weighs inside and outside SmoothL1Loss, `[B, 4 · C]`
 //! each: 1 for the four numbers of the object's class of C = `cls_num`, the background counted, and 0 for all others. With `cls_aware:
 //! false` C is 2, and all objects are the second. Host only; no gradient.
 //!
@@ -114,7 +114,7 @@ impl Layer for ProposalTarget {
         Ok(Plan {
             no_backward: true,
             index_tops: (0..tops).collect(),
-            ..Plan::new(vec![top(&[batch, ROW]), top(&[batch]), moves(), moves(), moves()])
+            ..Plan::new(vec![top(&[batch, ROW]), top(&[batch, 1, 1, 1]), moves(), moves(), moves()])
         })
     }
 }

@@ -2,14 +2,13 @@
 
 use lgm_core::{Bwd, Device, DeviceCall, DeviceLayer, DevicePtr, Formats, Fwd, Grid, Offer, Result, args, kernel};
 
-use super::Dropout;
+use super::{Change, Dropout};
 use crate::common::view;
 
 impl Dropout {
     /// y = x, dropped and scaled; y may be x.
-    fn drop_on(&self, call: DeviceCall<'_>, y: DevicePtr, x: DevicePtr) -> Result<()> {
-        let scale = (1.0 / (1.0 - self.ratio as f64)) as f32;
-        let args = args![y, x, call.clock, self.stream, self.least_kept(), scale, self.count as i64];
+    fn drop_on(&self, change: Change, call: DeviceCall<'_>, y: DevicePtr, x: DevicePtr) -> Result<()> {
+        let args = args![y, x, call.clock, self.stream, change.least_kept, change.scale as f32, self.count as i64];
         call.launch(kernel!("dropout_apply"), Grid::elements(self.count.div_ceil(4)), args)
     }
 }
@@ -21,20 +20,16 @@ impl DeviceLayer for Dropout {
     }
 
     fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
-        if !self.train {
-            return view::forward_on(io);
-        }
+        let Some(change) = self.change else { return view::forward_on(io) };
         let y = io.top(0)?;
         let x = io.bottom_unless_shared(0).unwrap_or(y);
-        self.drop_on(io.call, y, x)
+        self.drop_on(change, io.call, y, x)
     }
 
     fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
-        if !self.train {
-            return view::backward_on(io);
-        }
+        let Some(change) = self.change else { return view::backward_on(io) };
         let Some(dx) = io.bottom_diff(0) else { return Ok(()) };
         let dy = io.top_diff_unless_shared(0).unwrap_or(dx);
-        self.drop_on(io.call, dx, dy)
+        self.drop_on(change, io.call, dx, dy)
     }
 }
