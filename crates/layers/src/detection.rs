@@ -5,21 +5,27 @@
 
 use lgm_core::{BlobSpec, Error, Result, ensure};
 
+mod anchor_target;
+mod anchors;
 mod boxes;
 mod evaluate;
 mod multibox_loss;
 mod output;
 mod prior_box;
 mod proposal;
+mod proposal_target;
 mod region_loss;
+mod targets;
 mod truth;
 mod yolo_output;
 
+pub use anchor_target::AnchorTarget;
 pub use evaluate::DetectionEvaluate;
 pub use multibox_loss::MultiBoxLoss;
 pub use output::DetectionOutput;
-pub use prior_box::PriorBox;
+pub use prior_box::{PriorBox, PriorBoxClustered};
 pub use proposal::Proposal;
+pub use proposal_target::ProposalTarget;
 pub use region_loss::RegionLoss;
 pub use yolo_output::{YoloDetectionOutput, Yolov3DetectionOutput};
 

@@ -36,7 +36,9 @@ layers! {
     inner_product { "InnerProduct" => InnerProduct }
     embed { "Embed" => Embed }
     detection {
+        "AnchorTarget" => AnchorTarget, "ProposalTarget" => ProposalTarget,
         "DetectionEvaluate" => DetectionEvaluate, "DetectionOutput" => DetectionOutput, "MultiBoxLoss" => MultiBoxLoss,
+        "PriorBox" => PriorBox, "PriorBoxClustered" => PriorBoxClustered, "Proposal" => Proposal,
         "PriorBox" => PriorBox, "Proposal" => Proposal, "RegionLoss" => RegionLoss,
         "YoloDetectionOutput" => YoloDetectionOutput, "Yolov3DetectionOutput" => Yolov3DetectionOutput,
     }
