@@ -19,6 +19,7 @@ mod matrix;
 mod pack;
 mod parallel;
 pub mod pool;
+pub mod prelu;
 pub mod recurrent;
 mod scratch;
 pub mod softmax;
