@@ -217,7 +217,7 @@ fn channel_reduce<T: Float>(axes: Axes3, out: &mut [T], row: impl Fn(Range<usize
 }
 
 vectorized! {
-    fn map_block[T: Float, F: Fn(T) -> T](src: &[T], dst: &mut [T], f: &F) {
+    pub(crate) fn map_block[T: Float, F: Fn(T) -> T](src: &[T], dst: &mut [T], f: &F) {
         for (d, &s) in dst.iter_mut().zip(src) {
             *d = f(s);
         }
@@ -233,7 +233,7 @@ vectorized! {
 }
 
 vectorized! {
-    fn zip_block[T: Float, F: Fn(T, T) -> T](a: &[T], dst: &mut [T], f: &F) {
+    pub(crate) fn zip_block[T: Float, F: Fn(T, T) -> T](a: &[T], dst: &mut [T], f: &F) {
         for (d, &a) in dst.iter_mut().zip(a) {
             *d = f(*d, a);
         }
@@ -241,7 +241,7 @@ vectorized! {
 }
 
 vectorized! {
-    fn zip2_block[T: Float, F: Fn(T, T) -> T](a: &[T], b: &[T], dst: &mut [T], f: &F) {
+    pub(crate) fn zip2_block[T: Float, F: Fn(T, T) -> T](a: &[T], b: &[T], dst: &mut [T], f: &F) {
         for ((d, &a), &b) in dst.iter_mut().zip(a).zip(b) {
             *d = f(a, b);
         }
@@ -249,7 +249,15 @@ vectorized! {
 }
 
 vectorized! {
-    fn zip3_block[T: Float, F: Fn(T, T, T) -> T](a: &[T], b: &[T], c: &[T], dst: &mut [T], f: &F) {
+    pub(crate) fn zip2_block_in_place[T: Float, F: Fn(T, T, T) -> T](a: &[T], b: &[T], dst: &mut [T], f: &F) {
+        for ((d, &a), &b) in dst.iter_mut().zip(a).zip(b) {
+            *d = f(*d, a, b);
+        }
+    }
+}
+
+vectorized! {
+    pub(crate) fn zip3_block[T: Float, F: Fn(T, T, T) -> T](a: &[T], b: &[T], c: &[T], dst: &mut [T], f: &F) {
         for (((d, &a), &b), &c) in dst.iter_mut().zip(a).zip(b).zip(c) {
             *d = f(a, b, c);
         }

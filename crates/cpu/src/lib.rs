@@ -19,6 +19,7 @@ mod matrix;
 mod pack;
 mod parallel;
 pub mod pool;
+pub mod prelu;
 pub mod recurrent;
 mod scratch;
 pub mod softmax;
@@ -28,7 +29,7 @@ mod testing;
 mod vector;
 
 pub use conv::{Algorithm, ConvGeometry, Epilogue, col2im_nd, im2col_nd, set_winograd};
-pub use gemm::Gemm;
+pub use gemm::{Gemm, PackedFactor};
 pub use kernel::Kernel;
 pub use lgm_core::Float;
 pub use matrix::{MatMut, MatRef};
