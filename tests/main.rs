@@ -18,6 +18,7 @@ mod mistakes;
 mod models;
 mod runs;
 mod signals;
+mod structure;
 mod upgrades;
 mod util;
 mod variances;

@@ -5,13 +5,19 @@
 //! "lr = ", ", loss = ", "Train net output #K: NAME = ", "Test net output #K: NAME = " and, of 2013, "Test score #K: ".
 //! Lines before the first iteration and lines without a time stamp are passed over.
 
-use std::collections::{HashMap, HashSet};
+mod line;
+mod table;
+
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
-use chrono::{DateTime, Datelike, Local, NaiveDate, NaiveDateTime};
+use chrono::{DateTime, Datelike, Local, NaiveDateTime};
 use lgm_core::{Error, Result};
+
+use line::{after, leading_number, output, value};
+use table::Builder;
+pub use table::{Row, Table};
 
 /// The longest line that is read; the rest of a longer one is passed over.
 const LONGEST_LINE: u64 = 1 << 16;
@@ -25,39 +31,6 @@ pub struct TrainingLog {
     pub test: Table,
     /// The displayed loss, averaged as `average_loss` says: one column, `loss`.
     pub loss: Table,
-}
-
-/// Values by iteration.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Table {
-    /// The columns' names. Where several outputs have one name (those of a vector, or of two test nets), the second is
-    /// `NAME[1]`, the third `NAME[2]`.
-    pub names: Vec<String>,
-    /// The rows.
-    pub rows: Vec<Row>,
-}
-
-/// One report.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Row {
-    /// Which run of those in the log, from 0: each begins with a line "Solving NAME".
-    pub run: usize,
-    /// Iteration.
-    pub iteration: u64,
-    /// Seconds since the first run began. Where the log's beginning is missing, since the first line that is there.
-    pub seconds: f64,
-    /// The learning rate logged last before; NaN if none was.
-    pub rate: f64,
-    /// A value for each of the table's names; `None` for an output that this report lacks.
-    pub values: Vec<Option<f64>>,
-}
-
-impl Table {
-    /// The rows' values in the column of a name; `None` if there is no such column.
-    pub fn column(&self, name: &str) -> Option<impl Iterator<Item = (&Row, f64)>> {
-        let column = self.names.iter().position(|known| known == name)?;
-        Some(self.rows.iter().filter_map(move |row| Some((row, row.values.get(column).copied().flatten()?))))
-    }
 }
 
 impl TrainingLog {
@@ -166,11 +139,11 @@ impl LogReader {
     }
 
     /// A line's time. A month before the last line's is one of the next year.
-    fn time(&mut self, line: &str) -> Option<NaiveDateTime> {
-        let mut time = time(line, self.year)?;
+    fn time(&mut self, text: &str) -> Option<NaiveDateTime> {
+        let mut time = line::time(text, self.year)?;
         if self.last.is_some_and(|last| time.month() < last.month()) && time.year() == self.year {
             self.year += 1;
-            time = self::time(line, self.year)?;
+            time = line::time(text, self.year)?;
         }
         // The 29th of February shows that the year was another than assumed.
         if time.year() < self.year {
@@ -185,101 +158,6 @@ impl LogReader {
     fn finish(self) -> TrainingLog {
         TrainingLog { train: self.train.finish(), test: self.test.finish(), loss: self.loss.finish() }
     }
-}
-
-/// A table in the making.
-#[derive(Default)]
-struct Builder {
-    table: Table,
-    /// Columns by test net, name, and how many outputs of this name the net has before.
-    columns: HashMap<(usize, String, usize), usize>,
-    /// How many columns have a name.
-    namesakes: HashMap<String, usize>,
-    /// What the last row has: outputs by net and number, and how many of each name.
-    outputs: HashSet<(usize, usize)>,
-    named: HashMap<(usize, String), usize>,
-}
-
-impl Builder {
-    /// Adds an output's value, to the last row if that is of the same iteration and lacks this output.
-    fn add(&mut self, row: Row, net: usize, index: usize, name: &str, value: f64) {
-        let same = self.table.rows.last().is_some_and(|last| (last.run, last.iteration) == (row.run, row.iteration));
-        if !same || self.outputs.contains(&(net, index)) {
-            self.table.rows.push(row);
-            self.outputs.clear();
-            self.named.clear();
-        }
-        self.outputs.insert((net, index));
-        let named = self.named.entry((net, name.to_owned())).or_default();
-        let column = *self.columns.entry((net, name.to_owned(), *named)).or_insert_with(|| {
-            let namesakes = self.namesakes.entry(name.to_owned()).or_default();
-            self.table.names.push(if *namesakes == 0 { name.to_owned() } else { format!("{name}[{namesakes}]") });
-            *namesakes += 1;
-            self.table.names.len() - 1
-        });
-        *named += 1;
-        if let Some(last) = self.table.rows.last_mut() {
-            last.values.resize(last.values.len().max(column + 1), None);
-            last.values[column] = Some(value);
-        }
-    }
-
-    fn finish(self) -> Table {
-        let Table { names, mut rows } = self.table;
-        // A log that was cut, or is still being written, ends within a row.
-        let filled = |row: &Row| row.values.iter().flatten().count();
-        if rows.len() > 1 && rows.last().map(filled) < rows.get(rows.len() - 2).map(filled) {
-            rows.pop();
-        }
-        // The first reports come before the first rate is logged.
-        if let [first, second, ..] = &mut rows[..]
-            && first.rate.is_nan()
-        {
-            first.rate = second.rate;
-        }
-        rows.iter_mut().for_each(|row| row.values.resize(names.len(), None));
-        Table { names, rows }
-    }
-}
-
-/// The time at the beginning of a line: `I1126 18:51:09.098016`, or `I20261126 …` of newer glogs, which has the year.
-fn time(line: &str, year: i32) -> Option<NaiveDateTime> {
-    let (date, rest) = line.trim_start().split_once(char::is_whitespace)?;
-    let date = date.strip_prefix(['I', 'W', 'E', 'F'])?;
-    let clock = rest.split_whitespace().next()?;
-    if date.len() == 8 {
-        return NaiveDateTime::parse_from_str(&format!("{date} {clock}"), "%Y%m%d %H:%M:%S%.f").ok();
-    }
-    let (month, day) = (date.get(..2)?.parse().ok()?, date.get(2..)?.parse().ok()?);
-    // The last day of February is one of a leap year.
-    let date = (0..8).find_map(|back| NaiveDate::from_ymd_opt(year.checked_sub(back)?, month, day))?;
-    let clock = chrono::NaiveTime::parse_from_str(clock, "%H:%M:%S%.f").ok()?;
-    Some(date.and_time(clock))
-}
-
-/// What follows the first `mark` in a line.
-fn after<'a>(line: &'a str, mark: &str) -> Option<&'a str> {
-    line.find(mark).map(|at| &line[at + mark.len()..])
-}
-
-fn leading_number(text: &str) -> Option<u64> {
-    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    text[..end].parse().ok()
-}
-
-/// The number at the beginning of a text, up to a space or comma.
-fn value(text: &str) -> Option<f64> {
-    match text.split([',', ' ', '\t', '\r', '\n']).next()? {
-        "-nan" => Some(f64::NAN),
-        number => number.parse().ok(),
-    }
-}
-
-/// Number, name and value of `0: accuracy = 0.98`.
-fn output(text: &str) -> Option<(usize, &str, f64)> {
-    let (index, rest) = text.split_once(": ")?;
-    let (name, number) = rest.split_once(" = ")?;
-    Some((index.parse().ok()?, name, value(number)?))
 }
 
 #[cfg(test)]

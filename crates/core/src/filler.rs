@@ -229,13 +229,7 @@ pub fn check(filler: &FillerParameter, shape: &Shape) -> Result<()> {
             shape.len() == 4 && shape[2] == shape[3],
             "the bilinear filler needs a 4-axis blob with square kernels, found shape {shape}"
         ),
-        other => {
-            let hint = crate::nearest(other, FILLERS).map(|n| format!("; did you mean '{n}'?")).unwrap_or_default();
-            return Err(Error::config(format!(
-                "unknown filler type '{other}'{hint} (known types: {})",
-                FILLERS.join(", ")
-            )));
-        }
+        other => return Err(Error::unknown_among("unknown filler type", other, &FILLERS)),
     }
     Ok(())
 }

@@ -43,8 +43,8 @@ pub const COMMON: &[Header] = headers![
     "common/random.cuh"
 ];
 
-/// The header that lets a C++ compiler take the place of NVIDIA's.
-pub(crate) const SIM: &str = include_str!("../../../kernels/sim/sim.h");
+/// The headers that let a C++ compiler take the place of NVIDIA's.
+pub(crate) const SIM: &[Header] = headers!["sim/threads.h", "sim/cuda.h"];
 
 const CONVOLUTION: &[Header] = headers!["conv_geometry.cuh"];
 const LGM: &[Header] = headers!["lgm.cuh"];
@@ -70,6 +70,7 @@ pub fn sources() -> &'static [Source] {
         "batch_norm",
         "channels",
         "convolution" with CONVOLUTION,
+        "ctc",
         "depthwise" with CONVOLUTION,
         "detection",
         "embed",

@@ -3,8 +3,8 @@
 use prost_reflect::{ReflectMessage, Value};
 
 use crate::text::positions::Positions;
+use crate::text::visit::{Visited, visit};
 use crate::text::write::general;
-use crate::visit::{Visited, visit};
 use crate::{Fault, Result};
 
 /// Numbers that some fields must be: the message, the field, what holds, and how to say it.

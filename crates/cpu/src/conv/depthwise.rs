@@ -1,4 +1,10 @@
-//! Depthwise convolution: every channel has its own kernel, so there is no product to block.
+//! Depthwise convolution: every channel has its own kernel.
+//!
+//! [`super::forward`] packs patches because all filters of a group read them; here one does, and packing would copy an element
+//! for every tap that uses it once. So the loops are apart from those: rows are read where they lie.
+//!
+//! And they are two. At stride 1 what a tap reads of a row lies together; at greater strides the row is first split by phases
+//! ([`super::phases`]), a copy that at stride 1 would change nothing but the time.
 
 use super::Planar;
 use super::epilogue::Epilogue;

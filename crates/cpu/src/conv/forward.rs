@@ -1,4 +1,7 @@
 //! Implicit-GEMM convolution, used forward and, with rotated weights, for the input gradient at stride 1.
+//!
+//! Each packed patch is read by all filters of its group. Where a group has one filter of one channel, that pays for nothing:
+//! see [`super::depthwise`].
 
 use std::ops::Range;
 

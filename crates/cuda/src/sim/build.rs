@@ -86,8 +86,7 @@ impl Kernels {
 
 /// All sources and the table of their kernels.
 fn program(sources: &[Source]) -> String {
-    let mut text = format!("#line 1 \"sim.h\"\n{SIM}\n");
-    text.extend(COMMON.iter().map(Header::numbered));
+    let mut text: String = SIM.iter().chain(COMMON).map(Header::numbered).collect();
     for source in sources {
         // A namespace each, so that helpers may have the same name, as they may where every source is compiled alone.
         let headers: String = source.headers.iter().map(Header::numbered).collect();

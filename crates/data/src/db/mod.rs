@@ -10,6 +10,7 @@ mod leveldb;
 mod lmdb;
 mod records;
 mod shuffled;
+mod sink;
 mod write;
 
 use std::fmt;

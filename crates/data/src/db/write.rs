@@ -8,26 +8,10 @@ use lgm_core::fs::StagedFolder;
 use super::Backend;
 use super::leveldb::LeveldbWriter;
 use super::lmdb::LmdbWriter;
+use super::sink::{Group, Sink};
 
 /// Bytes of records from which a group is written unasked.
 const GROUP: usize = 32 << 20;
-
-/// Records on their way to a database.
-#[derive(Default)]
-pub(super) struct Group {
-    pub records: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Bytes of their keys and values.
-    pub bytes: usize,
-}
-
-/// A kind of database, open for writing.
-pub(super) trait Sink {
-    /// Writes a group of records.
-    fn commit(&mut self, group: &Group) -> Result<()>;
-
-    /// Ends the writing.
-    fn close(self: Box<Self>) -> Result<()>;
-}
 
 /// A new database. It is written under another name and has its own from [`Writer::finish`] on; dropped before, it leaves
 /// nothing behind.

@@ -9,14 +9,10 @@ use std::io::Cursor;
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, guess_format};
-use lgm_core::{count, memory};
 
+use super::raster::{MOST_BYTES, check_size, luma};
 use super::{BadImage, Color, Raster, jpeg};
 use crate::pixels::Extent;
-
-/// Bytes that a decoded image file may take, and four bytes for each of its pixels: some kilobytes of PNG can claim to be
-/// any size.
-pub(super) const MOST_BYTES: usize = 512 << 20;
 
 /// Decodes an image file in memory.
 pub(crate) fn decode_raster(bytes: &[u8], color: Color) -> Result<Raster, BadImage> {
@@ -25,17 +21,6 @@ pub(crate) fn decode_raster(bytes: &[u8], color: Color) -> Result<Raster, BadIma
         other => lossless(bytes, other, color)?,
     };
     if color == Color::Native { Ok(raster) } else { raster.oriented(as_held) }
-}
-
-/// Fails unless an image that takes so many bytes as decoded may be decoded.
-pub(super) fn check_size(width: usize, height: usize, bytes: usize) -> Result<(), BadImage> {
-    let planes = count(&[4, width, height]);
-    if bytes.max(planes) > MOST_BYTES {
-        return Err(BadImage::TooLarge { width, height });
-    }
-    // As decoded, in other colours, and one plane behind the other.
-    let all = planes.saturating_mul(2).saturating_add(bytes);
-    memory::check(all, format!("an image of {width} x {height} pixels")).map_err(BadImage::Memory)
 }
 
 fn lossless(bytes: &[u8], format: ImageFormat, color: Color) -> Result<(Raster, Orientation), BadImage> {
@@ -116,12 +101,6 @@ fn upper_bytes(deep: DynamicImage) -> DynamicImage {
         }
         other => other,
     }
-}
-
-/// Luminance by ITU-R BT.601, in 14 bits as OpenCV weighs it.
-pub(super) fn luma([r, g, b]: [u8; 3]) -> u8 {
-    let weighed = [(r, 4899), (g, 9617), (b, 1868)].map(|(value, weight)| u32::from(value).saturating_mul(weight));
-    (weighed.into_iter().fold(1 << 13, u32::saturating_add) >> 14) as u8
 }
 
 #[cfg(test)]

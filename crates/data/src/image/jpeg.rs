@@ -7,7 +7,7 @@ use image::metadata::Orientation;
 use lgm_core::count;
 use mozjpeg::{ColorSpace, Compress, Decompress, Marker};
 
-use super::decode::{check_size, luma};
+use super::raster::{check_size, luma};
 use super::{BadImage, Color, Raster};
 use crate::pixels::Extent;
 

@@ -60,7 +60,7 @@ pub(crate) enum BadImage {
     CutShort,
     #[error("cannot be decoded: the JPEG has {0} scans, more than {most}", most = jpeg::MOST_SCANS)]
     Scans(usize),
-    #[error("cannot be decoded: it claims to be {width} x {height} pixels, more than {}", in_units(decode::MOST_BYTES as u64))]
+    #[error("cannot be decoded: it claims to be {width} x {height} pixels, more than {}", in_units(raster::MOST_BYTES as u64))]
     TooLarge { width: usize, height: usize },
     #[error("cannot be decoded: {0}")]
     Memory(Error),
@@ -87,8 +87,8 @@ pub(crate) fn read_file(path: &Path, color: Color) -> Result<Raster> {
 /// When it cannot be read, or is larger than any image may be.
 pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>> {
     let length = std::fs::metadata(path).map_err(Error::io(path, "read"))?.len();
-    if length > decode::MOST_BYTES as u64 {
-        let most = in_units(decode::MOST_BYTES as u64);
+    if length > raster::MOST_BYTES as u64 {
+        let most = in_units(raster::MOST_BYTES as u64);
         return Err(Error::data(path, format!("has {}, more than the {most} of an image", in_units(length))));
     }
     std::fs::read(path).map_err(Error::io(path, "read"))

@@ -1,11 +1,25 @@
 //! Pixels as files have them: the channels of one pixel together, row by row.
 
 use image::metadata::Orientation;
-use lgm_core::memory;
+use lgm_core::{count, memory};
 
-use super::decode::luma;
 use super::{BadImage, Image, Pixels};
 use crate::pixels::Extent;
+
+/// Bytes that a decoded image file may take, and four bytes for each of its pixels: some kilobytes of PNG can claim to be
+/// any size.
+pub(super) const MOST_BYTES: usize = 512 << 20;
+
+/// Fails unless an image that takes so many bytes as decoded may be decoded.
+pub(super) fn check_size(width: usize, height: usize, bytes: usize) -> Result<(), BadImage> {
+    let planes = count(&[4, width, height]);
+    if bytes.max(planes) > MOST_BYTES {
+        return Err(BadImage::TooLarge { width, height });
+    }
+    // As decoded, in other colours, and one plane behind the other.
+    let all = planes.saturating_mul(2).saturating_add(bytes);
+    memory::check(all, format!("an image of {width} x {height} pixels")).map_err(BadImage::Memory)
+}
 
 /// An image of 8-bit channels: gray, or blue, green, red, and alpha where there are four.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,7 +47,7 @@ impl Raster {
             3 => split::<3>(&self.data, &mut planes),
             4 => split::<4>(&self.data, &mut planes),
             _ => {
-                let area = lgm_core::count(&[height, width]).max(1);
+                let area = count(&[height, width]).max(1);
                 for (c, plane) in planes.chunks_exact_mut(area).enumerate() {
                     plane.iter_mut().zip(self.data.iter().skip(c).step_by(channels)).for_each(|(o, &v)| *o = v);
                 }
@@ -95,6 +109,12 @@ fn split<const N: usize>(pixels: &[u8], planes: &mut [u8]) {
     for (c, plane) in planes.chunks_exact_mut(pixels.len().max(1)).enumerate() {
         plane.iter_mut().zip(pixels).for_each(|(o, p)| *o = p[c]);
     }
+}
+
+/// Luminance by ITU-R BT.601, in 14 bits as OpenCV weighs it.
+pub(super) fn luma([r, g, b]: [u8; 3]) -> u8 {
+    let weighed = [(r, 4899), (g, 9617), (b, 1868)].map(|(value, weight)| u32::from(value).saturating_mul(weight));
+    (weighed.into_iter().fold(1 << 13, u32::saturating_add) >> 14) as u8
 }
 
 #[cfg(test)]

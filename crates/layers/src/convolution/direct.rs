@@ -3,7 +3,7 @@
 //! product for all those images, or as many as there are groups at once; and depthwise convolution in kernels of its own
 //! ([`super::depthwise`]).
 
-use lgm_core::{Arg, DeviceConvolution, DevicePtr, DeviceQueue, Element, Gemm, Grid, Kernel, Result, args, kernel};
+use lgm_core::{Arg, DeviceConvolution, DevicePtr, DeviceQueue, Gemm, Grid, Result, args, kernel};
 
 use super::geometry::{adds_gradient, is_depthwise, is_last, is_pointwise, runs, taps};
 use crate::common::launch::{extent, matmul, row_grid, window_args};
@@ -27,11 +27,33 @@ impl Group {
     fn of<const N: usize>(c: &DeviceConvolution<N>) -> Group {
         Group { outputs: c.outputs / c.groups, taps: taps(c) / c.groups, positions: c.output_area() }
     }
+
+    /// Where group `i` begins in the filters, the patches and the outputs, with channels first.
+    fn first(&self, i: usize) -> [usize; 3] {
+        [i * self.outputs * self.taps, i * self.taps * self.positions, i * self.outputs * self.positions]
+    }
+
+    /// From a group to the next in the filters, a position's patch and its outputs, with channels last.
+    fn last(&self) -> [usize; 3] {
+        [self.outputs * self.taps, self.taps, self.outputs]
+    }
 }
 
-/// Elements of an image, of what comes of it and of its patches.
-fn elements_of_image<const N: usize>(c: &DeviceConvolution<N>) -> [usize; 3] {
-    [c.channels * c.input_area(), c.outputs * c.output_area(), taps(c) * c.output_area()]
+/// What a product does with the patches of the input.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Patches {
+    /// It reads them: they are gathered from the input before.
+    Gathered,
+    /// It makes them: they are summed into the input's gradient after.
+    Scattered,
+}
+
+/// Images whose patches are in memory together.
+struct Run {
+    first: usize,
+    images: usize,
+    patches: DevicePtr,
+    y: DevicePtr,
 }
 
 impl Own<'_> {
@@ -63,7 +85,6 @@ impl Own<'_> {
     }
 }
 
-/// With channels first.
 impl<const N: usize> Own<'_, N> {
     /// Runs a kernel whose last arguments are the geometry.
     pub fn launch(&self, kernel: &'static str, grid: Grid, own: &[Arg]) -> Result<()> {
@@ -72,194 +93,142 @@ impl<const N: usize> Own<'_, N> {
         self.queue.launch(kernel, grid, &args)
     }
 
-    /// The kernel for as many axes; that for three is for single precision alone.
-    fn kernel(&self, planar: Kernel, volume: &'static str) -> &'static str {
-        if N == 2 { planar.of(self.conv.format.element) } else { volume }
-    }
-
-    /// The patches of `n` images: the images themselves where they are that.
-    fn patches(&self, n: usize, x: DevicePtr) -> Result<DevicePtr> {
-        if is_pointwise(self.conv) {
-            return Ok(x);
-        }
-        let rows = n * taps(self.conv);
-        let kernel = self.kernel(kernel!("conv_patches"), "conv_patches_3d");
-        let own = args![self.scratch, x, extent(rows)?];
-        self.launch(kernel, row_grid(rows, self.conv.output_area()), own)?;
-        Ok(self.scratch)
-    }
-
-    /// y = w · patches, image by image.
-    pub fn forward_first(&self, (y, x, w): (DevicePtr, DevicePtr, DevicePtr)) -> Result<()> {
-        let c = self.conv;
-        let (g, e) = (Group::of(c), c.format.element);
-        let [per_x, per_y, per_patch] = elements_of_image(c);
-        for (start, n) in runs(c) {
-            let from = self.patches(n, x.elements(start * per_x, e))?;
-            for group in 0..c.groups {
-                let w = w.elements(group * g.outputs * g.taps, e);
-                let p = from.elements(group * g.taps * g.positions, e);
-                let y = y.elements(start * per_y + group * g.outputs * g.positions, e);
-                let extents = (g.outputs, g.positions, g.taps);
-                self.queue.gemm(&Gemm {
-                    batch: (n, [0, per_patch, per_y]),
-                    factors: e,
-                    result: e,
-                    ..matmul(extents, (w, g.taps), (p, g.positions), 0.0, (y, g.positions))
-                })?;
+    /// Makes the products of one run of images after another. The patches are the images themselves where they are that.
+    fn each_run(
+        &self,
+        patches: Patches,
+        (x, y): (DevicePtr, DevicePtr),
+        product: impl Fn(Run) -> Result<()>,
+    ) -> Result<()> {
+        let (c, e) = (self.conv, self.conv.format.element);
+        let stored = !is_pointwise(c);
+        for (first, images) in runs(c) {
+            let x = x.elements(first * c.channels * c.input_area(), e);
+            let y = y.elements(first * c.outputs * c.output_area(), e);
+            if stored && patches == Patches::Gathered {
+                self.move_patches(patches, x, images)?;
+            }
+            product(Run { first, images, patches: if stored { self.scratch } else { x }, y })?;
+            if stored && patches == Patches::Scattered {
+                self.move_patches(patches, x, images)?;
             }
         }
         Ok(())
+    }
+
+    /// The patches of so many images from these, or the reverse; with three axes there are kernels for single precision alone.
+    fn move_patches(&self, patches: Patches, x: DevicePtr, images: usize) -> Result<()> {
+        let c = self.conv;
+        let (kernels, volume, [to, from], [width, positions]) = match patches {
+            Patches::Gathered => (
+                [kernel!("conv_patches"), kernel!("conv_patches_last")],
+                "conv_patches_3d",
+                [self.scratch, x],
+                [taps(c), c.output_area()],
+            ),
+            Patches::Scattered => (
+                [kernel!("conv_unpatch"), kernel!("conv_unpatch_last")],
+                "conv_unpatch_3d",
+                [x, self.scratch],
+                [c.channels, c.input_area()],
+            ),
+        };
+        let [first, last] = kernels.map(|kernel| kernel.of(c.format.element));
+        if is_last(c) {
+            let rows = images * positions;
+            let own = args![to, from, extent(rows)?, extent(c.channels)?, extent(c.channels / c.groups)?];
+            return self.launch(last, row_grid(rows, width), own);
+        }
+        let rows = images * width;
+        let kernel = if N == 2 { first } else { volume };
+        self.launch(kernel, row_grid(rows, positions), args![to, from, extent(rows)?])
+    }
+}
+
+/// With channels first: a product for each group, of all images of a run.
+impl<const N: usize> Own<'_, N> {
+    /// y = w · patches.
+    pub fn forward_first(&self, (y, x, w): (DevicePtr, DevicePtr, DevicePtr)) -> Result<()> {
+        let (c, g, e) = (self.conv, Group::of(self.conv), self.conv.format.element);
+        let of_image = [0, taps(c) * g.positions, c.outputs * g.positions];
+        self.each_run(Patches::Gathered, (x, y), |run| {
+            (0..c.groups).try_for_each(|group| {
+                let [of_w, of_p, of_y] = g.first(group);
+                let (w, p, y) = (w.elements(of_w, e), run.patches.elements(of_p, e), run.y.elements(of_y, e));
+                let extents = (g.outputs, g.positions, g.taps);
+                let gemm = matmul(extents, (w, g.taps), (p, g.positions), 0.0, (y, g.positions));
+                self.queue.gemm(&Gemm { batch: (run.images, of_image), factors: e, result: e, ..gemm })
+            })
+        })
     }
 
     /// dx: the patches of wᵀ · dy, gathered.
     pub fn data_first(&self, (dx, w, dy): (DevicePtr, DevicePtr, DevicePtr)) -> Result<()> {
-        let c = self.conv;
-        let (g, e) = (Group::of(c), c.format.element);
-        let [per_x, per_y, per_patch] = elements_of_image(c);
-        for (start, n) in runs(c) {
-            let dx = dx.elements(start * per_x, e);
-            let to = if is_pointwise(c) { dx } else { self.scratch };
-            for group in 0..c.groups {
-                let w = w.elements(group * g.outputs * g.taps, e);
-                let p = to.elements(group * g.taps * g.positions, e);
-                let dy = dy.elements(start * per_y + group * g.outputs * g.positions, e);
+        let (c, g, e) = (self.conv, Group::of(self.conv), self.conv.format.element);
+        let of_image = [0, c.outputs * g.positions, taps(c) * g.positions];
+        self.each_run(Patches::Scattered, (dx, dy), |run| {
+            (0..c.groups).try_for_each(|group| {
+                let [of_w, of_p, of_y] = g.first(group);
+                let (w, p, dy) = (w.elements(of_w, e), run.patches.elements(of_p, e), run.y.elements(of_y, e));
                 let extents = (g.taps, g.positions, g.outputs);
-                self.queue.gemm(&Gemm {
-                    trans_a: true,
-                    batch: (n, [0, per_y, per_patch]),
-                    factors: e,
-                    result: e,
-                    ..matmul(extents, (w, g.taps), (dy, g.positions), 0.0, (p, g.positions))
-                })?;
-            }
-            if !is_pointwise(c) {
-                let planes = n * c.channels;
-                let kernel = self.kernel(kernel!("conv_unpatch"), "conv_unpatch_3d");
-                let own = args![dx, self.scratch, extent(planes)?];
-                self.launch(kernel, row_grid(planes, c.input_area()), own)?;
-            }
-        }
-        Ok(())
+                let gemm = matmul(extents, (w, g.taps), (dy, g.positions), 0.0, (p, g.positions));
+                self.queue.gemm(&Gemm { trans_a: true, batch: (run.images, of_image), factors: e, result: e, ..gemm })
+            })
+        })
     }
 
     /// dw += dy · patchesᵀ, image after image: the order of a sum is the order of the batch.
     pub fn filter_first(&self, (dw, x, dy): (DevicePtr, DevicePtr, DevicePtr)) -> Result<()> {
-        let c = self.conv;
-        let (g, e) = (Group::of(c), c.format.element);
-        let [per_x, per_y, per_patch] = elements_of_image(c);
-        for (start, n) in runs(c) {
-            let from = self.patches(n, x.elements(start * per_x, e))?;
-            for image in 0..n {
-                for group in 0..c.groups {
-                    let dy = dy.elements((start + image) * per_y + group * g.outputs * g.positions, e);
-                    let p = from.elements(image * per_patch + group * g.taps * g.positions, e);
-                    let dw = dw.floats(group * g.outputs * g.taps);
-                    let extents = (g.outputs, g.taps, g.positions);
-                    self.queue.gemm(&Gemm {
-                        trans_b: true,
-                        factors: e,
-                        result: Element::F32,
-                        ..matmul(extents, (dy, g.positions), (p, g.positions), 1.0, (dw, g.taps))
-                    })?;
-                }
-            }
-        }
-        Ok(())
+        let (c, g, e) = (self.conv, Group::of(self.conv), self.conv.format.element);
+        self.each_run(Patches::Gathered, (x, dy), |run| {
+            (0..run.images * c.groups).try_for_each(|i| {
+                // Groups of outputs, and of patches, follow one another through the images.
+                let ([_, of_p, of_dy], [of_dw, ..]) = (g.first(i), g.first(i % c.groups));
+                let (dw, p, dy) = (dw.floats(of_dw), run.patches.elements(of_p, e), run.y.elements(of_dy, e));
+                let extents = (g.outputs, g.taps, g.positions);
+                let gemm = matmul(extents, (dy, g.positions), (p, g.positions), 1.0, (dw, g.taps));
+                self.queue.gemm(&Gemm { trans_b: true, factors: e, ..gemm })
+            })
+        })
     }
 }
 
-/// Extents and distances of the groups' products with channels last, of which all are made at once: a row of patches, or
-/// of what comes of them, holds group after group.
-struct Groups {
-    /// Outputs of a group, and elements of one of its filters.
-    outputs: usize,
-    taps: usize,
-    /// Elements of a row of patches.
-    row: usize,
-    /// From a group to the next: in the filters, in a row of patches, in an output.
-    steps: [usize; 3],
-}
-
-impl Groups {
-    fn of(c: &DeviceConvolution) -> Groups {
-        let Group { outputs, taps: of_group, .. } = Group::of(c);
-        Groups { outputs, taps: of_group, row: taps(c), steps: [outputs * of_group, of_group, outputs] }
-    }
-}
-
-/// With channels last.
+/// With channels last: the products of all groups at once, for every position of a run; a position holds group after group.
 impl Own<'_> {
-    /// Runs a kernel from patches, or to them, of so many rows and columns.
-    fn launch_last(&self, kernel: Kernel, to: DevicePtr, from: DevicePtr, (rows, width): (usize, usize)) -> Result<()> {
-        let c = self.conv;
-        let own = args![to, from, extent(rows)?, extent(c.channels)?, extent(c.channels / c.groups)?];
-        self.launch(kernel.of(c.format.element), row_grid(rows, width), own)
-    }
-
-    /// The patches of `n` images: the images themselves where they are that.
-    fn patches_last(&self, n: usize, x: DevicePtr) -> Result<DevicePtr> {
-        if is_pointwise(self.conv) {
-            return Ok(x);
-        }
-        let extents = (n * self.conv.output_area(), taps(self.conv));
-        self.launch_last(kernel!("conv_patches_last"), self.scratch, x, extents)?;
-        Ok(self.scratch)
-    }
-
     /// y = patches · wᵀ.
     fn forward_last(&self, (y, x, w): (DevicePtr, DevicePtr, DevicePtr)) -> Result<()> {
-        let c = self.conv;
-        let (g, e) = (Groups::of(c), c.format.element);
-        let [of_w, of_p, of_y] = g.steps;
-        let [per_x, per_y, _] = elements_of_image(c);
-        for (start, n) in runs(c) {
-            let p = self.patches_last(n, x.elements(start * per_x, e))?;
-            let y = y.elements(start * per_y, e);
-            let extents = (n * c.output_area(), g.outputs, g.taps);
-            let gemm = matmul(extents, (p, g.row), (w, g.taps), 0.0, (y, c.outputs));
+        let (c, g, e) = (self.conv, Group::of(self.conv), self.conv.format.element);
+        let [of_w, of_p, of_y] = g.last();
+        self.each_run(Patches::Gathered, (x, y), |run| {
+            let extents = (run.images * g.positions, g.outputs, g.taps);
+            let gemm = matmul(extents, (run.patches, taps(c)), (w, g.taps), 0.0, (run.y, c.outputs));
             let batch = (c.groups, [of_p, of_w, of_y]);
-            self.queue.gemm(&Gemm { trans_b: true, batch, factors: e, result: e, ..gemm })?;
-        }
-        Ok(())
+            self.queue.gemm(&Gemm { trans_b: true, batch, factors: e, result: e, ..gemm })
+        })
     }
 
     /// dx: the patches of dy · w, gathered.
     fn data_last(&self, (dx, w, dy): (DevicePtr, DevicePtr, DevicePtr)) -> Result<()> {
-        let c = self.conv;
-        let (g, e) = (Groups::of(c), c.format.element);
-        let [of_w, of_p, of_y] = g.steps;
-        let [per_x, per_y, _] = elements_of_image(c);
-        for (start, n) in runs(c) {
-            let (dx, dy) = (dx.elements(start * per_x, e), dy.elements(start * per_y, e));
-            let p = if is_pointwise(c) { dx } else { self.scratch };
-            let extents = (n * c.output_area(), g.taps, g.outputs);
-            let gemm = matmul(extents, (dy, c.outputs), (w, g.taps), 0.0, (p, g.row));
+        let (c, g, e) = (self.conv, Group::of(self.conv), self.conv.format.element);
+        let [of_w, of_p, of_y] = g.last();
+        self.each_run(Patches::Scattered, (dx, dy), |run| {
+            let extents = (run.images * g.positions, g.taps, g.outputs);
+            let gemm = matmul(extents, (run.y, c.outputs), (w, g.taps), 0.0, (run.patches, taps(c)));
             let batch = (c.groups, [of_y, of_w, of_p]);
-            self.queue.gemm(&Gemm { batch, factors: e, result: e, ..gemm })?;
-            if !is_pointwise(c) {
-                let extents = (n * c.input_area(), c.channels);
-                self.launch_last(kernel!("conv_unpatch_last"), dx, self.scratch, extents)?;
-            }
-        }
-        Ok(())
+            self.queue.gemm(&Gemm { batch, factors: e, result: e, ..gemm })
+        })
     }
 
     /// dw = dyᵀ · patches, or added to what is there, in single precision and with channels last.
     fn filter_last(&self, (dw, x, dy): (DevicePtr, DevicePtr, DevicePtr)) -> Result<()> {
-        let c = self.conv;
-        let (g, e) = (Groups::of(c), c.format.element);
-        let [of_w, of_p, of_y] = g.steps;
-        let [per_x, per_y, _] = elements_of_image(c);
-        for (start, n) in runs(c) {
-            let p = self.patches_last(n, x.elements(start * per_x, e))?;
-            let dy = dy.elements(start * per_y, e);
-            let beta = if start == 0 && !adds_gradient(c) { 0.0 } else { 1.0 };
-            let extents = (g.outputs, g.taps, n * c.output_area());
-            let gemm = matmul(extents, (dy, c.outputs), (p, g.row), beta, (dw, g.taps));
+        let (c, g, e) = (self.conv, Group::of(self.conv), self.conv.format.element);
+        let [of_w, of_p, of_y] = g.last();
+        self.each_run(Patches::Gathered, (x, dy), |run| {
+            let extents = (g.outputs, g.taps, run.images * g.positions);
+            let beta = if run.first == 0 && !adds_gradient(c) { 0.0 } else { 1.0 };
+            let gemm = matmul(extents, (run.y, c.outputs), (run.patches, taps(c)), beta, (dw, g.taps));
             let batch = (c.groups, [of_y, of_p, of_w]);
-            self.queue.gemm(&Gemm { trans_a: true, batch, factors: e, ..gemm })?;
-        }
-        Ok(())
+            self.queue.gemm(&Gemm { trans_a: true, batch, factors: e, ..gemm })
+        })
     }
 }

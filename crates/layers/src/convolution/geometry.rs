@@ -11,7 +11,7 @@ pub(super) fn is_depthwise(c: &DeviceConvolution) -> bool {
 const PATCHES: usize = 32 << 20;
 
 /// Whether the channels are last.
-pub(super) fn is_last(c: &DeviceConvolution) -> bool {
+pub(super) fn is_last<const N: usize>(c: &DeviceConvolution<N>) -> bool {
     c.format.layout == Layout::ChannelsLast
 }
 

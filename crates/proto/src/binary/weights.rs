@@ -5,7 +5,7 @@ use std::path::Path;
 use prost::Message;
 
 use super::{decode, read};
-use crate::upgrade::{v0_layer_type, v1_layer_type};
+use crate::layer_types::{v0_layer_type, v1_layer_type};
 use crate::v1_layer_parameter::LayerType;
 use crate::{BlobProto, Result};
 

@@ -4,7 +4,7 @@ use prost_reflect::{Cardinality, DynamicMessage, FieldDescriptor, Kind, ReflectM
 
 use super::diagnose::unknown_enum_value;
 use super::positions::Positions;
-use crate::visit::{Visited, visit};
+use super::visit::{Visited, visit};
 use crate::{Fault, Result};
 
 /// Refuses numbers that no enum value has, and messages without their required fields.

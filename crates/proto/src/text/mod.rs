@@ -12,6 +12,7 @@ pub(crate) mod positions;
 mod scan;
 mod spellings;
 mod token;
+pub(crate) mod visit;
 pub(crate) mod write;
 
 use std::borrow::Cow;

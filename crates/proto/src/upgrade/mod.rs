@@ -19,8 +19,6 @@ mod v1;
 
 pub use files::{Upgraded, upgrade_net_binary, upgrade_net_text, upgrade_solver_text};
 pub(crate) use solver::upgrade_solver;
-pub(crate) use v0::layer_type as v0_layer_type;
-pub use v1::layer_type as v1_layer_type;
 
 use crate::text::positions::Positions;
 use crate::{BlobShape, Fault, InputParameter, LayerParameter, NetParameter, Parsed, Result};

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use crate::layer_types::v0_layer_type;
 use crate::text::positions::Positions;
 use crate::v1_layer_parameter::LayerType;
 use crate::{
@@ -14,37 +15,6 @@ use crate::{
 /// Layers that only pad their bottom; the layer behind takes the padding over.
 const PADDING: &str = "padding";
 
-/// The second generation's type for a first-generation name.
-pub(crate) fn layer_type(name: &str) -> Option<LayerType> {
-    Some(match name {
-        "accuracy" => LayerType::Accuracy,
-        "bnll" => LayerType::Bnll,
-        "concat" => LayerType::Concat,
-        "conv" => LayerType::Convolution,
-        "data" => LayerType::Data,
-        "dropout" => LayerType::Dropout,
-        "euclidean_loss" => LayerType::EuclideanLoss,
-        "flatten" => LayerType::Flatten,
-        "hdf5_data" => LayerType::Hdf5Data,
-        "hdf5_output" => LayerType::Hdf5Output,
-        "im2col" => LayerType::Im2col,
-        "images" => LayerType::ImageData,
-        "infogain_loss" => LayerType::InfogainLoss,
-        "innerproduct" => LayerType::InnerProduct,
-        "lrn" => LayerType::Lrn,
-        "multinomial_logistic_loss" => LayerType::MultinomialLogisticLoss,
-        "pool" => LayerType::Pooling,
-        "relu" => LayerType::Relu,
-        "sigmoid" => LayerType::Sigmoid,
-        "softmax" => LayerType::Softmax,
-        "softmax_loss" => LayerType::SoftmaxLoss,
-        "split" => LayerType::Split,
-        "tanh" => LayerType::Tanh,
-        "window_data" => LayerType::WindowData,
-        _ => return None,
-    })
-}
-
 /// Replaces the first-generation half of every layer. Settings that a layer's type does not have are added to
 /// `ignored`.
 pub(super) fn upgrade(net: &mut NetParameter, positions: &mut Positions, ignored: &mut Vec<String>) -> Result<()> {
@@ -54,7 +24,7 @@ pub(super) fn upgrade(net: &mut NetParameter, positions: &mut Positions, ignored
         let at = || positions.layer(i).unwrap_or_else(|| positions.start());
         let kind = match old.r#type.as_deref() {
             Some(name) => Some(
-                layer_type(name)
+                v0_layer_type(name)
                     .ok_or_else(|| Fault::Upgrade(format!("unknown first-generation layer type '{name}'")).at(at()))?,
             ),
             None => None,

@@ -2,92 +2,12 @@
 
 use prost_reflect::{DynamicMessage, ReflectMessage};
 
+use crate::layer_types::v1_layer_type;
 use crate::text::positions::Positions;
 use crate::v1_layer_parameter::{DimCheckMode, LayerType};
 use crate::{
     Fault, LayerParameter, NetParameter, ParamSpec, Result, TransformationParameter, V1LayerParameter, param_spec,
 };
-
-/// Today's name for a second-generation layer type.
-pub fn layer_type(kind: LayerType) -> &'static str {
-    match kind {
-        LayerType::None => "",
-        LayerType::Absval => "AbsVal",
-        LayerType::Accuracy => "Accuracy",
-        LayerType::Argmax => "ArgMax",
-        LayerType::Bnll => "BNLL",
-        LayerType::Concat => "Concat",
-        LayerType::ContrastiveLoss => "ContrastiveLoss",
-        LayerType::Convolution => "Convolution",
-        LayerType::Data => "Data",
-        LayerType::Deconvolution => "Deconvolution",
-        LayerType::Dropout => "Dropout",
-        LayerType::DummyData => "DummyData",
-        LayerType::Eltwise => "Eltwise",
-        LayerType::EuclideanLoss => "EuclideanLoss",
-        LayerType::Exp => "Exp",
-        LayerType::Flatten => "Flatten",
-        LayerType::Hdf5Data => "HDF5Data",
-        LayerType::Hdf5Output => "HDF5Output",
-        LayerType::HingeLoss => "HingeLoss",
-        LayerType::Im2col => "Im2col",
-        LayerType::ImageData => "ImageData",
-        LayerType::InfogainLoss => "InfogainLoss",
-        LayerType::InnerProduct => "InnerProduct",
-        LayerType::Lrn => "LRN",
-        LayerType::MemoryData => "MemoryData",
-        LayerType::MultinomialLogisticLoss => "MultinomialLogisticLoss",
-        LayerType::Mvn => "MVN",
-        LayerType::Pooling => "Pooling",
-        LayerType::Power => "Power",
-        LayerType::Relu => "ReLU",
-        LayerType::Sigmoid => "Sigmoid",
-        LayerType::SigmoidCrossEntropyLoss => "SigmoidCrossEntropyLoss",
-        LayerType::Silence => "Silence",
-        LayerType::Slice => "Slice",
-        LayerType::Softmax => "Softmax",
-        LayerType::SoftmaxLoss => "SoftmaxWithLoss",
-        LayerType::Split => "Split",
-        LayerType::Tanh => "TanH",
-        LayerType::Threshold => "Threshold",
-        LayerType::WindowData => "WindowData",
-        // Of forks.
-        LayerType::BatchNorm => "BatchNorm",
-        LayerType::Bn => "BN",
-        LayerType::Conadd => "Conadd",
-        LayerType::Convolution3d => "Convolution3D",
-        LayerType::Crop => "Crop",
-        LayerType::Deconvolution3d => "Deconvolution3D",
-        LayerType::Deformableconvolution => "DeformableConvolution",
-        LayerType::DiceLoss => "DiceLoss",
-        LayerType::DownSampling => "DownSampling",
-        LayerType::EltwiseAffine => "EltwiseAffine",
-        LayerType::EltwiseProduct => "EltwiseProduct",
-        LayerType::EltwiseAccuracy => "EltwiseAccuracy",
-        LayerType::ImageSegData => "ImageSegData",
-        LayerType::MultiStageMeanfield => "MultiStageMeanfield",
-        LayerType::Unpooling => "Unpooling",
-        LayerType::WindowSegData => "WindowSegData",
-        LayerType::Insanity => "Insanity",
-        LayerType::Local => "Local",
-        LayerType::Normalize => "Normalize",
-        LayerType::ParseEvaluate => "ParseEvaluate",
-        LayerType::ParseOutput => "ParseOutput",
-        LayerType::Pooling3d => "Pooling3D",
-        LayerType::Relu6 => "ReLU6",
-        LayerType::Roipooling => "ROIPooling",
-        LayerType::Selu => "SeLu",
-        LayerType::SeluDropout => "SeLuDropout",
-        LayerType::TripletLoss => "TripletLoss",
-        LayerType::VideoData => "VideoData",
-        LayerType::VideoSegmentationData => "VideoSegmentationData",
-        LayerType::VideoWithVoxelTruthData => "VideoWithVoxelTruthData",
-        LayerType::VolumeData => "VolumeData",
-        LayerType::VoxelCustomLoss => "VoxelCustomLoss",
-        LayerType::VoxelSoftmax => "VoxelSoftmax",
-        LayerType::VoxelSoftmaxLoss => "VoxelSoftmaxLoss",
-    }
-}
 
 /// Moves the image transformations that some data layers held themselves to `transform_param`.
 pub(super) fn move_transformations(net: &mut NetParameter) -> bool {
@@ -142,7 +62,7 @@ fn upgrade_layer(mut layer: V1LayerParameter) -> Result<LayerParameter, Fault> {
         Some(number) => {
             let known =
                 LayerType::try_from(number).map_err(|_| Fault::Upgrade(format!("unknown layer type {number}")))?;
-            Some(layer_type(known).to_owned())
+            Some(v1_layer_type(known).to_owned())
         }
         None => None,
     };

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use lgm_core::{Error, Result};
 use rusty_leveldb::{CompressorId, DB, Options, Status, compressor::SnappyCompressor};
 
-use crate::db::write::{Group, Sink};
+use crate::db::sink::{Group, Sink};
 
 /// Bytes of a block, and of what is in memory before a table is made of it, as Caffe sets them; of the latter Caffe sets four
 /// times as much.

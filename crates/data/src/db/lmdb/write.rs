@@ -6,7 +6,7 @@ use heed::types::Bytes;
 use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, WithoutTls};
 use lgm_core::{Error, Result};
 
-use crate::db::write::{Group, Sink};
+use crate::db::sink::{Group, Sink};
 
 /// Bytes that the map grows by at least.
 const STEP: usize = 64 << 20;

@@ -2,7 +2,7 @@
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor, ReflectMessage, Value};
 
-use crate::text::positions::Positions;
+use super::positions::Positions;
 use crate::{Fault, Result};
 
 /// What a walk through a message comes by.
