@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use lgm_core::{BuildCx, DType, Phase, Source};
+use lgm_core::{BlobSpec, BuildCx, DType, Phase, Result, Source, Step, ViewMut, memory};
 use lgm_data::convert::{CifarOptions, Format, convert_cifar, convert_mnist};
 use lgm_data::{Data, Hdf5Data, ImageData, WindowData};
 use lgm_proto::{LayerParameter, NetParameter, Parsed};
 
 use crate::scratch::Scratch;
+use crate::training_log::TrainingLog;
 
 thread_local!(static FOLDER: Scratch = Scratch::new());
 
@@ -59,6 +60,18 @@ pub(crate) fn layer(text: &str) -> LayerParameter {
 
 pub(crate) const CX: BuildCx = BuildCx { phase: Phase::Train, dtype: DType::F32, seed: 1 };
 
+/// Opens a source and takes two batches of it.
+pub(crate) fn batches(mut source: impl Source, tops: usize) -> Result<()> {
+    let specs: Vec<BlobSpec> = source.open(tops)?.into_iter().map(|shape| BlobSpec::new(shape, DType::F32)).collect();
+    let values = specs.iter().map(|spec| memory::zeros::<f32>(spec.shape.count(), "a top"));
+    let mut values = values.collect::<Result<Vec<_>>>()?;
+    for batch in 0..2 {
+        let tops = values.iter_mut().zip(&specs).map(|(values, spec)| ViewMut::of_slice(values, spec));
+        source.load(&Step { seed: 1, iter: batch, batch }, &mut tops.collect::<Result<Vec<_>>>()?)?;
+    }
+    Ok(())
+}
+
 /// The mean image of a Data layer.
 pub fn mean(bytes: &[u8]) {
     FOLDER.with(|folder| {
@@ -72,7 +85,7 @@ pub fn mean(bytes: &[u8]) {
             "layer {{ name: 'd' type: 'Data' top: 'x' transform_param {{ mean_file: '{mean}' }} \
              data_param {{ source: '{db}' batch_size: 2 backend: LMDB }} }}"
         );
-        let _ = Data::new(&layer(&text), &CX).and_then(|mut data| data.open(1));
+        let _ = Data::new(&layer(&text), &CX).and_then(|data| batches(data, 1));
     });
 }
 
@@ -117,5 +130,19 @@ pub fn window_list(bytes: &[u8]) {
              window_data_param {{ source: '{list}' batch_size: 2 }} }}"
         );
         let _ = WindowData::new(&layer(&text), &CX).and_then(|mut data| data.open(1));
+    });
+}
+
+/// The log of a training.
+pub fn training_log(bytes: &[u8]) {
+    FOLDER.with(|folder| {
+        let Ok(log) = TrainingLog::read(folder.write("train.log", bytes)) else { return };
+        for table in [&log.train, &log.test, &log.loss] {
+            // A column has a value a row at most, and every row has a place for each column.
+            for name in &table.names {
+                assert!(table.column(name).is_some_and(|column| column.count() <= table.rows.len()));
+            }
+            assert!(table.rows.iter().all(|row| row.values.len() <= table.names.len()));
+        }
     });
 }

@@ -3,11 +3,14 @@
 //!
 //! A target is a module with `run`, a line in [`TARGETS`] and a folder of small sound inputs, `corpus/NAME`.
 
+mod annotated;
 mod data;
 mod leveldb;
 mod models;
 mod scratch;
 mod stores;
+#[path = "../../crates/cli/src/training_log.rs"]
+mod training_log;
 
 /// A reader, by name.
 pub struct Target {
@@ -29,10 +32,17 @@ pub const TARGETS: &[Target] = &[
     Target { name: "pickle", run: data::pickle },
     Target { name: "image", run: data::image },
     Target { name: "mean", run: data::mean },
+    Target { name: "training_log", run: data::training_log },
     Target { name: "list", run: data::list },
     Target { name: "image_list", run: data::image_list },
     Target { name: "window_list", run: data::window_list },
     Target { name: "datum", run: stores::datum },
+    Target { name: "annotated_datum", run: annotated::datum },
+    Target { name: "voc_xml", run: annotated::voc_xml },
+    Target { name: "coco_json", run: annotated::coco_json },
+    Target { name: "boxes", run: annotated::boxes },
+    Target { name: "annotated_list", run: annotated::list },
+    Target { name: "label_map", run: annotated::label_map },
     Target { name: "lmdb", run: stores::lmdb },
     Target { name: "leveldb", run: leveldb::leveldb },
     Target { name: "hdf5_data", run: stores::hdf5_data },

@@ -51,6 +51,10 @@ pub fn net(bytes: &[u8]) {
 
 /// A solver's prototxt, checked as for a run; nets and folders that it names are not those of the machine.
 pub fn solver(bytes: &[u8]) {
+    if let Ok(upgraded) = lgm_proto::upgrade_solver_text(bytes, Path::new("solver.prototxt")) {
+        let again = lgm_proto::upgrade_solver_text(&upgraded.bytes, Path::new("again.prototxt"));
+        again.unwrap_or_else(|error| panic!("what was upgraded is not read: {error}"));
+    }
     let Ok(mut parsed) = lgm_proto::parse_solver(bytes, Path::new("solver.prototxt")) else { return };
     let message = &mut parsed.message;
     // No file, no snapshot, nothing large.

@@ -33,4 +33,13 @@ impl Scratch {
         fs::create_dir_all(folder).and_then(|()| fs::write(&path, bytes)).expect("scratch files can be written");
         path
     }
+
+    /// The path of a name under which nothing lies any more.
+    pub fn fresh(&self, name: &str) -> PathBuf {
+        let path = self.at(name);
+        if path.exists() {
+            fs::remove_dir_all(&path).expect("scratch files can be removed");
+        }
+        path
+    }
 }

@@ -2,12 +2,11 @@
 
 use std::path::Path;
 
-use lgm_core::Source;
 use lgm_data::Data;
 use lgm_data::db::{Database, Records};
 use lgm_data::hdf5::H5File;
 
-use crate::data::{CX, layer};
+use crate::data::{CX, batches, layer};
 use crate::scratch::Scratch;
 
 thread_local!(static FOLDER: Scratch = Scratch::new());
@@ -20,7 +19,7 @@ const RECORDS: usize = 2000;
 const ELEMENTS: usize = 1 << 20;
 
 /// The `data.mdb` of a database whose only record is `value`: two headers, a leaf, and pages of the value's own.
-fn database(value: &[u8]) -> Vec<u8> {
+pub(crate) fn database(value: &[u8]) -> Vec<u8> {
     let own = (16 + value.len()).div_ceil(PAGE);
     let mut file = vec![0; (3 + own) * PAGE];
     let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
@@ -64,7 +63,7 @@ pub fn datum(bytes: &[u8]) {
                 "layer {{ name: 'd' type: 'Data' top: 'x' top: 'y' transform_param {{ {transform} }} \
                  data_param {{ source: '{db}' batch_size: 2 backend: LMDB }} }}"
             );
-            let _ = Data::new(&layer(&text), &CX).and_then(|mut data| data.open(2));
+            let _ = Data::new(&layer(&text), &CX).and_then(|data| batches(data, 2));
         }
     });
 }

@@ -70,6 +70,7 @@ pub fn sources() -> &'static [Source] {
         "batch_norm",
         "channels",
         "convolution" with CONVOLUTION,
+        "ctc",
         "depthwise" with CONVOLUTION,
         "detection",
         "embed",

@@ -74,6 +74,10 @@ fn rows_and_arrangements() {
             two("Crop", "crop_param { axis: 1 offset: 1 }").bottom([3, n + 1]).bottom([1, n]),
             two("BatchReindex", "").bottom([3, n]).bottom_of([5], Fill::Labels(3)),
             layer("Interp", &format!("interp_param {{ height: 3 width: {n} }}")).bottom([1, 2, 4, 7]),
+            two("CtcLoss", &format!("ctc_loss_param {{ alphabet_size: {n} time_step: 4 }}"))
+                .bottom([4, 2, n])
+                .bottom_of([2, 2], Fill::Labels(n)),
+            two("LabelsequenceAccuracy", "").bottom([2, n, 3]).bottom_of([2, 3], Fill::Labels(3)),
         ]);
     }
 }

@@ -104,6 +104,11 @@ layers! {
     label_specific_add { "LabelSpecificAdd" => LabelSpecificAdd }
     spatial_transformer { "SpatialTransformer" => SpatialTransformer }
     accuracy { "Accuracy" => Accuracy }
+    continuation_indicator { "ContinuationIndicator" => ContinuationIndicator }
+    ctc {
+        "CtcLoss" => CtcLoss, "CTCLoss" => CtcLossOfSteps, "CTCGreedyDecoder" => CtcGreedyDecoder,
+        "LabelsequenceAccuracy" => LabelSequenceAccuracy,
+    }
     seg_accuracy { "SegAccuracy" => SegAccuracy }
     reduction { "Reduction" => Reduction }
     lgm { "ClassDistance" => ClassDistance, "LGMLoss" => LgmLoss }

@@ -1,12 +1,12 @@
 //! `mutate [--seconds S] [--seed N] [--memory MIB] [TARGET…]`: varies each target's sound inputs, in the same way for the same
-//! seed, and runs the target on them. `mutate --run TARGET FILE…` runs a target on files.
+//! seed, and runs the target on them. `mutate --run TARGET FILE…` runs a target on files, `mutate --list` names the targets.
 //!
 //! Each target runs in a process of its own with a limit on memory; the input in hand lies in a file, which is kept under
-//! `artifacts/` when the process dies or takes too long over it.
+//! `artifacts/` when the process dies or takes too long over it. Folders are those of the sources, unless LGM_FUZZ_CORPUS and
+//! LGM_FUZZ_ARTIFACTS name others: then the program can be taken elsewhere.
 
 use std::fs;
 use std::io::Write;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant, SystemTime};
@@ -116,12 +116,12 @@ fn vary(inputs: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
     bytes
 }
 
-fn here() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+fn place(variable: &str, name: &str) -> PathBuf {
+    std::env::var_os(variable).map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(name), PathBuf::from)
 }
 
 fn corpus(target: &Target) -> Vec<Vec<u8>> {
-    let folder = here().join("corpus").join(target.name);
+    let folder = place("LGM_FUZZ_CORPUS", "corpus").join(target.name);
     let entries = fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("a readable folder").path()).collect();
     paths.sort();
@@ -132,6 +132,12 @@ fn corpus(target: &Target) -> Vec<Vec<u8>> {
 fn work(target: &Target, seconds: f64, seed: u64, memory: u64, hand: &Path) {
     let limit = Some(memory << 20);
     setrlimit(Resource::As, Rlimit { current: limit, maximum: limit }).expect("a limit on memory");
+    // Also those of threads, whose panics come out as errors or not at all. The JPEG library's errors unwind without.
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |about| {
+        report(about);
+        std::process::abort();
+    }));
     // Each target has a sequence of its own.
     let name = target.name.bytes().fold(seed, |hash, byte| hash.wrapping_mul(31).wrapping_add(u64::from(byte)));
     let (inputs, mut random) = (corpus(target), Random(name));
@@ -144,12 +150,10 @@ fn work(target: &Target, seconds: f64, seed: u64, memory: u64, hand: &Path) {
     while Instant::now() < until {
         let bytes = vary(&inputs, &mut random);
         fs::write(hand, &bytes).expect("the input in hand can be written");
-        if catch_unwind(AssertUnwindSafe(|| (target.run)(&bytes))).is_err() {
-            std::process::exit(101);
-        }
+        (target.run)(&bytes);
         count += 1;
     }
-    println!("{:<12} {count:>9} inputs", target.name);
+    println!("{:<15} {count:>9} inputs", target.name);
 }
 
 /// Runs a target in a process of its own; says whether all is well.
@@ -175,9 +179,10 @@ fn supervise(target: &Target, seconds: f64, seed: u64, memory: u64) -> bool {
     if let Some(status) = &status {
         let bytes = fs::read(&hand).unwrap_or_default();
         let sum = lgm_core::rng::fnv1a(bytes.iter().copied());
-        let kept = here().join("artifacts").join(format!("{}-{sum:016x}", target.name));
-        let _ = fs::create_dir_all(here().join("artifacts")).and_then(|()| fs::write(&kept, &bytes));
-        println!("{:<12} FAILED: {status}; the input: {}", target.name, kept.display());
+        let artifacts = place("LGM_FUZZ_ARTIFACTS", "artifacts");
+        let kept = artifacts.join(format!("{}-{sum:016x}", target.name));
+        let _ = fs::create_dir_all(&artifacts).and_then(|()| fs::write(&kept, &bytes));
+        println!("{:<15} FAILED: {status}; the input: {}", target.name, kept.display());
         let _ = std::io::stdout().flush();
     }
     let _ = fs::remove_file(&hand);
@@ -200,6 +205,10 @@ fn main() -> ExitCode {
             for file in &args[2..] {
                 (known(&args[1]).run)(&fs::read(file).expect("a readable input"));
             }
+            return ExitCode::SUCCESS;
+        }
+        Some("--list") => {
+            TARGETS.iter().for_each(|target| println!("{}", target.name));
             return ExitCode::SUCCESS;
         }
         _ => {}

@@ -24,8 +24,9 @@ fn roles(graph: &Graph) -> Vec<Role> {
     let role = |layer: &LayerNode| match (&layer.node, layer.compute()) {
         (Node::Source(_), _) => Role::Feed,
         (Node::Sink(_), _) => Role::Host,
+        (_, Some(compute)) if compute.device().is_some() => Role::Here,
         (_, Some(_)) if layer.bottoms.is_empty() => Role::Feed,
-        (_, Some(compute)) if compute.device().is_none() => Role::Host,
+        (_, Some(_)) => Role::Host,
         _ => Role::Here,
     };
     graph.layers.iter().map(role).collect()
