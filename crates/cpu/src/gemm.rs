@@ -21,6 +21,8 @@ const NC: usize = 4096;
 const MC: usize = 4096;
 /// Columns of one task.
 const TASK_COLS: usize = 512;
+/// The same of a product with a packed factor, which has few rows.
+const PACKED_COLS: usize = 64;
 /// Panels of rows of one task.
 const TASK_PANELS: usize = 8;
 /// Multiply-adds below which threads cost more than they bring.
@@ -126,10 +128,11 @@ impl<T: Float> Product<'_, T> {
             let cols = nc.min(n - j0);
             for p0 in (0..k).step_by(kc) {
                 let inner = p0..(p0 + kc).min(k);
-                self.pack_columns(j0..j0 + cols, inner.clone(), &mut packed_b);
+                pack_columns(micro, self.b, (j0..j0 + cols, inner.clone()), self.parallel, &mut packed_b);
                 for i0 in (0..m).step_by(mc) {
                     let panels = Panels::new(mc.min(m - i0), micro.mr);
-                    self.pack_rows(i0, panels, inner.clone(), &mut packed_a);
+                    let dealt = (panels, TASK_PANELS);
+                    pack_rows(micro, (self.a, i0), dealt, inner.clone(), self.parallel, &mut packed_a);
                     let block = Block {
                         micro,
                         depth: inner.len(),
@@ -207,42 +210,54 @@ impl<T: Float> Product<'_, T> {
             }
         });
     }
+}
 
-    /// Packs some columns of B over some inner indices.
-    fn pack_columns(&self, columns: Range<usize>, inner: Range<usize>, dst: &mut [T]) {
-        let (micro, b, depth, cols) = (self.micro, self.b, inner.len(), columns.len());
-        let nr = micro.nr;
-        let shared = Shared::new(dst);
-        tasks(cols.div_ceil(TASK_COLS), self.parallel, |t| {
-            let (from, to) = (t * TASK_COLS, ((t + 1) * TASK_COLS).min(cols));
-            // SAFETY: tasks own whole panels, TASK_COLS being a multiple of every kernel's nr.
-            let part = unsafe { shared.part(from * depth..to.next_multiple_of(nr) * depth) };
-            if b.row_stride() == 1 {
-                let src = b.from(columns.start + from, inner.start);
-                return pack_wide(src, b.column_stride(), (to - from, depth), part, nr);
-            }
-            for (q, panel) in part.chunks_mut(nr * depth).enumerate() {
-                let j = from + q * nr;
-                let src = b.from(columns.start + j, inner.start);
-                pack_panel(micro, src, b.strides(), (nr.min(to - j), depth), panel, nr);
-            }
-        });
-    }
+/// Packs some columns of B, which is given transposed, over some inner indices.
+fn pack_columns<T: Float>(
+    micro: &Micro<T>,
+    b: MatRef<'_, T>,
+    (columns, inner): (Range<usize>, Range<usize>),
+    parallel: bool,
+    dst: &mut [T],
+) {
+    let (nr, depth, cols) = (micro.nr, inner.len(), columns.len());
+    let shared = Shared::new(dst);
+    tasks(cols.div_ceil(TASK_COLS), parallel, |t| {
+        let (from, to) = (t * TASK_COLS, ((t + 1) * TASK_COLS).min(cols));
+        // SAFETY: tasks own whole panels, TASK_COLS being a multiple of every kernel's nr.
+        let part = unsafe { shared.part(from * depth..to.next_multiple_of(nr) * depth) };
+        if b.row_stride() == 1 {
+            let src = b.from(columns.start + from, inner.start);
+            return pack_wide(src, b.column_stride(), (to - from, depth), part, nr);
+        }
+        for (q, panel) in part.chunks_mut(nr * depth).enumerate() {
+            let j = from + q * nr;
+            let src = b.from(columns.start + j, inner.start);
+            pack_panel(micro, src, b.strides(), (nr.min(to - j), depth), panel, nr);
+        }
+    });
+}
 
-    /// Packs rows from `first` on of A, as dealt into panels, over some inner indices.
-    fn pack_rows(&self, first: usize, panels: Panels, inner: Range<usize>, dst: &mut [T]) {
-        let depth = inner.len();
-        let shared = Shared::new(dst);
-        tasks(panels.count.div_ceil(TASK_PANELS), self.parallel, |t| {
-            for i in t * TASK_PANELS..((t + 1) * TASK_PANELS).min(panels.count) {
-                let (start, height) = (panels.start(i), panels.height(i));
-                // SAFETY: a panel belongs to one task.
-                let panel = unsafe { shared.part(start * depth..(start + height) * depth) };
-                let src = self.a.from(first + start, inner.start);
-                pack_panel(self.micro, src, self.a.strides(), (height, depth), panel, height);
-            }
-        });
-    }
+/// Packs rows from `first` on of A, as dealt into panels, over some inner indices; a task takes some panels.
+fn pack_rows<T: Float>(
+    micro: &Micro<T>,
+    (a, first): (MatRef<'_, T>, usize),
+    (panels, at_once): (Panels, usize),
+    inner: Range<usize>,
+    parallel: bool,
+    dst: &mut [T],
+) {
+    let depth = inner.len();
+    let shared = Shared::new(dst);
+    tasks(panels.count.div_ceil(at_once), parallel, |t| {
+        for i in t * at_once..((t + 1) * at_once).min(panels.count) {
+            let (start, height) = (panels.start(i), panels.height(i));
+            // SAFETY: a panel belongs to one task.
+            let panel = unsafe { shared.part(start * depth..(start + height) * depth) };
+            let src = a.from(first + start, inner.start);
+            pack_panel(micro, src, a.strides(), (height, depth), panel, height);
+        }
+    });
 }
 
 /// Packed operands of one pass.
@@ -286,6 +301,82 @@ impl<T: Float> Block<'_, T> {
                 unsafe { (self.micro.run)(height, width, &args) }
             }
         }
+    }
+}
+
+/// B of many products C ← A·B or C ← C + A·B, packed once for all of them.
+pub struct PackedFactor<T: 'static> {
+    micro: &'static Micro<T>,
+    /// Blocks of the inner extent, in each the panels of columns.
+    data: Scratch<T>,
+    rows: usize,
+    columns: usize,
+    block: usize,
+}
+
+impl<T: Float> PackedFactor<T> {
+    /// Packs B.
+    pub fn new(b: MatRef<'_, T>) -> Self {
+        let (micro, rows, columns) = (micro::<T>(Kernel::active()), b.rows(), b.columns());
+        let (block, wide) = (even_block(rows, KC).max(1), columns.next_multiple_of(micro.nr));
+        let mut data = Scratch::new(rows * wide);
+        for from in (0..rows).step_by(block) {
+            let inner = from..(from + block).min(rows);
+            let parallel = rows * columns >= PARALLEL_FROM / 16;
+            pack_columns(micro, b.t(), (0..columns, inner), parallel, &mut data[from * wide..]);
+        }
+        PackedFactor { micro, data, rows, columns, block }
+    }
+
+    /// C ← A·B, or C ← C + A·B where it is to be added.
+    ///
+    /// # Panics
+    /// When the extents do not agree.
+    pub fn multiply(&self, a: MatRef<'_, T>, add: bool, mut c: MatMut<'_, T>) {
+        let PackedFactor { micro, ref data, rows: k, columns: n, block } = *self;
+        let (m, ldc, wide) = (c.rows(), c.stride(), n.next_multiple_of(micro.nr));
+        let agree = a.rows() == m && a.columns() == k && c.columns() == n;
+        assert!(
+            agree,
+            "a {}x{} and a {k}x{n} matrix do not multiply to one of {m}x{}",
+            a.rows(),
+            a.columns(),
+            c.columns()
+        );
+        if m == 0 || n == 0 {
+            return;
+        }
+        if k == 0 && !add {
+            c.each_row().for_each(|row| row.fill(T::zero()));
+        }
+        let parallel = m * n * k >= PARALLEL_FROM;
+        let panels = Panels::new(m, micro.mr);
+        let inner = || (0..k).step_by(block).map(|from| from..(from + block).min(k));
+        let mut packed = Scratch::<T>::new(m * k);
+        inner().for_each(|inner| {
+            let at = inner.start * m;
+            pack_rows(micro, (a, 0), (panels, 1), inner, parallel, &mut packed[at..]);
+        });
+        let (packed, c) = (&packed, Shared::new(c.data()));
+        let (down, across) = (panels.count.div_ceil(TASK_PANELS), n.div_ceil(PACKED_COLS));
+        tasks(down * across, parallel, |t| {
+            let (j, i) = (t / down * PACKED_COLS, t % down * TASK_PANELS);
+            for inner in inner() {
+                let (from, depth) = (inner.start, inner.len());
+                let block = Block {
+                    micro,
+                    depth,
+                    alpha: T::one(),
+                    accumulate: add || from > 0,
+                    a: &packed[from * m..][..m * depth],
+                    panels,
+                    b: &data[from * wide..][..wide * depth],
+                    cols: n,
+                    ldc,
+                };
+                block.run(i..(i + TASK_PANELS).min(panels.count), j..(j + PACKED_COLS).min(n), &c);
+            }
+        });
     }
 }
 

@@ -8,6 +8,7 @@
 //! which is 0/0 where that is zero, and in place computes with a bottom already overwritten; ours does neither.
 
 use lgm_core::{BuildCx, Float, Node, Result};
+use lgm_cpu::math::Exponent;
 use lgm_proto::LayerParameter;
 
 use crate::common::pointwise::{self, Gradient, Map, Pointwise, Reads, Spec, kernels};
@@ -32,29 +33,41 @@ impl Power {
     }
 }
 
+/// `body`, where `raise` is the function u ↦ uᵖ: of the usual exponents without a general power, which takes many times as long.
+macro_rules! with_power {
+    ($p:expr, |$raise:ident| $body:expr) => {{
+        let exponent = Exponent::new($p);
+        match $p {
+            1.0 => with_power!(@ $raise, |u: T| u, $body),
+            2.0 => with_power!(@ $raise, |u: T| u * u, $body),
+            3.0 => with_power!(@ $raise, |u: T| u * u * u, $body),
+            -1.0 => with_power!(@ $raise, |u: T| T::one() / u, $body),
+            -2.0 => with_power!(@ $raise, |u: T| T::one() / (u * u), $body),
+            // Of −0 as of 0.
+            0.5 => with_power!(@ $raise, |u: T| (u + T::zero()).sqrt(), $body),
+            -0.5 => with_power!(@ $raise, |u: T| T::one() / (u + T::zero()).sqrt(), $body),
+            _ => with_power!(@ $raise, |u: T| exponent.raise(u), $body),
+        }
+    }};
+    (@ $raise:ident, $power:expr, $body:expr) => {{
+        let $raise = $power;
+        $body
+    }};
+}
+
 impl Pointwise for Power {
     fn forward<T: Float>(&self, map: Map<'_, T>) {
-        let [p, a, b] = self.numbers::<T>();
-        if self.power == 1.0 {
-            map.each(|x| a * x + b);
-        } else if self.power == 2.0 {
-            map.each(|x| (a * x + b) * (a * x + b));
-        } else {
-            map.each(|x| (a * x + b).powf(p));
-        }
+        let [_, a, b] = self.numbers::<T>();
+        with_power!(f64::from(self.power), |raise| map.each(|x| raise(a * x + b)));
     }
 
     fn backward<T: Float>(&self, gradient: Gradient<'_, T>) {
         let [p, a, b] = self.numbers::<T>();
         let slope = p * a;
         if self.power == 1.0 {
-            gradient.each(|_, dy| dy * slope);
-        } else if self.power == 2.0 {
-            gradient.each(|x, dy| dy * slope * (a * x + b));
-        } else {
-            let below = p - T::one();
-            gradient.each(|x, dy| dy * slope * (a * x + b).powf(below));
+            return gradient.each(|_, dy| dy * slope);
         }
+        with_power!(f64::from(self.power) - 1.0, |raise| gradient.each(|x, dy| dy * slope * raise(a * x + b)));
     }
 
     fn spec(&self) -> Spec {

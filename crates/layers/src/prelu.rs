@@ -11,10 +11,10 @@ use lgm_core::{
     Arity, Axes3, BlobSpec, BuildCx, Bwd, Device, DeviceLayer, DeviceQueue, Float, Formats, Fwd, Grid, Host, HostLayer,
     Layer, Node, Offer, ParamSpec, Plan, Result, Shape, args, ensure, kernel,
 };
+use lgm_cpu::prelu;
 use lgm_proto::{LayerParameter, PReLuParameter};
 
 use crate::common::by_channel::ByChannel;
-use crate::common::loops::{for_rows, total};
 
 /// The layer; see the module.
 pub struct PReLU {
@@ -25,10 +25,6 @@ pub struct PReLU {
 impl PReLU {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
         Node::compute(PReLU { param: param.prelu_param.clone().unwrap_or_default(), axes: Axes3::default() })
-    }
-
-    fn slope<T: Float>(&self, slopes: &[T], row: usize) -> T {
-        slopes[if self.param.channel_shared() { 0 } else { row % self.axes.channels }]
     }
 }
 
@@ -59,31 +55,17 @@ impl Layer for PReLU {
 impl HostLayer for PReLU {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
         let (x, slopes, y) = (io.bottom_unless_shared::<T>(0)?, io.param::<T>(0)?, io.top::<T>(0)?);
-        let inner = self.axes.inner;
-        for_rows(y, inner, inner, |row, y| {
-            let a = self.slope(slopes, row);
-            let leaky = |x: T| if x > T::zero() { x } else { a * x };
-            match x {
-                Some(x) => y.iter_mut().zip(&x[row * inner..]).for_each(|(y, &x)| *y = leaky(x)),
-                None => y.iter_mut().for_each(|y| *y = leaky(*y)),
-            }
-        });
+        prelu::forward(x, slopes, self.axes, y);
         Ok(())
     }
 
     fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
         let (x, slopes, dy) = (io.bottom::<T>(0)?, io.param::<T>(0)?, io.top_diff_unless_shared::<T>(0)?);
         let dx = io.bottom_diff::<T>(0)?;
-        let (inner, channels) = (self.axes.inner, self.axes.channels);
         if let (Some(da), Some(dy)) = (io.param_diff::<T>(0)?, dy.or(dx.as_deref())) {
             // Before dx is written, which may be where dy lies.
             let sums = io.scratch::<T>(0)?;
-            for_rows(sums, 1, x.len() / channels.max(1), |c, sum| {
-                let rows =
-                    (c..x.len() / inner.max(1)).step_by(channels.max(1)).map(|row| row * inner..(row + 1) * inner);
-                let below = |x: T, dy: T| if x > T::zero() { T::zero() } else { dy * x };
-                sum[0] = T::of(rows.map(|r| total(&x[r.clone()], &dy[r], below)).sum());
-            });
+            prelu::slope_gradients(x, dy, self.axes, sums);
             if self.param.channel_shared() {
                 da[0] += T::of(sums.iter().map(|s| s.f64()).sum());
             } else {
@@ -91,15 +73,7 @@ impl HostLayer for PReLU {
             }
         }
         if let Some(dx) = dx {
-            for_rows(dx, inner, inner, |row, dx| {
-                let a = self.slope(slopes, row);
-                let at = row * inner;
-                if let Some(dy) = dy {
-                    dx.copy_from_slice(&dy[at..at + inner]);
-                }
-                let scale = |x: T| if x > T::zero() { T::one() } else { a };
-                dx.iter_mut().zip(&x[at..]).for_each(|(d, &x)| *d *= scale(x));
-            });
+            prelu::backward(x, dy, slopes, self.axes, dx);
         }
         Ok(())
     }

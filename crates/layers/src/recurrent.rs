@@ -27,7 +27,7 @@ use lgm_core::{
 use lgm_cpu::recurrent::{
     LstmStep, Next, Offset, join_gradients, lstm_backward, lstm_forward, scale_rows, tanh_backward, tanh_forward,
 };
-use lgm_cpu::{Gemm, MatMut, MatRef};
+use lgm_cpu::{Gemm, MatMut, MatRef, PackedFactor};
 use lgm_proto::{LayerParameter, RecurrentParameter};
 
 use crate::common::broadcast::Broadcast;
@@ -281,10 +281,10 @@ impl HostLayer for Recurrent {
                 _ => cells[..step].copy_from_slice(first),
             }
         }
-        let w = io.param::<T>(self.w_hidden())?;
+        let w = PackedFactor::new(MatRef::new(io.param::<T>(self.w_hidden())?, g, h).t());
         for (s, gates) in gates.chunks_exact_mut(n * g).enumerate() {
             let (here, next) = hidden[s * step..].split_at_mut(step);
-            product(MatRef::new(here, n, h), MatRef::new(w, g, h).t(), true, MatMut::new(gates, n, g));
+            w.multiply(MatRef::new(here, n, h), true, MatMut::new(gates, n, g));
             let next = (s + 1 < t).then(|| Next { cont: &cont[(s + 1) * n..][..n], hidden: &mut next[..step] });
             if self.lstm {
                 let (previous, cell) = cells[s * step..][..2 * step].split_at_mut(step);
@@ -332,7 +332,7 @@ impl HostLayer for Recurrent {
             &*dout
         };
 
-        let w = MatRef::new(io.param::<T>(self.w_hidden())?, g, h);
+        let w = PackedFactor::new(MatRef::new(io.param::<T>(self.w_hidden())?, g, h));
         for (i, last) in [&mut *dh, &mut *dc].into_iter().enumerate() {
             match self.exposed() && i < self.states() {
                 true => last.copy_from_slice(io.top_diff(1 + i)?),
@@ -350,7 +350,7 @@ impl HostLayer for Recurrent {
                 tanh_backward(gates, dh, dgates);
             }
             if s > 0 || self.exposed() {
-                product(MatRef::new(dgates, n, g), w, false, MatMut::new(dh, n, h));
+                w.multiply(MatRef::new(dgates, n, g), false, MatMut::new(dh, n, h));
             }
         }
         if self.exposed() {

@@ -11,7 +11,7 @@ use crate::kernel::{Micro, TileArgs, vectorized};
 use crate::pack::{Panels, copy_to_panels};
 use crate::parallel::{Shared, tasks};
 use crate::scratch::Scratch;
-use crate::{Float, MatMut, MatRef};
+use crate::{Float, MatMut};
 
 /// Output positions computed at once: at the most, and so many that the elements of their columns are about these.
 const POSITIONS: usize = 512;
@@ -19,8 +19,8 @@ const ELEMENTS: usize = 1 << 17;
 /// Rows of Wᵀ that one task takes, about.
 const ROWS: usize = 160;
 
-/// dx from dy, completed by `epilogue`, overwriting dx. A task is some input channels of one image; their blocks of columns
-/// follow in order.
+/// dx from dy, completed by `epilogue`, overwriting dx. A task is some input channels of an image, or of several small ones; their
+/// blocks of columns follow in order.
 pub(super) fn backward_data<T: Float>(conv: &Planar<T>, w: &[T], dy: &[T], epilogue: Epilogue<'_, T>, dx: &mut [T]) {
     let Planar { micro, ref plane, groups, rows: inner, batch } = *conv;
     let (patch, taps) = (plane.patch_len(), plane.taps());
@@ -53,33 +53,53 @@ pub(super) fn backward_data<T: Float>(conv: &Planar<T>, w: &[T], dy: &[T], epilo
 
     let packed = &packed;
     let dx = Shared::new(dx);
-    tasks(batch * groups * shares, parallel, |t| {
-        let (image, group, q) = (t / shares / groups, t / shares % groups, t % shares);
+    // Small images are multiplied several at a time, or a tile of columns would be theirs in part.
+    let most = (ELEMENTS / (share * taps)).clamp(64, POSITIONS);
+    let together = even_block(batch, (most / area.max(1)).max(1));
+    tasks(batch.div_ceil(together) * groups * shares, parallel, |t| {
+        let (first, group, q) = (t / shares / groups * together, t / shares % groups, t % shares);
+        let images = first..(first + together).min(batch);
         let rows = rows_of(q);
         let channels = rows.start / taps..rows.end / taps;
-        let base = (image * groups + group) * plane.channels;
-        // SAFETY: the channels of an image belong to one task.
-        let dx = unsafe { dx.part((base + channels.start) * plane.area()..(base + channels.end) * plane.area()) };
-        dx.fill(T::zero());
-        let dy = &dy[(image * groups + group) * inner * area..][..inner * area];
         let a = &packed[(group * patch + rows.start) * inner..(group * patch + rows.end) * inner];
-        let blocks = Blocks::new(plane, (ELEMENTS / rows.len()).clamp(64, POSITIONS));
-        let most = blocks.most();
+        let blocks = Blocks::new(plane, most);
+        let most = images.len() * blocks.most();
         let mut b = Scratch::<T>::new(block * most.next_multiple_of(micro.nr));
+        let mut line = Scratch::<T>::new(most);
         let mut col = Scratch::<T>::new(rows.len() * most);
+        let channels_of = |image: usize| {
+            let base = (image * groups + group) * plane.channels;
+            // SAFETY: the channels of an image belong to one task.
+            unsafe { dx.part((base + channels.start) * plane.area()..(base + channels.end) * plane.area()) }
+        };
+        images.clone().for_each(|image| channels_of(image).fill(T::zero()));
         for place in blocks.each(plane) {
-            let cols = place.positions();
+            let of_image = place.positions();
+            let cols = images.len() * of_image;
             let from = place.rows.start * plane.columns.output + place.columns.start;
-            let dy = MatRef::with_stride(&dy[from..], inner, cols, area);
-            multiply(micro, (a, block), dy, &mut b, MatMut::new(&mut col, rows.len(), cols));
+            let dy = |image: usize, o: usize| &dy[((image * groups + group) * inner + o) * area + from..][..of_image];
+            let pack = |o: usize, dst: &mut [T], step: usize| {
+                if images.len() == 1 {
+                    return copy_to_panels(dy(first, o), dst, micro.nr, step);
+                }
+                let line = &mut line[..cols];
+                line.chunks_exact_mut(of_image).zip(images.clone()).for_each(|(to, i)| to.copy_from_slice(dy(i, o)));
+                copy_to_panels(line, dst, micro.nr, step);
+            };
+            multiply(micro, (a, block), (inner, pack), &mut b, MatMut::new(&mut col, rows.len(), cols));
             let phases = Phases::new(&plane.columns, place.columns.clone());
             let mut scratch = Scratch::<T>::new(2 * phases.count());
-            for channel in col.chunks_exact(taps * cols).zip(dx.chunks_exact_mut(plane.area())) {
-                scatter(plane, micro, &place, &phases, &mut scratch, channel);
+            for (i, image) in images.clone().enumerate() {
+                let of_channels = col.chunks_exact(taps * cols).map(|col| &col[i * of_image..]);
+                for channel in of_channels.zip(channels_of(image).chunks_exact_mut(plane.area())) {
+                    scatter(plane, micro, (&place, cols), &phases, &mut scratch, channel);
+                }
             }
         }
-        for (c, dx) in channels.zip(dx.chunks_exact_mut(plane.area())) {
-            epilogue.apply(group * plane.channels + c, dx);
+        for image in images {
+            for (c, dx) in channels.clone().zip(channels_of(image).chunks_exact_mut(plane.area())) {
+                epilogue.apply(group * plane.channels + c, dx);
+            }
         }
     });
 }
@@ -122,20 +142,21 @@ impl Blocks {
     }
 }
 
-/// col = A·dY, A packed by blocks of the inner extent; dY is packed to `b` on the way.
+/// col = A·dY, A packed by blocks of the inner extent; dY has `inner` rows, of which `pack` puts one into panels, so far
+/// apart, of `b`.
 fn multiply<T: Float>(
     micro: &Micro<T>,
     (a, block): (&[T], usize),
-    dy: MatRef<'_, T>,
+    (inner, mut pack): (usize, impl FnMut(usize, &mut [T], usize)),
     b: &mut [T],
     mut col: MatMut<'_, T>,
 ) {
-    let (rows, cols, inner) = (col.rows(), col.columns(), dy.rows());
+    let (rows, cols) = (col.rows(), col.columns());
     let (panels, nr, col) = (Panels::new(rows, micro.mr), micro.nr, col.data());
     for from in (0..inner).step_by(block) {
         let depth = block.min(inner - from);
         for p in 0..depth {
-            copy_to_panels(&dy.from(from + p, 0)[..cols], &mut b[p * nr..], nr, nr * depth);
+            pack(from + p, &mut b[p * nr..], nr * depth);
         }
         for i in 0..panels.count {
             let (start, height) = (panels.start(i), panels.height(i));
@@ -163,17 +184,17 @@ fn multiply<T: Float>(
     }
 }
 
-/// Adds the columns of a block's positions to the channel of dx that they were taken from.
+/// Adds the columns of a block's positions, whose rows are `positions` long, to the channel of dx that they were taken from.
 fn scatter<T: Float>(
     plane: &Plane,
     micro: &Micro<T>,
-    block: &Block,
+    (block, positions): (&Block, usize),
     phases: &Phases,
     scratch: &mut [T],
     (col, channel): (&[T], &mut [T]),
 ) {
     let Plane { rows, columns, .. } = *plane;
-    let (width, positions) = (block.columns.len(), block.positions());
+    let width = block.columns.len();
     let (sums, line) = scratch.split_at_mut(phases.count());
     // Rows of the channel that the block's windows reach over.
     let clip = |row: usize| (row as isize - rows.pad).clamp(0, rows.input as isize) as usize;

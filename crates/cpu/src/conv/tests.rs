@@ -71,6 +71,8 @@ fn cases() -> Vec<(usize, ConvGeometry)> {
         (2, geometry(3, 2, 1, &[[9, 4, 1, 0, 1], [9, 2, 1, 0, 1]])),
         (17, geometry(6, 70, 1, &sq([7, 3, 1, 1, 1]))),
         (1, geometry(16, 130, 1, &sq([24, 3, 1, 1, 1]))),
+        (7, geometry(9, 24, 1, &sq([8, 4, 2, 1, 1]))),
+        (5, geometry(8, 6, 2, &sq([7, 3, 2, 1, 1]))),
         // More of the input than the kernel ever reaches.
         (2, geometry(2, 3, 1, &sq([10, 2, 5, 0, 1]))),
         (2, geometry(2, 3, 1, &sq([11, 1, 3, 0, 1]))),
@@ -213,6 +215,7 @@ fn threads_do_not_change_the_bits() {
         (4, geometry(32, 32, 32, &sq([28, 4, 2, 1, 1]))),
         (2, geometry(3, 21, 1, &sq([80, 16, 8, 0, 1]))),
         (2, geometry(8, 8, 1, &[[8, 3, 1, 1, 1], [8, 3, 1, 1, 1], [8, 3, 1, 1, 1]])),
+        (9, geometry(48, 64, 1, &sq([8, 4, 2, 1, 1]))),
     ] {
         let x: Vec<f32> = noise(batch * g.input_len(), 1);
         let w: Vec<f32> = noise(g.weights_len(), 2);

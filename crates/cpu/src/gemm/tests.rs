@@ -31,14 +31,35 @@ fn check<T: Float>(kernel: Kernel, (m, n, k): (usize, usize, usize), alpha: f64,
             if beta == 0.0 {
                 MatMut::with_stride(&mut c, m, n, ldc).each_row().for_each(|row| row.fill(T::nan()));
             }
+            let mut again = c.clone();
+            let packed = alpha == 1.0 && (beta == 0.0 || beta == 1.0) && kernel == Kernel::active();
             let (alpha, beta) = (T::of(alpha), T::of(beta));
             Gemm { alpha, a, b, beta, c: MatMut::with_stride(&mut c, m, n, ldc) }.run_on(kernel);
             let bound = tol * (k as f64).sqrt().max(1.0);
-            for (i, (x, y)) in c.iter().zip(&want).enumerate() {
-                assert!((x.f64() - y).abs() <= bound, "{kernel:?} {ta} {tb} {m}x{n}x{k} at {i}: {x} for {y}");
+            let agrees = |c: &[T], what: &str| {
+                for (i, (x, y)) in c.iter().zip(&want).enumerate() {
+                    assert!((x.f64() - y).abs() <= bound, "{kernel:?}{what} {ta} {tb} {m}x{n}x{k} at {i}: {x} for {y}");
+                }
+            };
+            agrees(&c, "");
+            if packed {
+                let factor = PackedFactor::new(b);
+                factor.multiply(a, beta != T::zero(), MatMut::with_stride(&mut again, m, n, ldc));
+                agrees(&again, ", packed,");
             }
         }
     }
+}
+
+#[test]
+fn a_packed_factor_gives_the_same_bits_on_any_threads() {
+    let (a, b): (Vec<f32>, Vec<f32>) = (noise(130 * 700, 1), noise(700 * 330, 2));
+    same_bits_on_any_threads(|| {
+        let factor = PackedFactor::new(MatRef::new(&b, 700, 330));
+        let mut c = vec![1.0; 130 * 330];
+        factor.multiply(MatRef::new(&a, 130, 700), true, MatMut::new(&mut c, 130, 330));
+        c
+    });
 }
 
 #[test]
