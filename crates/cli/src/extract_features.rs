@@ -20,8 +20,7 @@ use lgm_proto::prost::Message;
 use tracing::info;
 
 use crate::args::{Backend, DeviceFlags, ExtractFeaturesArgs, Gpus, ModeWord};
-use crate::progress::Progress;
-use crate::{gpu, models};
+use crate::{gpu, models, progress};
 
 /// Items between two lines of the log, and between two groups of records.
 const LOGGED: u64 = 1000;
@@ -40,13 +39,10 @@ pub fn run(args: &ExtractFeaturesArgs) -> Result<ExitCode> {
     models::load_weights(&mut net, std::slice::from_ref(&args.weights))?;
     let mut features = Features::create(args, &blobs, &outputs, &net)?;
     info!("Extracting Features");
-    let bar = Progress::items("batches", args.batches.into());
-    for batch in 0..u64::from(args.batches) {
+    for batch in progress::each("batches", args.batches.into()) {
         net.forward(&Step { seed: 0, iter: 0, batch })?;
         features.add(&net)?;
-        bar.at(batch + 1);
     }
-    drop(bar);
     features.finish()?;
     info!("Successfully extracted the features!");
     Ok(ExitCode::SUCCESS)
