@@ -20,8 +20,10 @@ const NEEDS: &[(&str, &str)] = &[
     ("CenterLoss", "center_loss_param { num_output: 2 }"),
     ("ClassDistance", "class_distance_param { num_output: 2 }"),
     ("Clip", "clip_param { min: 0 max: 1 }"),
+    ("ContinuationIndicator", "continuation_indicator_param { time_step: 1 }"),
     ("Convolution", "convolution_param { num_output: 2 }"),
     ("ConvolutionDepthwise", "convolution_param { num_output: 2 }"),
+    ("CtcLoss", "ctc_loss_param { alphabet_size: 2 time_step: 1 }"),
     ("Data", "data_param { source: 'x' batch_size: 1 }"),
     ("Deconvolution", "convolution_param { num_output: 2 }"),
     ("DepthwiseConvolution", "convolution_param { num_output: 2 }"),
@@ -46,6 +48,7 @@ const NEEDS: &[(&str, &str)] = &[
     ("Proposal", "proposal_param { feat_stride: 1 }"),
     ("ProposalTarget", "proposal_target_param { cls_num: 2 }"),
     ("PSROIPooling", "psroi_pooling_param { spatial_scale: 1 output_dim: 1 group_size: 1 }"),
+    ("RegionLoss", "region_loss_param { num: 1 biases: 1 biases: 1 }"),
     ("Reorg", "reorg_param { stride: 2 }"),
     ("RNN", "recurrent_param { num_output: 2 }"),
     ("ROIAlign", "roi_pooling_param { pooled_h: 1 pooled_w: 1 }"),
@@ -53,6 +56,11 @@ const NEEDS: &[(&str, &str)] = &[
     ("SPP", "spp_param { pyramid_height: 1 }"),
     ("Tile", "tile_param { tiles: 2 }"),
     ("WindowData", "window_data_param { source: 'x' batch_size: 1 } transform_param { crop_size: 2 }"),
+    ("YoloDetectionOutput", "yolo_detection_output_param { num_box: 1 biases: 1 biases: 1 }"),
+    (
+        "Yolov3DetectionOutput",
+        "yolov3_detection_output_param { num_box: 1 mask_group_num: 1 mask: 0 anchors_scale: 1 biases: 1 biases: 1 }",
+    ),
 ];
 
 fn registry() -> Registry {

@@ -39,7 +39,7 @@ layers! {
         "AnchorTarget" => AnchorTarget, "ProposalTarget" => ProposalTarget,
         "DetectionEvaluate" => DetectionEvaluate, "DetectionOutput" => DetectionOutput, "MultiBoxLoss" => MultiBoxLoss,
         "PriorBox" => PriorBox, "PriorBoxClustered" => PriorBoxClustered, "Proposal" => Proposal,
-        "PriorBox" => PriorBox, "Proposal" => Proposal, "RegionLoss" => RegionLoss,
+        "RegionLoss" => RegionLoss,
         "YoloDetectionOutput" => YoloDetectionOutput, "Yolov3DetectionOutput" => Yolov3DetectionOutput,
     }
     regions { "ROIAlign" => RoiAlign, "ROIPooling" => RoiPooling, "PSROIPooling" => PsRoiPooling }
