@@ -70,6 +70,14 @@ DEVICE float log_add(float a, float b, float c) {
     return most == -INFINITE ? most : most + logf(expf(a - most) + expf(b - most) + expf(c - most));
 }
 
+// Takes the largest of logarithms from all of them, each of its thread's own, and gives it: so they stay near 0, where floats
+// are finest.
+DEVICE float lower(float* row, u32 count, float most) {
+    if (most == -INFINITE) return 0;
+    for (u32 u = threadIdx.x; u < count; u += blockDim.x) row[u] -= most;
+    return most;
+}
+
 // Places of a sequence: blanks at even ones, labels between.
 struct Places {
     const u32* labels;
@@ -83,7 +91,7 @@ struct Places {
 };
 
 // What each sequence adds to the loss, and, where it is wanted, d/dx of that, sequence by sequence. The lattice of a sequence
-// is ln alpha at every step and ln of beta p at two.
+// is ln alpha at every step and ln of beta p at two, at each step less the largest.
 KERNEL(ctc_loss)(
     float* reports, float* gradient, float* lattice, u32* targets, const float* x, const float* sums, u32 delay,
     u32 merged, EXTENTS
@@ -110,9 +118,12 @@ KERNEL(ctc_loss)(
         if (threadIdx.x == 0) report[0] = 0;
         return;
     }
+    double above = 0;
     for (u32 t = 0; t < length; ++t) {
         const i64 row = (i64)(delay + t) * items + n;
-        const float* before = alpha + (i64)(t - 1) * stride;
+        float* here = alpha + (i64)t * stride;
+        const float* before = here - stride;
+        float most = -INFINITE;
         for (u32 u = threadIdx.x; u < places.count; u += blockDim.x) {
             float v = u < 2 ? 0.0f : -INFINITE;
             if (t > 0) {
@@ -121,14 +132,16 @@ KERNEL(ctc_loss)(
                     places.skips(u) ? before[u - 2] : -INFINITE
                 );
             }
-            alpha[(i64)t * stride + u] = v + x[row * classes + places.of(u)] - sums[row];
+            here[u] = v + x[row * classes + places.of(u)] - sums[row];
+            most = Largest::of(most, here[u]);
         }
+        above += lower(here, places.count, block_reduce<Largest>(most, exchange));
         __syncthreads();
     }
     const float* last = alpha + (i64)(length - 1) * stride + places.count - 1;
-    const float total = log_add(last[0], labels ? last[-1] : -INFINITE, -INFINITE);
-    if (threadIdx.x == 0) report[0] = -total;
-    if (!dx || total == -INFINITE) return;
+    const float end = log_add(last[0], labels ? last[-1] : -INFINITE, -INFINITE);
+    if (threadIdx.x == 0) report[0] = (float)-(above + end);
+    if (!dx || end == -INFINITE) return;
 
     // The next label equal to each, and whether there is none before it, in the highest bit: so that one thread adds up what
     // belongs to a class.
@@ -146,7 +159,7 @@ KERNEL(ctc_loss)(
         const i64 row = (i64)(delay + t) * items + n;
         float* here = alpha + (i64)t * stride;
         float* slope = dx + (i64)(delay + t) * classes;
-        float blanks = 0;
+        float most = -INFINITE, likeliest = -INFINITE;
         for (u32 u = threadIdx.x; u < places.count; u += blockDim.x) {
             float beta = u + 2 >= places.count ? 0.0f : -INFINITE;
             if (t + 1 < length) {
@@ -156,18 +169,27 @@ KERNEL(ctc_loss)(
                 );
             }
             now[u] = beta + x[row * classes + places.of(u)] - sums[row];
-            here[u] = expf(here[u] + beta - total);
-            if (u % 2 == 0) blanks += here[u];
+            here[u] += beta;
+            most = Largest::of(most, now[u]), likeliest = Largest::of(likeliest, here[u]);
         }
+        lower(now, places.count, block_reduce<Largest>(most, exchange));
+        likeliest = block_reduce<Largest>(likeliest, exchange);
+        float all = 0, blanks = 0;
+        for (u32 u = threadIdx.x; u < places.count; u += blockDim.x) {
+            here[u] = expf(here[u] - likeliest);
+            all += here[u], blanks += u % 2 ? 0.0f : here[u];
+        }
+        all = block_reduce<Sum>(all, exchange);
         blanks = block_reduce<Sum>(blanks, exchange);
-        __syncthreads();
-        if (threadIdx.x == 0) slope[blank] -= blanks;
+        if (threadIdx.x == 0) slope[blank] -= blanks / all;
         for (u32 j = threadIdx.x; j < labels; j += blockDim.x) {
             if (chain[j] < 0x80000000u) continue;
             float sum = 0;
             for (u32 k = j; k < labels; k = chain[k] & 0x7fffffffu) sum += here[2 * k + 1];
-            slope[places.labels[j]] -= sum;
+            slope[places.labels[j]] -= sum / all;
         }
+        // What is ahead of the next step is written.
+        __syncthreads();
         float* swap = ahead;
         ahead = now, now = swap;
     }

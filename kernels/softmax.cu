@@ -64,9 +64,10 @@ KERNEL(softmax_columns_backward)(float* dx, const float* dy, const float* y, u32
 }
 
 // For each block: the losses of its positions, how many count, and the first whose label is no class; to `each`, unless it
-// is null, the loss of each position.
+// is null, the loss of each position. Classes weigh as in `weights`, unless that is null.
 KERNEL(softmax_loss_partials)(
-    float* partial, float* each, const float* p, const float* labels, u32 positions, u32 inner, LABELS
+    float* partial, float* each, const float* p, const float* labels, const float* weights, u32 positions, u32 inner,
+    LABELS
 ) {
     TALLYING;
     FOR_ELEMENTS(i, positions) {
@@ -77,6 +78,7 @@ KERNEL(softmax_loss_partials)(
             const float value = p[((i64)(at / inner) * channels + own) * inner + at % inner];
             // The least normal number bounds the loss; what is not a number must not vanish in a maximum.
             loss = -logf(value < 1.17549435e-38f ? 1.17549435e-38f : value);
+            if (weights) loss *= weights[own];
             tally.counts += 1;
         }
         tally.loss += loss;
@@ -85,11 +87,12 @@ KERNEL(softmax_loss_partials)(
     PUT_TALLY(partial);
 }
 
-// dx = dL / Z (p - [class = label]) where the position counts, else 0; on top of what dx holds with `add`. Rows are as for
-// CHANNEL, with `along` channels following one another; labels lie `inner` to a position of outer.
+// dx = dL / Z (p - [class = label]), times the weight of the label's class unless `weights` is null, where the position counts,
+// else 0; on top of what dx holds with `add`. Rows are as for CHANNEL, with `along` channels following one another; labels lie `inner` to a position
+// of outer.
 KERNEL(softmax_loss_backward)(
-    float* dx, const float* p, const float* labels, const float* d_loss, const float* share, u32 add, u32 rows,
-    u32 width, u32 along, LABELS
+    float* dx, const float* p, const float* labels, const float* weights, const float* d_loss, const float* share,
+    u32 add, u32 rows, u32 width, u32 along, LABELS
 ) {
     const float scale = d_loss[0] * share[0];
     FOR_ROWS(row, rows) {
@@ -97,7 +100,8 @@ KERNEL(softmax_loss_backward)(
             const i64 at = (i64)row * width + i;
             const u32 c = CHANNEL(row, i, along);
             const int label = CLASS(labels[along ? (i64)(row / along) * width + i : row]);
-            const float d = label < 0 ? 0.0f : scale * (p[at] - ((u32)label == c ? 1.0f : 0.0f));
+            float d = label < 0 ? 0.0f : scale * (p[at] - ((u32)label == c ? 1.0f : 0.0f));
+            if (weights && label >= 0) d *= weights[label];
             dx[at] = add ? dx[at] + d : d;
         }
     }

@@ -57,6 +57,10 @@ fn features_go_to_databases_and_to_hdf5() {
         for wanted in ["Use CPU.", "Extracting Features", "Successfully extracted the features!"] {
             assert!(log.iter().any(|line| line == wanted), "{wanted}: {log:#?}");
         }
+        // The file is of another net.
+        assert!(
+            log.iter().any(|line| line.contains("w.caffemodel: no weights for the layer") && line.contains("'ip'"))
+        );
         assert!(log.iter().any(|line| line == "Extracted features of 15 query images for feature blob ip"), "{log:#?}");
         for (i, (key, datum)) in records(&dir.path().join(format!("{form}_ip")), 15).into_iter().enumerate() {
             assert_eq!(key, format!("{i:010}"));

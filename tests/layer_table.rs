@@ -14,6 +14,7 @@ const MISSING: &str = "…";
 
 /// What layers cannot be built without.
 const NEEDS: &[(&str, &str)] = &[
+    ("AnchorTarget", "anchor_target_param { feat_stride: 1 }"),
     ("AnnotatedData", "data_param { source: 'x' batch_size: 1 }"),
     ("BoxAnnotatorOHEM", "box_annotator_ohem_param { roi_per_img: 1 }"),
     ("CenterLoss", "center_loss_param { num_output: 2 }"),
@@ -41,7 +42,9 @@ const NEEDS: &[(&str, &str)] = &[
     ("MultiBoxLoss", "multibox_loss_param { num_classes: 2 }"),
     ("Parameter", "parameter_param { shape { dim: 1 } }"),
     ("PriorBox", "prior_box_param { min_size: 2 }"),
-    ("Proposal", "proposal_param { feat_stride: 1 ratio: 1 scale: 1 }"),
+    ("PriorBoxClustered", "prior_box_param { width: 2 height: 2 }"),
+    ("Proposal", "proposal_param { feat_stride: 1 }"),
+    ("ProposalTarget", "proposal_target_param { cls_num: 2 }"),
     ("PSROIPooling", "psroi_pooling_param { spatial_scale: 1 output_dim: 1 group_size: 1 }"),
     ("Reorg", "reorg_param { stride: 2 }"),
     ("RNN", "recurrent_param { num_output: 2 }"),
@@ -82,7 +85,7 @@ fn table(registry: &Registry, words: &BTreeMap<&str, &str>) -> String {
     for kind in kinds {
         let what = words.get(kind).unwrap_or(&MISSING);
         let from = match (kind, lgm_proto::forks_of_layer(kind)) {
-            ("LGMLoss", _) => "lgm-caffe",
+            ("AnchorTarget" | "LGMLoss", _) => "lgm-caffe",
             (_, forks) => forks.unwrap_or("Caffe"),
         };
         writeln!(table, "| {kind} | {what} | {} | {from} |", runs_on(registry, kind)).unwrap();

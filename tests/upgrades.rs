@@ -36,6 +36,16 @@ fn old_weights() -> Vec<u8> {
 }
 
 #[test]
+fn a_net_of_which_nothing_is_left_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    // An input without a shape, which Caffe drops too.
+    fs::write(folder.path().join("old"), "input: 'x'\n").unwrap();
+    let log = succeeds(folder.path(), &["upgrade_net_proto_text", "old", "new"]);
+    says(log.last().unwrap(), &["new is empty", "old holds nothing that today's format has a place for"]);
+    assert!(fs::read(folder.path().join("new")).unwrap().is_empty());
+}
+
+#[test]
 fn an_older_net_trains_as_its_upgrade_does() {
     let solver = format!("{SOLVER} solver_type: NESTEROV momentum: 0.9 weight_decay: 0.01\n");
     let folder = job(OLD_NET, &solver);

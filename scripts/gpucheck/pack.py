@@ -27,15 +27,17 @@ def run(*command, **more):
     return subprocess.run(command, cwd=ROOT, check=True, **more)
 
 
-def pack(what, profile, tests):
+def pack(what, binary, tests):
     """The binary, tests, losses to compare with, compiled kernels; with 'precision' the data for that, and no tests."""
     precision = what == ['precision']
     if what and not precision:
         sys.exit(f"gpu-check: pack takes 'precision' or nothing, not '{' '.join(what)}'")
     shutil.rmtree(PACK, ignore_errors=True)
     os.makedirs(PACK)
-    run('cargo', 'build', '--locked', '-p', 'lgm-caffe', '--profile', profile)
-    shutil.copy(os.path.join(ROOT, 'target', 'debug' if profile == 'dev' else profile, 'lgm-caffe'), machine.BINARY)
+    if not binary:
+        run('cargo', 'build', '--locked', '--release', '-p', 'lgm-caffe')
+        binary = os.path.join(ROOT, 'target', 'release', 'lgm-caffe')
+    shutil.copy(binary, machine.BINARY)
     if precision:
         copy(os.environ.get('LGM_DATA') or os.path.join(machine.SHARED, 'data'), os.path.join(PACK, 'data'))
     else:

@@ -18,7 +18,7 @@ use crate::detect::classifier::{Among, Classifier};
 use crate::detect::kernel_density::KernelDensity;
 use crate::detect::roc::{Roc, roc};
 use crate::detect::run::{Scored, Trained};
-use crate::{gpu, output};
+use crate::{gpu, output, progress};
 use attack::Attack;
 
 /// A score of items, high for normal ones.
@@ -72,7 +72,7 @@ pub fn run(args: &AdversarialArgs) -> Result<ExitCode> {
         let message = classifier.scoring(source)?;
         let mut trained = Trained::new(&classifier, &message, &flags.weights, false, gpu.clone())?;
         let (mut scored, mut data) = (Scored::default(), Vec::new());
-        for batch in 0..u64::from(args.iterations) {
+        for batch in progress::each("batches", args.iterations.into()) {
             trained.forward(batch, true, &mut scored)?;
             if keep {
                 let read = trained.data()?;
@@ -109,7 +109,7 @@ pub fn run(args: &AdversarialArgs) -> Result<ExitCode> {
             let reach = epsilon * (range.1 - range.0);
             let attack = Attack { reach, step: reach * of_reach, steps, range };
             let (mut scored, mut perturbed, mut zeros) = (Scored::default(), Vec::new(), 0);
-            for batch in &data {
+            for (batch, _) in data.iter().zip(progress::each("batches attacked", data.len() as u64)) {
                 let (x, zero) = attack.run(&mut trained, &classifier, batch, input, &mut scored)?;
                 memory::reserve(&mut perturbed, x.len(), "the perturbed inputs")?;
                 perturbed.extend(x.into_iter().map(|x| x as f32));

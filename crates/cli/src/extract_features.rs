@@ -2,7 +2,8 @@
 //!
 //! A database has a record for each item, under its number in ten digits: a Datum with the item's values as `float_data` and
 //! its channels, height and width, missing axes being 1. An HDF5 file has a dataset for each blob, by its name, with the
-//! items of all batches one after another; it is made in memory. What is written has its name when all of it is there.
+//! items of all batches one after another. Each batch is written as it is computed, under another name; an output has its own
+//! when all of it is there.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -12,15 +13,14 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail, ensure};
 use lgm_core::{Phase, Shape, Step};
 use lgm_data::db::{self, Writer};
-use lgm_data::hdf5::{H5Image, H5RowWriter};
+use lgm_data::hdf5::H5Stream;
 use lgm_net::{Keep, Net};
 use lgm_proto::Datum;
 use lgm_proto::prost::Message;
 use tracing::info;
 
 use crate::args::{Backend, DeviceFlags, ExtractFeaturesArgs, Gpus, ModeWord};
-use crate::progress::Progress;
-use crate::{gpu, models};
+use crate::{gpu, models, progress};
 
 /// Items between two lines of the log, and between two groups of records.
 const LOGGED: u64 = 1000;
@@ -39,13 +39,10 @@ pub fn run(args: &ExtractFeaturesArgs) -> Result<ExitCode> {
     models::load_weights(&mut net, std::slice::from_ref(&args.weights))?;
     let mut features = Features::create(args, &blobs, &outputs, &net)?;
     info!("Extracting Features");
-    let bar = Progress::items("batches", args.batches.into());
-    for batch in 0..u64::from(args.batches) {
+    for batch in progress::each("batches", args.batches.into()) {
         net.forward(&Step { seed: 0, iter: 0, batch })?;
         features.add(&net)?;
-        bar.at(batch + 1);
     }
-    drop(bar);
     features.finish()?;
     info!("Successfully extracted the features!");
     Ok(ExitCode::SUCCESS)
@@ -99,13 +96,15 @@ fn device(args: &ExtractFeaturesArgs) -> Result<DeviceFlags> {
 /// The outputs.
 struct Features {
     blobs: Vec<Blob>,
-    /// Files that are complete when all blobs are.
-    files: Vec<H5Image>,
+    /// Of HDF5, each of one blob or one of all.
+    files: Vec<H5Stream>,
 }
 
 /// A blob on its way to its output.
 struct Blob {
     name: String,
+    /// Of the first batch.
+    shape: Shape,
     items: u64,
     sink: Sink,
 }
@@ -113,80 +112,74 @@ struct Blob {
 /// Where items go.
 enum Sink {
     Database(Writer),
-    /// A dataset, and the shape of every batch.
-    Rows(H5RowWriter, Shape),
+    /// Of a file, a dataset.
+    Rows {
+        file: usize,
+        dataset: usize,
+    },
 }
 
 impl Features {
     fn create(args: &ExtractFeaturesArgs, blobs: &[String], outputs: &[PathBuf], net: &Net) -> Result<Features> {
-        let mut features = Features { blobs: Vec::new(), files: Vec::new() };
-        for (i, name) in blobs.iter().enumerate() {
-            let (shape, _) = net.blob(name)?;
-            let output = outputs.get(i).or(outputs.first()).context("an output is missing")?;
-            let database = |backend| -> Result<Sink> {
-                ensure!(
-                    shape.len() <= AXES,
-                    "blob '{name}' has shape {shape}, and a Datum has three axes beside the batch's; write HDF5"
-                );
-                info!("Opening dataset {}", output.display());
-                Ok(Sink::Database(Writer::create(output, backend)?))
-            };
-            let sink = match args.form {
-                Backend::Lmdb => database(db::Backend::Lmdb)?,
-                Backend::Leveldb => database(db::Backend::Leveldb)?,
-                Backend::Hdf5 => features.rows(output, i < outputs.len(), name, &shape, args.batches)?,
-            };
-            features.blobs.push(Blob { name: name.clone(), items: 0, sink });
-        }
-        Ok(features)
-    }
-
-    /// A dataset in the file of the last blob, or in a new one.
-    fn rows(&mut self, output: &Path, is_new: bool, name: &str, shape: &Shape, batches: u32) -> Result<Sink> {
-        if is_new {
-            check_new(output)?;
-            self.files.push(H5Image::new(output)?);
-        }
-        let file = self.files.last().context("an HDF5 file is missing")?;
-        let rows = shape.first().copied().unwrap_or(1).saturating_mul(batches as usize);
-        let whole = if shape.is_empty() { Shape::from([rows]) } else { shape.splice(0..1, [rows]) };
-        Ok(Sink::Rows(file.dataset::<f32>(name, &whole, None)?, shape.clone()))
+        let shapes = blobs.iter().map(|name| Ok(net.blob(name)?.0)).collect::<Result<Vec<Shape>>>()?;
+        let blob =
+            |(name, shape): (&String, &Shape), sink| Blob { name: name.clone(), shape: shape.clone(), items: 0, sink };
+        let all = || blobs.iter().zip(&shapes);
+        let backend = match args.form {
+            Backend::Lmdb => db::Backend::Lmdb,
+            Backend::Leveldb => db::Backend::Leveldb,
+            Backend::Hdf5 => {
+                let rows = |(name, shape)| (name, whole(shape, args.batches));
+                let datasets: Vec<(&str, Shape)> = all().map(|(name, shape)| rows((name.as_str(), shape))).collect();
+                let each = if outputs.len() == blobs.len() { 1 } else { blobs.len() };
+                let files = outputs.iter().zip(datasets.chunks(each)).map(|(output, datasets)| {
+                    check_new(output)?;
+                    Ok(H5Stream::create(output, datasets)?)
+                });
+                let files = files.collect::<Result<_>>()?;
+                let sink = |i: usize| Sink::Rows { file: i / each, dataset: i % each };
+                let blobs = all().enumerate().map(|(i, named)| blob(named, sink(i))).collect();
+                return Ok(Features { blobs, files });
+            }
+        };
+        let blobs = all().zip(outputs).map(|((name, shape), output)| {
+            ensure!(
+                shape.len() <= AXES,
+                "blob '{name}' has shape {shape}, and a Datum has three axes beside the batch's; write HDF5"
+            );
+            info!("Opening dataset {}", output.display());
+            Ok(blob((name, shape), Sink::Database(Writer::create(output, backend)?)))
+        });
+        Ok(Features { blobs: blobs.collect::<Result<_>>()?, files: Vec::new() })
     }
 
     /// Adds a batch.
     fn add(&mut self, net: &Net) -> Result<()> {
-        self.blobs.iter_mut().try_for_each(|blob| blob.add(net))
+        self.blobs.iter_mut().try_for_each(|blob| blob.add(net, &mut self.files))
     }
 
     fn finish(self) -> Result<()> {
-        for Blob { name, items, sink } in self.blobs {
+        for Blob { name, items, sink, .. } in self.blobs {
             if !items.is_multiple_of(LOGGED) {
                 info!("Extracted features of {items} query images for feature blob {name}");
             }
-            match sink {
-                Sink::Database(writer) => writer.finish()?,
-                Sink::Rows(..) => {}
+            if let Sink::Database(writer) = sink {
+                writer.finish()?;
             }
         }
-        self.files.into_iter().try_for_each(|file| Ok(file.write_atomic()?))
+        self.files.into_iter().try_for_each(|file| Ok(file.publish()?))
     }
 }
 
 impl Blob {
-    fn add(&mut self, net: &Net) -> Result<()> {
+    fn add(&mut self, net: &Net, files: &mut [H5Stream]) -> Result<()> {
         let (shape, values) = net.blob(&self.name)?;
         let values: Vec<f32> = values.into_iter().map(|value| value as f32).collect();
         let rows = shape.first().copied().unwrap_or(1);
-        match &mut self.sink {
-            Sink::Rows(dataset, every) => {
-                let name = &self.name;
-                ensure!(
-                    shape == *every,
-                    "blob '{name}' changes its shape from {every} to {shape}; write LMDB or LevelDB"
-                );
-                dataset.append(&values)?;
-            }
-            Sink::Database(_) => {}
+        if let Sink::Rows { file, dataset } = self.sink {
+            let (name, first) = (&self.name, &self.shape);
+            ensure!(shape == *first, "blob '{name}' changes its shape from {first} to {shape}; write LMDB or LevelDB");
+            files.get_mut(file).context("an HDF5 file is missing")?.append(dataset, &values)?;
         }
         for item in values.chunks_exact(values.len().checked_div(rows).unwrap_or(0).max(1)).take(rows) {
             if let Sink::Database(writer) = &mut self.sink {
@@ -202,6 +195,12 @@ impl Blob {
         }
         Ok(())
     }
+}
+
+/// The shape of so many batches, one behind the other.
+fn whole(batch: &Shape, batches: u32) -> Shape {
+    let rows = lgm_core::count(&[batch.first().copied().unwrap_or(1), batches as usize]);
+    if batch.is_empty() { Shape::from([rows]) } else { batch.splice(0..1, [rows]) }
 }
 
 /// An item of a blob.

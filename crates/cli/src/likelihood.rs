@@ -16,7 +16,7 @@ use crate::args::{LikelihoodArgs, UsageError};
 use crate::detect::classifier::{Among, Classifier};
 use crate::detect::roc::threshold as lowest;
 use crate::detect::run::{Scored, Trained};
-use crate::{gpu, output};
+use crate::{gpu, output, progress};
 use threshold::Threshold;
 
 /// Runs the command.
@@ -37,7 +37,7 @@ pub fn run(args: &LikelihoodArgs) -> Result<ExitCode> {
     };
 
     let mut scored = Scored::default();
-    for batch in 0..u64::from(args.iterations) {
+    for batch in progress::each("batches", args.iterations.into()) {
         trained.forward(batch, false, &mut scored)?;
     }
     let items = scored.classes.len();

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use lgm_core::{Phase, Registry, Result};
 use lgm_cuda::Gpu;
-use lgm_net::{Keep, Net, Options, Outline, Placement, expect_kind, fresh_seed};
+use lgm_net::{Keep, Loaded, Net, Options, Outline, Placement, expect_kind, fresh_seed};
 use lgm_proto::{FileKind, NetParameter, NetState, Parsed, SolverParameter};
 
 use crate::args::StateFlags;
@@ -77,13 +77,61 @@ pub fn solver(path: &Path) -> Result<Parsed<SolverParameter>> {
     Ok(lgm_proto::read_solver(path)?)
 }
 
-/// Loads several files of weights into a net, in order.
+/// Most layers that the warning of those without weights names.
+const NAMED: usize = 10;
+
+/// Loads several files of weights into a net, in order, and warns of layers that none of them has weights for.
 ///
 /// # Errors
 /// When one is missing, damaged, of another kind or of another net.
 pub fn load_weights(net: &mut Net, files: &[PathBuf]) -> Result<()> {
-    files.iter().try_for_each(|file| {
+    let mut loaded = Loaded::default();
+    for file in files {
         expect_kind(file, FileKind::Weights)?;
-        net.load_weights(file)
-    })
+        loaded.join(net.load_weights(file)?);
+    }
+    let missing = net.without_weights(&loaded);
+    if !files.is_empty() && !missing.is_empty() {
+        let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+        tracing::warn!("{}", without_weights(&files.join(", "), &missing));
+    }
+    Ok(())
+}
+
+/// Says which layers files have no weights for, each with the name in the files that it may have there.
+fn without_weights(files: &str, missing: &[(&str, Option<&str>)]) -> String {
+    let say = |&(layer, near): &(&str, Option<&str>)| match near {
+        Some(near) => format!("'{layer}' (there is a '{near}' that the net lacks)"),
+        None => format!("'{layer}'"),
+    };
+    let named: Vec<String> = missing.iter().take(NAMED).map(say).collect();
+    let more = match missing.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let (layers, keep) = if missing.len() == 1 {
+        ("layer", "it keeps its filler's values")
+    } else {
+        ("layers", "they keep their fillers' values")
+    };
+    format!("{files}: no weights for the {layers} {}{more}; {keep}", named.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_without_weights_are_named_with_the_nearest_name() {
+        let one = without_weights("a.caffemodel", &[("ip", Some("ip1"))]);
+        assert_eq!(
+            one,
+            "a.caffemodel: no weights for the layer 'ip' (there is a 'ip1' that the net lacks); it keeps its filler's values"
+        );
+        let many = without_weights("a, b", &[("x", None); 12]);
+        assert!(
+            many.starts_with("a, b: no weights for the layers 'x', 'x'") && many.contains(" and 2 more; they"),
+            "{many}"
+        );
+    }
 }

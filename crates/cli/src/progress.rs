@@ -87,6 +87,12 @@ impl Drop for Progress {
     }
 }
 
+/// The numbers below `count`, with a bar of how many have been worked off; `what` they are in the plural.
+pub fn each(what: &str, count: u64) -> impl Iterator<Item = u64> {
+    let bar = Progress::items(what, count);
+    (0..count).inspect(move |&number| bar.at(number))
+}
+
 /// A callback that shows counts as a bar, with a new bar whenever the count starts again.
 pub fn counter(what: &'static str) -> impl FnMut(usize, usize) {
     let mut bar: Option<Progress> = None;
@@ -138,6 +144,7 @@ mod tests {
         let bar = Progress::new(10, 3);
         bar.update(4, 0.5);
         bar.at(5);
+        assert_eq!(each("items", 4).collect::<Vec<_>>(), [0, 1, 2, 3]);
         assert_eq!(above(|| 7), 7);
         bar.finish();
     }

@@ -8,8 +8,7 @@ use lgm_solver::scores_of;
 use tracing::{info, warn};
 
 use crate::args::TestArgs;
-use crate::progress::Progress;
-use crate::{gpu, models};
+use crate::{gpu, models, progress};
 
 /// Runs a net in the TEST phase over some batches and logs each output and the means.
 ///
@@ -22,9 +21,8 @@ pub fn run(args: &TestArgs) -> anyhow::Result<ExitCode> {
     let passes = args.iterations;
     info!("Running for {passes} iterations.");
     let (mut loss, mut sums) = (0.0, Vec::new());
-    let progress = Progress::items("batches", u64::from(passes));
-    for pass in 0..passes {
-        loss += net.forward(&Step { seed: 0, iter: 0, batch: pass as u64 })?;
+    for pass in progress::each("batches", passes.into()) {
+        loss += net.forward(&Step { seed: 0, iter: 0, batch: pass })?;
         let scores = scores_of(&net)?;
         for score in &scores {
             info!("Batch {pass}, {} = {}", score.blob, six_digits(score.value));
@@ -34,9 +32,7 @@ pub fn run(args: &TestArgs) -> anyhow::Result<ExitCode> {
         } else {
             sums.iter_mut().zip(scores).for_each(|(sum, s)| sum.value += s.value);
         }
-        progress.at(u64::from(pass) + 1);
     }
-    progress.finish();
     if !loss.is_finite() {
         warn!("the loss is not finite: the data, or the weights, hold numbers that are not, or the net overflows");
     }

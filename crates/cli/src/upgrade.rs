@@ -8,7 +8,7 @@ use anyhow::Result;
 use lgm_core::Error;
 use lgm_core::fs::write_bytes;
 use lgm_proto::{Fault, Upgraded, upgrade_net_binary, upgrade_net_text, upgrade_solver_text};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::args::UpgradeArgs;
 
@@ -85,5 +85,9 @@ pub fn run(args: &UpgradeArgs, kind: Kind) -> Result<ExitCode> {
     }
     write_bytes(&args.output, &upgraded.bytes)?;
     info!("Wrote upgraded {message} {form} proto to {}", args.output.display());
+    if upgraded.bytes.is_empty() {
+        let (output, input) = (args.output.display(), input.display());
+        warn!("{output} is empty: {input} holds nothing that today's format has a place for");
+    }
     Ok(if upgraded.ignored.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

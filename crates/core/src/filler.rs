@@ -30,7 +30,7 @@ use crate::rng::{Philox, Sequence};
 use crate::{Error, Float, Result, Shape, ensure};
 
 /// The names that [`fill`] knows.
-pub const FILLERS: [&str; 12] = [
+const FILLERS: [&str; 12] = [
     "constant",
     "uniform",
     "gaussian",

@@ -24,7 +24,7 @@ const RANDOM: usize = 16;
 /// Links that are followed from one to the next, as many as Linux does.
 const LINKS: usize = 40;
 
-/// A file written and synced under a temporary name, not yet in its place. Dropped unpublished, it is removed.
+/// A file under a temporary name, not yet in its place. Dropped unpublished, it is removed.
 #[must_use = "a staged file is removed unless it is published"]
 pub struct Staged {
     tmp: NamedTempFile,
@@ -53,7 +53,11 @@ impl Staged {
         staged.synced()
     }
 
-    fn create(path: &Path) -> Result<Staged> {
+    /// Makes an empty temporary file beside `path`, to be filled through [`Staged::file`].
+    ///
+    /// # Errors
+    /// When the folder does not exist or cannot be written.
+    pub fn create(path: &Path) -> Result<Staged> {
         let mut refused = None;
         let folder = if is_stream(path) { std::env::temp_dir() } else { folder_of(path).into() };
         let tmp = Builder::new().prefix(&temporary_prefix(path)).rand_bytes(RANDOM).make_in(folder, |tmp| {
@@ -67,8 +71,16 @@ impl Staged {
         Ok(Staged { tmp, path: path.into() })
     }
 
+    /// The temporary file.
+    pub fn file(&self) -> &File {
+        self.tmp.as_file()
+    }
+
     /// Syncs what the name holds, which a writer by name may have put another file in place of.
-    fn synced(self) -> Result<Staged> {
+    ///
+    /// # Errors
+    /// When the system cannot write it.
+    pub fn synced(self) -> Result<Staged> {
         sync(self.tmp.path())?;
         Ok(self)
     }

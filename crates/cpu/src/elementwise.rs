@@ -103,24 +103,6 @@ pub fn axpy<T: Float>(alpha: T, x: &[T], y: &mut [T]) {
     for_each_block(y, |at, y| axpy_block(alpha, &x[at..at + y.len()], y));
 }
 
-/// y = α·x + β·y; with β = 0, y is overwritten unread.
-pub fn axpby<T: Float>(alpha: T, x: &[T], beta: T, y: &mut [T]) {
-    if beta == T::zero() {
-        map_into(Some(x), y, |x| alpha * x);
-    } else {
-        zip_into(x, y, |y, x| alpha * x + beta * y);
-    }
-}
-
-/// x = α·x; with α = 0, zero whatever x held.
-pub fn scal<T: Float>(alpha: T, x: &mut [T]) {
-    if alpha == T::zero() {
-        set(alpha, x);
-    } else {
-        map_into(None, x, |x| alpha * x);
-    }
-}
-
 /// y += x.
 pub fn add<T: Float>(x: &[T], y: &mut [T]) {
     zip_into(x, y, |y, x| y + x);
@@ -137,19 +119,9 @@ pub fn sumsq<T: Float>(x: &[T]) -> T {
     dot(x, x)
 }
 
-/// Σ |x|.
-pub fn asum<T: Float>(x: &[T]) -> T {
-    reduce(x.len(), |r| fold_block(&x[r], |v| v.abs()))
-}
-
 /// Σ x.
 pub fn sum<T: Float>(x: &[T]) -> T {
     reduce(x.len(), |r| fold_block(&x[r], |v| v))
-}
-
-/// Σ f(x).
-pub fn sum_of<T: Float>(x: &[T], f: impl Fn(T) -> T + Sync) -> T {
-    reduce(x.len(), |r| fold_block(&x[r], &f))
 }
 
 /// Sums what `block` returns for consecutive ranges of [`BLOCK`] items of `0..len`, by halves.
@@ -322,7 +294,6 @@ mod tests {
             };
             close(dot(&x, &y), x.iter().zip(&y).map(|(&a, &b)| a as f64 * b as f64).sum());
             close(sumsq(&x), x.iter().map(|&a| a as f64 * a as f64).sum());
-            close(asum(&x), x.iter().map(|&a| a.abs() as f64).sum());
             close(sum(&x), x.iter().map(|&a| a as f64).sum());
         }
     }
@@ -336,15 +307,13 @@ mod tests {
         let mut e = vec![0.0; len];
         map_into(Some(&x), &mut e, |v| v * 2.0);
         assert_eq!(d, e);
-        axpby(2.0, &x, 0.0, &mut d);
-        assert_eq!(d, e);
         axpy(-1.0, &e, &mut d);
         assert!(d.iter().all(|&v| v == 0.0));
         zip2_into(&x, &y, &mut d, |a, b| a * b);
         zip3_into(&x, &y, &d.clone(), &mut e, |a, b, c| a * b - c);
         assert!(e.iter().all(|&v| v == 0.0));
         let mut nan = vec![f32::NAN; len];
-        scal(0.0, &mut nan);
+        set(0.0, &mut nan);
         assert!(nan.iter().all(|&v| v == 0.0));
         add(&x, &mut nan);
         assert_eq!(nan, x);
@@ -384,7 +353,7 @@ mod tests {
         same_bits_on_any_threads(|| {
             let mut per = vec![0.0f32; 9];
             sum_per_channel(&x, Axes3::new(4, 9, 4000), &mut per);
-            per.extend([dot(&x, &x), sum(&x), asum(&x)]);
+            per.extend([dot(&x, &x), sum(&x)]);
             per
         });
     }

@@ -28,11 +28,11 @@ mod team;
 mod testing;
 mod vector;
 
-pub use conv::{Algorithm, ConvGeometry, Epilogue, col2im_nd, im2col_nd, set_winograd};
+pub use conv::{Algorithm, ConvGeometry, Epilogue, col2im_nd, im2col_nd};
 pub use gemm::{Gemm, PackedFactor};
 pub use kernel::Kernel;
 pub use lgm_core::Float;
 pub use matrix::{MatMut, MatRef};
-pub use parallel::{BLOCK, for_blocks, for_each_block, for_each_part, for_each_part_of, for_each_row, for_each_row_of};
+pub use parallel::{BLOCK, for_each_block, for_each_part, for_each_part_of, for_each_row, for_each_row_of};
 pub use scratch::with_scratch;
 pub use team::{num_threads, with_threads};

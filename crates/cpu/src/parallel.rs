@@ -20,7 +20,7 @@ pub(crate) fn tasks(count: usize, parallel: bool, task: impl Fn(usize) + Sync) {
 /// Calls `task` with consecutive ranges of at most `block` items that cover `0..items`, in parallel.
 ///
 /// The ranges depend on `items` and `block` only.
-pub fn for_blocks(items: usize, block: usize, task: impl Fn(Range<usize>) + Sync) {
+pub(crate) fn for_blocks(items: usize, block: usize, task: impl Fn(Range<usize>) + Sync) {
     let block = block.max(1);
     tasks(items.div_ceil(block), true, |i| task(i * block..((i + 1) * block).min(items)));
 }

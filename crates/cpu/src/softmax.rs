@@ -31,28 +31,6 @@ pub fn softmax<T: Float>(x: Option<&[T]>, y: &mut [T], axes: Axes3) {
     });
 }
 
-/// The logarithm of the softmax, computed without the softmax: x − max − ln Σ e^(x − max).
-///
-/// # Panics
-/// When a slice is too short.
-pub fn log_softmax<T: Float>(x: Option<&[T]>, y: &mut [T], axes: Axes3) {
-    let y = &mut y[..axes.count()];
-    if let Some(x) = x {
-        crate::elementwise::copy(&x[..y.len()], y);
-    }
-    each_block(y, axes, log_row, |columns, y| {
-        let mut work = Scratch::<T>::new(2 * POSITIONS);
-        let (max, sum) = work.split_at_mut(POSITIONS);
-        let (max, sum) = (&mut max[..columns.len], &mut sum[..columns.len]);
-        max.fill(T::neg_infinity());
-        sum.fill(T::zero());
-        columns.rows(y, |row, _| row_max(row, max));
-        columns.rows(y, |row, _| row_sum_exp(row, max, sum));
-        sum.iter_mut().for_each(|s| *s = math::ln(*s));
-        columns.rows(y, |row, _| row_log(row, max, sum));
-    });
-}
-
 /// The gradient dx = y·(dy − Σ dy·y) from the softmax `y`, or in place on `dx` when `dy` is `None`.
 ///
 /// # Panics
@@ -142,25 +120,9 @@ vectorized! {
 }
 
 vectorized! {
-    fn row_sum_exp[T: Float](row: &[T], max: &[T], sum: &mut [T]) {
-        for ((&v, &m), s) in row.iter().zip(max).zip(sum) {
-            *s += math::exp(v - m);
-        }
-    }
-}
-
-vectorized! {
     fn row_div[T: Float](row: &mut [T], sum: &[T]) {
         for (v, &s) in row.iter_mut().zip(sum) {
             *v /= s;
-        }
-    }
-}
-
-vectorized! {
-    fn row_log[T: Float](row: &mut [T], max: &[T], log_sum: &[T]) {
-        for ((v, &m), &s) in row.iter_mut().zip(max).zip(log_sum) {
-            *v = *v - m - s;
         }
     }
 }
@@ -200,12 +162,6 @@ fn forward_row<T: Float>(row: &mut [T]) {
     row.iter_mut().for_each(|v| *v *= scale);
 }
 
-fn log_row<T: Float>(row: &mut [T]) {
-    let max = largest(row);
-    let log_sum = math::ln(crate::elementwise::fold_block(row, |v| math::exp(v - max)));
-    row.iter_mut().for_each(|v| *v = *v - max - log_sum);
-}
-
 fn backward_row<T: Float>(y: &[T], dx: &mut [T]) {
     let sum = crate::vector::dot_block(y, dx);
     dx.iter_mut().zip(y).for_each(|(d, &y)| *d = y * (*d - sum));
@@ -241,12 +197,8 @@ mod tests {
                 let want = reference(&x, shape);
                 let mut y = vec![f32::NAN; x.len()];
                 softmax(Some(&x), &mut y, Axes3::new(o, c, i));
-                let mut log = x.clone();
-                log_softmax(None, &mut log, Axes3::new(o, c, i));
-                for ((y, log), want) in y.iter().zip(&log).zip(&want) {
+                for (y, want) in y.iter().zip(&want) {
                     assert!((*y as f64 / want - 1.0).abs() < 2e-6, "{shape:?}: {y} for {want}");
-                    let tolerance = 2e-6 * (1.0 + shift.abs() as f64 * 0.1);
-                    assert!((*log as f64 - want.ln()).abs() < tolerance.max(3e-6 * want.ln().abs()), "{log} {want}");
                 }
             }
         }

@@ -118,11 +118,6 @@ impl Source {
     }
 }
 
-/// The source that holds a kernel.
-pub fn source_of(kernel: &str) -> Option<&'static Source> {
-    sources().iter().find(|s| s.kernels().any(|k| k == kernel))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,7 +140,6 @@ mod tests {
         for source in sources() {
             for kernel in source.kernels() {
                 assert!(kernel.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'), "{kernel}");
-                assert_eq!(source_of(&kernel).unwrap().name, source.name);
                 assert!(seen.insert(kernel.clone()), "{kernel} is defined twice");
             }
             // What the macros are defined with is indented.

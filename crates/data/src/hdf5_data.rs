@@ -241,7 +241,7 @@ impl FirstTop {
         let mirror = self.mirror && draw.mirror();
         let window = match self.crop {
             Some(side) if self.random_crop => {
-                pixels::Window::square(draw.corner(side, self.extent.height, self.extent.width), side, mirror)
+                pixels::Window::square(draw.corner([side; 2], self.extent.height, self.extent.width), side, mirror)
             }
             Some(side) => pixels::Window::square(corners(self.extent, side)[0], side, mirror),
             None => pixels::Window::whole(self.extent, mirror),

@@ -54,9 +54,9 @@ impl Draws {
 }
 
 impl ImageDraw {
-    /// A corner for a window of `crop` in an image of `height` by `width`: (top, left).
-    pub fn corner(&self, crop: usize, height: usize, width: usize) -> (usize, usize) {
-        (below(self.words[0], height - crop + 1), below(self.words[1], width - crop + 1))
+    /// A corner for a window of a height and width in an image of `height` by `width`: (top, left).
+    pub fn corner(&self, window: [usize; 2], height: usize, width: usize) -> (usize, usize) {
+        (below(self.words[0], height - window[0] + 1), below(self.words[1], width - window[1] + 1))
     }
 
     /// A number in `0..n`, independent of the corner and of mirroring.
@@ -103,7 +103,7 @@ mod tests {
         let (mut corners, mut mirrors) = ([[0usize; 3]; 2], 0);
         for image in 0..6000 {
             let d = draws.image(image);
-            let (h, w) = d.corner(4, 5, 6);
+            let (h, w) = d.corner([4; 2], 5, 6);
             corners[h][w] += 1;
             mirrors += usize::from(d.mirror());
         }

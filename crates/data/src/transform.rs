@@ -1,9 +1,10 @@
 //! `transform_param`: crop, take off the mean, mirror, scale; Caffe's data transformation.
 //!
-//! The window of `crop_size` is at random in TRAIN and centred in TEST. The mean is an image (`mean_file`, which must
+//! The window of `crop_size`, or of `crop_h` and `crop_w` (of forks), is at random in TRAIN and centred in TEST. The mean is an image (`mean_file`, which must
 //! have the size of the uncropped images), one value, or one a channel (`mean_value`). `mirror` flips one time in two,
 //! in both phases, as in Caffe. Draws are made for each image from the run's seed.
 
+use std::fmt;
 use std::path::Path;
 
 use lgm_core::{Error, Phase, Result, ensure, memory};
@@ -18,7 +19,8 @@ use crate::pixels::{Extent, Mean, Window, cut};
 #[derive(Debug)]
 pub(crate) struct Transformer {
     first: Extent,
-    crop: Option<usize>,
+    /// Height and width of the window.
+    crop: Option<[usize; 2]>,
     random_crop: bool,
     mirror: bool,
     mean: Mean,
@@ -33,6 +35,19 @@ pub(crate) fn color(param: &TransformationParameter) -> Result<Color> {
         (false, true) => Color::Gray,
         (false, false) => Color::Native,
     })
+}
+
+/// The height and width of the window, if one is asked for; `crop_size` comes first.
+fn window(param: &TransformationParameter) -> Result<Option<[usize; 2]>> {
+    let [side, height, width] = [param.crop_size(), param.crop_h(), param.crop_w()].map(|v| v as usize);
+    if side > 0 {
+        return Ok(Some([side; 2]));
+    }
+    ensure!(
+        (height > 0) == (width > 0),
+        "crop_h and crop_w are the height and width of a window and go together, found {height} and {width}"
+    );
+    Ok((height > 0).then_some([height, width]))
 }
 
 /// The mean of images of extents `of`.
@@ -79,6 +94,7 @@ impl Transformer {
     pub fn new(param: &TransformationParameter, phase: Phase, first: Extent) -> Result<Self> {
         let of_annotated = [
             ("resize_param", !param.resize_param.is_empty()),
+            ("noise_param", !param.noise_param.is_empty()),
             ("distort_param", param.distort_param.is_some()),
             ("expand_param", param.expand_param.is_some()),
             ("emit_constraint", param.emit_constraint.is_some()),
@@ -89,7 +105,7 @@ impl Transformer {
         let mean = mean(param, first)?;
         Ok(Transformer {
             first,
-            crop: Some(param.crop_size() as usize).filter(|&c| c > 0),
+            crop: window(param)?,
             random_crop: phase == Phase::Train,
             mirror: param.mirror(),
             mean,
@@ -99,7 +115,7 @@ impl Transformer {
 
     /// Extents of every transformed image.
     pub fn output(&self) -> Extent {
-        let (height, width) = self.crop.map_or((self.first.height, self.first.width), |c| (c, c));
+        let [height, width] = self.crop.unwrap_or([self.first.height, self.first.width]);
         Extent { height, width, ..self.first }
     }
 
@@ -109,7 +125,9 @@ impl Transformer {
         match self.crop {
             _ if image.channels != first.channels => Err(Mismatch::Channels { image, first: first.channels }),
             _ if mean && image != first => Err(Mismatch::Mean(image)),
-            Some(side) if side > image.height.min(image.width) => Err(Mismatch::Crop { image, side }),
+            Some(window) if window[0] > image.height || window[1] > image.width => {
+                Err(Mismatch::Crop { image, window: Asked(window) })
+            }
             None if image != first => Err(Mismatch::Size { image, first }),
             _ => Ok(()),
         }
@@ -119,11 +137,12 @@ impl Transformer {
     pub fn window(&self, of: Extent, draw: ImageDraw) -> Window {
         let Extent { height, width, .. } = of;
         let mirror = self.mirror && draw.mirror();
-        match self.crop {
-            Some(side) if self.random_crop => Window::square(draw.corner(side, height, width), side, mirror),
-            Some(side) => Window::square(((height - side) / 2, (width - side) / 2), side, mirror),
-            None => Window::whole(of, mirror),
-        }
+        let Some(window) = self.crop else { return Window::whole(of, mirror) };
+        let (top, left) = match self.random_crop {
+            true => draw.corner(window, height, width),
+            false => ((height - window[0]) / 2, (width - window[1]) / 2),
+        };
+        Window { top, left, height: window[0], width: window[1], mirror }
     }
 
     /// Writes a transformed image to `out`. The image must pass [`Transformer::check`].
@@ -143,10 +162,23 @@ pub(crate) enum Mismatch {
     Channels { image: Extent, first: usize },
     #[error("is {0}, unlike the mean image")]
     Mean(Extent),
-    #[error("is {image}, smaller than crop_size {side}")]
-    Crop { image: Extent, side: usize },
+    #[error("is {image}, smaller than {window}")]
+    Crop { image: Extent, window: Asked },
     #[error("is {image}, but the first image is {first}; images of several sizes need crop_size")]
     Size { image: Extent, first: Extent },
+}
+
+/// A window as the prototxt asks for it.
+#[derive(Debug)]
+pub(crate) struct Asked([usize; 2]);
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            [height, width] if height == width => write!(f, "crop_size {height}"),
+            [height, width] => write!(f, "crop_h {height} and crop_w {width}"),
+        }
+    }
 }
 
 /// Reads a mean image that must have the extents of the data.
@@ -248,6 +280,30 @@ mod tests {
         }
         assert_eq!(seen.keys().copied().collect::<Vec<_>>(), [[0, 1], [1, 0], [1, 2], [2, 1]]);
         assert!(seen.values().all(|&n| n > 60), "{seen:?}");
+    }
+
+    #[test]
+    fn windows_need_not_be_square() {
+        let param = TransformationParameter { crop_h: Some(2), crop_w: Some(1), ..Default::default() };
+        assert_eq!(apply(&param, Phase::Test), [1.0, 4.0, 7.0, 10.0]);
+        let columns: std::collections::BTreeSet<u32> = (0..60)
+            .map(|n| {
+                let t = Transformer::new(&param, Phase::Train, OF).unwrap();
+                let mut out = [0.0; 4];
+                t.apply(&image(), Draws::new(1, "data", Phase::Train).image(n), &mut out);
+                assert_eq!([out[1], out[2], out[3]], [out[0] + 3.0, out[0] + 6.0, out[0] + 9.0]);
+                out[0] as u32
+            })
+            .collect();
+        assert_eq!(columns.into_iter().collect::<Vec<_>>(), [0, 1, 2]);
+        let both = TransformationParameter { crop_size: Some(1), ..param.clone() };
+        assert_eq!(apply(&both, Phase::Test).len(), 2);
+        let one = TransformationParameter { crop_w: None, ..param.clone() };
+        let e = Transformer::new(&one, Phase::Test, OF).unwrap_err().to_string();
+        assert!(e.contains("crop_h and crop_w") && e.contains("found 2 and 0"), "{e}");
+        let large = TransformationParameter { crop_h: Some(3), ..param };
+        let e = Transformer::new(&large, Phase::Test, OF).unwrap().check(OF).unwrap_err().to_string();
+        assert!(e.contains("is 2 x 2 x 3, smaller than crop_h 3 and crop_w 1"), "{e}");
     }
 
     #[test]

@@ -119,9 +119,12 @@ fn objects_go_with_their_image() {
     // The middle of 8 × 10 shows columns 1 to 8 of rows 0 to 7.
     let (_, cropped) = of("transform_param { crop_size: 8 }", Phase::Test);
     lgm_testkit::assert_close("cropped", &row(&cropped[1]), &[1.0, 4.0, 0.0, 0.0, 0.0, 0.5, 0.5, 0.0], 1e-6);
+    let (_, inverted) = of("transform_param { noise_param { inverse: true } }", Phase::Test);
+    assert_eq!((inverted[0][0], inverted[0][1]), (0.0, 155.0));
     for seed in 0..20 {
         let all = "transform_param { mirror: true expand_param { max_expand_ratio: 2 } distort_param { brightness_prob: 1 brightness_delta: 9 }
-                     resize_param { height: 16 width: 16 interp_mode: NEAREST interp_mode: AREA interp_mode: CUBIC } emit_constraint { emit_type: CENTER } }
+                     resize_param { height: 16 width: 16 interp_mode: NEAREST interp_mode: AREA interp_mode: CUBIC } emit_constraint { emit_type: CENTER }
+                     noise_param { gauss_blur: true jpeg: 80 saltpepper: true saltpepper_param { fraction: 0.2 value: 9 } } }
                    annotated_data_param { batch_sampler { max_sample: 1 sampler { min_scale: 0.5 } sample_constraint { min_jaccard_overlap: 0.2 } } }";
         let mut run = open(&layer(&source, 3, all), &cx(Phase::Train, seed)).unwrap();
         let batch = run.next();
@@ -147,6 +150,7 @@ fn runs_resume_exactly() {
     images(folder.path());
     let source = converted(folder.path(), |o| o);
     let more = "transform_param { mirror: true expand_param { max_expand_ratio: 2 } resize_param { height: 16 width: 16 }
+                  noise_param { saltpepper: true saltpepper_param { fraction: 0.2 value: 9 } }
                   distort_param { hue_prob: 1 hue_delta: 9 } } annotated_data_param { batch_sampler { sampler { min_scale: 0.3 } } }";
     resumes_exactly(&|| open(&layer(&source, 20, more), &cx(Phase::Train, 3)).unwrap(), 6);
 }
@@ -186,6 +190,8 @@ fn mistakes_are_named() {
         "transform_param { resize_param { height: 3 width: 3 } resize_param { height: 3 width: 3 } }",
         &["resize_param", "2 times"],
     );
+    fails("transform_param { noise_param { } noise_param { } }", &["noise_param", "2 times"]);
+    fails("transform_param { noise_param { convert_to_lab: true } }", &["convert_to_lab"]);
     fails("transform_param { expand_param { max_expand_ratio: 2 } mean_file: 'x' }", &["expand_param", "mean_value"]);
     fails("annotated_data_param { batch_sampler { sampler { max_scale: 2 } } }", &["max_scale", "1 to 2"]);
     says(&error(&layer("", 1, ""), &cx(Phase::Train, 1)), &["source"]);

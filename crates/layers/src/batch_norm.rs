@@ -27,6 +27,7 @@ use statistics::{Statistics, axes};
 mod bn;
 mod device;
 mod fused;
+mod launch;
 mod statistics;
 
 pub(crate) use bn::Bn;

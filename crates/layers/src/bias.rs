@@ -18,7 +18,7 @@ impl Bias {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
         let param = param.bias_param.clone().unwrap_or_default();
         let (axis, num_axes) = (param.axis(), param.num_axes());
-        affine::node(Affine { axis, num_axes, main: Main::Bias, filler: param.filler, bias: None })
+        affine::node(Affine { axis, num_axes, main: Main::Bias, filler: param.filler, bounds: None, bias: None })
     }
 }
 

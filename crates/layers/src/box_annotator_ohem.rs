@@ -69,6 +69,7 @@ impl Layer for BoxAnnotatorOhem {
         self.channels = weights[1];
         Ok(Plan {
             no_backward: true,
+            index_tops: vec![0, 1],
             no_gradient: vec![0, 1, 2, 3],
             scratch: vec![bottoms[1].with_shape([self.positions()])],
             flops: 2 * (self.positions() as u64).saturating_mul(self.positions() as u64),

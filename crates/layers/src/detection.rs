@@ -1,23 +1,33 @@
 //! Detection: with prior boxes, as the Single Shot MultiBox Detector, whose boxes are (xmin, ymin, xmax, ymax) as fractions of the
-//! image's width and height; and by region proposals, as Faster R-CNN.
+//! image's width and height; by region proposals, as Faster R-CNN; and by cells of a grid, as YOLO.
 //!
 //! Source: Liu et al., "SSD: Single Shot MultiBox Detector" (2016); the layers of its Caffe.
 
 use lgm_core::{BlobSpec, Error, Result, ensure};
 
+mod anchor_target;
+mod anchors;
 mod boxes;
 mod evaluate;
 mod multibox_loss;
 mod output;
 mod prior_box;
 mod proposal;
+mod proposal_target;
+mod region_loss;
+mod targets;
 mod truth;
+mod yolo_output;
 
+pub use anchor_target::AnchorTarget;
 pub use evaluate::DetectionEvaluate;
 pub use multibox_loss::MultiBoxLoss;
 pub use output::DetectionOutput;
-pub use prior_box::PriorBox;
+pub use prior_box::{PriorBox, PriorBoxClustered};
 pub use proposal::Proposal;
+pub use proposal_target::ProposalTarget;
+pub use region_loss::RegionLoss;
+pub use yolo_output::{YoloDetectionOutput, Yolov3DetectionOutput};
 
 /// The number of images and of priors, of predictions (so many for each prior), scores and priors: the first three bottoms.
 ///

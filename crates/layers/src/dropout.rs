@@ -1,6 +1,9 @@
 //! Dropout: y = x · m / (1 − r), with each m drawn 0 with probability r = `dropout_ratio`, else 1. In TEST, y = x.
 //!
-//! Shapes: one bottom of any shape, one top like it. Gradient: dx = dy · m / (1 − r), with the same m: element i of
+//! Fields of forks: with `scale_train` false (R-CNN's) y = x · m, and in TEST y = x · (1 − r); with `sample_weights_test` (SegNet's)
+//! TEST draws as TRAIN does.
+//!
+//! Shapes: one bottom of any shape, one top like it. Gradient: dy times what x is, with the same m: element i of
 //! forward pass b draws word i mod 4 of counter b · 2³² + ⌊i / 4⌋ of the layer's own stream, so backward draws it again
 //! and nothing is kept.
 //!
@@ -20,18 +23,32 @@ mod device;
 
 /// The layer; see the module.
 pub struct Dropout {
+    /// Elements are dropped with this probability, and the others multiplied.
     ratio: f32,
+    scale: f64,
     stream: u64,
-    train: bool,
     count: usize,
 }
 
 impl Dropout {
     pub(crate) fn build(param: &LayerParameter, cx: &BuildCx) -> Result<Node> {
-        let ratio = param.dropout_param.unwrap_or_default().dropout_ratio();
+        let p = param.dropout_param.unwrap_or_default();
+        let ratio = p.dropout_ratio();
         ensure!((0.0..1.0).contains(&ratio), "dropout_ratio is {ratio}; it must be at least 0 and below 1");
         let stream = stream_id(param.name(), "dropout");
-        Node::compute(Dropout { ratio, stream, train: cx.phase == Phase::Train, count: 0 })
+        let kept = 1.0 - f64::from(ratio);
+        let (ratio, scale) = match (cx.phase == Phase::Train || p.sample_weights_test(), p.scale_train()) {
+            (true, true) => (ratio, 1.0 / kept),
+            (true, false) => (ratio, 1.0),
+            (false, true) => (0.0, 1.0),
+            (false, false) => (0.0, kept),
+        };
+        Node::compute(Dropout { ratio, scale, stream, count: 0 })
+    }
+
+    /// The top is the bottom.
+    fn is_view(&self) -> bool {
+        self.ratio == 0.0 && self.scale == 1.0
     }
 
     /// The least random word that keeps an element.
@@ -43,7 +60,7 @@ impl Dropout {
     fn apply<T: Float>(&self, step: &Step, from: Option<&[T]>, to: &mut [T]) {
         let philox = Philox::new(step.seed, self.stream);
         let least_kept = self.least_kept();
-        let scale = T::of(1.0 / (1.0 - self.ratio as f64));
+        let scale = T::of(self.scale);
         for_each_row(to, BLOCK, |block, to| {
             let start = block * BLOCK;
             if let Some(from) = from {
@@ -75,13 +92,13 @@ impl Layer for Dropout {
     fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
         let bottom = &bottoms[0];
         self.count = bottom.shape.count();
-        Ok(if self.train { Plan::elementwise(bottom) } else { view::plan(bottom, bottom.shape.clone()) })
+        Ok(if self.is_view() { view::plan(bottom, bottom.shape.clone()) } else { Plan::elementwise(bottom) })
     }
 }
 
 impl HostLayer for Dropout {
     fn forward<T: Float>(&self, mut io: Fwd<'_, Host>) -> Result<()> {
-        if !self.train {
+        if self.is_view() {
             return view::forward::<T>(io);
         }
         let (x, y) = (io.bottom_unless_shared::<T>(0)?, io.top::<T>(0)?);
@@ -90,7 +107,7 @@ impl HostLayer for Dropout {
     }
 
     fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
-        if !self.train {
+        if self.is_view() {
             return view::backward::<T>(io);
         }
         let dy = io.top_diff_unless_shared::<T>(0)?;
@@ -121,6 +138,9 @@ mod tests {
                 Case::new(layer("d", "dropout_ratio: 0.2")).bottom([2, 3, 5]),
                 Case::new(layer("d", "dropout_ratio: 0")).bottom([5]),
                 Case::new(layer("d", "")).test_phase().bottom([3, 4]),
+                Case::new(layer("d", "scale_train: false")).bottom([3, 7]),
+                Case::new(layer("d", "scale_train: false dropout_ratio: 0.3")).test_phase().bottom([3, 7]),
+                Case::new(layer("d", "sample_weights_test: true")).test_phase().bottom([3, 7]),
             ],
         );
     }
@@ -147,6 +167,23 @@ mod tests {
                 "two independent masks agree on 0.3² + 0.7² of elements, these on {same}"
             );
         }
+    }
+
+    #[test]
+    fn fields_of_forks_say_which_phase_scales_and_draws() {
+        let values = |param: &str, phase: Phase| {
+            let text = layer("d", &format!("dropout_ratio: 0.25 {param}"));
+            let harness = Harness::new(&registry(), &text, phase, DType::F64, &[[400].into()]).unwrap();
+            let mut found = harness.run(&harness.forward_inputs(&[&[3.0; 400]]).unwrap()).unwrap().tops.remove(0);
+            found.sort_by(f64::total_cmp);
+            found.dedup();
+            found
+        };
+        assert_eq!(values("", Phase::Train), [0.0, 4.0]);
+        assert_eq!(values("", Phase::Test), [3.0]);
+        assert_eq!(values("scale_train: false", Phase::Train), [0.0, 3.0]);
+        assert_eq!(values("scale_train: false", Phase::Test), [2.25]);
+        assert_eq!(values("sample_weights_test: true", Phase::Test), [0.0, 4.0]);
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub struct InfogainLoss {
 
 impl InfogainLoss {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
-        let loss = param.loss_param.unwrap_or_default();
+        let loss = param.loss_param.clone().unwrap_or_default();
         ensure!(
             loss.normalize.is_none(),
             "normalize is not for InfogainLoss; give normalization: VALID for true, BATCH_SIZE for false"

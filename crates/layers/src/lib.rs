@@ -36,8 +36,11 @@ layers! {
     inner_product { "InnerProduct" => InnerProduct }
     embed { "Embed" => Embed }
     detection {
+        "AnchorTarget" => AnchorTarget, "ProposalTarget" => ProposalTarget,
         "DetectionEvaluate" => DetectionEvaluate, "DetectionOutput" => DetectionOutput, "MultiBoxLoss" => MultiBoxLoss,
-        "PriorBox" => PriorBox, "Proposal" => Proposal,
+        "PriorBox" => PriorBox, "PriorBoxClustered" => PriorBoxClustered, "Proposal" => Proposal,
+        "PriorBox" => PriorBox, "Proposal" => Proposal, "RegionLoss" => RegionLoss,
+        "YoloDetectionOutput" => YoloDetectionOutput, "Yolov3DetectionOutput" => Yolov3DetectionOutput,
     }
     regions { "ROIAlign" => RoiAlign, "ROIPooling" => RoiPooling, "PSROIPooling" => PsRoiPooling }
     recurrent { "LSTM" => Lstm, "LSTMUnit" => LstmUnit, "RNN" => Rnn }

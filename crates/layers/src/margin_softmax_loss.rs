@@ -178,7 +178,7 @@ impl DeviceLayer for MarginSoftmaxLoss {
         self.angular.forward_on(io.call, [x, w, labels, io.call.dynamic], p, kept)?;
         forward_on(self.along(), io.queue(), p, p)?;
         let items = self.angular.items;
-        let args = args![partial, DevicePtr::NULL, p, labels, extent(items.items)?, 1u32];
+        let args = args![partial, DevicePtr::NULL, p, labels, DevicePtr::NULL, extent(items.items)?, 1u32];
         io.launch("softmax_loss_partials", self.tally().grid(), &items.after(args)?)?;
         self.tally().finish(io.call, (loss, share), partial, Some(labels), Some(items.z()))
     }
@@ -188,7 +188,7 @@ impl DeviceLayer for MarginSoftmaxLoss {
         let (p, kept, share) = (io.saved(0)?, io.saved(saved::KEPT)?, io.saved(saved::SHARE)?);
         let (g, factors) = (io.scratch(scratch::LOGITS)?, io.scratch(scratch::FACTORS)?);
         let (grid, rows) = ByChannel::new(self.along(), Format::PLAIN).rows()?;
-        let args = args![g, p, labels, d_loss, share, 0u32, rows[0], rows[1], rows[2]];
+        let args = args![g, p, labels, DevicePtr::NULL, d_loss, share, 0u32, rows[0], rows[1], rows[2]];
         io.launch("softmax_loss_backward", grid, &self.angular.items.after(args)?)?;
         let (dx, dw) = (io.bottom_diff(0), io.param_diff(0));
         self.angular.backward_on(io.call, [x, w, labels, kept], [g, factors], dx, dw)

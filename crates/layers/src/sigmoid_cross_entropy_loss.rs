@@ -29,7 +29,7 @@ pub struct SigmoidCrossEntropyLoss {
 
 impl SigmoidCrossEntropyLoss {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
-        let loss = param.loss_param.unwrap_or_default();
+        let loss = param.loss_param.clone().unwrap_or_default();
         Node::compute(SigmoidCrossEntropyLoss { loss, items: 0, count: 0 })
     }
 

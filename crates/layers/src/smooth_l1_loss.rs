@@ -44,7 +44,7 @@ pub struct SmoothL1LossOhem;
 
 impl SmoothL1LossOhem {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
-        SmoothL1Loss::node(1.0, Some(param.loss_param.unwrap_or_default()))
+        SmoothL1Loss::node(1.0, Some(param.loss_param.clone().unwrap_or_default()))
     }
 }
 

@@ -18,6 +18,9 @@
 //! Where it is absent, the older `normalize` means VALID if true, BATCH_SIZE if false. As in Caffe, a probability below
 //! the least normal single-precision number counts as that number, which bounds a position's loss by 87.34.
 //!
+//! With `weight_by_label_freqs` (SegNet's and other forks') the term of a position is multiplied by its class's number in
+//! `class_weighting`, and so is its gradient; Z stays as it is.
+//!
 //! Gradient: dx = dL/Z · (p − [class = label]) where the position counts, else 0; plus, through the second top, that of
 //! the softmax (Caffe passes none). Source: Caffe's layer of this name, and the L-GM fork's label range. Where we differ:
 //! another label outside the classes is an error that names it (Caffe reads memory beyond the scores, the fork ignores it).
@@ -39,6 +42,8 @@ pub struct SoftmaxWithLoss {
     axis: i32,
     along: Axes3,
     labels: Labels,
+    /// What each class weighs; none where all weigh 1.
+    weights: Vec<f32>,
     /// Tops that it may have, and those that it has.
     most_tops: usize,
     tops: usize,
@@ -59,11 +64,24 @@ impl SoftmaxWithLoss {
     }
 
     fn with_tops(param: &LayerParameter, most_tops: usize) -> Result<Node> {
+        let loss = param.loss_param.clone().unwrap_or_default();
+        let weights = if loss.weight_by_label_freqs() { loss.class_weighting.clone() } else { Vec::new() };
+        ensure!(
+            !(loss.weight_by_label_freqs() && weights.is_empty()),
+            "weight_by_label_freqs needs class_weighting, a number for each class"
+        );
+        let wrong = weights.iter().find(|weight| !weight.is_finite());
+        ensure!(
+            wrong.is_none(),
+            "class_weighting must be of finite numbers, found {}",
+            wrong.copied().unwrap_or_default()
+        );
         Node::compute(SoftmaxWithLoss {
-            loss: param.loss_param.unwrap_or_default(),
+            loss,
             axis: param.softmax_param.unwrap_or_default().axis(),
             along: Axes3::default(),
             labels: Labels::default(),
+            weights,
             most_tops,
             tops: 1,
         })
@@ -77,6 +95,10 @@ impl SoftmaxWithLoss {
     fn fixed_normalizer(&self) -> Option<f64> {
         let Axes3 { outer, inner, .. } = self.along;
         fixed_normalizer(&self.loss, NormalizationMode::Valid, outer * inner, outer)
+    }
+
+    fn weight(&self, class: usize) -> f64 {
+        self.weights.get(class).map_or(1.0, |&weight| weight.into())
     }
 
     fn normalizer(&self, counted: usize) -> f64 {
@@ -95,6 +117,12 @@ impl Layer for SoftmaxWithLoss {
         self.along = Axes3::around(&scores.shape, axis..axis + 1);
         check_count(&bottoms[1], self.along.outer * self.along.inner, scores)?;
         let classes = self.along.channels;
+        ensure!(
+            self.weights.is_empty() || self.weights.len() == classes,
+            "class_weighting must be given once for each of the {classes} classes of the scores of shape {}, found {} times",
+            scores.shape,
+            self.weights.len()
+        );
         self.labels = Labels { ignored: self.loss.ignore_label, ..Labels::of(classes) };
         if self.loss.label_start.is_some() || self.loss.label_end.is_some() {
             let start = self.loss.label_start.unwrap_or(0);
@@ -139,7 +167,7 @@ impl HostLayer for SoftmaxWithLoss {
                 let p = p[(i / inner * channels + class) * inner + i % inner].f64();
                 let least = f64::from(f32::MIN_POSITIVE);
                 // NaN stays NaN, so that it is seen.
-                term = -if p < least { least } else { p }.ln();
+                term = -if p < least { least } else { p }.ln() * self.weight(class);
                 counted += 1;
             }
             loss += term;
@@ -165,6 +193,7 @@ impl HostLayer for SoftmaxWithLoss {
         for i in 0..labels.len() {
             if let Some(label) = self.labels.class(labels, i)? {
                 let at = |class: usize| (i / inner * channels + class) * inner + i % inner;
+                let scale = scale * T::of(self.weight(label));
                 (0..channels).for_each(|c| dx[at(c)] += scale * p[at(c)]);
                 dx[at(label)] -= scale;
             }
@@ -204,6 +233,13 @@ mod tests {
             loss("", 1).bottom([5, 7]).bottom_of([5], Fill::Labels(7)),
             loss("softmax_param { axis: -1 }", 1).bottom([2, 3, 4]).bottom_of([6], Fill::Labels(4)),
             loss("loss_param { normalize: false }", 1).bottom([2, 3, 4]).bottom_of([2, 4], Fill::Labels(3)),
+            loss("loss_param { weight_by_label_freqs: true class_weighting: [0.5, 2, 0] }", 1)
+                .bottom([2, 3, 3])
+                .bottom_of([6], Fill::Labels(3)),
+            loss("loss_param { weight_by_label_freqs: true class_weighting: [0.5, 2, 3] ignore_label: 255 }", 2)
+                .bottom([2, 3, 3])
+                .bottom_of([2, 3], with_ignored()),
+            loss("loss_param { class_weighting: 3 }", 1).bottom([5, 7]).bottom_of([5], Fill::Labels(7)),
             // Nothing counts.
             loss("loss_param { ignore_label: 0 }", 1).bottom([3, 2]).bottom_of([3], Fill::Given(vec![0.0; 3])),
             loss("loss_param { label_start: -1 label_end: 1 ignore_label: 1 }", 1)
@@ -278,6 +314,14 @@ mod tests {
         }
         config_error(&registry, &text("", 1), &[[2, 3].into(), [3].into()], &["expected 2", "found 3"]);
         config_error(&registry, &text("softmax_param { axis: 5 }", 1), &shapes, &["axis 5"]);
+        for (weights, needles) in [
+            ("", &["weight_by_label_freqs", "class_weighting"][..]),
+            ("class_weighting: [1, 2]", &["class_weighting", "3 classes", "found 2 times"]),
+            ("class_weighting: [1, 2, nan]", &["class_weighting", "found NaN"]),
+        ] {
+            let fields = format!("loss_param {{ weight_by_label_freqs: true {weights} }}");
+            config_error(&registry, &text(&fields, 1), &shapes, needles);
+        }
         let fields = "loss_param { label_start: 2 label_end: 5 }";
         config_error(&registry, &text(fields, 1), &shapes, &["label_start 2 to label_end 5 are 4 labels", "3 classes"]);
     }

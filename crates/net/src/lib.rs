@@ -22,4 +22,4 @@ pub use passes::formats::Conversions;
 pub use passes::memory::Keep;
 pub use report::convolutions::Convolutions;
 pub use report::{DeviceMemory, LayerReport, Outline};
-pub use weights::{Weights, expect_kind, kind_of};
+pub use weights::{Loaded, Weights, expect_kind, kind_of};

@@ -28,8 +28,8 @@ pub(crate) fn build_graph(
 ) -> Result<Graph> {
     let phase = options.state.phase();
     let kept = graph::filter::filter(param, positions, &options.state)?;
-    graph::known::check(param, &kept, positions, registry)?;
-    let layers: Vec<_> = kept.into_iter().map(|i| (param.layer[i].clone(), positions.layer(i))).collect();
+    let layers = graph::filter::placed(param, &kept, positions, phase)?;
+    graph::known::check(&layers, &kept, positions, registry)?;
     let filtered = NetParameter {
         state: Some(options.state.clone()),
         layer: layers.iter().map(|(l, _)| l.clone()).collect(),

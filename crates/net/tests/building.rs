@@ -195,3 +195,75 @@ fn every_element_of_a_weighted_top_counts() {
     assert_eq!(pass(&mut net, 0), 14.0 + 0.5 * 14.0);
     assert_eq!(diff(&net, "x"), [2.0, 1.0, 2.0, 3.0]);
 }
+
+/// Faster R-CNN's first half, as py-faster-rcnn writes it: Python layers are built as those in their place, and gradients end at them
+/// though what they read is learned.
+#[test]
+fn faster_rcnns_python_layers_are_built_and_gradients_end_there() {
+    let python = |name: &str, bottoms: &str, tops: &str, module: &str, class: &str, settings: &str| {
+        let names = |field: &str, names: &str| names.split(' ').map(|n| format!("{field}: '{n}' ")).collect::<String>();
+        format!(
+            "layer {{ name: '{name}' type: 'Python' {} {} python_param {{ module: 'rpn.{module}' layer: '{class}' \
+             param_str: \"{settings}\" }} }}\n",
+            names("bottom", bottoms),
+            names("top", tops)
+        )
+    };
+    let text = [
+        input("data", &[1, 2, 6, 6]),
+        input("gt_boxes", &[1, 5]),
+        input("im_info", &[1, 3]),
+        "layer { name: 'score' type: 'Convolution' bottom: 'data' top: 'score' \
+         convolution_param { num_output: 2 kernel_size: 1 weight_filler { type: 'gaussian' std: 0.1 } } }\n\
+         layer { name: 'pred' type: 'Convolution' bottom: 'data' top: 'pred' \
+         convolution_param { num_output: 4 kernel_size: 1 weight_filler { type: 'gaussian' std: 0.1 } } }\n"
+            .into(),
+        python(
+            "rpn-data",
+            "score gt_boxes im_info data",
+            "labels targets inside outside",
+            "anchor_target_layer",
+            "AnchorTargetLayer",
+            "{'feat_stride': 8, 'scales': [1], 'ratios': [1]}",
+        ),
+        "layer { name: 'loss_bbox' type: 'SmoothL1Loss' bottom: 'pred' bottom: 'targets' bottom: 'inside' bottom: 'outside' \
+         top: 'loss_bbox' }\n\
+         layer { name: 'reshape' type: 'Reshape' bottom: 'score' top: 'two' reshape_param { shape { dim: [0, 2, -1, 0] } } }\n\
+         layer { name: 'prob' type: 'Softmax' bottom: 'two' top: 'prob' }\n\
+         layer { name: 'loss_cls' type: 'SoftmaxWithLoss' bottom: 'two' bottom: 'labels' top: 'loss_cls' \
+         loss_param { ignore_label: -1 normalize: true } }\n"
+            .into(),
+        python(
+            "proposal",
+            "prob pred im_info",
+            "rpn_rois",
+            "proposal_layer",
+            "ProposalLayer",
+            "{'feat_stride': 8, 'scales': [1], 'ratios': [1]}",
+        ),
+        python(
+            "roi-data",
+            "rpn_rois gt_boxes",
+            "rois roi_labels roi_targets roi_inside roi_outside",
+            "proposal_target_layer",
+            "ProposalTargetLayer",
+            "'num_classes': 3",
+        ),
+        "layer { name: 'pool' type: 'ROIPooling' bottom: 'data' bottom: 'rois' top: 'pool' \
+         roi_pooling_param { pooled_w: 1 pooled_h: 1 spatial_scale: 0.125 } }\n\
+         layer { name: 'cls' type: 'InnerProduct' bottom: 'pool' top: 'cls' inner_product_param { num_output: 3 } }\n\
+         layer { name: 'loss' type: 'SoftmaxWithLoss' bottom: 'cls' bottom: 'roi_labels' top: 'loss' }\n"
+            .into(),
+    ]
+    .concat();
+    let mut net = net(&text);
+    let kinds: Vec<_> = net.layers().filter(|(name, _)| name.contains('-')).map(|(_, kind)| kind.to_string()).collect();
+    assert_eq!(kinds, ["AnchorTarget", "ProposalTarget"]);
+    net.set_blob("data", &(0..72).map(|i| f64::from(i % 7) / 7.0).collect::<Vec<_>>()).unwrap();
+    net.set_blob("gt_boxes", &[8.0, 8.0, 23.0, 23.0, 2.0]).unwrap();
+    net.set_blob("im_info", &[48.0, 48.0, 1.0]).unwrap();
+    let loss = pass(&mut net, 0);
+    assert!(loss.is_finite() && loss > 1.0, "{loss}");
+    assert_eq!(data(&net, "labels").iter().filter(|l| **l == 1.0).count(), 1);
+    assert!(data(&net, "roi_labels").contains(&2.0));
+}

@@ -137,6 +137,37 @@ fn layers_without_a_name_of_their_own_keep_apart() {
     }
 }
 
+#[test]
+fn layers_that_no_file_fills_are_told_with_the_name_they_may_have_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = net(&towers(["first", "second"], [4, 5]));
+    for kind in KINDS {
+        let file = save(&source, dir.path(), kind);
+        let mut target = net(&towers(["first", "secnd"], [4, 5]));
+        let mut loaded = target.load_weights(&file).unwrap();
+        assert_eq!(target.without_weights(&loaded), [("secnd", Some("second"))]);
+        // Another file fills it.
+        let other = net(&towers(["other", "secnd"], [4, 5]));
+        loaded.join(target.load_weights(save(&other, dir.path(), kind)).unwrap());
+        assert!(target.without_weights(&loaded).is_empty());
+        assert_eq!(target.without_weights(&Default::default()), [("first", None), ("secnd", None)]);
+    }
+}
+
+/// Whoever shares a parameter has what its owner was given.
+#[test]
+fn a_shared_parameter_is_filled_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let shared = "param { name: 'w' } param { name: 'b' }";
+    let text = gaussian("x", &[2, 4]) + &product("one", "x", "h", 4, shared) + &product("two", "h", "y", 4, shared);
+    for kind in KINDS {
+        let file = save(&net(&text), dir.path(), kind);
+        let mut target = net(&text);
+        let loaded = target.load_weights(&file).unwrap();
+        assert!(target.without_weights(&loaded).is_empty(), "{kind}");
+    }
+}
+
 /// A name may be the beginning of another's path, in any order.
 #[test]
 fn names_with_slashes_may_lie_within_each_other() {

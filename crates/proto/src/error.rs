@@ -147,6 +147,19 @@ pub enum BinaryFault {
         /// The kind that it is.
         found: FileKind,
     },
+    /// A name, a path or another string that is not UTF-8.
+    #[error(
+        "{field} is not UTF-8: byte {at} of the file is 0x{byte:02X}; names and paths are text: write the file again with \
+         another one, from its prototxt or by the tool that made it"
+    )]
+    NotUtf8 {
+        /// Where the field is, as `layer[3].name`.
+        field: String,
+        /// The first byte that is none of UTF-8.
+        at: usize,
+        /// That byte.
+        byte: u8,
+    },
     /// Its bytes are no message of the expected type.
     #[error("damaged, cut short, or not a binary file of Caffe's: {0}")]
     Damaged(#[from] WireFault),

@@ -10,7 +10,7 @@ use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, ReflectMessage, Value
 
 /// What becomes of a field or an enum value of forks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub(crate) enum Support {
     /// It does what it does there.
     Carried,
     /// It changes no result here.
@@ -19,17 +19,17 @@ pub(crate) enum Fate {
     Refused,
 }
 
-/// Fate and forks, by `Message.field` or `Message.Enum.VALUE`.
-static FIELDS: LazyLock<HashMap<&str, (Fate, &str)>> = LazyLock::new(|| {
-    let parsed = lines(include_str!("../../../proto/forks/fields.txt")).filter_map(|(fate, rest)| {
-        let fate = match fate {
-            "carried" => Fate::Carried,
-            "ignored" => Fate::Ignored,
-            "refused" => Fate::Refused,
+/// Support and forks, by `Message.field` or `Message.Enum.VALUE`.
+static FIELDS: LazyLock<HashMap<&str, (Support, &str)>> = LazyLock::new(|| {
+    let parsed = lines(include_str!("../../../proto/forks/fields.txt")).filter_map(|(support, rest)| {
+        let support = match support {
+            "carried" => Support::Carried,
+            "ignored" => Support::Ignored,
+            "refused" => Support::Refused,
             _ => return None,
         };
         let (name, forks) = rest.split_once(' ')?;
-        Some((name, (fate, forks)))
+        Some((name, (support, forks)))
     });
     parsed.collect()
 });
@@ -52,12 +52,12 @@ pub fn forks_of_layer(kind: &str) -> Option<&'static str> {
 /// Whether a field of a message, or a value of an enum, is supported.
 pub(crate) fn carried(scope: &str, name: &str) -> bool {
     let key = format!("{}.{name}", scope.trim_start_matches("caffe."));
-    !FIELDS.get(key.as_str()).is_some_and(|(fate, _)| *fate != Fate::Carried)
+    !FIELDS.get(key.as_str()).is_some_and(|(support, _)| *support != Support::Carried)
 }
 
 /// What becomes of a message's field, if forks have it and Caffe does not. A second-generation layer has the fields of
 /// today's.
-fn fate(message: &str, field: &str) -> Option<&'static (Fate, &'static str)> {
+fn support(message: &str, field: &str) -> Option<&'static (Support, &'static str)> {
     let message = message.trim_start_matches("caffe.");
     let of = |message: &str| FIELDS.get(format!("{message}.{field}").as_str());
     of(message).or_else(|| (message == "V1LayerParameter").then(|| of("LayerParameter")).flatten())
@@ -85,11 +85,11 @@ fn enter(message: &DynamicMessage, path: &str, dropped: &mut Dropped) {
     for (field, value) in message.fields() {
         let first = if path.is_empty() { field.name().to_owned() } else { format!("{path}.{}", field.name()) };
         let place = |i: usize| if i == 0 { first.clone() } else { format!("{first}[{i}]") };
-        match fate(of, field.name()) {
-            Some((Fate::Ignored, _)) => drop(dropped.ignored.insert(field.name().to_owned())),
+        match support(of, field.name()) {
+            Some((Support::Ignored, _)) => drop(dropped.ignored.insert(field.name().to_owned())),
             // Its default is what a net without it gets.
-            Some((Fate::Refused, _)) if is_default(&field, value) => {}
-            Some((Fate::Refused, forks)) => {
+            Some((Support::Refused, _)) if is_default(&field, value) => {}
+            Some((Support::Refused, forks)) => {
                 let what = format!(
                     "'{}' of {of} is a field of forks ({forks}) that is not supported and would change results; \
                      take it out if the net is meant without it",
@@ -127,7 +127,7 @@ pub(crate) fn restore(original: &DynamicMessage, upgraded: &mut DynamicMessage) 
         let Some(same) = same.filter(|same| same.kind() == field.kind() && same.is_list() == field.is_list()) else {
             continue;
         };
-        if fate(of.full_name(), field.name()).is_some_and(|(fate, _)| *fate != Fate::Carried) {
+        if support(of.full_name(), field.name()).is_some_and(|(support, _)| *support != Support::Carried) {
             upgraded.set_field(&same, value.clone());
         } else if upgraded.has_field(&same) {
             match (value, upgraded.get_field_mut(&same)) {
@@ -151,8 +151,8 @@ fn is_default(field: &FieldDescriptor, value: &Value) -> bool {
 
 fn judge_value(key: &str, (field, value): (&str, &str), path: String, dropped: &mut Dropped) {
     match FIELDS.get(key) {
-        Some((Fate::Ignored, _)) => drop(dropped.ignored.insert(format!("{field}: {value}"))),
-        Some((Fate::Refused, forks)) => {
+        Some((Support::Ignored, _)) => drop(dropped.ignored.insert(format!("{field}: {value}"))),
+        Some((Support::Refused, forks)) => {
             let what = format!("'{value}' for {field} is a value of forks ({forks}) that is not supported");
             dropped.refused.push((path, what));
         }

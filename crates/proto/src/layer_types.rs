@@ -34,7 +34,7 @@ pub(crate) fn v0_layer_type(name: &str) -> Option<LayerType> {
 }
 
 /// Today's name for a second-generation layer type.
-pub fn v1_layer_type(kind: LayerType) -> &'static str {
+pub(crate) fn v1_layer_type(kind: LayerType) -> &'static str {
     match kind {
         LayerType::None => "",
         LayerType::Absval => "AbsVal",

@@ -24,13 +24,12 @@ pub use binary::{LayerWeights, Weights, decode_net, encode, read_binary, read_ne
 pub use error::{BinaryFault, Error, Fault, Position, Result, WireFault};
 pub use forks::forks_of_layer;
 pub use kind::FileKind;
-pub use layer_types::v1_layer_type;
 pub use nearest::nearest;
 pub use numbers::check_numbers;
 pub use prost;
 pub use prost_reflect;
 pub use read::{parse_net, parse_solver, read_net, read_solver};
-pub use text::{Parsed, Positions, general, parse, six_digits, to_text, utf8};
+pub use text::{Parsed, Positions, parse, six_digits, to_text, utf8};
 pub use upgrade::{Upgraded, upgrade_net_binary, upgrade_net_text, upgrade_solver_text};
 
 mod schema {

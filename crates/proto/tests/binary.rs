@@ -160,6 +160,22 @@ fn damage_is_named_with_the_file() {
 }
 
 #[test]
+fn a_string_that_is_not_utf8_is_named() {
+    let mut bytes = encode(&sample());
+    let start = bytes.windows(2).position(|two| two == b"ip").unwrap();
+    bytes[start + 1] = 0xe9;
+    let want = format!("net.caffemodel: layer[0].name is not UTF-8: byte {} of the file is 0xE9", start + 1);
+    for error in [
+        decode_net(&bytes, Path::new(FILE)).unwrap_err().to_string(),
+        lgm_proto::upgrade_net_binary(&bytes, Path::new(FILE)).unwrap_err().to_string(),
+    ] {
+        assert!(error.starts_with(&want), "{error}");
+    }
+    // Weights are taken by the names that match.
+    assert_eq!(Weights::decode(&bytes, Path::new(FILE)).unwrap().layers.len(), 1);
+}
+
+#[test]
 fn a_solver_state_survives() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s.solverstate");

@@ -12,6 +12,7 @@ use proptest::collection::vec;
 use proptest::prelude::{Strategy, any};
 
 mod blocks;
+mod forks;
 mod layers;
 mod losses;
 mod writer;
@@ -56,6 +57,17 @@ const KINDS: &[Add] = &[
     layers::mvn,
     layers::host_only,
     layers::eltwise,
+    forks::bn,
+    forks::normalize,
+    forks::shuffle,
+    forks::interp,
+    forks::reorg,
+    forks::upsample,
+    forks::axpy,
+    forks::squeeze,
+    forks::margin_inner_product,
+    forks::l1,
+    forks::ctc,
     losses::euclidean,
     losses::softmax,
     losses::sigmoid,

@@ -32,13 +32,13 @@ pub struct ConvertAnnosetArgs {
     /// Refuse a label map that has a name twice
     #[arg(long = "check_label")]
     pub check_label: bool,
-    /// Make images gray
+    /// Store gray images in place of coloured ones
     #[arg(long = "gray")]
     pub gray: bool,
-    /// Put the list in another order
+    /// Shuffle the list
     #[arg(long = "shuffle")]
     pub shuffle: bool,
-    /// What the order is drawn from
+    /// Another seed shuffles in another order
     #[arg(long = "seed", value_name = "N", default_value_t = 0)]
     pub seed: u64,
     /// The kind of database
@@ -50,19 +50,19 @@ pub struct ConvertAnnosetArgs {
     /// The greatest number of pixels of an image's longer side; its shape stays
     #[arg(long = "max_dim", value_name = "N", default_value_t = 0)]
     pub max_dim: usize,
-    /// The width of all images, with resize_height
+    /// The width to bring images to, with resize_height; 0: as they are
     #[arg(long = "resize_width", value_name = "N", default_value_t = 0)]
     pub resize_width: usize,
-    /// The height of all images, with resize_width
+    /// The height to bring images to, with resize_width; 0: as they are
     #[arg(long = "resize_height", value_name = "N", default_value_t = 0)]
     pub resize_height: usize,
-    /// Refuse images of another size than the first
+    /// Fail unless all images have one size
     #[arg(long = "check_size")]
     pub check_size: bool,
-    /// Keep images as files
+    /// Store image files, not pixels: the images' own where they need no change
     #[arg(long = "encoded")]
     pub encoded: bool,
-    /// Keep images as files of this kind: png, jpg, bmp
+    /// The kind of image files to store: jpg, png or bmp; without it, what each name's end says
     #[arg(long = "encode_type", value_name = "KIND")]
     pub encode_type: Option<String>,
 }

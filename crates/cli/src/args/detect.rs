@@ -60,7 +60,7 @@ pub struct LikelihoodArgs {
     /// Batches to run
     #[arg(long = "iterations", value_name = "N", default_value_t = 50, value_parser = at_least_one())]
     pub iterations: u32,
-    /// Take the data for clean, find the threshold below which this share of them lies, and write it to -threshold_file
+    /// Take the data as clean, find the threshold with this rate of false alarms, and write it to -threshold_file
     #[arg(long = "calibrate", value_name = "RATE", value_parser = rate, requires = "threshold_file")]
     pub calibrate: Option<f64>,
     /// The file of the threshold: written with -calibrate, otherwise read
@@ -88,14 +88,14 @@ pub struct AdversarialArgs {
     /// The net.
     #[command(flatten)]
     pub net: TrainedFlags,
-    /// Greatest changes of an input's element, in parts of the input range, separated by commas
-    #[arg(long = "epsilon", value_name = "PARTS", value_delimiter = ',', value_parser = part)]
+    /// Greatest changes of an input's element, as fractions of the input range, separated by commas
+    #[arg(long = "epsilon", value_name = "FRACTIONS", value_delimiter = ',', value_parser = fraction)]
     pub epsilon: Vec<f64>,
     /// Steps of each attack
     #[arg(long = "steps", value_name = "N", default_value_t = 1, value_parser = at_least_one())]
     pub steps: u32,
-    /// The length of a step, in parts of epsilon; 1 for one step, otherwise 2.5 divided by their number, unless given
-    #[arg(long = "step_size", value_name = "PARTS", value_parser = part)]
+    /// The length of a step, as a fraction of epsilon; 1 for one step, otherwise 2.5 divided by their number, unless given
+    #[arg(long = "step_size", value_name = "FRACTION", value_parser = fraction)]
     pub step_size: Option<f64>,
     /// The least and greatest value of an input's element; those found in the data unless given
     #[arg(long = "range", value_name = "LEAST,GREATEST", value_parser = range)]
@@ -121,14 +121,14 @@ pub struct AdversarialArgs {
 fn rate(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(value) if value > 0.0 && value < 1.0 => Ok(value),
-        _ => Err("expected a share between 0 and 1, such as 0.01".into()),
+        _ => Err("expected a rate between 0 and 1, such as 0.01".into()),
     }
 }
 
-fn part(text: &str) -> Result<f64, String> {
+fn fraction(text: &str) -> Result<f64, String> {
     match text.trim().parse() {
         Ok(value) if value > 0.0 && value <= 1.0 => Ok(value),
-        _ => Err("expected a part above 0 and up to 1, such as 0.1".into()),
+        _ => Err("expected a fraction above 0 and up to 1, such as 0.1".into()),
     }
 }
 

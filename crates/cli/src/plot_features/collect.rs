@@ -13,7 +13,7 @@ use lgm_proto::{NetParameter, NetState, Positions};
 use crate::args::{PhaseFlag, PlotFeaturesArgs};
 use crate::detect::classifier::{Head, kind_of, leave_out};
 use crate::detect::mixture::Mixture;
-use crate::models;
+use crate::{models, progress};
 
 /// What a net made of its data.
 pub struct Collected {
@@ -115,7 +115,7 @@ impl<'a> Source<'a> {
         let args = self.args;
         let single = |name: &&str| net.blob(name).is_ok_and(|(shape, _)| shape.count() == 1);
         let measures: Vec<String> = net.outputs().into_iter().filter(single).map(String::from).collect();
-        for batch in 0..u64::from(args.iterations) {
+        for batch in progress::each("batches", args.iterations.into()) {
             net.forward(&Step { seed: 0, iter: 0, batch })?;
             let (shape, features) = net.blob(&args.blob)?;
             let (_, labels) = net.blob(&args.label)?;

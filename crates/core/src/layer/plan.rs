@@ -88,7 +88,8 @@ pub struct Plan {
     pub backward_tops: Vec<usize>,
     /// Bottoms that no gradient can flow to (labels).
     pub no_gradient: Vec<usize>,
-    /// Tops of indices: what reads them has no gradient to give back (Pooling's mask).
+    /// Tops of indices, labels or targets: what reads them has no gradient to give back (Pooling's mask). Where these are
+    /// all tops of a layer without backward, gradients end there, though what it reads is learned.
     pub index_tops: Vec<usize>,
     /// The layer has no backward at all.
     pub no_backward: bool,

@@ -11,7 +11,7 @@
 //!
 //! Every task is a block whose bounds follow from the shapes, and each sum is taken in a fixed order.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::LazyLock;
 
 use lgm_core::{Result, Window, ensure};
 use smallvec::SmallVec;
@@ -84,7 +84,7 @@ impl<T: Float> Planar<T> {
 pub struct Algorithm {
     /// The micro-kernels.
     pub kernel: Kernel,
-    /// Winograd's algorithm where it suits; see [`set_winograd`].
+    /// Winograd's algorithm where it suits: 3 × 3 and 5 × 5 kernels at stride 1 in `f32`.
     pub winograd: bool,
 }
 
@@ -95,26 +95,11 @@ impl Algorithm {
     }
 }
 
-/// Whether Winograd's algorithm is allowed: 0 not asked yet, 1 yes, 2 no.
-static WINOGRAD: AtomicU8 = AtomicU8::new(0);
-
-/// Allows or forbids Winograd's algorithm for 3 × 3 and 5 × 5 kernels at stride 1 in `f32`, from the next convolution on.
-///
-/// It is allowed unless the environment has `LGM_WINOGRAD=0`. Its results differ from those of direct convolution by
-/// rounding, some 10⁻⁶ of their root mean square.
-pub fn set_winograd(allowed: bool) {
-    WINOGRAD.store(if allowed { 1 } else { 2 }, Ordering::Relaxed);
-}
-
+/// Whether Winograd's algorithm is allowed for 3 × 3 and 5 × 5 kernels at stride 1 in `f32`: unless the environment has
+/// `LGM_WINOGRAD=0`. Its results differ from those of direct convolution by rounding, some 10⁻⁶ of their root mean square.
 fn winograd_enabled() -> bool {
-    match WINOGRAD.load(Ordering::Relaxed) {
-        0 => {
-            let allowed = std::env::var("LGM_WINOGRAD").map_or(true, |v| v != "0");
-            set_winograd(allowed);
-            allowed
-        }
-        state => state == 1,
-    }
+    static ENABLED: LazyLock<bool> = LazyLock::new(|| std::env::var("LGM_WINOGRAD").map_or(true, |v| v != "0"));
+    *ENABLED
 }
 
 impl ConvGeometry {

@@ -69,7 +69,7 @@ impl Cuda {
     ///
     /// # Errors
     /// As [`Cuda::open`].
-    pub fn open_in(path: &SearchPath, id: u32, precision: Precision, cache: &KernelCache) -> Result<Cuda> {
+    fn open_in(path: &SearchPath, id: u32, precision: Precision, cache: &KernelCache) -> Result<Cuda> {
         let no_device = |error: NoDevice| Error::device(error.to_string());
         let driver = Driver::of(locate::load(Component::Driver, path)).map_err(no_device)?;
         let gpu = pick(driver.devices().map_err(no_device)?, id)?;

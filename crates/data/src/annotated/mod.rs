@@ -3,7 +3,7 @@
 //!
 //! Records are taken as by Data. An image then goes through, each where `transform_param` or `annotated_data_param` asks for it:
 //! `distort_param` (see `color`), `expand_param`, one of the windows that the `batch_sampler`s find, `resize_param` (see `resize`),
-//! and what Data does: crop, mirror, mean and scale. Objects go with their image; those are left out of which nothing is seen any
+//! `noise_param` (see `noise`), and what Data does: crop, mirror, mean and scale. Objects go with their image; those are left out of which nothing is seen any
 //! more, or not as much as `emit_constraint` asks for. `label_map_file` is not read: classes are numbers in records.
 //!
 //! | top | shape |
@@ -21,6 +21,7 @@
 
 mod boxes;
 mod color;
+mod noise;
 mod resize;
 mod sample;
 
@@ -91,8 +92,11 @@ impl AnnotatedData {
         let (data, transform, color) = settings(layer)?;
         let param = layer.annotated_data_param.as_deref().cloned().unwrap_or_default();
         sample::check(&param.batch_sampler)?;
-        let resizes = transform.resize_param.len();
-        ensure!(resizes <= 1, "resize_param may be given once, found {resizes} times");
+        for (name, times) in
+            [("resize_param", transform.resize_param.len()), ("noise_param", transform.noise_param.len())]
+        {
+            ensure!(times <= 1, "{name} may be given once, found {times} times");
+        }
         if let Some(expansion) = &transform.expand_param {
             resize::check_expansion(expansion)?;
             ensure!(
@@ -220,10 +224,14 @@ impl Maker {
         if let Some(p) = &transform.distort_param {
             color::check(p, first.channels)?;
         }
+        if let Some(p) = transform.noise_param.first() {
+            noise::check(p, first.channels)?;
+        }
         let resized = resize.map_or(first, |p| resize::extent(p, first));
         // What is left to Data's transformation.
         let of_data = TransformationParameter {
             resize_param: Vec::new(),
+            noise_param: Vec::new(),
             distort_param: None,
             expand_param: None,
             emit_constraint: None,
@@ -300,6 +308,9 @@ impl Maker {
         let before = image.extent;
         if let Some(p) = p.resize_param.first() {
             image = resize::resize(p, image, &mut objects, &mut random).map_err(|e| bad(e.into()))?;
+        }
+        if let Some(p) = p.noise_param.first() {
+            image = noise::noise(image, p, &mut random).map_err(|e| bad(e.into()))?;
         }
         let (of, image) = (image.extent, image.planes().map_err(|e| bad(e.into()))?);
         self.transformer.check(of).map_err(|e| record.error(&self.path, e))?;

@@ -33,10 +33,15 @@ impl ImageFile {
 }
 
 impl Raster {
+    /// The image, of one or three channels, as a JPEG of a quality from 1 to 100.
+    pub fn as_jpeg(&self, quality: f32) -> Result<Vec<u8>, BadImage> {
+        jpeg::encode(self, quality)
+    }
+
     /// The image, of one or three channels, as a file.
     pub fn encode(&self, kind: ImageFile) -> Result<Vec<u8>, BadImage> {
         if kind == ImageFile::Jpeg {
-            return jpeg::encode(self);
+            return self.as_jpeg(95.0);
         }
         let extent = self.extent;
         let color = if extent.channels == 1 { ExtendedColorType::L8 } else { ExtendedColorType::Rgb8 };

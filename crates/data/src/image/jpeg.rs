@@ -73,13 +73,13 @@ fn from_cmyk(inks: &Raster, gray: bool) -> Result<Raster, BadImage> {
     Ok(out)
 }
 
-/// Encodes blue, green, red or gray as OpenCV does: quality 95, chroma at half the resolution.
-pub(super) fn encode(raster: &Raster) -> Result<Vec<u8>, BadImage> {
+/// Encodes blue, green, red or gray as OpenCV does, chroma at half the resolution.
+pub(super) fn encode(raster: &Raster, quality: f32) -> Result<Vec<u8>, BadImage> {
     let space = if raster.extent.channels == 1 { ColorSpace::JCS_GRAYSCALE } else { ColorSpace::JCS_EXT_BGR };
     caught(|| {
         let mut encoder = Compress::new(space);
         encoder.set_fastest_defaults();
-        encoder.set_quality(95.0);
+        encoder.set_quality(quality);
         encoder.set_size(raster.extent.width, raster.extent.height);
         let mut encoder = encoder.start_compress(Vec::new()).map_err(failed)?;
         encoder.write_scanlines(&raster.data).map_err(failed)?;

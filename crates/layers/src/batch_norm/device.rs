@@ -1,11 +1,9 @@
 //! BatchNorm on a device: one read for the statistics, one for the values.
 
-use lgm_core::{
-    Bwd, Device, DeviceLayer, DevicePtr, DeviceQueue, Formats, Fwd, Grid, Offer, Plan, Result, args, kernel,
-};
+use lgm_core::{Bwd, Device, DeviceLayer, DevicePtr, DeviceQueue, Formats, Fwd, Offer, Plan, Result, args, kernel};
 
 use super::BatchNorm;
-use super::statistics::Found;
+use super::launch::{DeviceNormalization, Found, global};
 use crate::common::by_channel::ByChannel;
 
 impl DeviceLayer for BatchNorm {
@@ -25,13 +23,9 @@ impl DeviceLayer for BatchNorm {
         let (mean, inverse, partial) = (io.scratch(0)?, io.scratch(1)?, io.scratch(2)?);
         let found = Found { mean, inverse, kept_mean: None, kept_inverse: io.saved(0) };
         self.statistics.forward_on(x, along, &mut io, &found, partial)?;
-        let (grid, [rows, width, channels]) = along.rows()?;
         let none = DevicePtr::NULL;
-        io.launch(
-            kernel!("bn_normalize"),
-            grid,
-            args![y, x, none, mean, inverse, none, none, 0u32, rows, width, channels],
-        )
+        let normalization = DeviceNormalization { along, mean, inverse, gamma: none, beta: none, relu: false };
+        normalization.forward(io.call, y, x, none)
     }
 
     fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
@@ -40,11 +34,9 @@ impl DeviceLayer for BatchNorm {
         let dy = io.top_diff_unless_shared(0).unwrap_or(dx);
         let (a, b, partial) = (io.scratch(0)?, io.scratch(1)?, io.scratch(2)?);
         if self.statistics.global {
-            let none = DevicePtr::NULL;
-            let sums = (io.param(0)?, io.param(1)?, io.param(2)?);
-            let eps = self.statistics.param.eps();
-            let args = args![none, a, none, none, sums.0, sums.1, sums.2, along.axes.channels as u32, eps];
-            io.launch("bn_global", Grid::elements(along.axes.channels), args)?;
+            let sums = [io.param(0)?, io.param(1)?, io.param(2)?];
+            let found = Found { mean: DevicePtr::NULL, inverse: a, kept_mean: None, kept_inverse: None };
+            global(io.call, along, &found, sums, self.statistics.param.eps())?;
             return along.affine(io.queue(), dx, dy, Some(a), None, false);
         }
         let y = io.top(0)?;

@@ -69,8 +69,9 @@ impl FusedBatchNorm {
             [norm, rest @ ..] if norm.r#type() == "BatchNorm" && has_own_scale(norm) => (norm, true, 1, rest),
             [norm, scale, rest @ ..] if norm.r#type() == "BatchNorm" && scale.r#type() == "Scale" => {
                 let affine = scale.scale_param.clone().unwrap_or_default();
+                let bounded = affine.min_value.is_some() || affine.max_value.is_some();
                 // With a second bottom, that is the scale.
-                if affine.axis() != 1 || affine.num_axes() != 1 || scale.bottom.len() != 1 {
+                if bounded || affine.axis() != 1 || affine.num_axes() != 1 || scale.bottom.len() != 1 {
                     return Ok(None);
                 }
                 (norm, affine.bias_term(), 2, rest)
@@ -291,6 +292,7 @@ pub(crate) mod tests {
         assert_eq!(of(&["BatchNorm", "Scale"], ""), Some(2));
         assert_eq!(of(&["BatchNorm", "ReLU", "Scale"], ""), None);
         assert_eq!(of(&["BatchNorm", "Scale"], "scale_param { axis: 0 }"), None);
+        assert_eq!(of(&["BatchNorm", "Scale"], "scale_param { min_value: 0 }"), None);
         assert_eq!(of(&["BatchNorm"], ""), None);
         let own = "batch_norm_param { scale_bias: true }";
         assert_eq!(of(&["BatchNorm", "ReLU"], own), Some(2));

@@ -1,11 +1,12 @@
 //! The statistics that BatchNorm normalises by, on the host and on a device.
 
 use lgm_core::{
-    Axes3, BuildCx, Device, DevicePtr, Float, Fwd, Grid, Host, ParamSpec, Phase, Result, Shape, args, ensure, kernel,
+    Axes3, BuildCx, Device, DevicePtr, Float, Fwd, Host, ParamSpec, Phase, Result, Shape, args, ensure, kernel,
 };
 use lgm_cpu::batchnorm;
 use lgm_proto::{BatchNormParameter, LayerParameter};
 
+use super::launch::{Found, global};
 use crate::common::by_channel::ByChannel;
 
 /// How a channel's mean and deviation come about: from the batch, moving the running sums, or from those sums.
@@ -78,18 +79,10 @@ pub fn axes(shape: &Shape) -> Result<Axes3> {
     Ok(Axes3::new(shape[0], channels, shape.count_from(2)))
 }
 
-/// Where statistics go: the mean and the inverse deviation, and copies of them for backward.
-pub struct Found {
-    pub mean: DevicePtr,
-    pub inverse: DevicePtr,
-    pub kept_mean: Option<DevicePtr>,
-    pub kept_inverse: Option<DevicePtr>,
-}
-
 /// Running statistics that a batch moves: each becomes `fresh` · new + `keep` · itself, the variance times `unbias`; the last, the
 /// weight of the sums, 1 + `keep` · itself. Null where there are none.
 pub struct Moving {
-    pub sums: (DevicePtr, DevicePtr, DevicePtr),
+    pub sums: [DevicePtr; 3],
     pub keep: f32,
     pub fresh: f32,
     pub unbias: f32,
@@ -112,9 +105,9 @@ pub fn batch_on(
         to.inverse,
         to.kept_mean,
         to.kept_inverse,
-        moving.sums.0,
-        moving.sums.1,
-        moving.sums.2,
+        moving.sums[0],
+        moving.sums[1],
+        moving.sums[2],
         partial,
         x,
         along.chunks() as u32,
@@ -139,13 +132,10 @@ impl Statistics {
         to: &Found,
         partial: DevicePtr,
     ) -> Result<()> {
-        let sums = (io.param(0)?, io.param(1)?, io.param(2)?);
+        let sums = [io.param(0)?, io.param(1)?, io.param(2)?];
         let eps = self.param.eps();
         if self.global {
-            let Found { mean, inverse, kept_mean, kept_inverse } = *to;
-            let channels = along.axes.channels as u32;
-            let args = args![mean, inverse, kept_mean, kept_inverse, sums.0, sums.1, sums.2, channels, eps];
-            return io.launch("bn_global", Grid::elements(along.axes.channels), args);
+            return global(io.call, along, to, sums, eps);
         }
         let m = along.axes.outer * along.axes.inner;
         let unbias = if m > 1 { (m as f64 / (m - 1) as f64) as f32 } else { 1.0 };

@@ -38,6 +38,11 @@ impl Broadcast {
         Ok(Broadcast { axes: Axes3::around(bottom, start..end) })
     }
 
+    /// Elements of the repeated blob.
+    pub fn count(&self) -> usize {
+        self.axes.channels
+    }
+
     /// y = x + b; on `y` itself when `x` is absent.
     pub fn add<T: Float>(&self, x: Option<&[T]>, b: &[T], y: &mut [T]) {
         self.rows(x, y, |d, row| {

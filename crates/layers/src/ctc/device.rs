@@ -26,10 +26,6 @@ impl Extents {
         Ok([args, &self.args()?].concat())
     }
 
-    fn blocks(&self) -> Grid {
-        Grid::rows(self.items, Grid::THREADS)
-    }
-
     /// y = 1/N · Σ of what items report.
     fn finish(&self, io: &Fwd<'_, Device>, y: DevicePtr, reports: DevicePtr) -> Result<()> {
         let args = args![y, reports, extent(self.items)?, io.call.fault];
@@ -73,7 +69,9 @@ impl DeviceLayer for CtcLoss {
         let read = args![targets, reports, labels, indicators, time, delay, collapsed, merged];
         io.launch("ctc_read", Grid::elements(items), &self.of.after(read)?)?;
         let args = args![reports, gradient, lattice, targets, x, sums, delay, merged];
-        io.launch("ctc_loss", self.of.blocks(), &self.of.after(args)?)?;
+        // Two warps at least, between which reductions are barriers.
+        let threads = (self.places().next_multiple_of(32) as u32).clamp(64, Grid::THREADS);
+        io.launch("ctc_loss", Grid::rows(items, threads), &self.of.after(args)?)?;
         self.of.finish(&io, loss, reports)
     }
 
@@ -111,7 +109,7 @@ impl DeviceLayer for CtcGreedyDecoder {
             item?,
             u32::from(self.merged)
         ];
-        io.launch("ctc_decode", self.of.blocks(), &self.of.after(args)?)?;
+        io.launch("ctc_decode", Grid::rows(self.of.items, Grid::THREADS), &self.of.after(args)?)?;
         match self.tops.accuracy {
             Some(top) => {
                 let accuracy = io.top(top)?;

@@ -3,7 +3,8 @@
 //!
 //! With l′ the labels with a blank before, between and after them, and α(t, u) the probability to be at l′(u) at step t having read
 //! all before it: α(t, u) = p(t, l′(u)) · (α(t−1, u) + α(t−1, u−1) + α(t−1, u−2)), the last unless l′(u) is blank or equal to
-//! l′(u−2). β(t, u) is the probability of what is left to read then. Both are kept as logarithms.
+//! l′(u−2). β(t, u) is the probability of what is left to read then. Both are kept as logarithms, at each step less
+//! the largest.
 //!
 //! Gradient: dx(t, k) = dL/N · (p(t, k) − Σ α(t, u) β(t, u) / p(labels) over u with l′(u) = k), computed in forward; 0 at steps
 //! that an item does not have.
@@ -24,6 +25,9 @@ use lgm_proto::{CtcLossParameter, LayerParameter};
 
 use super::Extents;
 use crate::common::loops::for_rows;
+
+#[cfg(test)]
+mod tests;
 
 /// The layer, CtcLoss; see the module.
 pub struct CtcLoss {
@@ -260,6 +264,7 @@ impl<T: Float> Item<'_, T> {
         for (u, alpha) in alpha.iter_mut().enumerate().take(places.min(2)) {
             *alpha = self.scores(0)[self.class(u)] - sums[0];
         }
+        let mut above = below_zero(&mut alpha[..places]).f64();
         for t in 1..steps {
             let (before, now) = alpha[(t - 1) * stride..].split_at_mut(stride);
             let (x, sum) = (self.scores(t), sums[t]);
@@ -269,19 +274,20 @@ impl<T: Float> Item<'_, T> {
                 let skip = if self.skips(u) { before[u - 2] } else { none };
                 *now = log_add([stay, next, skip]) + x[self.class(u)] - sum;
             }
+            above += below_zero(&mut now[..places]).f64();
         }
         let last = &alpha[(steps - 1) * stride..][..places];
-        let total = log_add([last[places - 1], if places > 1 { last[places - 2] } else { none }, none]);
+        let end = log_add([last[places - 1], if places > 1 { last[places - 2] } else { none }, none]);
+        let cost = T::of(-(above + end.f64()));
         if gradient.is_empty() {
-            return -total;
+            return cost;
         }
         let (mut ahead, mut now) = beta.split_at_mut(stride);
         for t in (0..steps).rev() {
-            let (x, sum, alpha) = (self.scores(t), sums[t], &alpha[t * stride..]);
+            let (x, sum, both) = (self.scores(t), sums[t], &mut alpha[t * stride..][..places]);
             let dx = &mut gradient[(self.delay + t) * of.classes..][..of.classes];
             dx.iter_mut().zip(x).for_each(|(dx, &x)| *dx = exp(x - sum));
-            for u in 0..places {
-                let class = self.class(u);
+            for (u, both) in both.iter_mut().enumerate() {
                 let beta = if t + 1 == steps {
                     if u + 2 >= places { T::zero() } else { none }
                 } else {
@@ -290,20 +296,38 @@ impl<T: Float> Item<'_, T> {
                     let skip = if u + 2 < places && self.skips(u + 2) { ahead[u + 2] } else { none };
                     log_add([stay, next, skip])
                 };
-                now[u] = beta + x[class] - sum;
-                if total != none {
-                    dx[class] -= exp(alpha[u] + beta - total);
-                }
+                now[u] = beta + x[self.class(u)] - sum;
+                *both += beta;
+            }
+            below_zero(&mut now[..places]);
+            // Of a path that cannot be there is no share.
+            if end != none {
+                let all = log_sum(both);
+                both.iter().enumerate().for_each(|(u, &both)| dx[self.class(u)] -= exp(both - all));
             }
             std::mem::swap(&mut ahead, &mut now);
         }
-        -total
+        cost
     }
+}
+
+/// Takes the largest of logarithms from all of them and gives it: so they stay near 0, where single precision is finest.
+fn below_zero<T: Float>(row: &mut [T]) -> T {
+    let most = largest(row);
+    if most == T::neg_infinity() {
+        return T::zero();
+    }
+    row.iter_mut().for_each(|v| *v -= most);
+    most
+}
+
+fn largest<T: Float>(x: &[T]) -> T {
+    x.iter().fold(T::neg_infinity(), |most, &x| if x > most { x } else { most })
 }
 
 /// ln Σ eˣ.
 fn log_sum<T: Float>(x: &[T]) -> T {
-    let most = x.iter().fold(T::neg_infinity(), |most, &x| if x > most { x } else { most });
+    let most = largest(x);
     most + ln(x.iter().map(|&x| exp(x - most)).sum())
 }
 
@@ -311,143 +335,4 @@ fn log_sum<T: Float>(x: &[T]) -> T {
 fn log_add<T: Float>(terms: [T; 3]) -> T {
     let most = terms.iter().fold(T::neg_infinity(), |most, &x| if x > most || x.is_nan() { x } else { most });
     if most == T::neg_infinity() { most } else { most + ln(terms.iter().map(|&x| exp(x - most)).sum()) }
-}
-
-#[cfg(test)]
-mod tests {
-    use crate::tests::registry;
-    use lgm_core::{DType, Phase, Shape};
-    use lgm_testkit::{Case, Fill, Harness, assert_close, check, config_error, says};
-
-    fn padded(param: &str) -> String {
-        format!("layer {{ name: 'c' type: 'CtcLoss' bottom: 'x' bottom: 'y' top: 'l' ctc_loss_param {{ {param} }} }}")
-    }
-
-    fn by_step(param: &str) -> String {
-        let bottoms = "bottom: 'x' bottom: 'i' bottom: 'y'";
-        format!("layer {{ name: 'c' type: 'CTCLoss' {bottoms} top: 'l' ctc_loss_param {{ {param} }} }}")
-    }
-
-    fn given(values: &[f64]) -> Fill {
-        Fill::Given(values.to_vec())
-    }
-
-    /// Of three sequences of up to six steps: two labels in six steps, one in three, and none.
-    const INDICATORS: [f64; 18] = [0., 0., 0., 1., 1., 0., 1., 1., 0., 1., 0., 0., 1., 0., 0., 1., 0., 0.];
-    const LABELS: [f64; 12] = [1., 3., -1., 1., 2., -1., 0., -1., -1., -1., -1., -1.];
-
-    #[test]
-    fn cases() {
-        let steps = |param: &str| {
-            Case::new(by_step(param))
-                .bottom([6, 3, 5])
-                .bottom_of([6, 3], given(&INDICATORS))
-                .bottom_of([4, 3], given(&LABELS))
-        };
-        let labels = [1., 1., 0., 2., 3., 2., 1., 0., 0., 0., 3., 0.];
-        check(
-            &registry(),
-            &[
-                // Labels with an equal neighbour, of as many as there are steps for, few, and steps beyond the last.
-                Case::new(padded("alphabet_size: 4 time_step: 5")).bottom([6, 3, 4]).bottom_of([3, 4], given(&labels)),
-                Case::new(padded("alphabet_size: 6 time_step: 30 blank_label: 5"))
-                    .bottom_of([30, 2, 6], Fill::Normal(0.0, 3.0))
-                    .bottom_of([2, 1, 12], Fill::Labels(6)),
-                // More places than a block has threads.
-                Case::new(padded("alphabet_size: 40 time_step: 170"))
-                    .without_gradients()
-                    .bottom([170, 1, 40])
-                    .bottom_of([1, 150], Fill::Labels(40)),
-                Case::new(padded("alphabet_size: 1 time_step: 2")).bottom([2, 1, 1]).bottom_of([1, 1], given(&[0.])),
-                Case::new(padded("alphabet_size: 3 time_step: 1"))
-                    .bottom([1, 2, 3])
-                    .bottom_of([2, 1], given(&[0., 2.])),
-                steps(""),
-                steps("preprocess_collapse_repeated: true"),
-                steps("ctc_merge_repeated: false"),
-                steps("output_delay: 1 blank_index: 4"),
-            ],
-        );
-    }
-
-    /// The probabilities of all paths that read as `labels`, added up.
-    fn probability(p: &[[f64; 3]], labels: &[usize], merged: bool) -> f64 {
-        let steps = p.len();
-        let paths = 3usize.pow(steps as u32);
-        let path = |i: usize| -> Vec<usize> { (0..steps).map(|t| i / 3usize.pow(t as u32) % 3).collect() };
-        let reads = |path: &[usize]| -> Vec<usize> {
-            let apart = |t: &usize| !merged || *t == 0 || path[*t] != path[t - 1];
-            (0..steps).filter(apart).map(|t| path[t]).filter(|&class| class != 2).collect()
-        };
-        (0..paths)
-            .map(path)
-            .filter(|path| reads(path) == labels)
-            .map(|path| (0..steps).map(|t| p[t][path[t]]).product::<f64>())
-            .sum()
-    }
-
-    #[test]
-    fn the_loss_is_that_of_all_paths() {
-        let p: [[f64; 3]; 5] = [[0.2, 0.5, 0.3], [0.6, 0.1, 0.3], [0.25, 0.25, 0.5], [0.1, 0.7, 0.2], [0.4, 0.4, 0.2]];
-        let x: Vec<f64> = p.iter().flatten().map(|p| p.ln()).collect();
-        let indicators = [0., 1., 1., 1., 1.];
-        for (labels, merged) in [
-            (&[0usize, 1][..], true),
-            (&[0, 0], true),
-            (&[0, 0], false),
-            (&[1, 0, 1], true),
-            (&[1, 1, 1], true),
-            (&[0], false),
-        ] {
-            let shapes: [Shape; 3] = [[5, 1, 3].into(), [5, 1].into(), [4, 1].into()];
-            let text = by_step(&format!("ctc_merge_repeated: {merged}"));
-            let harness = Harness::new(&registry(), &text, Phase::Train, DType::F64, &shapes).unwrap();
-            let mut given: Vec<f64> = labels.iter().map(|&label| label as f64).collect();
-            given.resize(4, -1.0);
-            let out = harness.run(&harness.forward_inputs(&[&x, &indicators, &given]).unwrap()).unwrap();
-            assert_close(&format!("{labels:?}"), &out.tops[0], &[-probability(&p, labels, merged).ln()], 1e-10);
-        }
-    }
-
-    #[test]
-    fn mistakes_are_named() {
-        let two: [Shape; 2] = [[5, 2, 4].into(), [2, 3].into()];
-        for (param, needles) in [
-            ("time_step: 5", &["alphabet_size"][..]),
-            ("alphabet_size: 4", &["time_step"]),
-            ("alphabet_size: 5 time_step: 5", &["alphabet_size 5", "4 classes"]),
-            ("alphabet_size: 4 time_step: 6", &["time_step 6", "5 steps", "(5, 2, 4)"]),
-            ("alphabet_size: 4 time_step: 5 blank_label: 4", &["blank_label 4", "0 to 3"]),
-            ("alphabet_size: 4 time_step: 5 blank_label: -1", &["blank_label -1", "0 to 3"]),
-        ] {
-            config_error(&registry(), &padded(param), &two, needles);
-        }
-        let good = padded("alphabet_size: 4 time_step: 5");
-        config_error(&registry(), &good, &[[5, 4].into(), [2, 3].into()], &["3 axes", "(5, 4)"]);
-        config_error(&registry(), &good, &[[5, 2, 0].into(), [2, 3].into()], &["empty"]);
-        config_error(
-            &registry(),
-            &good,
-            &[[5, 2, 4].into(), [3, 2].into()],
-            &["labels, bottom 1", "2 sequences", "(3, 2)"],
-        );
-        let shapes: [Shape; 3] = [[5, 2, 4].into(), [5, 2].into(), [3, 2].into()];
-        config_error(&registry(), &by_step("output_delay: -1"), &shapes, &["output_delay", "found -1"]);
-        let wrong = [[5, 2, 4].into(), [5, 3].into(), [3, 2].into()];
-        config_error(&registry(), &by_step(""), &wrong, &["indicators, bottom 1", "(5, 2)", "(5, 3)"]);
-        let wrong = [[5, 2, 4].into(), [5, 2].into(), [3, 3].into()];
-        config_error(&registry(), &by_step(""), &wrong, &["labels, bottom 2", "(3, 3)"]);
-        for (label, needles) in [
-            ([1., 2., 4., 0., 0., 0.], &["label 4, number 2 of sequence 0", "4 classes, 0 to 3"][..]),
-            ([0., 0., 0., 1., -1., 0.], &["label -1, number 1 of sequence 1"]),
-        ] {
-            let harness = Harness::new(&registry(), &good, Phase::Train, DType::F32, &two).unwrap();
-            let inputs = harness.forward_inputs(&[&[0.0; 40], &label]).unwrap();
-            says(&harness.run(&inputs).unwrap_err().to_string(), needles);
-        }
-        let harness =
-            Harness::new(&registry(), &good, Phase::Train, DType::F32, &[[5, 1, 4].into(), [1, 4].into()]).unwrap();
-        let inputs = harness.forward_inputs(&[&[0.0; 20], &[1., 1., 1., 2.]]).unwrap();
-        says(&harness.run(&inputs).unwrap_err().to_string(), &["sequence 0", "take 6 steps", "fewer labels"]);
-    }
 }

@@ -159,7 +159,7 @@ impl MultiBoxLoss {
             apart: nms.map(|nms| Apart { threshold: nms.nms_threshold(), top: top(nms.top_k) }),
             apart_by_prior: p.use_prior_for_nms(),
             parts: [part(0), part(1)],
-            loss: param.loss_param.unwrap_or_default(),
+            loss: param.loss_param.clone().unwrap_or_default(),
             images: 0,
             priors: 0,
             rows: 0,

@@ -5,11 +5,13 @@
 //! with `flip` 1 / r, a box of s · √r by s / √r. With `clip` corners lie within the image. Sizes count in whole pixels, as in SSD's
 //! Caffe.
 //!
+//! PriorBoxClustered has boxes of each `width` and `height` instead, in pixels and as they are.
+//!
 //! Bottoms: the blob `[N, C, H, W]`; the images `[N, C', height, width]`, whose size `img_size`, or `img_h` and `img_w`, may replace;
 //! steps are image over blob unless `step`, or `step_h` and `step_w`, are given. Top `[1, 2, H · W · boxes · 4]`: the corners of each box,
 //! and the `variance`s, one for all (0.1) or four, of each. No gradient.
 //!
-//! Source: see [`super`].
+//! Source: see [`super`]; PriorBoxClustered is of OpenCV's training toolbox.
 
 use lgm_core::{
     Arity, BlobSpec, BuildCx, Device, DeviceLayer, Error, Float, Formats, Fwd, Host, HostLayer, Layer, Node, Offer,
@@ -34,11 +36,24 @@ pub struct PriorBox {
     steps: [f32; 2],
 }
 
+/// PriorBox with boxes of given widths and heights; see the module.
+pub struct PriorBoxClustered;
+
+impl PriorBoxClustered {
+    pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
+        PriorBox::with_sizes(param, clustered)
+    }
+}
+
 /// Ratios nearer than this are the same.
 const SAME: f32 = 1e-6;
 
 impl PriorBox {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
+        PriorBox::with_sizes(param, sizes)
+    }
+
+    fn with_sizes(param: &LayerParameter, sizes: fn(&PriorBoxParameter) -> Result<Vec<[f32; 2]>>) -> Result<Node> {
         let param = param.prior_box_param.clone().map(|p| *p).unwrap_or_default();
         let sizes = sizes(&param)?;
         let variances = match param.variance[..] {
@@ -79,8 +94,32 @@ fn pair(name: &str, both: Option<f32>, h: Option<f32>, w: Option<f32>) -> Result
     Ok(Some(found))
 }
 
+/// Width and height of the boxes around a position, given as such.
+fn clustered(p: &PriorBoxParameter) -> Result<Vec<[f32; 2]>> {
+    ensure!(
+        p.min_size.is_empty() && p.max_size.is_empty() && p.aspect_ratio.is_empty(),
+        "boxes are given by width and height; min_size, max_size and aspect_ratio are PriorBox's"
+    );
+    ensure!(
+        !p.width.is_empty() && p.width.len() == p.height.len(),
+        "prior_box_param needs widths and as many heights, at least one, found {} and {}",
+        p.width.len(),
+        p.height.len()
+    );
+    for (name, values) in [("width", &p.width), ("height", &p.height)] {
+        let wrong = values.iter().find(|v| !(v.is_finite() && **v > 0.0));
+        ensure!(
+            wrong.is_none(),
+            "every {name} must be a positive number, found {}",
+            wrong.copied().unwrap_or_default()
+        );
+    }
+    Ok(p.width.iter().zip(&p.height).map(|(&width, &height)| [width, height]).collect())
+}
+
 /// Width and height of the boxes around a position.
 fn sizes(p: &PriorBoxParameter) -> Result<Vec<[f32; 2]>> {
+    ensure!(p.width.is_empty() && p.height.is_empty(), "width and height are PriorBoxClustered's; set that type");
     ensure!(!p.min_size.is_empty(), "prior_box_param needs a min_size");
     ensure!(
         p.max_size.is_empty() || p.max_size.len() == p.min_size.len(),
@@ -213,6 +252,22 @@ mod tests {
         );
     }
 
+    fn clustered(param: &str) -> String {
+        layer(param).replace("'PriorBox'", "'PriorBoxClustered'")
+    }
+
+    #[test]
+    fn clustered_boxes_have_their_widths_and_heights() {
+        let text = clustered("width: 10 height: 5 width: 4.5 height: 20 step: 16");
+        check(&registry(), &[Case::new(&text).bottom([2, 3, 3, 5]).bottom([2, 1, 30, 40])]);
+        let shapes = [Shape::from([1, 1, 1, 1]), [1, 1, 20, 40].into()];
+        let harness = Harness::new(&registry(), &text, Phase::Test, DType::F64, &shapes).unwrap();
+        let out = harness.run(&harness.forward_inputs(&[&[0.0], &[0.0; 800]]).unwrap()).unwrap();
+        // Around (8, 8).
+        let want = [0.075, 0.275, 0.325, 0.525, 0.14375, -0.1, 0.25625, 0.9];
+        lgm_testkit::assert_close("boxes", &out.tops[0][..8], &want, 1e-6);
+    }
+
     #[test]
     fn boxes_lie_around_their_centres() {
         let text =
@@ -248,6 +303,11 @@ mod tests {
         ] {
             config_error(&registry(), &layer(param), &shapes, needles);
         }
+        let wrong = |text: &str, needles: &[&str]| config_error(&registry(), text, &shapes, needles);
+        wrong(&layer("min_size: 4 width: 3 height: 3"), &["PriorBoxClustered"]);
+        wrong(&clustered("min_size: 4 width: 3 height: 3"), &["min_size", "PriorBox's"]);
+        wrong(&clustered("width: 3 width: 4 height: 3"), &["found 2 and 1"]);
+        wrong(&clustered("width: 3 height: -1"), &["every height", "-1"]);
         config_error(
             &registry(),
             &layer("min_size: 4"),

@@ -1,7 +1,7 @@
 //! Proposal: the regions that a region proposal network proposes.
 //!
 //! Around every position of the maps, `feat_stride` pixels of the image apart, lie A anchors: boxes of each `ratio` of height to width
-//! and each `scale`, about as large as a square of `base_size` times the scale. A position's predictions move an anchor's centre in
+//! (0.5, 1 and 2 unless given) and each `scale` (8, 16 and 32), about as large as a square of `base_size` times the scale. A position's predictions move an anchor's centre in
 //! units of its sides and scale these by their exponential; the box is cut to the image, and left out where a side is less than
 //! `min_size` times the image's scale. Of the `pre_nms_topn` best by score, those are taken that overlap no better one by more than
 //! `nms_thresh`, up to `post_nms_topn`.
@@ -18,13 +18,13 @@ use lgm_core::{
 };
 use lgm_proto::{LayerParameter, ProposalParameter};
 
+use super::anchors::Anchors;
 use super::boxes::{Corners, descending, pixel_iou, suppress};
 
 /// The layer; see the module.
 pub struct Proposal {
     param: ProposalParameter,
-    /// Around the first position.
-    anchors: Vec<Corners<f64>>,
+    anchors: Anchors,
     positions: [usize; 2],
 }
 
@@ -34,22 +34,10 @@ const ROW: usize = 5;
 impl Proposal {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
         let param = param.proposal_param.clone().map(|p| *p).unwrap_or_default();
-        ensure!(
-            param.feat_stride() > 0,
-            "proposal_param needs a feat_stride of at least 1, found {}",
-            param.feat_stride()
-        );
-        ensure!(param.base_size() > 0, "base_size must be at least 1");
+        let anchors =
+            Anchors::new("proposal_param", param.feat_stride(), param.base_size(), &param.ratio, &param.scale)?;
         ensure!(param.post_nms_topn() > 0, "post_nms_topn must be at least 1");
         ensure!(param.nms_thresh() >= 0.0, "nms_thresh must be a number of at least 0, found {}", param.nms_thresh());
-        for (name, values) in [("ratio", &param.ratio), ("scale", &param.scale)] {
-            ensure!(!values.is_empty(), "proposal_param needs a {name}");
-            let wrong = values.iter().find(|v| !(v.is_finite() && **v > 0.0));
-            if let Some(wrong) = wrong {
-                return Err(Error::config(format!("every {name} must be a positive number, found {wrong}")));
-            }
-        }
-        let anchors = anchors(&param);
         Node::host_only(Proposal { param, anchors, positions: [0; 2] })
     }
 
@@ -67,19 +55,6 @@ impl Proposal {
         // Written so that what is no number is left out.
         (x2 - x1 + one >= least && y2 - y1 + one >= least).then_some([x1, y1, x2, y2])
     }
-}
-
-/// The anchors around the first position, by ratio and then by scale.
-fn anchors(p: &ProposalParameter) -> Vec<Corners<f64>> {
-    let base = f64::from(p.base_size());
-    let center = 0.5 * (base - 1.0);
-    let of = |ratio: f32, scale: f32| {
-        let width = (base * base / f64::from(ratio)).sqrt().round();
-        let height = (width * f64::from(ratio)).round();
-        let [w, h] = [width, height].map(|side| 0.5 * (side * f64::from(scale) - 1.0));
-        [center - w, center - h, center + w, center + h]
-    };
-    p.ratio.iter().flat_map(|&ratio| p.scale.iter().map(move |&scale| of(ratio, scale))).collect()
 }
 
 impl Layer for Proposal {
@@ -106,7 +81,11 @@ impl Layer for Proposal {
         ensure!(image.count() >= 3, "bottom 2 must hold the image's height, width and scale, found shape {image}");
         let rows = self.param.post_nms_topn() as usize;
         let top = |width: usize| bottoms[0].with_shape(Shape::from([rows, width]));
-        Ok(Plan { no_backward: true, ..Plan::new([top(ROW), top(1)].into_iter().take(tops).collect()) })
+        Ok(Plan {
+            no_backward: true,
+            index_tops: (0..tops).collect(),
+            ..Plan::new([top(ROW), top(1)].into_iter().take(tops).collect())
+        })
     }
 }
 
@@ -117,13 +96,10 @@ impl HostLayer for Proposal {
         let [height, width] = self.positions;
         let area = height * width;
         let (extents, least) = ([image[0], image[1]], T::of(p.min_size().into()) * image[2]);
-        let step = f64::from(p.feat_stride());
         let mut found: Vec<(T, Corners<T>)> = Vec::new();
         for at in 0..area {
-            let [y, x] = [at / width, at % width].map(|n| n as f64 * step);
-            for (a, [x1, y1, x2, y2]) in self.anchors.iter().enumerate() {
+            for (a, anchor) in self.anchors.around(at, width).enumerate() {
                 let by = std::array::from_fn(|k| predictions[(4 * a + k) * area + at]);
-                let anchor = [x1 + x, y1 + y, x2 + x, y2 + y].map(T::of);
                 let corners = self.moved(anchor, by, extents, least);
                 found.extend(corners.map(|corners| (scores[(count + a) * area + at], corners)));
             }
@@ -158,16 +134,6 @@ mod tests {
     }
 
     const PAPER: &str = "feat_stride: 16 ratio: 0.5 ratio: 1 ratio: 2 scale: 8 scale: 16 scale: 32";
-
-    #[test]
-    fn the_anchors_are_those_of_the_paper() {
-        let param = lgm_testkit::parse_layer(&layer(PAPER, "")).unwrap().proposal_param.unwrap();
-        let found = anchors(&param);
-        assert_eq!(found.len(), 9);
-        assert_eq!(found[0], [-84.0, -40.0, 99.0, 55.0]);
-        assert_eq!(found[4], [-120.0, -120.0, 135.0, 135.0]);
-        assert_eq!(found[8], [-168.0, -344.0, 183.0, 359.0]);
-    }
 
     #[test]
     fn cases() {
@@ -216,9 +182,7 @@ mod tests {
     fn mistakes_are_named() {
         let shapes: [Shape; 3] = [[1, 2, 2, 2].into(), [1, 4, 2, 2].into(), [1, 3].into()];
         for (param, needles) in [
-            ("ratio: 1 scale: 1", &["feat_stride of at least 1, found 0"][..]),
-            ("feat_stride: 8 ratio: 1", &["needs a scale"]),
-            ("feat_stride: 8 scale: 1", &["needs a ratio"]),
+            ("ratio: 1 scale: 1", &["proposal_param needs a feat_stride of at least 1, found 0"][..]),
             ("feat_stride: 8 scale: 1 ratio: -1", &["every ratio", "-1"]),
             ("feat_stride: 8 scale: 1 ratio: 1 base_size: 0", &["base_size"]),
             ("feat_stride: 8 scale: 1 ratio: 1 post_nms_topn: 0", &["post_nms_topn"]),

@@ -68,3 +68,86 @@ pub(super) fn truth<T: Float>(
         difficult: numbers[7] != T::zero(),
     }))
 }
+
+/// An object on an image, of which the first and the last pixel belong to it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Object<T> {
+    /// Where it is, in pixels.
+    pub corners: Corners<T>,
+    /// Its class, at least 1.
+    pub class: usize,
+}
+
+/// Numbers of a row of (x1, y1, x2, y2, class), in pixels.
+const PIXELS: usize = 5;
+
+/// How the objects of one image are given: as rows of pixels, or as AnnotatedData gives them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Objects {
+    row: usize,
+}
+
+impl Objects {
+    /// Those of bottom `i`, by its shape.
+    ///
+    /// # Errors
+    /// When it consists of neither kind of rows.
+    pub fn of(bottom: &BlobSpec, i: usize) -> Result<Objects> {
+        let row = bottom.shape.last().copied().unwrap_or_default();
+        ensure!(
+            row == PIXELS || row == ROW,
+            "bottom {i}, the objects, must have rows of {PIXELS} numbers (x1, y1, x2, y2, class) in pixels, or of {ROW} \
+             (image, class, instance, xmin, ymin, xmax, ymax, difficult) as fractions of the image, found shape {}",
+            bottom.shape
+        );
+        Ok(Objects { row })
+    }
+
+    /// Whether they are given in pixels.
+    pub fn are_of_pixels(self) -> bool {
+        self.row == PIXELS
+    }
+
+    /// The objects of an image, of a height and a width. A row of a class below 1 is none, and so is one of image −1, or marked as
+    /// difficult.
+    ///
+    /// # Errors
+    /// When an object has no extent, is of another image, or of none of `classes`.
+    pub fn read<T: Float>(self, rows: &[T], image: Option<[T; 2]>, classes: Option<usize>) -> Result<Vec<Object<T>>> {
+        let mut found = Vec::new();
+        for (i, row) in rows.chunks_exact(self.row).enumerate() {
+            let (corners, class) = if self.are_of_pixels() {
+                ([row[0], row[1], row[2], row[3]], row[4])
+            } else {
+                ensure!(
+                    row[0] == T::zero() || row[0] == -T::one(),
+                    "row {i} of the objects is of image {}, where there is but one, number 0; give the layer one image at a time",
+                    row[0].f64()
+                );
+                if row[0] != T::zero() || row[7] != T::zero() {
+                    continue;
+                }
+                let [height, width] = image.ok_or_else(|| Error::internal("fractions of an image without extents"))?;
+                let last = |v: T| v - T::one();
+                ([row[3] * width, row[4] * height, last(row[5] * width), last(row[6] * height)], row[1])
+            };
+            let class = class.f64().trunc();
+            if class < 1.0 {
+                continue;
+            }
+            let [x1, y1, x2, y2] = corners.map(|v| v.f64());
+            ensure!(
+                x2 - x1 > -1.0 && y2 - y1 > -1.0 && corners.iter().all(|v| v.is_finite()),
+                "row {i} of the objects is no box: x1 {x1}, y1 {y1}, x2 {x2} and y2 {y2}"
+            );
+            let known = classes.map_or(9e15, |classes| classes as f64);
+            ensure!(
+                class < known,
+                "row {i} of the objects has class {class}, which is not one of the {known} classes, the background counted; \
+                 check the labels of the data"
+            );
+            found.push(Object { corners, class: class as usize });
+        }
+        Ok(found)
+    }
+}

@@ -8,8 +8,7 @@ use crate::common::view;
 impl Dropout {
     /// y = x, dropped and scaled; y may be x.
     fn drop_on(&self, call: DeviceCall<'_>, y: DevicePtr, x: DevicePtr) -> Result<()> {
-        let scale = (1.0 / (1.0 - self.ratio as f64)) as f32;
-        let args = args![y, x, call.clock, self.stream, self.least_kept(), scale, self.count as i64];
+        let args = args![y, x, call.clock, self.stream, self.least_kept(), self.scale as f32, self.count as i64];
         call.launch(kernel!("dropout_apply"), Grid::elements(self.count.div_ceil(4)), args)
     }
 }
@@ -21,7 +20,7 @@ impl DeviceLayer for Dropout {
     }
 
     fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
-        if !self.train {
+        if self.is_view() {
             return view::forward_on(io);
         }
         let y = io.top(0)?;
@@ -30,7 +29,7 @@ impl DeviceLayer for Dropout {
     }
 
     fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
-        if !self.train {
+        if self.is_view() {
             return view::backward_on(io);
         }
         let Some(dx) = io.bottom_diff(0) else { return Ok(()) };

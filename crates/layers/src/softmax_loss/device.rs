@@ -1,7 +1,9 @@
 //! SoftmaxWithLoss on a device. The probabilities are scratch or saved memory, 1/Z is kept from forward, and a label that
 //! names no class is reported by its position.
 
-use lgm_core::{Axes3, Bwd, Device, DeviceLayer, DeviceQueue, Error, Fault, Format, Fwd, Plan, Result, args};
+use lgm_core::{
+    Axes3, Bwd, Device, DeviceLayer, DevicePtr, DeviceQueue, Error, Fault, Format, Fwd, Plan, Result, args,
+};
 
 use super::SoftmaxWithLoss;
 use crate::common::by_channel::ByChannel;
@@ -13,6 +15,10 @@ use crate::common::softmax;
 impl SoftmaxWithLoss {
     fn tally(&self) -> Tally {
         Tally { terms: self.along.outer * self.along.inner }
+    }
+
+    fn weights_on(&self, constants: DevicePtr) -> Option<DevicePtr> {
+        (!self.weights.is_empty()).then_some(constants)
     }
 
     /// Which saved memory holds 1/Z.
@@ -28,6 +34,10 @@ impl DeviceLayer for SoftmaxWithLoss {
         Ok(())
     }
 
+    fn constants(&self) -> Vec<f32> {
+        self.weights.clone()
+    }
+
     fn explain(&self, fault: Fault) -> Error {
         labels::explain(fault, self.along.channels)
     }
@@ -39,7 +49,8 @@ impl DeviceLayer for SoftmaxWithLoss {
         let p = softmax::probabilities_on(&mut io, self.with_probabilities())?;
         softmax::forward_on(self.along, io.queue(), p, scores)?;
         let each = if self.tops > 2 { Some(io.top(2)?) } else { None };
-        let args = args![partial, each, p, labels, extent(outer * inner)?, extent(inner)?];
+        let args =
+            args![partial, each, p, labels, self.weights_on(io.call.constants), extent(outer * inner)?, extent(inner)?];
         io.launch("softmax_loss_partials", self.tally().grid(), &self.labels.after(args)?)?;
         let (tops, z) = ((loss, io.saved(self.share())), self.fixed_normalizer().map(|z| z as f32));
         self.tally().finish(io.call, tops, partial, Some(labels), z)
@@ -54,7 +65,8 @@ impl DeviceLayer for SoftmaxWithLoss {
         }
         let (grid, rows) = ByChannel::new(self.along, Format::PLAIN).rows()?;
         let add = u32::from(self.with_probabilities());
-        let args = args![dx, p, labels, d_loss, share, add, rows[0], rows[1], rows[2]];
+        let args =
+            args![dx, p, labels, self.weights_on(io.call.constants), d_loss, share, add, rows[0], rows[1], rows[2]];
         io.launch("softmax_loss_backward", grid, &self.labels.after(args)?)
     }
 }

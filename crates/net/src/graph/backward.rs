@@ -17,11 +17,15 @@ use crate::graph::Graph;
 pub fn mark(graph: &mut Graph, force: bool) -> Result<()> {
     let mut learned = vec![false; graph.values.len()];
     for layer in &mut graph.layers {
+        let ends = layer.plan.no_backward && (0..layer.tops.len()).all(|t| layer.plan.index_tops.contains(&t));
         for (j, &bottom) in layer.bottoms.iter().enumerate() {
-            layer.bottom_backward[j] = layer.param.propagate_down.get(j).copied().unwrap_or(learned[bottom]);
+            let asked = layer.param.propagate_down.get(j).copied();
+            layer.bottom_backward[j] = asked.unwrap_or(learned[bottom] && !ends);
         }
         let params = layer.exec_params.iter().any(|&p| graph.params[p].backward);
-        layer.backward = params || layer.bottoms.iter().any(|&b| learned[b]);
+        let bottoms =
+            layer.bottoms.iter().zip(&layer.bottom_backward).any(|(&b, asked)| learned[b] && (*asked || !ends));
+        layer.backward = params || bottoms;
         for (t, &top) in layer.tops.iter().enumerate() {
             learned[top] = layer.backward && !layer.plan.index_tops.contains(&t);
         }

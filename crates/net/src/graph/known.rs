@@ -2,18 +2,18 @@
 //! forks that would change results.
 
 use lgm_core::{Error, Registry, Result};
-use lgm_proto::{LayerParameter, NetParameter, Positions};
+use lgm_proto::{LayerParameter, Positions};
 
-/// Whether every layer of `kept`, by its number in the net, is of a known type and sets only what is carried out.
+use super::filter::Placed;
+
+/// Whether every layer, `kept` by its number in the net, is of a known type and sets only what is carried out.
 ///
 /// # Errors
 /// All that is missing, each with its layer and place.
-pub fn check(param: &NetParameter, kept: &[usize], positions: &Positions, registry: &Registry) -> Result<()> {
+pub fn check(layers: &[Placed], kept: &[usize], positions: &Positions, registry: &Registry) -> Result<()> {
     let text = |(at, what): (_, &str)| Error::Proto(lgm_proto::Fault::Unsupported(what.to_owned()).at(at));
     let mut faults: Vec<Error> = positions.refused_outside_layers().into_iter().map(text).collect();
-    for &i in kept {
-        let Some(layer) = param.layer.get(i) else { continue };
-        let at = positions.layer(i);
+    for ((layer, at), &i) in layers.iter().zip(kept) {
         // What a layer of an unknown type sets would only be noise beside the type.
         match missing(layer, registry) {
             Some(fault) => faults.push(fault.in_layer(layer.name(), layer.r#type(), at.as_ref())),
@@ -40,8 +40,9 @@ fn missing(layer: &LayerParameter, registry: &Registry) -> Option<Error> {
         let python = layer.python_param.clone().unwrap_or_default();
         return Some(Error::config(format!(
             "the layer is the class '{}' of the Python module '{}', and lgm-caffe runs no Python within a net; write it \
-             with built-in layers, or leave it out (exclude {{ phase: … }}) and bring what it makes in by Input or \
-             HDF5Data",
+             with built-in layers (of Python layers, those of rpn.anchor_target_layer, rpn.proposal_layer and \
+             rpn.proposal_target_layer are built as AnchorTarget, Proposal and ProposalTarget), or leave it out \
+             (exclude {{ phase: … }}) and bring what it makes in by Input, HDF5Data or AnnotatedData",
             python.layer(),
             python.module()
         )));

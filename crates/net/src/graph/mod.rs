@@ -6,6 +6,7 @@ mod build;
 pub(crate) mod filter;
 pub(crate) mod known;
 mod params;
+pub(crate) mod python;
 
 use std::collections::HashMap;
 

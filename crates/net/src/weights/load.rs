@@ -1,6 +1,6 @@
 //! A net's parameters in Caffe's files: binaryproto `.caffemodel` and HDF5 `.caffemodel.h5`, both ways.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use lgm_core::{Error, Result, Shape, State, memory};
@@ -12,24 +12,51 @@ use crate::graph::{LayerNode, keys};
 use crate::net::Net;
 use crate::weights::snapshot::CARRIED;
 
+/// What of files of weights a net took.
+#[derive(Clone, Debug, Default)]
+pub struct Loaded {
+    /// The parameters that were filled, by the layers that own them.
+    params: BTreeSet<usize>,
+    /// Layers of the files that the net does not have.
+    ignored: BTreeSet<String>,
+}
+
+impl Loaded {
+    /// Adds what the net took of another file.
+    pub fn join(&mut self, other: Loaded) {
+        self.params.extend(other.params);
+        self.ignored.extend(other.ignored);
+    }
+}
+
 impl Net {
+    /// The layers with parameters for which files had none, each with the name nearest to its own among the files' layers that
+    /// the net does not have.
+    pub fn without_weights<'a>(&'a self, loaded: &'a Loaded) -> Vec<(&'a str, Option<&'a str>)> {
+        let lacks = |&p: &usize| !loaded.params.contains(&self.graph.params[p].owner.unwrap_or(p));
+        let missing = self.graph.layers.iter().filter(|layer| self.graph.shown(layer).iter().any(lacks));
+        let near = |name| lgm_core::nearest(name, loaded.ignored.iter().map(String::as_str));
+        missing.map(|layer| (layer.name(), near(layer.name()))).collect()
+    }
+
     /// Copies parameters from a `.caffemodel` or `.caffemodel.h5` by layer name; layers the net does not have are
-    /// passed over with a log line.
+    /// passed over with a log line. Returns what it took.
     ///
     /// # Errors
     /// When the file is damaged, or a layer's parameters disagree in number or shape; nothing is copied then. Values that
     /// cannot be read after all may leave some parameters copied.
-    pub fn load_weights(&mut self, path: impl AsRef<Path>) -> Result<()> {
+    pub fn load_weights(&mut self, path: impl AsRef<Path>) -> Result<Loaded> {
         let path = path.as_ref();
         if is_hdf5(path)? { self.load_hdf5(path) } else { self.load_binary(path) }
     }
 
     /// The layer that a file's layer is for: the one of its key, else, as in Caffe, the first of its name.
-    fn target(&self, key: &str, name: &str) -> Option<&LayerNode> {
+    fn target(&self, key: &str, name: &str, loaded: &mut Loaded) -> Option<&LayerNode> {
         let find = |is: &dyn Fn(&LayerNode) -> bool| self.graph.layers.iter().find(|l| is(l));
         let target = find(&|l| l.key == key).or_else(|| find(&|l| l.name() == name));
         if target.is_none() {
             info!("Ignoring source layer {name}");
+            loaded.ignored.insert(name.to_owned());
         }
         target
     }
@@ -68,7 +95,7 @@ impl Net {
         Ok(())
     }
 
-    fn load_binary(&mut self, path: &Path) -> Result<()> {
+    fn load_binary(&mut self, path: &Path) -> Result<Loaded> {
         // The file's bytes, and the numbers in them.
         let bytes = std::fs::metadata(path).map_err(Error::io(path, "read"))?.len();
         memory::check(
@@ -83,10 +110,10 @@ impl Net {
                  'lgm-caffe upgrade_net_proto_binary {file} NEW'"
             );
         }
-        let mut found = Vec::new();
+        let (mut found, mut loaded) = (Vec::new(), Loaded::default());
         let keys = keys(weights.layers.iter().map(|l| (l.name.as_str(), l.kind.as_str())));
         for (source, key) in weights.layers.iter().zip(keys) {
-            let Some(layer) = self.target(&key, &source.name) else { continue };
+            let Some(layer) = self.target(&key, &source.name, &mut loaded) else { continue };
             let name = |e: Error| layer.in_layer(Error::data(path, e.to_string()));
             let params = self.graph.shown(layer);
             if source.blobs.len() != params.len() {
@@ -110,16 +137,17 @@ impl Net {
                 }
                 Ok(())
             })?;
+            loaded.params.insert(self.graph.params[p].owner.unwrap_or(p));
         }
-        Ok(())
+        Ok(loaded)
     }
 
-    fn load_hdf5(&mut self, path: &Path) -> Result<()> {
+    fn load_hdf5(&mut self, path: &Path) -> Result<Loaded> {
         let file = H5File::open(path)?;
-        let mut found: Vec<(usize, H5Dataset)> = Vec::new();
+        let (mut found, mut loaded) = (Vec::<(usize, H5Dataset)>::new(), Loaded::default());
         // A layer's name with slashes is a path of groups.
         for group in file.groups("data")?.into_iter().filter(|group| !group.name.is_empty()) {
-            let Some(layer) = self.target(&group.name, &group.name) else { continue };
+            let Some(layer) = self.target(&group.name, &group.name, &mut loaded) else { continue };
             let params = self.graph.shown(layer);
             let disagrees =
                 || layer.in_layer(Error::data(path, counts(params.len(), group.datasets.len()).to_string()));
@@ -149,8 +177,9 @@ impl Net {
                 Numbers::F64(out) => dataset.read_into(out),
             });
             filled.map_err(|e| self.graph.layers[self.graph.params[p].layer].in_layer(e))?;
+            loaded.params.insert(self.graph.params[p].owner.unwrap_or(p));
         }
-        Ok(())
+        Ok(loaded)
     }
 }
 

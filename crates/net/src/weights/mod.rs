@@ -6,4 +6,5 @@ mod share;
 pub(crate) mod snapshot;
 
 pub use kind::{expect_kind, kind_of};
+pub use load::Loaded;
 pub use snapshot::Weights;

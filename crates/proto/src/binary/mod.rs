@@ -10,6 +10,7 @@ use std::fs;
 use std::path::Path;
 
 use prost::Message;
+use prost_reflect::{MessageDescriptor, ReflectMessage};
 
 pub use weights::{LayerWeights, Weights, read_weights};
 pub(crate) use wire::outline;
@@ -31,9 +32,9 @@ pub fn encode(message: &impl Message) -> Vec<u8> {
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Binary`] for a file that is empty, damaged, cut short or of another kind.
-pub fn read_binary<M: Message + Default>(path: impl AsRef<Path>) -> Result<M> {
+pub fn read_binary<M: Message + ReflectMessage + Default>(path: impl AsRef<Path>) -> Result<M> {
     let path = path.as_ref();
-    decode(&read(path)?, path)
+    decode(&read(path)?, path, &M::default().descriptor())
 }
 
 /// Reads a binary net with all its layers' parameters and upgrades it to today's format. Of a net that must only give its
@@ -57,12 +58,13 @@ pub fn read_net_binary(path: impl AsRef<Path>) -> Result<Parsed<NetParameter>> {
 /// # Errors
 /// [`Error::Binary`].
 pub fn decode_net(bytes: &[u8], path: &Path) -> Result<NetParameter> {
-    decode(&wire::settle_fork_fields(bytes), path)
+    decode(&wire::settle_fork_fields(bytes), path, &NetParameter::default().descriptor())
 }
 
-fn decode<M: Message + Default>(bytes: &[u8], path: &Path) -> Result<M> {
+/// A message from its bytes. `schema` describes what they should hold, for errors.
+fn decode<M: Message + Default>(bytes: &[u8], path: &Path, schema: &MessageDescriptor) -> Result<M> {
     check_start(bytes, path)?;
-    M::decode(bytes).map_err(|error| Error::binary(path, wire::fault(bytes).unwrap_or(error.into())))
+    M::decode(bytes).map_err(|error| Error::binary(path, wire::fault(bytes, schema, error)))
 }
 
 /// Refuses bytes that are of another kind at first sight.

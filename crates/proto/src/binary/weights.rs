@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use prost::Message;
+use prost_reflect::ReflectMessage;
 
 use super::{decode, read};
 use crate::layer_types::{v0_layer_type, v1_layer_type};
 use crate::v1_layer_parameter::LayerType;
-use crate::{BlobProto, Result};
+use crate::{BlobProto, NetParameter, Result};
 
 /// A net's learned values, layer by layer in the order of the file.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -47,7 +48,7 @@ impl Weights {
     /// # Errors
     /// [`crate::Error::Binary`], as [`read_weights`].
     pub fn decode(bytes: &[u8], path: &Path) -> Result<Self> {
-        let net: Net = decode(bytes, path)?;
+        let net: Net = decode(bytes, path, &NetParameter::default().descriptor())?;
         let older = !net.layers.is_empty();
         let layers =
             net.layers.into_iter().map(LayerWeights::from).chain(net.layer.into_iter().map(LayerWeights::from));

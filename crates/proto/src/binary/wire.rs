@@ -1,12 +1,13 @@
 //! Protobuf's wire format, as far as it is needed below the level of messages.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use prost::Message;
 use prost::encoding::{WireType, decode_varint, encode_varint};
-use prost_reflect::ReflectMessage;
+use prost_reflect::{Kind, MessageDescriptor, ReflectMessage};
 
-use crate::error::WireFault;
+use crate::error::{BinaryFault, WireFault};
 use crate::{BlobProto, LayerParameter};
 
 const NET_LAYER: u64 = 100;
@@ -144,9 +145,42 @@ pub(crate) fn outline(head: &[u8]) -> Vec<(u64, WireType)> {
     }
 }
 
-/// What is wrong with the outermost fields of a message, if anything is.
-pub(super) fn fault(bytes: &[u8]) -> Option<WireFault> {
-    Fields::new(bytes).find_map(Result::err)
+/// What is wrong with bytes that are no message of this kind: with its outermost fields, with a string, or what was found.
+pub(crate) fn fault(bytes: &[u8], message: &MessageDescriptor, found: prost::DecodeError) -> BinaryFault {
+    match Fields::new(bytes).find_map(Result::err) {
+        Some(fault) => fault.into(),
+        None => not_utf8(bytes, message, 0, "").unwrap_or(WireFault::Content(found).into()),
+    }
+}
+
+/// The first string that is not UTF-8, of a message that begins at a byte of its file. `within` is put before names.
+fn not_utf8(bytes: &[u8], message: &MessageDescriptor, at: usize, within: &str) -> Option<BinaryFault> {
+    let mut fields = Fields::new(bytes);
+    let mut seen: BTreeMap<u64, usize> = BTreeMap::new();
+    while let Some(Ok(field)) = fields.next() {
+        let number = u32::try_from(field.number).ok();
+        let Some(known) = number.and_then(|number| message.get_field(number)) else { continue };
+        let before = seen.entry(field.number).or_default();
+        let place = if known.is_list() { format!("[{before}]") } else { String::new() };
+        *before = before.saturating_add(1);
+        let name = format!("{within}{}{place}", known.name());
+        let at = at.saturating_add(fields.at.saturating_sub(field.content.len()));
+        let fault = match (field.wire, known.kind()) {
+            (WireType::LengthDelimited, Kind::Message(inner)) => {
+                not_utf8(field.content, &inner, at, &format!("{name}."))
+            }
+            (WireType::LengthDelimited, Kind::String) => std::str::from_utf8(field.content).err().map(|error| {
+                let first = error.valid_up_to();
+                let byte = field.content.get(first).copied().unwrap_or_default();
+                BinaryFault::NotUtf8 { field: name, at: at.saturating_add(first), byte }
+            }),
+            _ => None,
+        };
+        if fault.is_some() {
+            return fault;
+        }
+    }
+    None
 }
 
 /// A net in which the fields of forks' layers have our numbers. Nets without them, and bytes that are no net, come back as

@@ -21,7 +21,7 @@ use std::path::Path;
 use prost_reflect::{DynamicMessage, MessageDescriptor, ReflectMessage};
 
 pub use positions::Positions;
-pub use write::{general, six_digits, to_text};
+pub use write::{six_digits, to_text};
 
 use crate::{Error, Fault, Position, Result, forks};
 

@@ -76,7 +76,7 @@ fn double_text(value: f64) -> String {
 }
 
 /// A number as C's `%.{digits}g` prints it; with 6 digits, as a C++ stream does.
-pub fn general(value: f64, digits: usize) -> String {
+pub(crate) fn general(value: f64, digits: usize) -> String {
     if value.is_nan() {
         return "nan".into();
     }

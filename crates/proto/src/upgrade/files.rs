@@ -63,7 +63,8 @@ pub fn upgrade_net_binary<'a>(bytes: &'a [u8], file: &Path) -> Result<Upgraded<'
     // One at a time: together they may be most of the memory there is.
     blobs.iter().try_for_each(|blob| BlobProto::decode(*blob).map(drop)).map_err(|error| damaged(error.into()))?;
     let descriptor = NetParameter::default().descriptor();
-    let original = DynamicMessage::decode(descriptor, &outline[..]).map_err(|error| damaged(error.into()))?;
+    let original = DynamicMessage::decode(descriptor.clone(), &outline[..])
+        .map_err(|error| Error::binary(file, wire::fault(bytes, &descriptor, error)))?;
     let old = NetParameter::decode(&outline[..]).map_err(|error| damaged(error.into()))?;
 
     let mut positions = Positions::of_layers(file, old.layers.len(), old.layer.len());

@@ -142,7 +142,8 @@ fn upgrade_layer(
             });
         }
         Some(LayerType::Dropout) => {
-            layer.dropout_param = unless_empty(DropoutParameter { dropout_ratio: old.dropout_ratio.take() });
+            layer.dropout_param =
+                unless_empty(DropoutParameter { dropout_ratio: old.dropout_ratio.take(), ..Default::default() });
         }
         Some(LayerType::Lrn) => {
             layer.lrn_param = unless_empty(LrnParameter {

@@ -4,7 +4,7 @@ use super::Picks;
 use super::writer::{Manner, Writer};
 
 /// The layer is a loss of this weight, or none.
-fn loss(w: &mut Writer, kind: &str, bottoms: &[usize], weight: f32, body: &str) -> Option<()> {
+pub fn loss(w: &mut Writer, kind: &str, bottoms: &[usize], weight: f32, body: &str) -> Option<()> {
     w.losses += usize::from(bottoms.iter().any(|&b| w.blobs[b].learned));
     let top = w.layer(kind, bottoms, vec![vec![]], Manner::default(), &format!("loss_weight: {weight} {body}"))[0];
     w.blobs[top].read = true;

@@ -7,9 +7,9 @@ use super::{Blocks, Channels, OUT, Planar, Plane, Spread, Tiling, sized, spaced}
 use crate::gemm::even_block;
 use crate::kernel::{Micro, TileArgs};
 use crate::pack::Panels;
-use crate::parallel::{Shared, tasks};
+use crate::parallel::{Shared, for_blocks, tasks};
 use crate::scratch::Scratch;
-use crate::{BLOCK, Float, for_blocks, for_each_part};
+use crate::{BLOCK, Float, for_each_part};
 
 /// Elements of transformed input and gradient held at a time, about: what stays in the caches.
 const HELD: usize = 1 << 20;

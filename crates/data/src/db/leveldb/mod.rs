@@ -8,9 +8,9 @@
 
 mod bytes;
 mod log;
+mod log_index;
 mod manifest;
 mod table;
-mod unsorted;
 mod write;
 
 use std::fmt;
@@ -22,9 +22,9 @@ use std::sync::Arc;
 use lgm_core::{Error, Result};
 
 use super::{Location, Store, Walk, room};
+use log_index::LogIndex;
 use manifest::{TableFile, Version};
 use table::Run;
-use unsorted::Unsorted;
 pub(super) use write::LeveldbWriter;
 
 /// Kinds of entries.
@@ -76,7 +76,7 @@ pub(super) struct Leveldb {
     /// The tables by their index, and in runs of which each is in the order of keys.
     tables: Vec<TableFile>,
     runs: Vec<Vec<TableFile>>,
-    unsorted: Arc<Unsorted>,
+    logs: Arc<LogIndex>,
 }
 
 impl Leveldb {
@@ -84,11 +84,11 @@ impl Leveldb {
     pub fn open(path: &Path, folder: &Path) -> Result<Self> {
         let place = Arc::new(Place { path: path.into(), folder: folder.into() });
         let version = Version::read(&place)?;
-        let unsorted = Arc::new(Unsorted::read(&place, version.logs(&place)?)?);
+        let logs = Arc::new(LogIndex::read(&place, version.logs(&place)?)?);
         let runs = version.runs(&place)?;
         let mut tables: Vec<TableFile> = runs.iter().flatten().cloned().collect();
         tables.sort_by_key(|table| table.index);
-        Ok(Leveldb { place, tables, runs, unsorted })
+        Ok(Leveldb { place, tables, runs, logs })
     }
 }
 
@@ -102,8 +102,8 @@ impl Store for Leveldb {
         for tables in &self.runs {
             sources.push(Source::Tables(Box::new(Run::first(&self.place, tables)?)));
         }
-        if self.unsorted.len() > 0 {
-            sources.push(Source::Logs(self.unsorted.clone(), 0));
+        if self.logs.len() > 0 {
+            sources.push(Source::Logs(self.logs.clone(), 0));
         }
         let mut walk = LeveldbWalk { place: self.place.clone(), sources, here: None, key: Vec::new() };
         walk.settle()?;
@@ -113,11 +113,11 @@ impl Store for Leveldb {
     fn read(&self, at: Location, to: &mut Vec<u8>) -> Result<[usize; 2]> {
         let Some(table) = at.file.checked_sub(1) else {
             let entry = at.entry as usize;
-            let (key, _) = self.unsorted.key(entry).unwrap_or_default();
-            let lengths = [key.len(), self.unsorted.value_len(entry).unwrap_or(0)];
+            let (key, _) = self.logs.key(entry).unwrap_or_default();
+            let lengths = [key.len(), self.logs.value_len(entry).unwrap_or(0)];
             room(to, lengths, &self.place.path)?;
             to.extend_from_slice(key);
-            self.unsorted.append_value(&self.place, entry, to)?;
+            self.logs.append_value(&self.place, entry, to)?;
             return Ok(lengths);
         };
         let Some(table) = self.tables.get(table as usize) else {
@@ -135,7 +135,7 @@ impl Store for Leveldb {
 /// Entries in the order of their keys.
 enum Source {
     Tables(Box<Run>),
-    Logs(Arc<Unsorted>, usize),
+    Logs(Arc<LogIndex>, usize),
 }
 
 impl Source {

@@ -1,11 +1,10 @@
 //! BN on a device: by the kernels of BatchNorm with a scale of its own.
 
-use lgm_core::{
-    Bwd, Device, DeviceLayer, DevicePtr, DeviceQueue, Formats, Fwd, Grid, Offer, Plan, Result, args, kernel,
-};
+use lgm_core::{Bwd, Device, DeviceLayer, DevicePtr, DeviceQueue, Formats, Fwd, Offer, Plan, Result};
 
 use super::{Bn, From, MEAN, SCALE, SHIFT, VARIANCE};
-use crate::batch_norm::statistics::{Found, Moving, batch_on};
+use crate::batch_norm::launch::{DeviceNormalization, Found, Reads, Sums, global};
+use crate::batch_norm::statistics::{Moving, batch_on};
 use crate::common::by_channel::ByChannel;
 
 impl DeviceLayer for Bn {
@@ -32,27 +31,23 @@ impl DeviceLayer for Bn {
             From::Nowhere => (none, none),
             From::Averages { .. } => {
                 let (mean, inverse) = (io.scratch(0)?, io.scratch(1)?);
-                let averages = (io.param(MEAN)?, io.param(VARIANCE)?);
-                let kept = (io.saved(0), io.saved(1));
-                let channels = along.axes.channels as u32;
-                let args = args![mean, inverse, kept.0, kept.1, averages.0, averages.1, none, channels, self.eps];
-                io.launch("bn_global", Grid::elements(along.axes.channels), args)?;
+                let averages = [io.param(MEAN)?, io.param(VARIANCE)?, none];
+                let found = Found { mean, inverse, kept_mean: io.saved(0), kept_inverse: io.saved(1) };
+                global(io.call, along, &found, averages, self.eps)?;
                 (mean, inverse)
             }
             From::Batch { momentum } => {
                 let (mean, inverse, partial) = (io.scratch(0)?, io.scratch(1)?, io.scratch(2)?);
-                let averages = if momentum.is_some() { (io.param(MEAN)?, io.param(VARIANCE)?) } else { (none, none) };
+                let sums = if momentum.is_some() { [io.param(MEAN)?, io.param(VARIANCE)?, none] } else { [none; 3] };
                 let keep = momentum.unwrap_or_default();
-                let moving = Moving { sums: (averages.0, averages.1, none), keep, fresh: 1.0 - keep, unbias: 1.0 };
+                let moving = Moving { sums, keep, fresh: 1.0 - keep, unbias: 1.0 };
                 let found = Found { mean, inverse, kept_mean: io.saved(0), kept_inverse: io.saved(1) };
                 batch_on(&io, x, along, &found, &moving, partial, self.eps)?;
                 (mean, inverse)
             }
         };
         let (gamma, beta) = (io.param(SCALE)?, io.param(SHIFT)?);
-        let (grid, [rows, width, channels]) = along.rows()?;
-        let args = args![y, x, none, mean, inverse, gamma, beta, 0u32, rows, width, channels];
-        io.launch(kernel!("bn_normalize"), grid, args)
+        DeviceNormalization { along, mean, inverse, gamma, beta, relu: false }.forward(io.call, y, x, none)
     }
 
     fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
@@ -62,22 +57,17 @@ impl DeviceLayer for Bn {
         let (gamma, beta) = (io.param(SCALE)?, io.param(SHIFT)?);
         let dx = io.bottom_diff(0);
         let dy = io.top_diff_or(0, dx)?;
+        let normalization = DeviceNormalization { along, mean, inverse, gamma, beta, relu: false };
         // Without sums to take part of, x counts for nothing; dy stands for it.
-        let (mut x, mut a, mut b) = (dy, none, none);
+        let (mut reads, mut means) = (Reads { dy, x: dy, gate: none }, [none; 2]);
         if self.from != (From::Averages { frozen: true }) {
-            let partial = io.scratch(2)?;
-            (x, a, b) = (io.bottom(0)?, io.scratch(0)?, io.scratch(1)?);
-            let (grid, [outer, channels, inner]) = along.sums()?;
-            let args = args![partial, none, dy, x, none, mean, inverse, gamma, beta, 0u32, outer, channels, inner];
-            io.launch(kernel!("bn_fused_partials"), grid, args)?;
-            let share = if self.of_batch() { 1.0 / (along.axes.outer * along.axes.inner) as f32 } else { 0.0 };
-            let (d_gamma, d_beta) = (io.param_diff(SCALE), io.param_diff(SHIFT));
-            let finish = args![a, b, d_gamma, d_beta, partial, along.chunks() as u32, channels, share];
-            io.launch("bn_fused_finish", along.finish(1024), finish)?;
+            reads.x = io.bottom(0)?;
+            means = [io.scratch(0)?, io.scratch(1)?];
+            let params = [io.param_diff(SCALE), io.param_diff(SHIFT)];
+            let sums = Sums::new(along, means, io.scratch(2)?, self.of_batch(), params);
+            normalization.sums(io.call, reads, &sums, None)?;
         }
         let Some(dx) = dx else { return Ok(()) };
-        let (grid, [rows, width, channels]) = along.rows()?;
-        let args = args![dx, dy, x, none, mean, inverse, gamma, beta, a, b, 0u32, rows, width, channels];
-        io.launch(kernel!("bn_fused_backward"), grid, args)
+        normalization.backward(io.call, dx, reads, means)
     }
 }

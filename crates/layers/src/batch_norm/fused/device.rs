@@ -1,10 +1,10 @@
 //! BatchNorm, Scale, a sum and ReLU in one, on a device: two reads of x and one of r forward; two of x and dy backward,
 //! with r one of y and, for dx, of g in the place of dy.
 
-use lgm_core::{Bwd, Device, DeviceLayer, DevicePtr, DeviceQueue, Formats, Fwd, Offer, Plan, Result, args, kernel};
+use lgm_core::{Bwd, Device, DeviceLayer, DevicePtr, DeviceQueue, Formats, Fwd, Offer, Plan, Result};
 
 use super::{FusedBatchNorm, SCALE, SHIFT};
-use crate::batch_norm::statistics::Found;
+use crate::batch_norm::launch::{DeviceNormalization, Found, Reads, Sums};
 use crate::common::by_channel::ByChannel;
 
 impl DeviceLayer for FusedBatchNorm {
@@ -28,13 +28,7 @@ impl DeviceLayer for FusedBatchNorm {
         self.statistics.forward_on(x, along, &mut io, &found, partial)?;
         let gamma = io.param(SCALE)?;
         let beta = if self.bias { io.param(SHIFT)? } else { DevicePtr::NULL };
-        let (grid, [rows, width, channels]) = along.rows()?;
-        let relu = u32::from(self.relu);
-        io.launch(
-            kernel!("bn_normalize"),
-            grid,
-            args![y, x, r, mean, inverse, gamma, beta, relu, rows, width, channels],
-        )
+        DeviceNormalization { along, mean, inverse, gamma, beta, relu: self.relu }.forward(io.call, y, x, r)
     }
 
     fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
@@ -48,19 +42,19 @@ impl DeviceLayer for FusedBatchNorm {
         // With a sum, y tells what passed the ReLU.
         let gate = if self.joins && self.relu { io.top(0)? } else { DevicePtr::NULL };
         let (a, b, partial) = (io.scratch(0)?, io.scratch(1)?, io.scratch(2)?);
-        let (grid, [outer, channels, inner]) = along.sums()?;
-        let relu = u32::from(self.relu);
-        let args = args![partial, dr, dy, x, gate, mean, inverse, gamma, beta, relu, outer, channels, inner];
-        io.launch(kernel!("bn_fused_partials"), grid, args)?;
-        let share = if self.statistics.global { 0.0 } else { 1.0 / (along.axes.outer * along.axes.inner) as f32 };
-        let d_gamma = io.param_diff(SCALE);
+        let normalization = DeviceNormalization { along, mean, inverse, gamma, beta, relu: self.relu };
         let d_beta = if self.bias { io.param_diff(SHIFT) } else { None };
-        let finish = args![a, b, d_gamma, d_beta, partial, along.chunks() as u32, channels, share];
-        io.launch("bn_fused_finish", along.finish(1024), finish)?;
+        let params = [io.param_diff(SCALE), d_beta];
+        let (reads, sums) = (Reads { dy, x, gate }, Sums::new(along, [a, b], partial, !self.statistics.global, params));
+        normalization.sums(io.call, reads, &sums, dr)?;
         let Some(dx) = dx else { return Ok(()) };
-        let (dy, gate, relu) = dr.map_or((dy, gate, relu), |g| (g, DevicePtr::NULL, 0));
-        let (grid, [rows, width, channels]) = along.rows()?;
-        let args = args![dx, dy, x, gate, mean, inverse, gamma, beta, a, b, relu, rows, width, channels];
-        io.launch(kernel!("bn_fused_backward"), grid, args)
+        match dr {
+            // It is dy behind the ReLU.
+            Some(dr) => {
+                let reads = Reads { dy: dr, x, gate: DevicePtr::NULL };
+                DeviceNormalization { relu: false, ..normalization }.backward(io.call, dx, reads, sums.means)
+            }
+            None => normalization.backward(io.call, dx, reads, sums.means),
+        }
     }
 }

@@ -26,17 +26,17 @@ struct Entry {
 
 /// The newest entry of each key in some logs, in the order of the keys. Values stay on disk.
 #[derive(Default)]
-pub(super) struct Unsorted {
+pub(super) struct LogIndex {
     files: Vec<(String, File)>,
     /// The keys, one after another.
     keys: Vec<u8>,
     entries: Vec<Entry>,
 }
 
-impl Unsorted {
+impl LogIndex {
     /// Reads the logs of these names, the earliest first.
-    pub fn read(place: &Place, names: Vec<String>) -> Result<Unsorted> {
-        let mut all = Unsorted::default();
+    pub fn read(place: &Place, names: Vec<String>) -> Result<LogIndex> {
+        let mut all = LogIndex::default();
         for name in names {
             let mut log = Log::open(place, &name)?;
             while log.next()? {
@@ -44,7 +44,7 @@ impl Unsorted {
             }
             all.files.push((name.clone(), log.into_file()));
         }
-        let Unsorted { keys, entries, .. } = &mut all;
+        let LogIndex { keys, entries, .. } = &mut all;
         let key = |entry: &Entry| key_of(keys, entry);
         entries.sort_unstable_by(|a, b| key(a).cmp(key(b)).then(b.sequence.cmp(&a.sequence)));
         entries.dedup_by(|later, first| key(later) == key(first));
