@@ -9,7 +9,7 @@ use lgm_core::Axes3;
 use crate::kernel::vectorized;
 use crate::parallel::{Shared, tasks};
 use crate::vector::{axpy_block, dot_block};
-use crate::{BLOCK, Float, for_each_block};
+use crate::{BLOCK, Float, for_each_block, for_each_part};
 
 /// Sets every element.
 pub fn set<T: Float>(value: T, dst: &mut [T]) {
@@ -168,6 +168,26 @@ pub fn dot_per_channel<T: Float>(x: &[T], y: &[T], axes: Axes3, out: &mut [T]) {
     channel_reduce(axes, &mut out[..axes.channels], |r| dot_block(&x[r.clone()], &y[r]));
 }
 
+/// Adds to `out` the rows of x one after another, or those of x·y, as many elements each as `out` has.
+///
+/// # Panics
+/// When y is shorter than x, or x is not of whole rows.
+pub fn sum_rows<T: Float>(x: &[T], y: Option<&[T]>, out: &mut [T]) {
+    /// Columns of a task.
+    const COLUMNS: usize = 256;
+    let len = out.len().max(1);
+    assert!(x.len().is_multiple_of(len) && y.is_none_or(|y| y.len() >= x.len()));
+    for_each_part(out, COLUMNS, |c, out| {
+        for start in (c * COLUMNS..x.len()).step_by(len) {
+            let row = start..start + out.len();
+            match y {
+                Some(y) => zip2_block_in_place(&x[row.clone()], &y[row], out, &|sum, x, y| sum + x * y),
+                None => zip_block(&x[row], out, &|sum, x| sum + x),
+            }
+        }
+    });
+}
+
 /// Adds to `out[c]`, images in order, what `rows` gives for each image's run of the channel.
 fn channel_reduce<T: Float>(axes: Axes3, out: &mut [T], row: impl Fn(Range<usize>) -> T + Sync) {
     let Axes3 { outer, channels, inner } = axes;
@@ -297,6 +317,22 @@ mod tests {
         assert!(nan.iter().all(|&v| v == 0.0));
         add(&x, &mut nan);
         assert_eq!(nan, x);
+    }
+
+    #[test]
+    fn rows_are_summed_in_order() {
+        for (rows, columns) in [(3, 5), (7, 600), (0, 4), (4, 1)] {
+            let (x, y): (Vec<f64>, Vec<f64>) = (noise(rows * columns, 1), noise(rows * columns, 2));
+            for y in [None, Some(&y[..])] {
+                let mut out = vec![1.0; columns];
+                sum_rows(&x, y, &mut out);
+                for c in 0..columns {
+                    let at = |r: usize| r * columns + c;
+                    let want = (0..rows).fold(1.0, |sum, r| sum + x[at(r)] * y.map_or(1.0, |y| y[at(r)]));
+                    assert!((out[c] - want).abs() < 1e-12, "{rows} rows, column {c} of {columns}");
+                }
+            }
+        }
     }
 
     #[test]

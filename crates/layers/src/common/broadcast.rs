@@ -1,7 +1,7 @@
 //! A blob that is repeated along the axes that another has besides.
 
 use lgm_core::{Axes3, Error, Float, Format, Formats, Offer, Result, Shape, ensure};
-use lgm_cpu::{batchnorm, elementwise, for_each_part, for_each_row};
+use lgm_cpu::{batchnorm, elementwise, for_each_row};
 
 use super::by_channel::ByChannel;
 
@@ -82,24 +82,12 @@ impl Broadcast {
     /// Adds to `out` the sums of dy · x (of dy, without x) over the elements that each of the repeated blob meets.
     pub fn add_sums<T: Float>(&self, dy: &[T], x: Option<&[T]>, out: &mut [T]) {
         match x {
-            _ if self.axes.inner == 1 => self.add_rows(dy, x, out),
+            _ if self.axes.inner == 1 => {
+                elementwise::sum_rows(&dy[..self.axes.count()], x, &mut out[..self.axes.channels])
+            }
             Some(x) => elementwise::dot_per_channel(dy, x, self.axes, out),
             None => elementwise::sum_per_channel(dy, self.axes, out),
         }
-    }
-
-    /// The same where nothing stands after the repeated blob: whole rows, in blocks of columns.
-    fn add_rows<T: Float>(&self, dy: &[T], x: Option<&[T]>, out: &mut [T]) {
-        const COLUMNS: usize = 64;
-        for_each_part(out, COLUMNS, |c, out| {
-            for start in (0..self.axes.outer).map(|o| o * self.axes.channels + c * COLUMNS) {
-                let sums = out.iter_mut().zip(&dy[start..]);
-                match x {
-                    Some(x) => sums.zip(&x[start..]).for_each(|((out, &dy), &x)| *out += dy * x),
-                    None => sums.for_each(|(out, &dy)| *out += dy),
-                }
-            }
-        });
     }
 }
 
