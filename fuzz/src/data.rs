@@ -7,8 +7,8 @@ use lgm_data::convert::{CifarOptions, Format, convert_cifar, convert_mnist};
 use lgm_data::{Data, Hdf5Data, ImageData, WindowData};
 use lgm_proto::{LayerParameter, NetParameter, Parsed};
 
+use crate::cli::training_log::TrainingLog;
 use crate::scratch::Scratch;
-use crate::training_log::TrainingLog;
 
 thread_local!(static FOLDER: Scratch = Scratch::new());
 

@@ -4,13 +4,16 @@
 //! A target is a module with `run`, a line in [`TARGETS`] and a folder of small sound inputs, `corpus/NAME`.
 
 mod annotated;
+/// What the program, which has no library, reads itself.
+#[path = "../../crates/cli/src"]
+mod cli {
+    pub mod training_log;
+}
 mod data;
 mod leveldb;
 mod models;
 mod scratch;
 mod stores;
-#[path = "../../crates/cli/src/training_log.rs"]
-mod training_log;
 
 /// A reader, by name.
 pub struct Target {

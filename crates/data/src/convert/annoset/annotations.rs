@@ -129,8 +129,11 @@ fn of_json(text: &str, names: &ClassNames) -> Found {
 fn of_text(text: &str) -> Result<Vec<InPixels>, String> {
     let object = |(i, line): (usize, &str)| {
         let numbers: Vec<f64> = line.split_whitespace().map_while(|word| word.parse().ok()).collect();
+        let is_finite = numbers.iter().all(|number| number.is_finite());
         match numbers[..] {
-            [class, x1, y1, x2, y2] if class.fract() == 0.0 && line.split_whitespace().count() == 5 => {
+            [class, x1, y1, x2, y2]
+                if f64::from(class as i32) == class && is_finite && line.split_whitespace().count() == 5 =>
+            {
                 Ok((class as i32, [x1, y1, x2, y2], false))
             }
             _ => Err(format!(
@@ -179,6 +182,8 @@ mod tests {
         lgm_testkit::says(&of_json("{}", &names()).unwrap_err(), &["no list 'annotation'"]);
         let json = r#"{"annotation": [{"category_id": "dog", "bbox": [1, 2]}]}"#;
         lgm_testkit::says(&of_json(json, &names()).unwrap_err(), &["annotation 0", "four numbers", "[1,2]"]);
-        lgm_testkit::says(&of_text("1 2 3 4\n").unwrap_err(), &["line 1", "'1 2 3 4'"]);
+        for line in ["1 2 3 4", "1e10 1 2 3 4", "1 nan 2 3 4", "1.5 1 2 3 4"] {
+            lgm_testkit::says(&of_text(line).unwrap_err(), &["line 1", line]);
+        }
     }
 }
