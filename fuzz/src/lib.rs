@@ -9,7 +9,7 @@ mod leveldb;
 mod models;
 mod scratch;
 mod stores;
-#[path = "../../crates/cli/src/training_log.rs"]
+#[path = "../../crates/cli/src/training_log/mod.rs"]
 mod training_log;
 
 /// A reader, by name.
