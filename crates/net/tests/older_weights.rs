@@ -106,7 +106,7 @@ fn load(net: &mut Net, bytes: &[u8]) -> Result<(), String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("old.caffemodel");
     std::fs::write(&path, bytes).unwrap();
-    net.load_weights(Path::new(&path)).map_err(|error| error.to_string())
+    net.load_weights(Path::new(&path)).map(drop).map_err(|error| error.to_string())
 }
 
 #[test]
