@@ -44,7 +44,7 @@ fn all_that_forks_have_and_we_lack_is_told_at_once() {
         + "layer { name: 'p' type: 'Bogus' bottom: 'x' top: 'y' }\n\
            layer { name: 'q' type: 'DenseCRF' bottom: 'y' top: 'z' densecrf_param { max_iter: 1 } }\n\
            layer { name: 'py' type: 'Python' bottom: 'y' top: 'v' python_param { module: 'm' layer: 'L' } }\n\
-           layer { name: 'd' type: 'Dropout' bottom: 'x' top: 'w' dropout_param { sample_weights_test: true } }\n\
+           layer { name: 'c' type: 'Concat' bottom: 'x' top: 'w' concat_param { per_fla_fuse: true } }\n\
            layer { name: 't' type: 'Nonsense' bottom: 'x' include { phase: TEST } }";
     let error = error(&text);
     says(
@@ -53,7 +53,7 @@ fn all_that_forks_have_and_we_lack_is_told_at_once() {
             "net.prototxt:2:1: layer 'p' (Bogus): unknown layer type 'Bogus'",
             "\nnet.prototxt:3:1: layer 'q' (DenseCRF): unknown layer type 'DenseCRF', which is a layer of forks of Caffe (hszhao/PSPNet",
             "\nnet.prototxt:4:1: layer 'py' (Python): the layer is the class 'L' of the Python module 'm'",
-            "\nnet.prototxt:5:72: layer 'd' (Dropout): 'sample_weights_test' of DropoutParameter is a field of forks (alexgkendall/caffe-segnet",
+            "\nnet.prototxt:5:70: layer 'c' (Concat): 'per_fla_fuse' of ConcatParameter is a field of forks (intel/caffe",
         ],
     );
     assert!(!error.contains("Nonsense") && !error.contains("densecrf_param"), "{error}");

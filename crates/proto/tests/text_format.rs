@@ -165,7 +165,7 @@ fn every_refusal_names_its_place_and_what_to_try() {
             "layer { transform_param { scale_ration: [1, 0.875] mirroring: [] } }",
             "1:27: unknown field 'scale_ration' in TransformationParameter; expected one of scale, mirror, crop_size, \
              mean_file, mean_value, force_color, force_gray, \
-             resize_param, emit_constraint, distort_param, expand_param",
+             resize_param, noise_param, emit_constraint, crop_h, crop_w, distort_param, expand_param",
         ),
         ("layer { bogus_param { } }", "1:9: unknown field 'bogus_param' in LayerParameter"),
         ("layer { relo_param { } }", "1:9: unknown field 'relo_param' in LayerParameter; did you mean 'relu_param'?"),

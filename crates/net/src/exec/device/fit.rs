@@ -10,7 +10,6 @@ use lgm_core::memory::in_units;
 use lgm_core::{DevicePtr, Element, Error, Gemm, Result, count};
 
 use crate::graph::Graph;
-use crate::passes::memory::Role;
 use crate::passes::pack::DEVICE_ALIGN;
 use lgm_cuda::Gpu;
 
@@ -34,7 +33,7 @@ pub(crate) struct Needs {
 ///
 /// # Errors
 /// When it does not fit, with what takes how much and the batch that would fit; when the device fails.
-pub(crate) fn check(graph: &Graph, roles: &[Role], gpu: &dyn Gpu, needs: &Needs) -> Result<()> {
+pub(crate) fn check(graph: &Graph, gpu: &dyn Gpu, needs: &Needs) -> Result<()> {
     let &Needs { arena, params, libraries } = needs;
     let needed = arena.saturating_add(params) as u64;
     if needed.saturating_add(PLENTY) <= gpu.free_bytes()?.0 {
@@ -47,8 +46,8 @@ pub(crate) fn check(graph: &Graph, roles: &[Role], gpu: &dyn Gpu, needs: &Needs)
     if needed <= usable {
         return Ok(());
     }
-    let feed = graph.layers.iter().zip(roles).find(|(l, role)| **role == Role::Feed && !l.tops.is_empty());
-    let batch = feed.and_then(|(l, _)| graph.values[l.tops[0]].spec.shape.first().copied()).unwrap_or(0);
+    let input = graph.layers.iter().find(|l| l.bottoms.is_empty() && !l.tops.is_empty() && l.params.is_empty());
+    let batch = input.and_then(|l| graph.values[l.tops[0]].spec.shape.first().copied()).unwrap_or(0);
     // What grows with the batch is the arena, and all of it does, but for the rounding of each blob's length.
     let rounding = graph.values.len().saturating_mul(4 * DEVICE_ALIGN);
     let room = usable.saturating_sub(params.saturating_add(rounding) as u64);

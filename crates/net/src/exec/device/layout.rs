@@ -136,7 +136,7 @@ impl DeviceExec {
         let batches = room.saturating_mul(2);
         let arena = plan.bytes.saturating_add(batches);
         let params = bytes.saturating_mul(copies).saturating_add(own);
-        fit::check(graph, &roles, gpu.as_ref(), &Needs { arena, params, libraries })?;
+        fit::check(graph, gpu.as_ref(), &Needs { arena, params, libraries })?;
         let data = Rc::new(Block::new(&gpu, own)?);
         let diff = options.backward.then(|| Block::new(&gpu, bytes)).transpose()?;
         let arena = Block::new(&gpu, plan.bytes)?;
