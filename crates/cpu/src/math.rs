@@ -63,75 +63,6 @@ pub fn sigmoid<T: Float>(x: T) -> T {
     T::one() / (T::one() + exp(-x))
 }
 
-/// Powers with one exponent.
-#[derive(Clone, Copy, Debug)]
-pub struct Exponent {
-    p: f64,
-    /// Factor of the power of a negative number's absolute value: NaN unless p is an integer.
-    negative: f64,
-    /// 0ᵖ and ∞ᵖ.
-    ends: [f64; 2],
-}
-
-impl Exponent {
-    /// The exponent p.
-    pub fn new(p: f64) -> Exponent {
-        let negative = match p % 2.0 {
-            0.0 => 1.0,
-            odd if odd.abs() == 1.0 => -1.0,
-            _ => f64::NAN,
-        };
-        Exponent { p, negative, ends: [0.0f64.powf(p), f64::INFINITY.powf(p)] }
-    }
-
-    /// xᵖ; of −0 that of 0.
-    #[inline(always)]
-    pub fn raise<T: Float>(self, x: T) -> T {
-        single(x, |x| self.raise_f32(x), |x| x.powf(T::of(self.p)))
-    }
-
-    /// In double precision, which the logarithm's product with p needs to keep the result's last bits.
-    #[inline(always)]
-    fn raise_f32(self, x: f32) -> f32 {
-        /// Adding it rounds to an integer, which is then in the low bits; below it, integers' own bits are its low ones.
-        const ROUND: f64 = 6_755_399_441_055_744.0;
-        const WHOLE: f64 = 4_503_599_627_370_496.0;
-        const SQRT_HALF: u64 = 0x3fe6_a09e_667f_3bcd;
-        // Not within the branches below, where loads would keep the compiler from making vectors.
-        let Exponent { p: exponent, negative, ends: [at_zero, at_infinity] } = self;
-        let sign = if x < 0.0 { negative } else { 1.0 };
-        let at_infinity = at_infinity * sign;
-        let magnitude = f64::from(x.abs());
-        // |x| = m·2ᵉ with m in [√½, √2), as in `ln_f32`; what is subnormal as f32 is not as f64.
-        let bits = magnitude.to_bits().wrapping_add(0x3ff0_0000_0000_0000 - SQRT_HALF);
-        let e = f64::from_bits((bits >> 52) | WHOLE.to_bits()) - (WHOLE + 1023.0);
-        let m = f64::from_bits((bits & 0x000f_ffff_ffff_ffff).wrapping_add(SQRT_HALF));
-        let s = (m - 1.0) / (m + 1.0);
-        let z = s * s;
-        let mut series = 1.0 / 13.0;
-        for c in [1.0 / 11.0, 1.0 / 9.0, 1.0 / 7.0, 1.0 / 5.0, 1.0 / 3.0, 1.0] {
-            series = series * z + c;
-        }
-        let t = exponent * (e + 2.0 * std::f64::consts::LOG2_E * (s * series));
-        // Beyond these, single precision has 0 and ∞.
-        let t = if t > 200.0 { 200.0 } else { t };
-        let t = if t < -200.0 { -200.0 } else { t };
-        let shifted = t + ROUND;
-        let r = (t - (shifted - ROUND)) * std::f64::consts::LN_2;
-        // Taylor's series: the first term left out is below 3e-10.
-        let mut p = 1.0 / 40320.0;
-        for c in [1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
-            p = p * r + c;
-        }
-        let scale = f64::from_bits(shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(1023) << 52);
-        let y = p * scale * sign;
-        let y = if magnitude == f64::INFINITY { at_infinity } else { y };
-        let y = if magnitude == 0.0 { at_zero } else { y };
-        let y = if x.is_nan() { f64::NAN } else { y };
-        y as f32
-    }
-}
-
 /// (n, eʳ − 1) with x = n·ln 2 + r and |r| ≤ ln 2 / 2.
 #[inline(always)]
 fn reduce(x: f32) -> (i32, f32) {
@@ -233,25 +164,6 @@ mod tests {
         check("tanh", (-12.0, 12.0), 4e-7, tanh::<f32>, f64::tanh);
         check("tanh", (-1e-3, 1e-3), 4e-7, tanh::<f32>, f64::tanh);
         check("sigmoid", (-80.0, 80.0), 4e-7, sigmoid::<f32>, |x| 1.0 / (1.0 + (-x).exp()));
-    }
-
-    #[test]
-    fn powers() {
-        for p in [0.37, -1.5, 0.75, 3.0, -2.0, 7.0, 1e-3, -40.0] {
-            let (e, reach) = (Exponent::new(p), 87.0 / p.abs());
-            let range = ((-reach).exp2().max(1e-38), reach.exp2().min(1e38));
-            check("power", (range.0, 4.0f64.min(range.1)), 1.2e-7, |x| e.raise(x), |x| x.powf(p));
-            check("power", range, 1.2e-7, |x| e.raise(x), |x| x.powf(p));
-            for x in [0.0f32, f32::INFINITY, 1e-42, 1.0, -1.0, -2.5, -1e-30, 1e30, -1e30] {
-                let (found, want) = (e.raise(x), f64::from(x).powf(p) as f32);
-                assert!(
-                    found == want || found.is_nan() && want.is_nan() || (found / want - 1.0).abs() < 2e-7,
-                    "{x}^{p}: {found} for {want}"
-                );
-            }
-            assert!(e.raise(f32::NAN).is_nan());
-            assert_eq!(e.raise(1.7f64), 1.7f64.powf(p));
-        }
     }
 
     #[test]
