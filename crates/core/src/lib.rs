@@ -22,8 +22,8 @@ pub use error::{Error, Position, Result, nearest};
 pub use format::{ChannelsLast, Element, Format, Formats, Kernel, Layout, Offer, Storage, TENSOR_CORES_FROM, rounded};
 pub use layer::{
     Arity, BuildCx, Bwd, Compute, ConversionFactory, DeviceCall, DeviceLayer, EpilogueRule, Everywhere, Factory,
-    FusionRule, Fwd, HostCall, HostLayer, Layer, Node, ParamSpec, Plan, Registry, Run, Sharing, Sink, Source, State,
-    Step, Views, ViewsMut,
+    FusionRule, Fwd, HostCall, HostLayer, Layer, Node, ParamSpec, Plan, Registry, Run, Sharing, Sink, Source,
+    StandInRule, State, Step, Views, ViewsMut,
 };
 pub use lgm_proto::Phase;
 pub use shape::{Axes3, BlobSpec, Shape, count};

@@ -14,6 +14,7 @@ mod output;
 mod prior_box;
 mod proposal;
 mod proposal_target;
+mod python;
 mod region_loss;
 mod targets;
 mod truth;
@@ -26,6 +27,7 @@ pub use output::DetectionOutput;
 pub use prior_box::{PriorBox, PriorBoxClustered};
 pub use proposal::Proposal;
 pub use proposal_target::ProposalTarget;
+pub(crate) use python::native;
 pub use region_loss::RegionLoss;
 pub use yolo_output::{YoloDetectionOutput, Yolov3DetectionOutput};
 

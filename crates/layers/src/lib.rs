@@ -20,6 +20,7 @@ macro_rules! layers {
             $($(registry.add($kind, $module::$layer::build);)+)*
             registry.add_fusion(batch_norm::FusedBatchNorm::of);
             registry.add_epilogue(relu::applied_before);
+            registry.add_stand_in(detection::native);
             registry.convert_by(conversion::Conversion::build);
         }
     };

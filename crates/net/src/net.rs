@@ -28,7 +28,7 @@ pub(crate) fn build_graph(
 ) -> Result<Graph> {
     let phase = options.state.phase();
     let kept = graph::filter::filter(param, positions, &options.state)?;
-    let layers = graph::filter::placed(param, &kept, positions, phase)?;
+    let layers = graph::filter::placed(param, &kept, positions, registry, phase)?;
     graph::known::check(&layers, &kept, positions, registry)?;
     let filtered = NetParameter {
         state: Some(options.state.clone()),

@@ -24,7 +24,7 @@ pub use io::{Bwd, Fwd, Step, Views, ViewsMut};
 pub use outside::{Sink, Source};
 pub use plan::{ParamSpec, Plan, Sharing};
 pub use registry::{
-    BuildCx, Compute, ConversionFactory, EpilogueRule, Everywhere, Factory, FusionRule, Node, Registry,
+    BuildCx, Compute, ConversionFactory, EpilogueRule, Everywhere, Factory, FusionRule, Node, Registry, StandInRule,
 };
 
 /// Small named numbers that a snapshot must keep so that a resumed run equals one that never stopped: a data position,

@@ -102,6 +102,10 @@ pub type FusionRule = fn(&[&LayerParameter], &BuildCx) -> Result<Option<(Node, u
 /// the place of such a layer; `None` for any other.
 pub type EpilogueRule = fn(&LayerParameter) -> Option<Compute>;
 
+/// A rule for layers of a type that is not built: the layer that is built in the place of one, in a net of the phase; `None`
+/// for any other.
+pub type StandInRule = fn(&LayerParameter, Phase) -> Result<Option<LayerParameter>>;
+
 /// Makes a conversion of a blob, and of its gradient, from one format to another.
 pub type ConversionFactory = fn(Format, Format) -> Result<Node>;
 
@@ -111,6 +115,7 @@ pub struct Registry {
     factories: BTreeMap<&'static str, Factory>,
     fusions: Vec<FusionRule>,
     epilogues: Vec<EpilogueRule>,
+    stand_ins: Vec<StandInRule>,
     conversion: Option<ConversionFactory>,
 }
 
@@ -128,6 +133,19 @@ impl Registry {
     /// Adds a rule for layers that the one before them may apply.
     pub fn add_epilogue(&mut self, rule: EpilogueRule) {
         self.epilogues.push(rule);
+    }
+
+    /// Adds a rule for layers that others are built in the place of.
+    pub fn add_stand_in(&mut self, rule: StandInRule) {
+        self.stand_ins.push(rule);
+    }
+
+    /// The layer that is built in the place of this one by the first rule that has any.
+    ///
+    /// # Errors
+    /// When the layer sets what such a rule does not know.
+    pub fn stand_in(&self, layer: &LayerParameter, phase: Phase) -> Result<Option<LayerParameter>> {
+        self.stand_ins.iter().find_map(|rule| rule(layer, phase).transpose()).transpose()
     }
 
     /// Sets how blobs are converted between formats.

@@ -2,11 +2,9 @@
 
 use std::collections::HashMap;
 
-use lgm_core::{Error, Phase, Position, Result, ensure};
+use lgm_core::{Error, Phase, Position, Registry, Result, ensure};
 use lgm_proto::{LayerParameter, NetParameter, NetState, NetStateRule, Positions};
 use tracing::info;
-
-use super::python;
 
 /// A layer's prototxt and where it stands in its file.
 pub type Placed = (LayerParameter, Option<Position>);
@@ -42,16 +40,23 @@ pub fn filter(param: &NetParameter, positions: &Positions, state: &NetState) -> 
     Ok(kept)
 }
 
-/// The layers of these numbers, Python layers as those of ours that are in their place.
+/// The layers of these numbers, or those that the registry builds in their place.
 ///
 /// # Errors
 /// When such a layer sets what is not known.
-pub fn placed(param: &NetParameter, kept: &[usize], positions: &Positions, phase: Phase) -> Result<Vec<Placed>> {
+pub fn placed(
+    param: &NetParameter,
+    kept: &[usize],
+    positions: &Positions,
+    registry: &Registry,
+    phase: Phase,
+) -> Result<Vec<Placed>> {
     let place = |&i: &usize| {
         let (layer, at) = (&param.layer[i], positions.layer(i));
         let phase = layer.phase.map_or(phase, |_| layer.phase());
-        let native = python::native(layer, phase).map_err(|e| e.in_layer(layer.name(), layer.r#type(), at.as_ref()))?;
-        Ok((native.unwrap_or_else(|| layer.clone()), at))
+        let built =
+            registry.stand_in(layer, phase).map_err(|e| e.in_layer(layer.name(), layer.r#type(), at.as_ref()))?;
+        Ok((built.unwrap_or_else(|| layer.clone()), at))
     };
     kept.iter().map(place).collect()
 }

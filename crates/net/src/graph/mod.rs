@@ -6,7 +6,6 @@ mod build;
 pub(crate) mod filter;
 pub(crate) mod known;
 mod params;
-pub(crate) mod python;
 
 use std::collections::HashMap;
 

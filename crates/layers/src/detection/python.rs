@@ -20,7 +20,7 @@ const CLASSES: [(&str, &str); 3] = [
 ///
 /// # Errors
 /// When its `param_str` sets what is not known.
-pub fn native(layer: &LayerParameter, phase: Phase) -> Result<Option<LayerParameter>> {
+pub(crate) fn native(layer: &LayerParameter, phase: Phase) -> Result<Option<LayerParameter>> {
     let Some(python) = layer.python_param.as_ref().filter(|_| layer.r#type() == "Python") else { return Ok(None) };
     if !CLASSES.contains(&(python.module(), python.layer())) {
         return Ok(None);
