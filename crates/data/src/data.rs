@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use lgm_core::{BuildCx, Error, Host, Node, Phase, Result, Shape, Source, State, Step, ViewMut, ensure};
-use lgm_proto::{DataParameter, LayerParameter, TransformationParameter};
+use lgm_proto::{DataParameter, LayerParameter, TransformationParameter, strings};
 
 use crate::ahead::Ahead;
 use crate::batch::Batch;
@@ -61,7 +61,7 @@ impl Data {
     pub fn new(layer: &LayerParameter, cx: &BuildCx) -> Result<Self> {
         let (param, transform, color) = settings(layer)?;
         Ok(Data {
-            path: param.source().into(),
+            path: strings::to_path(param.source()),
             phase: cx.phase,
             draws: Draws::new(cx.seed, layer.name(), cx.phase),
             opened: None,

@@ -33,7 +33,7 @@ use lgm_proto::annotated_datum::AnnotationType;
 use lgm_proto::resize_parameter::ResizeMode;
 use lgm_proto::{
     AnnotatedDataParameter, AnnotatedDatum, AnnotationGroup, DataParameter, LayerParameter, ResizeParameter,
-    TransformationParameter,
+    TransformationParameter, strings,
 };
 use prost::Message;
 
@@ -105,7 +105,7 @@ impl AnnotatedData {
             );
         }
         let draws = Draws::new(cx.seed, layer.name(), cx.phase);
-        let (path, phase) = (data.source().into(), cx.phase);
+        let (path, phase) = (strings::to_path(data.source()), cx.phase);
         Ok(AnnotatedData { path, data, param, transform, color, phase, draws, opened: None, restored: None })
     }
 }
