@@ -53,6 +53,23 @@ pub struct AnnosetOptions {
     pub encode_type: Option<String>,
 }
 
+impl AnnosetOptions {
+    /// An LMDB database of the images as they are, in the order of the list.
+    pub fn new(annotations: Annotations) -> Self {
+        AnnosetOptions {
+            annotations,
+            backend: Backend::Lmdb,
+            gray: false,
+            shuffle: None,
+            dims: [0, 0],
+            size: [0, 0],
+            check_size: false,
+            encoded: false,
+            encode_type: None,
+        }
+    }
+}
+
 /// Makes a database of the images that a list in `list` names, in folder `root`. Returns how many images are in it, and how many
 /// could not be read, of which the log tells.
 ///
