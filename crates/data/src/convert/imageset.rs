@@ -13,7 +13,7 @@ use std::path::Path;
 
 use crossbeam_channel::bounded;
 use lgm_core::{Error, Phase, Result, ensure, memory};
-use lgm_proto::Datum;
+use lgm_proto::{Datum, strings};
 use prost::Message;
 
 use super::Progress;
@@ -118,11 +118,12 @@ pub fn convert_imageset(
             return Err(list.error(index, format!("'{name}' is {extent}, but the image of line {line} is {expected}")));
         }
         let key = format!("{number:08}_{}", list.name(index));
+        let key = strings::to_bytes(&key);
         if options.backend == Backend::Lmdb && key.len() > LONGEST_KEY {
             let what = format!("the name makes a key of {} bytes, and LMDB takes {LONGEST_KEY}", key.len());
             return Err(list.error(index, what + "; -backend leveldb takes longer ones"));
         }
-        writer.put(key.as_bytes(), record).map_err(|e| list.error(index, e))?;
+        writer.put(&key, record).map_err(|e| list.error(index, e))?;
         set.written = set.written.saturating_add(1);
         if set.written.is_multiple_of(LOGGED) {
             tracing::info!("Processed {} files.", set.written);
