@@ -74,6 +74,7 @@ pub fn sources() -> &'static [Source] {
         "depthwise" with CONVOLUTION,
         "detection",
         "embed",
+        "filter",
         "format",
         "interp",
         "l1_loss" with LOSS,
