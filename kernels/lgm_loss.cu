@@ -22,14 +22,14 @@ KERNEL(lgm_count_observed)(float* counts, const float* x, u32 items, u32 width) 
     }
 }
 
-// A block for each item: its cross-entropy and its own d + h go to ofs[2 i], and where they are wanted, the logits l, the
+// A block for each item: its cross-entropy and its own d + h, or their mean over `all_classes`, go to ofs[2 i], and where they are wanted, the logits l, the
 // probabilities p and the sums that the parts give together. With `variances`, isotropic ones, d is half the sum over s, and
 // h is counts[i] (`width` where null) times half of ln s; else d is half the sum and h the parts of [items, classes] in
 // `observed`, or that of a class in `determinants`. `partial` is written over.
 KERNEL(lgm_loss_rows)(
     float* ofs, float* l, float* p, float* sums, float* partial, u32 parts, const float* variances, float floor,
     const float* counts, const float* determinants, const float* observed, const float* labels, const float* margins,
-    u32 items, u32 classes, u32 width
+    u32 all_classes, u32 items, u32 classes, u32 width
 ) {
     __shared__ float exchange[32];
     __shared__ float of_own[2];
@@ -40,7 +40,7 @@ KERNEL(lgm_loss_rows)(
     if (threadIdx.x == 0) of_own[0] = 0, of_own[1] = 0;
     __syncthreads();
     const float count = counts ? counts[i] : (float)width;
-    float most = -INFINITE;
+    float most = -INFINITE, of_all = 0;
     for (u32 j = threadIdx.x; j < classes; j += blockDim.x) {
         const float sum = sum_of_parts(partial, parts, n, base + j);
         float d, h;
@@ -54,6 +54,7 @@ KERNEL(lgm_loss_rows)(
         }
         if (sums) sums[base + j] = sum;
         if (l) l[base + j] = -d - h;
+        of_all += d + h;
         float logit = -d - h;
         if (j == own) {
             logit = -(d * (1.0f + margins[0]) + margins[1]) - h;
@@ -67,10 +68,11 @@ KERNEL(lgm_loss_rows)(
     float sum = 0;
     for (u32 j = threadIdx.x; j < classes; j += blockDim.x) sum += expf(partial[base + j] - most);
     sum = block_reduce<Sum>(sum, exchange);
+    if (all_classes) of_all = block_reduce<Sum>(of_all, exchange);
     __syncthreads();
     if (threadIdx.x == 0) {
         ofs[2 * (i64)i] = logf(sum) - (of_own[0] - most);
-        ofs[2 * (i64)i + 1] = of_own[1];
+        ofs[2 * (i64)i + 1] = all_classes ? of_all / (float)classes : of_own[1];
     }
     if (!p) return;
     const float scale = 1.0f / sum;
@@ -103,24 +105,25 @@ KERNEL(lgm_loss_finish)(
 // margin's factor is left out without `with_margin`.
 KERNEL(lgm_loss_coefficients)(
     float* dd, float* dh, const float* p, const float* d_loss, const float* dl, const float* d_likelihood,
-    const float* variances, float floor, const float* labels, const float* schedules, u32 with_margin, u32 items,
-    u32 classes
+    const float* variances, float floor, const float* labels, const float* schedules, u32 with_margin, u32 all_classes,
+    u32 items, u32 classes
 ) {
     const float per_item = d_loss[0] / (float)items;
     const float margin = with_margin ? schedules[0] : 0.0f;
     const float of_likelihood = (schedules[2] * d_loss[0] + (d_likelihood ? d_likelihood[0] : 0.0f)) / (float)items;
+    const float of_label = all_classes ? 0.0f : of_likelihood, of_each = all_classes ? of_likelihood / (float)classes : 0.0f;
     FOR_ROWS(i, items) {
         const u32 own = own_class(labels[i], classes);
         FOR_POSITIONS(j, classes) {
             const i64 at = (i64)i * classes + j;
             const float probability = p[at];
-            float h = -per_item * probability;
+            float h = of_each - per_item * probability;
             if (dl) h -= dl[at];
             float d = h;
             if (j == own) {
                 const float of_own = per_item * (1.0f - probability);
-                d += per_item + of_likelihood + margin * of_own;
-                h += per_item + of_likelihood;
+                d += per_item + of_label + margin * of_own;
+                h += per_item + of_label;
             }
             dd[at] = variances ? d * inverse_of(variances[j], floor) : d;
             dh[at] = h;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod any_bytes;
 mod classify;
 mod command_line;
 mod conformance;

@@ -2,7 +2,6 @@
 
 use lgm_data::AnnotatedData;
 use lgm_data::convert::{AnnosetOptions, AnnotationFile, Annotations, ClassNames, convert_annoset};
-use lgm_data::db::Backend;
 
 use crate::data::{CX, batches, layer};
 use crate::scratch::Scratch;
@@ -45,17 +44,7 @@ const PICTURE: &[u8] = include_bytes!("../corpus/image/palette.png");
 const LABEL_MAP: &[u8] = include_bytes!("../corpus/label_map/sound");
 
 fn options(annotations: Annotations) -> AnnosetOptions {
-    AnnosetOptions {
-        annotations,
-        backend: Backend::Lmdb,
-        gray: false,
-        shuffle: None,
-        dims: [0, 0],
-        size: [0, 0],
-        check_size: false,
-        encoded: true,
-        encode_type: None,
-    }
+    AnnosetOptions { encoded: true, ..AnnosetOptions::new(annotations) }
 }
 
 /// Converts one picture with an annotation; how many were written.

@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use clap::builder::{OsStringValueParser, RangedI64ValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lgm_core::Error;
+use lgm_proto::strings;
 
 pub use self::annoset::{AnnoType, ConvertAnnosetArgs, LabelType};
 pub use self::classify::{ClassifyArgs, ScoresFormat};
@@ -148,7 +149,7 @@ pub struct StateFlags {
     #[arg(long = "level", value_name = "N", default_value_t = 0)]
     pub level: i32,
     /// Stages of the net's state, for include and exclude rules, separated by commas
-    #[arg(long = "stage", value_name = "NAMES", value_delimiter = ',')]
+    #[arg(long = "stage", value_name = "NAMES", value_delimiter = ',', value_parser = name())]
     pub stages: Vec<String>,
 }
 
@@ -288,13 +289,13 @@ pub struct PlotFeaturesArgs {
     #[arg(long = "weights", value_name = "FILES", value_delimiter = ',', value_parser = file(), required = true)]
     pub weights: Vec<PathBuf>,
     /// The blob with the features; of more than two, the first two principal components are drawn
-    #[arg(long = "blob", value_name = "NAME")]
+    #[arg(long = "blob", value_name = "NAME", value_parser = name())]
     pub blob: String,
     /// The blob with the labels
-    #[arg(long = "label", value_name = "NAME", default_value = "label")]
+    #[arg(long = "label", value_name = "NAME", value_parser = name(), default_value = "label")]
     pub label: String,
     /// The layer whose first parameter holds the centers; the net's only ClassDistance or LGMLoss layer unless given
-    #[arg(long = "classifier", value_name = "LAYER")]
+    #[arg(long = "classifier", value_name = "LAYER", value_parser = name())]
     pub classifier: Option<String>,
     /// The PNG or SVG file to draw, by the end of its name
     #[arg(long = "out", value_name = "FILE")]
@@ -325,6 +326,11 @@ fn file() -> impl TypedValueParser<Value = PathBuf> {
         name if name.is_empty() => Err("expected file names separated by commas, found an empty one"),
         name => Ok(PathBuf::from(name)),
     })
+}
+
+/// A name of a layer, a blob or a file, in any bytes.
+fn name() -> impl TypedValueParser<Value = String> {
+    OsStringValueParser::new().map(strings::from_path)
 }
 
 /// A number of passes.

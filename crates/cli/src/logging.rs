@@ -107,7 +107,8 @@ impl<S: Subscriber> Layer<S> for Glog {
         if severity < self.min {
             return;
         }
-        let lines = Stamp::now(severity, metadata.file(), metadata.line()).lines(&message.text);
+        let lines =
+            Stamp::now(severity, metadata.file(), metadata.line()).lines(&lgm_proto::strings::readable(&message.text));
         // A log that cannot be written must not stop the training.
         progress::above(|| {
             let _ = io::stderr().lock().write_all(lines.as_bytes());

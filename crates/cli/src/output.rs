@@ -4,6 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::io::{self, Write};
 
+use lgm_proto::strings::readable;
+
 /// Standard output takes no more.
 #[derive(Debug)]
 pub struct StdoutError(pub io::Error);
@@ -16,13 +18,13 @@ impl fmt::Display for StdoutError {
 
 impl Error for StdoutError {}
 
-/// Prints a text as it is, all of it before this returns.
+/// Prints a text, all of it before this returns.
 ///
 /// # Errors
 /// When standard output is full, or its reader has closed it.
 pub fn print(text: &str) -> Result<(), StdoutError> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(StdoutError)
+    stdout.write_all(readable(text).as_bytes()).and_then(|()| stdout.flush()).map_err(StdoutError)
 }
 
 /// Whether an error only means that the reader of standard output has closed it, as `head` does after its last line.

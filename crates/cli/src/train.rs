@@ -1,9 +1,9 @@
 //! `lgm-caffe train`.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use lgm_proto::strings;
 use lgm_solver::{Action, Solver, Watch};
 use tracing::info;
 
@@ -47,16 +47,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     if args.snapshot.is_some() {
         param.weights.clear();
     } else if !args.weights.is_empty() {
-        // The solver keeps names as text.
-        let name = |w: &PathBuf| {
-            w.to_str().map(String::from).with_context(|| {
-                format!(
-                    "-weights {}: the file's name is not UTF-8; give the file, or a link to it, another",
-                    w.display()
-                )
-            })
-        };
-        param.weights = args.weights.iter().map(name).collect::<anyhow::Result<_>>()?;
+        param.weights = args.weights.iter().map(strings::from_path).collect();
     }
     let signals = signals::install(args.sigint_effect, args.sighup_effect)?;
     let registry = models::registry();

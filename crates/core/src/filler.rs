@@ -23,8 +23,8 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-use lgm_proto::FillerParameter;
 use lgm_proto::filler_parameter::VarianceNorm;
+use lgm_proto::{FillerParameter, strings};
 
 use crate::rng::{Philox, Sequence};
 use crate::{Error, Float, Result, Shape, ensure};
@@ -122,7 +122,7 @@ pub fn fill_shared<T: Float>(
             uniform(out, -s, s);
         }
         "msra" => gaussian(out, 0.0, (2.0 / fan(filler, shape)).sqrt()),
-        "file" => from_file(Path::new(filler.file()), out)?,
+        "file" => from_file(&strings::to_path(filler.file()), out)?,
         "value" => {
             out.fill(T::zero());
             out.iter_mut().zip(&filler.values).for_each(|(v, &value)| *v = T::of(value.into()));

@@ -13,6 +13,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use lgm_proto::strings;
 use tempfile::{Builder, NamedTempFile, TempDir};
 
 use crate::{Error, Result};
@@ -129,7 +130,8 @@ pub fn remove_unfinished(folder: &Path, whose: impl Fn(&str) -> bool) -> Vec<Pat
     let mut removed = Vec::new();
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let name = name.to_str().and_then(|n| n.strip_prefix('.')?.rsplit_once(MARK));
+        let name = strings::from_path(&name);
+        let name = name.strip_prefix('.').and_then(|name| name.rsplit_once(MARK));
         // Not through a link, which may lead to a file that is somebody's.
         let plain = entry.file_type().is_ok_and(|kind| kind.is_file());
         if !plain || !name.is_some_and(|(name, _)| whose(name)) {

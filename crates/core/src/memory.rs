@@ -106,6 +106,13 @@ pub fn zeros<T: Clone + Default>(count: usize, what: impl fmt::Display) -> Resul
     Ok(buffer)
 }
 
+/// Has the allocator keep blocks of up to 16 MiB that are freed. Work that needs such blocks over and over calls it first: most of
+/// what they cost is the system's time to give memory, page by page.
+pub fn keep_freed() {
+    // glibc gives memory back once twice the largest block that was freed so far lies free at the end of a heap.
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(16 << 20)));
+}
+
 /// A number of bytes in the unit that suits it: `bytes`, `KiB`, `MiB`, `GiB` or `TiB`.
 pub fn in_units(bytes: u64) -> String {
     let (mut value, mut unit) = (bytes as f64, "bytes");

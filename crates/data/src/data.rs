@@ -18,12 +18,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use lgm_core::{BuildCx, Error, Host, Node, Phase, Result, Shape, Source, State, Step, ViewMut, ensure};
-use lgm_proto::{DataParameter, LayerParameter, TransformationParameter};
+use lgm_proto::{DataParameter, LayerParameter, TransformationParameter, strings};
 
-use crate::ahead::Ahead;
 use crate::batch::Batch;
 use crate::datum::decode;
-use crate::db::{Cursor, Database, Locations, Records};
+use crate::db::{Cursor, Database, Locations, Reading, Records};
 use crate::image::Color;
 use crate::order::Draws;
 use crate::parallel::{in_parallel, threads_for};
@@ -38,19 +37,16 @@ pub struct Data {
     color: Color,
     phase: Phase,
     draws: Draws,
+    reading: Reading,
     opened: Option<Opened>,
-    /// A place to go on from, given before the database was opened.
-    restored: Option<Cursor>,
 }
 
 struct Opened {
-    database: Arc<Database>,
     transformer: Arc<Transformer>,
     shapes: Vec<Shape>,
     encoded: bool,
     /// Where the first time round begins.
     first: u64,
-    ahead: Ahead<Cursor>,
 }
 
 impl Data {
@@ -61,11 +57,11 @@ impl Data {
     pub fn new(layer: &LayerParameter, cx: &BuildCx) -> Result<Self> {
         let (param, transform, color) = settings(layer)?;
         Ok(Data {
-            path: param.source().into(),
+            path: strings::to_path(param.source()),
             phase: cx.phase,
             draws: Draws::new(cx.seed, layer.name(), cx.phase),
+            reading: Reading::default(),
             opened: None,
-            restored: None,
             param,
             transform,
             color,
@@ -107,21 +103,20 @@ impl Source for Data {
         }
         let skip = self.draws.once("rand_skip", self.param.rand_skip() as usize) as u64;
         let start = Cursor::at(&database, skip)?;
-        let at = self.restored.map_or(Ok(start), |at| at.check(&database).map(|()| at))?;
+        self.reading.open(database, start)?;
         self.opened = Some(Opened {
-            database,
             transformer: Arc::new(transformer),
             shapes: shapes.clone(),
             encoded: decoded.encoded,
             first: start.record,
-            ahead: Ahead::from(at),
         });
         Ok(shapes)
     }
 
     fn load(&mut self, _step: &Step, tops: &mut [ViewMut<'_, Host>]) -> Result<()> {
         let opened = self.opened.as_mut().ok_or_else(|| Error::internal("Data was used before it was opened"))?;
-        let Opened { database, transformer, shapes, encoded, first, ahead } = opened;
+        let Opened { transformer, shapes, encoded, first } = opened;
+        let (database, ahead) = self.reading.opened()?;
         let rows = self.param.batch_size() as usize;
         ahead.next(tops, |from| {
             let records = match self.param.shuffle() {
@@ -145,17 +140,11 @@ impl Source for Data {
     }
 
     fn state(&self) -> State {
-        self.opened.as_ref().map(|opened| opened.ahead.place()).or(self.restored).unwrap_or_default().state()
+        self.reading.state()
     }
 
     fn restore(&mut self, state: &State) -> Result<()> {
-        let at = Cursor::restored(state)?;
-        if let Some(opened) = &mut self.opened {
-            at.check(&opened.database)?;
-            opened.ahead = Ahead::from(at);
-        }
-        self.restored = Some(at);
-        Ok(())
+        self.reading.restore(state)
     }
 }
 

@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 use lgm_core::{BuildCx, Error, Host, Node, Phase, Result, Shape, Source, State, Step, ViewMut, count, ensure};
 use lgm_hdf5::Values;
-use lgm_proto::{Hdf5DataParameter, LayerParameter};
+use lgm_proto::{Hdf5DataParameter, LayerParameter, strings};
 
 use crate::batch::{Batch, copy_out, read_counter};
 use crate::hdf5_reader::{Files, Position, WINDOW_BYTES, Window, WindowReader};
@@ -81,7 +81,7 @@ impl Hdf5Data {
         ensure!(!param.source().is_empty(), "hdf5_data_param needs a source: a text file that lists HDF5 files");
         ensure!(param.batch_size() > 0, "hdf5_data_param needs a positive batch_size");
         Ok(Hdf5Data {
-            source: param.source().into(),
+            source: strings::to_path(param.source()),
             names: layer.top.clone(),
             phase: cx.phase,
             draws: Draws::new(cx.seed, layer.name(), cx.phase),

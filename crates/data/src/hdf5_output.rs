@@ -14,7 +14,7 @@
 use std::path::PathBuf;
 
 use lgm_core::{BlobSpec, BuildCx, Error, Host, Node, Result, Shape, Sink, View, ensure, memory, with_float};
-use lgm_proto::LayerParameter;
+use lgm_proto::{LayerParameter, strings};
 
 use lgm_hdf5::write_f32;
 
@@ -47,7 +47,7 @@ impl Hdf5Output {
     pub fn new(layer: &LayerParameter, _cx: &BuildCx) -> Result<Self> {
         let path = layer.hdf5_output_param.as_ref().map(|p| p.file_name()).unwrap_or_default();
         ensure!(!path.is_empty(), "hdf5_output_param needs a file_name");
-        Ok(Hdf5Output { path: path.into(), kept: Default::default(), rows: 0, written: 0 })
+        Ok(Hdf5Output { path: strings::to_path(path), kept: Default::default(), rows: 0, written: 0 })
     }
 
     /// Writes the file anew, with all rows.

@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use lgm_core::{Error, Result, Shape};
 use lgm_hdf5::{H5Dataset, H5File, Values};
+use lgm_proto::strings;
 
 use crate::order::Draws;
 
@@ -74,7 +75,7 @@ impl Files {
     /// Reads the list file `source` and the outlines of the HDF5 files it names, one dataset for each of `names`.
     pub fn open(source: &Path, names: &[String], shuffle: Option<Draws>, window_bytes: usize) -> Result<Self> {
         let list = std::fs::read(source).map_err(Error::io(source, "open the list of HDF5 files"))?;
-        let paths = listed(lgm_proto::utf8(&list, source)?);
+        let paths = listed(&strings::of_file(&list));
         if paths.is_empty() {
             return Err(Error::data(source, "must list at least one HDF5 file, but is empty"));
         }
@@ -154,9 +155,9 @@ impl Files {
 fn listed(list: &str) -> Vec<PathBuf> {
     let mut paths = Vec::new();
     for line in list.lines() {
-        match Path::new(line.trim()) {
-            whole if whole.is_file() => paths.push(whole.into()),
-            _ => paths.extend(line.split_whitespace().map(PathBuf::from)),
+        match strings::to_path(line.trim()) {
+            whole if whole.is_file() => paths.push(whole),
+            _ => paths.extend(line.split_whitespace().map(strings::to_path)),
         }
     }
     paths

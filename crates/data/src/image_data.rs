@@ -20,11 +20,10 @@
 //! are a line without a label (Caffe takes 0) and a JPEG that was cut short. Caffe starts over after a resume; here the
 //! position and the epoch's order are saved.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use lgm_core::{BuildCx, Error, Host, Node, Phase, Result, Shape, Source, State, Step, ViewMut, ensure};
-use lgm_proto::{ImageDataParameter, LayerParameter, TransformationParameter};
+use lgm_proto::{ImageDataParameter, LayerParameter, TransformationParameter, strings};
 
 use crate::ahead::Ahead;
 use crate::batch::{Batch, read_counter};
@@ -139,7 +138,7 @@ impl Source for ImageData {
             (1..=2).contains(&tops),
             "ImageData takes one top, the images, or two, images and labels; found {tops}"
         );
-        let source: PathBuf = self.param.source().into();
+        let source = strings::to_path(self.param.source());
         let list = ImageList::read(&source, self.param.root_folder())?;
         tracing::info!("A total of {} images.", list.len());
         let skip = self.draws.once("rand_skip", self.param.rand_skip() as usize) as u64;

@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::Path;
 
 use lgm_core::{Error, Phase, Result, ensure, memory};
-use lgm_proto::{BlobProto, FileKind, TransformationParameter};
+use lgm_proto::{BlobProto, FileKind, TransformationParameter, strings};
 use prost::Message;
 
 use crate::image::{Color, Image, Pixels};
@@ -54,7 +54,7 @@ fn window(param: &TransformationParameter) -> Result<Option<[usize; 2]>> {
 fn mean(param: &TransformationParameter, of: Extent) -> Result<Mean> {
     ensure!(param.mean_file.is_none() || param.mean_value.is_empty(), "mean_file and mean_value exclude each other");
     Ok(match (&param.mean_file, &param.mean_value[..]) {
-        (Some(file), _) => Mean::Image(read_mean(file.as_ref(), of)?),
+        (Some(file), _) => Mean::Image(read_mean(&strings::to_path(file), of)?),
         (None, []) => Mean::None,
         (None, &[m]) => Mean::Channels(vec![m; of.channels]),
         (None, m) => {
@@ -71,10 +71,10 @@ fn mean(param: &TransformationParameter, of: Extent) -> Result<Mean> {
 
 /// The mean for windows of extents `of`: the middle of a mean image that is at least as large.
 pub(crate) fn middle_of_mean(param: &TransformationParameter, of: Extent) -> Result<Mean> {
-    let Some(file) = param.mean_file.as_ref().filter(|_| param.mean_value.is_empty()) else {
+    let Some(file) = param.mean_file.as_deref().map(strings::to_path).filter(|_| param.mean_value.is_empty()) else {
         return mean(param, of);
     };
-    let (extent, values) = load_mean(file.as_ref())?;
+    let (extent, values) = load_mean(&file)?;
     if extent.channels != of.channels || extent.height < of.height || extent.width < of.width {
         let what = format!(
             "the mean image is {extent}, expected {} channels and at least {} x {} pixels",

@@ -27,7 +27,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use lgm_core::{BuildCx, Error, Host, Node, Result, Shape, Source, State, Step, ViewMut, ensure, memory};
-use lgm_proto::{LayerParameter, TransformationParameter, WindowDataParameter};
+use lgm_proto::{LayerParameter, TransformationParameter, WindowDataParameter, strings};
 
 use crate::ahead::Ahead;
 use crate::batch::{Batch, read_counter};
@@ -143,7 +143,7 @@ impl Source for WindowData {
             (1..=2).contains(&tops),
             "WindowData takes one top, the windows, or two, windows and labels; found {tops}"
         );
-        let (source, param) = (PathBuf::from(self.param.source()), &self.param);
+        let (source, param) = (strings::to_path(self.param.source()), &self.param);
         let list = WindowFile::read(&source, param.root_folder(), param.fg_threshold(), param.bg_threshold())?;
         tracing::info!("Number of images: {}", list.files.len());
         tracing::info!("Foreground windows: {}, background: {}", list.foreground.len(), list.background.len());

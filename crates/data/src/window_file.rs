@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use lgm_core::{Error, Result};
+use lgm_proto::strings;
 
 /// A window on an image.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -50,7 +51,8 @@ impl WindowFile {
     /// When the list cannot be read, or is not as the module says; names the line.
     pub fn read(path: &Path, root: &str, fg_threshold: f32, bg_threshold: f32) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(Error::io(path, "open the list of windows"))?;
-        let mut words = Words::of(path, lgm_proto::utf8(&bytes, path)?);
+        let text = strings::of_file(&bytes);
+        let mut words = Words::of(path, &text);
         let mut found = WindowFile::default();
         while words.are_left() {
             words.hash()?;
@@ -60,7 +62,7 @@ impl WindowFile {
                 return Err(words.error(what));
             }
             let image = u32::try_from(number).map_err(|_| words.error("has more images than can be counted"))?;
-            found.files.push(format!("{root}{}", words.word("the image's file")?.1).into());
+            found.files.push(strings::to_path(&format!("{root}{}", words.word("the image's file")?.1)));
             for extent in ["the image's channels", "the image's height", "the image's width"] {
                 words.next::<u32>(extent)?;
             }

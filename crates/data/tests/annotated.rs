@@ -15,20 +15,6 @@ use lgm_proto::{AnnotatedDatum, LayerParameter};
 use lgm_testkit::says;
 use prost::Message;
 
-fn options(annotations: Annotations) -> AnnosetOptions {
-    AnnosetOptions {
-        annotations,
-        backend: Backend::Lmdb,
-        gray: false,
-        shuffle: None,
-        dims: [0, 0],
-        size: [0, 0],
-        check_size: false,
-        encoded: false,
-        encode_type: None,
-    }
-}
-
 /// Three images of 8 × 10, image i of the colour (i, 2i, 100 + i) but for a white corner, with i objects; and a list.
 fn images(folder: &Path) {
     for i in 0..3u8 {
@@ -55,7 +41,7 @@ fn names(folder: &Path) -> ClassNames {
 fn converted(folder: &Path, change: impl FnOnce(AnnosetOptions) -> AnnosetOptions) -> String {
     let out = folder.join("lmdb");
     let _ = fs::remove_dir_all(&out);
-    let options = change(options(Annotations::Objects(AnnotationFile::Xml, names(folder))));
+    let options = change(AnnosetOptions::new(Annotations::Objects(AnnotationFile::Xml, names(folder))));
     let counts = convert_annoset(folder, folder.join("list.txt"), &out, &options, &mut |_, _| {}).unwrap();
     assert_eq!(counts, (3, 1));
     out.to_str().unwrap().into()
@@ -162,7 +148,7 @@ fn lists_of_labels() {
     fs::write(folder.path().join("labels.txt"), "0 .png 5\n2 .png 6\n").unwrap();
     let out = folder.path().join("labels_lmdb");
     let list = folder.path().join("labels.txt");
-    let shuffled = AnnosetOptions { shuffle: Some(1), encode_type: Some("png".into()), ..options(Annotations::Labels) };
+    let shuffled = AnnosetOptions { shuffle: Some(1), encode_type: Some("png".into()), ..AnnosetOptions::new(Annotations::Labels) };
     assert_eq!(convert_annoset(folder.path(), &list, &out, &shuffled, &mut |_, _| {}).unwrap(), (2, 0));
     let mut run = open(&layer(out.to_str().unwrap(), 2, ""), &cx(Phase::Test, 1)).unwrap();
     assert_eq!(run.shapes[1], Shape::from([2]));
@@ -201,7 +187,7 @@ fn mistakes_are_named() {
     ));
     says(&error(&data.unwrap(), &cx(Phase::Train, 1)), &["record 0"]);
 
-    let objects = || options(Annotations::Objects(AnnotationFile::Xml, names(path)));
+    let objects = || AnnosetOptions::new(Annotations::Objects(AnnotationFile::Xml, names(path)));
     let convert = |list: &str, options: &AnnosetOptions, needles: &[&str]| {
         fs::write(path.join("bad.txt"), list).unwrap();
         let result = convert_annoset(path, path.join("bad.txt"), path.join("bad_lmdb"), options, &mut |_, _| {});
@@ -211,7 +197,7 @@ fn mistakes_are_named() {
     convert("0 .png 0.xml\nalone\n", &objects(), &["bad.txt", "line 2", "'alone'"]);
     convert("\n", &objects(), &["names no images"]);
     convert("x.png 0.xml\n", &objects(), &["none of its images"]);
-    convert("0 .png x\n", &options(Annotations::Labels), &["bad.txt", "label", "'x'"]);
+    convert("0 .png x\n", &AnnosetOptions::new(Annotations::Labels), &["bad.txt", "label", "'x'"]);
     convert(
         "0 .png 0.xml\n",
         &AnnosetOptions { encode_type: Some("gif".into()), ..objects() },

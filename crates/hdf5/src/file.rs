@@ -1,5 +1,6 @@
 //! Reading a file: what is in it, by name.
 
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use hdf5_metno::types::{FixedAscii, FixedUnicode};
@@ -22,8 +23,10 @@ impl H5File {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         // Asked of the system first: its reasons are clearer than the library's.
-        std::fs::File::open(path).map_err(Error::io(path, "open"))?;
-        let file = hdf5_metno::File::open(path)
+        let opened = std::fs::File::open(path).map_err(Error::io(path, "open"))?;
+        // The library takes no names but in UTF-8.
+        let by_number = format!("/proc/self/fd/{}", opened.as_raw_fd());
+        let file = hdf5_metno::File::open(path.to_str().unwrap_or(&by_number))
             .map_err(|e| Error::data(path, format!("cannot be read as an HDF5 file: {}", reason(&e))))?;
         let file = H5File::new(path, file);
         header::check_group(&file, &file.file, "")?;

@@ -21,7 +21,7 @@ use lgm_core::{
 use lgm_cpu::math::ln;
 use lgm_cpu::softmax::{softmax, softmax_backward};
 use lgm_proto::loss_parameter::NormalizationMode;
-use lgm_proto::{BlobProto, LayerParameter, LossParameter, read_binary};
+use lgm_proto::{BlobProto, LayerParameter, LossParameter, read_binary, strings};
 
 use crate::common::labels::{Labels, check_count};
 use crate::common::loops::{for_rows, total};
@@ -55,7 +55,7 @@ impl InfogainLoss {
         Node::compute(InfogainLoss {
             loss,
             axis: param.axis(),
-            source: param.source.map(PathBuf::from),
+            source: param.source.as_deref().map(strings::to_path),
             matrix: Vec::new(),
             along: Axes3::default(),
             labels: Labels::default(),

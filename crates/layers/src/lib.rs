@@ -80,6 +80,7 @@ layers! {
     parameter { "Parameter" => Parameter }
     permute { "Permute" => Permute }
     axpy { "Axpy" => Axpy }
+    flip { "Flip" => Flip }
     hard_swish { "HardSwish" => HardSwish }
     interp { "Interp" => Interp }
     normalize { "Normalize" => Normalize }

@@ -19,7 +19,8 @@
 //! the least normal single-precision number counts as that number, which bounds a position's loss by 87.34.
 //!
 //! With `weight_by_label_freqs` (SegNet's and other forks') the term of a position is multiplied by its class's number in
-//! `class_weighting`, and so is its gradient; Z stays as it is.
+//! `class_weighting`, and so is its gradient; Z stays as it is. Without these numbers it is refused, as in SegNet's fork since
+//! 2015; before, that divided each term by how often its class was in the batch.
 //!
 //! Gradient: dx = dL/Z · (p − [class = label]) where the position counts, else 0; plus, through the second top, that of
 //! the softmax (Caffe passes none). Source: Caffe's layer of this name, and the L-GM fork's label range. Where we differ:
@@ -68,7 +69,7 @@ impl SoftmaxWithLoss {
         let weights = if loss.weight_by_label_freqs() { loss.class_weighting.clone() } else { Vec::new() };
         ensure!(
             !(loss.weight_by_label_freqs() && weights.is_empty()),
-            "weight_by_label_freqs needs class_weighting, a number for each class"
+            "weight_by_label_freqs needs class_weighting, a number for each class; none are taken from the data"
         );
         let wrong = weights.iter().find(|weight| !weight.is_finite());
         ensure!(

@@ -6,7 +6,13 @@
 //! `upsample_h` and W' = `upsample_w`, or by the older fields H · `scale` (2) or `scale_h`, less 1 with `pad_out_h`, and
 //! alike for the width. An index outside the plane is an error that names it.
 //!
-//! Source: Badrinarayanan et al., "SegNet" (2015); the layer of this name of its fork.
+//! Without m, y\[n, c, i, j\] = x\[n, c, ⌊i H / H'⌋, ⌊j W / W'⌋\], and dx sums dy over the copies; H divides H' and W
+//! divides W'.
+//!
+//! Source: Badrinarayanan et al., "SegNet" (2015); the layer of this name of its fork. Without m: the layer of this name
+//! of YOLOv3's forks (Redmon and Farhadi, 2018).
+
+mod nearest;
 
 use lgm_core::{
     Arity, BlobSpec, BuildCx, Bwd, Device, DeviceLayer, Error, Fault, Float, Fwd, Grid, Host, HostLayer, Layer, Node,
@@ -17,6 +23,7 @@ use lgm_proto::{LayerParameter, UpsampleParameter};
 use crate::common::indices::{self, index_at};
 use crate::common::launch::{extent, row_grid};
 use crate::common::loops::for_rows;
+use nearest::Nearest;
 
 /// The layer; see the module.
 pub struct Upsample {
@@ -28,33 +35,36 @@ pub struct Upsample {
 
 impl Upsample {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
+        let indexed = param.bottom.len() != 1;
         let param = *param.upsample_param.clone().unwrap_or_default();
+        if !indexed {
+            return Node::compute(Nearest::new(param));
+        }
         Node::compute(Upsample { param, planes: 0, area: 0, top_area: 0 })
     }
+}
 
-    /// The extents of the top's planes.
-    fn extents(&self, [height, width]: [usize; 2]) -> Result<[usize; 2]> {
-        let p = &self.param;
-        match (p.upsample_h, p.upsample_w) {
-            (Some(h), Some(w)) => {
-                ensure!(h > 1 && w > 1, "upsample_h and upsample_w must be at least 2, found {h} and {w}");
-                return Ok([h as usize, w as usize]);
-            }
-            (None, None) => {}
-            _ => return Err(Error::config("upsample_h and upsample_w go together; one is missing")),
+/// The extents of the top's planes.
+fn extents(p: &UpsampleParameter, [height, width]: [usize; 2]) -> Result<[usize; 2]> {
+    match (p.upsample_h, p.upsample_w) {
+        (Some(h), Some(w)) => {
+            ensure!(h > 1 && w > 1, "upsample_h and upsample_w must be at least 2, found {h} and {w}");
+            return Ok([h as usize, w as usize]);
         }
-        let scales = match (p.scale_h, p.scale_w) {
-            (Some(h), Some(w)) if p.scale.is_none() => [h as usize, w as usize],
-            (None, None) => [usize::try_from(p.scale()).unwrap_or(0); 2],
-            _ => return Err(Error::config("give upsample_h and upsample_w, or scale, or scale_h and scale_w")),
-        };
-        let side = |name: &str, n: usize, scale: usize, less: bool| {
-            ensure!(scale > 1, "the scale of the {name} must be at least 2, found {scale}");
-            ensure!(!less || scale == 2, "pad_out needs a scale of 2 for the {name}, found {scale}");
-            Ok(n.saturating_mul(scale).saturating_sub(usize::from(less)))
-        };
-        Ok([side("height", height, scales[0], p.pad_out_h())?, side("width", width, scales[1], p.pad_out_w())?])
+        (None, None) => {}
+        _ => return Err(Error::config("upsample_h and upsample_w go together; one is missing")),
     }
+    let scales = match (p.scale_h, p.scale_w) {
+        (Some(h), Some(w)) if p.scale.is_none() => [h as usize, w as usize],
+        (None, None) => [usize::try_from(p.scale()).unwrap_or(0); 2],
+        _ => return Err(Error::config("give upsample_h and upsample_w, or scale, or scale_h and scale_w")),
+    };
+    let side = |name: &str, n: usize, scale: usize, less: bool| {
+        ensure!(scale > 1, "the scale of the {name} must be at least 2, found {scale}");
+        ensure!(!less || scale == 2, "pad_out needs a scale of 2 for the {name}, found {scale}");
+        Ok(n.saturating_mul(scale).saturating_sub(usize::from(less)))
+    };
+    Ok([side("height", height, scales[0], p.pad_out_h())?, side("width", width, scales[1], p.pad_out_w())?])
 }
 
 impl Layer for Upsample {
@@ -69,7 +79,7 @@ impl Layer for Upsample {
             let what = "the indices, bottom 1, must have the shape of bottom 0".into();
             return Err(Error::Shape { what, expected: shape.clone(), found: bottoms[1].shape.clone() });
         }
-        let extents = self.extents([shape[2], shape[3]])?;
+        let extents = extents(&self.param, [shape[2], shape[3]])?;
         (self.planes, self.area, self.top_area) = (shape.span(0..2), shape.count_from(2), count(&extents));
         let top = bottoms[0].with_shape(shape.splice(2..4, extents));
         Ok(Plan { backward_bottoms: vec![1], no_gradient: vec![1], ..Plan::new(vec![top]) })
@@ -155,6 +165,26 @@ mod tests {
                 case("", [3, 2, 17, 19]).without_gradients(),
             ],
         );
+    }
+
+    #[test]
+    fn without_indices_values_are_repeated() {
+        let layer = |param: &str| layer(param).replace("bottom: 'm'", "");
+        check(
+            &registry(),
+            &[
+                Case::new(layer("scale: 2")).bottom([2, 3, 2, 3]),
+                Case::new(layer("scale_h: 3 scale_w: 2")).bottom([1, 2, 3, 2]),
+                Case::new(layer("upsample_h: 4 upsample_w: 9")).bottom([2, 1, 2, 3]),
+                Case::new(layer("")).bottom([3, 2, 33, 35]).without_gradients(),
+            ],
+        );
+        let shapes = [[1, 1, 2, 2].into()];
+        let harness = Harness::new(&registry(), &layer(""), Phase::Test, DType::F32, &shapes).unwrap();
+        let out = harness.run(&harness.forward_inputs(&[&[1.0, 2.0, 3.0, 4.0]]).unwrap()).unwrap();
+        assert_eq!(out.tops[0], [1., 1., 2., 2., 1., 1., 2., 2., 3., 3., 4., 4., 3., 3., 4., 4.]);
+        let needles = ["second bottom", "2 × 2 cannot become 4 × 5"];
+        config_error(&registry(), &layer("upsample_h: 4 upsample_w: 5"), &shapes, &needles);
     }
 
     #[test]

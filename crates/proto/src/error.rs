@@ -73,9 +73,6 @@ pub enum Fault {
     /// The text breaks the rules of the text format, or a value is not of its field's type.
     #[error("{0}")]
     Syntax(String),
-    /// A byte that is no part of UTF-8.
-    #[error("expected UTF-8 text, found the byte 0x{0:02X}; save the file as UTF-8 (iconv -f latin1 -t utf-8)")]
-    NotUtf8(u8),
     /// A field that its message does not have.
     #[error("unknown field '{field}' in {message}{hint}")]
     UnknownField {
@@ -146,19 +143,6 @@ pub enum BinaryFault {
         wanted: FileKind,
         /// The kind that it is.
         found: FileKind,
-    },
-    /// A name, a path or another string that is not UTF-8.
-    #[error(
-        "{field} is not UTF-8: byte {at} of the file is 0x{byte:02X}; names and paths are text: write the file again with \
-         another one, from its prototxt or by the tool that made it"
-    )]
-    NotUtf8 {
-        /// Where the field is, as `layer[3].name`.
-        field: String,
-        /// The first byte that is none of UTF-8.
-        at: usize,
-        /// That byte.
-        byte: u8,
     },
     /// Its bytes are no message of the expected type.
     #[error("damaged, cut short, or not a binary file of Caffe's: {0}")]

@@ -13,6 +13,7 @@ mod layer_types;
 mod nearest;
 mod numbers;
 mod read;
+pub mod strings;
 mod text;
 mod upgrade;
 
@@ -29,7 +30,7 @@ pub use numbers::check_numbers;
 pub use prost;
 pub use prost_reflect;
 pub use read::{parse_net, parse_solver, read_net, read_solver};
-pub use text::{Parsed, Positions, parse, six_digits, to_text, utf8};
+pub use text::{Parsed, Positions, parse, six_digits, to_text};
 pub use upgrade::{Upgraded, upgrade_net_binary, upgrade_net_text, upgrade_solver_text};
 
 mod schema {

@@ -4,10 +4,9 @@
 
 use std::path::Path;
 
-use lgm_proto::prost::Message;
 use lgm_proto::prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage, Value};
 use lgm_proto::{
-    NetParameter, SolverParameter, decode_net, encode, parse, to_text, upgrade_net_binary, upgrade_net_text,
+    NetParameter, SolverParameter, decode_net, encode, parse, strings, to_text, upgrade_net_binary, upgrade_net_text,
 };
 use proptest::prelude::*;
 
@@ -58,7 +57,7 @@ impl Builder<'_> {
                 let value = f64::from_bits(bits);
                 Value::F64(if value.is_nan() { f64::NAN } else { value })
             }
-            Kind::String => Value::String(bits.to_le_bytes().iter().map(|&byte| char::from(byte)).collect()),
+            Kind::String => Value::String(strings::from_bytes(&bits.to_le_bytes()).into_owned()),
             Kind::Bytes => Value::Bytes(bits.to_le_bytes().to_vec().into()),
             Kind::Enum(known) => {
                 let values: Vec<i32> = known.values().map(|value| value.number()).collect();
@@ -92,7 +91,7 @@ fn upgraded(choices: &[u64], changes: &[(usize, u8)]) -> Result<(), TestCaseErro
     if let Ok(upgraded) = upgrade_net_text(to_text(&net).as_bytes(), path) {
         upgrade_net_text(&upgraded.bytes, path).map_err(failed)?;
     }
-    let mut bytes = net.encode_to_vec();
+    let mut bytes = encode(&net);
     for with_changes in [false, true] {
         if with_changes && !bytes.is_empty() {
             let count = bytes.len();
@@ -112,6 +111,11 @@ proptest! {
     #[test]
     fn nets(choices in prop::collection::vec(any::<u64>(), 16..400)) {
         round_trip::<NetParameter>(&choices)?;
+        let mut builder = Builder { choices: choices.iter().cycle(), budget: 300 };
+        let net: NetParameter = builder.message(NetParameter::default().descriptor()).transcode_to().unwrap();
+        let net = NetParameter { name: Some(net.name().into()), ..net };
+        let read = decode_net(&encode(&net), Path::new("net.caffemodel"));
+        prop_assert_eq!(to_text(&read.map_err(|error| TestCaseError::fail(error.to_string()))?), to_text(&net));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use lgm_proto::{NetParameter, Parsed, SolverParameter, parse, pooling_parameter::PoolMethod};
+use lgm_proto::{Datum, NetParameter, Parsed, SolverParameter, parse, pooling_parameter::PoolMethod, strings};
 
 fn net(text: &str) -> Result<Parsed<NetParameter>, String> {
     parse(text.as_bytes(), Path::new("net.prototxt")).map_err(|error| error.to_string())
@@ -55,7 +55,7 @@ fn strings() {
 }
 
 #[test]
-fn text_is_utf8_but_for_comments_and_may_begin_with_a_byte_order_mark() {
+fn strings_and_comments_hold_any_bytes_and_the_text_may_begin_with_a_byte_order_mark() {
     let net = |text: &[u8]| -> Result<NetParameter, String> {
         parse(text, Path::new("net.prototxt")).map(|p: Parsed<NetParameter>| p.message).map_err(|e| e.to_string())
     };
@@ -64,22 +64,37 @@ fn text_is_utf8_but_for_comments_and_may_begin_with_a_byte_order_mark() {
     }
     assert_eq!(net("name: '\u{fffd}' # \u{fffd}".as_bytes()).unwrap().name(), "\u{fffd}");
     assert!(net(b"\xef\xbb\xbfnam: 'a'").unwrap_err().starts_with("net.prototxt:1:1: unknown field 'nam'"));
+    // Raw or escaped, whole or in parts, the same bytes are the same name.
+    for (bytes, texts) in [
+        (
+            &b"caf\xe9 1"[..],
+            &[&b"'caf\xe9 1'"[..], b"\"caf\\351 1\"", b"'caf\\xe9' ' 1'", b"'ca' # \xe9 \\\n 'f\xe9 1'"][..],
+        ),
+        ("café".as_bytes(), &["'café'".as_bytes(), b"'caf\\303\\251'", b"'caf\\xC3' '\\xa9'", b"'caf\xc3' '\xa9'"]),
+        (b"\xc4\xa3\\\xd0\xcd", &[b"'\xc4\xa3\\\\\xd0\xcd'", b"'\\304\\243\\134\\320\\315'"]),
+        ("\u{10ffe9}".as_bytes(), &["'\u{10ffe9}'".as_bytes(), br"'\U0010ffe9'", br"'\364\217\277\251'"]),
+    ] {
+        for text in texts {
+            let net = net(&[b"name: ", *text, b" layer { name: ", text, b"}"].concat()).unwrap();
+            assert_eq!(strings::to_bytes(net.name()), bytes);
+            assert_eq!(net.layer[0].name(), net.name());
+        }
+    }
+    let datum: Datum = parse(b"data: '\xe9\\352\\0' label: 3", Path::new("datum")).unwrap().message;
+    assert_eq!(datum.data(), b"\xe9\xea\0");
     for (bad, at) in [
-        (&b"# \xe9\n name: 'caf\xe9'"[..], "2:12"),
-        (b"name: 'a\xc3' name: '\xff'", "1:9"),
-        (b"name: 'a' \xe9", "1:11"),
-        (b"# \xe9\n n\xe9me: 'a'", "2:3"),
+        (&b"name: 'a' \xe9"[..], "1:11: expected a field name or a value, but found the byte 0xE9"),
+        (b"# \xe9\n n\xe9me: 'a'", "2:3: expected a field name or a value, but found the byte 0xE9"),
+        (b"name: '\xe9\xe9' nam: 3", "1:12: unknown field 'nam'"),
+        (b"name: '\\\xe9'", "1:8: "),
+        (b"name: '\xe9", "1:"),
+        (b"layer { type: 'Pooling' pooling_param { pool: '\xe9' } }", "1:47: pool: "),
+        ("name: 'a' \u{feff}".as_bytes(), "1:11: expected a field name or a value, but found the character"),
+        ("\u{feff}\u{feff}name: 'a'".as_bytes(), "1:"),
     ] {
         let error = net(bad).unwrap_err();
-        assert!(error.starts_with(&format!("net.prototxt:{at}: expected UTF-8 text, found the byte 0x")), "{error}");
+        assert!(error.starts_with(&format!("net.prototxt:{at}")), "{error}");
     }
-    for bad in ["name: 'a' \u{feff}", "\u{feff}\u{feff}name: 'a'", "name: '\\351'"] {
-        let error = net(bad.as_bytes()).unwrap_err();
-        assert!(error.starts_with("net.prototxt:1:"), "{error}");
-    }
-    let list = lgm_proto::utf8(b"a.h5\ncaf\xe9.h5", Path::new("list.txt")).unwrap_err().to_string();
-    assert!(list.starts_with("list.txt:2:4: expected UTF-8 text, found the byte 0xE9"), "{list}");
-    assert_eq!(lgm_proto::utf8(b"\xef\xbb\xbfa.h5", Path::new("list.txt")).unwrap(), "a.h5");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use lgm_core::{Error, Result};
 use lgm_net::expect_kind;
-use lgm_proto::{FileKind, NetParameter, Parsed, Positions, SolverParameter, check_numbers};
+use lgm_proto::{FileKind, NetParameter, Parsed, Positions, SolverParameter, check_numbers, strings};
 use tracing::warn;
 
 use crate::detection::Precision;
@@ -110,8 +110,9 @@ pub(crate) struct NetSource {
 }
 
 fn read(path: &str) -> Result<Parsed<NetParameter>> {
-    expect_kind(path, FileKind::Net)?;
-    let net = lgm_proto::read_net(path)?;
+    let path = strings::to_path(path);
+    expect_kind(&path, FileKind::Net)?;
+    let net = lgm_proto::read_net(&path)?;
     net.notices.iter().for_each(|n| tracing::info!("{n}"));
     net.warnings.iter().for_each(|w| tracing::warn!("{w}"));
     Ok(net)

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{DeviceFlags, StateFlags, at_least_one, file};
+use super::{DeviceFlags, StateFlags, at_least_one, file, name};
 
 /// Flags of `classify`.
 #[derive(Args, Debug)]
@@ -52,7 +52,7 @@ pub struct ClassifyArgs {
     #[arg(long = "images_dim", value_name = "H,W", value_parser = size, default_value = "256,256")]
     pub images_dim: [usize; 2],
     /// The blob with the scores; the net's only output unless given
-    #[arg(long = "blob", value_name = "NAME")]
+    #[arg(long = "blob", value_name = "NAME", value_parser = name())]
     pub blob: Option<String>,
     /// The device.
     #[command(flatten)]

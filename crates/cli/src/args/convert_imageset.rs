@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::data::DatabaseForm;
+use super::name;
 
 /// Flags of `convert_imageset`.
 #[derive(Args, Debug)]
@@ -14,7 +15,7 @@ Each line of the list is an image's name, which may have spaces, a space and its
   lgm-caffe convert_imageset -encoded -encode_type jpg -resize_height=256 -resize_width=256 val/ val.txt val_lmdb")]
 pub struct ConvertImagesetArgs {
     /// What is put before every name of the list: a folder, with its slash
-    #[arg(value_name = "ROOTFOLDER/")]
+    #[arg(value_name = "ROOTFOLDER/", value_parser = name())]
     pub root: String,
     /// The list of images and labels
     #[arg(value_name = "LISTFILE")]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use lgm_data::{convert, db};
 
-use super::{DeviceFlags, StateFlags, at_least_one};
+use super::{DeviceFlags, StateFlags, at_least_one, name};
 
 /// Flags of `compute_image_mean`.
 #[derive(Args, Debug)]
@@ -36,7 +36,7 @@ pub struct ExtractFeaturesArgs {
     /// The net's prototxt, with its data in the TEST phase
     pub model: PathBuf,
     /// The blobs to write, separated by commas
-    #[arg(value_name = "BLOBS")]
+    #[arg(value_name = "BLOBS", value_parser = name())]
     pub blobs: String,
     /// A new database for each blob, separated by commas; or one HDF5 file for all
     #[arg(value_name = "OUTPUTS")]

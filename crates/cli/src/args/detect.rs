@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{DeviceFlags, StateFlags, at_least_one, file};
+use super::{DeviceFlags, StateFlags, at_least_one, file, name};
 
 /// A trained net and its classifier.
 #[derive(Args, Debug)]
@@ -17,7 +17,7 @@ pub struct TrainedFlags {
     pub weights: Vec<PathBuf>,
     /// The layer that makes the logits; the net's only LGMLoss or ClassDistance layer unless given, or for 'adversarial' the
     /// layer before its only SoftmaxWithLoss
-    #[arg(long = "classifier", value_name = "LAYER")]
+    #[arg(long = "classifier", value_name = "LAYER", value_parser = name())]
     pub classifier: Option<String>,
     /// The net's state.
     #[command(flatten)]
@@ -55,7 +55,7 @@ pub struct LikelihoodArgs {
     #[command(flatten)]
     pub net: TrainedFlags,
     /// Data to read in place of those of the net's TEST data layer: what its 'source' may say
-    #[arg(long = "source", value_name = "SOURCE")]
+    #[arg(long = "source", value_name = "SOURCE", value_parser = name())]
     pub source: Option<String>,
     /// Batches to run
     #[arg(long = "iterations", value_name = "N", default_value_t = 50, value_parser = at_least_one())]
@@ -101,10 +101,10 @@ pub struct AdversarialArgs {
     #[arg(long = "range", value_name = "LEAST,GREATEST", value_parser = range)]
     pub range: Option<(f64, f64)>,
     /// The blob to perturb; the only blob of data that the logits depend on unless given
-    #[arg(long = "input", value_name = "BLOB")]
+    #[arg(long = "input", value_name = "BLOB", value_parser = name())]
     pub input: Option<String>,
     /// Other data, to be separated from the TEST data: what the 'source' of the data layer may say
-    #[arg(long = "against", value_name = "SOURCE", required_unless_present = "epsilon")]
+    #[arg(long = "against", value_name = "SOURCE", value_parser = name(), required_unless_present = "epsilon")]
     pub against: Option<String>,
     /// Batches to run
     #[arg(long = "iterations", value_name = "N", default_value_t = 50, value_parser = at_least_one())]

@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use lgm_proto::LayerParameter;
+use lgm_proto::strings::readable;
 use plotters::style::RGBColor;
 
 use crate::args::Rankdir;
@@ -62,7 +63,7 @@ impl Graph {
     /// The graph of some layers of a net. As in Caffe, layers of one name and type are one node, drawn as the last of them,
     /// since a net has one of them in a phase.
     pub fn of(name: &str, layers: &[&LayerParameter], rankdir: Rankdir, display_lrm: bool) -> Graph {
-        let mut graph = Graph { name: if name.is_empty() { "Net" } else { name }.to_string(), ..Graph::default() };
+        let mut graph = Graph { name: readable(if name.is_empty() { "Net" } else { name }).into(), ..Graph::default() };
         let mut known = HashMap::new();
         let mut edges = HashSet::new();
         for layer in layers {
@@ -98,6 +99,8 @@ impl Graph {
 
     /// The number of a node, which is new or takes the place of an older one; a blob that is read stays one.
     fn node(&mut self, known: &mut HashMap<(bool, String), usize>, node: Node) -> usize {
+        let shown = |text: &String| readable(text).into_owned();
+        let node = Node { id: shown(&node.id), lines: node.lines.iter().map(shown).collect(), ..node };
         let at = *known.entry((node.kind == Kind::Layer, node.id.clone())).or_insert(self.nodes.len());
         match self.nodes.get_mut(at) {
             None => self.nodes.push(node),

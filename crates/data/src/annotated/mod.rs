@@ -33,17 +33,16 @@ use lgm_proto::annotated_datum::AnnotationType;
 use lgm_proto::resize_parameter::ResizeMode;
 use lgm_proto::{
     AnnotatedDataParameter, AnnotatedDatum, AnnotationGroup, DataParameter, LayerParameter, ResizeParameter,
-    TransformationParameter,
+    TransformationParameter, strings,
 };
 use prost::Message;
 
 pub(crate) use boxes::{Corners, groups};
 
-use crate::ahead::Ahead;
 use crate::batch::Batch;
 use crate::data::settings;
 use crate::datum::{BadRecord, raster};
-use crate::db::{Cursor, Database, Record, Records};
+use crate::db::{Cursor, Database, Reading, Record, Records};
 use crate::image::Color;
 use crate::order::Draws;
 use crate::parallel::{in_parallel, threads_for};
@@ -71,16 +70,13 @@ pub struct AnnotatedData {
     color: Color,
     phase: Phase,
     draws: Draws,
+    reading: Reading,
     opened: Option<Opened>,
-    /// A place to go on from, given before the database was opened.
-    restored: Option<Cursor>,
 }
 
 struct Opened {
-    database: Arc<Database>,
     maker: Arc<Maker>,
     shapes: Vec<Shape>,
-    ahead: Ahead<Cursor>,
 }
 
 impl AnnotatedData {
@@ -105,8 +101,9 @@ impl AnnotatedData {
             );
         }
         let draws = Draws::new(cx.seed, layer.name(), cx.phase);
-        let (path, phase) = (data.source().into(), cx.phase);
-        Ok(AnnotatedData { path, data, param, transform, color, phase, draws, opened: None, restored: None })
+        let (path, phase) = (strings::to_path(data.source()), cx.phase);
+        let reading = Reading::default();
+        Ok(AnnotatedData { path, data, param, transform, color, phase, draws, reading, opened: None })
     }
 }
 
@@ -156,9 +153,8 @@ impl Source for AnnotatedData {
         }
         let skip = self.draws.once("rand_skip", self.data.rand_skip() as usize) as u64;
         let start = Cursor::at(&database, skip)?;
-        let at = self.restored.map_or(Ok(start), |at| at.check(&database).map(|()| at))?;
-        let (maker, ahead) = (Arc::new(maker), Ahead::from(at));
-        self.opened = Some(Opened { database, maker, shapes: shapes.clone(), ahead });
+        self.reading.open(database, start)?;
+        self.opened = Some(Opened { maker: Arc::new(maker), shapes: shapes.clone() });
         Ok(shapes)
     }
 
@@ -166,7 +162,8 @@ impl Source for AnnotatedData {
         let Some(opened) = self.opened.as_mut() else {
             return Err(Error::internal("AnnotatedData was used before it was opened"));
         };
-        let Opened { database, maker, shapes, ahead } = opened;
+        let Opened { maker, shapes } = opened;
+        let (database, ahead) = self.reading.opened()?;
         ahead.next(tops, |from| {
             let (mut records, maker, mut image) = (from.records(database)?, maker.clone(), from.image);
             let buffers = Batch::several(self.data.prefetch().max(1) as usize, shapes)?;
@@ -180,17 +177,11 @@ impl Source for AnnotatedData {
     }
 
     fn state(&self) -> State {
-        self.opened.as_ref().map(|opened| opened.ahead.place()).or(self.restored).unwrap_or_default().state()
+        self.reading.state()
     }
 
     fn restore(&mut self, state: &State) -> Result<()> {
-        let at = Cursor::restored(state)?;
-        if let Some(opened) = &mut self.opened {
-            at.check(&opened.database)?;
-            opened.ahead = Ahead::from(at);
-        }
-        self.restored = Some(at);
-        Ok(())
+        self.reading.restore(state)
     }
 }
 

@@ -10,7 +10,7 @@ use std::path::Path;
 use lgm_core::rng::{Philox, stream_id};
 use lgm_core::{Error, Result};
 use lgm_proto::annotated_datum::AnnotationType;
-use lgm_proto::{AnnotatedDatum, AnnotationGroup, Datum};
+use lgm_proto::{AnnotatedDatum, AnnotationGroup, Datum, strings};
 use prost::Message;
 use tracing::warn;
 
@@ -53,6 +53,23 @@ pub struct AnnosetOptions {
     pub encode_type: Option<String>,
 }
 
+impl AnnosetOptions {
+    /// An LMDB database of the images as they are, in the order of the list.
+    pub fn new(annotations: Annotations) -> Self {
+        AnnosetOptions {
+            annotations,
+            backend: Backend::Lmdb,
+            gray: false,
+            shuffle: None,
+            dims: [0, 0],
+            size: [0, 0],
+            check_size: false,
+            encoded: false,
+            encode_type: None,
+        }
+    }
+}
+
 /// Makes a database of the images that a list in `list` names, in folder `root`. Returns how many images are in it, and how many
 /// could not be read, of which the log tells.
 ///
@@ -73,7 +90,7 @@ pub fn convert_annoset(
     let mut database = Writer::create(out, options.backend)?;
     let (mut written, mut first) = (0, None);
     for (i, (name, annotation)) in lines.iter().enumerate() {
-        let path = root.join(name);
+        let path = root.join(strings::to_path(name));
         let (datum, raster) = match image(&path, options) {
             Ok(image) => image,
             Err(e) => {
@@ -85,8 +102,9 @@ pub fn convert_annoset(
         if options.check_size && *first.get_or_insert(size) != size {
             return Err(Error::data(&path, format!("has {size} values, unlike the images before it")));
         }
-        let record = annotated(datum, &raster, &root.join(annotation), annotation, list, &options.annotations)?;
-        database.put(format!("{i:08}_{name}").as_bytes(), record.encode_to_vec())?;
+        let file = root.join(strings::to_path(annotation));
+        let record = annotated(datum, &raster, &file, annotation, list, &options.annotations)?;
+        database.put(&strings::to_bytes(&format!("{i:08}_{name}")), record.encode_to_vec())?;
         written += 1;
         if (i + 1) % BLOCK == 0 || i + 1 == lines.len() {
             progress(i + 1, lines.len());
@@ -101,7 +119,8 @@ pub fn convert_annoset(
 
 /// Names of images and their annotations. The last word of a line is the annotation: names may have spaces.
 fn read_list(path: &Path) -> Result<Vec<(String, String)>> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path, "read the list"))?;
+    let bytes = std::fs::read(path).map_err(Error::io(path, "read the list"))?;
+    let text = strings::of_file(&bytes);
     let mut lines = Vec::new();
     for (i, line) in text.lines().map(str::trim).enumerate().filter(|(_, line)| !line.is_empty()) {
         let Some((name, annotation)) = line.rsplit_once(char::is_whitespace) else {

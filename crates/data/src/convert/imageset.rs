@@ -12,8 +12,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use crossbeam_channel::bounded;
-use lgm_core::{Error, Phase, Result, ensure};
-use lgm_proto::Datum;
+use lgm_core::{Error, Phase, Result, ensure, memory};
+use lgm_proto::{Datum, strings};
 use prost::Message;
 
 use super::Progress;
@@ -67,9 +67,9 @@ pub struct ImageSet {
     pub left_out: usize,
 }
 
-/// An image's record, and its extents as decoded.
+/// An image's record, as it is stored, and its extents as decoded.
 struct Converted {
-    datum: Datum,
+    record: Vec<u8>,
     extent: Extent,
 }
 
@@ -96,6 +96,7 @@ pub fn convert_imageset(
         None => (0..images as u32).collect(),
     };
     tracing::info!("A total of {images} images.");
+    memory::keep_freed();
     let mut writer = Writer::create(out, options.backend)?;
     let mut set = ImageSet { written: 0, left_out: 0 };
     let mut first: Option<(usize, Extent)> = None;
@@ -103,7 +104,7 @@ pub fn convert_imageset(
     in_order(images, &one, |number, converted| {
         let index = order[number] as usize;
         progress(number.saturating_add(1), images);
-        let Converted { datum, extent } = match converted?? {
+        let Converted { record, extent } = match converted?? {
             Ok(converted) => converted,
             Err(unreadable) => {
                 tracing::warn!("Could not open or find file {}: {unreadable}", list.file(index).display());
@@ -117,11 +118,12 @@ pub fn convert_imageset(
             return Err(list.error(index, format!("'{name}' is {extent}, but the image of line {line} is {expected}")));
         }
         let key = format!("{number:08}_{}", list.name(index));
+        let key = strings::to_bytes(&key);
         if options.backend == Backend::Lmdb && key.len() > LONGEST_KEY {
             let what = format!("the name makes a key of {} bytes, and LMDB takes {LONGEST_KEY}", key.len());
             return Err(list.error(index, what + "; -backend leveldb takes longer ones"));
         }
-        writer.put(key.as_bytes(), datum.encode_to_vec()).map_err(|e| list.error(index, e))?;
+        writer.put(&key, record).map_err(|e| list.error(index, e))?;
         set.written = set.written.saturating_add(1);
         if set.written.is_multiple_of(LOGGED) {
             tracing::info!("Processed {} files.", set.written);
@@ -168,7 +170,7 @@ fn convert(list: &ImageList, index: usize, options: &ImageSetOptions) -> Result<
             datum::record(extent, pixels, label)?
         }
     };
-    Ok(Ok(Converted { datum, extent }))
+    Ok(Ok(Converted { record: datum.encode_to_vec(), extent }))
 }
 
 /// The kind of file that an image is to be stored as; none for pixels.

@@ -8,6 +8,7 @@
 mod cursor;
 mod leveldb;
 mod lmdb;
+mod reading;
 mod records;
 mod shuffled;
 mod sink;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use lgm_core::{Error, Result};
 
 pub(crate) use cursor::Cursor;
+pub(crate) use reading::Reading;
 use records::room;
 pub use records::{Record, Records};
 pub(crate) use shuffled::Locations;

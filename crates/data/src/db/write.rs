@@ -10,8 +10,8 @@ use super::leveldb::LeveldbWriter;
 use super::lmdb::LmdbWriter;
 use super::sink::{Group, Sink};
 
-/// Bytes of records from which a group is written unasked.
-const GROUP: usize = 32 << 20;
+/// Bytes of records from which a group is written unasked: few enough to be in the processor's caches still.
+const GROUP: usize = 4 << 20;
 
 /// A new database. It is written under another name and has its own from [`Writer::finish`] on; dropped before, it leaves
 /// nothing behind.
@@ -37,7 +37,7 @@ impl Writer {
         Ok(Writer { sink, folder, group: Group::default() })
     }
 
-    /// Stores a value under a key, in place of an earlier one under the same key. Groups of some 32 MiB are written as they
+    /// Stores a value under a key, in place of an earlier one under the same key. Groups of some 4 MiB are written as they
     /// are full.
     ///
     /// # Errors

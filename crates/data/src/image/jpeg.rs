@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use image::metadata::Orientation;
 use lgm_core::count;
+use lgm_cpu::vectorized;
 use mozjpeg::{ColorSpace, Compress, Decompress, Marker};
 
 use super::raster::{check_size, luma};
@@ -20,7 +21,7 @@ const EXIF: &[u8] = b"Exif\0\0";
 /// Decodes a JPEG, and says how the camera was held.
 pub(super) fn decode(bytes: &[u8], color: Color) -> Result<(Raster, Orientation), BadImage> {
     // Within the scans' data, 0xff is followed by 0.
-    let scans = bytes.windows(2).filter(|pair| *pair == [0xff, 0xda]).count();
+    let scans = pairs(bytes, [0xff, 0xda]);
     if scans > MOST_SCANS {
         return Err(BadImage::Scans(scans));
     }
@@ -54,6 +55,13 @@ pub(super) fn decode(bytes: &[u8], color: Color) -> Result<(Raster, Orientation)
         }
         Ok((raster, as_held))
     })
+}
+
+vectorized! {
+    /// How often two bytes stand side by side.
+    fn pairs[](bytes: &[u8], pair: [u8; 2]) -> usize {
+        bytes.iter().zip(bytes.iter().skip(1)).filter(|&(&a, &b)| [a, b] == pair).count()
+    }
 }
 
 /// From inks as Adobe's programs store them, 255 for none.

@@ -2,6 +2,7 @@
 
 use image::metadata::Orientation;
 use lgm_core::{count, memory};
+use lgm_cpu::vectorized;
 
 use super::{BadImage, Image, Pixels};
 use crate::pixels::Extent;
@@ -44,8 +45,8 @@ impl Raster {
         }
         let mut planes = Raster::zeros(self.extent)?.data;
         match channels {
-            3 => split::<3>(&self.data, &mut planes),
-            4 => split::<4>(&self.data, &mut planes),
+            3 => split(self.data.as_chunks::<3>().0, &mut planes),
+            4 => split(self.data.as_chunks::<4>().0, &mut planes),
             _ => {
                 let area = count(&[height, width]).max(1);
                 for (c, plane) in planes.chunks_exact_mut(area).enumerate() {
@@ -103,11 +104,12 @@ impl Raster {
     }
 }
 
-/// Takes pixels of `N` channels apart.
-fn split<const N: usize>(pixels: &[u8], planes: &mut [u8]) {
-    let (pixels, _) = pixels.as_chunks::<N>();
-    for (c, plane) in planes.chunks_exact_mut(pixels.len().max(1)).enumerate() {
-        plane.iter_mut().zip(pixels).for_each(|(o, p)| *o = p[c]);
+vectorized! {
+    /// Takes pixels of `N` channels apart.
+    fn split[const N: usize](pixels: &[[u8; N]], planes: &mut [u8]) {
+        for (c, plane) in planes.chunks_exact_mut(pixels.len().max(1)).enumerate() {
+            plane.iter_mut().zip(pixels).for_each(|(o, p)| *o = p[c]);
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! is OpenCV's bit for bit.
 
 use lgm_core::memory;
+use lgm_cpu::vectorized;
 
 use super::{BadImage, Raster};
 use crate::pixels::Extent;
@@ -10,10 +11,12 @@ use crate::pixels::Extent;
 /// Bits of a weight.
 const BITS: u32 = 11;
 
+/// Index of the left neighbour, of the right one, weight of the left, of the right.
+type Sample = (usize, usize, i32, i32);
+
 /// Where the samples of one axis lie: the two neighbours of each, and their weights.
 struct Axis {
-    /// (index of the left neighbour, of the right one, weight of the left, of the right).
-    samples: Vec<(usize, usize, i32, i32)>,
+    samples: Vec<Sample>,
 }
 
 impl Axis {
@@ -83,9 +86,9 @@ impl Raster {
 /// One row, resized across, its values times 2¹¹.
 fn across_row(row: &[u8], channels: usize, across: &Axis, out: &mut [i32]) {
     match channels {
-        1 => across_pixels::<1>(row, across, out),
-        3 => across_pixels::<3>(row, across, out),
-        4 => across_pixels::<4>(row, across, out),
+        1 => across_pixels::<1>(row, &across.samples, out.as_chunks_mut().0),
+        3 => across_pixels::<3>(row, &across.samples, out.as_chunks_mut().0),
+        4 => across_pixels::<4>(row, &across.samples, out.as_chunks_mut().0),
         _ => {
             for (out, &(left, right, a, b)) in out.chunks_exact_mut(channels.max(1)).zip(&across.samples) {
                 let [left, right] = [left, right].map(|i| &row[i.saturating_mul(channels)..]);
@@ -96,11 +99,21 @@ fn across_row(row: &[u8], channels: usize, across: &Axis, out: &mut [i32]) {
     }
 }
 
-fn across_pixels<const N: usize>(row: &[u8], across: &Axis, out: &mut [i32]) {
-    let (pixels, (out, _)) = (row.as_chunks::<N>().0, out.as_chunks_mut::<N>());
-    for (out, &(left, right, a, b)) in out.iter_mut().zip(&across.samples) {
-        let (l, r) = (pixels[left], pixels[right]);
-        *out = std::array::from_fn(|c| weighed(l[c], r[c], a, b));
+vectorized! {
+    /// One row of pixels of `N` values, at most four.
+    fn across_pixels[const N: usize](row: &[u8], samples: &[Sample], out: &mut [[i32; N]]) {
+        let (pixels, _) = row.as_chunks::<N>();
+        for (out, &(left, right, a, b)) in out.iter_mut().zip(samples) {
+            let both = row.get(left.wrapping_mul(N)..).and_then(|from| from.first_chunk::<8>());
+            *out = match both {
+                // Read at once, and four values computed whatever N is, which makes vectors.
+                Some(both) if right.wrapping_sub(left) == 1 => {
+                    let four: [i32; 4] = std::array::from_fn(|c| weighed(both[c], both[c.wrapping_add(N) & 7], a, b));
+                    std::array::from_fn(|c| four[c & 3])
+                }
+                _ => std::array::from_fn(|c| weighed(pixels[left][c], pixels[right][c], a, b)),
+            };
+        }
     }
 }
 
@@ -110,11 +123,13 @@ fn weighed(left: u8, right: u8, a: i32, b: i32) -> i32 {
     i32::from(left).wrapping_mul(a).wrapping_add(i32::from(right).wrapping_mul(b))
 }
 
-/// The weighted sum of two rows in 8 bits, rounded where OpenCV rounds.
-fn blend(upper: &[i32], lower: &[i32], a: i32, b: i32, out: &mut [u8]) {
-    for ((out, &u), &l) in out.iter_mut().zip(upper).zip(lower) {
-        let sum = ((u >> 4).wrapping_mul(a) >> 16).wrapping_add((l >> 4).wrapping_mul(b) >> 16);
-        *out = (sum.wrapping_add(2) >> 2).clamp(0, 255) as u8;
+vectorized! {
+    /// The weighted sum of two rows in 8 bits, rounded where OpenCV rounds.
+    fn blend[](upper: &[i32], lower: &[i32], a: i32, b: i32, out: &mut [u8]) {
+        for ((out, &u), &l) in out.iter_mut().zip(upper).zip(lower) {
+            let sum = ((u >> 4).wrapping_mul(a) >> 16).wrapping_add((l >> 4).wrapping_mul(b) >> 16);
+            *out = (sum.wrapping_add(2) >> 2).clamp(0, 255) as u8;
+        }
     }
 }
 

@@ -11,22 +11,30 @@ const ROWS: usize = 16;
 /// Axes that the kernels know.
 const AXES: usize = 6;
 
-/// A blob of its own, element by element in another: element (i, j, …) lies at `from` + i·sᵢ + j·sⱼ + … there.
+/// A blob of its own, element by element in another: element (i, j, …) lies at `from` + i·sᵢ + j·sⱼ + … there. A stride
+/// below 0 turns an axis round, one of 0 repeats.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Strided {
     /// Extents and strides, outermost first; those that lie end to end are one.
-    axes: Vec<(usize, usize)>,
+    axes: Vec<(usize, isize)>,
     from: usize,
 }
 
 impl Strided {
     /// A blob of axes of so many elements that are so far apart in the other, outermost first.
     pub fn new(axes: impl IntoIterator<Item = (usize, usize)>, from: usize) -> Strided {
-        let mut merged: Vec<(usize, usize)> = Vec::new();
+        Strided::signed(axes.into_iter().map(|(extent, stride)| (extent, stride as isize)), from)
+    }
+
+    /// The same by strides of any sign.
+    pub fn signed(axes: impl IntoIterator<Item = (usize, isize)>, from: usize) -> Strided {
+        let mut merged: Vec<(usize, isize)> = Vec::new();
         for (extent, stride) in axes {
             match merged.last_mut() {
                 _ if extent == 1 => {}
-                Some((outer, apart)) if *apart == extent * stride => (*outer, *apart) = (*outer * extent, stride),
+                Some((outer, apart)) if *apart == extent as isize * stride => {
+                    (*outer, *apart) = (*outer * extent, stride)
+                }
                 _ => merged.push((extent, stride)),
             }
         }
@@ -50,7 +58,7 @@ impl Strided {
     fn place(&self, mut row: usize) -> usize {
         let mut at = self.from;
         for &(extent, stride) in self.axes.iter().rev().skip(1) {
-            at += row % extent * stride;
+            at = at.wrapping_add_signed((row % extent) as isize * stride);
             row /= extent;
         }
         at
@@ -70,7 +78,7 @@ impl Strided {
             for i in (0..len).step_by(ROWS) {
                 for (row, start) in rows.chunks_mut(len).zip(starts) {
                     let run = row[i..].iter_mut().take(ROWS).enumerate();
-                    run.for_each(|(k, y)| *y = other[start + (i + k) * stride]);
+                    run.for_each(|(k, y)| *y = other[start.wrapping_add_signed((i + k) as isize * stride)]);
                 }
             }
         });
@@ -79,12 +87,12 @@ impl Strided {
     /// Matrices, their rows and columns, where the blob is the transposes of the matrices that the other is.
     fn transposed(&self) -> Option<Axes3> {
         let (matrices, rest) = match self.axes[..] {
-            [(n, apart), a, b] if apart == a.0 * b.0 => (n, [a, b]),
+            [(n, apart), a, b] if apart == (a.0 * b.0) as isize => (n, [a, b]),
             [a, b] => (1, [a, b]),
             _ => return None,
         };
         let [(columns, near), (rows, far)] = rest;
-        (self.from == 0 && near == 1 && far == columns).then(|| Axes3::new(matrices, rows, columns))
+        (self.from == 0 && near == 1 && far == columns as isize).then(|| Axes3::new(matrices, rows, columns))
     }
 
     /// The same on a device.

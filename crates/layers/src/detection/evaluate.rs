@@ -23,7 +23,7 @@ use lgm_core::{
     Arity, BlobSpec, BuildCx, Error, Float, Fwd, Host, HostLayer, Layer, Node, ParamSpec, Plan, Result, Shape, ensure,
 };
 use lgm_proto::resize_parameter::ResizeMode;
-use lgm_proto::{LayerParameter, ResizeParameter};
+use lgm_proto::{LayerParameter, ResizeParameter, strings};
 
 use super::boxes::{Corners, descending, iou, pixel_iou};
 use super::truth::{Truth, rows_of, truth};
@@ -63,7 +63,12 @@ impl DetectionEvaluate {
         let (classes, threshold) = (p.num_classes() as usize, p.overlap_threshold());
         ensure!(classes > 0, "detection_evaluate_param needs a num_classes of at least 1");
         ensure!(threshold > 0.0, "overlap_threshold must be above 0, found {threshold}");
-        let sizes = p.name_size_file.as_deref().map(|file| read_sizes(file.as_ref())).transpose()?.unwrap_or_default();
+        let sizes = p
+            .name_size_file
+            .as_deref()
+            .map(|file| read_sizes(&strings::to_path(file)))
+            .transpose()?
+            .unwrap_or_default();
         if let Some(resize) = &p.resize_param {
             let (height, width) = (resize.height(), resize.width());
             ensure!(height > 0 && width > 0, "resize_param needs height and width, found {height} and {width}");
@@ -152,7 +157,8 @@ impl DetectionEvaluate {
 
 /// The heights and widths that a file gives, a line (name, height, width) an image.
 fn read_sizes(path: &Path) -> Result<Vec<[usize; 2]>> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+    let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
+    let text = strings::of_file(&bytes);
     let mut sizes = Vec::new();
     for (i, line) in text.lines().enumerate() {
         let fields: Vec<&str> = line.split_whitespace().collect();

@@ -6,7 +6,8 @@
 //! - dₖ = ½ (x − μₖ)ᵀ Σₖ⁻¹ (x − μₖ), and hₖ = ½ ln |Σₖ|;
 //! - logits without margin lₖ = −dₖ − hₖ; with margin, in training, l′ₖ = −dₖ · (1 + α·\[k = z\]) − hₖ − β·\[k = z\];
 //! - loss = mean cross-entropy of softmax(l′) against z + λ · likelihood, where likelihood = mean (d_z + h_z), the negative
-//!   log-likelihood of the features under their own class, less a constant.
+//!   log-likelihood of the features under their own class, less a constant. With `likelihood: ALL_CLASSES`, as in later code
+//!   of the paper's authors, it is the mean of dₖ + hₖ over all classes, which draws the classes together.
 //!
 //! α is `margin_mul` and β `margin_add`, which may grow (see `margin_schedule`), λ is `center_coef`, in training multiplied by
 //! `center_coef_ramp` where there is one: `center_coef: 0.1 center_coef_ramp { policy: ADDUP gamma: 0.2 step: 1000 }` grows λ
@@ -57,7 +58,7 @@ use lgm_core::{
     Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, ParamSpec, Phase, Plan, Result, Shape,
     State, ensure,
 };
-use lgm_proto::lgm_loss_parameter::Metric;
+use lgm_proto::lgm_loss_parameter::{Likelihood, Metric};
 use lgm_proto::{LayerParameter, LgmLossParameter, six_digits};
 
 use super::pairs::Pairs;
@@ -125,6 +126,10 @@ impl LgmLoss {
     fn pairs<'a, T>(&self, x: &'a [T], w: &'a [T]) -> Pairs<'a, T> {
         let skip_zero = self.train && self.param.ignore_zero();
         Pairs { x, w, classes: self.extents.classes, width: self.extents.width, skip_zero }
+    }
+
+    fn over_all_classes(&self) -> bool {
+        self.param.likelihood() == Likelihood::AllClasses
     }
 
     /// λ as it stands.
@@ -244,7 +249,11 @@ impl HostLayer for LgmLoss {
         let mut probabilities = io.saved::<T>(0)?;
         for (i, (d, h)) in d.chunks_mut(self.extents.classes).zip(h.chunks(self.extents.classes)).enumerate() {
             let label = class_at(labels, i, self.extents.classes)?;
-            likelihood += d[label].f64() + h[label].f64();
+            likelihood += if self.over_all_classes() {
+                d.iter().zip(h).map(|(d, h)| d.f64() + h.f64()).sum::<f64>() / self.extents.classes as f64
+            } else {
+                d[label].f64() + h[label].f64()
+            };
             d[label] = d[label] * factor + add;
             // From here on, d holds the logits with margin.
             d.iter_mut().zip(h).for_each(|(d, &h)| *d = -*d - h);
@@ -277,9 +286,14 @@ impl HostLayer for LgmLoss {
         let items = T::of(self.extents.items.max(1) as f64);
         let per_item = d_loss / items;
         let of_likelihood = (T::of(self.lambda()) * d_loss + d_likelihood) / items;
+        let (of_label, of_each) = if self.over_all_classes() {
+            (T::zero(), of_likelihood / T::of(self.extents.classes as f64))
+        } else {
+            (of_likelihood, T::zero())
+        };
         let mul = if self.param.block_mul_grad() { T::zero() } else { T::of(self.margins.values().0) };
         let (dd, dh) = (io.scratch::<T>(scratch::D)?, io.scratch::<T>(scratch::H)?);
-        dh.iter_mut().zip(p).for_each(|(h, &p)| *h = -per_item * p);
+        dh.iter_mut().zip(p).for_each(|(h, &p)| *h = of_each - per_item * p);
         if self.tops > 1 {
             dh.iter_mut().zip(io.top_diff::<T>(1)?).for_each(|(h, &l)| *h -= l);
         }
@@ -288,8 +302,8 @@ impl HostLayer for LgmLoss {
             let label = class_at(labels, i, self.extents.classes)?;
             let at = i * self.extents.classes + label;
             let of_own = per_item * (T::one() - p[at]);
-            dd[at] += per_item + of_likelihood + mul * of_own;
-            dh[at] += per_item + of_likelihood;
+            dd[at] += per_item + of_label + mul * of_own;
+            dh[at] += per_item + of_label;
         }
 
         let inverse = io.scratch::<T>(scratch::INVERSE)?;

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::Path;
 
 use prost::Message;
-use prost_reflect::{MessageDescriptor, ReflectMessage};
+use prost_reflect::ReflectMessage;
 
 pub use weights::{LayerWeights, Weights, read_weights};
 pub(crate) use wire::outline;
@@ -22,9 +22,9 @@ use crate::{Error, NetParameter, Result};
 /// The first bytes of an HDF5 file.
 pub(crate) const HDF5_SIGNATURE: &[u8] = b"\x89HDF\r\n\x1a\n";
 
-/// The bytes of a message, as protobuf stores it.
-pub fn encode(message: &impl Message) -> Vec<u8> {
-    message.encode_to_vec()
+/// The bytes of a message, as protobuf stores it. Strings get the bytes that [`crate::strings`] made them of.
+pub fn encode(message: &impl ReflectMessage) -> Vec<u8> {
+    wire::with_own_bytes(message.encode_to_vec(), &message.descriptor())
 }
 
 /// Reads a binary file that holds one message: a solver state, a mean image. For a net, [`read_net_binary`]; for the
@@ -34,7 +34,7 @@ pub fn encode(message: &impl Message) -> Vec<u8> {
 /// [`Error::Io`]; [`Error::Binary`] for a file that is empty, damaged, cut short or of another kind.
 pub fn read_binary<M: Message + ReflectMessage + Default>(path: impl AsRef<Path>) -> Result<M> {
     let path = path.as_ref();
-    decode(&read(path)?, path, &M::default().descriptor())
+    decode(&read(path)?, path)
 }
 
 /// Reads a binary net with all its layers' parameters and upgrades it to today's format. Of a net that must only give its
@@ -58,13 +58,14 @@ pub fn read_net_binary(path: impl AsRef<Path>) -> Result<Parsed<NetParameter>> {
 /// # Errors
 /// [`Error::Binary`].
 pub fn decode_net(bytes: &[u8], path: &Path) -> Result<NetParameter> {
-    decode(&wire::settle_fork_fields(bytes), path, &NetParameter::default().descriptor())
+    decode(&wire::settle_fork_fields(bytes), path)
 }
 
-/// A message from its bytes. `schema` describes what they should hold, for errors.
-fn decode<M: Message + Default>(bytes: &[u8], path: &Path, schema: &MessageDescriptor) -> Result<M> {
+/// A message from its bytes.
+fn decode<M: Message + ReflectMessage + Default>(bytes: &[u8], path: &Path) -> Result<M> {
     check_start(bytes, path)?;
-    M::decode(bytes).map_err(|error| Error::binary(path, wire::fault(bytes, schema, error)))
+    let text = wire::with_utf8(bytes, &M::default().descriptor());
+    M::decode(&text[..]).map_err(|error| Error::binary(path, wire::fault(bytes, error)))
 }
 
 /// Refuses bytes that are of another kind at first sight.

@@ -3,12 +3,11 @@
 use std::path::Path;
 
 use prost::Message;
-use prost_reflect::ReflectMessage;
 
-use super::{decode, read};
+use super::{check_start, read, wire};
 use crate::layer_types::{v0_layer_type, v1_layer_type};
 use crate::v1_layer_parameter::LayerType;
-use crate::{BlobProto, NetParameter, Result};
+use crate::{BlobProto, Error, Result, strings};
 
 /// A net's learned values, layer by layer in the order of the file.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -48,7 +47,8 @@ impl Weights {
     /// # Errors
     /// [`crate::Error::Binary`], as [`read_weights`].
     pub fn decode(bytes: &[u8], path: &Path) -> Result<Self> {
-        let net: Net = decode(bytes, path, &NetParameter::default().descriptor())?;
+        check_start(bytes, path)?;
+        let net = Net::decode(bytes).map_err(|error| Error::binary(path, wire::fault(bytes, error)))?;
         let older = !net.layers.is_empty();
         let layers =
             net.layers.into_iter().map(LayerWeights::from).chain(net.layer.into_iter().map(LayerWeights::from));
@@ -122,5 +122,5 @@ impl From<V1Layer> for LayerWeights {
 }
 
 fn text(bytes: Vec<u8>) -> String {
-    String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+    strings::from_bytes(&bytes).into_owned()
 }

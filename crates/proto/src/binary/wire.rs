@@ -1,14 +1,13 @@
 //! Protobuf's wire format, as far as it is needed below the level of messages.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 
 use prost::Message;
 use prost::encoding::{WireType, decode_varint, encode_varint};
 use prost_reflect::{Kind, MessageDescriptor, ReflectMessage};
 
-use crate::error::{BinaryFault, WireFault};
-use crate::{BlobProto, LayerParameter};
+use crate::error::WireFault;
+use crate::{BlobProto, LayerParameter, strings};
 
 const NET_LAYER: u64 = 100;
 const LAYER_TYPE: u64 = 2;
@@ -145,42 +144,66 @@ pub(crate) fn outline(head: &[u8]) -> Vec<(u64, WireType)> {
     }
 }
 
-/// What is wrong with bytes that are no message of this kind: with its outermost fields, with a string, or what was found.
-pub(crate) fn fault(bytes: &[u8], message: &MessageDescriptor, found: prost::DecodeError) -> BinaryFault {
-    match Fields::new(bytes).find_map(Result::err) {
-        Some(fault) => fault.into(),
-        None => not_utf8(bytes, message, 0, "").unwrap_or(WireFault::Content(found).into()),
-    }
+/// What is wrong with bytes that are no message: with its outermost fields, or else what was found.
+pub(crate) fn fault(bytes: &[u8], found: prost::DecodeError) -> WireFault {
+    Fields::new(bytes).find_map(Result::err).unwrap_or(WireFault::Content(found))
 }
 
-/// The first string that is not UTF-8, of a message that begins at a byte of its file. `within` is put before names.
-fn not_utf8(bytes: &[u8], message: &MessageDescriptor, at: usize, within: &str) -> Option<BinaryFault> {
+/// A message whose strings are UTF-8, as [`strings`] has them; as it is if they were, or where it is malformed.
+pub(crate) fn with_utf8<'a>(bytes: &'a [u8], message: &MessageDescriptor) -> Cow<'a, [u8]> {
+    let utf8 = |bytes: &[u8]| match strings::from_bytes(bytes) {
+        Cow::Borrowed(_) => None,
+        Cow::Owned(text) => Some(text.into_bytes()),
+    };
+    change_strings(bytes, message, &utf8, MAX_DEPTH).map_or(Cow::Borrowed(bytes), Cow::Owned)
+}
+
+/// The inverse of [`with_utf8`], of a message as prost encodes it.
+pub(crate) fn with_own_bytes(bytes: Vec<u8>, message: &MessageDescriptor) -> Vec<u8> {
+    let own = |bytes: &[u8]| match strings::to_bytes(std::str::from_utf8(bytes).ok()?) {
+        Cow::Borrowed(_) => None,
+        Cow::Owned(bytes) => Some(bytes),
+    };
+    change_strings(&bytes, message, &own, MAX_DEPTH).unwrap_or(bytes)
+}
+
+/// Nesting beyond this is no message of Caffe's.
+const MAX_DEPTH: usize = 32;
+
+/// A message with other strings; `None` if none is changed.
+fn change_strings(
+    bytes: &[u8],
+    message: &MessageDescriptor,
+    change: &dyn Fn(&[u8]) -> Option<Vec<u8>>,
+    depth: usize,
+) -> Option<Vec<u8>> {
+    let depth = depth.checked_sub(1)?;
+    let (mut out, mut copied) = (Vec::new(), 0);
     let mut fields = Fields::new(bytes);
-    let mut seen: BTreeMap<u64, usize> = BTreeMap::new();
     while let Some(Ok(field)) = fields.next() {
-        let number = u32::try_from(field.number).ok();
-        let Some(known) = number.and_then(|number| message.get_field(number)) else { continue };
-        let before = seen.entry(field.number).or_default();
-        let place = if known.is_list() { format!("[{before}]") } else { String::new() };
-        *before = before.saturating_add(1);
-        let name = format!("{within}{}{place}", known.name());
-        let at = at.saturating_add(fields.at.saturating_sub(field.content.len()));
-        let fault = match (field.wire, known.kind()) {
-            (WireType::LengthDelimited, Kind::Message(inner)) => {
-                not_utf8(field.content, &inner, at, &format!("{name}."))
-            }
-            (WireType::LengthDelimited, Kind::String) => std::str::from_utf8(field.content).err().map(|error| {
-                let first = error.valid_up_to();
-                let byte = field.content.get(first).copied().unwrap_or_default();
-                BinaryFault::NotUtf8 { field: name, at: at.saturating_add(first), byte }
-            }),
+        if field.wire != WireType::LengthDelimited {
+            continue;
+        }
+        let known = u32::try_from(field.number).ok().and_then(|number| message.get_field(number));
+        let changed = match known.map(|known| known.kind()) {
+            Some(Kind::String) => change(field.content),
+            // Most of a file, and no strings.
+            Some(Kind::Message(inner)) if inner.name() == "BlobProto" => None,
+            Some(Kind::Message(inner)) => change_strings(field.content, &inner, change, depth),
             _ => None,
         };
-        if fault.is_some() {
-            return fault;
+        if let Some(changed) = changed {
+            let start = fields.at.saturating_sub(field.whole.len());
+            out.extend_from_slice(bytes.get(copied..start).unwrap_or_default());
+            put_delimited(&mut out, field.number, &changed);
+            copied = fields.at;
         }
     }
-    None
+    if copied == 0 {
+        return None;
+    }
+    out.extend_from_slice(bytes.get(copied..).unwrap_or_default());
+    Some(out)
 }
 
 /// A net in which the fields of forks' layers have our numbers. Nets without them, and bytes that are no net, come back as

@@ -8,7 +8,7 @@ use prost_reflect::{Cardinality, EnumDescriptor, EnumValueDescriptor, FieldDescr
 
 use super::scan::{Entry, Scan};
 use super::token::{self, Tokens};
-use crate::{Error, Fault, Position, forks, nearest};
+use crate::{Error, Fault, Position, forks, nearest, strings};
 
 /// At most so many names are listed when none is near.
 const MAX_LISTED: usize = 20;
@@ -55,7 +55,13 @@ fn stray_character(text: &str, offset: usize) -> Option<String> {
     match text.get(offset..)?.chars().next()? {
         '\n' => Some("expected the closing quote of a string before the end of the line".into()),
         c if c.is_ascii_alphanumeric() || "_-.{}[]<>,:;/'\"\\".contains(c) => None,
-        c => Some(format!("expected a field name or a value, but found the character '{}'", c.escape_debug())),
+        c => {
+            let found = match strings::byte_of(c) {
+                Some(byte) => format!("byte 0x{byte:02X}; only strings and comments may hold others than ASCII's"),
+                None => format!("character '{}'", c.escape_debug()),
+            };
+            Some(format!("expected a field name or a value, but found the {found}"))
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! in four ways, which are checked here: a number that touches the next name, a fraction with a leading zero, the
 //! number of an enum value that does not exist, and required fields that are missing. It is stricter in one: a list of
 //! messages must have a colon before it, which is put there first. A byte order mark at the start is skipped, as by
-//! protobuf. Comments may hold any bytes; elsewhere, bytes that are not UTF-8 are refused, for names and paths are text.
+//! protobuf. Comments and strings may hold any bytes ([`crate::strings`]).
 
 mod check;
 mod diagnose;
@@ -15,7 +15,6 @@ mod token;
 pub(crate) mod visit;
 pub(crate) mod write;
 
-use std::borrow::Cow;
 use std::path::Path;
 
 use prost_reflect::{DynamicMessage, MessageDescriptor, ReflectMessage};
@@ -23,7 +22,7 @@ use prost_reflect::{DynamicMessage, MessageDescriptor, ReflectMessage};
 pub use positions::Positions;
 pub use write::{six_digits, to_text};
 
-use crate::{Error, Fault, Position, Result, forks};
+use crate::{Fault, Position, Result, forks, strings};
 
 /// A message read from a file.
 #[derive(Clone, Debug)]
@@ -73,17 +72,13 @@ pub(crate) fn parse_whole(
     file: &Path,
     descriptor: &MessageDescriptor,
 ) -> Result<(DynamicMessage, Positions)> {
-    let (text, invalid) = lossy(text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text));
+    let text = strings::of_file(text);
     let scan = scan::scan(&text);
     let positions = Positions::new(file, &text, &scan);
     let at = |offset| {
         let (line, column) = positions::Lines::new(&text).place(offset);
         Position { file: file.into(), line, column }
     };
-
-    if let Some(byte) = first_outside_comments(&text, &invalid) {
-        return Err(not_utf8(byte, &text, file));
-    }
 
     let spelt = spellings::Spelt::new(&text, &scan, descriptor);
     let offset_in_text = |offset| spelt.offset_in_text(offset);
@@ -94,56 +89,6 @@ pub(crate) fn parse_whole(
     }
     check::check(&message, &positions)?;
     Ok((message, positions))
-}
-
-/// What Windows editors put before UTF-8 text.
-const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
-
-/// A list or other plain text: bytes that must be UTF-8, without the byte order mark they may begin with.
-///
-/// # Errors
-/// [`Error::Text`] with the line and column of the first byte that is not UTF-8.
-pub fn utf8<'a>(bytes: &'a [u8], file: &Path) -> Result<&'a str> {
-    let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
-    std::str::from_utf8(bytes).map_err(|_| {
-        let (text, invalid) = lossy(bytes);
-        not_utf8(invalid.first().copied().unwrap_or_default(), &text, file)
-    })
-}
-
-fn not_utf8((offset, byte): (usize, u8), text: &str, file: &Path) -> Error {
-    let (line, column) = positions::Lines::new(text).place(offset);
-    Fault::NotUtf8(byte).at(Position { file: file.into(), line, column })
-}
-
-/// Bytes as text, with U+FFFD for what is not UTF-8: where in the text each of these stands, and its first byte.
-fn lossy(bytes: &[u8]) -> (Cow<'_, str>, Vec<(usize, u8)>) {
-    if let Ok(text) = std::str::from_utf8(bytes) {
-        return (Cow::Borrowed(text), Vec::new());
-    }
-    let (mut text, mut invalid) = (String::with_capacity(bytes.len()), Vec::new());
-    for chunk in bytes.utf8_chunks() {
-        text.push_str(chunk.valid());
-        if let Some(&byte) = chunk.invalid().first() {
-            invalid.push((text.len(), byte));
-            text.push(char::REPLACEMENT_CHARACTER);
-        }
-    }
-    (Cow::Owned(text), invalid)
-}
-
-/// The first of the invalid bytes that is part of a word of the text.
-fn first_outside_comments(text: &str, invalid: &[(usize, u8)]) -> Option<(usize, u8)> {
-    let mut left = invalid.iter().copied().peekable();
-    for token in token::Tokens::new(text) {
-        while left.next_if(|(at, _)| *at < token.start).is_some() {}
-        match left.peek() {
-            None => return None,
-            Some(&byte) if byte.0 < token.end => return Some(byte),
-            Some(_) => {}
-        }
-    }
-    None
 }
 
 /// The names of the outermost fields of a text, or of the beginning of one.

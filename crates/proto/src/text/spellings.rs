@@ -5,14 +5,17 @@
 //! | `shape [ { … } ]` | `shape: [ { … } ]` | a list of messages; protobuf's C++ parser takes it so |
 //! | `margin_mul: 0.1` | `margin_mul: { value: 0.1 }` | a number for a ParamParameter, as older nets of the L-GM fork have it |
 //! | `metric: "l2"` | `metric: L2` | ClassDistance's metric, as older nets of the L-GM fork have it |
+//! | `name: "caf\351"` | `name: "caf\364\217\277\251"` | a string that is not UTF-8, escaped or not, as [`strings`] has it |
 
 use std::borrow::Cow;
 
-use prost_reflect::{Kind, MessageDescriptor};
+use prost_reflect::{DynamicMessage, Kind, MessageDescriptor, ReflectMessage};
 
 use super::diagnose::resolve;
 use super::scan::Scan;
 use super::token::{self, Tokens};
+use super::write::escaped;
+use crate::{Datum, strings};
 
 /// A part of the text, and what is parsed in its place.
 #[derive(Debug)]
@@ -37,6 +40,7 @@ impl<'a> Spelt<'a> {
         let colons = scan.bare_lists.iter().filter(|(path, _)| resolve(root, path).is_some());
         let colons = colons.map(|&(_, at)| Change { start: at, end: at, with: ":".into() });
         let mut changes: Vec<Change> = colons.collect();
+        let any_bytes = text.contains(|c| c == '\\' || strings::byte_of(c).is_some());
         for entry in &scan.entries {
             let (parent, name) = entry.path.rsplit_once('.').unwrap_or(("", &entry.path));
             let parent = if parent.is_empty() { Some(root.clone()) } else { resolve(root, parent) };
@@ -55,6 +59,12 @@ impl<'a> Spelt<'a> {
                     let name = text.get(start.saturating_add(1)..end.saturating_sub(1)).unwrap_or_default();
                     if let Some(value) = known.values().find(|value| value.name().eq_ignore_ascii_case(name)) {
                         changes.push(Change { start, end, with: value.name().to_owned().into() });
+                    }
+                }
+                (kind @ (Kind::String | Kind::Bytes), token::Kind::Quoted) if any_bytes => {
+                    let end = end_of_quoted(text, end);
+                    if let Some(with) = text.get(start..end).and_then(|quoted| respelt(quoted, &kind)) {
+                        changes.push(Change { start, end, with: with.into() });
                     }
                 }
                 _ => {}
@@ -91,6 +101,34 @@ impl<'a> Spelt<'a> {
         }
         offset.saturating_add(removed).saturating_sub(added)
     }
+}
+
+/// The end of the last of the quoted strings that follow one which ends at `end`: together they are one value.
+fn end_of_quoted(text: &str, end: usize) -> usize {
+    let more = Tokens::new(text.get(end..).unwrap_or_default()).take_while(|token| token.kind == token::Kind::Quoted);
+    more.last().map_or(end, |last| end.saturating_add(last.end))
+}
+
+/// A value in quotes for a field of this kind, if its bytes are not what the parser would take it for.
+fn respelt(quoted: &str, kind: &Kind) -> Option<String> {
+    // Bytes beyond ASCII become escapes, but for one behind a backslash, which is none and stays for the parser to refuse.
+    let (mut in_ascii, mut characters, mut stand_in) = (String::from("data: "), quoted.chars(), false);
+    while let Some(character) = characters.next() {
+        stand_in |= strings::byte_of(character).is_some();
+        strings::push_readable(&mut in_ascii, character);
+        if character == '\\' {
+            in_ascii.extend(characters.next());
+        }
+    }
+    let datum = DynamicMessage::parse_text_format(Datum::default().descriptor(), &in_ascii).ok()?;
+    let data = datum.get_field_by_name("data")?;
+    let bytes = data.as_bytes()?;
+    let wanted = match (kind, strings::from_bytes(bytes)) {
+        (Kind::String, Cow::Owned(text)) => text.into_bytes(),
+        (Kind::Bytes, _) if stand_in => bytes.to_vec(),
+        _ => return None,
+    };
+    Some(format!("\"{}\"", escaped(&wanted)))
 }
 
 /// The kind and the end of the value at an offset; a sign belongs to its number.

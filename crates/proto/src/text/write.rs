@@ -4,6 +4,8 @@ use std::fmt::Write;
 
 use prost_reflect::{DynamicMessage, Kind, ReflectMessage, Value};
 
+use crate::strings;
+
 /// Any message as prototxt: one field a line, in the order of the field numbers, nested messages indented by two.
 ///
 /// The text is what protobuf's C++ library writes, so files of both can be compared line by line: floats in the six
@@ -52,7 +54,7 @@ fn write_scalar(text: &mut String, value: &Value, kind: &Kind) {
         Value::U64(v) => write!(text, "{v}"),
         Value::F32(v) => write!(text, "{}", float_text(*v)),
         Value::F64(v) => write!(text, "{}", double_text(*v)),
-        Value::String(v) => write!(text, "\"{}\"", escaped(v.as_bytes())),
+        Value::String(v) => write!(text, "\"{}\"", escaped(&strings::to_bytes(v))),
         Value::Bytes(v) => write!(text, "\"{}\"", escaped(v)),
         Value::EnumNumber(v) => match kind.as_enum().and_then(|known| known.get_value(*v)) {
             Some(known) => write!(text, "{}", known.name()),
@@ -104,7 +106,7 @@ fn trimmed(decimal: &str) -> &str {
     if decimal.contains('.') { decimal.trim_end_matches('0').trim_end_matches('.') } else { decimal }
 }
 
-fn escaped(bytes: &[u8]) -> String {
+pub(super) fn escaped(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for &byte in bytes {
         match byte {

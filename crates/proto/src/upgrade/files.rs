@@ -7,7 +7,7 @@ use prost_reflect::prost::Message;
 use prost_reflect::{DynamicMessage, ReflectMessage, Value};
 
 use super::{Report, solver, upgrade_net};
-use crate::binary::{check_start, wire};
+use crate::binary::{check_start, encode, wire};
 use crate::error::WireFault;
 use crate::text::positions::Positions;
 use crate::text::{parse_whole, typed};
@@ -63,8 +63,9 @@ pub fn upgrade_net_binary<'a>(bytes: &'a [u8], file: &Path) -> Result<Upgraded<'
     // One at a time: together they may be most of the memory there is.
     blobs.iter().try_for_each(|blob| BlobProto::decode(*blob).map(drop)).map_err(|error| damaged(error.into()))?;
     let descriptor = NetParameter::default().descriptor();
-    let original = DynamicMessage::decode(descriptor.clone(), &outline[..])
-        .map_err(|error| Error::binary(file, wire::fault(bytes, &descriptor, error)))?;
+    let outline = wire::with_utf8(&outline, &descriptor);
+    let original =
+        DynamicMessage::decode(descriptor, &outline[..]).map_err(|error| damaged(wire::fault(bytes, error)))?;
     let old = NetParameter::decode(&outline[..]).map_err(|error| damaged(error.into()))?;
 
     let mut positions = Positions::of_layers(file, old.layers.len(), old.layer.len());
@@ -75,7 +76,7 @@ pub fn upgrade_net_binary<'a>(bytes: &'a [u8], file: &Path) -> Result<Upgraded<'
     }
     let mut upgraded = whole(&net, &original, &positions);
     let layers = upgraded.take_field_by_name("layer");
-    let mut out = upgraded.encode_to_vec();
+    let mut out = encode(&upgraded);
     let as_stored = wire::layers(bytes).map_err(damaged)?;
     for (i, layer) in layers.iter().flat_map(|layers| layers.as_list().unwrap_or_default()).enumerate() {
         let index = positions.layer_path(i).and_then(|path| index_of(path, "layer"));
@@ -83,7 +84,7 @@ pub fn upgrade_net_binary<'a>(bytes: &'a [u8], file: &Path) -> Result<Upgraded<'
         match (kept, layer) {
             (Some(kept), _) => wire::put_layer(&mut out, kept),
             (None, Value::Message(layer)) => {
-                wire::put_layer(&mut out, &wire::with_blobs(&layer.encode_to_vec(), &blobs).map_err(damaged)?);
+                wire::put_layer(&mut out, &wire::with_blobs(&encode(layer), &blobs).map_err(damaged)?);
             }
             _ => {}
         }

@@ -1,15 +1,13 @@
 //! Solvers.
 
-use std::path::Path;
-
 use crate::solver_parameter::SolverType;
 use crate::text::positions::Positions;
-use crate::{Fault, Result, SolverParameter};
+use crate::{Fault, Result, SolverParameter, strings};
 
 /// Upgrades a solver: see [`upgrade_type`] and [`complete_prefix`]. Gives the steps, a line each, for the log.
 pub(crate) fn upgrade_solver(solver: &mut SolverParameter, positions: &Positions) -> Result<Vec<String>> {
     let mut notices = upgrade_type(solver, positions)?;
-    notices.extend(complete_prefix(solver, positions)?);
+    notices.extend(complete_prefix(solver, positions));
     Ok(notices)
 }
 
@@ -44,22 +42,15 @@ pub(super) fn upgrade_type(solver: &mut SolverParameter, positions: &Positions) 
 }
 
 /// Sets a missing `snapshot_prefix` to the solver's file without its extension, and puts the file's name behind one that
-/// is a folder. Fails if that name is not UTF-8.
-fn complete_prefix(solver: &mut SolverParameter, positions: &Positions) -> Result<Option<String>> {
+/// is a folder.
+fn complete_prefix(solver: &mut SolverParameter, positions: &Positions) -> Option<String> {
     let file = positions.file();
-    let (prefix, why) = match &solver.snapshot_prefix {
+    let given = solver.snapshot_prefix.as_deref().map(strings::to_path);
+    let (prefix, why) = match given {
         None => (file.with_extension(""), "is not given"),
-        Some(prefix) if Path::new(prefix).is_dir() => {
-            (Path::new(prefix).join(file.file_stem().unwrap_or_default()), "is a folder")
-        }
-        Some(_) => return Ok(None),
+        Some(folder) if folder.is_dir() => (folder.join(file.file_stem().unwrap_or_default()), "is a folder"),
+        Some(_) => return None,
     };
-    let Some(prefix) = prefix.to_str().map(String::from) else {
-        let at = positions.get("snapshot_prefix").unwrap_or_else(|| positions.start());
-        let what = "the solver's file name, which snapshots are named after, is not UTF-8; give snapshot_prefix";
-        return Err(Fault::Upgrade(what.into()).at(at));
-    };
-    let notice = format!("{}: snapshot_prefix {why}; using {prefix}", file.display());
-    solver.snapshot_prefix = Some(prefix);
-    Ok(Some(notice))
+    solver.snapshot_prefix = Some(strings::from_path(&prefix));
+    Some(format!("{}: snapshot_prefix {why}; using {}", file.display(), prefix.display()))
 }

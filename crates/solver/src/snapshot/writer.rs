@@ -8,7 +8,7 @@ use lgm_core::fs::{Staged, publish_all};
 use lgm_core::{Error, Result, Shape};
 use lgm_hdf5::H5Image;
 use lgm_net::Weights;
-use lgm_proto::{BlobProto, SolverState};
+use lgm_proto::{BlobProto, SolverState, strings};
 use tracing::{debug, info, warn};
 
 use super::extra::{Extra, extra_path};
@@ -62,7 +62,7 @@ impl SnapshotData {
         };
         let weights = Staged::bytes(&self.model, &weights)?;
         let extra = Staged::bytes(&extra_path(&self.state), self.extra.to_json()?.as_bytes())?;
-        let model = self.model.to_string_lossy();
+        let model = strings::from_path(&self.model);
         let state = match self.hdf5 {
             true => self.state_image(&model)?.bytes()?,
             false => lgm_proto::encode(&self.state(&model)),

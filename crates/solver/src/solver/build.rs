@@ -1,12 +1,13 @@
 //! Building a solver: its nets, their weights, and the update.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use lgm_core::{Phase, Registry, Result};
 use lgm_cuda::Gpu;
 use lgm_net::{Net, Options, Placement, expect_kind, fresh_seed};
-use lgm_proto::{FileKind, Parsed, SolverParameter};
+use lgm_proto::{FileKind, Parsed, SolverParameter, strings};
 use tracing::info;
 
 use super::save::check_writable;
@@ -36,7 +37,8 @@ impl Solver {
         let param = parsed.message.clone();
         info!("Initializing solver from parameters: \n{}", lgm_proto::to_text(&param));
         config::check(parsed)?;
-        let weights: Vec<&str> = param.weights.iter().flat_map(|w| w.split(',')).map(str::trim).collect();
+        let weights = param.weights.iter().flat_map(|w| w.split(','));
+        let weights: Vec<PathBuf> = weights.map(|path| strings::to_path(path.trim())).collect();
         weights.iter().try_for_each(|path| expect_kind(path, FileKind::Weights))?;
         check_writable(parsed)?;
         let (rule, policy) = (Rule::of(&param)?, Policy::of(&param)?);
@@ -65,7 +67,7 @@ impl Solver {
                 None => Net::new(message, positions, registry, &options)?,
             };
             for path in &weights {
-                info!("Finetuning from {path}");
+                info!("Finetuning from {}", path.display());
                 net.load_weights(path)?;
             }
             Ok(net)

@@ -11,6 +11,7 @@
 use std::path::{Path, PathBuf};
 
 use lgm_core::{Error, Result};
+use lgm_proto::strings;
 use tracing::warn;
 
 use super::Solver;
@@ -66,7 +67,7 @@ impl Solver {
 
     /// What to resume from instead of the last iteration.
     fn newest(&self) -> String {
-        match newest(Path::new(self.param.snapshot_prefix())) {
+        match newest(&strings::to_path(self.param.snapshot_prefix())) {
             Some(state) => {
                 let state = state.display();
                 format!("the newest snapshot is {state}: resume with -snapshot {state}")
@@ -123,13 +124,13 @@ impl Solver {
 /// The newest state file under a prefix of snapshots.
 fn newest(prefix: &Path) -> Option<PathBuf> {
     let folder = prefix.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let start = format!("{}_iter_", prefix.file_name()?.to_string_lossy());
+    let start = format!("{}_iter_", strings::from_path(prefix.file_name()?));
     let each = std::fs::read_dir(folder).ok()?.flatten().filter_map(|entry| {
-        let name = entry.file_name().to_string_lossy().into_owned();
+        let name = strings::from_path(entry.file_name());
         let rest = name.strip_prefix(&start)?;
         let iter = rest.strip_suffix(".solverstate").or_else(|| rest.strip_suffix(".solverstate.h5"))?;
         let iter: i32 = iter.parse().ok()?;
-        Some((entry.metadata().ok()?.modified().ok()?, iter, prefix.with_file_name(name)))
+        Some((entry.metadata().ok()?.modified().ok()?, iter, prefix.with_file_name(entry.file_name())))
     });
     each.max().map(|(_, _, path)| path)
 }

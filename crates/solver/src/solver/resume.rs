@@ -7,7 +7,7 @@ use lgm_core::{Error, Registry, Result, Shape, memory};
 use lgm_cuda::Gpu;
 use lgm_hdf5::H5File;
 use lgm_net::expect_kind;
-use lgm_proto::{BlobProto, FileKind, Parsed, SolverParameter, SolverState};
+use lgm_proto::{BlobProto, FileKind, Parsed, SolverParameter, SolverState, strings};
 use tracing::{info, warn};
 
 use super::Solver;
@@ -181,7 +181,7 @@ impl Solver {
 
 /// The weights a state names: as named (from the current folder), else beside the state file.
 fn find_model(model: &str, state: &Path) -> Result<PathBuf> {
-    let named = PathBuf::from(model);
+    let named = strings::to_path(model);
     let beside = state.with_file_name(named.file_name().unwrap_or_default());
     match (named.exists(), beside.exists()) {
         (true, _) => Ok(named),

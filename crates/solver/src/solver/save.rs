@@ -7,7 +7,7 @@ use lgm_core::fs::remove_unfinished;
 use lgm_core::{Error, Result, Shape, State};
 use lgm_net::Weights;
 use lgm_proto::solver_parameter::SnapshotFormat;
-use lgm_proto::{Parsed, SolverParameter};
+use lgm_proto::{Parsed, SolverParameter, strings};
 use tracing::{info, warn};
 
 use super::{Solver, TestNet};
@@ -23,7 +23,7 @@ pub(crate) fn check_writable(parsed: &Parsed<SolverParameter>) -> Result<()> {
     if p.snapshot() == 0 && !p.snapshot_after_train() {
         return Ok(());
     }
-    let prefix = Path::new(p.snapshot_prefix());
+    let prefix = strings::to_path(p.snapshot_prefix());
     let folder = prefix.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let fail = |e: std::io::Error| {
         let text =
@@ -36,7 +36,7 @@ pub(crate) fn check_writable(parsed: &Parsed<SolverParameter>) -> Result<()> {
     }
     // A file without a name, or at once without one.
     tempfile::tempfile_in(folder).map_err(fail)?;
-    let start = format!("{}_iter_", prefix.file_name().unwrap_or_default().to_string_lossy());
+    let start = format!("{}_iter_", strings::from_path(prefix.file_name().unwrap_or_default()));
     for path in remove_unfinished(folder, |name| name.starts_with(&start)) {
         info!("Removing {}, which a process left unfinished", path.display());
     }
@@ -45,7 +45,7 @@ pub(crate) fn check_writable(parsed: &Parsed<SolverParameter>) -> Result<()> {
 
 impl Solver {
     fn path(&self, extension: &str) -> PathBuf {
-        format!("{}_iter_{}{extension}", self.param.snapshot_prefix(), self.iter).into()
+        strings::to_path(&format!("{}_iter_{}{extension}", self.param.snapshot_prefix(), self.iter))
     }
 
     /// Takes a snapshot under `snapshot_prefix`, named after the iteration: copies what it holds, after the one before is

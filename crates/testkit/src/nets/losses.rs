@@ -44,7 +44,9 @@ pub fn large_margin(w: &mut Writer, picks: &Picks) -> Option<()> {
                 margin_mul { policy: ADDUP value: 0.1 gamma: 0.1 step: 1 }";
     if picks[3].is_multiple_of(2) {
         let ramp = "center_coef_ramp { policy: ADDUP value: 0.2 gamma: 0.3 step: 1 }";
-        return loss(w, "LGMLoss", &[features, label], 0.3, &format!("lgm_loss_param {{ {more} {ramp} }}"));
+        let likelihood = ["LABEL", "ALL_CLASSES"][picks[2] as usize % 2];
+        let body = format!("lgm_loss_param {{ {more} {ramp} likelihood: {likelihood} }}");
+        return loss(w, "LGMLoss", &[features, label], 0.3, &body);
     }
     let body = format!("class_distance_param {{ {more} }}");
     let logits = w.layer("ClassDistance", &[features, label], vec![vec![n, 3]], Manner::default().learning(), &body)[0];

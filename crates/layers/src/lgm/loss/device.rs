@@ -23,7 +23,7 @@ mod scratch {
     pub const H: usize = 4;
     /// How many features of each item are observed, [M].
     pub const COUNTS: usize = 5;
-    /// The cross-entropy and the own d + h of each item, [M, 2].
+    /// The cross-entropy and the likelihood term of each item, [M, 2].
     pub const ITEMS: usize = 6;
 }
 
@@ -129,6 +129,7 @@ impl DeviceLayer for LgmLoss {
             observed,
             labels,
             io.call.dynamic,
+            u32::from(self.over_all_classes()),
             m,
             n,
             k
@@ -162,6 +163,7 @@ impl DeviceLayer for LgmLoss {
             labels,
             io.call.dynamic,
             with_margin,
+            u32::from(self.over_all_classes()),
             m,
             n
         ];

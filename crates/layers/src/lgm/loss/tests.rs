@@ -37,6 +37,7 @@ struct Formula {
     mul: f64,
     add: f64,
     lambda: f64,
+    all_classes: bool,
     skip_zero: bool,
     /// For each item, a margin that is no function of anything.
     constant_margin: Option<Vec<f64>>,
@@ -63,8 +64,9 @@ impl Formula {
                 logits.push(-d - h);
                 let margin = self.constant_margin.as_ref().map_or(self.mul * d, |m| m[i]) + self.add;
                 with_margin.push(if j == label { -d - h - margin } else { -d - h });
+                let share = if self.all_classes { 1.0 / CLASSES as f64 } else { f64::from(u8::from(j == label)) };
+                likelihood += share * (d + h) / ITEMS as f64;
                 if j == label {
-                    likelihood += (d + h) / ITEMS as f64;
                     own.push(d);
                 }
             }
@@ -94,19 +96,28 @@ fn slope(f: &dyn Fn(&Inputs) -> f64, inputs: &Inputs, pick: &dyn Fn(&mut Inputs)
 #[test]
 fn every_branch_is_the_formula_and_has_its_gradient() {
     let mut branches = 0;
-    for bits in 0..64 {
-        let [isotropic, train, ignore_zero, update_sigma, block, margin] =
-            [0, 1, 2, 3, 4, 5].map(|b| bits >> b & 1 == 1);
+    for bits in 0..128 {
+        let [isotropic, train, ignore_zero, update_sigma, block, margin, all_classes] =
+            [0, 1, 2, 3, 4, 5, 6].map(|b| bits >> b & 1 == 1);
         for tops in 1..=3 {
             let (mul, add) = if margin { (0.5, 0.25) } else { (0.0, 0.0) };
+            let likelihood = if all_classes { "ALL_CLASSES" } else { "LABEL" };
             let fields = format!(
                 "isotropic: {isotropic} ignore_zero: {ignore_zero} update_sigma: {update_sigma} block_mul_grad: {block}
+                 likelihood: {likelihood}
                  margin_mul {{ value: {mul} }} margin_add {{ value: {add} }} center_coef: 0.5"
             );
             let (harness, inputs) = harness(&fields, tops, if train { Phase::Train } else { Phase::Test }, DType::F64);
             let name = format!("{fields}, train {train}, {tops} tops");
             let (mul, add) = if train { (mul, add) } else { (0.0, 0.0) };
-            let mut formula = Formula { mul, add, lambda: 0.5, skip_zero: ignore_zero && train, ..Formula::default() };
+            let mut formula = Formula {
+                mul,
+                add,
+                lambda: 0.5,
+                all_classes,
+                skip_zero: ignore_zero && train,
+                ..Formula::default()
+            };
             let (want, own) = formula.tops(&inputs);
             let out = harness.run(&inputs).unwrap();
             for (t, values) in out.tops.iter().enumerate() {
@@ -136,7 +147,7 @@ fn every_branch_is_the_formula_and_has_its_gradient() {
             branches += 1;
         }
     }
-    assert_eq!(branches, 192);
+    assert_eq!(branches, 384);
 }
 
 #[test]
@@ -194,6 +205,8 @@ fn plans_are_honest() {
             case("update_sigma: true center_coef: 0.5 center_coef_ramp { value: 0.4 }", 1),
             case("update_sigma: true isotropic: false center_coef: 0.5 center_coef_ramp { value: 3 }", 2),
             case("update_sigma: true center_coef: 0.5 center_coef_ramp { value: 0.4 }", 3).test_phase(),
+            case("update_sigma: true center_coef: 0.5 likelihood: ALL_CLASSES margin_mul { value: 0.3 }", 3),
+            case("update_sigma: true isotropic: false ignore_zero: true center_coef: 0.5 likelihood: ALL_CLASSES", 3),
             case("block_mul_grad: true margin_mul { value: 1 }", 3).without_gradients(),
         ],
     );
@@ -206,6 +219,7 @@ fn whole_and_broken_tiles_and_sums_in_parts() {
         for fields in [
             "center_coef: 0.1",
             "ignore_zero: true block_mul_grad: true",
+            "center_coef: 0.1 likelihood: ALL_CLASSES",
             "isotropic: false center_coef: 0.1",
             "isotropic: false ignore_zero: true center_coef: 0.1",
         ] {
