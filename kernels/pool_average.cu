@@ -1,4 +1,4 @@
-// Average pooling: sums of windows divided by their size, padding included, forward; backward a thread gathers for a cell of
+// Average pooling: sums of windows divided by their size, padding included or not, forward; backward a thread gathers for a cell of
 // elements from the windows that reach it.
 
 // What windows come to, element by element. `missing`, the bits of elements that are not there, changes nothing.
@@ -39,8 +39,8 @@ template <u32 K, u32 N, typename T> DEVICE void means(T* y, const T* x, GEOMETRY
             take_window<K, N>(
                 total, x + start(p, height * width), p.apart, top, left, height, width, kernel_h, kernel_w
             );
-            const u32 size = padded(wi, height, kernel_h, stride_h, pad_h) *
-                             padded(wj, width, kernel_w, stride_w, pad_w);
+            const u32 size = padded(wi, height, kernel_h, stride_h, pad_h, end_h, bare) *
+                             padded(wj, width, kernel_w, stride_w, pad_w, end_w, bare);
             total.write(y, (float)size, ((i64)row * wide + i) * N);
         }
     }

@@ -53,15 +53,17 @@ DEVICE i64 start(Place p, u32 area) { return p.image * area * p.apart + p.channe
 
 #define GEOMETRY                                                                                                       \
     u32 rows, u32 wide, u32 channels, u32 height, u32 width, u32 down, u32 across, u32 kernel_h, u32 kernel_w,         \
-        u32 stride_h, u32 stride_w, u32 pad_h, u32 pad_w
+        u32 stride_h, u32 stride_w, u32 pad_h, u32 pad_w, u32 end_h, u32 end_w, u32 bare
 #define GEOMETRY_NAMES                                                                                                 \
-    rows, wide, channels, height, width, down, across, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w
+    rows, wide, channels, height, width, down, across, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, end_h,    \
+        end_w, bare
 #define WINDOW(at) window(at, across, height, width, kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w)
 
-// Elements of window `at` along one axis, padding included.
-DEVICE u32 padded(u32 at, u32 extent, u32 kernel, u32 stride, u32 pad) {
-    const u32 start = at * stride, end = start + kernel, most = extent + 2 * pad;
-    return (end < most ? end : most) - start;
+// Elements of window `at` along one axis, the padding before and behind included unless `bare`, and at least one.
+DEVICE u32 padded(u32 at, u32 extent, u32 kernel, u32 stride, u32 pad, u32 behind, u32 bare) {
+    const u32 corner = at * stride, start = bare && corner < pad ? pad : corner;
+    const u32 reach = corner + kernel, most = extent + pad + (bare ? 0 : behind), end = reach < most ? reach : most;
+    return end > start ? end - start : 1;
 }
 
 typedef unsigned char u8;
@@ -159,7 +161,8 @@ template <bool MEAN, u32 N, typename T>
 DEVICE void passed(Pack<T, N>& d, const typename Pack<T, N>::Raw& dy, u32 wi, u32 wj, GEOMETRY) {
     d.set(dy);
     if (!MEAN) return;
-    const u32 size = padded(wi, height, kernel_h, stride_h, pad_h) * padded(wj, width, kernel_w, stride_w, pad_w);
+    const u32 size = padded(wi, height, kernel_h, stride_h, pad_h, end_h, bare) *
+                     padded(wj, width, kernel_w, stride_w, pad_w, end_w, bare);
     const bool there = wi < down && wj < across;
 #pragma unroll
     for (u32 k = 0; k < N; ++k) d.v[k] = d.v[k] / (there ? (float)size : 1.0f);

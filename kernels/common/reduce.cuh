@@ -30,4 +30,27 @@ template <typename Op, typename T> DEVICE T block_reduce(T v, T* exchange) {
     return v;
 }
 
+// In one block: calls `take(i, its number among them)` for every i below n of which `is(i)`, and gives how many there are. They
+// are numbered in their order. `exchange` is 32 elements of shared memory, free again when this returns, and what was taken can
+// be seen by all threads then.
+template <typename Is, typename Take> DEVICE u32 block_gather(u32 n, u32* exchange, Is is, Take take) {
+    const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+    u32 found = 0;
+    for (u32 base = 0; base < n; base += blockDim.x) {
+        const u32 i = base + threadIdx.x;
+        const bool mine = i < n && is(i);
+        const u32 votes = __ballot_sync(ALL_LANES, mine);
+        if (lane == 0) exchange[warp] = __popc(votes);
+        __syncthreads();
+        u32 at = found + __popc(votes & ((1u << lane) - 1));
+        for (u32 w = 0; w < warps; ++w) {
+            if (w < warp) at += exchange[w];
+            found += exchange[w];
+        }
+        if (mine) take(i, at);
+        __syncthreads();
+    }
+    return found;
+}
+
 DEVICE bool aligned(const void* p) { return ((u64)p & 15) == 0; }

@@ -46,6 +46,7 @@ pub const COMMON: &[Header] = headers![
 /// The headers that let a C++ compiler take the place of NVIDIA's.
 pub(crate) const SIM: &[Header] = headers!["sim/threads.h", "sim/cuda.h"];
 
+const BOXES: &[Header] = headers!["boxes.cuh"];
 const CONVOLUTION: &[Header] = headers!["conv_geometry.cuh"];
 const LGM: &[Header] = headers!["lgm.cuh"];
 const LOSS: &[Header] = headers!["loss.cuh"];
@@ -73,7 +74,10 @@ pub fn sources() -> &'static [Source] {
         "ctc",
         "depthwise" with CONVOLUTION,
         "detection",
+        "detection_output" with BOXES,
         "embed",
+        "evaluate" with BOXES,
+        "filter",
         "format",
         "interp",
         "l1_loss" with LOSS,
@@ -83,6 +87,7 @@ pub fn sources() -> &'static [Source] {
         "lgm_sums" with LGM,
         "losses" with LOSS,
         "lrn",
+        "multibox" with BOXES,
         "mvn",
         "net",
         "normalize",
@@ -92,10 +97,13 @@ pub fn sources() -> &'static [Source] {
         "pool_stochastic" with POOLING,
         "recurrent",
         "reduction",
+        "region_loss" with BOXES,
         "regions",
+        "seg_accuracy",
         "softmax" with LOSS,
         "solver",
         "spatial",
+        "targets" with BOXES,
         "unit_rows",
     ]
 }

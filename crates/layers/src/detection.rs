@@ -9,6 +9,7 @@ mod anchor_target;
 mod anchors;
 mod boxes;
 mod evaluate;
+mod lists;
 mod multibox_loss;
 mod output;
 mod prior_box;

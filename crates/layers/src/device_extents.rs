@@ -82,6 +82,82 @@ fn rows_and_arrangements() {
     }
 }
 
+/// Layers of so many bottoms and tops.
+fn many(kind: &str, bottoms: usize, tops: usize, fields: &str) -> Case {
+    let blobs = |what: &str, n: usize| (0..n).map(|i| format!("{what}: '{what}{i}' ")).collect::<String>();
+    let (bottoms, tops) = (blobs("bottom", bottoms), blobs("top", tops));
+    Case::new(format!("layer {{ name: 'l' type: '{kind}' {bottoms}{tops}{fields} }}")).without_gradients()
+}
+
+/// So many boxes of a fifth of an image, which neighbours overlap.
+fn boxes(n: usize) -> impl Iterator<Item = [f64; 4]> {
+    (0..n).map(|i| [(i % 17) as f64 * 0.05, (i / 17 % 19) as f64 * 0.05]).map(|[x, y]| [x, y, x + 0.2, y + 0.21])
+}
+
+#[test]
+fn boxes_of_images() {
+    for n in [1, 31, 33, 257, 1027] {
+        let priors: Vec<f64> = boxes(n).chain((0..n).map(|_| [0.1, 0.1, 0.2, 0.2])).flatten().collect();
+        let objects = [[0.12, 0.11, 0.31, 0.33], [0.4, 0.3, 0.62, 0.5], [0.41, 0.31, 0.6, 0.52]];
+        let truths: Vec<f64> = (0..5)
+            .flat_map(|i| [&[(i % 2) as f64, 1.0 + (i % 2) as f64, 0.0][..], &objects[i % 3], &[0.0]].concat())
+            .collect();
+        let detections: Vec<f64> = boxes(n)
+            .enumerate()
+            .flat_map(|(i, corners)| {
+                [&[(i % 2) as f64, 1.0 + (i / 2 % 2) as f64, (i * 37 % 101) as f64 / 101.0][..], &corners].concat()
+            })
+            .collect();
+        let regions: Vec<f64> =
+            boxes(n).flat_map(|corners| [&[0.0][..], &corners.map(|v| (100.0 * v).round())].concat()).collect();
+        let pixels = vec![12.0, 11.0, 31.0, 33.0, 1.0, 40.0, 30.0, 62.0, 50.0, 2.0];
+        let image = Fill::Given(vec![100.0, 100.0, 1.0]);
+        let ssd = |kind: &str, bottoms: usize, fields: &str| {
+            many(kind, bottoms, 1, fields)
+                .bottom_of([2, 4 * n], Fill::Normal(0.0, 1.0))
+                .bottom_of([2, 3 * n], Fill::Uniform(0.0, 1.0))
+                .bottom_of([1, 2, 4 * n], Fill::Given(priors.clone()))
+        };
+        let nms = "nms_param { nms_threshold: 0.4 top_k: 200 }";
+        let loss = |fields: &str| {
+            let fields = format!("multibox_loss_param {{ num_classes: 3 {fields} }}");
+            ssd("MultiBoxLoss", 4, &fields).bottom_of([1, 1, 5, 8], Fill::Given(truths.clone()))
+        };
+        checked(vec![
+            two("Filter", "").bottom([n, 3]).bottom_of([n], Fill::Labels(2)),
+            ssd("DetectionOutput", 3, &format!("detection_output_param {{ num_classes: 3 {nms} keep_top_k: 50 }}")),
+            loss("code_type: CENTER_SIZE"),
+            loss(&format!("mining_type: HARD_EXAMPLE sample_size: 64 use_prior_for_nms: true {nms}")),
+            many("DetectionEvaluate", 2, 1, "detection_evaluate_param { num_classes: 3 overlap_threshold: 0.3 }")
+                .bottom_of([1, 1, n, 7], Fill::Given(detections))
+                .bottom_of([1, 1, 5, 8], Fill::Given(truths.clone())),
+            layer(
+                "YoloDetectionOutput",
+                "yolo_detection_output_param { num_classes: 3 num_box: 1 biases: 2 biases: 1 }",
+            )
+            .bottom([2, 8, 1, n]),
+            two(
+                "RegionLoss",
+                "region_loss_param { num: 2 num_class: 40 biases: 0.5 biases: 0.6 biases: 1.5 biases: 1.2 }",
+            )
+            .bottom([2, 90, 1, n])
+            .bottom_of([2, 5], Fill::Given(vec![1.0, 0.3, 0.4, 0.2, 0.3, 39.0, 0.9, 0.1, 0.5, 0.4])),
+            many("Proposal", 3, 2, "proposal_param { feat_stride: 3 scale: 1 ratio: 1 post_nms_topn: 40 min_size: 2 }")
+                .bottom_of([1, 2, 1, n], Fill::Uniform(0.0, 1.0))
+                .bottom_of([1, 4, 1, n], Fill::Normal(0.0, 0.3))
+                .bottom_of([1, 3], image.clone()),
+            many("AnchorTarget", 3, 4, "anchor_target_param { feat_stride: 3 scale: 1 ratio: 1 batch_size: 20 }")
+                .bottom([1, 2, 1, n])
+                .bottom_of([2, 5], Fill::Given(pixels.clone()))
+                .bottom_of([1, 3], image),
+            many("ProposalTarget", 2, 5, "proposal_target_param { cls_num: 3 batch_size: 40 bg_thr_lw: 0 }")
+                .bottom_of([n, 5], Fill::Given(regions))
+                .bottom_of([2, 5], Fill::Given(pixels)),
+            two("SegAccuracy", "").bottom([2, 5, 1, n]).bottom_of([2, 1, n], Fill::Labels(5)),
+        ]);
+    }
+}
+
 /// Few and many channels, with nothing after them, little and much.
 fn channel_shapes() -> Vec<Shape> {
     let mut shapes: Vec<Shape> =

@@ -4,14 +4,17 @@
 //! M the number of items picked in this pass. The layers after it compute with M items; where M is 0 they compute
 //! nothing, and losses and scores are 0. Gradient: dy to the items picked, 0 to the others; none to the selector.
 //!
-//! Source: Caffe's layer of this name. Where we differ: with no item picked, Caffe's averages are 0 / 0 in some losses. On the
-//! host only.
+//! Source: Caffe's layer of this name. Where we differ: with no item picked, Caffe's averages are 0 / 0 in some losses. On a
+//! device every pass waits for the selector, and is not recorded.
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Bwd, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, View, ensure, with_float,
+    Arity, BlobSpec, BuildCx, Bwd, Device, DeviceCall, DeviceLayer, DevicePtr, DeviceQueue, Float, Format, Formats,
+    Fwd, Grid, Host, HostLayer, Layer, Node, Offer, Plan, Result, Shape, Space, View, args, ensure, kernel, memory,
+    with_float,
 };
 use lgm_proto::LayerParameter;
 
+use crate::common::launch::{extent, row_grid};
 use crate::common::loops::for_rows;
 
 /// The layer; see the module.
@@ -19,11 +22,13 @@ use crate::common::loops::for_rows;
 pub struct Filter {
     /// Elements of an item of each top.
     lens: Vec<usize>,
+    /// The most items.
+    items: usize,
 }
 
 impl Filter {
     pub(crate) fn build(_param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
-        Node::host_only(Filter::default())
+        Node::compute(Filter::default())
     }
 }
 
@@ -31,6 +36,26 @@ impl Filter {
 fn picked<T: Float>(selector: &[T]) -> Vec<usize> {
     let each = selector.iter().enumerate().filter(|(_, pick)| **pick != T::zero());
     each.map(|(item, _)| item).collect()
+}
+
+impl Filter {
+    /// The selector, for as many items as the other bottoms have in this pass.
+    ///
+    /// # Errors
+    /// When one has another number of them.
+    fn selector<'a, S: Space>(&self, bottoms: &[View<'a, S>]) -> Result<View<'a, S>> {
+        let selector = bottoms[self.lens.len()];
+        for (i, bottom) in bottoms.iter().enumerate() {
+            let (found, items) = (first(bottom.shape()), selector.shape().count());
+            ensure!(found == items, "bottom {i} has {found} items in this pass, the selector {items}");
+        }
+        Ok(selector)
+    }
+}
+
+/// The first extent.
+fn first(shape: &Shape) -> usize {
+    shape.first().copied().unwrap_or_default()
 }
 
 impl Layer for Filter {
@@ -58,6 +83,7 @@ impl Layer for Filter {
                 "bottom {i} must have the {items} items that the selector {selector} has, found shape {shape}"
             );
         }
+        self.items = items;
         self.lens = bottoms[..blobs].iter().map(|bottom| bottom.shape.count_from(1)).collect();
         Ok(Plan {
             rows_vary: true,
@@ -70,11 +96,7 @@ impl Layer for Filter {
 
 impl HostLayer for Filter {
     fn rows(&self, bottoms: &[View<'_, Host>]) -> Result<usize> {
-        let selector = &bottoms[self.lens.len()];
-        for (i, bottom) in bottoms.iter().enumerate() {
-            let (found, items) = (bottom.shape().first().copied().unwrap_or_default(), selector.shape().count());
-            ensure!(found == items, "bottom {i} has {found} items in this pass, the selector {items}");
-        }
+        let selector = self.selector(bottoms)?;
         with_float!(selector.dtype(), T => Ok(picked(selector.slice::<T>()?).len()))
     }
 
@@ -100,6 +122,74 @@ impl HostLayer for Filter {
                 Ok(row) => dx.copy_from_slice(&dy[row * len..][..len]),
                 Err(_) => dx.fill(T::zero()),
             });
+        }
+        Ok(())
+    }
+}
+
+impl Filter {
+    /// Finds which item each row of the tops is, and which row each item. Gives both lists.
+    fn place(
+        &self,
+        call: DeviceCall<'_>,
+        selector: DevicePtr,
+        items: usize,
+        room: DevicePtr,
+    ) -> Result<[DevicePtr; 2]> {
+        let [picked, rows] = [room, room.floats(self.items)];
+        call.queue.launch("filter_places", Grid::rows(1, 1024), args![picked, rows, selector, extent(items)?])?;
+        Ok([picked, rows])
+    }
+}
+
+impl DeviceLayer for Filter {
+    fn formats(&self, offer: &Offer<'_>) -> Formats {
+        // Whole items move, in whatever order their elements lie.
+        let blobs = &offer.arriving[..self.lens.len()];
+        Formats {
+            bottoms: blobs.iter().copied().chain([Format::PLAIN]).collect(),
+            tops: blobs.iter().copied().collect(),
+        }
+    }
+
+    fn prepare(&mut self, _queue: &dyn DeviceQueue, plan: &mut Plan) -> Result<()> {
+        plan.scratch = vec![plan.tops[0].with_shape([2, self.items])];
+        Ok(())
+    }
+
+    fn rows(&self, queue: &dyn DeviceQueue, bottoms: &[View<'_, Device>]) -> Result<usize> {
+        let selector = self.selector(bottoms)?;
+        let mut bytes = memory::zeros(4 * selector.shape().count(), "a copy of the selector")?;
+        queue.download(selector.addr(), &mut bytes)?;
+        Ok(bytes.chunks_exact(4).filter(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]) != 0.0).count())
+    }
+
+    fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
+        let blobs = self.lens.len();
+        let selector = io.bottom(blobs)?;
+        let items = io.bottoms[blobs].map_or(0, |view| view.shape().count());
+        let rows = io.tops[0].as_ref().map_or(0, |top| first(top.shape()));
+        let room = io.scratch(0)?;
+        let [picked, _] = self.place(io.call, selector, items, room)?;
+        for (i, &len) in self.lens.iter().enumerate() {
+            let (x, y, element) = (io.bottom(i)?, io.top(i)?, io.call.formats.top(i).element);
+            let args = args![y, x, picked, extent(items)?, extent(rows)?, extent(len)?];
+            io.queue().launch(kernel!(element, "filter_items"), row_grid(rows, len), args)?;
+        }
+        Ok(())
+    }
+
+    fn backward(&self, mut io: Bwd<'_, Device>) -> Result<()> {
+        let blobs = self.lens.len();
+        let selector = io.bottom(blobs)?;
+        let items = io.bottoms[blobs].map_or(0, |view| view.shape().count());
+        let room = io.scratch(0)?;
+        let [_, places] = self.place(io.call, selector, items, room)?;
+        for (i, &len) in self.lens.iter().enumerate() {
+            let Some(dx) = io.bottom_diff(i) else { continue };
+            let (dy, element) = (io.top_diff(i)?, io.call.formats.top(i).element);
+            let args = args![dx, dy, places, extent(items)?, extent(items)?, extent(len)?];
+            io.queue().launch(kernel!(element, "filter_items"), row_grid(items, len), args)?;
         }
         Ok(())
     }

@@ -11,7 +11,7 @@
 //! Shapes: bottom `[N, C, H, W]`; top `[N, C, ⌈(H + 2 · pad − kernel) / stride⌉ + 1, …]`, rounded down with
 //! `round_mode: FLOOR` or, as forks of Caffe say it, `ceil_mode: false`, and without a last window that would begin beyond the bottom; with MAX, a second top if asked
 //! for: the index within its plane of each maximum. `global_pooling` makes a plane one window. `pad_t`, `pad_b`, `pad_l` and `pad_r`, of
-//! Synopsys' fork as AVE_EXC_PAD is, pad each side by its own; with them, and with AVE_EXC_PAD, the layer runs on the host.
+//! Synopsys' fork as AVE_EXC_PAD is, pad each side by its own.
 //!
 //! Source: Caffe's layer of this name; Zeiler and Fergus, "Stochastic Pooling" (2013), for values that are not negative.
 //! Caffe has STOCHASTIC on the GPU only, and its gradient in TEST is not one. Window i of forward pass b draws word i mod 4

@@ -7,18 +7,20 @@
 //! `ignore_label`, of which there may be several, do not count. With `reset: false` n goes on from pass to pass, and is part of a
 //! solver's state.
 //!
-//! Shapes: bottoms scores [N, C, H, W] and N · H · W labels; top [1, 1, 1, 3]. No backward. On the host only.
+//! Shapes: bottoms scores [N, C, H, W] and N · H · W labels; top [1, 1, 1, 3]. No backward.
 //!
 //! Source: the layer of this name of PSPNet's fork and others. Where we differ: of the field `metric`, which has no effect there, any
 //! value is refused.
 
 use lgm_core::{
-    Arity, Axes3, BlobSpec, BuildCx, Float, Fwd, Host, HostLayer, Layer, Node, ParamSpec, Plan, Result, ensure,
+    Arity, Axes3, BlobSpec, BuildCx, Device, DeviceLayer, DeviceQueue, Error, Fault, Float, Fwd, Grid, Host, HostLayer,
+    Layer, Node, ParamSpec, Plan, Result, args, ensure,
 };
 use lgm_cpu::for_each_row_of;
 use lgm_proto::{LayerParameter, SegAccuracyParameter};
 
-use crate::common::labels::{check_count, class_at};
+use crate::common::labels::{self, check_count, class_at};
+use crate::common::launch::extent;
 
 /// The layer; see the module.
 pub struct SegAccuracy {
@@ -43,7 +45,7 @@ impl SegAccuracy {
             param.metric.is_none(),
             "seg_accuracy_param's metric is not carried out: the top has all three; take it out"
         );
-        Node::host_only(SegAccuracy { param, axes: Axes3::default() })
+        Node::compute(SegAccuracy { param, axes: Axes3::default() })
     }
 }
 
@@ -125,6 +127,36 @@ fn shares<T: Float>(counts: &[T], classes: usize) -> [f64; 3] {
         overlap += if union > 0.0 { own / union } else { 1.0 };
     }
     [right / f64::max(all, 1.0), recall / f64::from(named.max(1)), overlap / classes.max(1) as f64]
+}
+
+impl DeviceLayer for SegAccuracy {
+    /// The labels that do not count.
+    fn constants(&self) -> Vec<f32> {
+        self.param.ignore_label.iter().map(|&label| label as f32).collect()
+    }
+
+    fn prepare(&mut self, _queue: &dyn DeviceQueue, plan: &mut Plan) -> Result<()> {
+        let pairs = self.axes.channels * self.axes.channels;
+        plan.scratch = [pairs + 1, pairs].map(|words| plan.tops[0].with_shape([words])).to_vec();
+        Ok(())
+    }
+
+    fn explain(&self, fault: Fault) -> Error {
+        labels::explain(fault, self.axes.channels)
+    }
+
+    fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
+        let (scores, labels, counts, ignored) = (io.bottom(0)?, io.bottom(1)?, io.scratch(0)?, io.call.constants);
+        let Axes3 { outer, channels, inner } = self.axes;
+        io.queue().zero(counts, 4 * (channels * channels + 1))?;
+        let (classes, skipped) = (extent(channels)?, extent(self.param.ignore_label.len())?);
+        let args = args![counts, scores, labels, ignored, skipped, extent(outer)?, classes, extent(inner.max(1))?];
+        io.launch("seg_count", Grid::elements(outer * inner), args)?;
+        let goes_on = !self.param.reset();
+        let all = if goes_on { io.param(0)? } else { io.scratch(1)? };
+        let args = args![io.top(0)?, all, counts, labels, u32::from(goes_on), classes, io.call.fault];
+        io.launch("seg_shares", Grid::rows(1, Grid::THREADS), args)
+    }
 }
 
 #[cfg(test)]

@@ -5,9 +5,10 @@
 mod common;
 
 use common::*;
-use lgm_core::Phase;
-use lgm_net::{Keep, Net, Options};
-use lgm_testkit::says;
+use lgm_core::{ChannelsLast, Element, Phase, Storage};
+use lgm_cuda::sim::Order;
+use lgm_net::{Keep, Net, Options, Pass, Placement};
+use lgm_testkit::{assert_close, device, says};
 
 const ITEMS: usize = 6;
 
@@ -45,13 +46,22 @@ fn label(item: usize) -> f64 {
     (item % 3) as f64
 }
 
-/// A pass over the items that `selector` picks of all.
-fn select(net: &mut Net, selector: [f64; ITEMS], batch: u64) -> f64 {
+/// Sets what a pass over the items that `selector` picks of all reads.
+fn set(net: &mut Net, selector: [f64; ITEMS]) {
     net.set_blob("all", &(0..ITEMS).flat_map(image).collect::<Vec<_>>()).unwrap();
     net.set_blob("labels", &(0..ITEMS).map(label).collect::<Vec<_>>()).unwrap();
     net.set_blob("selector", &selector).unwrap();
+}
+
+/// A pass over the items that `selector` picks of all.
+fn select(net: &mut Net, selector: [f64; ITEMS], batch: u64) -> f64 {
+    set(net, selector);
     pass(net, batch)
 }
+
+/// All, some, none, and others.
+const SELECTORS: [[f64; ITEMS]; 4] =
+    [[1.0; ITEMS], [0.0, 1.0, 1.0, 0.0, 0.0, 2.0], [0.0; ITEMS], [1.0, 0.0, 1.0, 0.0, -1.0, 1.0]];
 
 /// A pass with some of the items is one of a net that has these alone; passes with more, fewer and none may follow one
 /// another.
@@ -60,8 +70,7 @@ fn a_filtered_net_computes_as_one_of_the_items_picked() {
     for keep in [Keep::Outputs, Keep::All, Keep::Apart] {
         let options = Options { keep: keep.clone(), poison: true, ..Options::new(Phase::Train, 1) };
         let mut net = try_net(&filtered(), &options).unwrap();
-        let selectors = [[1.0; ITEMS], [0.0, 1.0, 1.0, 0.0, 0.0, 2.0], [0.0; ITEMS], [1.0, 0.0, 1.0, 0.0, -1.0, 1.0]];
-        for (batch, selector) in selectors.into_iter().enumerate() {
+        for (batch, selector) in SELECTORS.into_iter().enumerate() {
             let loss = select(&mut net, selector, batch as u64);
             let items: Vec<usize> = (0..ITEMS).filter(|&item| selector[item] != 0.0).collect();
             if items.is_empty() {
@@ -79,6 +88,46 @@ fn a_filtered_net_computes_as_one_of_the_items_picked() {
             assert_eq!(data(&net, "accuracy"), data(&alone, "accuracy"));
         }
     }
+}
+
+/// Parameters and gradients, one after another.
+fn parameters(net: &Net) -> [Vec<f64>; 2] {
+    let saved = net.to_proto(true).unwrap();
+    let blobs = || saved.layer.iter().flat_map(|layer| &layer.blobs);
+    let each = |values: &[f32]| values.iter().copied().map(f64::from).collect::<Vec<_>>();
+    [blobs().flat_map(|b| each(&b.data)).collect(), blobs().flat_map(|b| each(&b.diff)).collect()]
+}
+
+#[test]
+fn a_filtered_net_computes_on_a_device_what_it_does_on_the_host() {
+    let bf16 = Storage { element: Element::Bf16, channels_last: ChannelsLast::Always };
+    for (order, storage, tolerance) in [
+        (Order::Forward, Storage::default(), 2e-4),
+        (Order::Reversed, Storage::default(), 2e-4),
+        (Order::Forward, bf16, 0.1),
+    ] {
+        let Some(gpu) = device(order, None, storage) else { return };
+        let host = Options { keep: Keep::Outputs, ..Options::new(Phase::Train, 1) };
+        let there = Options { device: Some(Placement { gpu, histories: 1 }), ..host.clone() };
+        let (mut here, mut there) = (net_of(&host), net_of(&there));
+        for (batch, selector) in SELECTORS.into_iter().chain(SELECTORS).enumerate() {
+            let want = select(&mut here, selector, batch as u64);
+            set(&mut there, selector);
+            let pass = Pass { clear: true, forward: true, backward: true, ..Default::default() };
+            there.pass(pass, &step(batch as u64), None).unwrap();
+            let what = |what: &str| format!("{order:?} {storage:?}, pass {batch}: {what}");
+            assert_close(&what("loss"), &[there.loss().unwrap()], &[want], tolerance);
+            for (i, (found, want)) in parameters(&there).iter().zip(&parameters(&here)).enumerate() {
+                assert_close(&what(["parameters", "gradients"][i]), found, want, tolerance);
+            }
+            let picked = selector.iter().filter(|&&s| s != 0.0).count();
+            assert!(picked > 0 || want == 0.0 && parameters(&there)[1].iter().all(|d| *d == 0.0));
+        }
+    }
+}
+
+fn net_of(options: &Options) -> Net {
+    try_net(&filtered(), options).unwrap()
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::{
     Arg, Bwd, Device, DevicePtr, DeviceQueue, Error, Fault, Format, Formats, Fwd, Grid, Kernel, Layer, Offer, Plan,
-    PreparedConvolution, Result, ViewMut, Views, ViewsMut,
+    PreparedConvolution, Result, View, ViewMut, Views, ViewsMut,
 };
 
 /// A layer's device half.
@@ -18,8 +18,8 @@ pub trait DeviceLayer: Layer {
         Formats::default()
     }
 
-    /// Called once after [`Layer::plan`] and before memory is laid out, with that plan: changes what the device needs
-    /// otherwise (saved memory, scratch, what backward reads).
+    /// Called after each [`Layer::plan`], the first time before memory is laid out, with that plan: changes what the device
+    /// needs otherwise (saved memory, scratch, what backward reads).
     ///
     /// # Errors
     /// When the device cannot run the layer.
@@ -47,6 +47,16 @@ pub trait DeviceLayer: Layer {
     /// What a fault that a kernel wrote to [`DeviceCall::fault`] means; the first word is not zero.
     fn explain(&self, fault: Fault) -> Error {
         Error::internal(format!("a kernel reported the fault {fault:?}"))
+    }
+
+    /// How many rows (first extent) the tops have in this pass, as [`HostLayer::rows`](crate::HostLayer::rows); asked before
+    /// each forward of a layer that planned [`Plan::rows_vary`], and may wait for the device: passes of such a net are not
+    /// recorded.
+    ///
+    /// # Errors
+    /// As for forward.
+    fn rows(&self, _queue: &dyn DeviceQueue, _bottoms: &[View<'_, Device>]) -> Result<usize> {
+        Err(Error::internal("this layer's tops have as many rows as planned"))
     }
 
     /// Puts on the queue what computes the tops from the bottoms and the parameters.

@@ -36,8 +36,8 @@ pub trait Layer: Send {
     /// How many bottoms and tops the layer takes.
     fn arity(&self) -> Arity;
 
-    /// Works out shapes and memory; `tops` is the number of tops asked for. Called once, before anything runs; on the host
-    /// again before each forward whose bottoms have fewer rows than that (see [`Plan::rows_vary`]), where the plan must be
+    /// Works out shapes and memory; `tops` is the number of tops asked for. Called once, before anything runs, and
+    /// again before each forward whose bottoms may have fewer rows than that (see [`Plan::rows_vary`]), where the plan must be
     /// the same but for smaller extents, and what the layer has learned or scheduled stays as it is.
     ///
     /// # Errors

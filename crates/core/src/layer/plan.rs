@@ -94,7 +94,7 @@ pub struct Plan {
     /// The layer has no backward at all.
     pub no_backward: bool,
     /// The tops are planned with the most rows (first extent) that they can have; how many they have in a pass is
-    /// [`HostLayer::rows`](crate::HostLayer::rows).
+    /// [`HostLayer::rows`](crate::HostLayer::rows) or [`DeviceLayer::rows`](crate::DeviceLayer::rows).
     pub rows_vary: bool,
     /// Tops that count towards the loss unless the prototxt says otherwise: weight 1.
     pub losses: Vec<usize>,

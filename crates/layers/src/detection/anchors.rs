@@ -51,6 +51,11 @@ impl Anchors {
         self.first.len()
     }
 
+    /// Those around the first position, and how far apart positions are, as kernels take them.
+    pub fn of_first(&self) -> (Vec<f32>, u32) {
+        (self.first.iter().flatten().map(|&v| v as f32).collect(), self.stride as u32)
+    }
+
     /// Those around a position of a map that is `width` wide, by its number.
     pub fn around<T: Float>(&self, position: usize, width: usize) -> impl Iterator<Item = Corners<T>> + '_ {
         let [y, x] = [position / width, position % width].map(|n| n as f64 * self.stride);

@@ -40,6 +40,11 @@ pub(super) struct Code {
 }
 
 impl Code {
+    /// As kernels take it: the kind, and whether it is scaled.
+    pub fn args(&self) -> [u32; 2] {
+        [self.kind as u32, u32::from(self.scaled)]
+    }
+
     /// The box that a prediction makes of a prior with its variances.
     pub fn decode<T: Float>(&self, prior: Corners<T>, variances: [T; 4], prediction: [T; 4]) -> Corners<T> {
         let by = |i: usize| if self.scaled { variances[i] * prediction[i] } else { prediction[i] };

@@ -28,7 +28,7 @@
 //!
 //! Bottoms: predictions `[N, P · 4]`, times the classes without `share_location`; scores `[N, P · num_classes]`; priors
 //! `[1, 2, P · 4]`, boxes and their variances; ground truth `[1, 1, rows, 8]` (image, class, instance, xmin, ymin, xmax, ymax,
-//! difficult), image −1 for no box. Difficult ones count only with `use_difficult_gt`. Top: the loss. Host only.
+//! difficult), image −1 for no box. Difficult ones count only with `use_difficult_gt`. Top: the loss.
 //!
 //! Source: see [`super`]. Where we differ: a ground truth of a class or image that there is not is an error that names it; an
 //! `nms_param` without `top_k` looks at all boxes (there at none); LOGISTIC without mining is right for every image (there for
@@ -48,6 +48,7 @@ use super::truth::{Truth, rows_of, truth};
 use crate::common::loops::for_rows;
 use crate::common::loss::fixed_normalizer;
 
+mod device;
 mod image;
 mod matching;
 #[cfg(test)]
@@ -86,6 +87,16 @@ struct Batch<'a, T> {
     /// The ground truths, each image's together, and where each image's begin, and the last one's end.
     truths: Vec<Truth<T>>,
     starts: Vec<usize>,
+}
+
+fn bad_variance(found: f64) -> Error {
+    Error::config(format!("the variances of the priors must be positive, found {found}"))
+}
+
+fn not_in_batch(row: usize, image: f64, images: usize) -> Error {
+    Error::config(format!(
+        "row {row} of the ground truth is of image {image}, but the batch has {images}, numbered from 0"
+    ))
 }
 
 fn four<T: Float>(from: &[T], i: usize) -> [T; 4] {
@@ -139,7 +150,7 @@ impl MultiBoxLoss {
         let nms = p.nms_param.filter(|nms| nms.nms_threshold() > 0.0);
         let top = |top: Option<i32>| top.and_then(|top| usize::try_from(top).ok()).unwrap_or(usize::MAX);
         let part = |i: usize| param.propagate_down.get(i).copied().unwrap_or(true);
-        Node::host_only(MultiBoxLoss {
+        Node::compute(MultiBoxLoss {
             classes,
             share_location: p.share_location(),
             background,
@@ -179,19 +190,16 @@ impl MultiBoxLoss {
         rows: &[T],
     ) -> Result<Batch<'a, T>> {
         if let Some(v) = priors[4 * self.priors..].iter().find(|v| v.is_nan() || **v <= T::zero()) {
-            return Err(Error::config(format!("the variances of the priors must be positive, found {v}")));
+            return Err(bad_variance(v.f64()));
         }
         // With agnostic classes the net need not tell those of the data apart.
         let classes = if self.agnostic { usize::MAX } else { self.classes };
         let mut truths = Vec::new();
         for row in 0..self.rows {
             let Some(found) = truth(rows, row, classes, Some(self.background))? else { continue };
-            ensure!(
-                found.image < self.images,
-                "row {row} of the ground truth is of image {}, but the batch has {}, numbered from 0",
-                found.image,
-                self.images
-            );
+            if found.image >= self.images {
+                return Err(not_in_batch(row, found.image as f64, self.images));
+            }
             if self.difficult || !found.difficult {
                 truths.push(found);
             }

@@ -8,18 +8,21 @@
 //!
 //! Bottoms: scores `[1, 2 · A, H, W]`, the anchors' as background before those as objects; predictions `[1, 4 · A, H, W]`, x, y, width
 //! and height of each anchor; the image's height, width and scale, at least. Tops: regions `[post_nms_topn, 5]`, an image's number (0)
-//! and x and y of the first and the last pixel, the best first; their scores `[post_nms_topn, 1]`, if asked for. Host only; no gradient.
+//! and x and y of the first and the last pixel, the best first; their scores `[post_nms_topn, 1]`, if asked for. No gradient.
 //!
 //! Source: Ren et al., "Faster R-CNN" (2015); the layer of this name of Intel's and other forks of Caffe. Those make the tops as long
 //! as there are regions. Here rows that are not used are zero: a region of the image's first pixel, of score 0.
 
 use lgm_core::{
-    Arity, BlobSpec, BuildCx, Error, Float, Fwd, Host, HostLayer, Layer, Node, Plan, Result, Shape, ensure,
+    Arity, BlobSpec, BuildCx, Device, DeviceLayer, DeviceQueue, Error, Float, Fwd, Grid, Host, HostLayer, Layer, Node,
+    Plan, Result, Shape, args, ensure,
 };
 use lgm_proto::{LayerParameter, ProposalParameter};
 
 use super::anchors::Anchors;
 use super::boxes::{Corners, descending, pixel_iou, suppress};
+use super::lists::Lists;
+use crate::common::launch::extent;
 
 /// The layer; see the module.
 pub struct Proposal {
@@ -38,7 +41,7 @@ impl Proposal {
             Anchors::new("proposal_param", param.feat_stride(), param.base_size(), &param.ratio, &param.scale)?;
         ensure!(param.post_nms_topn() > 0, "post_nms_topn must be at least 1");
         ensure!(param.nms_thresh() >= 0.0, "nms_thresh must be a number of at least 0, found {}", param.nms_thresh());
-        Node::host_only(Proposal { param, anchors, positions: [0; 2] })
+        Node::compute(Proposal { param, anchors, positions: [0; 2] })
     }
 
     /// The box that a position's predictions make of an anchor, cut to the image; `None` where it is too small.
@@ -117,6 +120,65 @@ impl HostLayer for Proposal {
             top.iter_mut().zip(&kept).for_each(|(top, &k)| *top = found[k].0);
         }
         Ok(())
+    }
+}
+
+impl Proposal {
+    fn lists(&self) -> Lists {
+        let [height, width] = self.positions;
+        Lists {
+            images: 1,
+            classes: 1,
+            background: None,
+            boxes: height * width * self.anchors.len(),
+            scores: 1,
+            locations: 1,
+            top: usize::try_from(self.param.pre_nms_topn()).ok(),
+            most: Some(self.param.post_nms_topn() as usize),
+            keep: None,
+            least: 0.0,
+            threshold: self.param.nms_thresh(),
+            eta: 1.0,
+            pixels: true,
+        }
+    }
+}
+
+impl DeviceLayer for Proposal {
+    fn constants(&self) -> Vec<f32> {
+        self.anchors.of_first().0
+    }
+
+    fn prepare(&mut self, _queue: &dyn DeviceQueue, plan: &mut Plan) -> Result<()> {
+        let boxes = self.lists().boxes;
+        plan.scratch = [boxes, 4 * boxes].map(|floats| plan.tops[0].with_shape([floats])).to_vec();
+        self.lists().plan(plan)
+    }
+
+    fn forward(&self, mut io: Fwd<'_, Device>) -> Result<()> {
+        let (scores, predictions, image) = (io.bottom(0)?, io.bottom(1)?, io.bottom(2)?);
+        let (listed, boxes) = (io.scratch(0)?, io.scratch(1)?);
+        let ([height, width], lists) = (self.positions, self.lists());
+        let (count, stride) = (extent(self.anchors.len())?, self.anchors.of_first().1);
+        let args = args![
+            listed,
+            boxes,
+            scores,
+            predictions,
+            image,
+            io.call.constants,
+            count,
+            stride,
+            extent(height)?,
+            extent(width)?,
+            self.param.min_size() as f32
+        ];
+        io.launch("proposal_boxes", Grid::elements(lists.boxes), args)?;
+        let [found, counts] = lists.make(&mut io, 2, (listed, boxes, None))?.entries();
+        let rows = self.param.post_nms_topn() as usize;
+        let (regions, top) = (io.top(0)?, if io.tops.len() > 1 { Some(io.top(1)?) } else { None });
+        let args = args![regions, top, found, counts, listed, boxes, extent(rows)?];
+        io.launch("proposal_rows", Grid::elements(rows), args)
     }
 }
 

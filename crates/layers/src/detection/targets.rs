@@ -1,10 +1,12 @@
 //! What AnchorTarget and ProposalTarget have in common: overlaps with the objects of an image, and draws.
 
-use lgm_core::Float;
 use lgm_core::rng::Sequence;
+use lgm_core::{BlobSpec, Device, DevicePtr, Float, Fwd, Result, args};
 
 use super::boxes::{Corners, pixel_iou};
-use super::truth::Object;
+use super::lists::blocks;
+use super::truth::{Object, Objects};
+use crate::common::launch::extent;
 use crate::common::loops::for_rows;
 
 /// Operations of an intersection over union.
@@ -36,6 +38,32 @@ pub(super) fn draw(draws: &mut Sequence, mut among: Vec<usize>, count: usize) ->
         among.sort_unstable();
     }
     among
+}
+
+/// The objects of an image on a device: corners, classes and how many there are.
+pub(super) struct Found {
+    pub boxes: DevicePtr,
+    pub kinds: DevicePtr,
+    pub count: DevicePtr,
+}
+
+impl Found {
+    /// The scratch that they take.
+    pub fn scratch(objects: Objects, like: &BlobSpec) -> BlobSpec {
+        like.with_shape([5 * objects.most() + 1])
+    }
+
+    /// Reads them from bottom 1 to scratch `at`; bottom 2 has the image's height and width, where they are shares of these.
+    pub fn read(io: &mut Fwd<'_, Device>, at: usize, objects: Objects, classes: Option<usize>) -> Result<Found> {
+        let boxes = io.scratch(at)?;
+        let kinds = boxes.floats(4 * objects.most());
+        let found = Found { boxes, kinds, count: kinds.floats(objects.most()) };
+        let image = if io.bottoms.len() > 2 { Some(io.bottom(2)?) } else { None };
+        let (rows, width, classes) = (extent(objects.most())?, extent(objects.width())?, extent(classes.unwrap_or(0))?);
+        let args = args![boxes, kinds, found.count, io.bottom(1)?, image, rows, width, classes, io.call.fault];
+        io.launch("target_objects", blocks(1, objects.most()), args)?;
+        Ok(found)
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use lgm_core::{
     Arg, Bwd, Device, DeviceCall, DeviceLayer, DevicePtr, DeviceQueue, Format, Formats, Fwd, Grid, Kernel, Layout,
-    Offer, Plan, Result, Window, args, count, kernel,
+    Offer, Plan, Result, args, count, kernel,
 };
 
 use super::{Method, Pooling};
@@ -49,7 +49,7 @@ impl Pooling {
     /// How kernels may take blobs that are at these addresses.
     pub(super) fn access(&self, format: Format, blobs: &[DevicePtr]) -> Access {
         let (windows, vector) = (&self.geometry.windows, 16 / format.element.bytes());
-        let by_two = windows.iter().all(|w| (w.kernel, w.stride, w.pad) == (2, 2, 0));
+        let by_two = windows.iter().all(|w| (w.kernel, w.stride, w.pad, w.pad_end) == (2, 2, 0, 0));
         let across = &windows[1];
         match format.layout {
             _ if blobs.iter().any(|at| !at.0.is_multiple_of(16)) => Access::Single,
@@ -81,6 +81,10 @@ impl Pooling {
             args.push(extent(n)?.into());
         }
         args.extend(window_args(&self.geometry.windows, false)?);
+        for window in &self.geometry.windows {
+            args.push(extent(window.pad_end.unsigned_abs())?.into());
+        }
+        args.push(u32::from(!self.geometry.padding_counts).into());
         call.launch(kernel, row_grid(rows, wide), &args)
     }
 
@@ -118,10 +122,6 @@ impl Pooling {
 }
 
 impl DeviceLayer for Pooling {
-    fn is_supported(&self) -> bool {
-        self.geometry.padding_counts && self.geometry.windows.iter().all(Window::is_symmetric)
-    }
-
     fn formats(&self, offer: &Offer<'_>) -> Formats {
         if !self.index_top {
             return offer.follow();

@@ -75,6 +75,10 @@ fn geometries() -> Vec<(&'static str, [usize; 4])> {
         ("kernel_h: 3 kernel_w: 2 stride_h: 1 stride_w: 2 pad_h: 1 pad_w: 0", [1, 8, 5, 7]),
         ("kernel_h: 1 kernel_w: 3 stride_h: 2 stride_w: 1 pad_h: 0 pad_w: 2", [1, 4, 3, 6]),
         ("kernel_size: 3 stride_h: 2 stride_w: 3", [1, 8, 8, 9]),
+        // Padded otherwise at each side.
+        ("kernel_size: 3 stride: 2 pad_t: 1 pad_r: 1", [1, 8, 6, 5]),
+        ("kernel_size: 2 stride: 2 pad_b: 1 pad_r: 1", [1, 8, 5, 7]),
+        ("kernel_size: 3 pad_l: 2 pad_b: 1 round_mode: FLOOR", [2, 3, 5, 4]),
         // Leaving gaps, and elements after the last window.
         ("kernel_size: 2 stride: 3 pad: 1", [1, 8, 7, 5]),
         ("kernel_size: 1 stride: 2", [1, 8, 5, 7]),
@@ -104,6 +108,7 @@ fn windows_of_every_kind() {
     };
     check(&registry(), &of("pool: MAX"));
     check(&registry(), &of("pool: AVE"));
+    check(&registry(), &of("pool: AVE_EXC_PAD"));
     let two_tops = |param: &str| {
         Case::new(format!(
             "layer {{ name: 'p' type: 'Pooling' bottom: 'x' top: 'y' top: 'm' pooling_param {{ {param} }} }}"

@@ -7,10 +7,14 @@
 //!   verified when the net was built holds.
 //! - Between two forwards of a layer its values, saved memory and scratch keep their extents: backward sees forward's.
 //! - A layer whose bottoms are all empty computes nothing: its tops are empty too, and losses and scores are 0.
+//! - On a device a layer's own memory is laid out for whatever it wants at any number of rows ([`VaryingRows::make_room`]).
 
-use lgm_core::{BlobSpec, Error, Node, Plan, Result, Shape, ensure};
+use lgm_core::{BlobSpec, Compute, Error, Node, Plan, Result, Shape, ensure};
 
 use crate::graph::{Graph, LayerNode};
+
+/// Changes the plan of the layer of a number for where it runs: given its plan of the most rows, too.
+pub(crate) type Settle<'a> = dyn Fn(usize, &mut Compute, &mut Plan, &Plan) -> Result<()> + 'a;
 
 /// A layer whose bottoms' or tops' rows vary.
 struct Varying {
@@ -35,27 +39,24 @@ impl VaryingRows {
         VaryingRows(all)
     }
 
+    /// Whether there are any.
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(Option::is_none)
+    }
+
+    /// Whether layer `i` is one of them.
+    pub fn has(&self, i: usize) -> bool {
+        self.0[i].is_some()
+    }
+
     /// Gives layer `i`'s tops the extents of this pass and plans it for those of its bottoms; `rows` are those of its tops
     /// where it chooses them itself.
     ///
     /// # Errors
     /// When the layer cannot compute what it is given; names the layer that made it so.
-    pub fn follow(&self, graph: &mut Graph, i: usize, rows: Option<usize>) -> Result<()> {
+    pub fn follow(&self, graph: &mut Graph, i: usize, rows: Option<usize>, settle: &Settle<'_>) -> Result<()> {
         let Some(Varying { origin, most }) = &self.0[i] else { return Ok(()) };
-        let specs: Vec<BlobSpec> = graph.layers[i].bottoms.iter().map(|&b| graph.values[b].spec.clone()).collect();
-        let with_rows = |rows: usize| {
-            let fewer = |top: &BlobSpec| if top.shape.is_empty() { top.clone() } else { in_rows(top, rows) };
-            Plan { tops: most.tops.iter().map(fewer).collect(), ..most.clone() }
-        };
-        let node = &mut graph.layers[i].node;
-        let plan = match (node, rows) {
-            (_, Some(rows)) => Ok(with_rows(rows)),
-            _ if specs.iter().all(is_empty) => Ok(with_rows(0)),
-            (Node::Compute(layer), _) if !specs.iter().any(is_empty) => layer.plan(&specs, most.tops.len()),
-            (Node::Sink(sink), _) if !specs.iter().any(is_empty) => sink.open(&specs).map(|()| most.clone()),
-            (Node::Source(_), _) => Ok(most.clone()),
-            _ => Err(Error::config(format!("some of its bottoms are empty ({})", shapes(&specs)))),
-        };
+        let plan = planned(graph, i, most, rows, settle);
         let plan = plan.and_then(|plan| fits(&plan, most).map(|()| plan)).map_err(|error| {
             let origin = &graph.layers[*origin];
             let (name, kind) = (origin.name(), origin.kind());
@@ -63,12 +64,81 @@ impl VaryingRows {
                 format!("cannot follow layer '{name}' ({kind}), whose tops have other rows in this pass: {error}");
             graph.layers[i].in_layer(Error::config(what))
         })?;
-        for (&top, spec) in graph.layers[i].tops.iter().zip(&plan.tops) {
-            graph.values[top].spec = spec.clone();
-        }
-        graph.layers[i].plan = plan;
+        take(graph, i, plan);
         Ok(())
     }
+
+    /// Enlarges what layers that follow others use for themselves to what they would at any number of rows, which on a device
+    /// need not be most where the rows are: a sum of few is taken in more parts.
+    ///
+    /// # Errors
+    /// When a layer cannot be planned for the most rows again.
+    pub fn make_room(&mut self, graph: &mut Graph, settle: &Settle<'_>) -> Result<()> {
+        let rows =
+            |graph: &Graph, i: usize| graph.layers[i].tops.first().map_or(0, |&t| rows_of(&graph.values[t].spec));
+        let own = |i: usize, all: &[Option<Varying>]| all[i].as_ref().is_some_and(|varying| varying.origin == i);
+        let most = (0..graph.layers.len()).filter(|&i| own(i, &self.0)).map(|i| rows(graph, i)).max().unwrap_or(0);
+        let mut room: Vec<Plan> = graph.layers.iter().map(|layer| layer.plan.clone()).collect();
+        for fewer in (1..=most).rev() {
+            for i in 0..graph.layers.len() {
+                let Some(Varying { most, .. }) = &self.0[i] else { continue };
+                let chosen = own(i, &self.0).then(|| fewer.min(most.tops.first().map_or(0, rows_of)));
+                // One that cannot follow says so when it has to.
+                let Ok(plan) = planned(graph, i, most, chosen, settle) else { break };
+                let Plan { saved, scratch, .. } = &mut room[i];
+                for (room, plan) in [(saved, &plan.saved), (scratch, &plan.scratch)] {
+                    room.iter_mut().zip(plan).filter(|(r, p)| r.bytes() < p.bytes()).for_each(|(r, p)| *r = p.clone());
+                }
+                take(graph, i, plan);
+            }
+        }
+        for (i, room) in room.into_iter().enumerate() {
+            let Some(Varying { most, .. }) = &self.0[i] else { continue };
+            let chosen = own(i, &self.0).then(|| most.tops.first().map_or(0, rows_of));
+            let plan = planned(graph, i, most, chosen, settle).map_err(|e| graph.layers[i].in_layer(e))?;
+            take(graph, i, Plan { saved: room.saved, scratch: room.scratch, ..plan });
+        }
+        *self = VaryingRows::of(graph);
+        Ok(())
+    }
+}
+
+/// The plan of a layer for what it is given in this pass.
+fn planned(graph: &mut Graph, i: usize, most: &Plan, rows: Option<usize>, settle: &Settle<'_>) -> Result<Plan> {
+    let specs: Vec<BlobSpec> = graph.layers[i].bottoms.iter().map(|&b| graph.values[b].spec.clone()).collect();
+    let with_rows = |rows: usize| {
+        let fewer = |top: &BlobSpec| if top.shape.is_empty() { top.clone() } else { in_rows(top, rows) };
+        Plan { tops: most.tops.iter().map(fewer).collect(), ..most.clone() }
+    };
+    let node = &mut graph.layers[i].node;
+    let plan = match (node, rows) {
+        (_, Some(rows)) => with_rows(rows),
+        _ if specs.iter().all(is_empty) => with_rows(0),
+        (Node::Compute(layer), _) if !specs.iter().any(is_empty) => {
+            let mut plan = layer.plan(&specs, most.tops.len())?;
+            settle(i, layer, &mut plan, most)?;
+            plan
+        }
+        (Node::Sink(sink), _) if !specs.iter().any(is_empty) => {
+            sink.open(&specs)?;
+            most.clone()
+        }
+        (Node::Source(_), _) => most.clone(),
+        _ => return Err(Error::config(format!("some of its bottoms are empty ({})", shapes(&specs)))),
+    };
+    Ok(plan)
+}
+
+/// Gives a layer a plan, and its tops their extents.
+fn take(graph: &mut Graph, i: usize, plan: Plan) {
+    for (&top, spec) in graph.layers[i].tops.iter().zip(&plan.tops) {
+        graph.values[top].spec = spec.clone();
+    }
+    graph.layers[i].plan = plan;
+}
+
+fn rows_of(spec: &BlobSpec) -> usize {
+    spec.shape.first().copied().unwrap_or_default()
 }
 
 impl LayerNode {

@@ -11,7 +11,7 @@ mod sharing;
 use lgm_core::{Phase, Storage};
 use lgm_cuda::sim::Order;
 use lgm_net::{Keep, Options};
-use lgm_testkit::{device, says};
+use lgm_testkit::device;
 use nets::*;
 
 #[test]
@@ -35,14 +35,4 @@ fn a_device_computes_what_the_host_does_and_the_same_bits_each_time() {
             }
         }
     }
-}
-
-#[test]
-fn rows_that_vary_are_refused() {
-    let Some(gpu) = device(Order::Forward, None, Storage::default()) else { return };
-    let text = common::input("all", &[4, 2])
-        + &common::input("selector", &[4])
-        + "layer { name: 'f' type: 'Filter' bottom: 'all' bottom: 'selector' top: 'x' }";
-    let error = try_net(&text, &on(&gpu, common::options())).err().unwrap().to_string();
-    says(&error, &["layer 'f' (Filter)", "how many rows its tops have depends on the data", "on the CPU"]);
 }

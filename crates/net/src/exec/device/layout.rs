@@ -11,7 +11,8 @@ use lgm_cuda::{Block, Gpu};
 use tracing::info;
 
 use super::fit::{self, Needs};
-use super::{CLOCK, DeviceExec, SOLVER_WORDS, Shared, convolutions};
+use super::{CLOCK, DeviceExec, SOLVER_WORDS, Shared, convolutions, varying};
+use crate::exec::rows::VaryingRows;
 use crate::exec::views::{Bound, ParamMemory, Span};
 use crate::graph::{Graph, LayerNode, ValueId};
 use crate::options::{Options, Placement};
@@ -68,11 +69,6 @@ impl DeviceExec {
         if options.dtype != DType::F32 {
             return Err(Error::config(format!("nets of {} run on the CPU only", options.dtype)));
         }
-        if let Some(layer) = graph.layers.iter().find(|layer| layer.plan.rows_vary) {
-            let what = "how many rows its tops have depends on the data of a pass, which a GPU cannot follow: run this net \
-                        on the CPU (without -gpu, with solver_mode: CPU)";
-            return Err(layer.in_layer(Error::config(what)));
-        }
         let storage = formats::storage(at.gpu.storage())?;
         let conversions = formats::assign(graph, registry, &roles(graph), storage)?;
         log_conversions(storage, &conversions);
@@ -80,6 +76,7 @@ impl DeviceExec {
         let roles = roles(graph);
         let before = at.gpu.free_bytes()?.0;
         prepare(graph, &roles, at.gpu.as_ref())?;
+        let varying = varying::make_room(graph, &roles, at.gpu.as_ref())?;
         let libraries = before.saturating_sub(at.gpu.free_bytes()?.0);
         let memory = plan(graph, &options.keep, &roles, DEVICE_ALIGN);
         let on_host = |i: usize| roles[i] != Role::Here;
@@ -88,7 +85,7 @@ impl DeviceExec {
             graph.layers.iter().enumerate().any(|(i, layer)| on_host(i) && uses(layer))
         };
         let host = Bound::host(graph, host_part(graph, &roles), options.backward, &on_host, &used)?;
-        let mut device = DeviceExec::new(graph, memory, (host, roles), options, (at, libraries), shared)?;
+        let mut device = DeviceExec::new(graph, memory, (host, roles, varying), options, (at, libraries), shared)?;
         device.conversions = conversions;
         Ok(device)
     }
@@ -96,7 +93,7 @@ impl DeviceExec {
     fn new(
         graph: &Graph,
         plan: MemoryPlan,
-        (host, roles): (Bound<Host>, Vec<Role>),
+        (host, roles, varying): (Bound<Host>, Vec<Role>, VaryingRows),
         options: &Options,
         (at, libraries): (&Placement, u64),
         shared: Option<Shared>,
@@ -178,9 +175,10 @@ impl DeviceExec {
             bound,
             host,
             roles,
+            record: varying.is_empty() && std::env::var_os("LGM_GRAPH").is_none_or(|v| v != "0"),
+            varying,
             recordings: HashMap::new(),
             conversions: Conversions::default(),
-            record: std::env::var_os("LGM_GRAPH").is_none_or(|v| v != "0"),
             data,
             shared,
             diff,

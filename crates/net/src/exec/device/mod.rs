@@ -8,6 +8,7 @@ mod fit;
 mod layout;
 mod recording;
 mod shared;
+mod varying;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -19,6 +20,7 @@ use lgm_core::{
 use lgm_cuda::{Block, Feeder, Gpu, Launch, bytes_of, doubles_of, float_bytes};
 use tracing::warn;
 
+use super::rows::VaryingRows;
 use super::views::Bound;
 use super::{Executor, Numbers, Op, Params, Pass, Sums};
 use crate::graph::{Graph, ValueId};
@@ -64,6 +66,7 @@ pub(crate) struct DeviceExec {
     /// What the layers that run on the host see.
     host: Bound<Host>,
     roles: Vec<Role>,
+    varying: VaryingRows,
     /// By pass, and whether launches follow it.
     recordings: HashMap<(Pass, bool), Recording>,
     record: bool,
@@ -175,6 +178,10 @@ impl DeviceExec {
 
     /// Runs layer `i` forward where it runs, and adds its part to the loss. Layers that bring data in have done so.
     fn forward(&mut self, graph: &mut Graph, i: usize, step: &Step) -> Result<()> {
+        self.follow_rows(graph, i)?;
+        if self.idles(graph, i) {
+            return Ok(());
+        }
         if self.roles[i] == Role::Host {
             self.forward_on_host(graph, i, step)?;
         }
@@ -211,7 +218,7 @@ impl DeviceExec {
     /// Runs layer `i` backward where it runs, if it has one to run.
     fn backward(&mut self, graph: &Graph, i: usize, step: &Step) -> Result<()> {
         let layer = &graph.layers[i];
-        if !layer.backward {
+        if !layer.backward || self.idles(graph, i) {
             return Ok(());
         }
         for &top in &layer.tops {
