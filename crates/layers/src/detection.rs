@@ -9,6 +9,8 @@ mod anchor_target;
 mod anchors;
 mod boxes;
 mod evaluate;
+#[cfg(test)]
+mod faults;
 mod lists;
 mod multibox_loss;
 mod output;

@@ -13,7 +13,7 @@
 //! Shapes: bottom [N, C, …], top like it, in its memory where backward does not need that. Gradient: with x̂ = (x − μ)/√(σ² + ε), dβ = Σdy,
 //! dγ = Σ dy·x̂, dx = γ/√(σ² + ε) · (dy − Σdy/m − x̂·Σ(dy·x̂)/m), sums over the m values of the channel; with statistics that are not the
 //! batch's dx = γ/√(σ² + ε) · dy. None from the second and third top, as in SegNet's, whose gradients of γ and β replace what
-//! other uses of them have; ours are added. With more than one top the layer runs on the host.
+//! other uses of them have; ours are added.
 //!
 //! Sources: Ioffe and Szegedy (2015); Kendall's caffe-segnet; Xiong's fork, and Zhao's for PSPNet.
 

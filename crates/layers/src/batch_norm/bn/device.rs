@@ -1,24 +1,40 @@
 //! BN on a device: by the kernels of BatchNorm with a scale of its own.
 
-use lgm_core::{Bwd, Device, DeviceLayer, DevicePtr, DeviceQueue, Formats, Fwd, Offer, Plan, Result};
+use lgm_core::{Bwd, Device, DeviceLayer, DevicePtr, DeviceQueue, Format, Formats, Fwd, Offer, Plan, Result};
 
 use super::{Bn, From, MEAN, SCALE, SHIFT, VARIANCE};
 use crate::batch_norm::launch::{DeviceNormalization, Found, Reads, Sums, global};
 use crate::batch_norm::statistics::{Moving, batch_on};
 use crate::common::by_channel::ByChannel;
 
-impl DeviceLayer for Bn {
-    fn is_supported(&self) -> bool {
-        self.tops == 1
+impl Bn {
+    /// Where a batch's mean and variance go besides, as averages that begin at 0 and keep nothing: the tops that there are for them.
+    fn tops_of_statistics(&self, io: &mut Fwd<'_, Device>) -> Result<[DevicePtr; 3]> {
+        if self.tops == 1 {
+            return Ok([DevicePtr::NULL; 3]);
+        }
+        let (mean, variance) = (io.top(1)?, if self.tops > 2 { io.top(2)? } else { io.scratch(3)? });
+        for at in [mean, variance] {
+            io.queue().zero(at, 4 * self.axes.channels)?;
+        }
+        Ok([mean, variance, DevicePtr::NULL])
     }
+}
 
+impl DeviceLayer for Bn {
     fn formats(&self, offer: &Offer<'_>) -> Formats {
-        offer.follow()
+        let mut formats = offer.follow();
+        formats.tops.iter_mut().skip(1).for_each(|statistic| *statistic = Format::PLAIN);
+        formats
     }
 
     fn prepare(&mut self, _queue: &dyn DeviceQueue, plan: &mut Plan) -> Result<()> {
         plan.scratch.truncate(2);
         plan.scratch.push(ByChannel::new(self.axes, plan.formats.top(0)).scratch(&plan.tops[0], 2));
+        // The variance, where the mean alone has a top.
+        if self.tops == 2 {
+            plan.scratch.push(plan.scratch[0].clone());
+        }
         Ok(())
     }
 
@@ -38,7 +54,10 @@ impl DeviceLayer for Bn {
             }
             From::Batch { momentum } => {
                 let (mean, inverse, partial) = (io.scratch(0)?, io.scratch(1)?, io.scratch(2)?);
-                let sums = if momentum.is_some() { [io.param(MEAN)?, io.param(VARIANCE)?, none] } else { [none; 3] };
+                let sums = match momentum {
+                    Some(_) => [io.param(MEAN)?, io.param(VARIANCE)?, none],
+                    None => self.tops_of_statistics(&mut io)?,
+                };
                 let keep = momentum.unwrap_or_default();
                 let moving = Moving { sums, keep, fresh: 1.0 - keep, unbias: 1.0 };
                 let found = Found { mean, inverse, kept_mean: io.saved(0), kept_inverse: io.saved(1) };

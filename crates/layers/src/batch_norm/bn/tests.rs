@@ -17,6 +17,7 @@ fn averaged(param: &str) -> Case {
 #[test]
 fn cases() {
     let three = layer("bn_mode: LEARN").replace("top: 'y'", "top: 'y' top: 'mean' top: 'variance'");
+    let two = layer("bn_mode: LEARN").replace("top: 'y'", "top: 'y' top: 'mean'");
     check(
         &registry(),
         &[
@@ -31,6 +32,7 @@ fn cases() {
             learned("bn_mode: INFERENCE").test_phase().bottom([2, 3]),
             learned("shift_filler { value: 1 }").bottom([2, 33, 5, 4]).without_gradients(),
             Case::new(three).param(0, Fill::Uniform(0.5, 1.5)).bottom([3, 2, 2]).flat_top(1).flat_top(2),
+            Case::new(two).param(0, Fill::Uniform(0.5, 1.5)).bottom([3, 8, 2]).flat_top(1),
         ],
     );
 }
