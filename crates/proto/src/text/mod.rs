@@ -40,7 +40,7 @@ pub struct Parsed<M> {
 /// Reads any message from text, as it stands: nothing is upgraded.
 ///
 /// # Errors
-/// [`Error::Text`] with the first fault's line and column, what was expected and what was found.
+/// [`crate::Error::Text`] with the first fault's line and column, what was expected and what was found.
 pub fn parse<M: ReflectMessage + Default>(text: &[u8], file: &Path) -> Result<Parsed<M>> {
     let supported = M::default().descriptor();
     if let Ok((message, positions)) = parse_as(text, file, &supported) {
