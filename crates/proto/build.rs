@@ -1,5 +1,5 @@
-//! Compiles `proto/caffe.proto` twice: whole, for reading text and for reflection, and cut down to what is supported
-//! (`proto/forks/fields.txt`), as Rust types. No `protoc` is needed.
+//! Compiles `proto/caffe.proto` twice: whole, and cut down to what is supported (`proto/forks/fields.txt`), that as Rust
+//! types too. No `protoc` is needed.
 
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
@@ -30,9 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut descriptors = protox::compile([&schema], [&folder])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    let mut whole = descriptors.clone();
-    whole.file.iter_mut().for_each(|file| file.source_code_info = None);
-    fs::write(out.join("file_descriptor_set.bin"), whole.encode_to_vec())?;
+    fs::write(out.join("whole.bin"), without_comments(&descriptors))?;
 
     let table = fs::read_to_string(fields)?;
     let lines = table.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
@@ -41,8 +39,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         (fate != "carried").then(|| rest.split(' ').next().unwrap_or_default())
     });
     cut_down(&mut descriptors, &left_out.collect());
-    let carried = out.join("carried.bin");
-    fs::write(&carried, descriptors.encode_to_vec())?;
+    fs::write(out.join("supported.bin"), without_comments(&descriptors))?;
+    let commented = out.join("commented.bin");
+    fs::write(&commented, descriptors.encode_to_vec())?;
 
     let mut config = prost_build::Config::new();
     config.skip_protoc_run();
@@ -51,9 +50,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     prost_reflect_build::Builder::new()
         .descriptor_pool("crate::DESCRIPTOR_POOL")
-        .file_descriptor_set_path(&carried)
+        .file_descriptor_set_path(&commented)
         .compile_protos_with_config(config, &[&schema], &[&folder])?;
     Ok(())
+}
+
+fn without_comments(descriptors: &FileDescriptorSet) -> Vec<u8> {
+    let mut bare = descriptors.clone();
+    bare.file.iter_mut().for_each(|file| file.source_code_info = None);
+    bare.encode_to_vec()
 }
 
 /// Takes fields and enum values out of the schema, and then the messages that no root leads to any more.

@@ -11,7 +11,7 @@ use lgm_cpu::batchnorm::{self, Affine, Normalization, Normalized};
 use lgm_cpu::conv::{Algorithm, Epilogue};
 use lgm_cpu::lrn::Lrn;
 use lgm_cpu::pool::{PoolGeometry, Round};
-use lgm_cpu::{ConvGeometry, Gemm, MatMut, MatRef, elementwise, math, softmax};
+use lgm_cpu::{ConvGeometry, Gemm, MatMut, MatRef, elementwise, math, prelu, softmax};
 
 fn noise(len: usize) -> Vec<f32> {
     (0..len).map(|i| ((i * 2_654_435_761) % 1000) as f32 / 500.0 - 1.0).collect()
@@ -90,6 +90,15 @@ fn blob(name: &str) -> Option<HotLoop> {
         "exp" => Box::new(move || elementwise::map_into(Some(&x), &mut y, math::exp)),
         "ln" => Box::new(move || elementwise::map_into(Some(&x), &mut y, math::ln)),
         "softplus" => Box::new(move || elementwise::map_into(Some(&x), &mut y, math::softplus)),
+        "power" => {
+            let exponent = math::Exponent::new(std::hint::black_box(0.75));
+            Box::new(move || elementwise::map_into(Some(&x), &mut y, |v| exponent.raise(v)))
+        }
+        "prelu_gradient" => Box::new(move || prelu::backward(&x, Some(&dy), &ones, e, Some(&mut y), &mut a)),
+        "prelu_gradient_rows" => {
+            let rows = Axes3::new(e.outer * e.inner, e.channels, 1);
+            Box::new(move || prelu::backward(&x, Some(&dy), &ones, rows, Some(&mut y), &mut a))
+        }
         "lrn" => Box::new(move || lrn.across_forward(&x, e, &mut z, &mut y)),
         "softmax" => Box::new(move || softmax::softmax(Some(&x), &mut y, Axes3::new(e.outer * e.inner, e.channels, 1))),
         "statistics" => Box::new(move || batchnorm::mean_variance(&x, e, &mut a, &mut b)),
@@ -110,7 +119,7 @@ fn blob(name: &str) -> Option<HotLoop> {
     Some((run, e.count()))
 }
 
-const NAMES: [&str; 32] = [
+const NAMES: [&str; 35] = [
     "gemm_nn",
     "gemm_nt",
     "direct_1x20_forward",
@@ -137,6 +146,9 @@ const NAMES: [&str; 32] = [
     "exp",
     "ln",
     "softplus",
+    "power",
+    "prelu_gradient",
+    "prelu_gradient_rows",
     "lrn",
     "softmax",
     "statistics",

@@ -8,7 +8,7 @@ use lgm_core::Axes3;
 
 use crate::kernel::vectorized;
 use crate::parallel::{Shared, tasks};
-use crate::vector::{axpy_block, dot_block};
+use crate::vector::{axpy_block, dot_block, halves};
 use crate::{BLOCK, Float, for_each_block, for_each_part};
 
 /// Sets every element.
@@ -268,15 +268,7 @@ vectorized! {
                 acc[l] += f(x[l]);
             }
         }
-        let mut width = L;
-        while width > 1 {
-            width /= 2;
-            for l in 0..width {
-                let high = acc[l + width];
-                acc[l] += high;
-            }
-        }
-        acc[0] + tail.iter().fold(T::zero(), |s, &x| s + f(x))
+        halves(acc) + tail.iter().fold(T::zero(), |s, &x| s + f(x))
     }
 }
 

@@ -4,19 +4,17 @@ use std::ops::Range;
 
 use lgm_core::Axes3;
 
-use crate::elementwise::{
-    leaky_gradient, map_block, map_block_in_place, zip_block, zip2_block, zip2_block_in_place, zip3_block,
-};
+use crate::elementwise::{leaky_gradient, map_block, map_block_in_place, zip_block, zip2_block};
 use crate::kernel::vectorized;
 use crate::parallel::{Shared, tasks};
 use crate::scratch::Scratch;
-use crate::{BLOCK, Float, for_each_block, for_each_part};
+use crate::vector::halves;
+use crate::{BLOCK, Float, for_each_block};
 
-/// Elements summed before the sum moves on to double precision.
+/// Elements of a channel summed before the sum moves on to double precision.
 const RUN: usize = 4096;
-/// Rows of channels summed before the sums move on to double precision, and channels of such rows that a task takes.
-const ROWS: usize = 64;
-const COLUMNS: usize = 4096;
+/// About the elements of a task of the gradients.
+const TILE: usize = 4 * BLOCK;
 
 /// x where it is positive, a · x elsewhere.
 #[inline(always)]
@@ -71,100 +69,117 @@ pub fn forward<T: Float>(x: Option<&[T]>, slopes: &[T], axes: Axes3, y: &mut [T]
     });
 }
 
-/// dx of x and dy, the latter in dx when it is absent.
+/// dx of x and dy, the latter in dx when it is absent, if dx is wanted; a slope for each channel of `axes`. And the gradients of
+/// the slopes, of each channel Σ dy · x over its elements that are not positive, which overwrite `sums`. Both in one pass: it is
+/// memory that takes the time.
 ///
 /// # Panics
 /// When a slice is too short.
-pub fn backward<T: Float>(x: &[T], dy: Option<&[T]>, slopes: &[T], axes: Axes3, dx: &mut [T]) {
-    for_each_block(dx, |at, dx| {
-        pieces((at, dx.len()), axes, slopes, |piece, slopes| {
-            let (x, dy) = (&x[at..][piece.clone()], dy.map(|dy| &dy[at..][piece.clone()]));
-            let dx = &mut dx[piece];
-            match (dy, slopes) {
-                (Some(dy), Slopes::One(a)) => zip2_block(x, dy, dx, &|x, dy| leaky_gradient(x, dy, a)),
-                (None, Slopes::One(a)) => zip_block(x, dx, &|dy, x| leaky_gradient(x, dy, a)),
-                (Some(dy), Slopes::Each(slopes)) => zip3_block(x, dy, slopes, dx, &leaky_gradient),
-                (None, Slopes::Each(slopes)) => {
-                    zip2_block_in_place(x, slopes, dx, &|dy, x, a| leaky_gradient(x, dy, a));
-                }
-            }
-        });
-    });
-}
-
-/// The gradient of the slope of each channel of `axes`: Σ dy · x over the elements that are not positive. Overwrites `sums`.
-///
-/// # Panics
-/// When a slice is too short.
-pub fn slope_gradients<T: Float>(x: &[T], dy: &[T], axes: Axes3, sums: &mut [T]) {
+pub fn backward<T: Float>(x: &[T], dy: Option<&[T]>, slopes: &[T], axes: Axes3, dx: Option<&mut [T]>, sums: &mut [T]) {
     let Axes3 { outer, channels, inner } = axes;
-    let sums = &mut sums[..channels];
-    if inner == 1 {
-        return sums_of_rows(x, dy, (outer, channels), sums);
-    }
-    let at_once = (BLOCK / (outer * inner).max(1)).max(1);
-    for_each_part(sums, at_once, |t, sums| {
-        for (c, sum) in sums.iter_mut().enumerate() {
-            let row = |i: usize| (i * channels + t * at_once + c) * inner;
-            let rows = (0..outer).map(|i| row(i)..row(i) + inner);
-            *sum = T::of(rows.map(|r| below(&x[r.clone()], &dy[r])).sum());
+    let (slopes, sums) = (&slopes[..channels], &mut sums[..channels]);
+    // A task takes some images' runs of some channels: whole images if that is enough, and enough for few partial sums.
+    let images = (TILE / (channels * inner).max(1)).max(64 / inner.max(1)).clamp(1, outer.max(1));
+    let at_once = (TILE / (images * inner.clamp(1, TILE))).clamp(1, channels.max(1));
+    let (blocks, groups, runs) = (outer.div_ceil(images), channels.div_ceil(at_once), inner.div_ceil(TILE));
+    let mut partial = Scratch::<T>::new(blocks * runs * channels);
+    let (partials, pass) = (Shared::new(&mut partial), Pass { x, dy, dx: dx.map(Shared::new) });
+    tasks(blocks * groups * runs, axes.count() > BLOCK, |t| {
+        let (block, run, group) = (t / (runs * groups), t / groups % runs, t % groups * at_once..channels);
+        let (group, first) = (group.start..group.end.min(group.start + at_once), (block * runs + run) * channels);
+        // SAFETY: these channels' sums of the block are one task's.
+        let sums = unsafe { partials.part(first + group.start..first + group.end) };
+        sums.fill(T::zero());
+        let mut spare = Scratch::<T>::new(if inner == 1 { group.len() } else { RUN });
+        for row in (block * images..((block + 1) * images).min(outer)).map(|image| image * channels) {
+            if inner == 1 {
+                let slopes = &slopes[group.clone()];
+                // SAFETY: these elements are one task's.
+                let loops = |x: &[T], dy: &[T], dx: &mut [T]| each_row(x, dy, slopes, dx, sums);
+                unsafe { pass.on(row + group.start..row + group.end, &mut spare, loops) };
+                continue;
+            }
+            for (c, sum) in group.clone().zip(&mut *sums) {
+                let (start, end) = ((row + c) * inner + run * TILE, (row + c) * inner + ((run + 1) * TILE).min(inner));
+                let mut below = sum.f64();
+                for at in (start..end).step_by(RUN) {
+                    let loops = |x: &[T], dy: &[T], dx: &mut [T]| below += one_run(x, dy, slopes[c], dx).f64();
+                    // SAFETY: these elements are one task's.
+                    unsafe { pass.on(at..end.min(at + RUN), &mut spare, loops) };
+                }
+                *sum = T::of(below);
+            }
         }
     });
+    let mut totals = Scratch::<f64>::new(channels);
+    totals.fill(0.0);
+    for partial in partial.chunks_exact(channels.max(1)) {
+        totals.iter_mut().zip(partial).for_each(|(total, &sum)| *total += sum.f64());
+    }
+    sums.iter_mut().zip(&*totals).for_each(|(sum, &total)| *sum = T::of(total));
 }
 
-/// Σ dy · x over the elements that are not positive.
-fn below<T: Float>(x: &[T], dy: &[T]) -> f64 {
-    x.chunks(RUN).zip(dy.chunks(RUN)).map(|(x, dy)| below_run(x, dy).f64()).sum()
+/// What [`backward`] reads, and what tasks write parts of.
+struct Pass<'a, T> {
+    x: &'a [T],
+    dy: Option<&'a [T]>,
+    dx: Option<Shared<'a, T>>,
 }
 
-vectorized! {
-    fn below_run[T: Float](x: &[T], dy: &[T]) -> T {
-        const L: usize = 64;
-        let mut acc = [T::zero(); L];
-        let (xs, dys) = (x.chunks_exact(L), dy.chunks_exact(L));
-        let (xt, dyt) = (xs.remainder(), dys.remainder());
-        for (x, dy) in xs.zip(dys) {
-            for l in 0..L {
-                acc[l] += below_product(x[l], dy[l]);
+impl<T: Float> Pass<'_, T> {
+    /// Calls `loops` with x, dy and dx of some elements, in which `spare` stands for what is not there.
+    ///
+    /// # Safety
+    /// No other task may touch these elements of dx meanwhile.
+    #[inline(always)]
+    unsafe fn on(&self, at: Range<usize>, spare: &mut [T], loops: impl FnOnce(&[T], &[T], &mut [T])) {
+        let spare = &mut spare[..at.len()];
+        // SAFETY: promised by the caller.
+        match (self.dy, self.dx.as_ref().map(|dx| unsafe { dx.part(at.clone()) })) {
+            (Some(dy), dx) => loops(&self.x[at.clone()], &dy[at], dx.unwrap_or(spare)),
+            (None, Some(dx)) => {
+                spare.copy_from_slice(dx);
+                loops(&self.x[at], spare, dx);
             }
+            (None, None) => {}
         }
-        let mut width = L;
-        while width > 1 {
-            width /= 2;
-            for l in 0..width {
-                let high = acc[l + width];
-                acc[l] += high;
-            }
-        }
-        xt.iter().zip(dyt).fold(acc[0], |sum, (&x, &dy)| sum + below_product(x, dy))
     }
 }
 
 /// dy · x, or nought where x is positive.
 #[inline(always)]
-fn below_product<T: Float>(x: T, dy: T) -> T {
+fn below<T: Float>(x: T, dy: T) -> T {
     let product = dy * x;
     if x > T::zero() { T::zero() } else { product }
 }
 
-/// [`slope_gradients`] of `outer` rows of an element a channel.
-fn sums_of_rows<T: Float>(x: &[T], dy: &[T], (outer, channels): (usize, usize), sums: &mut [T]) {
-    let (blocks, parts) = (outer.div_ceil(ROWS), channels.div_ceil(COLUMNS));
-    let mut partial = Scratch::<T>::new(blocks * channels);
-    let shared = Shared::new(&mut partial);
-    tasks(blocks * parts, outer * channels > BLOCK, |t| {
-        let (block, from) = (t / parts, t % parts * COLUMNS);
-        let to = (from + COLUMNS).min(channels);
-        // SAFETY: these columns of a block are one task's.
-        let sums = unsafe { shared.part(block * channels + from..block * channels + to) };
-        sums.fill(T::zero());
-        for row in block * ROWS..((block + 1) * ROWS).min(outer) {
-            let row = row * channels + from..row * channels + to;
-            zip2_block_in_place(&x[row.clone()], &dy[row], sums, &|sum, x, dy| sum + below_product(x, dy));
+vectorized! {
+    /// dx of elements with one slope; Σ dy · x over those that are not positive.
+    fn one_run[T: Float](x: &[T], dy: &[T], slope: T, dx: &mut [T]) -> T {
+        const L: usize = 64;
+        let mut acc = [T::zero(); L];
+        let ((x, x_tail), (dy, dy_tail), (dx, dx_tail)) = (x.as_chunks::<L>(), dy.as_chunks::<L>(), dx.as_chunks_mut::<L>());
+        for ((x, dy), dx) in x.iter().zip(dy).zip(dx) {
+            for l in 0..L {
+                acc[l] += below(x[l], dy[l]);
+                dx[l] = leaky_gradient(x[l], dy[l], slope);
+            }
         }
-    });
-    for (c, sum) in sums.iter_mut().enumerate() {
-        *sum = T::of((0..blocks).map(|block| partial[block * channels + c].f64()).sum());
+        for (((acc, &x), &dy), dx) in acc.iter_mut().zip(x_tail).zip(dy_tail).zip(dx_tail) {
+            *acc += below(x, dy);
+            *dx = leaky_gradient(x, dy, slope);
+        }
+        halves(acc)
+    }
+}
+
+vectorized! {
+    /// dx of a row of an element a channel, whose dy · x are added to `sums` where they are not positive.
+    fn each_row[T: Float](x: &[T], dy: &[T], slopes: &[T], dx: &mut [T], sums: &mut [T]) {
+        for ((((&x, &dy), &slope), dx), sum) in x.iter().zip(dy).zip(slopes).zip(dx).zip(sums) {
+            *sum += below(x, dy);
+            *dx = leaky_gradient(x, dy, slope);
+        }
     }
 }
 
@@ -175,39 +190,45 @@ mod tests {
 
     #[test]
     fn every_layout_is_what_its_elements_say() {
-        for (outer, channels, inner) in [(3, 5, 7), (130, 3, 1), (2, 5000, 1), (1, 2, 9000), (4, 6, 1), (0, 3, 2)] {
+        for (outer, channels, inner) in
+            [(3, 5, 7), (130, 3, 1), (2, 5000, 1), (1, 2, 9000), (4, 6, 1), (0, 3, 2), (2, 1, 150_000)]
+        {
             let axes = Axes3::new(outer, channels, inner);
             let (x, dy): (Vec<f64>, Vec<f64>) = (noise(axes.count(), 1), noise(axes.count(), 2));
             for count in [channels, 1] {
                 let slopes: Vec<f64> = noise(count, 3);
-                let slope = |i: usize| slopes[i / inner % channels % count];
-                let factor = |i: usize| if x[i] > 0.0 { 1.0 } else { slope(i) };
-                let (mut y, mut dx) = (vec![7.0; x.len()], vec![7.0; x.len()]);
+                let factor = |i: usize| if x[i] > 0.0 { 1.0 } else { slopes[i / inner % channels % count] };
+                let (mut y, mut in_place) = (vec![7.0; x.len()], x.clone());
                 forward(Some(&x), &slopes, axes, &mut y);
-                backward(&x, Some(&dy), &slopes, axes, &mut dx);
-                let (mut y_in_place, mut dx_in_place) = (x.clone(), dy.clone());
-                forward(None, &slopes, axes, &mut y_in_place);
-                backward(&x, None, &slopes, axes, &mut dx_in_place);
-                assert!(y == y_in_place && dx == dx_in_place, "{axes:?}");
-                assert!((0..x.len()).all(|i| y[i] == factor(i) * x[i] && dx[i] == factor(i) * dy[i]), "{axes:?}");
+                forward(None, &slopes, axes, &mut in_place);
+                assert!(y == in_place && (0..x.len()).all(|i| y[i] == factor(i) * x[i]), "{axes:?}");
             }
-            let mut sums = vec![7.0; channels];
-            slope_gradients(&x, &dy, axes, &mut sums);
-            for c in 0..channels {
+            let slopes: Vec<f64> = noise(channels, 3);
+            let (mut dx, mut in_place, mut sums) = (vec![7.0; x.len()], dy.clone(), vec![[7.0; 3]; channels]);
+            let runs = [(Some(&dy[..]), Some(&mut dx[..])), (None, Some(&mut in_place[..])), (Some(&dy), None)];
+            for (way, (dy, dx)) in runs.into_iter().enumerate() {
+                let mut found = vec![7.0; channels];
+                backward(&x, dy, &slopes, axes, dx, &mut found);
+                sums.iter_mut().zip(found).for_each(|(sums, found)| sums[way] = found);
+            }
+            let factor = |i: usize| if x[i] > 0.0 { 1.0 } else { slopes[i / inner % channels] };
+            assert!(dx == in_place && (0..x.len()).all(|i| dx[i] == factor(i) * dy[i]), "{axes:?}");
+            for (c, sums) in sums.into_iter().enumerate() {
                 let of_channel = (0..x.len()).filter(|i| i / inner % channels == c && x[*i] <= 0.0);
                 let want: f64 = of_channel.map(|i| x[i] * dy[i]).sum();
-                assert!((sums[c] - want).abs() < 1e-9, "{axes:?}: {} for {want}", sums[c]);
+                assert!((sums[0] - want).abs() < 1e-9 && sums == [sums[0]; 3], "{axes:?}: {sums:?} for {want}");
             }
         }
     }
 
     #[test]
     fn threads_do_not_change_the_bits() {
-        for axes in [Axes3::new(300, 500, 1), Axes3::new(20, 30, 100)] {
+        for axes in [Axes3::new(300, 500, 1), Axes3::new(20, 30, 100), Axes3::new(1, 1, 200_000)] {
             let (x, dy): (Vec<f32>, Vec<f32>) = (noise(axes.count(), 1), noise(axes.count(), 2));
             same_bits_on_any_threads(|| {
-                let mut sums = vec![0.0f32; axes.channels];
-                slope_gradients(&x, &dy, axes, &mut sums);
+                let (mut dx, mut sums) = (vec![0.0; x.len()], vec![0.0f32; axes.channels]);
+                backward(&x, Some(&dy), &vec![0.25; axes.channels], axes, Some(&mut dx), &mut sums);
+                sums.extend(dx);
                 sums
             });
         }

@@ -3,6 +3,20 @@
 use crate::Float;
 use crate::kernel::vectorized;
 
+/// Σ acc, by halves.
+#[inline(always)]
+pub(crate) fn halves<T: Float, const L: usize>(mut acc: [T; L]) -> T {
+    let mut width = L;
+    while width > 1 {
+        width /= 2;
+        for l in 0..width {
+            let high = acc[l + width];
+            acc[l] += high;
+        }
+    }
+    acc[0]
+}
+
 vectorized! {
     /// The inner product of two short vectors, in 64 interleaved partial sums.
     pub(crate) fn dot_block[T: Float](x: &[T], y: &[T]) -> T {
@@ -15,16 +29,8 @@ vectorized! {
                 acc[l] += x[l] * y[l];
             }
         }
-        let mut width = L;
-        while width > 1 {
-            width /= 2;
-            for l in 0..width {
-                let high = acc[l + width];
-                acc[l] += high;
-            }
-        }
         let tail = xt.iter().zip(yt).fold(T::zero(), |s, (&x, &y)| s + x * y);
-        acc[0] + tail
+        halves(acc) + tail
     }
 }
 

@@ -8,6 +8,7 @@
 //! which is 0/0 where that is zero, and in place computes with a bottom already overwritten; ours does neither.
 
 use lgm_core::{BuildCx, Float, Node, Result};
+use lgm_cpu::math::Exponent;
 use lgm_proto::LayerParameter;
 
 use crate::common::pointwise::{self, Gradient, Map, Pointwise, Reads, Spec, kernels};
@@ -32,10 +33,9 @@ impl Power {
     }
 }
 
-/// `body`, where `raise` is the function u ↦ uᵖ: of the usual exponents without a general power, which takes many times as long.
+/// `body`, where `raise` is the function u ↦ uᵖ: of the usual exponents without a general power, which takes longer.
 macro_rules! with_power {
     ($p:expr, |$raise:ident| $body:expr) => {{
-        let exponent = T::of($p);
         match $p {
             1.0 => with_power!(@ $raise, |u: T| u, $body),
             2.0 => with_power!(@ $raise, |u: T| u * u, $body),
@@ -45,7 +45,10 @@ macro_rules! with_power {
             // Of −0 as of 0.
             0.5 => with_power!(@ $raise, |u: T| (u + T::zero()).sqrt(), $body),
             -0.5 => with_power!(@ $raise, |u: T| T::one() / (u + T::zero()).sqrt(), $body),
-            _ => with_power!(@ $raise, |u: T| u.powf(exponent), $body),
+            p => {
+                let exponent = Exponent::new(p);
+                with_power!(@ $raise, |u: T| exponent.raise(u), $body)
+            }
         }
     }};
     (@ $raise:ident, $power:expr, $body:expr) => {{

@@ -61,19 +61,12 @@ impl HostLayer for PReLU {
 
     fn backward<T: Float>(&self, mut io: Bwd<'_, Host>) -> Result<()> {
         let (x, slopes, dy) = (io.bottom::<T>(0)?, io.param::<T>(0)?, io.top_diff_unless_shared::<T>(0)?);
-        let dx = io.bottom_diff::<T>(0)?;
-        if let (Some(da), Some(dy)) = (io.param_diff::<T>(0)?, dy.or(dx.as_deref())) {
-            // Before dx is written, which may be where dy lies.
-            let sums = io.scratch::<T>(0)?;
-            prelu::slope_gradients(x, dy, self.axes, sums);
-            if self.param.channel_shared() {
-                da[0] += T::of(sums.iter().map(|s| s.f64()).sum());
-            } else {
-                da.iter_mut().zip(&*sums).for_each(|(da, &s)| *da += s);
-            }
-        }
-        if let Some(dx) = dx {
-            prelu::backward(x, dy, slopes, self.axes, dx);
+        let (dx, sums) = (io.bottom_diff::<T>(0)?, io.scratch::<T>(0)?);
+        // With one slope, all elements are those of one channel.
+        let axes = if self.param.channel_shared() { Axes3::new(1, 1, x.len()) } else { self.axes };
+        prelu::backward(x, dy, slopes, axes, dx, sums);
+        if let Some(da) = io.param_diff::<T>(0)? {
+            da.iter_mut().zip(&*sums).for_each(|(da, &s)| *da += s);
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! What public forks of Caffe have beyond it, and how it is treated here: the tables of `proto/forks`.
 //!
-//! The whole schema reads text; the Rust types hold what is supported. The difference is found here, while the
-//! text's message still has it.
+//! The Rust types hold what is supported. A text that has more is read by the whole schema; the difference is found here,
+//! while the text's message still has it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::LazyLock;
@@ -163,7 +163,7 @@ fn judge_value(key: &str, (field, value): (&str, &str), path: String, dropped: &
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::DESCRIPTOR_POOL;
+    use crate::WHOLE_POOL;
 
     #[test]
     fn every_line_of_the_table_names_something_of_the_schema_and_no_line_is_there_twice() {
@@ -173,8 +173,8 @@ mod tests {
         for key in FIELDS.keys() {
             let (scope, name) = key.rsplit_once('.').unwrap();
             let scope = format!("caffe.{scope}");
-            let field = DESCRIPTOR_POOL.get_message_by_name(&scope).map(|m| m.get_field_by_name(name).is_some());
-            let value = || DESCRIPTOR_POOL.get_enum_by_name(&scope).map(|e| e.values().any(|v| v.name() == name));
+            let field = WHOLE_POOL.get_message_by_name(&scope).map(|m| m.get_field_by_name(name).is_some());
+            let value = || WHOLE_POOL.get_enum_by_name(&scope).map(|e| e.values().any(|v| v.name() == name));
             assert_eq!(field.or_else(value), Some(true), "{key}");
         }
     }

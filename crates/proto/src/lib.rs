@@ -19,7 +19,7 @@ mod upgrade;
 
 use std::sync::LazyLock;
 
-use prost_reflect::DescriptorPool;
+use prost_reflect::{DescriptorPool, MessageDescriptor};
 
 pub use binary::{LayerWeights, Weights, decode_net, encode, read_binary, read_net_binary, read_weights};
 pub use error::{BinaryFault, Error, Fault, Position, Result, WireFault};
@@ -39,9 +39,20 @@ mod schema {
 }
 pub use schema::*;
 
-/// The compiled schema, for code that works on any message.
+/// The supported part of the schema, which the types here are made of.
+pub static DESCRIPTOR_POOL: LazyLock<DescriptorPool> =
+    LazyLock::new(|| decoded(include_bytes!(concat!(env!("OUT_DIR"), "/supported.bin"))));
+
+/// The whole schema, with the fields of every known fork. It is several times as large, and most files need none of it.
+pub static WHOLE_POOL: LazyLock<DescriptorPool> =
+    LazyLock::new(|| decoded(include_bytes!(concat!(env!("OUT_DIR"), "/whole.bin"))));
+
 #[expect(clippy::expect_used, reason = "the bytes are written by build.rs, and every test of this crate decodes them")]
-pub static DESCRIPTOR_POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
-    let bytes: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/file_descriptor_set.bin"));
-    DescriptorPool::decode(bytes).expect("the schema compiled by build.rs decodes")
-});
+fn decoded(schema: &[u8]) -> DescriptorPool {
+    DescriptorPool::decode(schema).expect("the schema compiled by build.rs decodes")
+}
+
+/// A message type with the fields of every known fork.
+pub fn whole(of: &MessageDescriptor) -> MessageDescriptor {
+    WHOLE_POOL.get_message_by_name(of.full_name()).unwrap_or_else(|| of.clone())
+}

@@ -7,6 +7,7 @@ use std::path::Path;
 use lgm_proto::prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage, Value};
 use lgm_proto::{
     NetParameter, SolverParameter, decode_net, encode, parse, strings, to_text, upgrade_net_binary, upgrade_net_text,
+    whole,
 };
 use proptest::prelude::*;
 
@@ -86,7 +87,7 @@ fn round_trip<M: ReflectMessage + Default>(choices: &[u64]) -> Result<(), TestCa
 fn upgraded(choices: &[u64], changes: &[(usize, u8)]) -> Result<(), TestCaseError> {
     let path = Path::new("old.caffemodel");
     let mut builder = Builder { choices: choices.iter().cycle(), budget: 300 };
-    let net = builder.message(NetParameter::default().descriptor());
+    let net = builder.message(whole(&NetParameter::default().descriptor()));
     let failed = |error: lgm_proto::Error| TestCaseError::fail(error.to_string());
     if let Ok(upgraded) = upgrade_net_text(to_text(&net).as_bytes(), path) {
         upgrade_net_text(&upgraded.bytes, path).map_err(failed)?;

@@ -14,7 +14,7 @@ use crate::Float;
 use crate::kernel::{Micro, vectorized};
 use crate::parallel::{Shared, for_each_block, for_each_row, tasks};
 use crate::scratch::Scratch;
-use crate::vector::axpy_block;
+use crate::vector::{axpy_block, halves};
 
 /// y = w ∗ x, completed by `epilogue`, channel by channel.
 pub(super) fn forward<T: Float>(conv: &Planar<T>, x: &[T], w: &[T], epilogue: Epilogue<'_, T>, y: &mut [T]) {
@@ -107,22 +107,8 @@ vectorized! {
             let x_tail = if x.len() > dy.len() { &x[dy.len()][..] } else { x_tail };
             acc.iter_mut().zip(x_tail).zip(dy_tail).for_each(|((a, &x), &y)| *a += x * y);
         }
-        total(acc)
+        halves(acc)
     }
-}
-
-/// Σ acc, by halves.
-#[inline(always)]
-fn total<T: Float, const L: usize>(mut acc: [T; L]) -> T {
-    let mut width = L;
-    while width > 1 {
-        width /= 2;
-        for l in 0..width {
-            let high = acc[l + width];
-            acc[l] += high;
-        }
-    }
-    acc[0]
 }
 
 /// A plane whose windows are more than a column apart: rows are split by phases, or joined of them, once each.
@@ -180,7 +166,7 @@ impl<'a> Strided<'a> {
             let sums = &mut sums[i * columns.kernel..][..columns.kernel];
             add_products(self.phases.taps(), phases, &dy[oh * columns.output..][..columns.output], sums);
         });
-        dw.iter_mut().zip(sums).for_each(|(dw, sums)| *dw = total(*sums));
+        dw.iter_mut().zip(sums).for_each(|(dw, sums)| *dw = halves(*sums));
     }
 
     /// Calls `row(i, output, phases)` with the phases of every row of x for each row `i` of the kernel that sees it.

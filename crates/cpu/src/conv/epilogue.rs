@@ -1,7 +1,7 @@
 //! What a convolution does to each output when its sum is complete, before the output leaves the cache.
 
 use crate::Float;
-use crate::elementwise::{map_block_in_place, rectified};
+use crate::elementwise::{map_block_in_place, rectified, zip_block};
 use crate::parallel::for_each_row;
 
 /// Adds its channel's b to every output, then clears what is negative; either may be left out.
@@ -33,7 +33,10 @@ impl<'a, T: Float> Epilogue<'a, T> {
 
     /// Completes images of so many `channels` of `area` elements, in a pass of its own.
     pub(super) fn apply_to_images(&self, y: &mut [T], channels: usize, area: usize) {
-        if self.changes() {
+        if let (Some(bias), relu, 1) = (self.bias, self.relu, area) {
+            let complete = |y: T, b: T| if relu { rectified(y + b) } else { y + b };
+            for_each_row(y, channels, |_, y| zip_block(bias, y, &complete));
+        } else if self.changes() {
             for_each_row(y, area, |row, y| self.apply(row % channels, y));
         }
     }

@@ -5,9 +5,8 @@
 //! patches of the input, one column for each output position of each image; P is never stored: each task packs the part
 //! it is about to multiply straight into the panels of the micro-kernel ("implicit GEMM"). The gradient of the weights
 //! is dY·Pᵀ in the same manner, and with stride 1 the gradient of the input is itself a convolution, of dY with the
-//! kernel rotated half a turn. Strided input gradients scatter blocks of Wᵀ·dY; that of a kernel as large as the input is
-//! one product for all images. Depthwise convolution has loops of its
-//! own, and more than two axes go through [`im2col_nd`].
+//! kernel rotated half a turn. Strided input gradients scatter blocks of Wᵀ·dY. With a kernel as large as the input, each pass
+//! is one product for all images. Depthwise convolution has loops of its own, and more than two axes go through [`im2col_nd`].
 //!
 //! Every task is a block whose bounds follow from the shapes, and each sum is taken in a fixed order.
 
@@ -72,6 +71,11 @@ impl<T: Float> Planar<T> {
     fn is_product(&self) -> bool {
         let covers = |w: &Window| w.output == 1 && w.kernel == w.input && w.pad == 0;
         self.groups == 1 && covers(&self.plane.rows) && covers(&self.plane.columns)
+    }
+
+    /// The weights of such a product: a row for each channel of y.
+    fn weights<'a>(&self, w: &'a [T]) -> MatRef<'a, T> {
+        MatRef::new(w, self.rows, self.plane.patch_len())
     }
 
     fn is_depthwise(&self) -> bool {
@@ -213,6 +217,12 @@ impl ConvGeometry {
         }
         match self.planar(algorithm, batch) {
             Some(conv) if conv.is_depthwise() => depthwise::forward(&conv, x, w, epilogue, y),
+            Some(conv) if conv.is_product() => {
+                let (a, b) = (MatRef::new(x, batch, conv.plane.patch_len()), conv.weights(w).t());
+                let c = MatMut::new(y, batch, conv.rows);
+                Gemm { alpha: T::one(), a, b, beta: T::zero(), c }.run_on(algorithm.kernel);
+                epilogue.apply_to_images(y, conv.rows, 1);
+            }
             Some(conv) if algorithm.winograd && winograd::suits(&conv) => winograd::forward(&conv, x, w, epilogue, y),
             Some(conv) => forward::forward(&conv, x, w, epilogue, y),
             None => nd::forward(self, algorithm, batch, x, w, epilogue, y),
@@ -263,7 +273,7 @@ impl ConvGeometry {
         match self.planar(algorithm, batch) {
             Some(conv) if conv.is_depthwise() => depthwise::backward_data(&conv, w, x, epilogue, y),
             Some(conv) if conv.is_product() => {
-                let (a, b) = (MatRef::new(x, batch, conv.rows), MatRef::new(w, conv.rows, conv.plane.patch_len()));
+                let (a, b) = (MatRef::new(x, batch, conv.rows), conv.weights(w));
                 let c = MatMut::new(y, batch, conv.plane.patch_len());
                 Gemm { alpha: T::one(), a, b, beta: T::zero(), c }.run_on(algorithm.kernel);
                 complete(y);
@@ -300,6 +310,11 @@ impl ConvGeometry {
         }
         match self.planar(algorithm, batch) {
             Some(conv) if conv.is_depthwise() => depthwise::backward_weights(&conv, x, dy, dw),
+            Some(conv) if conv.is_product() => {
+                let (a, b) = (MatRef::new(dy, batch, conv.rows).t(), MatRef::new(x, batch, conv.plane.patch_len()));
+                let c = MatMut::new(dw, conv.rows, conv.plane.patch_len());
+                Gemm { alpha: T::one(), a, b, beta: T::one(), c }.run_on(algorithm.kernel);
+            }
             Some(conv) if algorithm.winograd && winograd::suits(&conv) => winograd::backward_weights(&conv, x, dy, dw),
             Some(conv) => weights::backward_weights(&conv, x, dy, dw),
             None => nd::backward_weights(self, algorithm, batch, x, dy, dw),

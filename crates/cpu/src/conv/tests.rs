@@ -216,6 +216,7 @@ fn threads_do_not_change_the_bits() {
         (2, geometry(3, 21, 1, &sq([80, 16, 8, 0, 1]))),
         (2, geometry(8, 8, 1, &[[8, 3, 1, 1, 1], [8, 3, 1, 1, 1], [8, 3, 1, 1, 1]])),
         (9, geometry(48, 64, 1, &sq([8, 4, 2, 1, 1]))),
+        (40, geometry(70, 90, 1, &sq([4, 4, 1, 0, 1]))),
     ] {
         let x: Vec<f32> = noise(batch * g.input_len(), 1);
         let w: Vec<f32> = noise(g.weights_len(), 2);

@@ -22,7 +22,7 @@ use prost_reflect::{DynamicMessage, MessageDescriptor, ReflectMessage};
 pub use positions::Positions;
 pub use write::{six_digits, to_text};
 
-use crate::{Fault, Position, Result, forks, strings};
+use crate::{Fault, Position, Result, forks, strings, whole};
 
 /// A message read from a file.
 #[derive(Clone, Debug)]
@@ -42,7 +42,12 @@ pub struct Parsed<M> {
 /// # Errors
 /// [`Error::Text`] with the first fault's line and column, what was expected and what was found.
 pub fn parse<M: ReflectMessage + Default>(text: &[u8], file: &Path) -> Result<Parsed<M>> {
-    let (message, mut positions) = parse_whole(text, file, &M::default().descriptor())?;
+    let supported = M::default().descriptor();
+    if let Ok((message, positions)) = parse_as(text, file, &supported) {
+        let message = typed(&message, &positions)?;
+        return Ok(Parsed { message, positions, notices: Vec::new(), warnings: Vec::new() });
+    }
+    let (message, mut positions) = parse_as(text, file, &whole(&supported))?;
     let dropped = forks::dropped(&message);
     positions.refuse(dropped.refused);
     let warnings = match dropped.ignored.is_empty() {
@@ -66,8 +71,16 @@ pub(crate) fn typed<M: ReflectMessage + Default>(message: &DynamicMessage, posit
     message.transcode_to().map_err(error)
 }
 
-/// Reads a message with every field of the schema, supported or not.
-pub(crate) fn parse_whole(
+/// The same message with every field of the schema, supported or not.
+pub(crate) fn untyped(message: &impl ReflectMessage, positions: &Positions) -> Result<DynamicMessage> {
+    let mut untyped = DynamicMessage::new(whole(&message.descriptor()));
+    let error = |error| Fault::Syntax(format!("cannot be represented: {error}")).at(positions.start());
+    untyped.transcode_from(message).map_err(error)?;
+    Ok(untyped)
+}
+
+/// Reads a message of a type.
+pub(crate) fn parse_as(
     text: &[u8],
     file: &Path,
     descriptor: &MessageDescriptor,

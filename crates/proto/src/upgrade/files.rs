@@ -10,8 +10,8 @@ use super::{Report, solver, upgrade_net};
 use crate::binary::{check_start, encode, wire};
 use crate::error::WireFault;
 use crate::text::positions::Positions;
-use crate::text::{parse_whole, typed};
-use crate::{BlobProto, Error, NetParameter, Result, SolverParameter, forks, to_text};
+use crate::text::{parse_as, typed, untyped};
+use crate::{BlobProto, Error, NetParameter, Result, SolverParameter, forks, to_text, whole};
 
 /// A file in today's format.
 #[derive(Clone, Debug)]
@@ -29,10 +29,10 @@ pub struct Upgraded<'a> {
 /// # Errors
 /// [`Error::Text`] for text that is no net, with [`crate::Fault::Upgrade`] for a net that cannot be upgraded.
 pub fn upgrade_net_text(text: &[u8], file: &Path) -> Result<Upgraded<'static>> {
-    let (original, mut positions) = parse_whole(text, file, &NetParameter::default().descriptor())?;
+    let (original, mut positions) = parse_as(text, file, &whole(&NetParameter::default().descriptor()))?;
     let mut net: NetParameter = typed(&original, &positions)?;
     let Report { notices, ignored } = upgrade_net(&mut net, &mut positions)?;
-    let upgraded = if notices.is_empty() { original } else { whole(&net, &original, &positions) };
+    let upgraded = if notices.is_empty() { original } else { with_dropped(&net, &original, &positions)? };
     Ok(Upgraded { bytes: Cow::Owned(to_text(&upgraded).into_bytes()), notices, ignored })
 }
 
@@ -41,10 +41,10 @@ pub fn upgrade_net_text(text: &[u8], file: &Path) -> Result<Upgraded<'static>> {
 /// # Errors
 /// [`Error::Text`] for text that is no solver, with [`crate::Fault::Upgrade`] for a solver that cannot be upgraded.
 pub fn upgrade_solver_text(text: &[u8], file: &Path) -> Result<Upgraded<'static>> {
-    let (original, positions) = parse_whole(text, file, &SolverParameter::default().descriptor())?;
+    let (original, positions) = parse_as(text, file, &whole(&SolverParameter::default().descriptor()))?;
     let mut message: SolverParameter = typed(&original, &positions)?;
     let notices = solver::upgrade_type(&mut message, &positions)?;
-    let mut upgraded = message.transcode_to_dynamic();
+    let mut upgraded = untyped(&message, &positions)?;
     forks::restore(&original, &mut upgraded);
     Ok(Upgraded { bytes: Cow::Owned(to_text(&upgraded).into_bytes()), notices, ignored: Vec::new() })
 }
@@ -62,7 +62,7 @@ pub fn upgrade_net_binary<'a>(bytes: &'a [u8], file: &Path) -> Result<Upgraded<'
     let (outline, blobs) = wire::without_blobs(&settled).map_err(damaged)?;
     // One at a time: together they may be most of the memory there is.
     blobs.iter().try_for_each(|blob| BlobProto::decode(*blob).map(drop)).map_err(|error| damaged(error.into()))?;
-    let descriptor = NetParameter::default().descriptor();
+    let descriptor = whole(&NetParameter::default().descriptor());
     let outline = wire::with_utf8(&outline, &descriptor);
     let original =
         DynamicMessage::decode(descriptor, &outline[..]).map_err(|error| damaged(wire::fault(bytes, error)))?;
@@ -74,7 +74,7 @@ pub fn upgrade_net_binary<'a>(bytes: &'a [u8], file: &Path) -> Result<Upgraded<'
     if notices.is_empty() {
         return Ok(Upgraded { bytes: Cow::Borrowed(bytes), notices, ignored });
     }
-    let mut upgraded = whole(&net, &original, &positions);
+    let mut upgraded = with_dropped(&net, &original, &positions)?;
     let layers = upgraded.take_field_by_name("layer");
     let mut out = encode(&upgraded);
     let as_stored = wire::layers(bytes).map_err(damaged)?;
@@ -98,8 +98,8 @@ pub fn upgrade_net_binary<'a>(bytes: &'a [u8], file: &Path) -> Result<Upgraded<'
 }
 
 /// An upgraded net with the fields of the original that the Rust types do not have.
-fn whole(net: &NetParameter, original: &DynamicMessage, positions: &Positions) -> DynamicMessage {
-    let mut upgraded = net.transcode_to_dynamic();
+fn with_dropped(net: &NetParameter, original: &DynamicMessage, positions: &Positions) -> Result<DynamicMessage> {
+    let mut upgraded = untyped(net, positions)?;
     forks::restore(original, &mut upgraded);
     if let Some(Value::List(layers)) = upgraded.get_field_by_name_mut("layer") {
         for (i, layer) in layers.iter_mut().enumerate() {
@@ -113,7 +113,7 @@ fn whole(net: &NetParameter, original: &DynamicMessage, positions: &Positions) -
             }
         }
     }
-    upgraded
+    Ok(upgraded)
 }
 
 /// The index in a path such as `layers[2]` to an element of the list of this name.
