@@ -40,11 +40,8 @@ pub fn tanh<T: Float>(x: T) -> T {
     single(
         x,
         |x| {
-            // Beyond ±10 the result is ±1 to the last bit; NaN passes through the comparisons.
-            let y = if x > 10.0 { 10.0 } else { x };
-            let y = if y < -10.0 { -10.0 } else { y };
-            let e = exp_m1_f32(2.0 * y);
-            e / (e + 2.0)
+            let e = exp_m1_of_negative(-2.0 * x.abs());
+            (e / (e + 2.0)).copysign(x)
         },
         T::tanh,
     )
@@ -60,7 +57,11 @@ pub fn softplus<T: Float>(x: T) -> T {
 /// 1 / (1 + e⁻ˣ).
 #[inline(always)]
 pub fn sigmoid<T: Float>(x: T) -> T {
-    T::one() / (T::one() + exp(-x))
+    let f32 = |x: f32| {
+        let e = exp_of_negative(-x.abs());
+        (if x < 0.0 { e } else { 1.0 }) / (1.0 + e)
+    };
+    single(x, f32, |x| T::one() / (T::one() + (-x).exp()))
 }
 
 /// A power's exponent, and what follows from it alone.
@@ -174,13 +175,27 @@ fn exp_f32(x: f32) -> f32 {
     (p + 1.0) * power_of_two(half) * power_of_two(n.wrapping_sub(half))
 }
 
+/// What, added, has [`reduce`] give the bits of n + 127 + `more`, which make 2 to the power of n + `more`.
+const fn exponent(more: f32) -> f32 {
+    ROUND + 127.0 + more
+}
+
 /// eˣ for x up to 0.
 #[inline(always)]
 fn exp_of_negative(x: f32) -> f32 {
     let y = if x < -104.0 { -104.0 } else { x };
-    // The result times 2²⁴ is not below the normal range, so that n + 24 can be added to its exponent.
-    let (n, p) = reduce(y, ROUND + 24.0);
-    f32::from_bits((p + 1.0).to_bits().wrapping_add(n << 23)) * (1.0 / 16_777_216.0)
+    // In two factors, as above; 2ⁿ⁺²⁴ is not below the normal range.
+    let (n, p) = reduce(y, const { exponent(24.0) });
+    (p + 1.0) * f32::from_bits(n << 23) * (1.0 / 16_777_216.0)
+}
+
+/// eˣ − 1 for x up to 0.
+#[inline(always)]
+fn exp_m1_of_negative(x: f32) -> f32 {
+    let y = if x < -80.0 { -80.0 } else { x };
+    let (n, p) = reduce(y, const { exponent(0.0) });
+    let scale = f32::from_bits(n << 23);
+    scale * p + (scale - 1.0)
 }
 
 #[inline(always)]
@@ -291,7 +306,7 @@ mod tests {
         assert_eq!((softplus(f32::INFINITY), softplus(f32::NEG_INFINITY)), (f32::INFINITY, 0.0));
         assert_eq!((sigmoid(f32::INFINITY), sigmoid(f32::NEG_INFINITY)), (1.0, 0.0));
         for f in [exp::<f32>, exp_m1::<f32>, ln::<f32>, softplus::<f32>, tanh::<f32>, sigmoid::<f32>] {
-            assert!(f(f32::NAN).is_nan());
+            assert!([f32::NAN, -f32::NAN, f32::from_bits(0x7fc0_0001)].into_iter().all(|nan| f(nan).is_nan()));
         }
         assert!(ln(-1.0f32).is_nan());
         assert_eq!(exp(1.0f64), std::f64::consts::E);

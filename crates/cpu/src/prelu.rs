@@ -80,7 +80,9 @@ pub fn backward<T: Float>(x: &[T], dy: Option<&[T]>, slopes: &[T], axes: Axes3, 
     let (slopes, sums) = (&slopes[..channels], &mut sums[..channels]);
     // A task takes some images' runs of some channels: whole images if that is enough, and enough for few partial sums.
     let images = (TILE / (channels * inner).max(1)).max(64 / inner.max(1)).clamp(1, outer.max(1));
-    let at_once = (TILE / (images * inner.clamp(1, TILE))).clamp(1, channels.max(1));
+    // Rows of an element a channel are taken whole, or memory could not be fetched ahead.
+    let most = if inner == 1 { 4 * TILE } else { TILE };
+    let at_once = (most / (images * inner.clamp(1, TILE))).clamp(1, channels.max(1));
     let (blocks, groups, runs) = (outer.div_ceil(images), channels.div_ceil(at_once), inner.div_ceil(TILE));
     let mut partial = Scratch::<T>::new(blocks * runs * channels);
     let (partials, pass) = (Shared::new(&mut partial), Pass { x, dy, dx: dx.map(Shared::new) });

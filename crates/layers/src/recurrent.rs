@@ -166,7 +166,7 @@ impl Recurrent {
         if found == expected {
             Ok(())
         } else {
-            Err(Error::Shape { what: format!("bottom {i}, {what},"), expected, found })
+            Err(Error::Shape { what: format!("bottom {i}, {what}"), expected, found })
         }
     }
 }

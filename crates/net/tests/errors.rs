@@ -23,7 +23,14 @@ fn refused(layer: &str, parts: &[&str]) {
 fn blobs_and_types_that_do_not_exist() {
     refused(
         "layer { name: 'r' type: 'ReLU' bottom: 'y' top: 'z' }",
-        &["'r' (ReLU): Unknown bottom blob 'y' (bottom index 0)", "no layer before this one makes it"],
+        &[
+            "'r' (ReLU): Unknown bottom blob 'y' (bottom index 0)",
+            "no layer before this one makes it; add an Input or data layer",
+        ],
+    );
+    refused(
+        "layer { name: 'r' type: 'ReLU' bottom: 'y' top: 'z' } layer { name: 's' type: 'ReLU' bottom: 'z' top: 'y' }",
+        &["Unknown bottom blob 'y'", "layer 's' after it does: put that first"],
     );
     refused(
         "layer { name: 'r' type: 'Eltwise' bottom: 'x' bottom: 'x_i' top: 'z' }",

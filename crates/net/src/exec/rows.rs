@@ -13,6 +13,9 @@ use lgm_core::{BlobSpec, Compute, Error, Node, Plan, Result, Shape, ensure};
 
 use crate::graph::{Graph, LayerNode};
 
+/// Up to how many rows room is made for each number of them; beyond, where sums come in one part, for each that is twice the last.
+const EACH: usize = 1024;
+
 /// Changes the plan of the layer of a number for where it runs: given its plan of the most rows, too.
 pub(crate) type Settle<'a> = dyn Fn(usize, &mut Compute, &mut Plan, &Plan) -> Result<()> + 'a;
 
@@ -69,7 +72,7 @@ impl VaryingRows {
     }
 
     /// Enlarges what layers that follow others use for themselves to what they would at any number of rows, which on a device
-    /// need not be most where the rows are: a sum of few is taken in more parts.
+    /// need not be most where the rows are: a sum of few is taken in more parts. [`VaryingRows::follow`] refuses what has no room.
     ///
     /// # Errors
     /// When a layer cannot be planned for the most rows again.
@@ -79,7 +82,9 @@ impl VaryingRows {
         let own = |i: usize, all: &[Option<Varying>]| all[i].as_ref().is_some_and(|varying| varying.origin == i);
         let most = (0..graph.layers.len()).filter(|&i| own(i, &self.0)).map(|i| rows(graph, i)).max().unwrap_or(0);
         let mut room: Vec<Plan> = graph.layers.iter().map(|layer| layer.plan.clone()).collect();
-        for fewer in (1..=most).rev() {
+        let many =
+            std::iter::successors(EACH.checked_mul(2), |rows| rows.checked_mul(2)).take_while(|&rows| rows < most);
+        for fewer in (1..=most.min(EACH)).chain(many).chain([most]) {
             for i in 0..graph.layers.len() {
                 let Some(Varying { most, .. }) = &self.0[i] else { continue };
                 let chosen = own(i, &self.0).then(|| fewer.min(most.tops.first().map_or(0, rows_of)));

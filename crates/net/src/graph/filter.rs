@@ -84,7 +84,7 @@ fn broken(state: &NetState, rule: &NetStateRule) -> Option<String> {
 /// use) goes through a Split layer named as Caffe names it, `blob_layer_0_split`.
 ///
 /// # Errors
-/// When a bottom names a blob that no earlier layer produces; the message suggests the nearest name.
+/// When a bottom names a blob that no earlier layer produces; the message says what to do.
 pub fn insert_splits(layers: Vec<Placed>) -> Result<Vec<Placed>> {
     type Slot = (usize, usize);
     let mut last_top: HashMap<&str, Slot> = HashMap::new();
@@ -94,10 +94,17 @@ pub fn insert_splits(layers: Vec<Placed>) -> Result<Vec<Placed>> {
     for (i, (layer, at)) in layers.iter().enumerate() {
         for (j, blob) in layer.bottom.iter().enumerate() {
             let Some(&top) = last_top.get(blob.as_str()) else {
-                let hint = lgm_core::nearest(blob, last_top.keys().copied());
-                let hint = hint.map(|n| format!("; did you mean '{n}'?")).unwrap_or_default();
-                let text =
-                    format!("Unknown bottom blob '{blob}' (bottom index {j}): no layer before this one makes it{hint}");
+                let later = layers.iter().skip(i + 1).find(|(layer, _)| layer.top.contains(blob));
+                let hint = match (later, lgm_core::nearest(blob, last_top.keys().copied())) {
+                    (Some((later, _)), _) => format!("layer '{}' after it does: put that first", later.name()),
+                    (None, Some(near)) => format!("did you mean '{near}'?"),
+                    (None, None) => {
+                        "add an Input or data layer for it, or include the layer that makes it in this phase".into()
+                    }
+                };
+                let text = format!(
+                    "Unknown bottom blob '{blob}' (bottom index {j}): no layer before this one makes it; {hint}"
+                );
                 return Err(Error::config(text).in_layer(layer.name(), layer.r#type(), at.as_ref()));
             };
             source.insert((i, j), top);

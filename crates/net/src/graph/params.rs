@@ -108,7 +108,8 @@ fn merge(target: &mut (f32, bool), given: Option<f32>, name: &str, field: &str) 
     if let Some(value) = given {
         ensure!(
             !target.1 || target.0 == value,
-            "shared parameter '{name}' has mismatched {field}: {} where it was first named, {value} here",
+            "shared parameter '{name}' has mismatched {field}: {} where it was first named, {value} here; give it once, or \
+             the same",
             target.0
         );
         *target = (value, true);
