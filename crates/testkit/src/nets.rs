@@ -73,6 +73,7 @@ const KINDS: &[Add] = &[
     losses::sigmoid,
     losses::large_margin,
     losses::reduction,
+    losses::filtered,
     losses::accuracy,
     losses::silence,
     layers::data,

@@ -66,6 +66,21 @@ fn reduce(w: &mut Writer, blob: usize, operation: &str) -> Option<()> {
     loss(w, "Reduction", &[blob], 0.5, &body)
 }
 
+/// A loss of those items of a blob that a random selector picks, others in each pass.
+pub fn filtered(w: &mut Writer, picks: &Picks) -> Option<()> {
+    let blob = w.blob(picks[0], |b| b.shape.len() >= 2)?;
+    let (shape, before) = (w.shape(blob).to_vec(), w.blobs.len());
+    let random = w.data(&shape[..1]);
+    let selector = w.layer("Threshold", &[random], vec![shape[..1].to_vec()], Manner::default(), "")[0];
+    let some = w.layer("Filter", &[blob, selector], vec![shape.clone()], Manner::default(), "")[0];
+    let body = "inner_product_param { num_output: 3 weight_filler { type: 'gaussian' std: 0.1 } }";
+    let scores = w.layer("InnerProduct", &[some], vec![vec![shape[0], 3]], Manner::default().learning(), body)[0];
+    let ended = reduce(w, scores, "SUMSQ");
+    // What has other rows in each pass is for this loss alone.
+    w.blobs.truncate(before);
+    ended
+}
+
 pub fn accuracy(w: &mut Writer, picks: &Picks) -> Option<()> {
     let scores = w.blob(picks[0], |b| b.shape.len() == 2)?;
     let &[n, classes] = w.shape(scores) else { return None };

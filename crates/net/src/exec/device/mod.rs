@@ -97,27 +97,6 @@ pub(crate) struct DeviceExec {
 }
 
 impl DeviceExec {
-    /// Where the parameters lie; nothing where some of them are another net's.
-    pub fn device_params(&self) -> Option<DeviceParams> {
-        if self.shared.is_some() {
-            return None;
-        }
-        let data = self.data.at();
-        let diff = self.diff.as_ref().map_or(DevicePtr::NULL, |d| d.at());
-        Some(DeviceParams { data, diff, bytes: self.data.bytes(), spans: self.spans.clone() })
-    }
-
-    /// Where the values of a learnable parameter lie.
-    pub fn param_address(&self, learnable: usize) -> DevicePtr {
-        self.bound.params[learnable].data.at
-    }
-
-    /// The blocks that values lie in.
-    pub fn param_blocks(&self) -> Vec<Rc<Block>> {
-        let others = self.shared.iter().flat_map(|s| s.blocks.clone());
-        [self.data.clone()].into_iter().chain(others).collect()
-    }
-
     /// The device.
     pub fn gpu(&self) -> &Rc<dyn Gpu> {
         &self.gpu
