@@ -148,7 +148,11 @@ fn lists_of_labels() {
     fs::write(folder.path().join("labels.txt"), "0 .png 5\n2 .png 6\n").unwrap();
     let out = folder.path().join("labels_lmdb");
     let list = folder.path().join("labels.txt");
-    let shuffled = AnnosetOptions { shuffle: Some(1), encode_type: Some("png".into()), ..AnnosetOptions::new(Annotations::Labels) };
+    let shuffled = AnnosetOptions {
+        shuffle: Some(1),
+        encode_type: Some("png".into()),
+        ..AnnosetOptions::new(Annotations::Labels)
+    };
     assert_eq!(convert_annoset(folder.path(), &list, &out, &shuffled, &mut |_, _| {}).unwrap(), (2, 0));
     let mut run = open(&layer(out.to_str().unwrap(), 2, ""), &cx(Phase::Test, 1)).unwrap();
     assert_eq!(run.shapes[1], Shape::from([2]));

@@ -110,14 +110,8 @@ fn every_branch_is_the_formula_and_has_its_gradient() {
             let (harness, inputs) = harness(&fields, tops, if train { Phase::Train } else { Phase::Test }, DType::F64);
             let name = format!("{fields}, train {train}, {tops} tops");
             let (mul, add) = if train { (mul, add) } else { (0.0, 0.0) };
-            let mut formula = Formula {
-                mul,
-                add,
-                lambda: 0.5,
-                all_classes,
-                skip_zero: ignore_zero && train,
-                ..Formula::default()
-            };
+            let mut formula =
+                Formula { mul, add, lambda: 0.5, all_classes, skip_zero: ignore_zero && train, ..Formula::default() };
             let (want, own) = formula.tops(&inputs);
             let out = harness.run(&inputs).unwrap();
             for (t, values) in out.tops.iter().enumerate() {
