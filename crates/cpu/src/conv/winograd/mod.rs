@@ -9,7 +9,8 @@
 //!
 //! the products summed over channels and over tiles respectively, so that each of the 36 frequencies is one matrix
 //! product. The interpolation points are 0, ±√½, ±√2 and ∞ rather than the customary 0, ±1, ±2 and ∞: the transforms'
-//! entries are more even, and the rounding error is about four times smaller.
+//! entries are more even, and the rounding error is about four times smaller. Tiles of 5 × 5 do without 0, those of 8 × 8 have 0, ±½,
+//! ±1, ±2 and ∞.
 //!
 //! The gradient of d is that of y with the kernels rotated, or, where that takes many more tiles, the transpose of all
 //! this: B[(G g Gᵀ) ⊙ (A e Aᵀ)]Bᵀ, added up where tiles overlap.
