@@ -5,7 +5,8 @@
 //! patches of the input, one column for each output position of each image; P is never stored: each task packs the part
 //! it is about to multiply straight into the panels of the micro-kernel ("implicit GEMM"). The gradient of the weights
 //! is dY·Pᵀ in the same manner, and with stride 1 the gradient of the input is itself a convolution, of dY with the
-//! kernel rotated half a turn. Strided input gradients scatter blocks of Wᵀ·dY. With a kernel as large as the input, each pass
+//! kernel rotated half a turn. Strided input gradients scatter blocks of Wᵀ·dY. Kernels of 2 × 2, 3 × 3 and 5 × 5 at stride 1, and 4 × 4
+//! ones at stride 2, go by Winograd's algorithm. With a kernel as large as the input, each pass
 //! is one product for all images. Depthwise convolution has loops of its own, and more than two axes go through [`im2col_nd`].
 //!
 //! Every task is a block whose bounds follow from the shapes, and each sum is taken in a fixed order.
@@ -25,6 +26,7 @@ mod forward;
 mod nd;
 mod patches;
 mod phases;
+mod strided;
 #[cfg(test)]
 mod tests;
 mod weights;
@@ -33,6 +35,7 @@ mod winograd;
 pub use epilogue::Epilogue;
 pub use nd::{col2im_nd, im2col_nd};
 use patches::Plane;
+use strided::Strided;
 
 /// The sizes of a convolution, spatial axes outermost first.
 ///
@@ -78,6 +81,11 @@ impl<T: Float> Planar<T> {
         MatRef::new(w, self.rows, self.plane.patch_len())
     }
 
+    /// Its dense form, where that suits Winograd's algorithm and this may be used.
+    fn strided(&self, algorithm: Algorithm) -> Option<Strided<T>> {
+        algorithm.winograd.then(|| Strided::of(self)).flatten()
+    }
+
     fn is_depthwise(&self) -> bool {
         self.groups > 1 && self.rows == 1 && self.plane.channels == 1
     }
@@ -88,7 +96,7 @@ impl<T: Float> Planar<T> {
 pub struct Algorithm {
     /// The micro-kernels.
     pub kernel: Kernel,
-    /// Winograd's algorithm where it suits: 3 × 3 and 5 × 5 kernels at stride 1 in `f32`.
+    /// Winograd's algorithm where it suits, in `f32`: 2 × 2, 3 × 3 and 5 × 5 kernels at stride 1, and 4 × 4 ones at stride 2.
     pub winograd: bool,
 }
 
@@ -99,7 +107,7 @@ impl Algorithm {
     }
 }
 
-/// Whether Winograd's algorithm is allowed for 3 × 3 and 5 × 5 kernels at stride 1 in `f32`: unless the environment has
+/// Whether Winograd's algorithm is allowed where it suits: unless the environment has
 /// `LGM_WINOGRAD=0`. Its results differ from those of direct convolution by rounding, some 10⁻⁶ of their root mean square.
 fn winograd_enabled() -> bool {
     static ENABLED: LazyLock<bool> = LazyLock::new(|| std::env::var("LGM_WINOGRAD").map_or(true, |v| v != "0"));
@@ -224,7 +232,10 @@ impl ConvGeometry {
                 epilogue.apply_to_images(y, conv.rows, 1);
             }
             Some(conv) if algorithm.winograd && winograd::suits(&conv) => winograd::forward(&conv, x, w, epilogue, y),
-            Some(conv) => forward::forward(&conv, x, w, epilogue, y),
+            Some(conv) => match conv.strided(algorithm) {
+                Some(strided) => strided.forward(x, w, epilogue, y),
+                None => forward::forward(&conv, x, w, epilogue, y),
+            },
             None => nd::forward(self, algorithm, batch, x, w, epilogue, y),
         }
     }
@@ -284,7 +295,10 @@ impl ConvGeometry {
                 }
             }
             Some(conv) if forward::suits_backward_data(&conv.plane) => forward::backward_data(&conv, w, x, epilogue, y),
-            Some(conv) => data::backward_data(&conv, w, x, epilogue, y),
+            Some(conv) => match conv.strided(algorithm) {
+                Some(strided) => strided.backward_data(w, x, epilogue, y),
+                None => data::backward_data(&conv, w, x, epilogue, y),
+            },
             None => {
                 nd::backward_data(self, algorithm, batch, w, x, y);
                 complete(y);
@@ -316,7 +330,10 @@ impl ConvGeometry {
                 Gemm { alpha: T::one(), a, b, beta: T::one(), c }.run_on(algorithm.kernel);
             }
             Some(conv) if algorithm.winograd && winograd::suits(&conv) => winograd::backward_weights(&conv, x, dy, dw),
-            Some(conv) => weights::backward_weights(&conv, x, dy, dw),
+            Some(conv) => match conv.strided(algorithm) {
+                Some(strided) => strided.backward_weights(x, dy, dw),
+                None => weights::backward_weights(&conv, x, dy, dw),
+            },
             None => nd::backward_weights(self, algorithm, batch, x, dy, dw),
         }
     }

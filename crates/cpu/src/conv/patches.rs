@@ -221,7 +221,7 @@ impl<T: Float> Patches<'_, T> {
 
 vectorized! {
     /// dst[t] = src[shift + t·step], zero outside of src.
-    fn copy_phase[T: Float](src: &[T], shift: isize, step: usize, dst: &mut [T]) {
+    pub(super) fn copy_phase[T: Float](src: &[T], shift: isize, step: usize, dst: &mut [T]) {
         let first = (-shift).max(0).unsigned_abs().div_ceil(step).min(dst.len());
         let end = (src.len() as isize - shift).max(0).unsigned_abs().div_ceil(step).clamp(first, dst.len());
         dst[..first].fill(T::zero());

@@ -7,7 +7,7 @@ use super::images;
 use super::kernels::{Kernels, Source};
 use super::tile::{self, LANES};
 use super::transformed::{Products, multiply};
-use super::{Blocks, Channels, OUT, Planar, Plane, Spread, Tiling, spaced};
+use super::{Blocks, Channels, Planar, Plane, Spread, Tiling, spaced};
 use crate::Float;
 use crate::kernel::Micro;
 use crate::parallel::{Shared, tasks};
@@ -15,6 +15,7 @@ use crate::scratch::Scratch;
 
 const K: usize = 5;
 const IN: usize = 8;
+const OUT: usize = 4;
 /// Tiles of a block, and the most an image may have: its tiles overlap, so they are one task's.
 const TILES: usize = 32;
 
@@ -36,7 +37,7 @@ pub(super) fn backward_data<T: Float>(conv: &Planar<T>, w: &[T], dy: &[T], dx: &
         let (from, to) = (Channels::of_group(g, groups, o), Channels::of_group(g, groups, c));
         let source = Source::<T, K, IN> { micro, w, inner: o, outer: c, transposed: true, rotated: false };
         if images::suits(o, c, plane.columns.output.div_ceil(OUT) * IN * IN, batch) {
-            images::adjoint(&source, plane, batch, (dy, from), (&dx, to));
+            images::adjoint::<T, IN, OUT>(&source, plane, batch, (dy, from), (&dx, to));
             continue;
         }
         let kernels = Kernels::new(&source, c.next_multiple_of(micro.nr.max(LANES)));
@@ -60,7 +61,7 @@ pub(super) fn backward_data<T: Float>(conv: &Planar<T>, w: &[T], dy: &[T], dx: &
         };
         tasks(blocks.count, true, |block| {
             let mut v = Scratch::<T>::new(IN * IN * stride);
-            spread.run_by(tile::spread_values, block, 0..from.vectors(), &Shared::new(&mut v), 0);
+            spread.run_by(tile::spread_values::<T, OUT, IN>, block, 0..from.vectors(), &Shared::new(&mut v), 0);
             let mut products = Products::new(blocks.tiles(block), 0..c);
             multiply(micro, &kernels, (&v, stride, pitch), &mut products, 0);
             inputs(micro, plane, &blocks, block, to, &products, &dx);

@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use super::kernels::{Kernels, Source};
 use super::tile::{self, LANES};
 use super::transformed::{Products, multiply};
-use super::{Blocks, Channels, Epilogue, OUT, Planar, Plane, Spread, Tiling, adjoint, images, sized, spaced};
+use super::{Blocks, Channels, Epilogue, Planar, Plane, Spread, Tiling, adjoint, images, sized, spaced};
 use crate::Float;
 use crate::kernel::Micro;
 use crate::parallel::{Shared, tasks};
@@ -45,7 +45,7 @@ pub(in crate::conv) fn backward_data<T: Float>(
     for g in 0..groups {
         let w = &w[g * o * c * plane.taps()..][..o * c * plane.taps()];
         let (from, to) = (Channels::of_group(g, groups, o), Channels::of_group(g, groups, c));
-        sized!(plane, run, (&turned, (w, true), (dy, from), (dx, to), epilogue));
+        sized!(&turned.plane, run, (&turned, (w, true), (dy, from), (dx, to), epilogue));
     }
     true
 }
@@ -56,8 +56,8 @@ fn block_tiles(kernels: usize) -> usize {
     if kernels > 1 << 20 { 64 } else { 32 }
 }
 
-/// y = w ∗ x, completed by `epilogue`, for kernels of K × K and tiles of IN × IN inputs; the kernels may be rotated.
-fn run<T: Float, const K: usize, const IN: usize>(
+/// y = w ∗ x, completed by `epilogue`, for kernels of K × K and tiles of IN × IN inputs and OUT × OUT outputs; the kernels may be rotated.
+fn run<T: Float, const K: usize, const IN: usize, const OUT: usize>(
     conv: &Planar<T>,
     (w, rotated): (&[T], bool),
     (x, from): (&[T], Channels),
@@ -67,7 +67,7 @@ fn run<T: Float, const K: usize, const IN: usize>(
     let Planar { micro, ref plane, batch, .. } = *conv;
     let source = &Source::<T, K, IN> { micro, w, inner: from.count, outer: to.count, transposed: rotated, rotated };
     if images::suits(from.count, to.count, plane.columns.output.div_ceil(OUT) * IN * IN, batch) {
-        return images::run::<T, K, IN>(source, plane, batch, (x, from), (y, to), epilogue);
+        return images::run::<T, K, IN, OUT>(source, plane, batch, (x, from), (y, to), epilogue);
     }
     let blocks =
         Blocks::new(batch, plane.rows.output, plane.columns.output, OUT, block_tiles(from.count * to.count * IN * IN));
@@ -93,7 +93,7 @@ fn run<T: Float, const K: usize, const IN: usize>(
             spread.run(block, 0..vectors, &Shared::new(&mut v), 0);
             let mut products = Products::<T, IN>::new(blocks.tiles(block), 0..to.count);
             pass.multiply(&kernels, &v, &mut products, 0);
-            pass.outputs(block, &products);
+            pass.outputs::<IN, OUT>(block, &products);
         });
     }
     // Few blocks: they are transformed once for all, and the kernels of some outputs by the task that needs them.
@@ -119,7 +119,7 @@ fn run<T: Float, const K: usize, const IN: usize>(
             }
         }
         for (block, products) in mine.zip(&products) {
-            pass.outputs(block, products);
+            pass.outputs::<IN, OUT>(block, products);
         }
     });
 }
@@ -144,14 +144,14 @@ impl<T: Float> Pass<'_, T> {
     }
 
     /// y from the products of a block.
-    fn outputs<const IN: usize>(&self, block: usize, products: &Products<T, IN>) {
+    fn outputs<const IN: usize, const OUT: usize>(&self, block: usize, products: &Products<T, IN>) {
         let (oh, ow, columns) = (self.plane.rows.output, self.plane.columns.output, &products.columns);
         let area = oh * ow;
         let tiling = Tiling::<OUT> { h: oh, w: ow, top: 0, left: 0, wide: self.blocks.wide, step: OUT };
         let mut region = Scratch::<T>::new((self.blocks.rows * OUT * ow + 1) * LANES);
         let mut places = SmallVec::new();
         let mut work = tile::Work::<T, IN>::new();
-        let gather = tile::gather_by(self.epilogue.relu);
+        let gather = tile::gather_by::<T, OUT, IN>(self.epilogue.relu);
         let mut first_tile = 0;
         for segment in self.blocks.segments(block) {
             // Outputs beyond the image fall on a position of their own behind the others.

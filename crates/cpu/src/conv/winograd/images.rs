@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::kernels::{Kernels, Source};
 use super::tile::{self, Frequencies, LANES};
-use super::{Channels, Epilogue, OUT, Plane, SpreadTile, TileRows, Tiling, spaced};
+use super::{Channels, Epilogue, Plane, SpreadTile, TileRows, Tiling, spaced};
 use crate::Float;
 use crate::gemm::even_block;
 use crate::kernel::{Micro, TileArgs};
@@ -33,7 +33,7 @@ pub(super) fn suits(inner: usize, outer: usize, row: usize, batch: usize) -> boo
 }
 
 /// What [`LANES`] images at most are computed with.
-struct Lots<'a, T, const IN: usize> {
+struct Lots<'a, T, const IN: usize, const OUT: usize> {
     micro: &'a Micro<T>,
     batch: usize,
     /// The transformed kernels, the outer channels in one panel.
@@ -45,7 +45,7 @@ struct Lots<'a, T, const IN: usize> {
     rows: usize,
 }
 
-impl<'a, T: Float, const IN: usize> Lots<'a, T, IN> {
+impl<'a, T: Float, const IN: usize, const OUT: usize> Lots<'a, T, IN, OUT> {
     const FREQUENCIES: usize = IN * IN;
 
     fn new<const K: usize>(source: &Source<'a, T, K, IN>, batch: usize, (oh, ow): (usize, usize)) -> Self {
@@ -60,7 +60,7 @@ impl<'a, T: Float, const IN: usize> Lots<'a, T, IN> {
     }
 
     /// Parts of an image: rows of tiles.
-    fn parts(&self) -> impl Iterator<Item = TileRows> + use<'_, T, IN> {
+    fn parts(&self) -> impl Iterator<Item = TileRows> + use<'_, T, IN, OUT> {
         let rows = |from: usize| from..(from + self.rows).min(self.high);
         (0..self.high).step_by(self.rows).map(move |from| TileRows { image: 0, rows: rows(from) })
     }
@@ -179,7 +179,7 @@ impl<'a, T: Float, const IN: usize> Lots<'a, T, IN> {
 }
 
 /// y = w ∗ x, completed by `epilogue`, for kernels of K × K and tiles of IN × IN inputs; the kernels may be rotated.
-pub(super) fn run<T: Float, const K: usize, const IN: usize>(
+pub(super) fn run<T: Float, const K: usize, const IN: usize, const OUT: usize>(
     source: &Source<'_, T, K, IN>,
     plane: &Plane,
     batch: usize,
@@ -188,7 +188,7 @@ pub(super) fn run<T: Float, const K: usize, const IN: usize>(
     epilogue: Epilogue<'_, T>,
 ) {
     let (oh, ow) = (plane.rows.output, plane.columns.output);
-    let lots = Lots::new(source, batch, (oh, ow));
+    let lots = Lots::<T, IN, OUT>::new(source, batch, (oh, ow));
     let parts: SmallVec<[_; 8]> = lots.parts().collect();
     let wide = lots.wide;
     let inputs = Tiling::<IN> {
@@ -201,7 +201,7 @@ pub(super) fn run<T: Float, const K: usize, const IN: usize>(
     };
     let outputs = Tiling::<OUT> { h: oh, w: ow, top: 0, left: 0, wide, step: OUT };
     let y = Shared::new(y);
-    let gather = tile::gather_by::<T, IN>(epilogue.relu);
+    let gather = tile::gather_by::<T, OUT, IN>(epilogue.relu);
     tasks(lots.count() * parts.len(), true, |t| {
         let (lot, part) = (t / parts.len(), &parts[t % parts.len()]);
         let v = lots.spread(tile::spread::<T, IN, IN>, inputs, lot, part, (x, from));
@@ -224,14 +224,14 @@ pub(super) fn run<T: Float, const K: usize, const IN: usize>(
 }
 
 /// dx by the transpose of the forward pass for kernels of 5 × 5, as in [`super::adjoint`].
-pub(super) fn adjoint<T: Float, const IN: usize>(
+pub(super) fn adjoint<T: Float, const IN: usize, const OUT: usize>(
     source: &Source<'_, T, 5, IN>,
     plane: &Plane,
     batch: usize,
     (dy, from): (&[T], Channels),
     (dx, to): (&Shared<'_, T>, Channels),
 ) {
-    let lots = Lots::new(source, batch, (plane.rows.output, plane.columns.output));
+    let lots = Lots::<T, IN, OUT>::new(source, batch, (plane.rows.output, plane.columns.output));
     let (wide, area) = (lots.wide, plane.area());
     let outputs = Tiling::<OUT> { h: plane.rows.output, w: plane.columns.output, top: 0, left: 0, wide, step: OUT };
     let inputs = Tiling::<IN> {
@@ -251,7 +251,7 @@ pub(super) fn adjoint<T: Float, const IN: usize>(
         let mut places = SmallVec::new();
         let mut work = tile::Work::<T, IN>::new();
         for part in lots.parts() {
-            let v = lots.spread(tile::spread_values, outputs, lot, &part, (dy, from));
+            let v = lots.spread(tile::spread_values::<T, OUT, IN>, outputs, lot, &part, (dy, from));
             let first = inputs.rows(&part).start * plane.columns.input;
             inputs.places(&part, area - first, &mut places);
             lots.for_each_outer(&v, part.rows.len() * wide, to.count, |channel, frequencies| {

@@ -1,5 +1,6 @@
 //! Winograd's minimal filtering at stride 1: from 6 × 6 inputs, by 36 products, the 4 × 4 outputs of a 3 × 3 kernel
-//! (directly 144) or the 2 × 2 outputs of a 5 × 5 kernel (directly 100).
+//! (directly 144) or the 5 × 5 outputs of a 2 × 2 kernel (directly 100); from 5 × 5 inputs, by 25 products, the 4 × 4 outputs of
+//! the latter (directly 64); from 8 × 8 inputs, by 64 products, the 4 × 4 outputs of a 5 × 5 kernel (directly 400).
 //!
 //! Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016). With d a tile of the input, g a kernel and
 //! e a tile of the output's gradient,
@@ -8,7 +9,8 @@
 //!
 //! the products summed over channels and over tiles respectively, so that each of the 36 frequencies is one matrix
 //! product. The interpolation points are 0, ±√½, ±√2 and ∞ rather than the customary 0, ±1, ±2 and ∞: the transforms'
-//! entries are more even, and the rounding error is about four times smaller.
+//! entries are more even, and the rounding error is about four times smaller. Tiles of 5 × 5 do without 0, those of 8 × 8 have 0, ±½,
+//! ±1, ±2 and ∞.
 //!
 //! The gradient of d is that of y with the kernels rotated, or, where that takes many more tiles, the transpose of all
 //! this: B[(G g Gᵀ) ⊙ (A e Aᵀ)]Bᵀ, added up where tiles overlap.
@@ -40,15 +42,28 @@ pub(super) use forward::{backward_data, forward};
 use tile::LANES;
 pub(super) use weights::backward_weights;
 
-/// Outputs of a tile along an axis.
-const OUT: usize = 4;
+/// Outputs of a tile along an axis: those that take the fewest products.
+fn outputs(plane: &Plane) -> usize {
+    let tiles = |out: usize| plane.rows.output.div_ceil(out) * plane.columns.output.div_ceil(out);
+    if plane.rows.kernel == 2 && 36 * tiles(5) < 25 * tiles(4) { 5 } else { 4 }
+}
 
-/// Calls a function of this module for the extents of the kernel and of its tiles of inputs: `sized!(plane, run, (…))`.
+/// Products of an input and an output channel of an image.
+pub(super) fn products(plane: &Plane) -> usize {
+    let out = outputs(plane);
+    let input = out + plane.rows.kernel - 1;
+    lgm_core::count(&[input * input, plane.rows.output.div_ceil(out), plane.columns.output.div_ceil(out)])
+}
+
+/// Calls a function of this module for the extents of the kernel and of its tiles of inputs and of outputs:
+/// `sized!(plane, run, (…))`.
 macro_rules! sized {
     ($plane:expr, $run:ident, ($($arg:expr),*)) => {
-        match $plane.rows.kernel {
-            5 => $run::<T, 5, 8>($($arg),*),
-            _ => $run::<T, 3, 6>($($arg),*),
+        match ($plane.rows.kernel, crate::conv::winograd::outputs($plane)) {
+            (5, _) => $run::<T, 5, 8, 4>($($arg),*),
+            (2, 5) => $run::<T, 2, 6, 5>($($arg),*),
+            (2, _) => $run::<T, 2, 5, 4>($($arg),*),
+            _ => $run::<T, 3, 6, 4>($($arg),*),
         }
     };
 }
@@ -58,18 +73,19 @@ use sized;
 pub(super) fn suits<T: Float>(conv: &Planar<T>) -> bool {
     let Planar { ref plane, rows: out_channels, batch, .. } = *conv;
     let dense = (plane.rows.stride, plane.columns.stride, plane.rows.dilation, plane.columns.dilation) == (1, 1, 1, 1)
-        && matches!((plane.rows.kernel, plane.columns.kernel), (3, 3) | (5, 5));
+        && matches!((plane.rows.kernel, plane.columns.kernel), (2, 2) | (3, 3) | (5, 5));
     if !dense {
         return false;
     }
-    let tiles = plane.rows.output.div_ceil(OUT) * plane.columns.output.div_ceil(OUT);
+    let out = outputs(plane);
+    let tiles = plane.rows.output.div_ceil(out) * plane.columns.output.div_ceil(out);
     // Few channels leave lanes empty, few tiles do not repay transforming the weights, and outputs that fill less than
     // half of their tiles leave little to gain.
     size_of::<T>() == 4
         && plane.channels >= LANES
         && out_channels >= LANES
         && batch * tiles >= 16
-        && 2 * plane.out_area() >= tiles * OUT * OUT
+        && 2 * plane.out_area() >= tiles * out * out
 }
 
 /// The channels of one group within a blob.

@@ -1,6 +1,5 @@
 //! The transforms of one tile, [`LANES`] channels side by side.
 
-use super::OUT;
 use crate::Float;
 use crate::elementwise::rectified;
 use crate::kernel::vectorized;
@@ -11,13 +10,15 @@ pub(super) const LANES: usize = 16;
 
 pub(super) type Lanes<T> = [T; LANES];
 
-/// The finite interpolation points other than 0, one of each pair ±p, for tiles of N inputs.
+/// The finite interpolation points other than 0, one of each pair ±p, for tiles of N inputs. 0 is one where N is even.
 struct Points<const N: usize>;
 
 impl<const N: usize> Points<N> {
-    const PAIRS: usize = (N - 2) / 2;
+    /// How many points come before the pairs: 0 or nothing.
+    const FIRST: usize = 1 - N % 2;
+    const PAIRS: usize = (N - 1) / 2;
     const ALL: [f64; 3] = match N {
-        6 => [std::f64::consts::FRAC_1_SQRT_2, std::f64::consts::SQRT_2, 0.0],
+        5 | 6 => [std::f64::consts::FRAC_1_SQRT_2, std::f64::consts::SQRT_2, 0.0],
         8 => [0.5, 1.0, 2.0],
         _ => panic!("no points for tiles of this extent"),
     };
@@ -42,15 +43,16 @@ impl<const N: usize> Points<N> {
     /// p², without the rounding of √½ and √2.
     const fn square(i: usize) -> f64 {
         match N {
-            6 => [0.5, 2.0, 0.0][i],
+            5 | 6 => [0.5, 2.0, 0.0][i],
             _ => Self::ALL[i] * Self::ALL[i],
         }
     }
 
-    /// The product of the distances of point ±pᵢ from the other finite ones.
+    /// The product of the distances of point pᵢ from the other finite ones; that of −pᵢ too, but for its sign where 0 is none.
     const fn distances(i: usize) -> f64 {
         let (s, c) = (Self::square(i), Self::WITHOUT[i]);
-        2.0 * s * (c[0] + s * (c[1] + s * c[2]))
+        let of_zero = if Self::FIRST == 1 { s } else { Self::ALL[i] };
+        2.0 * of_zero * (c[0] + s * (c[1] + s * c[2]))
     }
 }
 
@@ -66,20 +68,23 @@ fn combine<T: Float, const N: usize>(c: &[f64; 4], d: &[T; N], first: usize, ter
 
 #[inline(always)]
 fn input<T: Float, const N: usize>(d: [T; N]) -> [T; N] {
-    let pairs = Points::<N>::PAIRS;
+    let (pairs, first) = (Points::<N>::PAIRS, Points::<N>::FIRST);
     let mut out = [combine(&Points::<N>::PRODUCT, &d, 0, pairs + 1); N];
     for i in 0..pairs {
-        let even = combine(&Points::<N>::WITHOUT[i], &d, 2, pairs);
-        let odd = T::of(Points::<N>::ALL[i]) * combine(&Points::<N>::WITHOUT[i], &d, 1, pairs);
-        (out[1 + 2 * i], out[2 + 2 * i]) = (even + odd, even - odd);
+        let even = combine(&Points::<N>::WITHOUT[i], &d, first + 1, pairs);
+        let odd = T::of(Points::<N>::ALL[i]) * combine(&Points::<N>::WITHOUT[i], &d, first, pairs);
+        // The sign that the distances of −p want.
+        let less = if first == 1 { even - odd } else { odd - even };
+        (out[first + 2 * i], out[first + 1 + 2 * i]) = (even + odd, less);
     }
-    out[N - 1] = combine(&Points::<N>::PRODUCT, &d, 1, pairs + 1);
+    out[N - 1] = combine(&Points::<N>::PRODUCT, &d, first, pairs + 1);
     out
 }
 
 /// The values at the points, each times `factor(pair)`, of the polynomial with coefficients g; at ∞, its last coefficient.
 #[inline(always)]
 fn values<T: Float, const M: usize, const N: usize>(g: [T; M], at_zero: f64, factor: impl Fn(usize) -> f64) -> [T; N] {
+    let first = Points::<N>::FIRST;
     let mut out = [T::of(at_zero) * g[0]; N];
     for i in 0..Points::<N>::PAIRS {
         let square = T::of(Points::<N>::square(i));
@@ -91,7 +96,7 @@ fn values<T: Float, const M: usize, const N: usize>(g: [T; M], at_zero: f64, fac
             odd = g[2 * k + 1] + square * odd;
         }
         let (even, odd) = (T::of(factor(i)) * even, T::of(Points::<N>::ALL[i] * factor(i)) * odd);
-        (out[1 + 2 * i], out[2 + 2 * i]) = (even + odd, even - odd);
+        (out[first + 2 * i], out[first + 1 + 2 * i]) = (even + odd, even - odd);
     }
     out[N - 1] = g[M - 1];
     out
@@ -103,9 +108,10 @@ fn taps<T: Float, const M: usize, const N: usize>(g: [T; M]) -> [T; N] {
     values(g, 1.0 / Points::<N>::PRODUCT[0], |i| 1.0 / Points::<N>::distances(i))
 }
 
-/// The transpose of [`input`].
+/// The transpose of [`input`], where 0 is a point.
 #[inline(always)]
 fn scatter<T: Float, const N: usize>(m: [T; N]) -> [T; N] {
+    const { assert!(Points::<N>::FIRST == 1) }
     let (mut sums, mut odds) = ([T::zero(); 3], [T::zero(); 3]);
     for i in 0..Points::<N>::PAIRS {
         sums[i] = m[1 + 2 * i] + m[2 + 2 * i];
@@ -127,12 +133,15 @@ fn scatter<T: Float, const N: usize>(m: [T; N]) -> [T; N] {
 /// The first M moments of m over the points: the transpose of [`values`] without factors.
 #[inline(always)]
 fn moments<T: Float, const M: usize, const N: usize>(m: [T; N]) -> [T; M] {
+    let first = Points::<N>::FIRST;
     let mut y = [T::zero(); M];
-    y[0] = m[0];
+    if first == 1 {
+        y[0] = m[0];
+    }
     for i in 0..Points::<N>::PAIRS {
         let square = T::of(Points::<N>::square(i));
-        let (mut even, mut odd) =
-            (m[1 + 2 * i] + m[2 + 2 * i], T::of(Points::<N>::ALL[i]) * (m[1 + 2 * i] - m[2 + 2 * i]));
+        let (plus, minus) = (m[first + 2 * i], m[first + 1 + 2 * i]);
+        let (mut even, mut odd) = (plus + minus, T::of(Points::<N>::ALL[i]) * (plus - minus));
         for k in 0..M {
             if k % 2 == 0 {
                 y[k] += even;
@@ -253,22 +262,22 @@ vectorized! {
 
 vectorized! {
     /// The frequencies of a tile of gradients by A, placed as [`spread`] does.
-    pub(super) fn spread_values[T: Float, const N: usize](
+    pub(super) fn spread_values[T: Float, const M: usize, const N: usize](
         work: &mut Work<T, N>,
         region: &[T],
-        places: &[[u32; OUT]],
+        places: &[[u32; M]],
         out: &Shared<'_, T>,
         first: usize,
         stride: usize,
     ) {
-        let places = &places[..OUT];
+        let places = &places[..M];
         let at = |a: usize, b: usize| lanes_at(region, places[a][b] as usize);
         let put = |a: usize, b: usize, v: &Lanes<T>| {
             let to = first + (a * N + b) * stride;
             // SAFETY: the lanes are the caller's alone.
             unsafe { out.part(to..to + LANES) }.copy_from_slice(v);
         };
-        both(work, at, put, |e: [T; OUT]| -> [T; N] { values(e, 1.0, |_| 1.0) });
+        both(work, at, put, |e: [T; M]| -> [T; N] { values(e, 1.0, |_| 1.0) });
     }
 }
 
@@ -291,11 +300,11 @@ vectorized! {
 }
 
 /// A function like [`gather_outputs`].
-pub(super) type GatherTile<T, const N: usize> =
-    fn(&mut Work<T, N>, Frequencies<'_, T>, &Lanes<T>, &mut [T], &[[u32; OUT]]);
+pub(super) type GatherTile<T, const M: usize, const N: usize> =
+    fn(&mut Work<T, N>, Frequencies<'_, T>, &Lanes<T>, &mut [T], &[[u32; M]]);
 
 /// [`gather_outputs`] with a ReLU at its end or without.
-pub(super) fn gather_by<T: Float, const N: usize>(relu: bool) -> GatherTile<T, N> {
+pub(super) fn gather_by<T: Float, const M: usize, const N: usize>(relu: bool) -> GatherTile<T, M, N> {
     if relu {
         |work, frequencies, bias, region, places| gather_outputs(work, frequencies, bias, region, places, rectified)
     } else {
@@ -305,12 +314,12 @@ pub(super) fn gather_by<T: Float, const N: usize>(relu: bool) -> GatherTile<T, N
 
 vectorized! {
     /// The outputs of a tile, plus `bias` and through `finish`, to `places` of `region`.
-    fn gather_outputs[T: Float, const N: usize, F: Fn(T) -> T](
+    fn gather_outputs[T: Float, const M: usize, const N: usize, F: Fn(T) -> T](
         work: &mut Work<T, N>,
         frequencies: Frequencies<'_, T>,
         bias: &Lanes<T>,
         region: &mut [T],
-        places: &[[u32; OUT]],
+        places: &[[u32; M]],
         finish: F,
     ) {
         let put = |a: usize, b: usize, v: &Lanes<T>| {
@@ -321,7 +330,7 @@ vectorized! {
             }
             dst.copy_from_slice(&y);
         };
-        both(work, |a, b| frequencies.lanes::<N>(a, b), put, moments::<T, OUT, N>);
+        both(work, |a, b| frequencies.lanes::<N>(a, b), put, moments::<T, M, N>);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::tile::{self, Frequencies, LANES};
-use super::{Blocks, Channels, OUT, Planar, Plane, Spread, Tiling, sized, spaced};
+use super::{Blocks, Channels, Planar, Plane, Spread, Tiling, sized, spaced};
 use crate::gemm::even_block;
 use crate::kernel::{Micro, TileArgs};
 use crate::pack::Panels;
@@ -38,7 +38,7 @@ pub(in crate::conv) fn backward_weights<T: Float>(conv: &Planar<T>, x: &[T], dy:
     }
 }
 
-fn group<T: Float, const K: usize, const IN: usize>(
+fn group<T: Float, const K: usize, const IN: usize, const OUT: usize>(
     conv: &Planar<T>,
     (x, from): (&[T], Channels),
     (dy, to): (&[T], Channels),
@@ -49,19 +49,19 @@ fn group<T: Float, const K: usize, const IN: usize>(
     let blocks = |tiles: usize| Blocks::new(batch, plane.rows.output, plane.columns.output, OUT, tiles);
     let dw = &Shared::new(dw);
     let own = blocks((OWN_HELD / per_tile).clamp(8, 32));
-    let sides = Sides::<T, K, IN>::new(micro, plane, &own, (x, from), (dy, to), own.most);
+    let sides = Sides::<T, K, IN, OUT>::new(micro, plane, &own, (x, from), (dy, to), own.most);
     if Products::new::<IN>(&sides.all()).len() <= OWN_PRODUCTS && own.count >= 2 * PARTS {
         return sides.by_tiles(dw);
     }
     let blocks = blocks(32);
     let held = (HELD / per_tile).max(HELD_TILES).div_ceil(blocks.most).min(blocks.count);
-    let sides = Sides::<T, K, IN>::new(micro, plane, &blocks, (x, from), (dy, to), held * blocks.most);
+    let sides = Sides::<T, K, IN, OUT>::new(micro, plane, &blocks, (x, from), (dy, to), held * blocks.most);
     if held == blocks.count { sides.by_weights(dw) } else { sides.by_frequencies(held, dw) }
 }
 
 /// The transformed tiles of both factors: those of the gradient are the rows of the products and those of the input their
 /// columns, or the other way round where that leaves fewer lanes empty.
-struct Sides<'a, T, const K: usize, const IN: usize> {
+struct Sides<'a, T, const K: usize, const IN: usize, const OUT: usize> {
     micro: &'a Micro<T>,
     blocks: &'a Blocks,
     x: Spread<'a, T, IN, IN>,
@@ -70,7 +70,7 @@ struct Sides<'a, T, const K: usize, const IN: usize> {
     swapped: bool,
 }
 
-impl<'a, T: Float, const K: usize, const IN: usize> Sides<'a, T, K, IN> {
+impl<'a, T: Float, const K: usize, const IN: usize, const OUT: usize> Sides<'a, T, K, IN, OUT> {
     /// With room for `room` tiles at a time.
     fn new(
         micro: &'a Micro<T>,
