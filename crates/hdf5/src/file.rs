@@ -5,6 +5,7 @@ use std::path::Path;
 
 use hdf5_metno::types::{FixedAscii, FixedUnicode};
 use lgm_core::{Error, Result};
+use lgm_proto::strings;
 
 use crate::dataset::H5Dataset;
 use crate::handle::H5File;
@@ -120,9 +121,11 @@ impl H5File {
             if size > STRING {
                 return Err(format!("it is {size} bytes long, expected {STRING} at most").into());
             }
+            // Nothing says that the bytes are text, though the library takes them for it.
+            let text = |bytes: &[u8]| strings::from_bytes(bytes).into_owned();
             match dataset.read_scalar::<FixedAscii<STRING>>() {
-                Ok(text) => Ok(text.as_str().to_string()),
-                Err(_) => Ok(dataset.read_scalar::<FixedUnicode<STRING>>()?.as_str().into()),
+                Ok(found) => Ok(text(found.as_bytes())),
+                Err(_) => Ok(text(dataset.read_scalar::<FixedUnicode<STRING>>()?.as_bytes())),
             }
         };
         read().map_err(|e| self.fail(format!("'{name}' cannot be read as a string: {}", reason(&e))))

@@ -277,3 +277,17 @@ fn images_are_files_that_every_version_reads_and_disks_may_be_full() {
     let huge = H5Image::new(&path).unwrap();
     assert!(error(huge.dataset::<f32>("x", &Shape::from([1 << 50]), None)).contains("there are only"));
 }
+
+#[test]
+fn a_string_may_be_of_any_bytes() {
+    use hdf5_metno::types::FixedAscii;
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = b"caf\xe9_iter_5.caffemodel";
+    let path = made(dir.path(), |f| {
+        // SAFETY: the bytes go to the file as they are; nothing takes them for text.
+        let text = unsafe { FixedAscii::<64>::from_ascii_unchecked(bytes) };
+        f.new_dataset::<FixedAscii<64>>().create("learned_net")?.write_scalar(&text)
+    });
+    let text = H5File::open(&path).unwrap().text("learned_net").unwrap();
+    assert_eq!(*lgm_proto::strings::to_bytes(&text), *bytes);
+}
