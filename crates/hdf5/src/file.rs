@@ -121,8 +121,12 @@ impl H5File {
             if size > STRING {
                 return Err(format!("it is {size} bytes long, expected {STRING} at most").into());
             }
-            // Nothing says that the bytes are text, though the library takes them for it.
-            let text = |bytes: &[u8]| strings::from_bytes(bytes).into_owned();
+            // Nothing says that the bytes are text, though the library takes them for it. Text has the characters that stand for bytes
+            // as `H5Image::text` writes them.
+            let text = |bytes: &[u8]| match std::str::from_utf8(bytes) {
+                Ok(text) => text.to_string(),
+                Err(_) => strings::from_bytes(bytes).into_owned(),
+            };
             match dataset.read_scalar::<FixedAscii<STRING>>() {
                 Ok(found) => Ok(text(found.as_bytes())),
                 Err(_) => Ok(text(dataset.read_scalar::<FixedUnicode<STRING>>()?.as_bytes())),
