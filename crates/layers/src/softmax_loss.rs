@@ -31,7 +31,7 @@ use lgm_cpu::softmax::{softmax, softmax_backward};
 use lgm_proto::loss_parameter::NormalizationMode;
 use lgm_proto::{LayerParameter, LossParameter};
 
-use crate::common::labels::{Labels, check_count};
+use crate::common::labels::{Labels, check_count, check_items};
 use crate::common::loss::fixed_normalizer;
 use crate::common::softmax::probabilities;
 
@@ -101,6 +101,7 @@ impl Layer for SoftmaxWithLoss {
         let axis = scores.shape.axis(self.axis)?;
         self.along = Axes3::around(&scores.shape, axis..axis + 1);
         check_count(&bottoms[1], self.along.outer * self.along.inner, scores)?;
+        check_items(&bottoms[1], scores)?;
         let classes = self.along.channels;
         ensure!(
             self.weights.is_empty() || self.weights.len() == classes,
@@ -218,11 +219,11 @@ mod tests {
         }
         cases.extend([
             loss("", 1).bottom([5, 7]).bottom_of([5], Fill::Labels(7)),
-            loss("softmax_param { axis: -1 }", 1).bottom([2, 3, 4]).bottom_of([6], Fill::Labels(4)),
+            loss("softmax_param { axis: -1 }", 1).bottom([2, 3, 4]).bottom_of([2, 3], Fill::Labels(4)),
             loss("loss_param { normalize: false }", 1).bottom([2, 3, 4]).bottom_of([2, 4], Fill::Labels(3)),
             loss("loss_param { weight_by_label_freqs: true class_weighting: [0.5, 2, 0] }", 1)
                 .bottom([2, 3, 3])
-                .bottom_of([6], Fill::Labels(3)),
+                .bottom_of([2, 3], Fill::Labels(3)),
             loss("loss_param { weight_by_label_freqs: true class_weighting: [0.5, 2, 3] ignore_label: 255 }", 2)
                 .bottom([2, 3, 3])
                 .bottom_of([2, 3], with_ignored()),
@@ -262,7 +263,7 @@ mod tests {
                 &text(fields, 1),
                 Phase::Test,
                 DType::F64,
-                &[[2, 3, 3].into(), [6].into()],
+                &[[2, 3, 3].into(), [2, 3].into()],
             );
             let harness = harness.unwrap();
             let inputs = harness.forward_inputs(&[&[0.5; 18], &[0.0, 1.0, 9.0, 2.0, 9.0, 0.0]]).unwrap();
@@ -301,6 +302,9 @@ mod tests {
         }
         config_error(&registry, &text("", 1), &[[2, 3].into(), [3].into()], &["expected 2", "found 3"]);
         config_error(&registry, &text("softmax_param { axis: 5 }", 1), &shapes, &["axis 5"]);
+        // As many labels as positions, in another order.
+        let turned = [[2, 3, 4].into(), [4, 2].into()];
+        config_error(&registry, &text("", 1), &turned, &["a first extent of 2", "found shape (4, 2)", "Reshape"]);
         for (weights, needles) in [
             ("", &["weight_by_label_freqs", "class_weighting"][..]),
             ("class_weighting: [1, 2]", &["class_weighting", "3 classes", "found 2 times"]),

@@ -170,13 +170,12 @@ fn losses_weigh_one_unless_told_and_other_tops_nothing() {
     assert_eq!(run(&tail("loss_weight: -2")), (-4.0, Some(vec![-4.0, 0.0]), -2.0));
     assert_eq!(run(&tail("loss_weight: 0")).0, 0.0);
     let power = "layer { name: 'p' type: 'Power' bottom: 'l' top: 'p' power_param { scale: 10 } ";
-    // Consumed by a layer that is no loss, the loss keeps its own weight and that layer adds nothing.
-    assert_eq!(run(&(tail("") + power + "}")), (2.0, Some(vec![2.0, 0.0]), 1.0));
-    // Both count: 2 + 3 · 20, gradient (1 + 30) · (2, 0); whether the weight is the default or given.
-    let both = (62.0, Some(vec![62.0, 0.0]));
-    for given in ["", "loss_weight: 1"] {
+    // A layer that reads it says its gradient: none, where that layer runs backward by force alone.
+    assert_eq!(run(&(tail("") + power + "}")), (2.0, Some(vec![0.0, 0.0]), 1.0));
+    // Both count, 2 + 3 · 20, but in the gradient, (1 + 30) · (2, 0), a weight of its own only where it is given, as in Caffe.
+    for (given, gradient) in [("", 60.0), ("loss_weight: 1", 62.0)] {
         let (loss, diff, _) = run(&(tail(given) + power + "loss_weight: 3 }"));
-        assert_eq!((loss, diff), both, "{given}");
+        assert_eq!((loss, diff), (62.0, Some(vec![gradient, 0.0])), "{given}");
     }
     // Only the second counts.
     let (loss, diff, _) = run(&(tail("loss_weight: 0") + power + "loss_weight: 3 }"));

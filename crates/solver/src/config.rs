@@ -190,8 +190,8 @@ pub(crate) fn test_nets(parsed: &Parsed<SolverParameter>) -> Result<Vec<NetSourc
             Error::config("test_iter asks for tests, so test_interval must be positive"),
         ));
     }
-    if let Some(bad) = p.test_iter.iter().find(|&&n| n <= 0) {
-        return Err(field_error(at, "test_iter", Error::Config(format!("must be positive, found {bad}"))));
+    if let Some(bad) = p.test_iter.iter().find(|&&n| n < 0) {
+        return Err(field_error(at, "test_iter", Error::Config(format!("must not be negative, found {bad}"))));
     }
     Ok(nets)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use lgm_core::{BlobSpec, DType, Error, ParamSpec as PlannedParam, Result, ensure};
+use lgm_core::{BlobSpec, DType, Error, ParamSpec as PlannedParam, Result, Shape, ensure};
 use lgm_proto::LayerParameter;
 use lgm_proto::param_spec::DimCheckMode;
 use tracing::{info, warn};
@@ -24,6 +24,13 @@ impl Graph {
             "too many param entries: the layer has {shown} parameters, found {} entries",
             param.param.len()
         );
+        let mut given_values = std::mem::take(&mut param.blobs);
+        ensure!(
+            given_values.is_empty() || given_values.len() == shown,
+            "blobs must be given never or once a parameter: expected {shown}, found {}",
+            given_values.len()
+        );
+        given_values.reverse();
         if planned.iter().any(|p| p.state && !p.carried) {
             // As Caffe does, so that saved nets say what holds: the solver leaves these alone.
             param.param.resize_with(shown, Default::default);
@@ -53,6 +60,17 @@ impl Graph {
                 false => (given.lr_mult, given.decay_mult),
             };
             let spec = BlobSpec { shape: planned.shape.clone(), dtype };
+            let values = given_values.pop();
+            if let Some(values) = &values {
+                let shape = values.extents()?;
+                ensure!(
+                    values.fits(&spec.shape),
+                    "blobs: parameter {index} has the shape {}, found values of shape {}",
+                    spec.shape,
+                    Shape::from(shape.as_slice())
+                );
+                values.check_values()?;
+            }
             let name = given.name().to_string();
             let id = self.params.len();
             let owner = names.get(&name).copied().filter(|_| !name.is_empty());
@@ -94,6 +112,7 @@ impl Graph {
                         lr_mult: (lr_mult.unwrap_or(default.lr_mult()), lr_mult.is_some()),
                         decay_mult: (decay_mult.unwrap_or(default.decay_mult()), decay_mult.is_some()),
                         filler: planned.filler.clone(),
+                        given: values,
                     });
                     self.learnables.len() - 1
                 }
