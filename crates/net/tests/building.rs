@@ -266,3 +266,22 @@ fn faster_rcnns_python_layers_are_built_and_gradients_end_there() {
     assert_eq!(data(&net, "labels").iter().filter(|l| **l == 1.0).count(), 1);
     assert!(data(&net, "roi_labels").contains(&2.0));
 }
+
+/// NVIDIA's and PSPNet's forks set the rate of statistics to 0 whatever the prototxt gives; Caffe's BatchNorm takes no other.
+#[test]
+fn batch_norms_of_forks_take_a_rate_for_their_statistics() {
+    let text = |kind: &str, fields: &str, params: usize| {
+        let params = "param { lr_mult: 2 decay_mult: 1 } ".repeat(params);
+        gaussian("x", &[2, 3, 2, 2])
+            + &format!("layer {{ name: 'n' type: '{kind}' bottom: 'x' top: 'y' {params} {fields} }}")
+    };
+    let rates = |text: &str| -> Vec<_> { net(text).learnables().map(|info| (info.lr_mult, info.decay_mult)).collect() };
+    let (still, learned) = ((0.0, 0.0), (2.0, 1.0));
+    assert_eq!(
+        rates(&text("BatchNorm", "batch_norm_param { scale_bias: true }", 5)),
+        [still, still, still, learned, learned]
+    );
+    assert_eq!(rates(&text("BN", "bn_param { momentum: 0.9 }", 4)), [learned, learned, still, still]);
+    assert_eq!(rates(&text("BN", "bn_param { frozen: true }", 4)), [still; 4]);
+    says(&error(&text("BatchNorm", "", 1)), &["layer 'n' (BatchNorm)", "param entry 0 has lr_mult 2", "lr_mult: 0"]);
+}

@@ -84,9 +84,6 @@ fn check_forks(p: &SolverParameter) -> std::result::Result<(), (&'static str, Er
     if !["scale", "clip"].contains(&p.larc_policy()) {
         return Err(("larc_policy", Error::unknown_among("unknown value", p.larc_policy(), &["scale", "clip"])));
     }
-    if p.larc() && p.larc_turbo() {
-        return Err(("larc_turbo", Error::config("is not supported; take it out")));
-    }
     if p.larc() && p.local_lr_auto() {
         return Err(("larc", Error::config("and local_lr_auto are two ways to the same; take one out")));
     }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use lgm_core::{BlobSpec, DType, Error, ParamSpec as PlannedParam, Result, Shape, ensure};
 use lgm_proto::LayerParameter;
 use lgm_proto::param_spec::DimCheckMode;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{Graph, Learnable, NetParam};
 
@@ -36,15 +36,19 @@ impl Graph {
             param.param.resize_with(shown, Default::default);
         }
         let mut ids = Vec::with_capacity(planned.len());
+        let mut rated = Vec::new();
         for (index, planned) in planned.iter().enumerate() {
             let default = lgm_proto::ParamSpec::default();
             let given = match param.param.get_mut(index) {
                 Some(spec) => {
                     if planned.state {
-                        ensure!(
-                            spec.lr_mult.is_none_or(|m| m == 0.0),
-                            "parameter {index} holds statistics that the layer keeps itself: its lr_mult must be 0"
-                        );
+                        if spec.lr_mult.is_some_and(|m| m != 0.0) {
+                            ensure!(
+                                planned.fixed,
+                                "parameter {index} holds statistics that the layer keeps itself: its lr_mult must be 0"
+                            );
+                            rated.push(index.to_string());
+                        }
                         (spec.lr_mult, spec.decay_mult) = (Some(0.0), Some(0.0));
                     }
                     &*spec
@@ -118,6 +122,12 @@ impl Graph {
             let PlannedParam { state, carried, .. } = *planned;
             self.params.push(NetParam { layer, index, spec, owner, learnable, display, backward, state, carried });
             ids.push(id);
+        }
+        if !rated.is_empty() {
+            let (layer, which) = (param.name(), rated.join(", "));
+            warn!(
+                "layer '{layer}': the lr_mult of parameters {which} counts as 0: the layer keeps these statistics itself"
+            );
         }
         Ok(ids)
     }
