@@ -34,17 +34,17 @@ pub(super) struct LogIndex {
 }
 
 impl LogIndex {
-    /// Reads the logs of these names, the earliest first. A record that is not whole at the end of the last one, whose writer
-    /// was killed, is left out with a warning, as LevelDB does.
+    /// Reads the logs of these names, the earliest first. A record that is not whole at the end of one, whose writer was
+    /// killed, is left out with a warning, as LevelDB does.
     pub fn read(place: &Place, names: Vec<String>) -> Result<LogIndex> {
         let mut all = LogIndex::default();
-        for (behind, name) in (0..names.len()).rev().zip(names) {
+        for name in names {
             let mut log = Log::open(place, &name)?;
             loop {
                 match log.next() {
                     Ok(true) => {}
                     Ok(false) => break,
-                    Err(_) if log.is_cut() && behind == 0 => {
+                    Err(_) if log.is_cut() => {
                         tracing::warn!(
                             "{place}: {name} ends within a record, which is left out: was its writer killed?"
                         );
