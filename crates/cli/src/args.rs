@@ -146,8 +146,8 @@ pub struct LogFlags {
 #[derive(Args, Debug)]
 pub struct StateFlags {
     /// Level of the net's state, for include and exclude rules
-    #[arg(long = "level", value_name = "N", default_value_t = 0)]
-    pub level: i32,
+    #[arg(long = "level", value_name = "N")]
+    pub level: Option<i32>,
     /// Stages of the net's state, for include and exclude rules, separated by commas
     #[arg(long = "stage", value_name = "NAMES", value_delimiter = ',', value_parser = name())]
     pub stages: Vec<String>,

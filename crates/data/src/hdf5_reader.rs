@@ -74,6 +74,10 @@ pub(crate) struct Files {
 impl Files {
     /// Reads the list file `source` and the outlines of the HDF5 files it names, one dataset for each of `names`.
     pub fn open(source: &Path, names: &[String], shuffle: Option<Draws>, window_bytes: usize) -> Result<Self> {
+        if lgm_hdf5::is_hdf5(source).unwrap_or(false) {
+            let what = "is an HDF5 file; source must be a text file that lists HDF5 files, one a line";
+            return Err(Error::data(source, what));
+        }
         let list = std::fs::read(source).map_err(Error::io(source, "open the list of HDF5 files"))?;
         let paths = listed(&strings::of_file(&list));
         if paths.is_empty() {

@@ -87,9 +87,6 @@ fn check_forks(p: &SolverParameter) -> std::result::Result<(), (&'static str, Er
     if !["scale", "clip"].contains(&p.larc_policy()) {
         return Err(("larc_policy", Error::unknown_among("unknown value", p.larc_policy(), &["scale", "clip"])));
     }
-    if p.larc() && p.larc_turbo() {
-        return Err(("larc_turbo", Error::config("is not supported; take it out")));
-    }
     if p.larc() && p.local_lr_auto() {
         return Err(("larc", Error::config("and local_lr_auto are two ways to the same; take one out")));
     }
@@ -204,8 +201,8 @@ pub(crate) fn test_nets(parsed: &Parsed<SolverParameter>) -> Result<Vec<NetSourc
             Error::config("test_iter asks for tests, so test_interval must be positive"),
         ));
     }
-    if let Some(bad) = p.test_iter.iter().find(|&&n| n <= 0) {
-        return Err(field_error(at, "test_iter", Error::Config(format!("must be positive, found {bad}"))));
+    if let Some(bad) = p.test_iter.iter().find(|&&n| n < 0) {
+        return Err(field_error(at, "test_iter", Error::Config(format!("must not be negative, found {bad}"))));
     }
     Ok(nets)
 }

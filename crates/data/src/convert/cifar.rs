@@ -13,6 +13,7 @@ use super::{BLOCK, Progress, folder, pickle};
 use crate::hdf5_reader::list_of;
 use crate::image::{self, Color, Pixels};
 use crate::pixels::Extent;
+use crate::warnings::{Alike, Flaw};
 use lgm_hdf5::H5Image;
 
 /// How to convert.
@@ -66,9 +67,10 @@ pub fn convert_cifar(
     );
     fs::create_dir_all(out).map_err(Error::io(out, "create"))?;
     let out = out.canonicalize().map_err(Error::io(out, "open"))?;
+    let cut = Alike::default();
     let convert = |train: bool, pad: usize, progress: Progress<'_>| {
         let images = read(form, &folder, train, options.coarse)?;
-        write(&images, pad, &out, if train { "train" } else { "test" }, progress)
+        write(&images, pad, &out, if train { "train" } else { "test" }, &cut, progress)
     };
     Ok([convert(true, options.pad, progress)?, convert(false, 0, progress)?])
 }
@@ -201,17 +203,26 @@ fn read_folders(input: &Path, train: bool) -> Result<Images> {
     Ok(Images { extent, labels: listing.labels, pixels: Source::Files(listing.files) })
 }
 
-/// Decodes an image file to red, green and blue planes.
-fn decode_file(path: &Path) -> Result<(Extent, Vec<u8>)> {
-    let image = image::read_file(path, Color::Force)?.planes().map_err(|e| Error::data(path, e.to_string()))?;
+/// Decodes an image file to red, green and blue planes; with what is amiss with it.
+fn decode_file(path: &Path) -> Result<(Extent, Vec<u8>, Option<Flaw>)> {
+    let (raster, flaw) = image::read_file(path, Color::Force)?;
+    let image = raster.planes().map_err(|e| Error::data(path, e.to_string()))?;
     let Pixels::U8(bgr) = image.pixels else {
         return Err(Error::internal("an image file decoded to floating-point pixels"));
     };
     let plane = lgm_core::count(&[image.extent.height, image.extent.width]);
-    Ok((image.extent, bgr.chunks(plane.max(1)).rev().collect::<Vec<_>>().concat()))
+    Ok((image.extent, bgr.chunks(plane.max(1)).rev().collect::<Vec<_>>().concat(), flaw))
 }
 
-fn write(images: &Images, pad: usize, out: &Path, name: &str, progress: Progress<'_>) -> Result<CifarSplit> {
+/// Writes a split; `cut` is told of images that were cut short.
+fn write(
+    images: &Images,
+    pad: usize,
+    out: &Path,
+    name: &str,
+    cut: &Alike,
+    progress: Progress<'_>,
+) -> Result<CifarSplit> {
     let (file, list) = (out.join(format!("{name}.h5")), out.join(format!("{name}.txt")));
     let (of, count) = (images.extent, images.labels.len());
     let with = |extent: usize| extent.saturating_add(pad.saturating_mul(2));
@@ -232,7 +243,8 @@ fn write(images: &Images, pad: usize, out: &Path, name: &str, progress: Progress
                     put(&after[..of.count()], of, pad, image);
                 }
                 Source::Files(files) => {
-                    let (extent, pixels) = decode_file(&files[i])?;
+                    let (extent, pixels, flaw) = decode_file(&files[i])?;
+                    flaw.iter().for_each(|flaw| cut.add(|| Error::data(&files[i], flaw.to_string()).to_string()));
                     if extent != of {
                         let what = format!(
                             "is {} x {} pixels, but the first image is {} x {}; all must have one size",

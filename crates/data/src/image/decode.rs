@@ -2,8 +2,9 @@
 //!
 //! Colours come in the order blue, green, red. Without alpha asked for, it is dropped; of 16 bits the upper 8 stay.
 //! Gray is a JPEG's own luminance, and otherwise r · 0.299 + g · 0.587 + b · 0.114. Photographs are turned as the EXIF
-//! data ask. All as OpenCV does for Caffe, with the same pixels; only the gray of a coloured PNG may differ by 1. The
-//! end of a JPEG that was cut short is gray, as with OpenCV.
+//! data ask. All as OpenCV does for Caffe, with the same pixels; only the gray of a coloured PNG may differ by 1. What is
+//! missing of a JPEG that was cut short is gray, as where OpenCV reads a file, and the caller is told of it; one that lacks
+//! its end marker alone is whole. A PNG or BMP that was cut short is none, as with OpenCV.
 
 use std::io::Cursor;
 
@@ -13,14 +14,15 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, guess_
 use super::raster::{MOST_BYTES, check_size, luma};
 use super::{BadImage, Color, Raster, jpeg};
 use crate::pixels::Extent;
+use crate::warnings::Flaw;
 
-/// Decodes an image file in memory.
-pub(crate) fn decode_raster(bytes: &[u8], color: Color) -> Result<Raster, BadImage> {
-    let (raster, as_held) = match guess_format(bytes)? {
+/// Decodes an image file in memory; with what is amiss with it.
+pub(crate) fn decode_raster(bytes: &[u8], color: Color) -> Result<(Raster, Option<Flaw>), BadImage> {
+    let (raster, as_held, flaw) = match guess_format(bytes)? {
         ImageFormat::Jpeg => jpeg::decode(bytes, color)?,
-        other => lossless(bytes, other, color)?,
+        other => lossless(bytes, other, color).map(|(raster, as_held)| (raster, as_held, None))?,
     };
-    if color == Color::Native { Ok(raster) } else { raster.oriented(as_held) }
+    Ok((if color == Color::Native { raster } else { raster.oriented(as_held)? }, flaw))
 }
 
 fn lossless(bytes: &[u8], format: ImageFormat, color: Color) -> Result<(Raster, Orientation), BadImage> {
@@ -124,7 +126,9 @@ mod tests {
                 _ => continue,
             };
             let (shape, want) = recorded.array(name).unwrap();
-            let raster = decode_raster(&file_of(&recorded, file), color).unwrap_or_else(|e| panic!("{name}: {e}"));
+            let (raster, flaw) =
+                decode_raster(&file_of(&recorded, file), color).unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert_eq!(flaw, None, "{name}");
             let Extent { channels, height, width } = raster.extent;
             assert_eq!(shape[..], [height, width, channels], "{name}");
             let far = raster.data.iter().zip(want).map(|(g, w)| (f64::from(*g) - w).abs()).fold(0.0, f64::max);
@@ -133,8 +137,44 @@ mod tests {
             compared += 1;
         }
         assert!(compared > 80, "{compared}");
-        let cut = decode_raster(&file_of(&recorded, "cut_short.jpg"), Color::Force).unwrap_err().to_string();
-        assert_eq!(cut, "cannot be decoded: it is cut short, the end of the JPEG is missing");
+    }
+
+    /// The rest of a file is gray from some row on, in blocks; the end marker alone is not missed.
+    #[test]
+    fn what_a_jpeg_lacks_at_its_end_is_gray() {
+        let recorded = Recorded::golden("images/opencv");
+        let mut cuts = 0;
+        for name in recorded.names().filter_map(|name| name.strip_prefix("file_")).filter(|name| name.ends_with("jpg"))
+        {
+            let file = file_of(&recorded, name);
+            let whole = decode_raster(&file, Color::Force).unwrap();
+            if name == "cut_short.jpg" {
+                assert_eq!(whole.1, Some(Flaw::CutShort));
+                let (last, other) = (whole.0.data.last_chunk::<3>().unwrap(), whole.0.data.first_chunk::<3>().unwrap());
+                assert!(last == &[128; 3] && other != last);
+                continue;
+            }
+            for without in [1, 2] {
+                for color in [Color::Native, Color::Force, Color::Gray] {
+                    let all = decode_raster(&file, color).unwrap();
+                    assert_eq!(decode_raster(&file[..file.len() - without], color).unwrap(), all, "{name}, {color:?}");
+                }
+            }
+            let scan = file.windows(2).rposition(|pair| pair == [0xff, 0xda]).unwrap();
+            for without in [4, 5, 7, 15, 40, (file.len() - scan) / 2] {
+                let len = file.len().saturating_sub(without);
+                if len < scan + 30 || file[len - 1] == 0xff {
+                    continue;
+                }
+                let (raster, flaw) = decode_raster(&file[..len], Color::Force).unwrap();
+                assert_eq!(flaw, Some(Flaw::CutShort), "{name} without {without} bytes");
+                assert_eq!(raster.extent, whole.0.extent);
+                cuts += 1;
+            }
+            let header = &file[..file.windows(2).position(|pair| pair == [0xff, 0xda]).unwrap()];
+            assert!(decode_raster(header, Color::Force).is_err(), "{name} without rows");
+        }
+        assert!(cuts > 60, "{cuts}");
     }
 
     fn file_of(recorded: &Recorded, name: &str) -> Vec<u8> {
@@ -199,7 +239,7 @@ mod tests {
     }
 
     fn pixels(image: &DynamicImage, color: Color) -> (usize, Vec<u8>) {
-        let image = decode(&png(image), color).unwrap();
+        let (image, _) = decode(&png(image), color).unwrap();
         match image.pixels {
             Pixels::U8(p) => (image.extent.channels, p),
             Pixels::F32(_) => panic!("floats"),

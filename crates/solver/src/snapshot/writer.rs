@@ -71,6 +71,10 @@ impl SnapshotData {
 
     fn stage_weights(&self) -> Result<Staged> {
         debug!("Writing {}", self.model.display());
+        // Of a run whose settings ask for no snapshot, but for which a signal does, the folder need not be there.
+        if let Some(folder) = self.model.parent() {
+            std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
+        }
         let weights = match self.hdf5 {
             true => self.weights.image(&self.model)?.bytes()?,
             false => lgm_proto::encode(&self.weights.to_proto()),

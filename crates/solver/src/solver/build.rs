@@ -78,7 +78,9 @@ impl Solver {
         let mut test_nets = Vec::new();
         for (i, source) in config::test_nets(parsed)?.iter().enumerate() {
             info!("Creating test net (#{i}) specified by {}", source.said);
-            test_nets.push(TestNet { net: build(source, Some(&net), param.test_state.get(i))?, batches: 0 });
+            let mut test = build(source, Some(&net), param.test_state.get(i))?;
+            test.set_debug_info(param.debug_info());
+            test_nets.push(TestNet { net: test, batches: 0 });
         }
         if let Some(folder) = snapshots {
             folder.make()?;
