@@ -13,9 +13,11 @@ use super::filter::Placed;
 pub fn check(layers: &[Placed], kept: &[usize], positions: &Positions, registry: &Registry) -> Result<()> {
     let text = |(at, what): (_, &str)| Error::Proto(lgm_proto::Fault::Unsupported(what.to_owned()).at(at));
     let mut faults: Vec<Error> = positions.refused_outside_layers().into_iter().map(text).collect();
-    for ((layer, at), &i) in layers.iter().zip(kept) {
+    let mut listed = false;
+    let unknown: Vec<_> = layers.iter().rev().map(|(layer, _)| missing(layer, registry, &mut listed)).collect();
+    for (((layer, at), &i), missing) in layers.iter().zip(kept).zip(unknown.into_iter().rev()) {
         // What a layer of an unknown type sets would only be noise beside the type.
-        match missing(layer, registry) {
+        match missing {
             Some(fault) => faults.push(fault.in_layer(layer.name(), layer.r#type(), at.as_ref())),
             None => faults.extend(
                 positions
@@ -32,10 +34,9 @@ pub fn check(layers: &[Placed], kept: &[usize], positions: &Positions, registry:
     }
 }
 
-/// Why a layer's type is none that there is.
-fn missing(layer: &LayerParameter, registry: &Registry) -> Option<Error> {
-    let unknown = registry.unknown(layer.r#type())?;
-    let Error::Unknown { what, found, .. } = &unknown else { return Some(unknown) };
+/// Why a layer's type is none that there is. All that there are is said once, which `listed` remembers.
+fn missing(layer: &LayerParameter, registry: &Registry, listed: &mut bool) -> Option<Error> {
+    let mut unknown = registry.unknown(layer.r#type())?;
     if layer.r#type() == "Python" {
         let python = layer.python_param.clone().unwrap_or_default();
         return Some(Error::config(format!(
@@ -47,7 +48,15 @@ fn missing(layer: &LayerParameter, registry: &Registry) -> Option<Error> {
             python.module()
         )));
     }
-    let Some(forks) = lgm_proto::forks_of_layer(layer.r#type()) else { return Some(unknown) };
-    let among = format!(", which is a layer of forks of Caffe ({forks}) and not carried out");
-    Some(Error::Unknown { what: what.clone(), found: found.clone(), hint: None, among })
+    if let Error::Unknown { hint, among, .. } = &mut unknown {
+        match lgm_proto::forks_of_layer(layer.r#type()) {
+            Some(forks) => {
+                *hint = None;
+                *among = format!(", which is a layer of forks of Caffe ({forks}) and not carried out");
+            }
+            None if hint.is_none() && std::mem::replace(listed, true) => among.clear(),
+            None => {}
+        }
+    }
+    Some(unknown)
 }
