@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod snapshots;
+mod warnings;
 
 use common::{Folder, params};
 use lgm_net::six_digits;
