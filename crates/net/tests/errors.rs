@@ -40,6 +40,11 @@ fn blobs_and_types_that_do_not_exist() {
         "layer { name: 'r' type: 'Relu' bottom: 'x' top: 'z' }",
         &["'r' (Relu): unknown layer type 'Relu'; did you mean 'ReLU'?"],
     );
+    refused(
+        "layer { name: 'r' type: 'INNER_PRODUCT' bottom: 'x' top: 'z' }",
+        &["unknown layer type 'INNER_PRODUCT'; did you mean 'InnerProduct'?"],
+    );
+    refused("layer { name: 'r' type: 'Python' bottom: 'x' top: 'z' }", &["a Python class, whose name no python_param"]);
     refused("layer { name: 'r' type: 'Xyzzy' bottom: 'x' top: 'z' }", &["(known types: AbsVal, "]);
     refused("layer { name: 'r' bottom: 'x' top: 'z' }", &["'r': type is missing; give one, as in type: "]);
     let later = input("data", &[1]) + "layer { name: 'r' type: 'ReLU' bottom: 'dta' top: 'z' }";

@@ -38,17 +38,22 @@ pub fn check(layers: &[Placed], kept: &[usize], positions: &Positions, registry:
 fn missing(layer: &LayerParameter, registry: &Registry, listed: &mut bool) -> Option<Error> {
     let mut unknown = registry.unknown(layer.r#type())?;
     if layer.r#type() == "Python" {
-        let python = layer.python_param.clone().unwrap_or_default();
+        let class = match &layer.python_param {
+            Some(python) => format!("the class '{}' of the Python module '{}'", python.layer(), python.module()),
+            None => "a Python class, whose name no python_param gives".into(),
+        };
         return Some(Error::config(format!(
-            "the layer is the class '{}' of the Python module '{}', and lgm-caffe runs no Python within a net; write it \
+            "the layer is {class}, and lgm-caffe runs no Python within a net; write it \
              with built-in layers (of Python layers, those of rpn.anchor_target_layer, rpn.proposal_layer and \
              rpn.proposal_target_layer are built as AnchorTarget, Proposal and ProposalTarget), or leave it out \
-             (exclude {{ phase: … }}) and bring what it makes in by Input, HDF5Data or AnnotatedData",
-            python.layer(),
-            python.module()
+             (exclude {{ phase: … }}) and bring what it makes in by Input, HDF5Data or AnnotatedData"
         )));
     }
     if let Error::Unknown { hint, among, .. } = &mut unknown {
+        if let Some(today) = lgm_proto::layer_type_of_older(layer.r#type()) {
+            *hint = Some(today.into());
+            among.clear();
+        }
         match lgm_proto::forks_of_layer(layer.r#type()) {
             Some(forks) => {
                 *hint = None;
