@@ -14,6 +14,7 @@ mod convert_mnist;
 mod detect;
 mod device_query;
 mod draw_net;
+mod environment;
 mod extract_features;
 mod fold;
 mod gpu;
@@ -102,6 +103,7 @@ fn run() -> anyhow::Result<ExitCode> {
     for warning in &rewritten.warnings {
         tracing::warn!("{warning}");
     }
+    environment::check();
     match &cli.command {
         Command::Train(args) => train::run(args),
         Command::Test(args) => test::run(args),

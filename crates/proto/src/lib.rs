@@ -24,6 +24,7 @@ use prost_reflect::{DescriptorPool, MessageDescriptor};
 pub use binary::{LayerWeights, Weights, decode_net, encode, read_binary, read_net_binary, read_weights};
 pub use error::{BinaryFault, Error, Fault, Position, Result, WireFault};
 pub use forks::forks_of_layer;
+pub use layer_types::layer_type_of_older;
 pub use kind::FileKind;
 pub use nearest::nearest;
 pub use numbers::check_numbers;
