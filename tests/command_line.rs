@@ -57,7 +57,7 @@ fn mistakes_are_answered_in_the_log_with_code_2() {
         (&["test", "-model=m", "-weights=w", "-iterations=0"], "invalid value '0' for '--iterations <N>'"),
         (&["time", "-model=m", "-phase=TRIAN"], "invalid value 'TRIAN' for '--phase <PHASE>'"),
         (&["-solver", "s"], "which command?"),
-        (&["time", "-solver=s", "-model=m"], "the argument '--solver <FILE>' cannot be used with"),
+        (&["time", "-solver=s", "-model=m"], "the argument '--model <FILE>' cannot be used with '--solver <FILE>'"),
     ];
     for (args, expected) in table {
         let output = run(args);

@@ -17,6 +17,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use lgm_core::fs::relative_to;
 use lgm_core::{Error, Result, Shape};
 use lgm_hdf5::{H5Dataset, H5File, Values};
 use lgm_proto::strings;
@@ -86,13 +87,7 @@ impl Files {
         let (mut files, mut shapes, mut total) = (Vec::new(), Vec::<Shape>::new(), 0usize);
         for path in paths {
             if !path.exists() {
-                let folder = std::env::current_dir().unwrap_or_default();
-                let what = format!(
-                    "lists '{}', which does not exist (names in the list are relative to the folder the program runs \
-                     in, {})",
-                    path.display(),
-                    folder.display()
-                );
+                let what = format!("lists '{}', which does not exist{}", path.display(), relative_to(&path));
                 return Err(Error::data(source, what));
             }
             let file = H5File::open(&path)?;

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use lgm_core::fs::relative_to;
 use lgm_core::{Error, Result};
 use lgm_proto::strings;
 
@@ -131,13 +132,7 @@ impl ImageList {
         if !self.root.is_empty() && !self.root.ends_with('/') && apart.is_file() {
             return format!("; the folder '{}' needs a slash at its end", self.root);
         }
-        match Path::new(&self.root).is_absolute() || Path::new(self.name(index)).is_absolute() {
-            true => String::new(),
-            false => {
-                let here = std::env::current_dir().unwrap_or_default();
-                format!(" (names are relative to the folder the program runs in, {})", here.display())
-            }
-        }
+        relative_to(&self.file(index))
     }
 }
 

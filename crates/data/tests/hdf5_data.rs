@@ -220,7 +220,7 @@ fn missing_and_unsuitable_files_are_named() {
     let e = error(&layer(param("/nonexistent/list.txt", 2)), &train);
     assert!(e.contains("/nonexistent/list.txt: cannot open the list"), "{e}");
     fs::write(&list, "no_such.h5\n").unwrap();
-    fails("lists 'no_such.h5', which does not exist (names in the list are relative to the folder the program runs in");
+    fails("lists 'no_such.h5', which does not exist (names are relative to the folder the program runs in");
     fs::write(&list, " \n").unwrap();
     fails("list.txt: must list at least one HDF5 file");
     fs::write(dir.path().join("text.h5"), "not HDF5").unwrap();
