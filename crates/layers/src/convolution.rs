@@ -306,6 +306,8 @@ mod tests {
                 case("num_output: 3 kernel_size: 5 stride: 3", &[2, 2, 3, 4]),
                 case("num_output: 4 kernel_size: 3 stride: 4 pad: 1 dilation: 2 group: 4", &[2, 4, 2, 1]),
                 case("num_output: 16 kernel_size: 3 stride: 2", &[2, 16, 2, 2]).without_gradients(),
+                case("num_output: 32 kernel_size: 4 stride: 2", &[4, 32, 3, 5]).without_gradients(),
+                case("num_output: 32 kernel_size: 4 stride: 2 pad: 1", &[1, 32, 1, 9]).without_gradients(),
                 case("num_output: 2 kernel_size: 2 stride: 2 stride: 1 group: 2", &[1, 4, 1, 3]),
                 case("num_output: 2 kernel_h: 3 kernel_w: 2 stride_h: 2 stride_w: 2 pad_t: 1", &[1, 2, 1, 1]),
                 case("num_output: 3 kernel_size: 4 stride: 3", &[2, 3, 2]),
