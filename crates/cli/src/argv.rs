@@ -36,8 +36,9 @@ struct Given {
 /// # Errors
 /// When a command or flag is unknown, with the nearest known one.
 pub fn rewrite(argv: impl IntoIterator<Item = OsString>, cli: &Command) -> Result<Rewritten, UsageError> {
-    let mut argv = argv.into_iter().peekable();
+    let mut argv = argv.into_iter();
     let program = argv.next().unwrap_or_else(|| cli.get_name().into());
+    let mut argv = tool_of(&program, cli).into_iter().chain(argv).peekable();
     let command_first = argv.peek().is_some_and(|first| !first.as_bytes().starts_with(b"-"));
     let Split { flags, words, unknown: strange } = split(argv, cli);
     if let (Some(flag), false) = (strange.first(), command_first) {
@@ -202,6 +203,14 @@ fn flag_of<'a>(command: &'a Command, name: &str) -> Option<&'a Arg> {
 /// A flag of any command.
 fn anywhere<'a>(cli: &'a Command, name: &str) -> Option<&'a Arg> {
     std::iter::once(cli).chain(cli.get_subcommands()).find_map(|command| flag_of(command, name))
+}
+
+/// The command that a program's name stands for: a link to the binary, or a copy, under the name of one of Caffe's tools
+/// (`convert_imageset`, `compute_image_mean.bin`) is that tool. Names without an underscore are those of `caffe`'s own commands.
+fn tool_of(program: &OsStr, cli: &Command) -> Option<OsString> {
+    let name = std::path::Path::new(program).file_name()?.to_str()?;
+    let name = name.strip_suffix(".bin").unwrap_or(name);
+    command_of(cli, OsStr::new(name)).filter(|_| name.contains('_')).map(|command| command.get_name().into())
 }
 
 fn of_caffe(cli: &Command, name: &str) -> bool {
