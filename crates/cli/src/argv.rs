@@ -161,6 +161,14 @@ pub fn unknown_command(word: &OsStr, cli: &Command) -> UsageError {
     UsageError(format!("unknown command '{word}'{} (commands: {})", did_you_mean(near, ""), commands(cli)))
 }
 
+/// The command that a program's name stands for: a link to the binary, or a copy, under the name of one of Caffe's tools
+/// (`convert_imageset`, `compute_image_mean.bin`) is that tool. Names without an underscore are those of `caffe`'s own commands.
+fn tool_of(program: &OsStr, cli: &Command) -> Option<OsString> {
+    let name = std::path::Path::new(program).file_name()?.to_str()?;
+    let name = name.strip_suffix(".bin").unwrap_or(name);
+    command_of(cli, OsStr::new(name)).filter(|_| name.contains('_')).map(|command| command.get_name().into())
+}
+
 /// A flag in clap's form; `None` for one that counts as not given.
 fn emit(arg: &Arg, given: Given) -> Option<OsString> {
     let name = long(arg);
@@ -203,14 +211,6 @@ fn flag_of<'a>(command: &'a Command, name: &str) -> Option<&'a Arg> {
 /// A flag of any command.
 fn anywhere<'a>(cli: &'a Command, name: &str) -> Option<&'a Arg> {
     std::iter::once(cli).chain(cli.get_subcommands()).find_map(|command| flag_of(command, name))
-}
-
-/// The command that a program's name stands for: a link to the binary, or a copy, under the name of one of Caffe's tools
-/// (`convert_imageset`, `compute_image_mean.bin`) is that tool. Names without an underscore are those of `caffe`'s own commands.
-fn tool_of(program: &OsStr, cli: &Command) -> Option<OsString> {
-    let name = std::path::Path::new(program).file_name()?.to_str()?;
-    let name = name.strip_suffix(".bin").unwrap_or(name);
-    command_of(cli, OsStr::new(name)).filter(|_| name.contains('_')).map(|command| command.get_name().into())
 }
 
 fn of_caffe(cli: &Command, name: &str) -> bool {
