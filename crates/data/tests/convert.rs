@@ -359,7 +359,9 @@ fn folders_of_images() {
     put(&dir.path().join("in/train/bee"), "z.png", b"junk");
     fails("z.png: cannot be decoded");
     put(&dir.path().join("in/train/bee"), "z.png", b"version https://git-lfs.github.com/spec/v1");
-    fails("z.png: expected a picture (JPEG, PNG or BMP), found a Git LFS pointer: 'git lfs pull' gets the file itself");
+    fails(
+        "z.png: expected a picture (JPEG, PNG, BMP, TIFF, WebP and PPM, PGM or PBM), found a Git LFS pointer: 'git lfs pull' gets the file itself",
+    );
     // The failures left the earlier, whole files.
     check_cifar(&out, &[0.0, 0.0, 1.0], &[0.0, 1.0]);
 }

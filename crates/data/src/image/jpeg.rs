@@ -31,7 +31,7 @@ pub(super) fn decode(bytes: &[u8], color: Color) -> Result<(Raster, Orientation)
         let as_held = exif.and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms);
         let (width, height) = decoder.size();
         // A progressive file's coefficients, of 16 bits, are kept until its last scan.
-        check_size(width, height, count(&[8, width, height]))?;
+        check_size(width, height, count(&[8, width, height]), 0)?;
         let gray = match color {
             Color::Native => decoder.components().len() == 1,
             Color::Force => false,
@@ -48,7 +48,7 @@ pub(super) fn decode(bytes: &[u8], color: Color) -> Result<(Raster, Orientation)
         // What is missing at the end the library makes up.
         let rest = started.finish_into_inner().map_err(failed)?.len();
         if !bytes[..bytes.len().saturating_sub(rest)].ends_with(&[0xff, 0xd9]) {
-            return Err(BadImage::CutShort);
+            return Err(BadImage::CutShort("JPEG"));
         }
         if channels == 4 {
             raster = from_cmyk(&raster, gray)?;
