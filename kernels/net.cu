@@ -9,11 +9,11 @@ KERNEL(net_loss_add)(double* cell, const float* x, i64 n, float weight) {
     if (threadIdx.x == 0) *cell += (double)weight * sum;
 }
 
-// d = weight, or d += weight where a consumer has already written its gradient.
-template <typename T> DEVICE void net_seed_of(T* d, i64 n, float weight, int written) {
-    FOR_ELEMENTS(i, n) d[i] = written ? d[i] + weight : weight;
+// d = weight, where no consumer writes a gradient.
+template <typename T> DEVICE void net_seed_of(T* d, i64 n, float weight) {
+    FOR_ELEMENTS(i, n) d[i] = weight;
 }
-KERNELS(net_seed, (T* d, i64 n, float weight, int written), (d, n, weight, written))
+KERNELS(net_seed, (T* d, i64 n, float weight), (d, n, weight))
 
 // sums += x, in double precision.
 KERNEL(net_accumulate)(double* sums, const float* x, i64 n) {

@@ -167,7 +167,7 @@ fn what_does_not_fit_together_is_told() {
     fails(folder, &["classify", "images/a.png"], &["expected -model and -weights", "deploy.prototxt net.caffemodel"]);
     fs::write(folder.join("train.prototxt"), crate::util::NET).unwrap();
     let train = ["classify", "-model", "train.prototxt", "-weights", "net.caffemodel", "images/a.png"];
-    fails(folder, &train, &["train.prototxt: expected one Input layer, found 0", "net to deploy"]);
+    fails(folder, &train, &["train.prototxt: expected one Input layer with one top, found none", "net to deploy"]);
     fs::write(folder.join("flat.prototxt"), DEPLOY.replace("dim: 4 dim: 4 }", "}")).unwrap();
     let flat = ["classify", "-model", "flat.prototxt", "-weights", "net.caffemodel", "images/a.png"];
     fails(folder, &flat, &["input 'data' has shape [4, 3], expected images × channels × height × width"]);

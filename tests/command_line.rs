@@ -6,7 +6,7 @@ use std::process::Output;
 
 use regex::Regex;
 
-use crate::util::{NET, command, job};
+use crate::util::{NET, SOLVER, TRAIN, command, job};
 
 fn run(args: &[&str]) -> Output {
     command(Path::new("."), args).output().unwrap()
@@ -60,6 +60,7 @@ fn mistakes_are_answered_in_the_log_with_code_2() {
         (&["test", "-model=m", "-weights=w", "-iterations=0"], "invalid value '0' for '--iterations <N>'"),
         (&["time", "-model=m", "-phase=TRIAN"], "invalid value 'TRIAN' for '--phase <PHASE>'"),
         (&["-solver", "s"], "which command?"),
+        (&["time", "-solver=s", "-model=m"], "the argument '--model <FILE>' cannot be used with '--solver <FILE>'"),
     ];
     for (args, expected) in table {
         let output = run(args);
@@ -68,6 +69,31 @@ fn mistakes_are_answered_in_the_log_with_code_2() {
         assert!(log.starts_with('F'), "{log}");
         let first = texts(&log).swap_remove(0);
         assert!(first.starts_with(&format!("lgm-caffe: error: {expected}")), "{args:?}: {first}");
+    }
+}
+
+#[test]
+fn of_flags_of_which_one_is_required_all_are_named() {
+    for (args, expected) in [
+        (&["time"][..], "  <--model <FILE>|--solver <FILE>>"),
+        (&["adversarial", "-model=m", "-weights=w"], "  <--epsilon <FRACTIONS>|--against <SOURCE>>"),
+    ] {
+        let log = texts(&stderr(&run(args)));
+        assert!(log.iter().any(|line| line.ends_with(expected)), "{args:?}: {log:#?}");
+    }
+}
+
+#[test]
+fn a_log_folder_that_is_not_there_is_warned_of() {
+    let folder = job(NET, SOLVER);
+    for (flags, variable) in [(&["-log_dir", "none"][..], ""), (&[], "none")] {
+        let mut train = command(folder.path(), &[&TRAIN[..], flags].concat());
+        let output = train.env("GLOG_log_dir", variable).output().unwrap();
+        let log = texts(&stderr(&output));
+        assert!(output.status.success(), "{log:#?}");
+        let warned = "none/lgm-caffe.";
+        assert!(log[0].starts_with(warned) && log[0].ends_with("; the log goes to stderr alone"), "{log:#?}");
+        assert!(log.iter().any(|line| line == "Optimization Done."), "{log:#?}");
     }
 }
 

@@ -152,7 +152,7 @@ fn every_chart_type_draws_a_curve_for_each_log() {
     let blue = png.pixels().filter(|p| p.0 == [0, 114, 178]).count();
     assert!(blue > 500, "{blue} pixels of the first curve");
     let smooth = ["plot_training_log", "6", "smooth.svg", "first.log", "-smooth", "3", "-output=main"];
-    assert_eq!(prints(folder, &smooth), "Train loss vs. Iters: 1 curves of 6 points: smooth.svg\n");
+    assert_eq!(prints(folder, &smooth), "Train loss vs. Iters: 1 curve of 6 points: smooth.svg\n");
 }
 
 #[test]

@@ -45,6 +45,8 @@ fn glyphs_train_a_net_whose_features_are_drawn() {
     assert!(said.contains("100 items of 10 classes: features.png"), "{said}");
     let accuracy: f64 = said.lines().find_map(|l| l.strip_prefix("accuracy = ")).unwrap().parse().unwrap();
     assert!(accuracy > 0.3, "a trained net should beat chance (0.1) by far, found {accuracy}");
+    let more = [&plot(&["-blob", "features", "-out", "more.png"])[..], &["-iterations", "5"]].concat();
+    assert!(prints(folder, &more).contains("250 items of 10 classes, the data 3 times: more.png"));
     let figure = image::open(folder.join("features.png")).unwrap();
     assert_eq!(figure.height(), 1000);
 

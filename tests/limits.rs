@@ -8,7 +8,7 @@ use lgm_core::Shape;
 use lgm_data::hdf5::write_f32;
 use tempfile::TempDir;
 
-use crate::util::{binary, datasets};
+use crate::util::{binary, datasets, succeeds};
 
 /// Runs the binary under shell limits (`ulimit …;`) and gives its exit code and all it printed.
 fn limited(folder: &Path, limits: &str, args: &[&str]) -> (Option<i32>, String) {
@@ -111,6 +111,54 @@ fn weights_of_another_shape_are_refused_before_they_are_read() {
     file.new_dataset::<f32>().shape([1 << 20, 1 << 20]).chunk([64, 64]).create("data/big/0").unwrap();
     file.close().unwrap();
     refused(dir.path(), "", &time, &["layer 'big'", "(1, 16)", "(1048576, 1048576)"]);
+}
+
+/// Where a disk has room for a snapshot's weights and not for its state, the weights are kept, and with them no state of an
+/// earlier run; the error says from what to resume.
+#[test]
+fn the_weights_of_a_snapshot_on_a_full_disk() {
+    let net = "layer { name: 'd' type: 'DummyData' top: 'x' dummy_data_param { shape { dim: 16 dim: 100 } } }\n\
+               layer { name: 'ip' type: 'InnerProduct' bottom: 'x' top: 'y' inner_product_param { num_output: 100 } }\n\
+               layer { name: 'r' type: 'Reduction' bottom: 'y' top: 'r' loss_weight: 1 }\n";
+    for (format, end) in [("BINARYPROTO", ""), ("HDF5", ".h5")] {
+        let solver = |more: &str| {
+            format!(
+                "net: 'net.prototxt' base_lr: 0.001 lr_policy: 'fixed' random_seed: 1 snapshot: 2 snapshot_prefix: 'x' \
+                 snapshot_format: {format} {more}\n"
+            )
+        };
+        let dir = folder(&[
+            ("net.prototxt", net),
+            ("sgd.prototxt", &solver("max_iter: 4")),
+            // Twice the history, so that the state is twice as large as the weights.
+            ("adam.prototxt", &solver("max_iter: 4 type: 'Adam' momentum: 0.9")),
+        ]);
+        let path = dir.path();
+        let file = |iter: i32, kind: &str| path.join(format!("x_iter_{iter}.{kind}{end}"));
+        succeeds(path, &["train", "-solver", "sgd.prototxt"]);
+        let older = fs::read(file(2, "caffemodel")).unwrap();
+        fs::remove_file(file(4, "caffemodel")).unwrap();
+        let limits = "trap '' XFSZ; ulimit -f 120;";
+        let what = [
+            &format!("the snapshot x_iter_2.solverstate{end} was not written: ")[..],
+            "File too large",
+            &format!("; the weights are in x_iter_2.caffemodel{end}; there is no snapshot yet"),
+        ];
+        refused(path, limits, &["train", "-solver", "adam.prototxt"], &what);
+        assert!(fs::read(file(2, "caffemodel")).unwrap() != older && !file(2, "solverstate").exists());
+        assert!(
+            !fs::read_dir(path).unwrap().any(|entry| entry.unwrap().file_name().to_string_lossy().contains(".tmp-"))
+        );
+        // The weights are those of a run that ends there.
+        let kept = fs::read(file(2, "caffemodel")).unwrap();
+        fs::write(path.join("adam.prototxt"), solver("max_iter: 2 type: 'Adam' momentum: 0.9")).unwrap();
+        succeeds(path, &["train", "-solver", "adam.prototxt"]);
+        assert!(kept == fs::read(file(2, "caffemodel")).unwrap());
+        fs::write(path.join("adam.prototxt"), solver("max_iter: 4 type: 'Adam' momentum: 0.9")).unwrap();
+        let state = format!("x_iter_2.solverstate{end}");
+        let resumed = ["train", "-solver", "adam.prototxt", "-snapshot", &state];
+        refused(path, limits, &resumed, &[&format!("the newest snapshot is {state}: resume with -snapshot {state}")]);
+    }
 }
 
 /// Whatever the byte at which a disk is full, the error names the file and the system's reason, and no part of it stays.

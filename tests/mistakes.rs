@@ -2,7 +2,7 @@
 //! that leave.
 
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, Read};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Stdio;
@@ -59,6 +59,45 @@ fn a_file_of_another_kind_is_told_with_what_takes_it() {
         );
         let (output, log) = run(path, &[&TRAIN[..], &["-weights", &model, "-snapshot", &state]].concat());
         assert_eq!(output.status.code(), Some(2), "{log:?}");
+    }
+}
+
+#[test]
+fn two_trainings_with_one_snapshot_prefix_are_warned_of() {
+    let folder = job(NET, &SOLVER.replace("max_iter: 4", "max_iter: 1000000000"));
+    fs::write(folder.path().join("short.prototxt"), SOLVER).unwrap();
+    fs::write(folder.path().join("other.prototxt"), SOLVER.replace("'out'", "'other'")).unwrap();
+    let warned = |solver: &str| {
+        let log = succeeds(folder.path(), &["train", "-solver", solver]);
+        log.iter().any(|line| line.starts_with("another process trains with the snapshot_prefix 'out' too"))
+    };
+    assert!(!warned("short.prototxt"));
+    let mut first = Running(command(folder.path(), &TRAIN).stderr(Stdio::piped()).spawn().unwrap());
+    let log = std::io::BufReader::new(first.0.stderr.take().unwrap());
+    assert!(log.lines().any(|line| line.unwrap().contains("Starting Optimization")));
+    assert!(warned("short.prototxt") && !warned("other.prototxt"));
+}
+
+/// A run started in another folder than the one that names in its files are meant from.
+#[test]
+fn names_in_files_that_are_not_there_are_told_with_their_place_and_the_folder() {
+    let folder = job(NET, &SOLVER.replace("'out'", "'new/out'"));
+    let (path, sub) = (folder.path(), folder.path().join("sub"));
+    fs::create_dir(&sub).unwrap();
+    let sub = sub.canonicalize().unwrap();
+    let here = format!("(names are relative to the folder the program runs in, {})", sub.display());
+    let place = "../solver.prototxt:1:1: solver field 'net': net.prototxt: cannot read: No such file or directory";
+    fails(&sub, &["train", "-solver", "../solver.prototxt"], &[place, &here]);
+    assert!(!sub.join("new").exists(), "nothing is made for a run that cannot begin");
+    for (kind, param, what) in [
+        ("Data", "data_param { source: 'in/db' batch_size: 1 }", "in/db: cannot open the database"),
+        ("HDF5Data", "hdf5_data_param { source: 'in/l' batch_size: 1 }", "in/l: cannot open the list of HDF5 files"),
+        ("ImageData", "image_data_param { source: 'in/l' batch_size: 1 }", "in/l: cannot open the list of images"),
+    ] {
+        let net = format!("layer {{ name: 'd' type: '{kind}' top: 'x' top: 'y' {param} }}");
+        fs::write(path.join("net.prototxt"), net).unwrap();
+        let layer = format!("../net.prototxt:1:1: layer 'd' ({kind}): ");
+        fails(&sub, &["summary", "-model", "../net.prototxt"], &[&layer, what, &here]);
     }
 }
 

@@ -261,6 +261,11 @@ fn summary(net: &NetParameter, phase: &str) -> (Cost, BTreeMap<String, u64>) {
             by_layer.insert(row[1].to_string(), params);
         }
     }
+    let sums =
+        Regex::new(r"(?m)^parameters: (\d+)(?:, (\d+) of them statistics that layers set by themselves)?$").unwrap();
+    let sums = sums.captures(&table).unwrap();
+    let sum = |i: usize| sums.get(i).map_or(0, |n| n.as_str().parse::<u64>().unwrap());
+    assert_eq!(sum(1) - sum(2), cost.params, "{table}");
     cost.products = (gigaflops * 1e9 / 2.0 / BATCH as f64).round() as u64;
     (cost, by_layer)
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use lgm_proto::{BlobProto, NetParameter, V1LayerParameter, encode, read_weights};
+use lgm_proto::{BlobProto, LayerParameter, NetParameter, V1LayerParameter, encode, read_weights};
 use lgm_testkit::says;
 
 use crate::util::*;
@@ -87,13 +87,25 @@ fn inputs_that_cannot_be_upgraded() {
     fs::write(folder.path().join("bad.prototxt"), "layers { nmae: 'x' }").unwrap();
     fs::write(folder.path().join("extra.prototxt"), "layers { layer { name: 'r' type: 'relu' num_output: 3 } }")
         .unwrap();
+    fs::write(folder.path().join("odd"), [0xff; 40]).unwrap();
+    let layer = LayerParameter { name: Some("r".into()), ..Default::default() };
+    let net = NetParameter { name: Some("n".into()), layer: vec![layer], ..Default::default() };
+    fs::write(folder.path().join("weights"), encode(&net)).unwrap();
     let both = "the net has both 'layer' and 'layers'";
     fails(folder.path(), &["upgrade_net_proto_text", "net.prototxt", "out"], &["net.prototxt:1:11", both]);
     let both = "both 'type' and the older 'solver_type' are given";
     fails(folder.path(), &["upgrade_solver_proto_text", "solver.prototxt", "out"], &["solver.prototxt:1:1", both]);
     for (command, file, parts) in [
         ("upgrade_net_proto_text", "bad.prototxt", ["text file as NetParameter: bad.prototxt", "did you mean 'name'?"]),
-        ("upgrade_net_proto_binary", "bad.prototxt", ["binary file as NetParameter", "not a binary file of Caffe's"]),
+        ("upgrade_net_proto_binary", "bad.prototxt", ["binary file as NetParameter", "found a net's prototxt"]),
+        ("upgrade_net_proto_binary", "odd", ["binary file as NetParameter", "not a binary file of Caffe's"]),
+        (
+            "upgrade_net_proto_text",
+            "solver.prototxt",
+            ["NetParameter: solver", "a solver's prototxt: -solver takes it"],
+        ),
+        ("upgrade_net_proto_text", "weights", ["text file as NetParameter", "found weights (.caffemodel)"]),
+        ("upgrade_solver_proto_text", "net.prototxt", ["as SolverParameter", "found a net's prototxt"]),
         ("upgrade_solver_proto_text", "none", ["text file as SolverParameter: none", "cannot read"]),
     ] {
         let (output, log) = run(folder.path(), &[command, file, "out"]);

@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use lgm_core::{BlobSpec, BuildCx, DType, Phase, Result, Source, Step, ViewMut, memory};
-use lgm_data::convert::{CifarOptions, Format, convert_cifar, convert_mnist};
+use lgm_data::convert::{
+    CifarOptions, Encoding, Format, ImageSetOptions, convert_cifar, convert_imageset, convert_mnist,
+};
+use lgm_data::db::Backend;
 use lgm_data::{Data, Hdf5Data, ImageData, WindowData};
 use lgm_proto::{LayerParameter, NetParameter, Parsed};
 
@@ -106,7 +109,7 @@ pub fn list(bytes: &[u8]) {
     });
 }
 
-/// The list of an ImageData layer; the files it names are not there.
+/// The list of an ImageData layer and of `convert_imageset`; the files it names are not there.
 pub fn image_list(bytes: &[u8]) {
     if bytes.contains(&b'/') {
         return;
@@ -118,6 +121,15 @@ pub fn image_list(bytes: &[u8]) {
             "layer {{ name: 'd' type: 'ImageData' top: 'x' image_data_param {{ source: '{list}' batch_size: 2 }} }}"
         );
         let _ = ImageData::new(&layer(&text), &CX).and_then(|mut data| data.open(1));
+        let options = ImageSetOptions {
+            gray: false,
+            shuffle: None,
+            backend: Backend::Lmdb,
+            size: None,
+            check_size: false,
+            encoding: Encoding::None,
+        };
+        let _ = convert_imageset("absent/", list, folder.at("converted"), &options, &mut |_, _| ());
     });
 }
 

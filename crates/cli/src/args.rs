@@ -15,7 +15,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, RangedI64ValueParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use lgm_core::Error;
 use lgm_proto::strings;
 
@@ -151,8 +151,8 @@ pub struct LogFlags {
 #[derive(Args, Debug)]
 pub struct StateFlags {
     /// Level of the net's state, for include and exclude rules
-    #[arg(long = "level", value_name = "N", default_value_t = 0)]
-    pub level: i32,
+    #[arg(long = "level", value_name = "N")]
+    pub level: Option<i32>,
     /// Stages of the net's state, for include and exclude rules, separated by commas
     #[arg(long = "stage", value_name = "NAMES", value_delimiter = ',', value_parser = name())]
     pub stages: Vec<String>,
@@ -211,12 +211,13 @@ pub struct TestArgs {
 
 /// Flags of `time`.
 #[derive(Args, Debug)]
+#[command(group = ArgGroup::new("timed").args(["model", "solver"]).required(true))]
 pub struct TimeArgs {
     /// The net's prototxt
-    #[arg(long = "model", value_name = "FILE", required_unless_present = "solver")]
+    #[arg(long = "model", value_name = "FILE")]
     pub model: Option<PathBuf>,
     /// A solver's prototxt: whole iterations are timed, update included
-    #[arg(long = "solver", value_name = "FILE", conflicts_with = "model")]
+    #[arg(long = "solver", value_name = "FILE")]
     pub solver: Option<PathBuf>,
     /// Passes to time
     #[arg(long = "iterations", value_name = "N", default_value_t = 50, value_parser = at_least_one())]

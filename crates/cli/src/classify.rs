@@ -128,17 +128,15 @@ fn input(
     let net = &parsed.message;
     let layers = included(net, &parsed.positions, state)?;
     let inputs: Vec<_> = layers.iter().map(|&i| &net.layer[i]).filter(|layer| layer.r#type() == "Input").collect();
-    let names = || inputs.iter().flat_map(|layer| &layer.top).cloned().collect::<Vec<_>>().join(", ");
-    let [layer] = inputs[..] else {
+    let names: Vec<&str> = inputs.iter().flat_map(|layer| &layer.top).map(String::as_str).collect();
+    let found = if names.is_empty() { "none".into() } else { format!("{} ({})", names.len(), names.join(", ")) };
+    let ([layer], 1) = (&inputs[..], names.len()) else {
         bail!(
-            "{}: expected one Input layer, found {} ({}); images go to the input of a net to deploy, not to one that reads \
-             its own data",
-            model.display(),
-            inputs.len(),
-            names()
+            "{}: expected one Input layer with one top, found {found}; images go to the input of a net to deploy, not to one \
+             that reads its own data",
+            model.display()
         )
     };
-    ensure!(layer.top.len() == 1, "{}: expected one input, found {} ({})", model.display(), layer.top.len(), names());
     let dims = layer.input_param.as_ref().and_then(|p| p.shape.first()).map_or(&[][..], |shape| &shape.dim);
     let extents: Option<Vec<usize>> = dims.iter().map(|&dim| usize::try_from(dim).ok()).collect();
     let shape = extents.and_then(|extents| <[usize; 4]>::try_from(extents).ok()).with_context(|| {

@@ -39,7 +39,8 @@ pub fn choose_device(flags: &DeviceFlags, solver: Option<&SolverParameter>) -> R
         return Ok(Some(Rc::new(wanted.open(precision)?)));
     }
     let open = |id: u32| open(id, precision);
-    let gpu = choose_one(gpus, preferred.map_or(0, SolverParameter::device_id), lgm_cuda::devices(), &open)?;
+    let preferred_id = preferred.map_or(0, SolverParameter::device_id);
+    let gpu = choose_one(gpus, preferred_id, solver.is_some(), lgm_cuda::devices(), &open)?;
     if gpu.is_none() {
         tracing::info!("Use CPU.");
     }
@@ -86,10 +87,12 @@ fn open(id: u32, precision: Precision) -> lgm_core::Result<Rc<dyn Gpu>> {
     Ok(Rc::new(gpu))
 }
 
-/// The GPU that the flag names, or without a flag the one that the solver's file prefers, if it can be used.
+/// The GPU that the flag names, or without a flag the one that the solver's file prefers, if it can be used. Of several the
+/// first, with a warning, but to train: Caffe's batch is as many times the net's then.
 fn choose_one<G>(
     gpus: Option<&Gpus>,
     preferred_id: i32,
+    trains: bool,
     devices: Result<Vec<Device>, NoDevice>,
     open: &dyn Fn(u32) -> lgm_core::Result<G>,
 ) -> Result<Option<G>> {
@@ -109,12 +112,16 @@ fn choose_one<G>(
     };
     let devices = devices.map_err(|error| unusable(&error))?;
     match choose(gpus, &devices)?[..] {
-        [device] => Ok(Some(open(device.id).map_err(|error| unusable(&error))?)),
-        ref several => bail!(
-            "-gpu {gpus} names {} GPUs, but a run uses one: give its number, as in -gpu {}",
-            several.len(),
-            several.first().map_or(0, |device| device.id)
-        ),
+        [] => bail!("-gpu {gpus} names no GPU; to run on the CPU, leave out -gpu"),
+        [first, _, ..] if trains => {
+            bail!("-gpu {gpus} names several GPUs, but a training uses one: give its number, as in -gpu {}", first.id)
+        }
+        [device, ref others @ ..] => {
+            if !others.is_empty() {
+                tracing::warn!("-gpu {gpus} names several GPUs: only {} is used", device.id);
+            }
+            Ok(Some(open(device.id).map_err(|error| unusable(&error))?))
+        }
     }
 }
 
@@ -152,14 +159,14 @@ mod tests {
     #[test]
     fn the_flag_is_an_order_and_the_file_a_wish() {
         let zero = Gpus::List(vec![0]);
-        let error = choose_one(Some(&zero), 0, none(), &closed).unwrap_err().to_string();
+        let error = choose_one(Some(&zero), 0, true, none(), &closed).unwrap_err().to_string();
         assert!(
             error.starts_with("-gpu 0 was given, but no GPU can be used: CUDA driver (libcuda.so.1) was not"),
             "{error}"
         );
         assert!(error.contains("/nonexistent/cuda: no such folder"), "{error}");
         assert!(error.ends_with("to run on the CPU, leave out -gpu"), "{error}");
-        assert_eq!(choose_one(None, 0, none(), &closed).unwrap(), None);
+        assert_eq!(choose_one(None, 0, true, none(), &closed).unwrap(), None);
         assert!(choose_device(&DeviceFlags::default(), None).unwrap().is_none());
     }
 

@@ -23,22 +23,25 @@ use format::{Severity, Stamp};
 /// Sets up the log for the process. Later calls change nothing. Unless the command `narrates`, which logs each step,
 /// only warnings and errors are logged, or what `-v` adds.
 ///
+/// A log file that was asked for and cannot be made is warned of, as glog does, and the log goes to stderr alone.
+///
 /// # Errors
-/// When a log file was asked for and cannot be made.
+/// When the log cannot be set up.
 pub fn init(flags: &LogFlags, narrates: bool) -> anyhow::Result<()> {
     if tracing::dispatcher::has_been_set() {
         return Ok(());
     }
     let settings = Settings::new(flags, |name| env::var(name).ok().filter(|value| !value.is_empty()));
-    let file = settings.folder.as_ref().map(LogFile::create).transpose();
-    // Logging to stderr is set up even if the file cannot be made, so that the error is logged.
-    let (file, error) = match file {
+    let (file, error) = match settings.folder.as_ref().map(LogFile::create).transpose() {
         Ok(file) => (file, None),
         Err(error) => (None, Some(error)),
     };
     let glog = Glog { min: settings.min, verbosity: settings.verbosity, narrates, file };
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(glog))?;
-    error.map_or(Ok(()), |error| Err(error.into()))
+    if let Some(error) = error {
+        tracing::warn!("{error}; the log goes to stderr alone");
+    }
+    Ok(())
 }
 
 /// glog's settings, from flags or else from the environment.

@@ -16,6 +16,7 @@ mod convert_mnist_siamese_data;
 mod detect;
 mod device_query;
 mod draw_net;
+mod environment;
 mod extract_features;
 mod flagfile;
 mod fold;
@@ -107,6 +108,7 @@ fn run() -> anyhow::Result<ExitCode> {
     for warning in &rewritten.warnings {
         tracing::warn!("{warning}");
     }
+    environment::check();
     match &cli.command {
         Command::Train(args) => train::run(args),
         Command::Test(args) => test::run(args),

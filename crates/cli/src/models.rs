@@ -18,10 +18,10 @@ pub fn registry() -> Registry {
     registry
 }
 
-/// The part of a net's state that flags give; an empty `-stage` is none, and so is a level of 0, which nets have anyway.
+/// The part of a net's state that flags give; an empty `-stage` is none.
 pub fn state(flags: &StateFlags) -> NetState {
     let stage = flags.stages.iter().filter(|s| !s.is_empty()).cloned().collect();
-    NetState { phase: None, level: Some(flags.level).filter(|&level| level != 0), stage }
+    NetState { phase: None, level: flags.level, stage }
 }
 
 /// Builds the net of a prototxt in a phase, for passes that the command itself makes, on the CPU or a GPU.

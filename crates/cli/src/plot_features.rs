@@ -24,6 +24,7 @@ use projection::Projection;
 struct Frame {
     title: String,
     labels: Vec<usize>,
+    rounds: Option<u64>,
     points: Vec<Point>,
     centers: Vec<Point>,
     gaussians: Vec<Gaussian>,
@@ -91,7 +92,9 @@ pub fn run(args: &PlotFeaturesArgs) -> Result<ExitCode> {
     let mut text = match &figures[..] {
         [only] => {
             crate::plot::write(&args.out, only)?;
-            format!("{} items of {} classes: {out}\n", only.labels.len(), only.centers.len())
+            let again = frames[0].rounds.filter(|&rounds| rounds > 1);
+            let again = again.map(|rounds| format!(", the data {rounds} times")).unwrap_or_default();
+            format!("{} items of {} classes{again}: {out}\n", only.labels.len(), only.centers.len())
         }
         _ => {
             movie::write(&args.out, &figures)?;
@@ -139,5 +142,6 @@ fn frame(args: &PlotFeaturesArgs, files: &[PathBuf], collected: Collected, proje
     let of = file.map_or(String::new(), |file| format!("{file}: "));
     let text = collected.measures.iter().map(|(name, mean)| format!("{of}{name} = {}\n", six_digits(*mean))).collect();
     let points = projection.apply(&collected.features);
-    Frame { title, labels: collected.labels, points, centers, gaussians, mixture: collected.mixture, text }
+    let Collected { labels, rounds, mixture, .. } = collected;
+    Frame { title, labels, rounds, points, centers, gaussians, mixture, text }
 }

@@ -57,9 +57,11 @@ pub fn run(args: &PlotTrainingLogArgs) -> Result<ExitCode> {
     plot::write(&args.output, &chart)?;
     let count: usize = chart.curves.iter().flat_map(|curve| &curve.parts).map(Vec::len).sum();
     output::print(&format!(
-        "{}: {} curves of {count} points: {}\n",
+        "{}: {} curve{} of {count} point{}: {}\n",
         chart.title,
         chart.curves.len(),
+        if chart.curves.len() == 1 { "" } else { "s" },
+        if count == 1 { "" } else { "s" },
         args.output.display()
     ))?;
     Ok(ExitCode::SUCCESS)

@@ -65,7 +65,11 @@ fn table(layers: &[LayerReport<'_>], arena: usize, weights: usize) -> String {
     }
     let params = layers.iter().fold(0, |sum: usize, l| sum.saturating_add(l.params));
     let flops = layers.iter().fold(0, |sum: u64, l| sum.saturating_add(l.flops));
-    out += &format!("\nparameters: {params}\nforward: {:.3} GFLOP a batch\n", flops as f64 / 1e9);
+    let statistics = match layers.iter().fold(0, |sum: usize, l| sum.saturating_add(l.statistics)) {
+        0 => String::new(),
+        count => format!(", {count} of them statistics that layers set by themselves"),
+    };
+    out += &format!("\nparameters: {params}{statistics}\nforward: {:.3} GFLOP a batch\n", flops as f64 / 1e9);
     out += &format!("memory: {} for blobs, gradients and scratch in one arena, ", mib(arena));
     out + &format!(
         "{} for parameters and their gradients, {} in all\n",

@@ -1,11 +1,17 @@
 //! `lgm-caffe train`.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::ErrorKind;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use lgm_proto::strings;
+use lgm_core::fs::folder_of;
+use lgm_proto::{SolverParameter, strings};
 use lgm_solver::{Action, Solver, Watch};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::args::TrainArgs;
 use crate::progress::Progress;
@@ -30,6 +36,27 @@ impl Watch for Watcher {
     fn progress(&mut self, iter: i32, loss: f64) {
         self.progress.update(iter as u64, loss);
     }
+}
+
+/// Claims the names of a run's snapshots among the processes of this machine, until what is returned is dropped, and warns
+/// where another has them. A socket stands for them, since it leaves nothing behind however its process ends.
+fn claim(param: &SolverParameter) -> Option<UnixListener> {
+    if param.snapshot() == 0 && !param.snapshot_after_train() {
+        return None;
+    }
+    let prefix = strings::to_path(param.snapshot_prefix());
+    let folder = folder_of(&prefix).metadata().ok()?;
+    let mut name = DefaultHasher::new();
+    prefix.file_name().hash(&mut name);
+    let name = format!("lgm-caffe-snapshots-{:x}-{:x}-{:x}", folder.dev(), folder.ino(), name.finish());
+    let claimed = SocketAddr::from_abstract_name(name).and_then(|name| UnixListener::bind_addr(&name));
+    if claimed.as_ref().is_err_and(|e| e.kind() == ErrorKind::AddrInUse) {
+        warn!(
+            "another process trains with the snapshot_prefix '{}' too: the snapshots of one replace those of the other",
+            prefix.display()
+        );
+    }
+    claimed.ok()
 }
 
 /// Trains a solver's net, from scratch, from weights or from a snapshot.
@@ -57,6 +84,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
             .with_context(|| format!("cannot resume from {}", state.display()))?,
     };
     solver.keep_going(args.keep_going);
+    let _claim = claim(solver.param());
     info!("Starting Optimization");
     let total = solver.param().max_iter().max(0) as u64;
     let progress = Progress::new(total, solver.iter() as u64);

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use lgm_core::Error;
 use lgm_core::fs::write_bytes;
-use lgm_proto::{Fault, Upgraded, upgrade_net_binary, upgrade_net_text, upgrade_solver_text};
+use lgm_proto::{Fault, FileKind, Upgraded, upgrade_net_binary, upgrade_net_text, upgrade_solver_text};
 use tracing::{error, info, warn};
 
 use crate::args::UpgradeArgs;
@@ -29,6 +29,15 @@ impl Kind {
             Kind::NetText => upgrade_net_text(bytes, file),
             Kind::NetBinary => upgrade_net_binary(bytes, file),
             Kind::SolverText => upgrade_solver_text(bytes, file),
+        }
+    }
+
+    /// What the input must be.
+    fn wanted(self) -> FileKind {
+        match self {
+            Kind::NetText => FileKind::Net,
+            Kind::NetBinary => FileKind::Weights,
+            Kind::SolverText => FileKind::Solver,
         }
     }
 
@@ -71,6 +80,11 @@ pub fn run(args: &UpgradeArgs, kind: Kind) -> Result<ExitCode> {
     let (form, message) = (kind.form(), kind.message());
     let unreadable = |source| Unreadable { input: input.clone(), form, message, source };
     let bytes = std::fs::read(input).map_err(Error::io(input, "read")).map_err(unreadable)?;
+    match FileKind::of_head(&bytes) {
+        // A message without fields, for Caffe.
+        FileKind::Empty => {}
+        found => found.expect(kind.wanted(), input).map_err(|error| unreadable(error.into()))?,
+    }
     let upgraded = kind.upgrade(&bytes, input).map_err(|error| match &error {
         lgm_proto::Error::Text { fault: Fault::Upgrade(_), .. } => anyhow::Error::from(error),
         _ => unreadable(error.into()).into(),

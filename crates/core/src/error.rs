@@ -1,5 +1,6 @@
 //! The one error type of the crates: what went wrong, and where in the user's files.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -43,7 +44,7 @@ pub enum Error {
         /// The attempted act, as in "cannot …".
         doing: &'static str,
         /// The system's reason.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// Something wants more memory than there is.
     #[error("{what} takes {}, but there are only {available}", crate::memory::in_units(*wanted))]
@@ -103,7 +104,7 @@ pub enum Error {
     #[error(transparent)]
     Proto(#[from] lgm_proto::Error),
     /// An error that belongs to one layer of a net.
-    #[error("{}layer '{layer}' ({kind}): {source}", at.as_ref().map(|p| format!("{p}: ")).unwrap_or_default())]
+    #[error("{}layer '{layer}'{}: {source}", placed(at.as_ref()), in_brackets(kind))]
     Layer {
         /// The layer's name.
         layer: String,
@@ -115,7 +116,7 @@ pub enum Error {
         source: Box<Error>,
     },
     /// An error about one field of a solver.
-    #[error("{}solver field '{field}': {source}", at.as_ref().map(|p| format!("{p}: ")).unwrap_or_default())]
+    #[error("{}solver field '{field}': {source}", placed(at.as_ref()))]
     Field {
         /// The field's name.
         field: String,
@@ -193,7 +194,7 @@ impl Error {
     }
 
     /// An adapter for `map_err`: `File::open(p).map_err(Error::io(p, "open"))`.
-    pub fn io(path: impl AsRef<Path>, doing: &'static str) -> impl FnOnce(std::io::Error) -> Error {
+    pub fn io(path: impl AsRef<Path>, doing: &'static str) -> impl FnOnce(io::Error) -> Error {
         let path = path.as_ref().to_path_buf();
         move |source| Error::Io { path, doing, source }
     }
@@ -202,11 +203,51 @@ impl Error {
     pub fn in_layer(self, layer: &str, kind: &str, at: Option<&Position>) -> Self {
         match self {
             Error::Layer { .. } => self,
-            source => {
-                Error::Layer { layer: layer.into(), kind: kind.into(), at: at.cloned(), source: Box::new(source) }
-            }
+            source => Error::Layer {
+                layer: layer.into(),
+                kind: kind.into(),
+                at: at.cloned(),
+                source: Box::new(source.of_named_file()),
+            },
         }
     }
+
+    /// Names the solver's field an error belongs to.
+    pub fn in_field(self, field: &str, at: Option<Position>) -> Self {
+        Error::Field { field: field.into(), at, source: Box::new(self.of_named_file()) }
+    }
+
+    /// The same error; of a file that another file names and that is not there, with what such names are relative to.
+    fn of_named_file(self) -> Self {
+        match self.missing_file() {
+            Some((path, doing, reason)) => {
+                let reason = format!("{reason}{}", crate::fs::relative_to(path));
+                Error::Io { path: path.into(), doing, source: io::Error::new(io::ErrorKind::NotFound, reason) }
+            }
+            None => self,
+        }
+    }
+
+    /// The file that is not there, what was to be done with it, and the system's words.
+    fn missing_file(&self) -> Option<(&Path, &'static str, &io::Error)> {
+        match self {
+            Error::Io { path, doing, source } | Error::Proto(lgm_proto::Error::Io { path, doing, source }) => {
+                (source.kind() == io::ErrorKind::NotFound).then_some((path, *doing, source))
+            }
+            Error::Shared(source) => source.missing_file(),
+            _ => None,
+        }
+    }
+}
+
+/// A place as a message begins with it.
+fn placed(at: Option<&Position>) -> String {
+    at.map(|at| format!("{at}: ")).unwrap_or_default()
+}
+
+/// A layer's type behind its name, if it has any.
+fn in_brackets(kind: &str) -> String {
+    if kind.is_empty() { String::new() } else { format!(" ({kind})") }
 }
 
 /// Fails with [`Error::Config`] unless a condition holds: `ensure!(n > 0, "num_output must be positive, found {n}")`.
@@ -224,4 +265,31 @@ macro_rules! ensure {
 /// Of `known`, the name nearest to a misspelt `name`, if one is near enough to suggest.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     lgm_proto::nearest(name, known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_not_there_is_told_with_what_its_name_is_relative_to() {
+        let missing = || io::Error::from(io::ErrorKind::NotFound);
+        let here = format!(
+            "entity not found (names are relative to the folder the program runs in, {})",
+            std::env::current_dir().unwrap().display()
+        );
+        let io = |path: &str| Error::io(path, "read")(missing());
+        let of_proto =
+            |path: &str| Error::Proto(lgm_proto::Error::Io { path: path.into(), doing: "read", source: missing() });
+        for make in [&io as &dyn Fn(&str) -> Error, &of_proto, &|path: &str| Error::Shared(Arc::new(io(path)))] {
+            let said = make("sub/a.h5").in_layer("d", "HDF5Data", None).to_string();
+            assert_eq!(said, format!("layer 'd' (HDF5Data): sub/a.h5: cannot read: {here}"));
+            let said = make("net.prototxt").in_field("net", None).to_string();
+            assert_eq!(said, format!("solver field 'net': net.prototxt: cannot read: {here}"));
+            let said = make("/no/a.h5").in_layer("d", "HDF5Data", None).to_string();
+            assert_eq!(said, "layer 'd' (HDF5Data): /no/a.h5: cannot read: entity not found");
+        }
+        let refused = Error::io("a", "read")(io::Error::from(io::ErrorKind::PermissionDenied)).in_layer("d", "", None);
+        assert_eq!(refused.to_string(), "layer 'd': a: cannot read: permission denied");
+    }
 }

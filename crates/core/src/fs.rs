@@ -61,14 +61,13 @@ impl Staged {
     pub fn create(path: &Path) -> Result<Staged> {
         let mut refused = None;
         let folder = if is_stream(path) { std::env::temp_dir() } else { folder_of(path).into() };
+        remove_unfinished_of(path);
         let tmp = Builder::new().prefix(&temporary_prefix(path)).rand_bytes(RANDOM).make_in(folder, |tmp| {
             let file = File::options().write(true).create_new(true).open(tmp);
-            file.inspect_err(|e| refused = e.raw_os_error())
+            file.inspect_err(|e| refused = e.raw_os_error()).and_then(|file| keep(tmp, &file).map(|()| file))
         });
         // The system's own reason: the library's adds the temporary name.
         let tmp = tmp.map_err(|e| Error::io(path, "create")(refused.map_or(e, io::Error::from_raw_os_error)))?;
-        // Some file systems have no locks; there, what a killed process leaves stays.
-        let _ = tmp.as_file().try_lock();
         Ok(Staged { tmp, path: path.into() })
     }
 
@@ -123,8 +122,8 @@ pub fn write_bytes(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     publish_all([Staged::bytes(path.as_ref(), bytes)?])
 }
 
-/// Removes temporary files that killed processes left in a folder, of those files whose names `whose` wants. Gives what was
-/// removed.
+/// Removes temporary files and folders that killed processes left in a folder, of those whose names `whose` wants. Gives
+/// what was removed.
 pub fn remove_unfinished(folder: &Path, whose: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let mut removed = Vec::new();
@@ -132,18 +131,37 @@ pub fn remove_unfinished(folder: &Path, whose: impl Fn(&str) -> bool) -> Vec<Pat
         let name = entry.file_name();
         let name = strings::from_path(&name);
         let name = name.strip_prefix('.').and_then(|name| name.rsplit_once(MARK));
-        // Not through a link, which may lead to a file that is somebody's.
-        let plain = entry.file_type().is_ok_and(|kind| kind.is_file());
-        if !plain || !name.is_some_and(|(name, _)| whose(name)) {
+        if !name.is_some_and(|(name, _)| whose(name)) {
             continue;
         }
-        let file =
-            File::options().write(true).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32).open(entry.path());
-        if file.is_ok_and(|file| file.try_lock().is_ok()) && fs::remove_file(entry.path()).is_ok() {
-            removed.push(entry.path());
+        // Not through a link, which may lead to a file that is somebody's; and no pipe, which may have no other end.
+        let (is_folder, is_file) = entry.file_type().map_or((false, false), |kind| (kind.is_dir(), kind.is_file()));
+        let (path, flags) = (entry.path(), rustix::fs::OFlags::NOFOLLOW.bits() as i32);
+        let open = || File::options().read(is_folder).write(is_file).custom_flags(flags).open(&path);
+        if (is_folder || is_file)
+            && let Ok(left) = open()
+            && left.try_lock().is_ok()
+            && if is_folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }.is_ok()
+        {
+            removed.push(path);
         }
     }
     removed
+}
+
+/// Locks a new temporary file or folder. Some file systems have no locks; there, what a killed process leaves stays.
+///
+/// # Errors
+/// `AlreadyExists`, which asks for another name, when a process that clears away what is not locked came before.
+fn keep(tmp: &Path, opened: &File) -> io::Result<()> {
+    let _ = opened.lock();
+    if tmp.exists() { Ok(()) } else { Err(io::ErrorKind::AlreadyExists.into()) }
+}
+
+/// Removes what killed processes left of one output.
+fn remove_unfinished_of(path: &Path) {
+    let own = strings::from_path(path.file_name().unwrap_or_default());
+    remove_unfinished(folder_of(path), |name| name == own);
 }
 
 /// A folder under a temporary name beside its place, which it takes when it is published. Dropped before, it is removed.
@@ -151,6 +169,8 @@ pub fn remove_unfinished(folder: &Path, whose: impl Fn(&str) -> bool) -> Vec<Pat
 pub struct StagedFolder {
     tmp: TempDir,
     path: PathBuf,
+    /// The folder itself, which is locked as a file is that is being written.
+    _lock: File,
 }
 
 impl StagedFolder {
@@ -162,9 +182,15 @@ impl StagedFolder {
         if path.exists() {
             return Err(Error::data(path, "already exists; remove it or choose another name"));
         }
+        remove_unfinished_of(path);
         let (prefix, mode) = (temporary_prefix(path), Permissions::from_mode(0o777));
-        let tmp = Builder::new().prefix(&prefix).rand_bytes(RANDOM).permissions(mode).tempdir_in(folder_of(path));
-        Ok(StagedFolder { tmp: tmp.map_err(Error::io(path, "create"))?, path: path.into() })
+        let make = || {
+            let tmp =
+                Builder::new().prefix(&prefix).rand_bytes(RANDOM).permissions(mode).tempdir_in(folder_of(path))?;
+            let lock = File::open(tmp.path())?;
+            keep(tmp.path(), &lock).map(|()| StagedFolder { tmp, path: path.into(), _lock: lock })
+        };
+        make().map_err(Error::io(path, "create"))
     }
 
     /// Where the folder is for now.
@@ -177,7 +203,7 @@ impl StagedFolder {
     /// # Errors
     /// When something is there by now, or the system refuses.
     pub fn publish(self) -> Result<()> {
-        let StagedFolder { tmp, path } = self;
+        let StagedFolder { tmp, path, _lock } = self;
         for entry in fs::read_dir(tmp.path()).map_err(Error::io(&tmp, "list"))? {
             sync(&entry.map_err(Error::io(&tmp, "list"))?.path())?;
         }
@@ -228,8 +254,29 @@ fn temporary_prefix(path: &Path) -> OsString {
     prefix
 }
 
+/// Makes a folder, with those that it lies in, for what `write` writes there. Where that fails, those that were made for it
+/// are removed again as far as they are empty.
+///
+/// # Errors
+/// When the folder cannot be made, or `write` fails.
+pub fn in_folder<T>(folder: &Path, write: impl FnOnce() -> Result<T>) -> Result<T> {
+    let new: Vec<&Path> = folder.ancestors().take_while(|f| !f.as_os_str().is_empty() && !f.exists()).collect();
+    let made = fs::create_dir_all(folder).map_err(Error::io(folder, "create"));
+    made.and_then(|()| write()).inspect_err(|_| new.iter().for_each(|folder| drop(fs::remove_dir(folder))))
+}
+
+/// Behind an error of a file named so that is not there, what the name is relative to; nothing of an absolute one.
+pub fn relative_to(path: &Path) -> String {
+    match std::env::current_dir() {
+        Ok(here) if path.is_relative() => {
+            format!(" (names are relative to the folder the program runs in, {})", here.display())
+        }
+        _ => String::new(),
+    }
+}
+
 /// The folder that a path lies in.
-fn folder_of(path: &Path) -> &Path {
+pub fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
@@ -247,106 +294,4 @@ fn sync_folder(path: &Path) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_failed_write_leaves_the_old_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a.txt");
-        write_atomic::<Error>(&path, |t| fs::write(t, "old").map_err(Error::io(t, "write"))).unwrap();
-        let failed = write_atomic::<Error>(&path, |t| {
-            fs::write(t, "half").map_err(Error::io(t, "write"))?;
-            Err(Error::config("stop"))
-        });
-        assert!(failed.is_err());
-        assert_eq!(fs::read_to_string(&path).unwrap(), "old");
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-        let missing =
-            write_atomic::<Error>(dir.path().join("no/b.txt"), |t| fs::write(t, "x").map_err(Error::io(t, "create")));
-        assert!(missing.unwrap_err().to_string().contains("cannot create"));
-    }
-
-    #[test]
-    fn a_pipe_is_written_to_and_stays() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("pipe");
-        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
-        let reader = std::thread::spawn({
-            let path = path.clone();
-            move || fs::read_to_string(path).unwrap()
-        });
-        write_bytes(&path, b"whole").unwrap();
-        assert_eq!(reader.join().unwrap(), "whole");
-        assert!(is_stream(&path));
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn links_of_the_system_are_followed_and_what_they_lead_to_grows() {
-        use std::os::fd::AsRawFd;
-        let dir = tempfile::tempdir().unwrap();
-        let (path, link) = (dir.path().join("redirected"), dir.path().join("link"));
-        fs::write(&path, "before, ").unwrap();
-        let file = File::open(&path).unwrap();
-        let system = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-        std::os::unix::fs::symlink(&system, &link).unwrap();
-        write_bytes(&system, b"bytes, ").unwrap();
-        write_atomic::<Error>(&link, |t| fs::write(t, "more").map_err(Error::io(t, "write"))).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "before, bytes, more");
-        assert_eq!(fs::read_link(&link).unwrap(), system);
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
-    }
-
-    #[test]
-    fn names_are_new_each_time_and_planted_links_are_left_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let (victim, path) = (dir.path().join("victim"), dir.path().join("a"));
-        fs::write(&victim, "precious").unwrap();
-        std::os::unix::fs::symlink(&victim, &path).unwrap();
-        let mut names = Vec::new();
-        for _ in 0..2 {
-            write_atomic::<Error>(&path, |t| {
-                names.push(t.to_path_buf());
-                fs::write(t, "new").map_err(Error::io(t, "write"))
-            })
-            .unwrap();
-        }
-        assert_ne!(names[0], names[1]);
-        assert!(!fs::symlink_metadata(&path).unwrap().is_symlink());
-        write_bytes(&path, b"bytes").unwrap();
-        assert_eq!((fs::read(&path).unwrap(), fs::read(&victim).unwrap()), (b"bytes".to_vec(), b"precious".to_vec()));
-        let plain = fs::File::create(dir.path().join("plain")).unwrap().metadata().unwrap().permissions();
-        assert_eq!(fs::metadata(&path).unwrap().permissions(), plain, "as any file that this process makes");
-    }
-
-    #[test]
-    fn what_killed_processes_left_is_removed_and_nothing_else() {
-        let dir = tempfile::tempdir().unwrap();
-        let at = |name: &str| dir.path().join(name);
-        for name in [".a_iter_1.x.tmp-123", ".b_iter_1.x.tmp-123", "a_iter_1.x.tmp-123", ".a_iter_1.x"] {
-            fs::write(at(name), "").unwrap();
-        }
-        std::os::unix::fs::symlink(at(".a_iter_1.x"), at(".a_iter_2.x.tmp-5")).unwrap();
-        let under_way = Staged::bytes(&at("a_iter_3.x"), b"half").unwrap();
-        assert_eq!(remove_unfinished(dir.path(), |name| name.starts_with("a_iter_")), [at(".a_iter_1.x.tmp-123")]);
-        publish_all([under_way]).unwrap();
-        assert_eq!(fs::read(at("a_iter_3.x")).unwrap(), b"half");
-        assert!(at(".a_iter_1.x").exists() && at(".a_iter_2.x.tmp-5").is_symlink());
-    }
-
-    #[test]
-    fn folders_appear_whole_or_not_at_all() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("db");
-        drop(StagedFolder::create(&path).unwrap());
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-        let folder = StagedFolder::create(&path).unwrap();
-        fs::write(folder.path().join("f"), "1").unwrap();
-        assert!(!path.exists());
-        folder.publish().unwrap();
-        assert!(path.join("f").exists());
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-        assert!(StagedFolder::create(&path).is_err());
-    }
-}
+mod tests;

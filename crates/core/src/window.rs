@@ -61,6 +61,25 @@ impl Window {
         Ok(Window { input, output, kernel, stride, pad: before as isize, pad_end: behind as isize, dilation })
     }
 
+    /// [`Window::sided`], and one window where it reaches beyond the padded input by less than a stride, as Caffe's division of a
+    /// convolution has it, which rounds to zero; what it reaches is padding behind.
+    ///
+    /// # Errors
+    /// As there, but for that.
+    pub fn of_convolution(
+        input: usize,
+        kernel: usize,
+        stride: usize,
+        pad: [usize; 2],
+        dilation: usize,
+    ) -> Result<Window> {
+        let [before, behind] = pad;
+        let padded = before.saturating_add(behind).saturating_add(input);
+        let beyond = reach_of(kernel, stride, dilation)?.map_or(0, |reach| reach.saturating_sub(padded));
+        let more = if beyond < stride && input > 0 { beyond } else { 0 };
+        Window::sided(input, kernel, stride, [before, behind.saturating_add(more)], dilation)
+    }
+
     /// The window over the output of a transposed convolution of `input` positions, of which there are
     /// stride·(input − 1) + reach − 2·pad; `input` is the window's `output`.
     ///
@@ -230,6 +249,22 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_convolution_may_reach_beyond_its_input_by_less_than_a_stride() {
+        for (input, kernel, stride, pad, dilation) in
+            [(3, 5, 3, 0, 1), (2, 3, 4, 1, 2), (1, 4, 9, 1, 1), (1, 2, 2, 0, 1)]
+        {
+            let w = Window::of_convolution(input, kernel, stride, [pad; 2], dilation).unwrap();
+            assert_eq!((w.output, w.pad, w.pad_end as usize + pad + input), (1, pad as isize, w.reach()), "{w:?}");
+            assert!(Window::new(input, kernel, stride, pad, dilation).is_err());
+        }
+        let refused = |input, stride| Window::of_convolution(input, 5, stride, [0; 2], 1).unwrap_err().to_string();
+        assert!(refused(3, 2).contains("reaches over 5 positions, but the input has 3 with padding 0"));
+        assert!(refused(3, 1).contains("reaches over 5"));
+        assert!(refused(0, 9).contains("reaches over 5"));
+        assert_eq!(Window::of_convolution(9, 3, 2, [1; 2], 2).unwrap(), Window::new(9, 3, 2, 1, 2).unwrap());
     }
 
     #[test]

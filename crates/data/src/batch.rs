@@ -40,7 +40,7 @@ pub(crate) fn read_counter(state: &State, name: &str) -> Result<u64> {
         Some(&v) if v >= 0.0 && v.fract() == 0.0 => Ok(v as u64),
         Some(v) => Err(Error::config(format!("the saved data position '{name}' must be a whole number, found {v}"))),
         None => {
-            Err(Error::config(format!("the saved data position lacks '{name}'; was it saved by another layer type?")))
+            Err(Error::config(format!("the saved data position lacks '{name}', as that of another type of layer does")))
         }
     }
 }

@@ -12,7 +12,8 @@
 //! | second, optional | `batch_size`: the labels |
 //!
 //! Differences: Caffe takes the shape from the first record of each batch; here all records must fit the first of all.
-//! What the folder holds decides, not `backend`. Caffe starts over after a resume; here the position is saved.
+//! What the folder holds decides, not `backend`. Caffe starts over after a resume; here the position is saved, and a run
+//! starts over, with a warning, where the database has no such position.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,12 +23,13 @@ use lgm_proto::{DataParameter, LayerParameter, TransformationParameter, strings}
 
 use crate::batch::Batch;
 use crate::datum::decode;
-use crate::db::{Cursor, Database, Locations, Reading, Records};
+use crate::db::{Cursor, Database, Locations, Opened, Reading, Records};
 use crate::image::Color;
 use crate::order::Draws;
 use crate::parallel::{in_parallel, threads_for};
 use crate::prefetch::Prefetch;
 use crate::transform::{Transformer, color};
+use crate::warnings::Warnings;
 
 /// The Data source. See the module's documentation.
 pub struct Data {
@@ -38,10 +40,12 @@ pub struct Data {
     phase: Phase,
     draws: Draws,
     reading: Reading,
-    opened: Option<Opened>,
+    images: Option<Images>,
+    warnings: Arc<Warnings>,
 }
 
-struct Opened {
+/// What the first image tells.
+struct Images {
     transformer: Arc<Transformer>,
     shapes: Vec<Shape>,
     encoded: bool,
@@ -56,12 +60,14 @@ impl Data {
     /// When the layer's parameters are missing or contradictory.
     pub fn new(layer: &LayerParameter, cx: &BuildCx) -> Result<Self> {
         let (param, transform, color) = settings(layer)?;
+        let warnings = Arc::new(Warnings::of(layer));
         Ok(Data {
             path: strings::to_path(param.source()),
             phase: cx.phase,
             draws: Draws::new(cx.seed, layer.name(), cx.phase),
-            reading: Reading::default(),
-            opened: None,
+            reading: Reading::new(warnings.clone()),
+            images: None,
+            warnings,
             param,
             transform,
             color,
@@ -103,8 +109,8 @@ impl Source for Data {
         }
         let skip = self.draws.once("rand_skip", self.param.rand_skip() as usize) as u64;
         let start = Cursor::at(&database, skip)?;
-        self.reading.open(database, start)?;
-        self.opened = Some(Opened {
+        self.reading.open(database, start);
+        self.images = Some(Images {
             transformer: Arc::new(transformer),
             shapes: shapes.clone(),
             encoded: decoded.encoded,
@@ -114,20 +120,21 @@ impl Source for Data {
     }
 
     fn load(&mut self, _step: &Step, tops: &mut [ViewMut<'_, Host>]) -> Result<()> {
-        let opened = self.opened.as_mut().ok_or_else(|| Error::internal("Data was used before it was opened"))?;
-        let Opened { transformer, shapes, encoded, first } = opened;
-        let (database, ahead) = self.reading.opened()?;
+        let images = self.images.as_mut().ok_or_else(|| Error::internal("Data was used before it was opened"))?;
+        let Images { transformer, shapes, encoded, first } = images;
+        let Opened { database, start, ahead } = self.reading.opened()?;
         let rows = self.param.batch_size() as usize;
         ahead.next(tops, |from| {
-            let records = match self.param.shuffle() {
-                true => shuffled(database, *first + from.image, &self.draws)?,
-                false => from.records(database)?,
+            let (from, records) = match self.param.shuffle() {
+                true => (from, shuffled(database, *first + from.image, &self.draws)?),
+                false => from.records(database, *start, &self.warnings)?,
             };
             let is_work = *encoded || transformer.output().count() >= LARGE;
             let mut assembler = Assembler {
                 records,
                 image: from.image,
                 path: self.path.clone(),
+                warnings: self.warnings.clone(),
                 transformer: transformer.clone(),
                 draws: self.draws.clone(),
                 color: self.color,
@@ -144,7 +151,8 @@ impl Source for Data {
     }
 
     fn restore(&mut self, state: &State) -> Result<()> {
-        self.reading.restore(state)
+        self.reading.restore(state);
+        Ok(())
     }
 }
 
@@ -165,6 +173,7 @@ struct Assembler {
     image: u64,
     /// Of the database, for errors.
     path: PathBuf,
+    warnings: Arc<Warnings>,
     transformer: Arc<Transformer>,
     draws: Draws,
     color: Color,
@@ -186,17 +195,20 @@ impl Assembler {
         while done < self.rows {
             let records = self.records.next(self.rows - done)?;
             let image = self.image + done as u64;
-            let one = |i: usize, out: &mut [f32]| -> Result<f32> {
+            let one = |i: usize, out: &mut [f32]| -> Result<_> {
                 let record = records[i];
                 let decoded = decode(record.value, color).map_err(|e| record.error(path, e))?;
                 transformer.check(decoded.image.extent).map_err(|e| record.error(path, e))?;
                 transformer.apply(&decoded.image, draws.image(image + i as u64), out);
-                Ok(decoded.label.unwrap_or(0) as f32)
+                Ok((decoded.label.unwrap_or(0) as f32, decoded.flaw))
             };
             let (from, to) = (done, done + records.len());
-            let labels = in_parallel(&mut first[from * each..to * each], each, threads, one)?;
-            if let Some(top) = rest.first_mut() {
-                top[from..to].copy_from_slice(&labels);
+            let found = in_parallel(&mut first[from * each..to * each], each, threads, one)?;
+            for (i, (label, flaw)) in found.into_iter().enumerate() {
+                self.warnings.flaw(flaw, |flaw| records[i].error(path, flaw));
+                if let Some(top) = rest.first_mut() {
+                    top[from + i] = label;
+                }
             }
             done = to;
         }

@@ -8,6 +8,7 @@ use prost::Message;
 
 use crate::image::{self, BadImage, Color, Image, Pixels, Raster};
 use crate::pixels::Extent;
+use crate::warnings::Flaw;
 
 /// A decoded record.
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub(crate) struct Decoded {
     pub label: Option<i32>,
     /// The record held an image file.
     pub encoded: bool,
+    /// What is amiss with it.
+    pub flaw: Option<Flaw>,
 }
 
 /// What is wrong with a record; completes the sentence "the record …".
@@ -40,46 +43,50 @@ pub(crate) enum BadRecord {
 pub(crate) fn decode(record: &[u8], color: Color) -> Result<Decoded, BadRecord> {
     let datum = Datum::decode(record)?;
     let (label, encoded) = (datum.label, datum.encoded());
-    let image = if encoded { image::decode(datum.data(), color)? } else { values(datum)? };
-    Ok(Decoded { image, label, encoded })
+    let (image, flaw) = if encoded { image::decode(datum.data(), color)? } else { values(datum)? };
+    Ok(Decoded { image, label, encoded, flaw })
 }
 
-/// The image of a record of 8-bit values or an image file, its channels together.
-pub(crate) fn raster(datum: Datum, color: Color) -> Result<Raster, BadRecord> {
+/// The image of a record of 8-bit values or an image file, its channels together; with what is amiss with it.
+pub(crate) fn raster(datum: Datum, color: Color) -> Result<(Raster, Option<Flaw>), BadRecord> {
     if datum.encoded() {
         return Ok(image::decode_raster(datum.data(), color)?);
     }
-    let Image { extent, pixels } = values(datum)?;
+    let (Image { extent, pixels }, flaw) = values(datum)?;
     let Pixels::U8(planes) = pixels else { return Err(BadRecord::Floats) };
     let mut raster = Raster::zeros(extent)?;
     let area = extent.count().checked_div(extent.channels).unwrap_or(0).max(1);
     for (c, plane) in planes.chunks_exact(area).enumerate() {
         raster.data.iter_mut().skip(c).step_by(extent.channels).zip(plane).for_each(|(to, &from)| *to = from);
     }
-    Ok(raster)
+    Ok((raster, flaw))
 }
 
-/// The values of a record that holds no image file.
-fn values(datum: Datum) -> Result<Image, BadRecord> {
+/// The values of a record that holds no image file; Caffe leaves out those behind the last pixel.
+fn values(datum: Datum) -> Result<(Image, Option<Flaw>), BadRecord> {
     let extent = Extent {
         channels: positive("channels", datum.channels())?,
         height: positive("height", datum.height())?,
         width: positive("width", datum.width())?,
     };
+    let count = extent.count();
     let (pixels, found) = match datum.data {
-        Some(data) if !data.is_empty() => {
+        Some(mut data) if !data.is_empty() => {
             let found = data.len();
+            data.truncate(count);
             (Pixels::U8(data), found)
         }
         _ => {
-            let found = datum.float_data.len();
-            (Pixels::F32(datum.float_data), found)
+            let mut data = datum.float_data;
+            let found = data.len();
+            data.truncate(count);
+            (Pixels::F32(data), found)
         }
     };
-    if found != extent.count() {
+    if found < count {
         return Err(BadRecord::Values { extent, found });
     }
-    Ok(Image { extent, pixels })
+    Ok((Image { extent, pixels }, (found > count).then_some(Flaw::Surplus { extent, found })))
 }
 
 fn positive(what: &'static str, value: i32) -> Result<usize, BadRecord> {
@@ -123,11 +130,24 @@ mod tests {
     }
 
     #[test]
+    fn values_behind_the_pixels_are_left_out() {
+        let bytes = decode(&record(PAIR, vec![7, 200, 1, 2], None).unwrap().encode_to_vec(), Color::Native).unwrap();
+        assert_eq!(bytes.image.pixels, Pixels::U8(vec![7, 200]));
+        assert_eq!(bytes.flaw, Some(Flaw::Surplus { extent: PAIR, found: 4 }));
+        let floats = Datum { data: None, float_data: vec![0.5, 2.0, 3.0], ..record(PAIR, vec![], None).unwrap() };
+        let floats = decode(&floats.encode_to_vec(), Color::Native).unwrap();
+        assert_eq!(floats.image.pixels, Pixels::F32(vec![0.5, 2.0]));
+        assert!(floats.flaw.unwrap().to_string().contains("1 x 1 x 2 = 2 pixels but 3 values"));
+        let (raster, flaw) = raster(record(PAIR, vec![7, 200, 1], None).unwrap(), Color::Force).unwrap();
+        assert_eq!((raster.data, flaw), (vec![7, 200], Some(Flaw::Surplus { extent: PAIR, found: 3 })));
+    }
+
+    #[test]
     fn an_image_file_keeps_its_label() {
         let mut bytes = std::io::Cursor::new(Vec::new());
         ::image::DynamicImage::new_luma8(2, 1).write_to(&mut bytes, ::image::ImageFormat::Png).unwrap();
         let datum = Datum { data: Some(bytes.into_inner()), label: Some(3), encoded: Some(true), ..Default::default() };
-        let Decoded { image, label, encoded } = decode(&datum.encode_to_vec(), Color::Native).unwrap();
+        let Decoded { image, label, encoded, .. } = decode(&datum.encode_to_vec(), Color::Native).unwrap();
         assert_eq!((image.extent, label, encoded), (PAIR, Some(3), true));
     }
 

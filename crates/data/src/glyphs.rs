@@ -14,7 +14,7 @@ mod skeleton;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
-use lgm_core::fs::write_bytes;
+use lgm_core::fs::{in_folder, write_bytes};
 use lgm_core::rng::{Philox, Sequence, stream_id};
 use lgm_core::{Error, Result, Shape, ensure};
 use lgm_cpu::for_each_part;
@@ -173,9 +173,8 @@ pub struct Files {
 /// When a split would be empty or the folder cannot be written.
 pub fn generate(folder: impl AsRef<Path>, signs: Signs, train: usize, test: usize, seed: u64) -> Result<Files> {
     let folder = folder.as_ref();
-    std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
     let split = |split, count| write_split(folder, signs, split, count, seed);
-    Ok(Files { train_list: split(Split::Train, train)?, test_list: split(Split::Test, test)? })
+    in_folder(folder, || Ok(Files { train_list: split(Split::Train, train)?, test_list: split(Split::Test, test)? }))
 }
 
 /// Images drawn in parallel between two writes, and in one chunk of the file.

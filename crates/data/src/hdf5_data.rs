@@ -21,7 +21,8 @@
 //!
 //! Differences: Caffe reads whole files, one at a time, when the last is used up. The fork draws one crop for a whole
 //! file; here crops and mirrors are drawn for each image, from the run's seed. The fork reads outside the image when
-//! `crop_num` > 1 in TRAIN or > 5; here that is an error. Caffe starts over after a resume; here the position is saved.
+//! `crop_num` > 1 in TRAIN or > 5; here that is an error. Caffe starts over after a resume; here the position is saved, and
+//! a run starts over, with a warning, where the files have no such position.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use crate::hdf5_reader::{Files, Position, WINDOW_BYTES, Window, WindowReader};
 use crate::order::Draws;
 use crate::pixels::{self, Extent, Mean, cut};
 use crate::prefetch::Prefetch;
+use crate::warnings::Warnings;
 
 /// Batches read ahead.
 const BATCHES: usize = 3;
@@ -44,6 +46,14 @@ const BATCHES: usize = 3;
 struct Cursor {
     at: Position,
     image: u64,
+}
+
+impl Cursor {
+    fn restored(state: &State) -> Result<Self> {
+        let number = |field| read_counter(state, field);
+        let at = Position { epoch: number("epoch")?, file: number("file")? as usize, row: number("row")? as usize };
+        Ok(Cursor { at, image: number("image")? })
+    }
 }
 
 /// The HDF5Data source. See the module's documentation.
@@ -56,6 +66,7 @@ pub struct Hdf5Data {
     window_bytes: usize,
     opened: Option<Opened>,
     cursor: Cursor,
+    warnings: Warnings,
 }
 
 struct Opened {
@@ -88,6 +99,7 @@ impl Hdf5Data {
             window_bytes: WINDOW_BYTES,
             opened: None,
             cursor: Cursor::default(),
+            warnings: Warnings::of(layer),
             param,
         })
     }
@@ -114,6 +126,8 @@ impl Source for Hdf5Data {
         let batch = self.param.batch_size() as usize;
         let mut shapes: Vec<Shape> = files.shapes().iter().map(|row| row.splice(0..0, [batch])).collect();
         shapes[0] = first.shape.splice(0..0, [count(&[batch, first.images()])]);
+        let placed = files.check(self.cursor.at).map(|()| self.cursor);
+        self.cursor = self.warnings.placed(placed, Cursor::default());
         self.opened = Some(Opened { files, first: Arc::new(first), shapes: shapes.clone(), ahead: None });
         Ok(shapes)
     }
@@ -144,14 +158,12 @@ impl Source for Hdf5Data {
     }
 
     fn restore(&mut self, state: &State) -> Result<()> {
-        let number = |field| read_counter(state, field);
-        let at = Position { epoch: number("epoch")?, file: number("file")? as usize, row: number("row")? as usize };
-        let cursor = Cursor { at, image: number("image")? };
+        let mut saved = Cursor::restored(state);
         if let Some(opened) = &mut self.opened {
-            opened.files.check(at)?;
+            saved = saved.and_then(|cursor| opened.files.check(cursor.at).map(|()| cursor));
             opened.ahead = None;
         }
-        self.cursor = cursor;
+        self.cursor = self.warnings.placed(saved, Cursor::default());
         Ok(())
     }
 }

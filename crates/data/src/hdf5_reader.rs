@@ -17,6 +17,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use lgm_core::fs::relative_to;
 use lgm_core::{Error, Result, Shape};
 use lgm_hdf5::{H5Dataset, H5File, Values};
 use lgm_proto::strings;
@@ -74,6 +75,10 @@ pub(crate) struct Files {
 impl Files {
     /// Reads the list file `source` and the outlines of the HDF5 files it names, one dataset for each of `names`.
     pub fn open(source: &Path, names: &[String], shuffle: Option<Draws>, window_bytes: usize) -> Result<Self> {
+        if lgm_hdf5::is_hdf5(source).unwrap_or(false) {
+            let what = "is an HDF5 file; source must be a text file that lists HDF5 files, one a line";
+            return Err(Error::data(source, what));
+        }
         let list = std::fs::read(source).map_err(Error::io(source, "open the list of HDF5 files"))?;
         let paths = listed(&strings::of_file(&list));
         if paths.is_empty() {
@@ -82,13 +87,7 @@ impl Files {
         let (mut files, mut shapes, mut total) = (Vec::new(), Vec::<Shape>::new(), 0usize);
         for path in paths {
             if !path.exists() {
-                let folder = std::env::current_dir().unwrap_or_default();
-                let what = format!(
-                    "lists '{}', which does not exist (names in the list are relative to the folder the program runs \
-                     in, {})",
-                    path.display(),
-                    folder.display()
-                );
+                let what = format!("lists '{}', which does not exist{}", path.display(), relative_to(&path));
                 return Err(Error::data(source, what));
             }
             let file = H5File::open(&path)?;

@@ -4,7 +4,7 @@
 //! before every name as it is. Files are told apart by their content and read as OpenCV reads them (see
 //! `image`): to blue, green, red planes, or with `is_color: false` to gray. With `new_height` and `new_width` every image
 //! is brought to that size (bilinearly, as OpenCV does); then `transform_param` applies (see `transform`), whose
-//! `force_color` and `force_gray` go before `is_color`.
+//! `force_color` and `force_gray` have no effect, as in Caffe (a warning says so).
 //!
 //! Images are taken in the list's order, from the last one on to the first again; with `shuffle` each epoch has an order of
 //! its own. With `rand_skip` n, the first image is one of the first n, at random. The `prefetch` batches of `data_param`
@@ -17,8 +17,9 @@
 //!
 //! Differences: Caffe takes the shape from the first image of each batch; here all must fit the first of all. Caffe passes
 //! over an image that cannot be read and leaves the batch as it was; here it is an error with list, line and file, and so
-//! are a line without a label (Caffe takes 0) and a JPEG that was cut short. Caffe starts over after a resume; here the
-//! position and the epoch's order are saved.
+//! is a line without a label (Caffe takes 0). The first JPEG that was cut short is warned of. Caffe starts over after a
+//! resume; here the position and the epoch's order are saved, and a run starts over, with a warning, where the list has no
+//! such position.
 
 use std::sync::Arc;
 
@@ -32,13 +33,20 @@ use crate::image_list::ImageList;
 use crate::order::Draws;
 use crate::parallel::{in_parallel, threads_for};
 use crate::prefetch::Prefetch;
-use crate::transform::{Transformer, color};
+use crate::transform::{Transformer, ignore_forced_color};
+use crate::warnings::Warnings;
 
 /// Where a run stands: the epoch, and how many of its images were taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Cursor {
     epoch: u64,
     taken: u64,
+}
+
+impl Cursor {
+    fn restored(state: &State) -> Result<Self> {
+        Ok(Cursor { epoch: read_counter(state, "epoch")?, taken: read_counter(state, "taken")? })
+    }
 }
 
 /// The ImageData source. See the module's documentation.
@@ -53,10 +61,12 @@ pub struct ImageData {
     opened: Option<Opened>,
     /// A place to go on from, given before the list was opened.
     restored: Option<Cursor>,
+    warnings: Arc<Warnings>,
 }
 
 struct Opened {
     images: Images,
+    start: Cursor,
     shapes: Vec<Shape>,
     ahead: Ahead<Cursor>,
 }
@@ -70,6 +80,7 @@ struct Images {
     color: Color,
     size: Option<(usize, usize)>,
     rows: usize,
+    warnings: Arc<Warnings>,
 }
 
 /// The order of an epoch's images.
@@ -113,20 +124,17 @@ impl ImageData {
             "image_data_param needs new_height and new_width both or neither, found {height} and {width}"
         );
         let transform = layer.transform_param.clone().unwrap_or_default();
-        let color = match color(&transform)? {
-            Color::Native if param.is_color() => Color::Force,
-            Color::Native => Color::Gray,
-            forced => forced,
-        };
+        ignore_forced_color(&transform, layer, "is_color of image_data_param asks for colour or gray");
         Ok(ImageData {
             transform,
-            color,
+            color: if param.is_color() { Color::Force } else { Color::Gray },
             size: (height > 0).then_some((height, width)),
             prefetch: layer.data_param.clone().unwrap_or_default().prefetch().max(1) as usize,
             phase: cx.phase,
             draws: Draws::new(cx.seed, layer.name(), cx.phase),
             opened: None,
             restored: None,
+            warnings: Arc::new(Warnings::of(layer)),
             param,
         })
     }
@@ -143,10 +151,10 @@ impl Source for ImageData {
         tracing::info!("A total of {} images.", list.len());
         let skip = self.draws.once("rand_skip", self.param.rand_skip() as usize) as u64;
         let start = Cursor { epoch: 0, taken: skip.checked_rem(list.len() as u64).unwrap_or(0) };
-        let start = self.restored.map_or(Ok(start), |at| check(at, &list).map(|()| at))?;
+        let at = self.restored.map_or(start, |at| self.warnings.placed(check(at, &list), start));
         let mut order = Order { draws: self.draws.clone(), shuffle: self.param.shuffle(), known: None };
-        let first = order.index(start, list.len());
-        let extent = list.decode(first, self.color, self.size)?.extent;
+        let first = order.index(at, list.len());
+        let extent = list.decode(first, self.color, self.size)?.0.extent;
         let transformer = Transformer::new(&self.transform, self.phase, extent)?;
         transformer.check(extent).map_err(|e| misfit(&list, first, e))?;
         let (rows, out) = (self.param.batch_size() as usize, transformer.output());
@@ -159,8 +167,9 @@ impl Source for ImageData {
             color: self.color,
             size: self.size,
             rows,
+            warnings: self.warnings.clone(),
         };
-        self.opened = Some(Opened { images, shapes: shapes.clone(), ahead: Ahead::from(start) });
+        self.opened = Some(Opened { images, start, shapes: shapes.clone(), ahead: Ahead::from(at) });
         Ok(shapes)
     }
 
@@ -180,20 +189,23 @@ impl Source for ImageData {
     }
 
     fn restore(&mut self, state: &State) -> Result<()> {
-        let at = Cursor { epoch: read_counter(state, "epoch")?, taken: read_counter(state, "taken")? };
-        if let Some(opened) = &mut self.opened {
-            check(at, &opened.images.list)?;
-            opened.ahead = Ahead::from(at);
-        }
-        self.restored = Some(at);
+        let saved = Cursor::restored(state);
+        self.restored = match &mut self.opened {
+            Some(Opened { images, start, ahead, .. }) => {
+                let at = self.warnings.placed(saved.and_then(|at| check(at, &images.list)), *start);
+                *ahead = Ahead::from(at);
+                Some(at)
+            }
+            None => self.warnings.placed(saved.map(Some), None),
+        };
         Ok(())
     }
 }
 
-/// Fails unless a saved place is one of the list.
-fn check(at: Cursor, list: &ImageList) -> Result<()> {
+/// A saved place, which must be one of the list.
+fn check(at: Cursor, list: &ImageList) -> Result<Cursor> {
     if at.taken < list.len() as u64 {
-        return Ok(());
+        return Ok(at);
     }
     let what = format!("the saved position is image {} of an epoch, but the list has {}", at.taken, list.len());
     Err(Error::data(list.path(), what))
@@ -221,14 +233,17 @@ impl Images {
         let (first, rest) =
             batch.tops.split_first_mut().ok_or_else(|| Error::internal("an ImageData layer without tops"))?;
         let (list, transformer, draws) = (&self.list, &self.transformer, &self.order.draws);
-        in_parallel(first, transformer.output().count(), threads_for(self.rows), |i, out| {
+        let flaws = in_parallel(first, transformer.output().count(), threads_for(self.rows), |i, out| {
             let (index, image) = picked[i];
-            let decoded = list.decode(index, self.color, self.size)?;
+            let (decoded, flaw) = list.decode(index, self.color, self.size)?;
             transformer.check(decoded.extent).map_err(|e| misfit(list, index, e))?;
             let decoded = decoded.planes().map_err(|e| misfit(list, index, e))?;
             transformer.apply(&decoded, draws.image(image), out);
-            Ok(())
+            Ok(flaw)
         })?;
+        for (flaw, (index, _)) in flaws.into_iter().zip(&picked) {
+            self.warnings.flaw(flaw, |flaw| misfit(list, *index, flaw));
+        }
         if let Some(labels) = rest.first_mut() {
             labels.iter_mut().zip(&picked).for_each(|(label, (index, _))| *label = self.list.label(*index) as f32);
         }

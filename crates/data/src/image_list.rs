@@ -3,10 +3,12 @@
 
 use std::path::{Path, PathBuf};
 
+use lgm_core::fs::relative_to;
 use lgm_core::{Error, Result};
 use lgm_proto::strings;
 
 use crate::image::{self, Color, Raster};
+use crate::warnings::{Alike, Flaw};
 
 /// The images of a list, in its order.
 #[derive(Debug)]
@@ -23,13 +25,49 @@ impl ImageList {
     /// # Errors
     /// When the list cannot be read, holds no line, or one that is no name with a label.
     pub fn read(path: &Path, root: &str) -> Result<Self> {
+        ImageList::of_lines(path, root, |_, line| entry(line))
+    }
+
+    /// Reads the list `path` as Caffe's `convert_imageset` does: of what follows a line's last blank, the label is the number
+    /// that C's `atoi` reads there, 0 if it reads none. A line that names no file has an empty name. The first of either is
+    /// warned of.
+    ///
+    /// # Errors
+    /// When the list cannot be read, names no file, or has a label of more than 32 bits.
+    pub fn read_loosely(path: &Path, root: &str) -> Result<Self> {
+        let (nameless, unlabelled, inexact) = (Alike::default(), Alike::default(), Alike::default());
+        ImageList::of_lines(path, root, |number, line| {
+            let at = || format!("{}: line {number}", path.display());
+            let parts = line.rsplit_once([' ', '\t']);
+            let (name, label) = parts.unwrap_or((line, line));
+            if name.trim().is_empty() {
+                nameless.add(|| format!("{} names no file and is passed over", at()));
+                return Ok(("".into(), 0));
+            }
+            let read = atoi(label).ok_or_else(|| format!("expected a label of 32 bits, found '{label}'"))?;
+            let is_number = label.trim_start_matches(['+', '-']).starts_with(|c: char| c.is_ascii_digit());
+            if parts.is_none() || !is_number {
+                unlabelled.add(|| format!("{}: '{line}' has no label; {read} is taken, as in Caffe", at()));
+            } else if label.parse::<i32>().is_err() {
+                inexact.add(|| format!("{}: the label '{label}' is taken for {read}, as in Caffe", at()));
+            }
+            Ok((name.into(), read))
+        })
+    }
+
+    /// The list of what `entry` makes of each line, without blanks at its end, and its number.
+    fn of_lines(
+        path: &Path,
+        root: &str,
+        entry: impl Fn(usize, &str) -> Result<(Box<str>, i32), String>,
+    ) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(Error::io(path, "open the list of images"))?;
         let text = strings::of_file(&bytes);
-        let images = text.lines().enumerate().map(|(i, line)| {
-            entry(line).map_err(|what| Error::data(path, format!("line {}: {what}", i.saturating_add(1))))
+        let images = (1..).zip(text.lines()).map(|(number, line)| {
+            entry(number, line.trim_end()).map_err(|what| Error::data(path, format!("line {number}: {what}")))
         });
         let images = images.collect::<Result<Vec<_>>>()?;
-        if images.is_empty() {
+        if images.iter().all(|(name, _)| name.is_empty()) {
             return Err(Error::data(path, "must list at least one image, but is empty"));
         }
         Ok(ImageList { path: path.into(), root: root.into(), images })
@@ -65,23 +103,26 @@ impl ImageList {
         Error::data(&self.path, format!("line {}: {what}", index.saturating_add(1)))
     }
 
-    /// Decodes an image and brings it to a size, height first, if one is given.
+    /// Decodes an image and brings it to a size, height first, if one is given; with what is amiss with it.
     ///
     /// # Errors
     /// When the file cannot be read or decoded; names list, line and file.
-    pub fn decode(&self, index: usize, color: Color, size: Option<(usize, usize)>) -> Result<Raster> {
+    pub fn decode(&self, index: usize, color: Color, size: Option<(usize, usize)>) -> Result<(Raster, Option<Flaw>)> {
         let file = self.file(index);
-        let image = image::read_file(&file, color).map_err(|e| match e {
+        let (mut image, flaw) = image::read_file(&file, color).map_err(|e| self.error(index, self.unread(index, e)))?;
+        if let Some((height, width)) = size {
+            image = image.resized(height, width).map_err(|e| self.error(index, format!("{}: {e}", file.display())))?;
+        }
+        Ok((image, flaw))
+    }
+
+    /// Why an image was not read, of the error of reading it.
+    pub fn unread(&self, index: usize, e: Error) -> String {
+        match e {
             Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-                self.error(index, format!("'{}' does not exist{}", file.display(), self.hint(index)))
+                format!("'{}' does not exist{}", self.file(index).display(), self.hint(index))
             }
-            other => self.error(index, other),
-        })?;
-        match size {
-            Some((height, width)) => {
-                image.resized(height, width).map_err(|e| self.error(index, format!("{}: {e}", file.display())))
-            }
-            None => Ok(image),
+            other => other.to_string(),
         }
     }
 
@@ -91,19 +132,22 @@ impl ImageList {
         if !self.root.is_empty() && !self.root.ends_with('/') && apart.is_file() {
             return format!("; the folder '{}' needs a slash at its end", self.root);
         }
-        match Path::new(&self.root).is_absolute() || Path::new(self.name(index)).is_absolute() {
-            true => String::new(),
-            false => {
-                let here = std::env::current_dir().unwrap_or_default();
-                format!(" (names are relative to the folder the program runs in, {})", here.display())
-            }
-        }
+        relative_to(&self.file(index))
     }
+}
+
+/// What C's `atoi` reads of a text: the whole number that it begins with, or 0; none where that has more than 32 bits.
+fn atoi(text: &str) -> Option<i32> {
+    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let behind = digits.trim_start_matches(|c: char| c.is_ascii_digit());
+    if behind.len() == digits.len() {
+        return Some(0);
+    }
+    text.strip_suffix(behind)?.parse().ok()
 }
 
 /// A line's name and label, or what it lacks.
 fn entry(line: &str) -> Result<(Box<str>, i32), String> {
-    let line = line.trim_end();
     if line.trim_start().is_empty() {
         return Err("is empty; expected a file name, a space and a label".into());
     }
@@ -132,6 +176,20 @@ mod tests {
     }
 
     #[test]
+    fn loose_lines_are_read_as_atoi_reads() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("list.txt");
+        let text = "a b.jpg 3\r\n\nc.jpg 1.7\nd 3abc\ne.jpg\n7.jpg\nf x\n 4\ng -2147483648\nh\t+5 \ni -x\n";
+        std::fs::write(&path, text).unwrap();
+        let list = ImageList::read_loosely(&path, "").unwrap();
+        let found: Vec<_> = (0..list.len()).map(|i| (list.name(i), list.label(i))).collect();
+        let mut want =
+            vec![("a b.jpg", 3), ("", 0), ("c.jpg", 1), ("d", 3), ("e.jpg", 0), ("7.jpg", 7), ("f", 0), ("", 0)];
+        want.extend([("g", i32::MIN), ("h", 5), ("i", 0)]);
+        assert_eq!(found, want);
+    }
+
+    #[test]
     fn lines_that_are_none_are_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("list.txt");
@@ -145,6 +203,14 @@ mod tests {
         ] {
             std::fs::write(&path, text).unwrap();
             let error = ImageList::read(&path, "").unwrap_err().to_string();
+            assert!(error.contains(what), "{error}");
+        }
+        for (text, what) in [
+            ("\n \n", "list.txt: must list at least one image, but is empty"),
+            ("a.jpg 1\nb.jpg 2147483648\n", "line 2: expected a label of 32 bits, found '2147483648'"),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let error = ImageList::read_loosely(&path, "").unwrap_err().to_string();
             assert!(error.contains(what), "{error}");
         }
         let error = ImageList::read(&dir.path().join("none.txt"), "").unwrap_err().to_string();

@@ -23,6 +23,7 @@ mod parallel;
 mod pixels;
 mod prefetch;
 mod transform;
+mod warnings;
 mod window_data;
 mod window_file;
 

@@ -12,11 +12,12 @@ use std::thread;
 use lgm_core::{Result, memory};
 use lgm_proto::BlobProto;
 
-use crate::datum::decode;
+use crate::datum::{BadRecord, Decoded, decode};
 use crate::db::{Database, Record, Records};
 use crate::image::{Color, Pixels};
 use crate::parallel::{in_parallel, threads_for};
 use crate::pixels::Extent;
+use crate::warnings::{Alike, Flaw};
 
 /// Bytes of decoded images in memory at a time, one image at least, and how many images at the most.
 const PART: usize = 64 << 20;
@@ -37,7 +38,7 @@ impl ImageMean {
     pub fn of(database: &Arc<Database>, mut progress: impl FnMut(u64)) -> Result<Self> {
         let path = database.path();
         let mut records = Records::from(database.clone(), 0)?;
-        let mut sums = Sums { path, extent: None, sums: Vec::new(), rows: Vec::new() };
+        let mut sums = Sums { path, extent: None, sums: Vec::new(), rows: Vec::new(), cut: Alike::default() };
         let mut images: u64 = 0;
         loop {
             let part = records.next_to_end(sums.at_once())?;
@@ -89,6 +90,8 @@ struct Sums<'a> {
     sums: Vec<f64>,
     /// Decoded images, one after another.
     rows: Vec<f32>,
+    /// Records that were cut short.
+    cut: Alike,
 }
 
 impl Sums<'_> {
@@ -115,9 +118,12 @@ impl Sums<'_> {
             self.rows = memory::zeros(len, format!("{} images of {extent}", records.len()))?;
         }
         let rows = self.rows.get_mut(..len).unwrap_or_default();
-        let one = |i: usize, row: &mut [f32]| -> Result<()> {
+        let one = |i: usize, row: &mut [f32]| -> Result<_> {
             let record = records[i];
-            let image = decode(record.value, Color::Native).map_err(|e| record.error(path, e))?.image;
+            let Decoded { image, flaw, .. } = decode(record.value, Color::Native).map_err(|e| record.error(path, e))?;
+            if let Some(Flaw::Surplus { extent, found }) = flaw {
+                return Err(record.error(path, BadRecord::Values { extent, found }));
+            }
             if image.extent != extent {
                 let what =
                     format!("is {}, but the first image is {extent}; a mean is of images of one size", image.extent);
@@ -127,10 +133,12 @@ impl Sums<'_> {
                 Pixels::U8(pixels) => row.iter_mut().zip(pixels).for_each(|(value, p)| *value = f32::from(p)),
                 Pixels::F32(pixels) => row.copy_from_slice(&pixels),
             }
-            Ok(())
+            Ok(flaw)
         };
         let threads = threads_for(records.len());
-        in_parallel(rows, extent.count(), threads, one)?;
+        for (record, flaw) in records.iter().zip(in_parallel(rows, extent.count(), threads, one)?) {
+            flaw.iter().for_each(|flaw| self.cut.add(|| record.error(path, flaw).to_string()));
+        }
         // Each thread adds a part of all images.
         let rows = &*rows;
         let part = extent.count().div_ceil(threads).max(1);

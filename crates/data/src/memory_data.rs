@@ -19,6 +19,7 @@ use lgm_core::{BuildCx, Error, Host, Node, Phase, Result, Shape, Source, State, 
 use lgm_proto::LayerParameter;
 
 use crate::batch::{copy_out, read_counter};
+use crate::warnings::Warnings;
 
 /// Arrays that were fed.
 #[derive(Debug)]
@@ -76,6 +77,7 @@ pub struct MemoryData {
     /// The arrays in use, and the number of their next batch.
     arrays: Option<Arc<Arrays>>,
     next: u64,
+    warnings: Warnings,
 }
 
 impl MemoryData {
@@ -99,7 +101,8 @@ impl MemoryData {
         }
         let [batch, channels, height, width] = fields.map(|(_, value)| value as usize);
         let feed = MemoryFeed::of(layer.name(), cx.phase);
-        Ok(MemoryData { feed, batch, extent: [channels, height, width], arrays: None, next: 0 })
+        let (extent, warnings) = ([channels, height, width], Warnings::of(layer));
+        Ok(MemoryData { feed, batch, extent, arrays: None, next: 0, warnings })
     }
 
     /// Checks arrays and returns the number of their batches.
@@ -158,7 +161,7 @@ impl Source for MemoryData {
     }
 
     fn restore(&mut self, state: &State) -> Result<()> {
-        self.next = read_counter(state, "batch")?;
+        self.next = self.warnings.placed(read_counter(state, "batch"), 0);
         // What is fed next goes on from there.
         self.arrays = None;
         Ok(())

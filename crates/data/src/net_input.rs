@@ -6,12 +6,14 @@
 //! the same mirrored.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use lgm_core::{Error, Result, ensure, memory};
 
 use crate::image::{self, BadImage, Color, Raster};
 use crate::pixels::{Extent, Mean, Window, cut};
 use crate::transform::{channel_means, read_mean};
+use crate::warnings::{Alike, Flaw};
 
 /// Crops of an image that [`Crops::Ten`] makes.
 pub const TEN: usize = 10;
@@ -47,6 +49,8 @@ pub struct ImageInput {
     crops: Crops,
     mean: Mean,
     scale: f32,
+    /// Images that were cut short, told when all have been read.
+    cut: Arc<Alike>,
 }
 
 impl ImageInput {
@@ -86,7 +90,7 @@ impl ImageInput {
             InputMean::Channels(path) => Mean::Channels(channel_means(&path, channels)?),
             InputMean::Pixels(path) => Mean::Image(read_mean(&path, resized)?),
         };
-        Ok(ImageInput { input, resized, crops, mean, scale })
+        Ok(ImageInput { input, resized, crops, mean, scale, cut: Arc::default() })
     }
 
     /// Inputs that an image makes.
@@ -102,7 +106,9 @@ impl ImageInput {
         let path = path.as_ref();
         let bytes = std::fs::read(path).map_err(Error::io(path, "read the image"))?;
         let bad = |e: BadImage| Error::data(path, format!("the image {e}"));
-        let image = self.resized(&bytes).map_err(bad)?.planes().map_err(bad)?;
+        let (image, flaw) = self.resized(&bytes).map_err(bad)?;
+        flaw.iter().for_each(|flaw| self.cut.add(|| Error::data(path, format!("the image {flaw}")).to_string()));
+        let image = image.planes().map_err(bad)?;
         let image::Pixels::U8(pixels) = &image.pixels else {
             return Err(Error::internal("a decoded image has 8 bits a channel"));
         };
@@ -125,8 +131,8 @@ impl ImageInput {
         [cut(false), cut(true)].concat()
     }
 
-    fn resized(&self, bytes: &[u8]) -> std::result::Result<Raster, BadImage> {
-        let native = match image::decode_raster(bytes, Color::Native) {
+    fn resized(&self, bytes: &[u8]) -> Result<(Raster, Option<Flaw>), BadImage> {
+        let (native, flaw) = match image::decode_raster(bytes, Color::Native) {
             // Of 16 bits a channel the upper 8 stay, as in training.
             Err(BadImage::Depth(_)) => {
                 image::decode_raster(bytes, if self.input.channels == 1 { Color::Gray } else { Color::Force })?
@@ -136,9 +142,9 @@ impl ImageInput {
         let raster = native.with_channels(self.input.channels)?;
         let Extent { height, width, .. } = self.resized;
         if (raster.extent.height, raster.extent.width) == (height, width) {
-            return Ok(raster);
+            return Ok((raster, flaw));
         }
-        raster.resized(height, width)
+        Ok((raster.resized(height, width)?, flaw))
     }
 }
 

@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::Path;
 
 use lgm_core::{Error, Phase, Result, ensure, memory};
-use lgm_proto::{BlobProto, FileKind, TransformationParameter, strings};
+use lgm_proto::{BlobProto, FileKind, LayerParameter, TransformationParameter, strings};
 use prost::Message;
 
 use crate::image::{Color, Image, Pixels};
@@ -35,6 +35,16 @@ pub(crate) fn color(param: &TransformationParameter) -> Result<Color> {
         (false, true) => Color::Gray,
         (false, false) => Color::Native,
     })
+}
+
+/// Warns where colours are forced for a layer of image files, which `instead` says how they are read: as in Caffe, that is for
+/// the files in records alone.
+pub(crate) fn ignore_forced_color(param: &TransformationParameter, layer: &LayerParameter, instead: &str) {
+    for (field, _) in [("force_color", param.force_color()), ("force_gray", param.force_gray())].iter().filter(|f| f.1)
+    {
+        let (kind, name) = (layer.r#type(), layer.name());
+        tracing::warn!("{kind} '{name}': {field} has no effect, as in Caffe: it is for the records of Data; {instead}");
+    }
 }
 
 /// The height and width of the window, if one is asked for; `crop_size` comes first.
@@ -201,7 +211,7 @@ pub(crate) fn channel_means(path: &Path, channels: usize) -> Result<Vec<f32>> {
     Ok(planes.map(|plane| (plane.iter().map(|&v| f64::from(v)).sum::<f64>() / plane.len() as f64) as f32).collect())
 }
 
-/// Reads a mean image: a BlobProto of 1 × channels × height × width, or without the 1.
+/// Reads a mean image: a BlobProto of 1 × channels × height × width, or without the 1. Of several, as Caffe, the first.
 fn load_mean(path: &Path) -> Result<(Extent, Vec<f32>)> {
     if let Ok(kind) = FileKind::of(path) {
         kind.expect(FileKind::Mean, path)?;
@@ -213,18 +223,24 @@ fn load_mean(path: &Path) -> Result<(Extent, Vec<f32>)> {
         None => [blob.num(), blob.channels(), blob.height(), blob.width()].map(i64::from).to_vec(),
     };
     let sizes: Vec<usize> = dims.iter().filter_map(|&d| usize::try_from(d).ok()).collect();
-    let extent = match sizes[..] {
-        [1, channels, height, width] | [channels, height, width] if sizes.len() == dims.len() => {
-            Extent { channels, height, width }
+    let (count, extent) = match sizes[..] {
+        [count, channels, height, width] if sizes.len() == dims.len() && count > 0 => {
+            (count, Extent { channels, height, width })
         }
+        [channels, height, width] if sizes.len() == dims.len() => (1, Extent { channels, height, width }),
         _ => {
             let what = format!("the mean image has shape {dims:?}, expected [1, channels, height, width]");
             return Err(Error::data(path, what));
         }
     };
-    let mean = if blob.data.is_empty() { blob.double_data.iter().map(|&v| v as f32).collect() } else { blob.data };
-    if mean.len() != extent.count() {
-        return Err(Error::data(path, format!("holds {} values, expected {}", mean.len(), extent.count())));
+    let mut mean = if blob.data.is_empty() { blob.double_data.iter().map(|&v| v as f32).collect() } else { blob.data };
+    let expected = lgm_core::count(&[count, extent.count()]);
+    if mean.len() != expected {
+        return Err(Error::data(path, format!("holds {} values, expected {expected}", mean.len())));
+    }
+    if count > 1 {
+        tracing::warn!("{}: holds {count} images; the first is taken for the mean, as in Caffe", path.display());
+        mean.truncate(extent.count());
     }
     Ok((extent, mean))
 }
@@ -328,6 +344,10 @@ mod tests {
         };
         std::fs::write(&path, new.encode_to_vec()).unwrap();
         assert_eq!(apply(&param, Phase::Test), [0.0; 12]);
+        // Of several images the first.
+        let two = BlobProto { num: Some(2), data: [&old.data[..], &[9.0; 12]].concat(), ..old.clone() };
+        std::fs::write(&path, two.encode_to_vec()).unwrap();
+        assert_eq!(apply(&param, Phase::Test), [1.0; 12]);
 
         let fails = |what: &str| {
             let e = Transformer::new(&param, Phase::Test, OF).unwrap_err().to_string();
@@ -335,8 +355,12 @@ mod tests {
         };
         std::fs::write(&path, BlobProto { double_data: vec![1.0], ..new.clone() }.encode_to_vec()).unwrap();
         fails("holds 1 values, expected 12");
-        std::fs::write(&path, BlobProto { height: Some(9), ..old }.encode_to_vec()).unwrap();
+        std::fs::write(&path, BlobProto { height: Some(9), ..old.clone() }.encode_to_vec()).unwrap();
         fails("holds 12 values, expected 54");
+        std::fs::write(&path, BlobProto { num: Some(2), ..old.clone() }.encode_to_vec()).unwrap();
+        fails("holds 12 values, expected 24");
+        std::fs::write(&path, BlobProto { num: Some(0), ..old }.encode_to_vec()).unwrap();
+        fails("the mean image has shape [0, 2, 2, 3]");
         let shape = |dim: Vec<i64>| Some(lgm_proto::BlobShape { dim });
         std::fs::write(&path, BlobProto { shape: shape(vec![2, 3, 2]), ..new.clone() }.encode_to_vec()).unwrap();
         fails("the mean image is 2 x 3 x 2, expected 2 x 2 x 3 like the data");

@@ -9,19 +9,20 @@
 //! with it that they are p pixels wide in the result; `crop_mode: "square"` first widens the window to a square around its
 //! middle. What lies outside the image stays 0. Then `mirror` of `transform_param` flips one window in two, the mean (of
 //! its `mean_file`, an image of at least `crop_size`, its middle; or `mean_value`) is taken off, and `scale` multiplies:
-//! that of `window_data_param`, as in Caffe, where the one of `transform_param` has no effect (a warning says so).
+//! that of `window_data_param`, as in Caffe, where the one of `transform_param`, `force_color` and `force_gray` have no
+//! effect (a warning says so).
 //!
 //! | top | shape |
 //! | --- | --- |
-//! | first | `batch_size` × channels × `crop_size` × `crop_size`; three channels, one with `force_gray` |
+//! | first | `batch_size` × 3 × `crop_size` × `crop_size`: blue, green, red |
 //! | second, optional | `batch_size`: the labels |
 //!
 //! Images are read as in ImageData; `cache_images` keeps all files in memory. The `prefetch` batches of `data_param` (4)
 //! are kept ready; threads share the decoding of each. Batches depend on the seed alone, not on the threads.
 //!
 //! Differences: Caffe passes over an image that cannot be read and leaves the window as it was; here it is an error with
-//! list, line and file, and so is a window that lies outside its image. Caffe starts over after a resume; here the position
-//! is saved.
+//! list, line and file, and so is a window that lies outside its image. The first JPEG that was cut short is warned of.
+//! Caffe starts over after a resume; here the position is saved.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,7 +37,8 @@ use crate::order::Draws;
 use crate::parallel::{in_parallel, threads_for};
 use crate::pixels::{Extent, Mean};
 use crate::prefetch::Prefetch;
-use crate::transform::{self, color};
+use crate::transform::{self, ignore_forced_color};
+use crate::warnings::{Flaw, Warnings};
 use crate::window_file::{Region, WindowFile};
 
 mod warp;
@@ -47,13 +49,13 @@ use warp::{Side, Warp};
 pub struct WindowData {
     param: WindowDataParameter,
     transform: TransformationParameter,
-    color: Color,
     side: Side,
     prefetch: usize,
     draws: Draws,
     opened: Option<Opened>,
     /// The windows taken before, given before the list was opened.
     restored: u64,
+    warnings: Arc<Warnings>,
 }
 
 struct Opened {
@@ -69,7 +71,6 @@ struct Windows {
     list: WindowFile,
     /// The files' bytes, if they are kept.
     cached: Vec<Vec<u8>>,
-    color: Color,
     side: Side,
     mirror: bool,
     mean: Mean,
@@ -78,6 +79,7 @@ struct Windows {
     background: usize,
     rows: usize,
     draws: Draws,
+    warnings: Arc<Warnings>,
 }
 
 impl WindowData {
@@ -115,12 +117,9 @@ impl WindowData {
                 layer.name()
             );
         }
-        let color = match color(&transform)? {
-            Color::Native => Color::Force,
-            forced => forced,
-        };
+        ignore_forced_color(&transform, layer, "windows have three channels");
         Ok(WindowData {
-            color,
+            warnings: Arc::new(Warnings::of(layer)),
             side: Side { crop, pad, square },
             prefetch: layer.data_param.clone().unwrap_or_default().prefetch().max(1) as usize,
             draws: Draws::new(cx.seed, layer.name(), cx.phase),
@@ -164,15 +163,15 @@ impl Source for WindowData {
             memory::check(bytes.len(), format!("{}: cached images", source.display()))?;
             cached.push(bytes);
         }
-        let (crop, channels) = (self.side.crop, if self.color == Color::Gray { 1 } else { 3 });
-        let extent = Extent { channels, height: crop, width: crop };
-        let mut shapes = vec![Shape::from([rows, channels, crop, crop])];
+        let crop = self.side.crop;
+        let extent = Extent { channels: 3, height: crop, width: crop };
+        let mut shapes = vec![Shape::from([rows, extent.channels, crop, crop])];
         shapes.extend((tops == 2).then(|| Shape::from([rows])));
         let windows = Windows {
             source,
             list,
             cached,
-            color: self.color,
+            warnings: self.warnings.clone(),
             side: self.side,
             mirror: self.transform.mirror(),
             mean: transform::middle_of_mean(&self.transform, extent)?,
@@ -203,7 +202,7 @@ impl Source for WindowData {
     }
 
     fn restore(&mut self, state: &State) -> Result<()> {
-        self.restored = read_counter(state, "taken")?;
+        self.restored = self.warnings.placed(read_counter(state, "taken"), 0);
         if let Some(opened) = &mut self.opened {
             opened.ahead = Ahead::from(self.restored);
         }
@@ -216,25 +215,33 @@ impl Windows {
     fn fill(&self, taken: &mut u64, batch: &mut Batch<u64>) -> Result<()> {
         let (first, rest) =
             batch.tops.split_first_mut().ok_or_else(|| Error::internal("a WindowData layer without tops"))?;
-        let labels = in_parallel(first, self.extent.count(), threads_for(self.rows), |i, out| {
+        let written = in_parallel(first, self.extent.count(), threads_for(self.rows), |i, out| {
             let draw = self.draws.image(taken.saturating_add(i as u64));
             let from = if i < self.background { &self.list.background } else { &self.list.foreground };
             let region = from[draw.among(from.len())];
-            self.write(region, self.mirror && draw.mirror(), out)?;
-            Ok(region.label as f32)
+            let flaw = self.write(region, self.mirror && draw.mirror(), out)?;
+            Ok((region, flaw))
         })?;
-        if let Some(top) = rest.first_mut() {
-            top.copy_from_slice(&labels);
+        for (i, (region, flaw)) in written.into_iter().enumerate() {
+            let file = || self.list.files[region.image as usize].display();
+            self.warnings.flaw(flaw, |flaw| self.error(region, format!("{} {flaw}", file())));
+            if let Some(top) = rest.first_mut() {
+                top[i] = region.label as f32;
+            }
         }
         *taken = taken.saturating_add(self.rows as u64);
         batch.next = *taken;
         Ok(())
     }
 
-    /// Writes a window to `out`, what lies outside its image as 0.
-    fn write(&self, region: Region, mirror: bool, out: &mut [f32]) -> Result<()> {
-        let error = |what: String| Error::data(&self.source, format!("line {}: {what}", region.line));
-        let image = self.image(region.image as usize).map_err(|e| error(e.to_string()))?;
+    fn error(&self, region: Region, what: String) -> Error {
+        Error::data(&self.source, format!("line {}: {what}", region.line))
+    }
+
+    /// Writes a window to `out`, what lies outside its image as 0; returns what is amiss with the image.
+    fn write(&self, region: Region, mirror: bool, out: &mut [f32]) -> Result<Option<Flaw>> {
+        let error = |what: String| self.error(region, what);
+        let (image, flaw) = self.image(region.image as usize).map_err(|e| error(e.to_string()))?;
         let Extent { height, width, .. } = image.extent;
         let warp = Warp::new(region, self.side, (height, width), mirror).ok_or_else(|| {
             let Region { x1, y1, x2, y2, .. } = region;
@@ -244,7 +251,7 @@ impl Windows {
         })?;
         out.fill(0.0);
         if warp.height == 0 || warp.width == 0 {
-            return Ok(());
+            return Ok(flaw);
         }
         let warped = image
             .part_resized(warp.corner, warp.part, warp.height, warp.width)
@@ -264,14 +271,14 @@ impl Windows {
                 }
             }
         }
-        Ok(())
+        Ok(flaw)
     }
 
-    fn image(&self, index: usize) -> Result<Raster> {
+    fn image(&self, index: usize) -> Result<(Raster, Option<Flaw>)> {
         let file = &self.list.files[index];
         match self.cached.get(index) {
-            Some(bytes) => image::decode_file(bytes, file, self.color),
-            None => image::read_file(file, self.color),
+            Some(bytes) => image::decode_file(bytes, file, Color::Force),
+            None => image::read_file(file, Color::Force),
         }
     }
 }

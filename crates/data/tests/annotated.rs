@@ -7,11 +7,11 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{cx, error, open, resumes_exactly};
-use lgm_core::{Phase, Shape};
+use common::{begins_anew, cx, error, jpeg, open, resumes_exactly, warned};
+use lgm_core::{Phase, Shape, State};
 use lgm_data::convert::{AnnosetOptions, AnnotationFile, Annotations, ClassNames, convert_annoset};
 use lgm_data::db::{Backend, Database, Records, Writer};
-use lgm_proto::{AnnotatedDatum, LayerParameter};
+use lgm_proto::{AnnotatedDatum, Datum, LayerParameter};
 use lgm_testkit::says;
 use prost::Message;
 
@@ -138,7 +138,43 @@ fn runs_resume_exactly() {
     let more = "transform_param { mirror: true expand_param { max_expand_ratio: 2 } resize_param { height: 16 width: 16 }
                   noise_param { saltpepper: true saltpepper_param { fraction: 0.2 value: 9 } }
                   distort_param { hue_prob: 1 hue_delta: 9 } } annotated_data_param { batch_sampler { sampler { min_scale: 0.3 } } }";
-    resumes_exactly(&|| open(&layer(&source, 20, more), &cx(Phase::Train, 3)).unwrap(), 6);
+    let make = || open(&layer(&source, 20, more), &cx(Phase::Train, 3)).unwrap();
+    resumes_exactly(&make, 6);
+    let behind = |state: &mut State| state.extend([("record".to_string(), 3.0)]);
+    begins_anew(&make, "AnnotatedData 'd'", &behind, "lmdb: the saved position is record 3 of 3");
+}
+
+#[test]
+fn records_with_a_flaw_are_used_and_the_first_of_each_kind_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("db");
+    let (whole, extents) = (jpeg(), (Some(3), Some(37), Some(53)));
+    let mut writer = Writer::create(&path, Backend::Leveldb).unwrap();
+    for (i, lacks) in [None, Some(0), Some(30), None, Some(40)].into_iter().enumerate() {
+        let datum = match lacks {
+            Some(lacks) => {
+                Datum { data: Some(whole[..whole.len() - lacks].to_vec()), encoded: Some(true), ..Default::default() }
+            }
+            None => {
+                let (channels, height, width) = extents;
+                Datum { channels, height, width, data: Some(vec![7; 3 * 37 * 53 + i + 1]), ..Default::default() }
+            }
+        };
+        let record = AnnotatedDatum { datum: Some(datum), ..Default::default() };
+        writer.put(&[b'0' + i as u8], record.encode_to_vec()).unwrap();
+    }
+    writer.finish().unwrap();
+    let mut run = open(&layer(path.to_str().unwrap(), 5, ""), &cx(Phase::Train, 1)).unwrap();
+    let images = run.next().swap_remove(0);
+    let images: Vec<&[f32]> = images.chunks(3 * 37 * 53).collect();
+    assert!(images[0].iter().chain(images[3]).all(|&v| v == 7.0) && images[1][..53] == images[2][..53]);
+    run.next();
+    let told = warned(path.to_str().unwrap());
+    let want = [
+        "record 0 (key '0') has 3 x 37 x 53 = 5883 pixels but 5884 values",
+        "record 2 (key '2') is a JPEG that is cut",
+    ];
+    assert!(told.len() == 2 && told.iter().zip(want).all(|(told, want)| told.contains(want)), "{told:?}");
 }
 
 #[test]

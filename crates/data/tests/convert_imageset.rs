@@ -5,6 +5,9 @@
 use std::fs;
 use std::path::Path;
 
+mod common;
+
+use common::{jpeg, listen, warned};
 use image::{GrayImage, RgbImage};
 use lgm_data::convert::{Encoding, ImageFile, ImageSet, ImageSetOptions, convert_imageset};
 use lgm_data::db::{Backend, Database, Records};
@@ -31,6 +34,7 @@ fn images(dir: &Path) -> String {
 }
 
 fn convert(dir: &Path, list: &str, options: &ImageSetOptions) -> Result<(ImageSet, Vec<(String, Datum)>), String> {
+    listen();
     fs::write(dir.join("list.txt"), list).unwrap();
     let out = dir.join("db");
     let _ = fs::remove_dir_all(&out);
@@ -142,7 +146,7 @@ fn mistakes_leave_nothing_behind() {
         "line 3: 'wide.png' is 3 x 5 x 6, but the image of line 1 is 3 x 5 x 4",
     );
     fails("none.png 1\n", PLAIN, "list.txt: none of the 1 images can be read");
-    fails("none.png\n", PLAIN, "line 1: 'none.png' has no label");
+    fails("none.png 99999999999\n", PLAIN, "line 1: expected a label of 32 bits, found '99999999999'");
     let named = ImageSetOptions { encoding: Encoding::AsNamed, ..PLAIN };
     fails(
         "0 im.png 1\nnameless 1\n",
@@ -154,6 +158,48 @@ fn mistakes_leave_nothing_behind() {
     fs::create_dir(dir.path().join("there")).unwrap();
     let e = convert_imageset("", dir.path().join("list.txt"), dir.path().join("there"), &PLAIN, &mut |_, _| ());
     assert!(e.unwrap_err().to_string().contains("there"), "a folder that exists");
+    fs::write(dir.path().join("list.txt"), "0 im.png 1\n").unwrap();
+    let (folder, out) = (dir.path().to_str().unwrap(), dir.path().join("out"));
+    let e = convert_imageset(folder, dir.path().join("list.txt"), out, &PLAIN, &mut |_, _| ()).unwrap_err().to_string();
+    let hint = format!("the folder '{folder}' needs a slash at its end");
+    assert!(e.contains("none of the 1 images can be read; the first: '") && e.contains(&hint), "{e}");
+    assert!(warned(folder).iter().any(|text| text.starts_with("Could not open or find") && text.contains(&hint)));
+}
+
+#[test]
+fn lines_are_read_as_caffe_reads_them() {
+    let dir = tempfile::tempdir().unwrap();
+    images(dir.path());
+    fs::copy(dir.path().join("0 im.png"), dir.path().join("a.png")).unwrap();
+    let (set, records) =
+        convert(dir.path(), "0 im.png 1.7\n\n1 im.png 3abc\na.png\na.png 2.5\n \na.png\n", &PLAIN).unwrap();
+    assert_eq!(set, ImageSet { written: 5, left_out: 0 });
+    let found: Vec<_> = records.iter().map(|(key, datum)| (&key[..], datum.label())).collect();
+    let names = ["00000000_0 im.png", "00000002_1 im.png", "00000003_a.png", "00000004_a.png", "00000006_a.png"];
+    assert_eq!(found, names.into_iter().zip([1, 3, 0, 2, 0]).collect::<Vec<_>>());
+    let mut told = warned(dir.path().to_str().unwrap());
+    told.sort();
+    let want = [
+        "line 1: the label '1.7' is taken for 1, as in Caffe (2 more like it)",
+        "line 2 names no file and is passed over (1 more like it)",
+        "line 4: 'a.png' has no label; 0 is taken, as in Caffe (1 more like it)",
+    ];
+    assert!(told.len() == 3 && told.iter().zip(want).all(|(told, want)| told.ends_with(want)), "{told:?}");
+}
+
+#[test]
+fn jpegs_that_are_cut_short_are_used_and_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = jpeg();
+    for (name, lacks) in [("whole.jpg", 0), ("end.jpg", 2), ("cut.jpg", 30), ("other.jpg", 40)] {
+        fs::write(dir.path().join(name), &bytes[..bytes.len() - lacks]).unwrap();
+    }
+    let (set, records) = convert(dir.path(), "whole.jpg 1\nend.jpg 2\ncut.jpg 3\nother.jpg 4\n", &PLAIN).unwrap();
+    assert_eq!(set, ImageSet { written: 4, left_out: 0 });
+    assert!(records[0].1.data() == records[1].1.data() && records[0].1.data() != records[2].1.data());
+    let told = warned(dir.path().to_str().unwrap());
+    let want = "line 3: 'cut.jpg' is a JPEG that is cut short: what is missing of it is gray (1 more like it)";
+    assert!(told.len() == 1 && told[0].ends_with(want), "{told:?}");
 }
 
 #[test]

@@ -7,10 +7,10 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{cx, error, golden, open, resumes_exactly};
+use common::{begins_anew, cx, error, golden, jpeg, open, resumes_exactly, start, warned};
 use heed::types::Bytes;
 use heed::{CommitOrAbort, EnvOpenOptions};
-use lgm_core::{Phase, Shape};
+use lgm_core::{Node, Phase, Registry, Shape, State};
 use lgm_data::db::{Backend, Writer};
 use lgm_proto::{DataParameter, Datum, LayerParameter, TransformationParameter, data_parameter::Db};
 use prost::Message;
@@ -243,16 +243,66 @@ fn a_bad_record_of_a_shuffled_run_is_named_by_its_key() {
 }
 
 #[test]
-fn a_leveldb_run_resumes_exactly_and_not_behind_its_end() {
+fn a_leveldb_run_resumes_exactly_and_anew_behind_its_end() {
     let dir = tempfile::tempdir().unwrap();
     let db = leveldb(&dir.path().join("db"), (0..23).map(|i| datum(i).encode_to_vec()));
     resumes_exactly(&|| open(&layer(&db, 5), &cx(Phase::Train, 3)).unwrap(), 12);
-    let mut run = open(&layer(&db, 5), &cx(Phase::Train, 3)).unwrap();
-    let mut state = run.source.state();
-    state.insert("record".into(), 23.0);
-    run.source.restore(&state).unwrap();
-    let e = run.try_next().unwrap_err().to_string();
-    assert!(e.contains("the saved position is record 23, but the database ends before it"), "{e}");
+    let make = || open(&layer(&db, 5), &cx(Phase::Train, 3)).unwrap();
+    let behind = |state: &mut State| state.extend([("record".to_string(), 23.0)]);
+    begins_anew(&make, "Data 'data'", &behind, "position is record 23, but the database ends before it");
+}
+
+#[test]
+fn a_saved_position_that_does_not_fit_begins_the_run_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = numbered(dir.path(), 30);
+    let mut l = layer(&db, 2);
+    l.data_param.as_mut().unwrap().rand_skip = Some(9);
+    let make = || open(&l, &cx(Phase::Train, 4)).unwrap();
+    let behind = |state: &mut State| state.extend([("record".to_string(), 30.0)]);
+    begins_anew(&make, "Data 'data'", &behind, "the saved position is record 30 of 30");
+    let other = |state: &mut State| *state = State::from([("epoch".into(), 1.0), ("taken".into(), 3.0)]);
+    begins_anew(&make, "Data 'data'", &other, "the saved data position lacks 'record'");
+    // A position taken up before the database is opened.
+    let mut registry = Registry::default();
+    lgm_data::register(&mut registry);
+    let Node::Source(mut source) = registry.build(&l, &cx(Phase::Train, 4)).unwrap() else { panic!("no source") };
+    source.restore(&State::from([("record".into(), 77.0), ("image".into(), 0.0)])).unwrap();
+    assert!(start(source, 2).unwrap().next() == make().next());
+    assert_eq!(warned("the saved position is record 77 of 30").len(), 1);
+}
+
+#[test]
+fn the_first_record_with_too_many_values_is_told_and_its_first_ones_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let more = |n: usize| Datum { data: Some((n..n + 15).map(|v| v as u8).collect()), ..datum(n) }.encode_to_vec();
+    let records: Vec<_> = (0..9).map(|n| if n > 3 { more(n) } else { datum(n).encode_to_vec() }).collect();
+    let mut run = open(&layer(&write_db(dir.path(), &records), 9), &cx(Phase::Train, 1)).unwrap();
+    let images = run.next().swap_remove(0);
+    assert_eq!(images, (0..9).flat_map(|n| (n..n + 12).map(|v| v as f32)).collect::<Vec<_>>());
+    run.next();
+    let told = warned(dir.path().to_str().unwrap());
+    let what = "record 4 (key '00000004') has 1 x 3 x 4 = 12 pixels but 15 values";
+    assert!(told.len() == 1 && told[0].starts_with("Data 'data': ") && told[0].contains(what), "{told:?}");
+}
+
+#[test]
+fn the_first_jpeg_that_is_cut_short_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let jpeg = jpeg();
+    let record = |len: usize| {
+        let data = Some(jpeg[..len].to_vec());
+        Datum { data, encoded: Some(true), ..Default::default() }.encode_to_vec()
+    };
+    let records = [jpeg.len(), jpeg.len() - 2, jpeg.len() - 30, jpeg.len() - 40].map(record);
+    let mut run = open(&layer(&write_db(dir.path(), &records), 4), &cx(Phase::Train, 1)).unwrap();
+    let images = run.next().swap_remove(0);
+    let images: Vec<&[f32]> = images.chunks(3 * 37 * 53).collect();
+    assert!(images[0] == images[1] && images[0][..8] == images[2][..8] && images[0] != images[2]);
+    run.next();
+    let told = warned(dir.path().to_str().unwrap());
+    let what = "record 2 (key '00000002') is a JPEG that is cut short: what is missing of it is gray";
+    assert!(told.len() == 1 && told[0].contains(what), "{told:?}");
 }
 
 #[test]
@@ -328,8 +378,4 @@ fn what_is_wrong_is_named() {
     fails(&transformed(&db, 2, crop), "record 0 (key '00000000') is 1 x 3 x 4, smaller than crop_size 4");
     let three = LayerParameter { top: vec!["a".into(), "b".into(), "c".into()], ..layer(&db, 1) };
     fails(&three, "Data takes one top, the images, or two");
-    let mut run = open(&layer(&db, 2), &train).unwrap();
-    let mut state = run.source.state();
-    state.insert("record".into(), 3.0);
-    assert!(run.source.restore(&state).unwrap_err().to_string().contains("record 3 of 3"));
 }

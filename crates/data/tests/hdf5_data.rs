@@ -7,8 +7,8 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{Running, cx, error, open, resumes_exactly, start};
-use lgm_core::{Phase, Shape};
+use common::{Running, begins_anew, cx, error, open, resumes_exactly, start};
+use lgm_core::{Phase, Shape, State};
 use lgm_data::Hdf5Data;
 use lgm_data::hdf5::write_f32;
 use lgm_proto::{Hdf5DataParameter, LayerParameter, TransformationParameter};
@@ -220,7 +220,7 @@ fn missing_and_unsuitable_files_are_named() {
     let e = error(&layer(param("/nonexistent/list.txt", 2)), &train);
     assert!(e.contains("/nonexistent/list.txt: cannot open the list"), "{e}");
     fs::write(&list, "no_such.h5\n").unwrap();
-    fails("lists 'no_such.h5', which does not exist (names in the list are relative to the folder the program runs in");
+    fails("lists 'no_such.h5', which does not exist (names are relative to the folder the program runs in");
     fs::write(&list, " \n").unwrap();
     fails("list.txt: must list at least one HDF5 file");
     fs::write(dir.path().join("text.h5"), "not HDF5").unwrap();
@@ -280,13 +280,27 @@ fn wrong_parameters_are_explained() {
     assert!(error(&transforms, &train).contains("HDF5Data does not transform data"));
     let labels = LayerParameter { top: vec!["label".into()], ..layer(Hdf5DataParameter { mirror: Some(true), ..p() }) };
     assert!(error(&labels, &train).contains("need images, rows of channels x height x width"));
+    let itself = dir.path().join("file0.h5");
+    assert!(itself.exists());
+    let itself = Hdf5DataParameter { source: Some(itself.to_str().unwrap().into()), ..p() };
+    fails(
+        itself,
+        Phase::Train,
+        "file0.h5: is an HDF5 file; source must be a text file that lists HDF5 files, one a line",
+    );
+}
 
-    let mut run = open(&layer(p()), &train).unwrap();
-    let mut state = run.source.state();
-    state.insert("row".into(), 3.0);
-    assert!(run.source.restore(&state).unwrap_err().to_string().contains("row 3 of 3"));
-    state.remove("image");
-    assert!(run.source.restore(&state).unwrap_err().to_string().contains("lacks 'image'"));
+#[test]
+fn a_saved_position_that_does_not_fit_begins_the_run_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let list = write_files(dir.path(), &[3]);
+    let make = || open(&layer(param(&list, 2)), &cx(Phase::Train, 1)).unwrap();
+    let name = layer(param(&list, 2)).name().to_string();
+    let name = format!("HDF5Data '{name}'");
+    let set = |key: &'static str, value: f64| move |state: &mut State| state.extend([(key.to_string(), value)]);
+    begins_anew(&make, &name, &set("row", 3.0), "the saved position is row 3 of 3");
+    begins_anew(&make, &name, &set("file", 1.0), "the saved position is in file number 2, but the list has 1");
+    begins_anew(&make, &name, &|state| state.retain(|key, _| key != "image"), "the saved data position lacks 'image'");
 }
 
 #[test]

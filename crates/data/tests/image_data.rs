@@ -7,9 +7,9 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{cx, error, open, resumes_exactly};
+use common::{begins_anew, cx, error, jpeg, open, resumes_exactly, warned};
 use image::{DynamicImage, GrayImage, RgbImage};
-use lgm_core::{Phase, Shape};
+use lgm_core::{Phase, Shape, State};
 use lgm_proto::{DataParameter, ImageDataParameter, LayerParameter, TransformationParameter};
 
 /// Image n of 3 x 4 pixels is blue n, green n + 1, red n + 2 all over; its label is 100 + n.
@@ -96,11 +96,36 @@ fn a_resumed_run_equals_one_that_never_stopped() {
     layer.transform_param =
         Some(TransformationParameter { crop_size: Some(2), mirror: Some(true), ..Default::default() });
     resumes_exactly(&|| open(&layer, &cx(Phase::Train, 1)).unwrap(), 10);
-    let mut run = open(&layer, &cx(Phase::Train, 1)).unwrap();
-    let mut state = run.source.state();
-    state.insert("taken".into(), 7.0);
-    let e = run.source.restore(&state).unwrap_err().to_string();
-    assert!(e.contains("the saved position is image 7 of an epoch, but the list has 7"), "{e}");
+}
+
+#[test]
+fn a_saved_position_that_does_not_fit_begins_the_run_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let layer = with(&numbered(dir.path(), 7), |p| (p.shuffle, p.rand_skip) = (Some(true), Some(5)));
+    let make = || open(&layer, &cx(Phase::Train, 1)).unwrap();
+    let set = |state: &mut State| state.extend([("taken".to_string(), 7.0)]);
+    begins_anew(&make, "ImageData 'data'", &set, "the saved position is image 7 of an epoch, but the list has 7");
+    let other = |state: &mut State| *state = State::from([("record".into(), 1.0)]);
+    begins_anew(&make, "ImageData 'data'", &other, "the saved data position lacks 'epoch'");
+}
+
+#[test]
+fn the_first_jpeg_that_is_cut_short_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let jpeg = jpeg();
+    for (name, lacks) in [("whole.jpg", 0), ("no_end.jpg", 2), ("cut.jpg", 30), ("cut_too.jpg", 40)] {
+        fs::write(dir.path().join(name), &jpeg[..jpeg.len() - lacks]).unwrap();
+    }
+    let mut run =
+        open(&layer(dir.path(), "whole.jpg 1\nno_end.jpg 2\ncut.jpg 3\ncut_too.jpg 4\n", 4), &cx(Phase::Test, 1))
+            .unwrap();
+    let images = run.next().swap_remove(0);
+    let images: Vec<&[f32]> = images.chunks(3 * 37 * 53).collect();
+    assert!(images[0] == images[1] && images[0][..8] == images[2][..8] && images[0] != images[2]);
+    run.next();
+    let told = warned(dir.path().to_str().unwrap());
+    let what = "cut.jpg is a JPEG that is cut short: what is missing of it is gray";
+    assert!(told.len() == 1 && told[0].contains("list.txt: line 3: ") && told[0].contains(what), "{told:?}");
 }
 
 #[test]
@@ -111,13 +136,20 @@ fn colors_and_sizes() {
     let shape = |layer: &LayerParameter| open(layer, &cx(Phase::Test, 1)).unwrap().shapes[0].clone();
     let gray = with(&base, |p| p.is_color = Some(false));
     assert_eq!(shape(&gray), Shape::from([5, 1, 3, 4]));
-    let forced = |color: bool| {
-        let transform =
-            TransformationParameter { force_color: Some(color), force_gray: Some(!color), ..Default::default() };
-        LayerParameter { transform_param: Some(transform), ..if color { gray.clone() } else { base.clone() } }
-    };
-    assert_eq!(shape(&forced(true)), Shape::from([5, 3, 3, 4]));
-    assert_eq!(shape(&forced(false)), Shape::from([5, 1, 3, 4]));
+    // As in Caffe, that is for records.
+    for (layer, channels) in [(&gray, 1), (&base, 3)] {
+        let transform = TransformationParameter {
+            force_color: Some(channels == 1),
+            force_gray: Some(channels == 3),
+            ..Default::default()
+        };
+        let name = format!("forced to {}", 4 - channels);
+        let forced = LayerParameter { transform_param: Some(transform), name: Some(name.clone()), ..layer.clone() };
+        assert_eq!(shape(&forced), Shape::from([5, channels, 3, 4]));
+        let told = warned(&name);
+        let what = format!("force_{} has no effect, as in Caffe", if channels == 1 { "color" } else { "gray" });
+        assert!(told.len() == 1 && told[0].contains(&what) && told[0].contains("is_color"), "{told:?}");
+    }
     // A gray file among coloured ones has three equal channels.
     let mixed = layer(dir.path(), "0 im.png 1\ng.png 2\n", 2);
     let resized = with(&mixed, |p| (p.new_height, p.new_width) = (Some(2), Some(3)));

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::golden;
+use common::{golden, listen, warned};
 use lgm_core::Result;
 use lgm_data::db::{Backend, Database, Records, Writer};
 use rusty_leveldb::{CompressorId, DB, Options, compressor::SnappyCompressor};
@@ -149,9 +149,10 @@ fn a_file_cut_anywhere_is_said_to_be() {
         if name.starts_with("LO") || len == 0 {
             continue;
         }
-        // A log may end behind any of its records.
-        let in_records: &[usize] = if name.ends_with(".log") { &[] } else { &[0, 40, len / 2, len.saturating_sub(60)] };
-        for &cut in in_records.iter().chain(&[1, 7, 12, len - 1]).filter(|&&cut| cut < len) {
+        if name.ends_with(".log") {
+            continue;
+        }
+        for cut in [0, 40, len / 2, len.saturating_sub(60), 1, 7, 12, len - 1].into_iter().filter(|&cut| cut < len) {
             match changed(dir.path(), name, |bytes| bytes.truncate(cut), want.len()) {
                 Ok(_) => panic!("{name} cut after {cut} of {len} bytes was read"),
                 Err(e) if name == "CURRENT" => assert!(e.contains("CURRENT names no manifest: '"), "{e}"),
@@ -159,6 +160,69 @@ fn a_file_cut_anywhere_is_said_to_be() {
             }
         }
     }
+}
+
+#[test]
+fn a_record_that_its_writer_did_not_finish_is_left_out() {
+    listen();
+    let dir = tempfile::tempdir().unwrap();
+    let mut database = DB::open(dir.path(), Options::default()).unwrap();
+    // The last record has fragments in three blocks.
+    let values: Vec<Vec<u8>> = [9, 700, 20_000, 70_000].iter().map(|&len| vec![len as u8; len]).collect();
+    for (i, value) in values.iter().enumerate() {
+        database.put(&[i as u8], value).unwrap();
+    }
+    database.close().unwrap();
+    let log = files(dir.path()).into_iter().find(|path| path.extension().is_some_and(|e| e == "log")).unwrap();
+    let whole = fs::read(&log).unwrap();
+    let ends: Vec<usize> = values
+        .iter()
+        .scan(0, |at, value| {
+            // A batch of one record, with its key and the lengths of both; seven bytes before each fragment.
+            let mut left = 12
+                + 1
+                + 2
+                + if value.len() < 128 {
+                    1
+                } else if value.len() < 16_384 {
+                    2
+                } else {
+                    3
+                }
+                + value.len();
+            while left > 0 {
+                let part = left.min(32_768 - *at % 32_768 - 7);
+                *at += 7 + part;
+                left -= part;
+            }
+            Some(*at)
+        })
+        .collect();
+    assert_eq!(ends.last(), Some(&whole.len()));
+    for (kept, pair) in ends.windows(2).enumerate() {
+        for cut in [pair[0], pair[0] + 3, pair[0] + 8, (pair[0] + pair[1]) / 2, 32_768, 65_536, pair[1] - 1] {
+            if !(pair[0]..pair[1]).contains(&cut) {
+                continue;
+            }
+            fs::write(&log, &whole[..cut]).unwrap();
+            let found = read_from(dir.path(), 0, kept + 2).unwrap();
+            let keys: Vec<_> = found.iter().map(|(_, key, value)| (usize::from(key[0]), value.len())).collect();
+            let want = |i: usize| (i % (kept + 1), values[i % (kept + 1)].len());
+            assert_eq!(keys, (0..kept + 2).map(want).collect::<Vec<_>>(), "cut after {cut}");
+            let told = warned(dir.path().to_str().unwrap());
+            let name = log.file_name().unwrap().to_str().unwrap();
+            assert_eq!(told.len(), usize::from(cut > pair[0]), "cut after {cut}: {told:?}");
+            assert!(told.iter().all(|text| text.contains(&format!("{name} ends within a record, which is left out"))));
+        }
+    }
+    // Each log has its own end.
+    fs::write(log.with_file_name("999999.log"), &whole[..ends[1] - 1]).unwrap();
+    assert_eq!(read_from(dir.path(), 0, 4).unwrap().last().unwrap().2, values[0]);
+    assert_eq!(warned(dir.path().to_str().unwrap()).len(), 2);
+    fs::remove_file(log.with_file_name("999999.log")).unwrap();
+    fs::write(&log, &whole[..ends[0] - 1]).unwrap();
+    let e = read_from(dir.path(), 0, 1).unwrap_err().to_string();
+    assert!(e.contains("the database holds no records"), "{e}");
 }
 
 #[test]

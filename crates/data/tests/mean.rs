@@ -57,6 +57,10 @@ fn a_record_that_does_not_fit_is_named() {
         e.contains("sizes: record 33 (key '000033') is 2 x 3 x 2, but the first image is 2 x 2 x 3; a mean"),
         "{e}"
     );
+    let more = Datum { data: Some(vec![1; 13]), ..datum(vec![1; 12], 3) };
+    let database = self::database(&dir.path().join("more"), Backend::Lmdb, [datum(vec![1; 12], 3), more]);
+    let e = ImageMean::of(&database, |_| ()).err().unwrap().to_string();
+    assert!(e.contains("more: record 1 (key '000001') has 2 x 2 x 3 = 12 pixels but 13 values"), "{e}");
     let broken = Datum { data: Some(vec![1]), ..datum(vec![1; 12], 3) };
     let database = self::database(&dir.path().join("broken"), Backend::Leveldb, [datum(vec![1; 12], 3), broken]);
     let e = ImageMean::of(&database, |_| ()).err().unwrap().to_string();

@@ -7,9 +7,9 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{cx, error, open, resumes_exactly};
+use common::{begins_anew, cx, error, jpeg, open, resumes_exactly, warned};
 use image::RgbImage;
-use lgm_core::{Phase, Shape};
+use lgm_core::{Phase, Shape, State};
 use lgm_proto::{LayerParameter, TransformationParameter, WindowDataParameter};
 
 /// Two images of 8 x 10 pixels, the first blue 10, the second blue 20, each with one window of foreground and background.
@@ -100,6 +100,24 @@ fn a_resumed_run_equals_one_that_never_stopped_and_a_cache_changes_nothing() {
     let cached = with(&layer, |p| p.cache_images = Some(true));
     let all = |layer: &LayerParameter| open(layer, &cx(Phase::Train, 3)).unwrap().collect(0, 4);
     assert_eq!(all(&layer), all(&cached));
+    let other = |state: &mut State| *state = State::from([("record".into(), 3.0)]);
+    let make = || open(&layer, &cx(Phase::Train, 1)).unwrap();
+    begins_anew(&make, "WindowData 'data'", &other, "the saved data position lacks 'taken'");
+}
+
+#[test]
+fn windows_have_three_channels_whatever_is_forced_and_cut_images_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = transformed(&layer(dir.path(), LIST), |t| t.force_gray = Some(true));
+    let bytes = jpeg();
+    fs::write(dir.path().join("0.png"), &bytes[..bytes.len() - 20]).unwrap();
+    let named = LayerParameter { name: Some("gray windows".into()), ..base };
+    let mut run = open(&named, &cx(Phase::Train, 1)).unwrap();
+    assert_eq!(run.shapes[0], Shape::from([8, 3, 6, 6]));
+    (0..4).for_each(|_| drop(run.next()));
+    let told = warned("gray windows");
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].contains("force_gray has no effect") && told[1].contains("0.png is a JPEG that is cut short"));
 }
 
 #[test]

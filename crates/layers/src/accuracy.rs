@@ -1,7 +1,7 @@
 //! Accuracy: the share of positions whose label is among the `top_k` best scores.
 //!
 //! Bottoms: scores, with classes along `axis` (1), and labels, one for each other position. Tops: the accuracy, optionally
-//! the accuracy of each class \[classes\] (0 for a class that no label names). Positions labelled `ignore_label` do not
+//! the accuracy of each class \[classes\] (0 for a class that no label names, as in Caffe; in SegNet's fork 1). Positions labelled `ignore_label` do not
 //! count; with none left the accuracy is 0.
 //!
 //! A label is right when fewer than `top_k` other classes score at least as high, so a tie counts against it. With

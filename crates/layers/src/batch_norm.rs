@@ -13,8 +13,9 @@
 //! Backward reads the top and the kept 1/√(σ² + ε), so the bottom's memory is free.
 //!
 //! With `scale_bias`, or a `scale_filler` or `bias_filler`, the layer has a Scale of its own, as NVIDIA's fork of Caffe: y · γ + β,
-//! with parameters γ `[C]`, from `scale_filler` (1), and β `[C]`, from `bias_filler` (0), after the others. (That fork keeps running
-//! averages where Caffe has sums; files of either are read.)
+//! with parameters γ `[C]`, from `scale_filler` (1), and β `[C]`, from `bias_filler` (0), after the others. A `param` entry's rate for
+//! M, V or w then counts for nothing, as there, with a warning. (That fork keeps running averages where Caffe has sums; files of
+//! either are read, and its files of before 2017, whose order is another.)
 //!
 //! Source: Ioffe and Szegedy, "Batch Normalization" (2015); Caffe's layer of this name, which keeps its own copy of y.
 
@@ -46,7 +47,7 @@ impl BatchNorm {
         if fused::has_own_scale(param) {
             return fused::scaled(param, cx);
         }
-        let statistics = Statistics::new(param, cx)?;
+        let statistics = Statistics::new(param, cx, false)?;
         Node::compute(BatchNorm { statistics, axes: Axes3::default() })
     }
 }

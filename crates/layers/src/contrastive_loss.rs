@@ -9,19 +9,20 @@
 //! Gradient: da = dL/N · (a − b) · g, db = −da, where g is 1 for a similar pair, else 0 beyond the margin and within it
 //! −(m − d)/(d + 10⁻⁴), or −1 with `legacy_version`. The 10⁻⁴ is Caffe's: it keeps the gradient finite where a = b.
 //!
-//! Shapes: bottoms a and b [N, …] alike, and N labels; top the loss. Source: Hadsell, Chopra and LeCun, "Dimensionality
+//! Shapes: bottoms a and b [N, …] alike but for extents of 1 at the end, and N labels; top the loss. `loss_param` has no effect (in
+//! Intel's fork `normalization: NONE` has). Source: Hadsell, Chopra and LeCun, "Dimensionality
 //! Reduction by Learning an Invariant Mapping" (2006), and Caffe's layer of this name, which takes no spatial extents.
 
 use lgm_core::{
     Arity, BlobSpec, BuildCx, Bwd, Device, DeviceLayer, DeviceQueue, Error, Float, Fwd, Grid, Host, HostLayer, Layer,
-    Node, Plan, Result, args, ensure,
+    Node, Plan, Result, Shape, args, ensure,
 };
 use lgm_proto::{ContrastiveLossParameter, LayerParameter};
 
 use crate::common::labels::check_count;
 use crate::common::launch::{extent, row_grid};
 use crate::common::loops::{for_rows, sum};
-use crate::common::loss::Tally;
+use crate::common::loss::{Tally, warn_of_normalization};
 
 /// What keeps the gradient finite where both features are the same.
 const LEAST_DISTANCE: f64 = 1e-4;
@@ -35,6 +36,7 @@ pub struct ContrastiveLoss {
 
 impl ContrastiveLoss {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
+        warn_of_normalization(param);
         let param = param.contrastive_loss_param.unwrap_or_default();
         ensure!(param.margin().is_finite(), "margin must be a finite number, found {}", param.margin());
         Node::compute(ContrastiveLoss { param, pairs: 0, width: 0 })
@@ -79,8 +81,9 @@ impl Layer for ContrastiveLoss {
     fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {
         let (a, b) = (&bottoms[0].shape, &bottoms[1].shape);
         ensure!(!a.is_empty(), "the features must have a batch axis, found a scalar");
-        if a != b {
-            let what = "bottom 1 must have the shape of bottom 0".into();
+        let long = |shape: &Shape| shape.iter().rposition(|&extent| extent != 1).map_or(0, |last| last + 1);
+        if a[..long(a)] != b[..long(b)] {
+            let what = "bottom 1 must have the shape of bottom 0, extents of 1 at the end aside".into();
             return Err(Error::Shape { what, expected: a.clone(), found: b.clone() });
         }
         (self.pairs, self.width) = (a[0], a.count_from(1));
@@ -185,6 +188,8 @@ mod tests {
                 golden("contrastive_more_1"),
                 case("margin: 2.5").bottom([6, 5]).bottom([6, 5]).bottom_of([6, 1], labels()),
                 case("margin: 6 legacy_version: true").bottom([6, 2, 3]).bottom([6, 2, 3]).bottom_of([6], labels()),
+                case("margin: 3").bottom([5, 4]).bottom([5, 4, 1, 1]).bottom_of([5, 1, 1, 1], Fill::Labels(2)),
+                case("").bottom([3, 1]).bottom([3]).bottom_of([3], Fill::Labels(2)),
                 // Pairs of no distance.
                 case("")
                     .bottom_of([2, 2], Fill::Given(vec![1.0; 4]))
@@ -203,6 +208,7 @@ mod tests {
         let fails =
             |shapes: [lgm_core::Shape; 3], needles: &[&str]| config_error(&registry, &text(""), &shapes, needles);
         fails([[2, 3].into(), [3, 2].into(), [2].into()], &["bottom 1", "(2, 3)", "(3, 2)"]);
+        fails([[2, 3, 1].into(), [2, 1, 3].into(), [2].into()], &["bottom 1", "(2, 3, 1)", "(2, 1, 3)"]);
         fails([[2, 3].into(), [2, 3].into(), [3].into()], &["expected 2", "found 3"]);
         fails([lgm_core::Shape::scalar(), lgm_core::Shape::scalar(), [1].into()], &["batch axis"]);
     }

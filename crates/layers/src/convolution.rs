@@ -4,7 +4,8 @@
 //! kernel positions q.
 //!
 //! Shapes: bottoms `[N…, C, spatial…]`, the channels at `axis`, all of one shape; a top for each,
-//! `[N…, O, ⌊(spatial + 2 · pad − dilation · (kernel − 1) − 1) / stride⌋ + 1 …]` with O = `num_output`. Parameters, shared by
+//! `[N…, O, (spatial + 2 · pad − dilation · (kernel − 1) − 1) / stride + 1 …]`, the quotient rounded to zero as in Caffe, so that there
+//! is one position too where the kernel reaches beyond the padded input by less than a stride; O is `num_output`. Parameters, shared by
 //! all bottoms: W `[O, C / group, kernel…]` and, unless `bias_term` is false, b `[O]`.
 //! Gradient: dx is dy spread back through W; `dW[o, c, q] = Σ dy[n, o, p] · x[n, c, …]`; `db[o] = Σ dy[n, o, p]`.
 //!
@@ -112,9 +113,11 @@ fn windows(p: &ConvolutionParameter, bottom: &[usize], transposed: bool) -> Resu
     let dilation = per_axis("dilation", &p.dilation, ("", None), ("", None), axes, Some(1))?;
     let window = |i: usize| {
         let made = match sides {
-            Some(sides) => Window::sided(bottom[i], kernel[i], stride[i], sides[i], dilation[i]),
             None if transposed => Window::transposed(bottom[i], kernel[i], stride[i], pad[i], dilation[i]),
-            None => Window::new(bottom[i], kernel[i], stride[i], pad[i], dilation[i]),
+            _ => {
+                let pad = sides.map_or([pad[i]; 2], |sides| sides[i]);
+                Window::of_convolution(bottom[i], kernel[i], stride[i], pad, dilation[i])
+            }
         };
         made.map_err(|error| Error::config(format!("spatial axis {i}: {error}")))
     };
@@ -291,6 +294,33 @@ mod tests {
                 Case::new(layer("num_output: 2 kernel_size: 2 pad: 1")).bottom([2, 1, 2, 3, 2, 2]),
             ],
         );
+    }
+
+    /// By less than a stride; what is there counts as 0.
+    #[test]
+    fn a_kernel_may_reach_beyond_the_input() {
+        let case = |param: &str, shape: &[usize]| Case::new(layer(param)).bottom(shape);
+        check(
+            &registry(),
+            &[
+                case("num_output: 3 kernel_size: 5 stride: 3", &[2, 2, 3, 4]),
+                case("num_output: 4 kernel_size: 3 stride: 4 pad: 1 dilation: 2 group: 4", &[2, 4, 2, 1]),
+                case("num_output: 16 kernel_size: 3 stride: 2", &[2, 16, 2, 2]).without_gradients(),
+                case("num_output: 32 kernel_size: 4 stride: 2", &[4, 32, 3, 5]).without_gradients(),
+                case("num_output: 32 kernel_size: 4 stride: 2 pad: 1", &[1, 32, 1, 9]).without_gradients(),
+                case("num_output: 2 kernel_size: 2 stride: 2 stride: 1 group: 2", &[1, 4, 1, 3]),
+                case("num_output: 2 kernel_h: 3 kernel_w: 2 stride_h: 2 stride_w: 2 pad_t: 1", &[1, 2, 1, 1]),
+                case("num_output: 3 kernel_size: 4 stride: 3", &[2, 3, 2]),
+                case("num_output: 2 kernel_size: 3 stride: 3", &[1, 2, 1, 4, 2]),
+            ],
+        );
+        let ones = "weight_filler { type: 'constant' value: 1 } bias_term: false";
+        let text = layer(&format!("num_output: 1 kernel_size: 5 stride: 3 {ones}"));
+        let harness = Harness::new(&registry(), &text, Phase::Test, DType::F64, &[[1, 1, 3, 4].into()]).unwrap();
+        let x: Vec<f64> = (1..13).map(f64::from).collect();
+        assert_eq!(harness.run(&harness.forward_inputs(&[&x]).unwrap()).unwrap().tops[0], [78.0]);
+        let far = layer("num_output: 1 kernel_size: 5 stride: 2");
+        config_error(&registry(), &far, &[[1, 1, 3, 6].into()], &["spatial axis 0", "reaches over 5", "has 3"]);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Crop: from `axis` (2) on, so much of the first bottom as the second has, beginning at `offset`.
 //!
 //! `offset` is given once for all these axes, once for each, or not at all: 0. Shapes: x [d₀, d₁, …] and a second bottom
-//! with as many axes, of which only the extents from `axis` on matter; top x's extents before `axis`, the second bottom's
-//! from there. Gradient: dy where it was cut out, 0 elsewhere; 0 by the second bottom, of which only the shape is read.
+//! with as many axes or more, of which only the extents of x's axes from `axis` on matter; top x's extents before `axis`, the
+//! second bottom's from there. Gradient: dy where it was cut out, 0 elsewhere; 0 by the second bottom, of which only the shape is read.
 //!
 //! Source: Caffe's layer of this name.
 
@@ -48,8 +48,8 @@ impl Crop {
     fn cuts(&self, bottom: &Shape, like: &Shape) -> Result<Vec<Cut>> {
         let (axis, offsets) = (bottom.axis(self.param.axis())?, &self.param.offset);
         ensure!(
-            like.len() == bottom.len(),
-            "the second bottom gives the extents: its shape {like} must have as many axes as the first, {bottom}"
+            like.len() >= bottom.len(),
+            "the second bottom gives the extents: its shape {like} must have at least as many axes as the first, {bottom}"
         );
         let cropped = bottom.len() - axis;
         ensure!(
@@ -219,6 +219,8 @@ mod tests {
             crop("axis: 0 offset: 2", [5], [3]),
             crop("axis: -1 offset: 1", [3, 4], [9, 2]),
             crop("axis: 1", [2, 3, 2, 3, 2], [1, 2, 1, 2, 1]),
+            crop("axis: -2 offset: 1", [2, 3, 4], [5, 2, 3, 7]),
+            crop("", [2, 3, 4], [2, 3, 4, 2]),
             // Nothing is cut out.
             crop("axis: 1 offset: 1", [2, 3, 4], [1, 0, 2]),
         ]);
@@ -231,7 +233,12 @@ mod tests {
             config_error(&registry(), &layer(param), &[x, like], needles);
         };
         refused("axis: 4", [2, 3, 4, 5].into(), [2, 3, 4, 5].into(), &["axis 4", "(2, 3, 4, 5)"]);
-        refused("axis: 1", [2, 3, 4].into(), [2, 3].into(), &["(2, 3)", "as many axes as the first, (2, 3, 4)"]);
+        refused(
+            "axis: 1",
+            [2, 3, 4].into(),
+            [2, 3].into(),
+            &["(2, 3)", "at least as many axes as the first, (2, 3, 4)"],
+        );
         let three = "axis: 1 offset: 1 offset: 1 offset: 1";
         refused(three, [2, 3, 4].into(), [2, 2, 2].into(), &["once for each of the 2 axes from 1 on", "3 times"]);
         let far = ["axis 2", "3 elements from offset 2", "the 4 of the first bottom (2, 3, 4)"];

@@ -1,7 +1,7 @@
 //! EuclideanLoss: 1/(2N) · Σ (a − b)², N being the first extent of the bottoms.
 //!
 //! Gradient: da = dL/N · (a − b), db = −da. Shapes: bottoms a and b of the same first extent and as many elements; top
-//! the loss. Source: Caffe's layer of this name.
+//! the loss. `loss_param` has no effect (in Intel's fork `normalization: NONE` has). Source: Caffe's layer of this name.
 
 use lgm_core::{
     Arity, BlobSpec, BuildCx, Bwd, Device, DeviceLayer, DeviceQueue, Float, Fwd, Grid, Host, HostLayer, Layer, Node,
@@ -10,6 +10,7 @@ use lgm_core::{
 use lgm_proto::LayerParameter;
 
 use crate::common::loops::{map2, total};
+use crate::common::loss::warn_of_normalization;
 use crate::common::row_sums::{Operation, parts, sum_rows};
 
 /// The layer; see the module.
@@ -19,7 +20,8 @@ pub struct EuclideanLoss {
 }
 
 impl EuclideanLoss {
-    pub(crate) fn build(_param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
+    pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
+        warn_of_normalization(param);
         Node::compute(EuclideanLoss { items: 1, count: 0 })
     }
 }

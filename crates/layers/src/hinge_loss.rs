@@ -3,8 +3,9 @@
 //!
 //! Gradient: −dL/N · δᵢⱼ, times twice what is missing with `L2`, where something is missing; else 0.
 //!
-//! Shapes: bottoms scores [N, …], of as many classes as an item has elements, and N labels; top the loss. Source: Caffe's
-//! layer of this name. Where we differ: a label outside the classes is an error that names it.
+//! Shapes: bottoms scores [N, …], of as many classes as an item has elements, and N labels; top the loss. `loss_param` has no
+//! effect (in Intel's fork `normalization: NONE` has). Source: Caffe's layer of this name. Where we differ: a label outside the
+//! classes is an error that names it.
 
 use lgm_core::{BuildCx, Float, Grid, Node, Result};
 use lgm_cpu::elementwise::reduce;
@@ -14,6 +15,7 @@ use lgm_proto::hinge_loss_parameter::Norm;
 use crate::common::item_loss::{self, ItemLoss, Scored, Spec};
 use crate::common::labels::Items;
 use crate::common::loops::for_rows;
+use crate::common::loss::warn_of_normalization;
 
 /// The layer; see the module.
 pub struct HingeLoss {
@@ -22,6 +24,7 @@ pub struct HingeLoss {
 
 impl HingeLoss {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
+        warn_of_normalization(param);
         let norm = param.hinge_loss_param.unwrap_or_default().norm();
         item_loss::node(HingeLoss { squared: norm == Norm::L2 })
     }

@@ -23,7 +23,7 @@ use lgm_cpu::softmax::{softmax, softmax_backward};
 use lgm_proto::loss_parameter::NormalizationMode;
 use lgm_proto::{BlobProto, LayerParameter, LossParameter, read_binary, strings};
 
-use crate::common::labels::{Labels, check_count};
+use crate::common::labels::{Labels, check_count, check_items};
 use crate::common::loops::{for_rows, total};
 use crate::common::loss::{LEAST_PROBABILITY, fixed_normalizer};
 use crate::common::softmax::probabilities;
@@ -127,6 +127,7 @@ impl Layer for InfogainLoss {
         self.along = Axes3::around(&scores.shape, axis..axis + 1);
         let Axes3 { outer, channels, inner } = self.along;
         check_count(&bottoms[1], outer * inner, scores)?;
+        check_items(&bottoms[1], scores)?;
         self.labels = Labels { ignored: self.loss.ignore_label, ..Labels::of(channels) };
         match (bottoms.get(2), &self.source) {
             (Some(h), _) => {

@@ -90,7 +90,7 @@ layers! {
     upsample { "Upsample" => Upsample }
     tile { "Tile" => Tile }
     softmax { "Softmax" => Softmax }
-    softmax_loss { "SoftmaxWithLoss" => SoftmaxWithLoss, "SoftmaxWithLossOHEM" => SoftmaxWithLossOhem }
+    softmax_loss { "SoftmaxWithLoss" => SoftmaxWithLoss, "SoftmaxWithLossOHEM" => SoftmaxWithLoss }
     euclidean_loss { "EuclideanLoss" => EuclideanLoss }
     contrastive_loss { "ContrastiveLoss" => ContrastiveLoss }
     hinge_loss { "HingeLoss" => HingeLoss }

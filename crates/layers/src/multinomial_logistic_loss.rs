@@ -2,21 +2,24 @@
 //!
 //! Gradient: dp = −dL/(N · p) for the label's class, else 0. As in Caffe, a probability below 10⁻²⁰ counts as that.
 //!
-//! Shapes: bottoms probabilities [N, …], of as many classes as an item has elements, and N labels; top the loss. Source:
-//! Caffe's layer of this name; SoftmaxWithLoss does the same from scores, and rounds less. Where we differ: a label outside
+//! Shapes: bottoms probabilities [N, …], of as many classes as an item has elements, and N labels; top the loss. `loss_param` has
+//! no effect (in Intel's fork `normalization: NONE` has).
+//!
+//! Source: Caffe's layer of this name; SoftmaxWithLoss does the same from scores, and rounds less. Where we differ: a label outside
 //! the classes is an error that names it.
 
 use lgm_core::{BuildCx, Float, Node, Result};
 use lgm_proto::LayerParameter;
 
-use crate::common::loss::LEAST_PROBABILITY;
+use crate::common::loss::{LEAST_PROBABILITY, warn_of_normalization};
 use crate::common::own_class::{self, OwnClass};
 
 /// The layer; see the module.
 pub struct MultinomialLogisticLoss;
 
 impl MultinomialLogisticLoss {
-    pub(crate) fn build(_param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
+    pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
+        warn_of_normalization(param);
         own_class::node(MultinomialLogisticLoss)
     }
 }

@@ -187,7 +187,7 @@ impl Layer for Pooling {
         ensure!(shape.len() == 4, "the bottom must have 4 axes (images, channels, height, width), found shape {shape}");
         self.geometry = self.geometry([shape[2], shape[3]])?;
         ensure!(
-            self.geometry.input_area() <= 1 << 24,
+            matches!(self.method, Method::Average | Method::Expect) || self.geometry.input_area() <= 1 << 24,
             "a plane of {} × {} has more elements than an index can count exactly ({})",
             shape[2],
             shape[3],

@@ -33,18 +33,25 @@ impl Power {
     }
 }
 
+#[inline(always)]
+fn cube<T: Float>(u: T) -> T {
+    u * u * u
+}
+
 /// `body`, where `raise` is the function u ↦ uᵖ: of the usual exponents without a general power, which takes longer.
 macro_rules! with_power {
     ($p:expr, |$raise:ident| $body:expr) => {{
         match $p {
             1.0 => with_power!(@ $raise, |u: T| u, $body),
             2.0 => with_power!(@ $raise, |u: T| u * u, $body),
-            3.0 => with_power!(@ $raise, |u: T| u * u * u, $body),
+            3.0 => with_power!(@ $raise, cube::<T>, $body),
             -1.0 => with_power!(@ $raise, |u: T| T::one() / u, $body),
             -2.0 => with_power!(@ $raise, |u: T| T::one() / (u * u), $body),
             // Of −0 as of 0.
             0.5 => with_power!(@ $raise, |u: T| (u + T::zero()).sqrt(), $body),
             -0.5 => with_power!(@ $raise, |u: T| T::one() / (u + T::zero()).sqrt(), $body),
+            1.5 => with_power!(@ $raise, |u: T| u * (u + T::zero()).sqrt(), $body),
+            -1.5 => with_power!(@ $raise, |u: T| cube(T::one() / (u + T::zero()).sqrt()), $body),
             p => {
                 let exponent = Exponent::new(p);
                 with_power!(@ $raise, |u: T| exponent.raise(u), $body)
@@ -112,6 +119,9 @@ mod tests {
                 power("power: 2 shift: -1").bottom([3, 4]),
                 power("power: 0.37 scale: 0.83").bottom_of([3, 4], positive()),
                 power("power: -1.5 shift: 2.4").bottom_of([3, 4], positive()),
+                power("power: -0.5 shift: 0.3").bottom_of([3, 4], positive()),
+                power("power: 1.5 scale: 1.7").bottom_of([3, 4], positive()),
+                power("power: 2.5").bottom_of([3, 4], positive()),
                 power("power: 3 scale: -1 shift: 0.1").bottom([3, 4]),
                 // Where scale · x + shift is zero, the gradient is too.
                 power("power: 3").bottom_of([3], Fill::Given(vec![0.0, 1.0, -2.0])),

@@ -17,6 +17,7 @@ use lgm_cpu::math::{exp, ln, sigmoid};
 use lgm_proto::loss_parameter::NormalizationMode;
 use lgm_proto::{LayerParameter, LossParameter};
 
+use crate::common::labels::check_items;
 use crate::common::loops::total;
 use crate::common::loss::{Tally, fixed_normalizer};
 
@@ -67,6 +68,7 @@ impl Layer for SigmoidCrossEntropyLoss {
             x.count() == targets.count(),
             "there must be a target for each score, found scores of shape {x} and targets of shape {targets}"
         );
+        check_items(&bottoms[1], &bottoms[0])?;
         self.count = x.count();
         self.items = x.first().copied().unwrap_or(1);
         Ok(Plan { backward_bottoms: vec![0, 1], flops: 6 * x.count() as u64, ..Plan::loss(bottoms[0].dtype) })
@@ -145,7 +147,7 @@ mod tests {
             cases.push(Case::new(text(&fields)).bottom([4, 3]).bottom_of([4, 3, 1], targets()));
         }
         cases.extend([
-            Case::new(text("normalize: true ignore_label: 2")).bottom([3, 4]).bottom_of([12], targets()),
+            Case::new(text("normalize: true ignore_label: 2")).bottom([3, 4]).bottom_of([3, 2, 2], targets()),
             // Nothing counts.
             Case::new(text("normalize: true ignore_label: 0")).bottom([2]).bottom_of([2], Fill::Uniform(0.0, 0.9)),
             // What would overflow.
@@ -160,5 +162,7 @@ mod tests {
     #[test]
     fn there_is_a_target_for_each_score() {
         config_error(&crate::tests::registry(), &text(""), &[[2, 3].into(), [2, 2].into()], &["(2, 3)", "(2, 2)"]);
+        let turned = [[4, 3].into(), [3, 4].into()];
+        config_error(&crate::tests::registry(), &text(""), &turned, &["a first extent of 4", "found shape (3, 4)"]);
     }
 }

@@ -2,17 +2,20 @@
 //! that it has a gradient everywhere, and linear beyond, so that outliers count no more than they must.
 //!
 //! wᵢ and wₒ are the inside and outside weights, the third and the fourth bottom, 1 where absent; σ is
-//! `smooth_l1_loss_param.sigma` (1); Z is the number of items.
+//! `smooth_l1_loss_param.sigma` (1); Z is the number of items unless `loss_param` has a `normalization`, which then chooses it, but
+//! at least 1: `FULL` and `VALID`, all positions; `BATCH_SIZE`, items; `NONE`, 1; `PRE_FIXED`, `pre_fixed_normalizer`. Where it is
+//! absent, the older `normalize` means VALID if true, BATCH_SIZE if false.
 //!
-//! SmoothL1LossOHEM is the same with σ = 1 and without wₒ. `loss_param.normalization` chooses its Z, but at least 1: `FULL`
-//! and `VALID` (default), all positions; `BATCH_SIZE`, items; `NONE`, 1; `PRE_FIXED`, `pre_fixed_normalizer`. It may have a
-//! second top, the loss at each position [N, 1, …], summed over channels, which passes no gradient down.
+//! SmoothL1LossOHEM is the same with σ = 1, without wₒ, and with all positions as Z unless it is chosen.
 //!
 //! Gradient: da = dL/Z · wᵢ · wₒ · f′(d), where f′(d) is σ²d or the sign of d; db = −da; none to the weights.
 //!
-//! Shapes: bottoms a, b and weights alike, [N, C, …]; top the loss. Source: Girshick, "Fast R-CNN" (ICCV 2015), the layer of
-//! this name in its fork of Caffe and those after it; Dai, Li, He and Sun, "R-FCN" (NIPS 2016). Where we differ: the inside
-//! weights may come without the outside ones.
+//! Shapes: bottoms a, b and weights alike, [N, C, …]; tops the loss, optionally the loss at each position [N, 1, …], summed over
+//! channels, which passes no gradient down.
+//!
+//! Source: Girshick, "Fast R-CNN" (ICCV 2015), the layer of this name in its fork of Caffe and those after it; Dai, Li, He and Sun,
+//! "R-FCN" (NIPS 2016), whose fork has the second top and obeys `loss_param` (the others divide by the items whatever it says).
+//! Where we differ: the inside weights may come without the outside ones.
 
 use lgm_core::{
     Arity, BlobSpec, BuildCx, Bwd, Device, DeviceLayer, DevicePtr, DeviceQueue, Error, Float, Fwd, Grid, Host,
@@ -31,20 +34,22 @@ use crate::common::loss::{Tally, fixed_normalizer};
 /// The layer; see the module.
 pub struct SmoothL1Loss {
     sigma2: f64,
-    /// Of SmoothL1LossOHEM.
+    /// What chooses Z, if not the items are it.
     loss: Option<LossParameter>,
+    /// Bottoms that it may have, and those that it has.
+    most_bottoms: usize,
     bottoms: usize,
     tops: usize,
     /// Items, channels and positions of a channel.
     extents: [usize; 3],
 }
 
-/// SmoothL1Loss with a top for the loss at each position; see the module.
+/// SmoothL1Loss of the positions, not the items; see the module.
 pub struct SmoothL1LossOhem;
 
 impl SmoothL1LossOhem {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
-        SmoothL1Loss::node(1.0, Some(param.loss_param.clone().unwrap_or_default()))
+        SmoothL1Loss::node(1.0, Some(param.loss_param.clone().unwrap_or_default()), 3)
     }
 }
 
@@ -79,13 +84,15 @@ impl<T: Float> Values<'_, T> {
 
 impl SmoothL1Loss {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
-        SmoothL1Loss::node(param.smooth_l1_loss_param.as_deref().copied().unwrap_or_default().sigma(), None)
+        let sigma = param.smooth_l1_loss_param.as_deref().copied().unwrap_or_default().sigma();
+        let chosen = |loss: &LossParameter| loss.normalization.is_some() || loss.normalize.is_some();
+        SmoothL1Loss::node(sigma, param.loss_param.clone().filter(chosen), 4)
     }
 
-    fn node(sigma: f32, loss: Option<LossParameter>) -> Result<Node> {
+    fn node(sigma: f32, loss: Option<LossParameter>, most_bottoms: usize) -> Result<Node> {
         let sigma2 = f64::from(sigma * sigma);
         ensure!(sigma2.is_finite() && sigma2 > 0.0, "sigma must be a finite number other than 0, found {sigma}");
-        Node::compute(SmoothL1Loss { sigma2, loss, bottoms: 2, tops: 1, extents: [0; 3] })
+        Node::compute(SmoothL1Loss { sigma2, loss, most_bottoms, bottoms: 2, tops: 1, extents: [0; 3] })
     }
 
     fn count(&self) -> usize {
@@ -122,8 +129,7 @@ impl SmoothL1Loss {
 
 impl Layer for SmoothL1Loss {
     fn arity(&self) -> Arity {
-        let (bottoms, tops) = if self.loss.is_some() { (3, 2) } else { (4, 1) };
-        Arity::range(2..=bottoms, 1..=tops).with_auto_tops()
+        Arity::range(2..=self.most_bottoms, 1..=2).with_auto_tops()
     }
 
     fn plan(&mut self, bottoms: &[BlobSpec], tops: usize) -> Result<Plan> {
@@ -243,7 +249,10 @@ mod tests {
             let fields = format!("loss_param {{ normalization: {mode} }}");
             let case = Case::new(text("SmoothL1LossOHEM", 3, 2, &fields)).flat_top(1);
             cases.push((0..3).fold(case, |case, _| case.bottom([3, 4, 2])));
+            let case = Case::new(text("SmoothL1Loss", 4, 2, &fields)).flat_top(1);
+            cases.push((0..4).fold(case, |case, _| case.bottom([3, 4, 2])));
         }
+        cases.push(case(3, "loss_param { normalize: true }", &[3, 4, 2]));
         cases.push(Case::new(text("SmoothL1LossOHEM", 2, 2, "")).flat_top(1).bottom([3, 5]).bottom([3, 5]));
         check(&crate::tests::registry(), &cases);
     }
@@ -263,6 +272,32 @@ mod tests {
         let da = [1.0, -6.0, 0.8, 0.0];
         assert_close("da", out.bottom_diffs[0].as_ref().unwrap(), &da, 1e-12);
         assert_close("db", out.bottom_diffs[1].as_ref().unwrap(), &da.map(|d| -d), 1e-12);
+    }
+
+    #[test]
+    fn normalizers() {
+        // A loss of 1.5 at each of 2 · 3 · 5 elements: of 2 items, 10 positions.
+        let loss = |kind: &str, fields: &str| {
+            let layer = text(kind, 2, 1, fields);
+            let shapes = [[2, 3, 5].into(), [2, 3, 5].into()];
+            let harness = Harness::new(&crate::tests::registry(), &layer, Phase::Test, DType::F64, &shapes).unwrap();
+            harness.run(&harness.forward_inputs(&[&[2.0; 30], &[0.0; 30]]).unwrap()).unwrap().tops[0][0] / 45.0
+        };
+        let fixed = "loss_param { normalization: PRE_FIXED pre_fixed_normalizer: 4 }";
+        for (fields, plain, ohem) in [
+            ("", 2.0, 10.0),
+            ("loss_param { ignore_label: 1 }", 2.0, 10.0),
+            ("loss_param { normalization: FULL }", 10.0, 10.0),
+            ("loss_param { normalization: VALID }", 10.0, 10.0),
+            ("loss_param { normalization: BATCH_SIZE }", 2.0, 2.0),
+            ("loss_param { normalization: NONE }", 1.0, 1.0),
+            (fixed, 4.0, 4.0),
+            ("loss_param { normalize: true }", 10.0, 10.0),
+            ("loss_param { normalize: false }", 2.0, 2.0),
+        ] {
+            let got = [loss("SmoothL1Loss", fields), loss("SmoothL1LossOHEM", fields)];
+            assert_close(fields, &got, &[1.0 / plain, 1.0 / ohem], 1e-12);
+        }
     }
 
     #[test]

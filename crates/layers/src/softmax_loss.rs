@@ -1,8 +1,8 @@
 //! SoftmaxWithLoss: the cross-entropy of a softmax, −1/Z · Σ ln p(label), over the positions that count.
 //!
 //! Bottoms: scores, with classes along `softmax_param.axis` (1), and labels, one for each other position. Tops: the loss,
-//! optionally the probabilities, shaped like the scores. SoftmaxWithLossOHEM, a layer of forks, may have a third top, shaped
-//! like the labels: the loss at each position, 0 where it does not count, which passes no gradient down.
+//! optionally the probabilities, shaped like the scores, and, as in R-FCN's fork of Caffe, the loss at each position, shaped like the
+//! labels, 0 where it does not count, which passes no gradient down. SoftmaxWithLossOHEM is another name of the layer, of forks.
 //!
 //! A position does not count when its label is `ignore_label`, or lies outside `label_start` … `label_end` where either
 //! is given (they number the classes; the other end then defaults to 0 or the last class). `normalization` chooses Z:
@@ -31,7 +31,7 @@ use lgm_cpu::softmax::{softmax, softmax_backward};
 use lgm_proto::loss_parameter::NormalizationMode;
 use lgm_proto::{LayerParameter, LossParameter};
 
-use crate::common::labels::{Labels, check_count};
+use crate::common::labels::{Labels, check_count, check_items};
 use crate::common::loss::fixed_normalizer;
 use crate::common::softmax::probabilities;
 
@@ -45,26 +45,11 @@ pub struct SoftmaxWithLoss {
     labels: Labels,
     /// What each class weighs; none where all weigh 1.
     weights: Vec<f32>,
-    /// Tops that it may have, and those that it has.
-    most_tops: usize,
     tops: usize,
-}
-
-/// SoftmaxWithLoss with a top for the loss at each position; see the module.
-pub struct SoftmaxWithLossOhem;
-
-impl SoftmaxWithLossOhem {
-    pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
-        SoftmaxWithLoss::with_tops(param, 3)
-    }
 }
 
 impl SoftmaxWithLoss {
     pub(crate) fn build(param: &LayerParameter, _cx: &BuildCx) -> Result<Node> {
-        SoftmaxWithLoss::with_tops(param, 2)
-    }
-
-    fn with_tops(param: &LayerParameter, most_tops: usize) -> Result<Node> {
         let loss = param.loss_param.clone().unwrap_or_default();
         let weights = if loss.weight_by_label_freqs() { loss.class_weighting.clone() } else { Vec::new() };
         ensure!(
@@ -83,7 +68,6 @@ impl SoftmaxWithLoss {
             along: Axes3::default(),
             labels: Labels::default(),
             weights,
-            most_tops,
             tops: 1,
         })
     }
@@ -109,7 +93,7 @@ impl SoftmaxWithLoss {
 
 impl Layer for SoftmaxWithLoss {
     fn arity(&self) -> Arity {
-        Arity::range(2..=2, 1..=self.most_tops).with_auto_tops()
+        Arity::range(2..=2, 1..=3).with_auto_tops()
     }
 
     fn plan(&mut self, bottoms: &[BlobSpec], tops: usize) -> Result<Plan> {
@@ -117,6 +101,7 @@ impl Layer for SoftmaxWithLoss {
         let axis = scores.shape.axis(self.axis)?;
         self.along = Axes3::around(&scores.shape, axis..axis + 1);
         check_count(&bottoms[1], self.along.outer * self.along.inner, scores)?;
+        check_items(&bottoms[1], scores)?;
         let classes = self.along.channels;
         ensure!(
             self.weights.is_empty() || self.weights.len() == classes,
@@ -228,15 +213,17 @@ mod tests {
             cases.push(loss(&fields, 1).bottom([2, 3, 3]).bottom_of([2, 3], with_ignored()));
             cases.push(loss(&fields, 2).bottom([2, 3, 3]).bottom_of([2, 1, 3], with_ignored()));
         }
-        let each = text("top: 'e' loss_param { ignore_label: 255 }", 2).replace("Loss\"", "LossOHEM\"");
+        let each = text("top: 'e' loss_param { ignore_label: 255 }", 2);
+        for each in [each.replace("Loss\"", "LossOHEM\""), each] {
+            cases.push(Case::new(each).flat_top(2).bottom([2, 3, 3]).bottom_of([2, 3], with_ignored()));
+        }
         cases.extend([
-            Case::new(each).flat_top(2).bottom([2, 3, 3]).bottom_of([2, 3], with_ignored()),
             loss("", 1).bottom([5, 7]).bottom_of([5], Fill::Labels(7)),
-            loss("softmax_param { axis: -1 }", 1).bottom([2, 3, 4]).bottom_of([6], Fill::Labels(4)),
+            loss("softmax_param { axis: -1 }", 1).bottom([2, 3, 4]).bottom_of([2, 3], Fill::Labels(4)),
             loss("loss_param { normalize: false }", 1).bottom([2, 3, 4]).bottom_of([2, 4], Fill::Labels(3)),
             loss("loss_param { weight_by_label_freqs: true class_weighting: [0.5, 2, 0] }", 1)
                 .bottom([2, 3, 3])
-                .bottom_of([6], Fill::Labels(3)),
+                .bottom_of([2, 3], Fill::Labels(3)),
             loss("loss_param { weight_by_label_freqs: true class_weighting: [0.5, 2, 3] ignore_label: 255 }", 2)
                 .bottom([2, 3, 3])
                 .bottom_of([2, 3], with_ignored()),
@@ -276,7 +263,7 @@ mod tests {
                 &text(fields, 1),
                 Phase::Test,
                 DType::F64,
-                &[[2, 3, 3].into(), [6].into()],
+                &[[2, 3, 3].into(), [2, 3].into()],
             );
             let harness = harness.unwrap();
             let inputs = harness.forward_inputs(&[&[0.5; 18], &[0.0, 1.0, 9.0, 2.0, 9.0, 0.0]]).unwrap();
@@ -315,6 +302,9 @@ mod tests {
         }
         config_error(&registry, &text("", 1), &[[2, 3].into(), [3].into()], &["expected 2", "found 3"]);
         config_error(&registry, &text("softmax_param { axis: 5 }", 1), &shapes, &["axis 5"]);
+        // As many labels as positions, in another order.
+        let turned = [[2, 3, 4].into(), [4, 2].into()];
+        config_error(&registry, &text("", 1), &turned, &["a first extent of 2", "found shape (4, 2)", "Reshape"]);
         for (weights, needles) in [
             ("", &["weight_by_label_freqs", "class_weighting"][..]),
             ("class_weighting: [1, 2]", &["class_weighting", "3 classes", "found 2 times"]),

@@ -102,9 +102,16 @@ impl Net {
             let stream = stream_id(&layer.key, &format!("fill {}", param.index));
             let draws = (Philox::new(seed, stream), 0);
             let (filler, shape) = (&learnable.filler, &param.spec.shape);
-            let filled = exec.fill_param(graph, learnable.owner, &mut |values| match values {
-                Numbers::F32(out) => fill_shared(filler, shape, draws, out, |out, task| for_each_block(out, task)),
-                Numbers::F64(out) => fill_shared(filler, shape, draws, out, |out, task| for_each_block(out, task)),
+            let given = learnable.given.as_ref();
+            let filled = exec.fill_param(graph, learnable.owner, &mut |values| match (values, given) {
+                (Numbers::F32(out), Some(given)) => Ok(given.copy_to_f32(out)?),
+                (Numbers::F64(out), Some(given)) => Ok(given.copy_to_f64(out)?),
+                (Numbers::F32(out), None) => {
+                    fill_shared(filler, shape, draws, out, |out, task| for_each_block(out, task))
+                }
+                (Numbers::F64(out), None) => {
+                    fill_shared(filler, shape, draws, out, |out, task| for_each_block(out, task))
+                }
             });
             filled.map_err(|e| layer.in_layer(e))?;
         }

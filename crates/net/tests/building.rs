@@ -170,13 +170,12 @@ fn losses_weigh_one_unless_told_and_other_tops_nothing() {
     assert_eq!(run(&tail("loss_weight: -2")), (-4.0, Some(vec![-4.0, 0.0]), -2.0));
     assert_eq!(run(&tail("loss_weight: 0")).0, 0.0);
     let power = "layer { name: 'p' type: 'Power' bottom: 'l' top: 'p' power_param { scale: 10 } ";
-    // Consumed by a layer that is no loss, the loss keeps its own weight and that layer adds nothing.
-    assert_eq!(run(&(tail("") + power + "}")), (2.0, Some(vec![2.0, 0.0]), 1.0));
-    // Both count: 2 + 3 · 20, gradient (1 + 30) · (2, 0); whether the weight is the default or given.
-    let both = (62.0, Some(vec![62.0, 0.0]));
-    for given in ["", "loss_weight: 1"] {
+    // A layer that reads it says its gradient: none, where that layer runs backward by force alone.
+    assert_eq!(run(&(tail("") + power + "}")), (2.0, Some(vec![0.0, 0.0]), 1.0));
+    // Both count, 2 + 3 · 20, but in the gradient, (1 + 30) · (2, 0), a weight of its own only where it is given, as in Caffe.
+    for (given, gradient) in [("", 60.0), ("loss_weight: 1", 62.0)] {
         let (loss, diff, _) = run(&(tail(given) + power + "loss_weight: 3 }"));
-        assert_eq!((loss, diff), both, "{given}");
+        assert_eq!((loss, diff), (62.0, Some(vec![gradient, 0.0])), "{given}");
     }
     // Only the second counts.
     let (loss, diff, _) = run(&(tail("loss_weight: 0") + power + "loss_weight: 3 }"));
@@ -266,4 +265,23 @@ fn faster_rcnns_python_layers_are_built_and_gradients_end_there() {
     assert!(loss.is_finite() && loss > 1.0, "{loss}");
     assert_eq!(data(&net, "labels").iter().filter(|l| **l == 1.0).count(), 1);
     assert!(data(&net, "roi_labels").contains(&2.0));
+}
+
+/// NVIDIA's and PSPNet's forks set the rate of statistics to 0 whatever the prototxt gives; Caffe's BatchNorm takes no other.
+#[test]
+fn batch_norms_of_forks_take_a_rate_for_their_statistics() {
+    let text = |kind: &str, fields: &str, params: usize| {
+        let params = "param { lr_mult: 2 decay_mult: 1 } ".repeat(params);
+        gaussian("x", &[2, 3, 2, 2])
+            + &format!("layer {{ name: 'n' type: '{kind}' bottom: 'x' top: 'y' {params} {fields} }}")
+    };
+    let rates = |text: &str| -> Vec<_> { net(text).learnables().map(|info| (info.lr_mult, info.decay_mult)).collect() };
+    let (still, learned) = ((0.0, 0.0), (2.0, 1.0));
+    assert_eq!(
+        rates(&text("BatchNorm", "batch_norm_param { scale_bias: true }", 5)),
+        [still, still, still, learned, learned]
+    );
+    assert_eq!(rates(&text("BN", "bn_param { momentum: 0.9 }", 4)), [learned, learned, still, still]);
+    assert_eq!(rates(&text("BN", "bn_param { frozen: true }", 4)), [still; 4]);
+    says(&error(&text("BatchNorm", "", 1)), &["layer 'n' (BatchNorm)", "param entry 0 has lr_mult 2", "lr_mult: 0"]);
 }

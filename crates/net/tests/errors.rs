@@ -38,11 +38,29 @@ fn blobs_and_types_that_do_not_exist() {
     );
     refused(
         "layer { name: 'r' type: 'Relu' bottom: 'x' top: 'z' }",
-        &["'r' (Relu): unknown layer type 'Relu'", "did you mean 'ReLU'?", "known types: AbsVal, "],
+        &["'r' (Relu): unknown layer type 'Relu'; did you mean 'ReLU'?"],
     );
-    refused("layer { name: 'r' bottom: 'x' top: 'z' }", &["'r' (): unknown layer type ''"]);
+    refused(
+        "layer { name: 'r' type: 'INNER_PRODUCT' bottom: 'x' top: 'z' }",
+        &["unknown layer type 'INNER_PRODUCT'; did you mean 'InnerProduct'?"],
+    );
+    refused("layer { name: 'r' type: 'Python' bottom: 'x' top: 'z' }", &["a Python class, whose name no python_param"]);
+    refused("layer { name: 'r' type: 'Xyzzy' bottom: 'x' top: 'z' }", &["(known types: AbsVal, "]);
+    refused("layer { name: 'r' bottom: 'x' top: 'z' }", &["'r': type is missing; give one, as in type: "]);
     let later = input("data", &[1]) + "layer { name: 'r' type: 'ReLU' bottom: 'dta' top: 'z' }";
     says(&error(&later), &["net.prototxt:2:1", "'dta'", "did you mean 'data'?"]);
+}
+
+#[test]
+fn the_types_known_are_listed_once_and_only_where_none_is_near() {
+    let layers = ["Relu", "Plugh", "Xyzzy", "Scael"]
+        .map(|kind| format!("layer {{ name: '{kind}' type: '{kind}' bottom: 'x' top: '{kind}' }}\n"));
+    let error = error(&(input("x", &[2, 3]) + &layers.concat()));
+    let lines: Vec<&str> = error.lines().collect();
+    says(lines[0], &["net.prototxt:2:1: layer 'Relu' (Relu): unknown layer type 'Relu'; did you mean 'ReLU'?"]);
+    assert!(lines[1].ends_with("unknown layer type 'Plugh'"), "{error}");
+    says(lines[2], &["unknown layer type 'Xyzzy' (known types: AbsVal, Accuracy, "]);
+    assert!(lines[3].ends_with("did you mean 'Scale'?") && lines.len() == 4, "{error}");
 }
 
 #[test]

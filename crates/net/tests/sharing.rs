@@ -62,6 +62,46 @@ fn what_is_loaded_for_one_sharer_holds_for_all() {
     }
 }
 
+/// A net whose test net is written apart, without the names of shared parameters: layers share by their own names, as in Caffe.
+#[test]
+fn a_net_lends_its_parameters_layer_by_layer() {
+    let pair = |share: &str| {
+        let layers = ["one", "two"].map(|name| {
+            let bottom = if name == "one" { "x" } else { "one" };
+            product(name, bottom, name, 4, &format!("param {{ {share} }}"))
+        });
+        gaussian("x", &[3, 4]) + &layers.concat()
+    };
+    let mut train = net(&pair("name: 'w'"));
+    let mut test = net(&pair(""));
+    let score = |net: &mut Net| net.forward(&step(0)).map(|_| data(net, "two"));
+    let (own, want) = (score(&mut test).unwrap(), score(&mut train).unwrap());
+    assert_ne!(own, want);
+    for _ in 0..2 {
+        assert_eq!(train.lend_params(&mut test, score).unwrap(), want);
+        assert_eq!(score(&mut train).unwrap(), want, "given back");
+    }
+    let mut joined = net(&pair("name: 'w'"));
+    let mut apart = net(&pair(""));
+    let error = apart.lend_params(&mut joined, score).unwrap_err().to_string();
+    says(&error, &["layer 'two' (InnerProduct)", "parameter 'w' is shared", "not in the training net"]);
+}
+
+#[test]
+fn values_in_the_prototxt_stand_for_a_filler() {
+    let with = |blobs: &str| gaussian("x", &[3, 2]) + &product("ip", "x", "y", 1, blobs);
+    let blob = |shape: &str, values: &str| format!("blobs {{ shape {{ {shape} }} {values} }} ");
+    let bias = blob("dim: 1", "double_data: 3");
+    let given = net(&with(&(blob("dim: 1 dim: 2", "data: 5 data: 7") + &bias)));
+    let values: Vec<Vec<f64>> = given.layer_params("ip").unwrap().into_iter().map(|(_, values)| values).collect();
+    assert_eq!(values, [vec![5.0, 7.0], vec![3.0]]);
+    says(&error(&with(&bias)), &["layer 'ip' (InnerProduct)", "blobs", "expected 2, found 1"]);
+    let turned = blob("dim: 2 dim: 1", "data: 5 data: 7") + &bias;
+    says(&error(&with(&turned)), &["parameter 0 has the shape (1, 2)", "(2, 1)"]);
+    let short = blob("dim: 1 dim: 2", "data: 5") + &bias;
+    says(&error(&with(&short)), &["expected 2 values", "found 1"]);
+}
+
 #[test]
 fn strict_sharing_compares_shapes_and_permissive_only_counts() {
     // Weights of 2 x 6 and 6 x 2 (its own transpose's count, another shape).

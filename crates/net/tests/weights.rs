@@ -78,10 +78,78 @@ fn shapes_that_disagree_are_named_and_nothing_is_copied() {
             ["net.prototxt:4:1: layer 'b' (InnerProduct)", kind, "parameter 0", "(5, 4)", "(2, 4)", "rename it"];
         says(&error, &parts);
         assert_eq!(target.layer_params("a").unwrap(), before, "{kind}: a was read before b failed");
-        let without_bias =
-            towers(["a", "b"], [4, 2]).replace("inner_product_param {", "inner_product_param { bias_term: false");
-        let error = net(&without_bias).load_weights(&file).unwrap_err().to_string();
-        says(&error, &["layer 'a' (InnerProduct)", kind, "the layer has 1 parameters, the file 2", "rename it"]);
+    }
+}
+
+/// So that a net without biases, or a head without variances, takes a file that has them.
+#[test]
+fn of_more_parameters_the_first_are_taken_and_fewer_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = towers(["a", "b"], [4, 2]);
+    let without_bias = |text: &str| text.replace("inner_product_param {", "inner_product_param { bias_term: false");
+    for kind in KINDS {
+        let source = net(&text);
+        let file = save(&source, dir.path(), kind);
+        let mut target = net(&without_bias(&text).replace("0.5", "5"));
+        let loaded = target.load_weights(&file).unwrap();
+        assert!(target.without_weights(&loaded).is_empty(), "{kind}");
+        for name in ["a", "b"] {
+            assert_eq!(
+                target.layer_params(name).unwrap()[..],
+                source.layer_params(name).unwrap()[..1],
+                "{name} of {kind}"
+            );
+        }
+        // The shapes of those that are taken must agree.
+        let error = net(&without_bias(&towers(["a", "b"], [4, 5]))).load_weights(&file).unwrap_err().to_string();
+        says(&error, &["layer 'b' (InnerProduct)", kind, "parameter 0", "(5, 4)", "(2, 4)"]);
+        let file = save(&net(&without_bias(&text)), dir.path(), kind);
+        let error = net(&text).load_weights(&file).unwrap_err().to_string();
+        says(&error, &["layer 'a' (InnerProduct)", kind, "the layer has 2 parameters, the file 1", "rename it"]);
+    }
+}
+
+/// NVIDIA's fork before 2017: γ, β, mean, variance and a number without meaning.
+#[test]
+fn older_batch_norms_are_put_into_todays_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = gaussian("x", &[2, 3, 2, 2])
+        + "layer { name: 'n' type: 'BatchNorm' bottom: 'x' top: 'y' batch_norm_param { scale_bias: true } }";
+    let channels = |from: f32| vec![from, from + 1.0, from + 2.0];
+    let wanted = [channels(30.0), channels(40.0), vec![1.0], channels(10.0), channels(20.0)];
+    let values = [channels(10.0), channels(20.0), channels(30.0), channels(40.0), vec![0.0]];
+    let shapes = [[3], [3], [3], [3], [1]].map(lgm_core::Shape::from);
+    let params = |file: &Path| {
+        let mut net = net(&text);
+        let loaded = net.load_weights(file).unwrap();
+        assert!(net.without_weights(&loaded).is_empty());
+        (0..5).map(|i| learnable(&mut net, i).0).collect::<Vec<_>>()
+    };
+    for spatial in [false, true] {
+        let shape = |values: &[f32]| if spatial { vec![1, values.len(), 1, 1] } else { vec![values.len()] };
+        let blobs = values.iter().map(|v| lgm_proto::BlobProto::from_f32(&shape(v), v.clone(), None)).collect();
+        let layer = lgm_proto::LayerParameter {
+            name: Some("n".into()),
+            r#type: Some("BatchNorm".into()),
+            blobs,
+            ..Default::default()
+        };
+        let old = lgm_proto::NetParameter { layer: vec![layer], ..Default::default() };
+        let file = dir.path().join("old.caffemodel");
+        std::fs::write(&file, lgm_proto::encode(&old)).unwrap();
+        assert_eq!(params(&file), wanted, "[1, C, 1, 1]: {spatial}");
+        let file = dir.path().join("old.caffemodel.h5");
+        let shapes = shapes.each_ref().map(|s| if spatial { [1, s.count(), 1, 1].into() } else { s.clone() });
+        let names: Vec<_> = (0..5).map(|i| format!("data/n/{i}")).collect();
+        let datasets: Vec<_> = (0..5).map(|i| (names[i].as_str(), &shapes[i], values[i].as_slice())).collect();
+        lgm_hdf5::write_f32(&file, &datasets).unwrap();
+        assert_eq!(params(&file), wanted, "[1, C, 1, 1]: {spatial}, HDF5");
+    }
+    // Today's files stay as they are.
+    for kind in KINDS {
+        let mut today = net(&text);
+        today.load_weights(dir.path().join("old.caffemodel")).unwrap();
+        assert_eq!(params(&save(&today, dir.path(), kind)), wanted, "{kind}");
     }
 }
 

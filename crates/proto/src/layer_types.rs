@@ -33,6 +33,11 @@ pub(crate) fn v0_layer_type(name: &str) -> Option<LayerType> {
     })
 }
 
+/// Today's name for a layer type as `layers` spell it: InnerProduct for INNER_PRODUCT.
+pub fn layer_type_of_older(name: &str) -> Option<&'static str> {
+    LayerType::from_str_name(name).map(v1_layer_type).filter(|name| !name.is_empty())
+}
+
 /// Today's name for a second-generation layer type.
 pub(crate) fn v1_layer_type(kind: LayerType) -> &'static str {
     match kind {

@@ -25,6 +25,7 @@ pub use binary::{LayerWeights, Weights, decode_net, encode, read_binary, read_ne
 pub use error::{BinaryFault, Error, Fault, Position, Result, WireFault};
 pub use forks::forks_of_layer;
 pub use kind::FileKind;
+pub use layer_types::layer_type_of_older;
 pub use nearest::nearest;
 pub use numbers::check_numbers;
 pub use prost;

@@ -165,6 +165,24 @@ fn every_refusal_names_its_place_and_what_to_try() {
         ),
         ("layr { }", "1:1: unknown field 'layr' in NetParameter; did you mean 'layer'?"),
         (
+            "layer { name: 'a' }\nlayer {\n name: 'b'\n\nlayer { }\nlayer { }\nlayer {\n bogus: 1 }\n",
+            "5:1: the layer that begins at line 2 is not closed before the next; '}' is missing",
+        ),
+        (
+            "layer { relu_param {\n}\nlayer { convolution_param { num_outputs: 1\nlayer { } }\n}\nlayer { }",
+            "3:1: the layer that begins at line 1 is not closed before the next; '}' is missing",
+        ),
+        (
+            "layers { bottom: 'a'\n }\n layers { tops: 'b'\n layers { }",
+            "3:11: unknown field 'tops' in V1LayerParameter; did you mean 'top'?\n\
+             net.prototxt:4:2: the layer that begins at line 3 is not closed before the next; '}' is missing",
+        ),
+        (
+            "layers { name: 'd' type: \"HDF5Data\" }",
+            "1:26: the type \"HDF5Data\" is one of today's, which the older 'layers' does not take (its types are names \
+             without quotes, as in type: CONVOLUTION); write 'layer' in its place",
+        ),
+        (
             "layer { blobs { shape { dims: 1 extent: 2 } } }",
             "1:25: unknown field 'dims' in BlobShape; did you mean 'dim'?\n\
              net.prototxt:1:33: unknown field 'extent' in BlobShape; expected one of dim",

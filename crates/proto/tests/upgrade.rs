@@ -212,6 +212,7 @@ fn snapshot_prefix_comes_from_the_solvers_name() {
     assert_eq!(prefix(String::new(), "jobs/lenet.solver.prototxt"), "jobs/lenet.solver");
     assert_eq!(prefix(format!("snapshot_prefix: '{folder}'"), "jobs/lenet.prototxt"), format!("{folder}/lenet"));
     assert_eq!(prefix("snapshot_prefix: 'snaps/a'".into(), "jobs/lenet.prototxt"), "snaps/a");
+    assert_eq!(prefix("snapshot_prefix: 'none/of/these/'".into(), "jobs/lenet.prototxt"), "none/of/these/lenet");
 }
 
 fn text_of(bytes: &[u8]) -> &str {

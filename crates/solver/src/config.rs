@@ -12,7 +12,7 @@ use crate::rules::Rule;
 /// An error about one field of the solver, with its place in the prototxt.
 pub(crate) fn field_error(positions: &Positions, field: &str, source: Error) -> Error {
     let name = field.split('[').next().unwrap_or(field);
-    Error::Field { field: name.into(), at: positions.nearest(field), source: Box::new(source) }
+    source.in_field(name, positions.nearest(field))
 }
 
 /// Refuses settings that cannot work.
@@ -72,6 +72,9 @@ pub(crate) fn check(parsed: &Parsed<SolverParameter>) -> Result<()> {
     if p.snapshot() > 0 && p.snapshot_prefix.is_none() {
         return fail("snapshot", "is given but snapshot_prefix is not".into());
     }
+    if p.max_iter.is_none() {
+        warn!("solver: max_iter is not given, so there are 0 iterations and nothing will be trained, as in Caffe");
+    }
     if p.base_lr.is_none() {
         warn!("solver: base_lr is not given, so the learning rate is 0 and nothing will be learned");
     }
@@ -83,9 +86,6 @@ fn check_forks(p: &SolverParameter) -> std::result::Result<(), (&'static str, Er
     let momentum = MomentumPolicy::of(p).map_err(|error| ("momentum_policy", error))?;
     if !["scale", "clip"].contains(&p.larc_policy()) {
         return Err(("larc_policy", Error::unknown_among("unknown value", p.larc_policy(), &["scale", "clip"])));
-    }
-    if p.larc() && p.larc_turbo() {
-        return Err(("larc_turbo", Error::config("is not supported; take it out")));
     }
     if p.larc() && p.local_lr_auto() {
         return Err(("larc", Error::config("and local_lr_auto are two ways to the same; take one out")));
@@ -109,10 +109,15 @@ pub(crate) struct NetSource {
     pub said: String,
 }
 
-fn read(path: &str) -> Result<Parsed<NetParameter>> {
+/// Reads the net that a field names; an error in it says which field where none says which line of the net.
+fn read(path: &str, positions: &Positions, field: &str) -> Result<Parsed<NetParameter>> {
     let path = strings::to_path(path);
-    expect_kind(&path, FileKind::Net)?;
-    let net = lgm_proto::read_net(&path)?;
+    let of_field = |error: lgm_proto::Error| match error {
+        of_text @ (lgm_proto::Error::Text { .. } | lgm_proto::Error::Several(_)) => of_text.into(),
+        of_file => field_error(positions, field, of_file.into()),
+    };
+    expect_kind(&path, FileKind::Net).map_err(|error| field_error(positions, field, error))?;
+    let net = lgm_proto::read_net(&path).map_err(of_field)?;
     net.notices.iter().for_each(|n| tracing::info!("{n}"));
     net.warnings.iter().for_each(|w| tracing::warn!("{w}"));
     Ok(net)
@@ -141,11 +146,11 @@ pub(crate) fn train_net(parsed: &Parsed<SolverParameter>) -> Result<NetSource> {
         ));
     }
     let (net, said) = if let Some(path) = &p.net {
-        (read(path)?, format!("net file: {path}"))
+        (read(path, at, "net")?, format!("net file: {path}"))
     } else if let Some(param) = &p.net_param {
         (inline(param, at, "net_param")?, "net_param.".into())
     } else if let Some(path) = &p.train_net {
-        (read(path)?, format!("train_net file: {path}"))
+        (read(path, at, "train_net")?, format!("train_net file: {path}"))
     } else {
         (
             inline(p.train_net_param.as_ref().unwrap_or(&Default::default()), at, "train_net_param")?,
@@ -165,8 +170,11 @@ pub(crate) fn test_nets(parsed: &Parsed<SolverParameter>) -> Result<Vec<NetSourc
             said: "test_net_param".into(),
         });
     }
-    for path in &p.test_net {
-        nets.push(NetSource { net: read(path)?, said: format!("test_net file: {path}") });
+    for (i, path) in p.test_net.iter().enumerate() {
+        nets.push(NetSource {
+            net: read(path, at, &format!("test_net[{i}]"))?,
+            said: format!("test_net file: {path}"),
+        });
     }
     let generic = p.net.is_some() || p.net_param.is_some();
     if p.test_iter.len() < nets.len() || (!generic && p.test_iter.len() != nets.len()) {
@@ -176,7 +184,7 @@ pub(crate) fn test_nets(parsed: &Parsed<SolverParameter>) -> Result<Vec<NetSourc
     }
     while nets.len() < p.test_iter.len() {
         nets.push(match (&p.net, &p.net_param) {
-            (Some(path), _) => NetSource { net: read(path)?, said: format!("net file: {path}") },
+            (Some(path), _) => NetSource { net: read(path, at, "net")?, said: format!("net file: {path}") },
             (None, Some(param)) => NetSource { net: inline(param, at, "net_param")?, said: "net_param".into() },
             (None, None) => break,
         });
@@ -193,8 +201,8 @@ pub(crate) fn test_nets(parsed: &Parsed<SolverParameter>) -> Result<Vec<NetSourc
             Error::config("test_iter asks for tests, so test_interval must be positive"),
         ));
     }
-    if let Some(bad) = p.test_iter.iter().find(|&&n| n <= 0) {
-        return Err(field_error(at, "test_iter", Error::Config(format!("must be positive, found {bad}"))));
+    if let Some(bad) = p.test_iter.iter().find(|&&n| n < 0) {
+        return Err(field_error(at, "test_iter", Error::Config(format!("must not be negative, found {bad}"))));
     }
     Ok(nets)
 }

@@ -321,6 +321,24 @@ fn without_the_file_beside_the_state() {
     assert_eq!(resumed.iter(), LAST);
 }
 
+/// Data that have no such position any more begin at their first record, as in Caffe; everything else goes on.
+#[test]
+fn with_fewer_data_than_before() {
+    let folder = folder();
+    folder.train(&solver("whole", "random_seed: 3"));
+    std::fs::remove_dir_all(folder.path("db")).unwrap();
+    folder.lmdb("db", 2);
+    folder.images("a", 1);
+    folder.write("train.txt", &format!("{}\n", folder.at("a.h5")));
+    let (resumed, log) = folder.resume(&solver("again", "random_seed: 3"), "whole_iter_5.solverstate");
+    for layer in ["HDF5Data 'data': ", "Data 'db': "] {
+        let told: Vec<_> = log.iter().filter(|l| l.starts_with(layer)).collect();
+        assert!(told.len() == 1 && told[0].contains("its data begin at the first record"), "{layer}{told:?}");
+    }
+    assert!(log.iter().any(|l| l == "Iteration 5, lr = 0.005"), "{log:?}");
+    assert_eq!(resumed.iter(), LAST);
+}
+
 /// The weights may have been moved together with the state.
 #[test]
 fn from_a_snapshot_that_was_moved() {

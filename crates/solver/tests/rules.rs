@@ -232,7 +232,6 @@ fn settings_of_forks_that_cannot_work_are_refused() {
         ("Nesterov", "momentum_policy: 'poly'", ["'momentum_policy'", "works with type \"SGD\" only"]),
         ("SGD", "momentum_policy: 'ploy'", ["unknown value 'ploy'", "did you mean 'poly'?"]),
         ("SGD", "larc: true larc_policy: 'clamp'", ["unknown value 'clamp'", "scale, clip"]),
-        ("SGD", "larc: true larc_turbo: true", ["'larc_turbo'", "is not supported"]),
         ("SGD", "larc: true local_lr_auto: true", ["'larc'", "take one out"]),
         ("SGD", "larc: true larc_eta: -1", ["larc_eta", "must not be negative, found -1"]),
     ] {

@@ -10,7 +10,8 @@ use super::name;
 /// Flags of `convert_imageset`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Each line of the list is an image's name, which may have spaces, a space and its label, a whole number. Examples:
+Each line of the list is an image's name, which may have spaces, a space and its label, a whole number; a line without
+one has label 0, with a warning. Examples:
   lgm-caffe convert_imageset -resize_height=256 -resize_width=256 -shuffle train/ train.txt train_lmdb
   lgm-caffe convert_imageset -encoded -encode_type jpg -resize_height=256 -resize_width=256 val/ val.txt val_lmdb")]
 pub struct ConvertImagesetArgs {

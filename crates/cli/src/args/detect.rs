@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 
 use super::{DeviceFlags, StateFlags, at_least_one, file, name};
 
@@ -76,6 +76,7 @@ pub struct LikelihoodArgs {
 
 /// Flags of `adversarial`.
 #[derive(Args, Debug)]
+#[command(group = ArgGroup::new("abnormal").args(["epsilon", "against"]).required(true).multiple(true))]
 #[command(after_help = "\
 Attacks the TEST data by FGSM (-steps 1) or iterated FGSM, PGD without a random start (-steps 2 and more), along the signs of
 the input's own gradient of the cross-entropy without margin. Then measures how well scores separate abnormal inputs from
@@ -104,7 +105,7 @@ pub struct AdversarialArgs {
     #[arg(long = "input", value_name = "BLOB", value_parser = name())]
     pub input: Option<String>,
     /// Other data, to be separated from the TEST data: what the 'source' of the data layer may say
-    #[arg(long = "against", value_name = "SOURCE", value_parser = name(), required_unless_present = "epsilon")]
+    #[arg(long = "against", value_name = "SOURCE", value_parser = name())]
     pub against: Option<String>,
     /// Batches to run
     #[arg(long = "iterations", value_name = "N", default_value_t = 50, value_parser = at_least_one())]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use anyhow::{Context, Result, bail, ensure};
-use lgm_core::{Phase, Step};
+use lgm_core::{Phase, State, Step};
 use lgm_cuda::Gpu;
 use lgm_net::{Keep, Net, Options, Placement, included};
 use lgm_proto::{NetParameter, NetState, Positions};
@@ -25,6 +25,8 @@ pub struct Collected {
     pub features: Vec<f64>,
     /// The class of each item.
     pub labels: Vec<usize>,
+    /// How often the data were begun, where their layer counts that.
+    pub rounds: Option<u64>,
     /// Outputs of one value, the accuracy and the loss mostly: the mean over batches.
     pub measures: BTreeMap<String, f64>,
     /// The layer with the centers.
@@ -85,6 +87,7 @@ impl<'a> Source<'a> {
             dim: 0,
             features: Vec::new(),
             labels: Vec::new(),
+            rounds: None,
             measures: BTreeMap::new(),
             classifier,
             centers,
@@ -137,9 +140,16 @@ impl<'a> Source<'a> {
                 *out.measures.entry(name.clone()).or_default() += value[0];
             }
         }
+        out.rounds = net.state().values().filter_map(rounds).max();
         out.measures.values_mut().for_each(|sum| *sum /= f64::from(args.iterations));
         Ok(())
     }
+}
+
+/// How often a data layer has begun its data, by its position in them.
+fn rounds(state: &State) -> Option<u64> {
+    let under_way = ["file", "row", "taken"].iter().any(|place| state.get(*place).is_some_and(|&at| at > 0.0));
+    state.get("epoch").map(|&whole| whole as u64 + u64::from(under_way))
 }
 
 /// Gives the net of the TEST phase the data of the TRAIN phase: the latter's layers without bottoms.

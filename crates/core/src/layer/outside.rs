@@ -19,10 +19,11 @@ pub trait Source: Send {
     /// The position of the next batch.
     fn state(&self) -> State;
 
-    /// Moves to a position given by [`Source::state`].
+    /// Moves to a position given by [`Source::state`]. Where the data have no such position, because they or the layer's type
+    /// are others than then, they begin at their start, with a warning.
     ///
     /// # Errors
-    /// When the position is not one of this data.
+    /// When what is there of the data cannot be read.
     fn restore(&mut self, state: &State) -> Result<()>;
 }
 

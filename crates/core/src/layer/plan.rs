@@ -14,8 +14,8 @@ pub struct ParamSpec {
     /// Set by the layer's own forward, never by the solver: its learning rate and decay are zero (BatchNorm's
     /// statistics).
     pub state: bool,
-    /// Never changed at all: the solver leaves it as it was filled or loaded, whatever the prototxt gives it as `lr_mult`
-    /// and `decay_mult`.
+    /// Never changed by the solver, whatever the prototxt gives it as `lr_mult` and `decay_mult`. For a `state` that is not
+    /// fixed, a rate in the prototxt is an error.
     pub fixed: bool,
     /// The layer's own forward may write it in TRAIN, besides the solver (weights brought to unit length).
     pub rescaled: bool,

@@ -213,13 +213,20 @@ impl Registry {
         }
     }
 
-    /// What to tell of a type that is none of those known; `None` of one that is.
+    /// What to tell of a type that is none of those known: the nearest one, or where none is near all of them; `None` of
+    /// one that is known.
     pub fn unknown(&self, kind: &str) -> Option<Error> {
-        (!self.factories.contains_key(kind)).then(|| Error::Unknown {
-            what: "unknown layer type".into(),
-            found: kind.into(),
-            hint: crate::nearest(kind, self.kinds()).map(str::to_string),
-            among: format!(" (known types: {})", self.kinds().collect::<Vec<_>>().join(", ")),
-        })
+        if self.factories.contains_key(kind) {
+            return None;
+        }
+        if kind.is_empty() {
+            return Some(Error::config("type is missing; give one, as in type: \"Convolution\""));
+        }
+        let hint = crate::nearest(kind, self.kinds()).map(str::to_string);
+        let among = match hint {
+            Some(_) => String::new(),
+            None => format!(" (known types: {})", self.kinds().collect::<Vec<_>>().join(", ")),
+        };
+        Some(Error::Unknown { what: "unknown layer type".into(), found: kind.into(), hint, among })
     }
 }

@@ -42,13 +42,14 @@ pub(crate) use boxes::{Corners, groups};
 use crate::batch::Batch;
 use crate::data::settings;
 use crate::datum::{BadRecord, raster};
-use crate::db::{Cursor, Database, Reading, Record, Records};
+use crate::db::{Cursor, Database, Opened, Reading, Record, Records};
 use crate::image::Color;
 use crate::order::Draws;
 use crate::parallel::{in_parallel, threads_for};
 use crate::pixels::Extent;
 use crate::prefetch::Prefetch;
 use crate::transform::Transformer;
+use crate::warnings::{Flaw, Warnings};
 use boxes::{Object, clip, objects, see};
 
 /// Numbers of an object in the second top.
@@ -71,10 +72,11 @@ pub struct AnnotatedData {
     phase: Phase,
     draws: Draws,
     reading: Reading,
-    opened: Option<Opened>,
+    made: Option<Made>,
+    warnings: Arc<Warnings>,
 }
 
-struct Opened {
+struct Made {
     maker: Arc<Maker>,
     shapes: Vec<Shape>,
 }
@@ -102,8 +104,9 @@ impl AnnotatedData {
         }
         let draws = Draws::new(cx.seed, layer.name(), cx.phase);
         let (path, phase) = (strings::to_path(data.source()), cx.phase);
-        let reading = Reading::default();
-        Ok(AnnotatedData { path, data, param, transform, color, phase, draws, reading, opened: None })
+        let warnings = Arc::new(Warnings::of(layer));
+        let reading = Reading::new(warnings.clone());
+        Ok(AnnotatedData { path, data, param, transform, color, phase, draws, reading, made: None, warnings })
     }
 }
 
@@ -141,7 +144,7 @@ impl Source for AnnotatedData {
             "anno_type must be BBOX, boxes of objects; found {}",
             kind.map_or("none", |kind| kind.as_str_name())
         );
-        let image = raster(datum.datum.unwrap_or_default(), self.color).map_err(|e| first.error(&self.path, e))?;
+        let (image, _) = raster(datum.datum.unwrap_or_default(), self.color).map_err(|e| first.error(&self.path, e))?;
         let maker = Maker::new(self, kind.is_some(), image.extent)?;
         let (batch, out) = (self.data.batch_size() as usize, maker.transformer.output());
         let mut shapes = vec![Shape::from([batch, out.channels, out.height, out.width])];
@@ -153,19 +156,19 @@ impl Source for AnnotatedData {
         }
         let skip = self.draws.once("rand_skip", self.data.rand_skip() as usize) as u64;
         let start = Cursor::at(&database, skip)?;
-        self.reading.open(database, start)?;
-        self.opened = Some(Opened { maker: Arc::new(maker), shapes: shapes.clone() });
+        self.reading.open(database, start);
+        self.made = Some(Made { maker: Arc::new(maker), shapes: shapes.clone() });
         Ok(shapes)
     }
 
     fn load(&mut self, _step: &Step, tops: &mut [ViewMut<'_, Host>]) -> Result<()> {
-        let Some(opened) = self.opened.as_mut() else {
+        let Some(Made { maker, shapes }) = self.made.as_ref() else {
             return Err(Error::internal("AnnotatedData was used before it was opened"));
         };
-        let Opened { maker, shapes } = opened;
-        let (database, ahead) = self.reading.opened()?;
+        let Opened { database, start, ahead } = self.reading.opened()?;
         ahead.next(tops, |from| {
-            let (mut records, maker, mut image) = (from.records(database)?, maker.clone(), from.image);
+            let (from, mut records) = from.records(database, *start, &maker.warnings)?;
+            let (maker, mut image) = (maker.clone(), from.image);
             let buffers = Batch::several(self.data.prefetch().max(1) as usize, shapes)?;
             let fill = move |batch: &mut Batch<Cursor>| -> Result<()> {
                 image = maker.fill(&mut records, image, batch)?;
@@ -181,7 +184,8 @@ impl Source for AnnotatedData {
     }
 
     fn restore(&mut self, state: &State) -> Result<()> {
-        self.reading.restore(state)
+        self.reading.restore(state);
+        Ok(())
     }
 }
 
@@ -192,6 +196,7 @@ fn annotated(record: &Record<'_>, path: &std::path::Path) -> Result<AnnotatedDat
 /// Makes a net's images of records.
 struct Maker {
     path: PathBuf,
+    warnings: Arc<Warnings>,
     color: Color,
     draws: Draws,
     /// What lies around an image that was expanded.
@@ -232,6 +237,7 @@ impl Maker {
         let mean = |c: usize| means.get(if means.len() == 1 { 0 } else { c }).map_or(0, |&mean| color::to_u8(mean));
         Ok(Maker {
             path: layer.path.clone(),
+            warnings: layer.warnings.clone(),
             color: layer.color,
             draws: layer.draws.clone(),
             fill: (0..first.channels).map(mean).collect(),
@@ -253,7 +259,11 @@ impl Maker {
         while all.len() < self.rows {
             let (done, part) = (all.len(), records.next(self.rows - all.len())?);
             let one = |i: usize, out: &mut [f32]| self.image(&part[i], image + (done + i) as u64, out);
-            all.extend(in_parallel(&mut first[done * each..(done + part.len()) * each], each, threads, one)?);
+            let found = in_parallel(&mut first[done * each..(done + part.len()) * each], each, threads, one)?;
+            for ((objects, label, flaw), record) in found.into_iter().zip(&part) {
+                self.warnings.flaw(flaw, |flaw| record.error(&self.path, flaw));
+                all.push((objects, label));
+            }
         }
         if let Some(top) = rest.first_mut() {
             if self.has_objects {
@@ -271,13 +281,13 @@ impl Maker {
         Ok(image + self.rows as u64)
     }
 
-    /// Writes a record's image as the net sees it; returns its objects and its label.
-    fn image(&self, record: &Record<'_>, number: u64, out: &mut [f32]) -> Result<(Vec<Object>, i32)> {
+    /// Writes a record's image as the net sees it; returns its objects, its label and what is amiss with it.
+    fn image(&self, record: &Record<'_>, number: u64, out: &mut [f32]) -> Result<(Vec<Object>, i32, Option<Flaw>)> {
         let bad = |e: BadRecord| record.error(&self.path, e);
         let datum = annotated(record, &self.path)?;
         let (mut objects, image) = (objects(&datum.annotation_group), datum.datum.unwrap_or_default());
         let (label, p) = (image.label(), &self.transform);
-        let mut image = raster(image, self.color).map_err(bad)?;
+        let (mut image, flaw) = raster(image, self.color).map_err(bad)?;
         if image.extent.channels != self.transformer.output().channels {
             // The steps before are for images of so many channels.
             self.transformer.check(image.extent).map_err(|e| record.error(&self.path, e))?;
@@ -320,7 +330,7 @@ impl Maker {
         if let Some(scales) = p.resize_param.first().and_then(|p| in_window(p, before, window)) {
             objects.iter_mut().for_each(|o| o.corners = std::array::from_fn(|k| o.corners[k] * scales[k % 2]));
         }
-        Ok((objects, label))
+        Ok((objects, label, flaw))
     }
 }
 

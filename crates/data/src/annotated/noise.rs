@@ -64,7 +64,7 @@ pub(super) fn noise(mut image: Raster, p: &NoiseParameter, random: &mut Sequence
     }
     if p.jpeg() > 0.0 {
         let color = if image.extent.channels == 1 { Color::Gray } else { Color::Force };
-        image = decode_raster(&image.as_jpeg(p.jpeg().trunc())?, color)?;
+        (image, _) = decode_raster(&image.as_jpeg(p.jpeg().trunc())?, color)?;
     }
     if p.erode() {
         image = eroded(&image)?;

@@ -20,6 +20,7 @@ use super::{BLOCK, Progress};
 use crate::annotated::{Corners, groups};
 use crate::db::{Backend, Writer};
 use crate::image::{Color, ImageFile, Raster, decode_raster};
+use crate::warnings::{Alike, Flaw};
 
 /// What a list has beside the names of images.
 #[derive(Clone, Debug)]
@@ -88,16 +89,17 @@ pub fn convert_annoset(
         Philox::new(seed, stream_id("convert_annoset", "shuffle")).from(0).shuffle(&mut lines);
     }
     let mut database = Writer::create(out, options.backend)?;
-    let (mut written, mut first) = (0, None);
+    let (mut written, mut first, cut) = (0, None, Alike::default());
     for (i, (name, annotation)) in lines.iter().enumerate() {
         let path = root.join(strings::to_path(name));
-        let (datum, raster) = match image(&path, options) {
+        let (datum, raster, flaw) = match image(&path, options) {
             Ok(image) => image,
             Err(e) => {
                 warn!("Failed to read {name}: {e}");
                 continue;
             }
         };
+        flaw.iter().for_each(|flaw| cut.add(|| Error::data(&path, format!("the image {flaw}")).to_string()));
         let size = datum.data().len();
         if options.check_size && *first.get_or_insert(size) != size {
             return Err(Error::data(&path, format!("has {size} values, unlike the images before it")));
@@ -132,12 +134,12 @@ fn read_list(path: &Path) -> Result<Vec<(String, String)>> {
     if lines.is_empty() { Err(Error::data(path, "names no images")) } else { Ok(lines) }
 }
 
-/// An image as a record has it, and as its file does.
-fn image(path: &Path, options: &AnnosetOptions) -> Result<(Datum, Raster)> {
+/// An image as a record has it, and as its file does; and what is amiss with that.
+fn image(path: &Path, options: &AnnosetOptions) -> Result<(Datum, Raster, Option<Flaw>)> {
     let file = std::fs::read(path).map_err(Error::io(path, "read"))?;
     let bad = |e| Error::data(path, format!("the image {e}"));
     let color = if options.gray { Color::Gray } else { Color::Force };
-    let original = decode_raster(&file, color).map_err(bad)?;
+    let (original, flaw) = decode_raster(&file, color).map_err(bad)?;
     let own = path.extension().and_then(|name| name.to_str()).unwrap_or_default().to_ascii_lowercase();
     let extension = options.encode_type.clone().or_else(|| options.encoded.then(|| own.clone()));
     let size = new_size([original.extent.height, original.extent.width], options);
@@ -169,7 +171,7 @@ fn image(path: &Path, options: &AnnosetOptions) -> Result<(Datum, Raster)> {
             datum.encoded = Some(false);
         }
     }
-    Ok((datum, original))
+    Ok((datum, original, flaw))
 }
 
 /// The size that an image is to get, if another than its own.

@@ -17,6 +17,7 @@ use super::{BLOCK, Progress};
 use crate::db::Backend;
 use crate::hdf5_reader::list_of;
 use crate::pixels::Extent;
+use crate::warnings::Alike;
 
 /// How to convert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,9 +66,10 @@ pub fn convert_cifar(
     check_labels(form, options.coarse, input)?;
     fs::create_dir_all(out).map_err(Error::io(out, "create"))?;
     let out = out.canonicalize().map_err(Error::io(out, "open"))?;
+    let cut = Alike::default();
     let convert = |train: bool, pad: usize, progress: Progress<'_>| {
         let images = read(form, &folder, train, options.coarse)?;
-        write(&images, pad, &out, if train { "train" } else { "test" }, progress)
+        write(&images, pad, &out, if train { "train" } else { "test" }, &cut, progress)
     };
     Ok([convert(true, options.pad, progress)?, convert(false, 0, progress)?])
 }
@@ -144,7 +146,15 @@ fn check_labels(form: Form, coarse: bool, input: &Path) -> Result<()> {
     Ok(())
 }
 
-fn write(images: &Images, pad: usize, out: &Path, name: &str, progress: Progress<'_>) -> Result<CifarSplit> {
+/// Writes a split; `cut` is told of images that were cut short.
+fn write(
+    images: &Images,
+    pad: usize,
+    out: &Path,
+    name: &str,
+    cut: &Alike,
+    progress: Progress<'_>,
+) -> Result<CifarSplit> {
     let (file, list) = (out.join(format!("{name}.h5")), out.join(format!("{name}.txt")));
     let (of, count) = (images.extent, images.labels.len());
     let with = |extent: usize| extent.saturating_add(pad.saturating_mul(2));
@@ -165,7 +175,8 @@ fn write(images: &Images, pad: usize, out: &Path, name: &str, progress: Progress
                     put(&after[..of.count()], of, pad, image);
                 }
                 Source::Files(files) => {
-                    let (extent, pixels) = decode_file(&files[i])?;
+                    let (extent, pixels, flaw) = decode_file(&files[i])?;
+                    flaw.iter().for_each(|flaw| cut.add(|| Error::data(&files[i], flaw.to_string()).to_string()));
                     if extent != of {
                         let what = format!(
                             "is {} x {} pixels, but the first image is {} x {}; all must have one size",

@@ -5,14 +5,15 @@
 //! where it is of the kind wanted and neither size nor colour changes, else one that is made.
 //!
 //! Threads decode, resize and encode; records are written in order, so that the database does not depend on them. An image
-//! that cannot be read is warned of and left out, and its number with it, as in Caffe; the caller is told how many.
+//! that cannot be read is warned of and left out, and its number with it, as in Caffe; the caller is told how many. So is a
+//! line that names none. JPEGs that were cut short are used, as in Caffe, and the first warned of with their number.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use crossbeam_channel::bounded;
-use lgm_core::{Error, Phase, Result, ensure, memory};
+use lgm_core::{Error, Phase, Result, memory};
 use lgm_proto::{Datum, strings};
 use prost::Message;
 
@@ -23,6 +24,7 @@ use crate::image::{self, Color, ImageFile, Pixels};
 use crate::image_list::ImageList;
 use crate::order::Draws;
 use crate::pixels::Extent;
+use crate::warnings::{Alike, Flaw};
 
 /// Images after which Caffe logs how many are done.
 const LOGGED: usize = 1000;
@@ -67,17 +69,18 @@ pub struct ImageSet {
     pub left_out: usize,
 }
 
-/// An image's record, as it is stored, and its extents as decoded.
+/// An image's record, as it is stored, its extents as decoded, and what is amiss with it.
 struct Converted {
     record: Vec<u8>,
     extent: Extent,
+    flaw: Option<Flaw>,
 }
 
 /// Converts the images of the list `list`, named relative to `root`, which is put before every name as it is, to a new
 /// database `out`.
 ///
 /// # Errors
-/// When the list cannot be read, when none of the images can, when an image has another size than the others
+/// When the list cannot be read or has a label of more than 32 bits, when none of the images can, when an image has another size than the others
 /// (`check_size`) or cannot be encoded, when `out` exists or cannot be written. Nothing is left behind then.
 pub fn convert_imageset(
     root: &str,
@@ -86,7 +89,7 @@ pub fn convert_imageset(
     options: &ImageSetOptions,
     progress: Progress<'_>,
 ) -> Result<ImageSet> {
-    let list = ImageList::read(list.as_ref(), root)?;
+    let list = ImageList::read_loosely(list.as_ref(), root)?;
     let images = list.len();
     let order: Vec<u32> = match options.shuffle {
         Some(seed) => {
@@ -99,19 +102,24 @@ pub fn convert_imageset(
     memory::keep_freed();
     let mut writer = Writer::create(out, options.backend)?;
     let mut set = ImageSet { written: 0, left_out: 0 };
-    let mut first: Option<(usize, Extent)> = None;
+    let (mut first, mut unread, cut) = (None, None, Alike::default());
     let one = |number: usize| convert(&list, order[number] as usize, options);
     in_order(images, &one, |number, converted| {
         let index = order[number] as usize;
         progress(number.saturating_add(1), images);
-        let Converted { record, extent } = match converted?? {
+        let Converted { record, extent, flaw } = match converted?? {
             Ok(converted) => converted,
+            Err(_) if list.name(index).is_empty() => return Ok(()),
             Err(unreadable) => {
-                tracing::warn!("Could not open or find file {}: {unreadable}", list.file(index).display());
+                let why = list.unread(index, unreadable);
+                tracing::warn!("Could not open or find file {}: {why}", list.file(index).display());
                 set.left_out = set.left_out.saturating_add(1);
+                unread.get_or_insert(why);
                 return Ok(());
             }
         };
+        flaw.iter()
+            .for_each(|flaw| cut.add(|| list.error(index, format!("'{}' {flaw}", list.name(index))).to_string()));
         let (line, expected) = *first.get_or_insert((index.saturating_add(1), extent));
         if options.check_size && extent != expected {
             let name = list.name(index);
@@ -130,7 +138,10 @@ pub fn convert_imageset(
         }
         Ok(())
     })?;
-    ensure!(set.written > 0, "{}: none of the {images} images can be read", list.path().display());
+    if let (0, Some(why)) = (set.written, unread) {
+        let what = format!("none of the {images} images can be read; the first: {why}");
+        return Err(Error::data(list.path(), what));
+    }
     writer.finish()?;
     if !set.written.is_multiple_of(LOGGED) {
         tracing::info!("Processed {} files.", set.written);
@@ -144,10 +155,10 @@ fn convert(list: &ImageList, index: usize, options: &ImageSetOptions) -> Result<
     let color = if options.gray { Color::Gray } else { Color::Force };
     let read = || -> Result<_> {
         let bytes = image::read_bytes(&file)?;
-        let raster = image::decode_file(&bytes, &file, color)?;
-        Ok((bytes, raster))
+        let (raster, flaw) = image::decode_file(&bytes, &file, color)?;
+        Ok((bytes, raster, flaw))
     };
-    let (bytes, mut raster) = match read() {
+    let (bytes, mut raster, flaw) = match read() {
         Ok(read) => read,
         Err(unreadable) => return Ok(Err(unreadable)),
     };
@@ -170,7 +181,7 @@ fn convert(list: &ImageList, index: usize, options: &ImageSetOptions) -> Result<
             datum::record(extent, pixels, label)?
         }
     };
-    Ok(Ok(Converted { record: datum.encode_to_vec(), extent }))
+    Ok(Ok(Converted { record: datum.encode_to_vec(), extent, flaw }))
 }
 
 /// The kind of file that an image is to be stored as; none for pixels.
@@ -192,7 +203,7 @@ fn named(file: &Path) -> Option<ImageFile> {
 
 /// Whether an image file has one channel.
 fn is_gray(bytes: &[u8]) -> bool {
-    image::decode_raster(bytes, Color::Native).is_ok_and(|raster| raster.extent.channels == 1)
+    image::decode_raster(bytes, Color::Native).is_ok_and(|(raster, _)| raster.extent.channels == 1)
 }
 
 /// Runs `one` on the numbers below `count` on all cores, and `each` with what it returns, in their order, on this thread.

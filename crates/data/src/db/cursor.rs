@@ -6,6 +6,7 @@ use lgm_core::{Error, Result, State};
 
 use super::{Database, Records};
 use crate::batch::read_counter;
+use crate::warnings::Warnings;
 
 /// The next record, and how many images went before it since training began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,17 +24,19 @@ impl Cursor {
         Ok(Cursor { record: Records::from(database.clone(), index)?.index(), image: 0 })
     }
 
-    /// The records from here on, in the order of their keys.
+    /// The records from here on, in the order of their keys, and where they begin: at `start`, with a warning, where the
+    /// database ends before this place.
     ///
     /// # Errors
-    /// When the database is damaged, or ends before this place.
-    pub fn records(self, database: &Arc<Database>) -> Result<Records> {
+    /// When the database is damaged.
+    pub fn records(self, database: &Arc<Database>, start: Cursor, warnings: &Warnings) -> Result<(Self, Records)> {
         let records = Records::from(database.clone(), self.record)?;
         if records.index() == self.record {
-            return Ok(records);
+            return Ok((self, records));
         }
         let what = format!("the saved position is record {}, but the database ends before it", self.record);
-        Err(Error::data(database.path(), what))
+        let at = warnings.placed(Err(Error::data(database.path(), what)), start);
+        Ok((at, Records::from(database.clone(), at.record)?))
     }
 
     /// What a snapshot keeps.

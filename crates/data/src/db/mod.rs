@@ -21,7 +21,7 @@ use std::sync::Arc;
 use lgm_core::{Error, Result};
 
 pub(crate) use cursor::Cursor;
-pub(crate) use reading::Reading;
+pub(crate) use reading::{Opened, Reading};
 use records::room;
 pub use records::{Record, Records};
 pub(crate) use shuffled::Locations;

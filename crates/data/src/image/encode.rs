@@ -82,7 +82,7 @@ mod tests {
         for (kind, name) in [(ImageFile::Png, "png"), (ImageFile::Bmp, "bmp"), (ImageFile::Jpeg, "JPG")] {
             assert_eq!(ImageFile::of(name), Some(kind));
             for channels in [1, 3] {
-                let again = decode_raster(&ramp(channels).encode(kind).unwrap(), Color::Native).unwrap();
+                let (again, _) = decode_raster(&ramp(channels).encode(kind).unwrap(), Color::Native).unwrap();
                 assert_eq!(again.extent, ramp(channels).extent);
                 // The chroma of so steep a ramp does not survive at half the resolution.
                 let allowed = if kind == ImageFile::Jpeg { if channels == 1 { 3 } else { 12 } } else { 0 };

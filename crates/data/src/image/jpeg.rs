@@ -4,13 +4,15 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use image::metadata::Orientation;
-use lgm_core::count;
+use lgm_core::{count, memory};
 use lgm_cpu::vectorized;
-use mozjpeg::{ColorSpace, Compress, Decompress, Marker};
+use mozjpeg::decompress::DecompressStarted;
+use mozjpeg::{ColorSpace, ColorSpaceExt, Compress, Decompress, Marker};
 
 use super::raster::{check_size, luma};
 use super::{BadImage, Color, Raster};
 use crate::pixels::Extent;
+use crate::warnings::Flaw;
 
 /// Scans of a progressive file: each costs a pass over all of the image, and takes few bytes.
 pub(super) const MOST_SCANS: usize = 500;
@@ -18,43 +20,76 @@ pub(super) const MOST_SCANS: usize = 500;
 /// What marks a JPEG's EXIF data among those of its kind.
 const EXIF: &[u8] = b"Exif\0\0";
 
-/// Decodes a JPEG, and says how the camera was held.
-pub(super) fn decode(bytes: &[u8], color: Color) -> Result<(Raster, Orientation), BadImage> {
+/// What a file without its end may go on with: not what the library makes up for what is missing, nor a marker.
+const MORE: [u8; 64] = [0xa7; 64];
+
+/// Decodes a JPEG, and says how the camera was held and what is amiss.
+pub(super) fn decode(bytes: &[u8], color: Color) -> Result<(Raster, Orientation, Option<Flaw>), BadImage> {
     // Within the scans' data, 0xff is followed by 0.
     let scans = pairs(bytes, [0xff, 0xda]);
     if scans > MOST_SCANS {
         return Err(BadImage::Scans(scans));
     }
     caught(|| {
-        let decoder = Decompress::with_markers(&[Marker::APP(1)]).from_mem(bytes).map_err(failed)?;
-        let exif = decoder.markers().find_map(|marker| marker.data.strip_prefix(EXIF));
-        let as_held = exif.and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms);
-        let (width, height) = decoder.size();
-        // A progressive file's coefficients, of 16 bits, are kept until its last scan.
-        check_size(width, height, count(&[8, width, height]), 0)?;
-        let gray = match color {
-            Color::Native => decoder.components().len() == 1,
-            Color::Force => false,
-            Color::Gray => true,
-        };
-        let (out, channels) = match decoder.color_space() {
-            ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK => (ColorSpace::JCS_CMYK, 4),
-            _ if gray => (ColorSpace::JCS_GRAYSCALE, 1),
-            _ => (ColorSpace::JCS_EXT_BGR, 3),
-        };
-        let mut raster = Raster::zeros(Extent { channels, height, width })?;
-        let mut started = decoder.to_colorspace(out).map_err(failed)?;
+        let (mut started, as_held, gray) = start(bytes, color)?;
+        let channels = started.color_space().num_components();
+        let extent = Extent { channels, height: started.height(), width: started.width() };
+        let mut raster = Raster::zeros(extent)?;
         started.read_scanlines_into(&mut raster.data).map_err(failed)?;
-        // What is missing at the end the library makes up.
         let rest = started.finish_into_inner().map_err(failed)?.len();
-        if !bytes[..bytes.len().saturating_sub(rest)].ends_with(&[0xff, 0xd9]) {
-            return Err(BadImage::CutShort("JPEG"));
-        }
+        let is_whole = bytes[..bytes.len().saturating_sub(rest)].ends_with(&[0xff, 0xd9]);
+        let flaw = (!is_whole && is_cut(bytes, color, &raster)?).then_some(Flaw::CutShort);
         if channels == 4 {
             raster = from_cmyk(&raster, gray)?;
         }
-        Ok((raster, as_held))
+        Ok((raster, as_held, flaw))
     })
+}
+
+/// Whether a file that lacks its end lacks some of its rows too: then what it went on with would show in the pixels.
+fn is_cut(bytes: &[u8], color: Color, pixels: &Raster) -> Result<bool, BadImage> {
+    let len = bytes.len().saturating_add(MORE.len()).saturating_add(1);
+    let mut longer = memory::room(len, "a JPEG that lacks its end").map_err(BadImage::Memory)?;
+    longer.extend_from_slice(bytes);
+    if bytes.ends_with(&[0xff]) {
+        // Not half a marker.
+        longer.push(0);
+    }
+    longer.extend_from_slice(&MORE);
+    let width = count(&[pixels.extent.width, pixels.extent.channels]).max(1);
+    let mut row = memory::zeros::<u8>(width, "a row of a JPEG").map_err(BadImage::Memory)?;
+    let same = caught(|| {
+        let (mut started, ..) = start(&longer, color)?;
+        for known in pixels.data.chunks_exact(width) {
+            started.read_scanlines_into(&mut row).map_err(failed)?;
+            if row != known {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    });
+    Ok(!same.unwrap_or(false))
+}
+
+/// A decoder at the first row, how the camera was held, and whether the image is to be gray.
+fn start(bytes: &[u8], color: Color) -> Result<(DecompressStarted<&[u8]>, Orientation, bool), BadImage> {
+    let decoder = Decompress::with_markers(&[Marker::APP(1)]).from_mem(bytes).map_err(failed)?;
+    let exif = decoder.markers().find_map(|marker| marker.data.strip_prefix(EXIF));
+    let as_held = exif.and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms);
+    let (width, height) = decoder.size();
+    // A progressive file's coefficients, of 16 bits, are kept until its last scan.
+    check_size(width, height, count(&[8, width, height]), 0)?;
+    let gray = match color {
+        Color::Native => decoder.components().len() == 1,
+        Color::Force => false,
+        Color::Gray => true,
+    };
+    let out = match decoder.color_space() {
+        ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK => ColorSpace::JCS_CMYK,
+        _ if gray => ColorSpace::JCS_GRAYSCALE,
+        _ => ColorSpace::JCS_EXT_BGR,
+    };
+    Ok((decoder.to_colorspace(out).map_err(failed)?, as_held, gray))
 }
 
 vectorized! {

@@ -19,6 +19,7 @@ use lgm_core::{Error, Result};
 use lgm_proto::FileKind;
 
 use crate::pixels::Extent;
+use crate::warnings::Flaw;
 
 pub(crate) use decode::decode_raster;
 pub use encode::ImageFile;
@@ -71,8 +72,8 @@ pub(crate) enum BadImage {
     Tiff(String),
     #[error("cannot be decoded as a JPEG: {0}")]
     Jpeg(String),
-    #[error("cannot be decoded: it is cut short, the end of the {0} is missing")]
-    CutShort(&'static str),
+    #[error("cannot be decoded: it is cut short, the end of the WebP is missing")]
+    CutShort,
     #[error("cannot be decoded: the JPEG has {0} scans, more than {most}", most = jpeg::MOST_SCANS)]
     Scans(usize),
     #[error("cannot be decoded: it claims to be {width} x {height} pixels, more than {}", in_units(raster::MOST_BYTES as u64))]
@@ -87,16 +88,17 @@ pub(crate) enum BadImage {
     Floats(ColorType),
 }
 
-/// Decodes an image file in memory.
-pub(crate) fn decode(bytes: &[u8], color: Color) -> Result<Image, BadImage> {
-    decode_raster(bytes, color)?.planes()
+/// Decodes an image file in memory; with what is amiss with it.
+pub(crate) fn decode(bytes: &[u8], color: Color) -> Result<(Image, Option<Flaw>), BadImage> {
+    let (raster, flaw) = decode_raster(bytes, color)?;
+    Ok((raster.planes()?, flaw))
 }
 
-/// Reads an image file.
+/// Reads an image file; with what is amiss with it.
 ///
 /// # Errors
 /// When it cannot be read or decoded; names the file, and says what it is if it is something else.
-pub(crate) fn read_file(path: &Path, color: Color) -> Result<Raster> {
+pub(crate) fn read_file(path: &Path, color: Color) -> Result<(Raster, Option<Flaw>)> {
     decode_file(&read_bytes(path)?, path, color)
 }
 
@@ -113,11 +115,11 @@ pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(Error::io(path, "read"))
 }
 
-/// Decodes the bytes of an image file.
+/// Decodes the bytes of an image file; with what is amiss with it.
 ///
 /// # Errors
 /// When it cannot be decoded; names the file, and says what it is if it is something else.
-pub(crate) fn decode_file(bytes: &[u8], path: &Path, color: Color) -> Result<Raster> {
+pub(crate) fn decode_file(bytes: &[u8], path: &Path, color: Color) -> Result<(Raster, Option<Flaw>)> {
     decode_raster(bytes, color).map_err(|e| match FileKind::of_head(bytes) {
         FileKind::Unknown | FileKind::Image(_) => Error::data(path, e.to_string()),
         other => Error::data(path, format!("expected a picture ({FORMATS}), found {}", other.described())),

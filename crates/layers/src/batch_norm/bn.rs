@@ -5,7 +5,8 @@
 //! - yjxiong's, of PSPNet too (`slope_filler`, `bias_filler`, `momentum`, `eps`, `frozen`, or none of them): in TRAIN, μ and σ² are
 //!   the mean and biased variance of the channel in this batch; forward then moves the averages, M ← f · M + (1 − f) · μ and likewise
 //!   V, f being `momentum` (0.9). In TEST, and everywhere with `frozen`, μ = M and σ² = V; with `frozen`, γ and β stay as they are.
-//!   ε is `eps` (1e-5). Parameters: γ, β, M and V, each [1, C, 1, 1]; M starts at 0, V at 0, or 1 with `frozen`.
+//!   ε is `eps` (1e-5). Parameters: γ, β, M and V, each [1, C, 1, 1]; M starts at 0, V at 0, or 1 with `frozen`;
+//!   a `param` entry's rate for M or V counts for nothing, with a warning, and with `frozen` one for γ or β.
 //! - SegNet's (`scale_filler`, `shift_filler`, `bn_mode`): LEARN takes the statistics of the batch in both phases, with ε = 1e-9;
 //!   INFERENCE has μ = 0 and no division, γ and β being those of a net whose statistics were put into them. Parameters: γ and β,
 //!   each [1, C, 1, 1]. A second top is the batch's mean and a third its variance, each [1, C, 1, 1] (LEARN).
@@ -186,7 +187,11 @@ impl Layer for Bn {
         let mut params: Vec<ParamSpec> = self.fillers.iter().map(learned).collect();
         if self.momentum().is_some() || matches!(self.from, From::Averages { .. }) {
             let start = [0.0, if frozen { 1.0 } else { 0.0 }];
-            params.extend(start.map(|start| ParamSpec { state: true, ..ParamSpec::constant(shape, start) }));
+            params.extend(start.map(|start| ParamSpec {
+                state: true,
+                fixed: true,
+                ..ParamSpec::constant(shape, start)
+            }));
         }
         let channels = bottom.with_shape([self.axes.channels]);
         let statistics = [bottom.clone()].into_iter().chain(vec![bottom.with_shape(shape); tops - 1]);

@@ -55,7 +55,7 @@ pub(super) fn scaled(norm: &LayerParameter, cx: &BuildCx) -> Result<Node> {
 impl FusedBatchNorm {
     fn node(norm: &LayerParameter, bias: bool, [joins, relu]: [bool; 2], cx: &BuildCx) -> Result<Node> {
         let phase = norm.phase.map_or(cx.phase, |_| norm.phase());
-        let statistics = Statistics::new(norm, &BuildCx { phase, ..*cx })?;
+        let statistics = Statistics::new(norm, &BuildCx { phase, ..*cx }, has_own_scale(norm))?;
         let p = &statistics.param;
         let one = FillerParameter { value: Some(1.0), ..Default::default() };
         let fillers = [p.scale_filler.clone().unwrap_or(one), p.bias_filler.clone().unwrap_or_default()];

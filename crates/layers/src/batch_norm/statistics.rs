@@ -14,25 +14,28 @@ pub struct Statistics {
     pub param: BatchNormParameter,
     /// Whether the running sums are used instead of the batch.
     pub global: bool,
+    forgiving: bool,
 }
 
 impl Statistics {
-    pub fn new(param: &LayerParameter, cx: &BuildCx) -> Result<Statistics> {
+    /// `forgiving` takes a `param` entry with a rate for them, which counts for nothing.
+    pub fn new(param: &LayerParameter, cx: &BuildCx, forgiving: bool) -> Result<Statistics> {
         for (i, entry) in param.param.iter().take(3).enumerate() {
             ensure!(
-                entry.lr_mult() == 0.0,
+                forgiving || entry.lr_mult() == 0.0,
                 "param entry {i} has lr_mult {}; BatchNorm's statistics are not learned: give lr_mult: 0, or no entry",
                 entry.lr_mult()
             );
         }
         let param = param.batch_norm_param.clone().unwrap_or_default();
         let global = param.use_global_stats.unwrap_or(cx.phase == Phase::Test);
-        Ok(Statistics { param, global })
+        Ok(Statistics { param, global, forgiving })
     }
 
     /// M, V and w, for so many channels.
     pub fn params(&self, channels: usize) -> Vec<ParamSpec> {
-        [channels, channels, 1].map(|n| ParamSpec { state: true, ..ParamSpec::new([n], None) }).into()
+        let param = |n: usize| ParamSpec { state: true, fixed: self.forgiving, ..ParamSpec::new([n], None) };
+        [channels, channels, 1].map(param).into()
     }
 
     /// Works out μ and 1/√(σ² + ε) of each channel of `x`; M, V and w are the first three parameters.

@@ -174,6 +174,22 @@ pub(crate) fn check_count(labels: &BlobSpec, rows: usize, of: &BlobSpec) -> Resu
     Ok(())
 }
 
+/// Checks that labels are of as many items as the predictions, whose order they would not be in otherwise.
+///
+/// # Errors
+/// When they are not.
+pub(crate) fn check_items(labels: &BlobSpec, of: &BlobSpec) -> Result<()> {
+    let items = of.shape.first();
+    ensure!(
+        labels.shape.first() == items,
+        "labels: expected a first extent of {}, as of the predictions of shape {}, found shape {}; a Reshape gives them one",
+        items.copied().unwrap_or(1),
+        of.shape,
+        labels.shape
+    );
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,8 +1,8 @@
 //! What losses share: what their sums are divided by, and how a device adds up.
 
 use lgm_core::{BlobSpec, DeviceCall, DevicePtr, Grid, Result, args};
-use lgm_proto::LossParameter;
 use lgm_proto::loss_parameter::NormalizationMode;
+use lgm_proto::{LayerParameter, LossParameter};
 
 use super::launch::extent;
 
@@ -31,6 +31,18 @@ pub(crate) fn fixed_normalizer(
         NormalizationMode::PreFixed => loss.pre_fixed_normalizer().into(),
     };
     Some(z.max(1.0))
+}
+
+/// Warns of a `normalization` where a loss divides by the number of items whatever is asked for, as Caffe's does.
+pub(crate) fn warn_of_normalization(param: &LayerParameter) {
+    let asked = param.loss_param.as_ref().filter(|loss| loss.normalization.is_some());
+    if let Some(mode) = asked.map(|loss| loss.normalization().as_str_name()) {
+        let (layer, kind) = (param.name(), param.r#type());
+        tracing::warn!(
+            "layer '{layer}': normalization: {mode} has no effect on {kind}, which divides by the number of items; \
+             for another divisor give loss_weight"
+        );
+    }
 }
 
 /// Terms that a kernel adds up block by block.

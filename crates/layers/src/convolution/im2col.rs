@@ -148,6 +148,7 @@ mod tests {
                 Case::new(layer("kernel_size: 3 stride: 2 pad: 1")).bottom([2, 3, 7]),
                 Case::new(layer("kernel_size: 2 axis: 2")).bottom([2, 2, 3, 3, 4]),
                 Case::new(layer("kernel_size: 2")).bottom([1, 2, 2, 3, 2, 2]),
+                Case::new(layer("kernel_size: 4 stride: 2")).bottom([2, 2, 3, 5]),
             ],
         );
     }

@@ -8,7 +8,7 @@
 //! `variance_encoded_in_target`. With `share_location` all classes have one prediction.
 //!
 //! Bottoms: predictions `[N, P · 4]`, times the classes without `share_location`; scores `[N, P · num_classes]`; priors
-//! `[1, 2, P · 4]`, boxes and their variances. Top `[1, 1, rows, 7]`: image, class, score, x and y of the first and the last corner,
+//! `[1, 2, P · 4]`, boxes and their variances; optionally the images that `visualize` draws on, which are not read. Top `[1, 1, rows, 7]`: image, class, score, x and y of the first and the last corner,
 //! by image, then class, then score. No gradient.
 //!
 //! Source: see [`super`]. SSD's Caffe makes the top as long as there are detections. Here it has room for all there can be, and
@@ -121,7 +121,7 @@ impl DetectionOutput {
 
 impl Layer for DetectionOutput {
     fn arity(&self) -> Arity {
-        Arity::exactly(3, 1)
+        Arity::range(3..=4, 1..=1)
     }
 
     fn plan(&mut self, bottoms: &[BlobSpec], _tops: usize) -> Result<Plan> {

@@ -24,7 +24,7 @@ fn cases() {
     let case = |fields: &str| Case::new(text(3, 1, fields));
     cases.extend([
         case("").bottom([5, 4]).bottom_of([5], Fill::Labels(4)).bottom([1, 1, 4, 4]),
-        case("infogain_loss_param { axis: -1 }").bottom([2, 3, 4]).bottom_of([6], Fill::Labels(4)).bottom([4, 4]),
+        case("infogain_loss_param { axis: -1 }").bottom([2, 3, 4]).bottom_of([2, 3], Fill::Labels(4)).bottom([4, 4]),
         // Nothing counts.
         case("loss_param { ignore_label: 0 }").bottom([3, 2]).bottom_of([3], Fill::Given(vec![0.0; 3])).bottom([2, 2]),
         // Probabilities below those that count.

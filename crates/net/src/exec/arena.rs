@@ -52,6 +52,16 @@ impl Memory {
         unsafe { std::slice::from_raw_parts_mut(self.addr.as_ptr(), self.len()) }
     }
 
+    /// Copies memory of the same length.
+    ///
+    /// # Panics
+    /// When the lengths differ.
+    pub fn copy_from(&mut self, other: &Memory) {
+        // SAFETY: `len` initialised bytes, and whoever changed them would have to borrow `other` exclusively.
+        let bytes = unsafe { std::slice::from_raw_parts(other.addr.as_ptr(), other.len()) };
+        self.bytes_mut().copy_from_slice(bytes);
+    }
+
     /// The address of the byte at `offset`, which must not lie beyond the end.
     pub(crate) fn addr(&self, offset: usize) -> *mut u8 {
         assert!(offset <= self.len(), "an offset beyond the arena");

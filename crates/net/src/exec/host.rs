@@ -106,16 +106,10 @@ impl HostExec {
         if !layer.backward || layer.is_idle(graph) {
             return Ok(());
         }
-        for &top in &layer.tops {
+        for &top in layer.tops.iter().filter(|&&top| !graph.diff_written(top)) {
             let weight = graph.values[top].loss_weight;
-            let written = graph.diff_written(top);
-            if written && weight == 0.0 {
-                continue;
-            }
             if let Some(mut diff) = self.bound.diff_mut(graph, top) {
-                with_float!(diff.dtype(), T => for d in diff.slice_mut::<T>()? {
-                    *d = weight as T + if written { *d } else { 0.0 };
-                });
+                with_float!(diff.dtype(), T => diff.slice_mut::<T>()?.fill(weight as T));
             }
         }
         if let Some(compute) = layer.compute() {
@@ -238,6 +232,12 @@ impl Executor for HostExec {
             std::mem::swap(&mut self.bound.params[mine].data, &mut other.bound.params[theirs].data);
         }
         Ok(())
+    }
+
+    fn copy_param(&mut self, from: usize, to: usize) {
+        if let Ok([from, to]) = self.bound.params.get_disjoint_mut([from, to]) {
+            to.data.copy_from(&from.data);
+        }
     }
 
     fn plan(&self) -> &MemoryPlan {

@@ -201,6 +201,9 @@ pub(crate) trait Executor {
     /// On a device, where parameters stay where they are.
     fn exchange_params(&mut self, other: &mut dyn Executor, pairs: &[(usize, usize)]) -> Result<()>;
 
+    /// Copies one learnable parameter to another of the same shape, on the host.
+    fn copy_param(&mut self, from: usize, to: usize);
+
     /// Where everything lies.
     fn plan(&self) -> &MemoryPlan;
 

@@ -120,7 +120,6 @@ impl Graph {
             top_ids.push(value);
         }
         let params = self.add_params(id, &mut param, &plan.params, dtype, names)?;
-        param.blobs.clear();
         let bottom_backward = vec![false; bottoms.len()];
         self.layers.push(LayerNode {
             key,

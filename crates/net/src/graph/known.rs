@@ -13,9 +13,11 @@ use super::filter::Placed;
 pub fn check(layers: &[Placed], kept: &[usize], positions: &Positions, registry: &Registry) -> Result<()> {
     let text = |(at, what): (_, &str)| Error::Proto(lgm_proto::Fault::Unsupported(what.to_owned()).at(at));
     let mut faults: Vec<Error> = positions.refused_outside_layers().into_iter().map(text).collect();
-    for ((layer, at), &i) in layers.iter().zip(kept) {
+    let mut listed = false;
+    let unknown: Vec<_> = layers.iter().rev().map(|(layer, _)| missing(layer, registry, &mut listed)).collect();
+    for (((layer, at), &i), missing) in layers.iter().zip(kept).zip(unknown.into_iter().rev()) {
         // What a layer of an unknown type sets would only be noise beside the type.
-        match missing(layer, registry) {
+        match missing {
             Some(fault) => faults.push(fault.in_layer(layer.name(), layer.r#type(), at.as_ref())),
             None => faults.extend(
                 positions
@@ -32,22 +34,34 @@ pub fn check(layers: &[Placed], kept: &[usize], positions: &Positions, registry:
     }
 }
 
-/// Why a layer's type is none that there is.
-fn missing(layer: &LayerParameter, registry: &Registry) -> Option<Error> {
-    let unknown = registry.unknown(layer.r#type())?;
-    let Error::Unknown { what, found, .. } = &unknown else { return Some(unknown) };
+/// Why a layer's type is none that there is. All that there are is said once, which `listed` remembers.
+fn missing(layer: &LayerParameter, registry: &Registry, listed: &mut bool) -> Option<Error> {
+    let mut unknown = registry.unknown(layer.r#type())?;
     if layer.r#type() == "Python" {
-        let python = layer.python_param.clone().unwrap_or_default();
+        let class = match &layer.python_param {
+            Some(python) => format!("the class '{}' of the Python module '{}'", python.layer(), python.module()),
+            None => "a Python class, whose name no python_param gives".into(),
+        };
         return Some(Error::config(format!(
-            "the layer is the class '{}' of the Python module '{}', and lgm-caffe runs no Python within a net; write it \
+            "the layer is {class}, and lgm-caffe runs no Python within a net; write it \
              with built-in layers (of Python layers, those of rpn.anchor_target_layer, rpn.proposal_layer and \
              rpn.proposal_target_layer are built as AnchorTarget, Proposal and ProposalTarget), or leave it out \
-             (exclude {{ phase: … }}) and bring what it makes in by Input, HDF5Data or AnnotatedData",
-            python.layer(),
-            python.module()
+             (exclude {{ phase: … }}) and bring what it makes in by Input, HDF5Data or AnnotatedData"
         )));
     }
-    let Some(forks) = lgm_proto::forks_of_layer(layer.r#type()) else { return Some(unknown) };
-    let among = format!(", which is a layer of forks of Caffe ({forks}) and not carried out");
-    Some(Error::Unknown { what: what.clone(), found: found.clone(), hint: None, among })
+    if let Error::Unknown { hint, among, .. } = &mut unknown {
+        if let Some(today) = lgm_proto::layer_type_of_older(layer.r#type()) {
+            *hint = Some(today.into());
+            among.clear();
+        }
+        match lgm_proto::forks_of_layer(layer.r#type()) {
+            Some(forks) => {
+                *hint = None;
+                *among = format!(", which is a layer of forks of Caffe ({forks}) and not carried out");
+            }
+            None if hint.is_none() && std::mem::replace(listed, true) => among.clear(),
+            None => {}
+        }
+    }
+    Some(unknown)
 }

@@ -10,7 +10,7 @@ mod params;
 use std::collections::HashMap;
 
 use lgm_core::{BlobSpec, Compute, Element, Error, Format, Node, Phase, Plan, Position};
-use lgm_proto::LayerParameter;
+use lgm_proto::{BlobProto, LayerParameter};
 
 pub(crate) use build::{check_sizes, keys};
 
@@ -30,7 +30,8 @@ pub struct Value {
     pub producer: (usize, usize),
     /// The layer that reads it and as which bottom.
     pub consumer: Option<(usize, usize)>,
-    /// Its weight in the loss.
+    /// Its weight in the loss. Where the prototxt gives it, nothing else reads the value; where a layer gives it by default, what
+    /// reads the value says its gradient, as in Caffe.
     pub loss_weight: f32,
 }
 
@@ -133,6 +134,8 @@ pub struct Learnable {
     pub decay_mult: (f32, bool),
     /// How it starts.
     pub filler: lgm_proto::FillerParameter,
+    /// The values it starts with instead, of the prototxt's `blobs`.
+    pub given: Option<BlobProto>,
 }
 
 /// A net's layers, values and parameters, before any memory is given.

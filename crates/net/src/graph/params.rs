@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use lgm_core::{BlobSpec, DType, Error, ParamSpec as PlannedParam, Result, ensure};
+use lgm_core::{BlobSpec, DType, Error, ParamSpec as PlannedParam, Result, Shape, ensure};
 use lgm_proto::LayerParameter;
 use lgm_proto::param_spec::DimCheckMode;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{Graph, Learnable, NetParam};
 
@@ -24,20 +24,31 @@ impl Graph {
             "too many param entries: the layer has {shown} parameters, found {} entries",
             param.param.len()
         );
+        let mut given_values = std::mem::take(&mut param.blobs);
+        ensure!(
+            given_values.is_empty() || given_values.len() == shown,
+            "blobs must be given never or once a parameter: expected {shown}, found {}",
+            given_values.len()
+        );
+        given_values.reverse();
         if planned.iter().any(|p| p.state && !p.carried) {
             // As Caffe does, so that saved nets say what holds: the solver leaves these alone.
             param.param.resize_with(shown, Default::default);
         }
         let mut ids = Vec::with_capacity(planned.len());
+        let mut rated = Vec::new();
         for (index, planned) in planned.iter().enumerate() {
             let default = lgm_proto::ParamSpec::default();
             let given = match param.param.get_mut(index) {
                 Some(spec) => {
                     if planned.state {
-                        ensure!(
-                            spec.lr_mult.is_none_or(|m| m == 0.0),
-                            "parameter {index} holds statistics that the layer keeps itself: its lr_mult must be 0"
-                        );
+                        if spec.lr_mult.is_some_and(|m| m != 0.0) {
+                            ensure!(
+                                planned.fixed,
+                                "parameter {index} holds statistics that the layer keeps itself: its lr_mult must be 0"
+                            );
+                            rated.push(index.to_string());
+                        }
                         (spec.lr_mult, spec.decay_mult) = (Some(0.0), Some(0.0));
                     }
                     &*spec
@@ -49,6 +60,17 @@ impl Graph {
                 false => (given.lr_mult, given.decay_mult),
             };
             let spec = BlobSpec { shape: planned.shape.clone(), dtype };
+            let values = given_values.pop();
+            if let Some(values) = &values {
+                let shape = values.extents()?;
+                ensure!(
+                    values.fits(&spec.shape),
+                    "blobs: parameter {index} has the shape {}, found values of shape {}",
+                    spec.shape,
+                    Shape::from(shape.as_slice())
+                );
+                values.check_values()?;
+            }
             let name = given.name().to_string();
             let id = self.params.len();
             let owner = names.get(&name).copied().filter(|_| !name.is_empty());
@@ -90,6 +112,7 @@ impl Graph {
                         lr_mult: (lr_mult.unwrap_or(default.lr_mult()), lr_mult.is_some()),
                         decay_mult: (decay_mult.unwrap_or(default.decay_mult()), decay_mult.is_some()),
                         filler: planned.filler.clone(),
+                        given: values,
                     });
                     self.learnables.len() - 1
                 }
@@ -99,6 +122,12 @@ impl Graph {
             let PlannedParam { state, carried, .. } = *planned;
             self.params.push(NetParam { layer, index, spec, owner, learnable, display, backward, state, carried });
             ids.push(id);
+        }
+        if !rated.is_empty() {
+            let (layer, which) = (param.name(), rated.join(", "));
+            warn!(
+                "layer '{layer}': the lr_mult of parameters {which} counts as 0: the layer keeps these statistics itself"
+            );
         }
         Ok(ids)
     }

@@ -26,6 +26,8 @@ pub struct LayerReport<'a> {
     pub tops: Vec<&'a Shape>,
     /// Elements of the parameters it owns.
     pub params: usize,
+    /// Those of them that are statistics, which the layer sets by itself.
+    pub statistics: usize,
     /// Operations of one forward call, a multiply-add counting as two; 0 where the layer does not count them.
     pub flops: u64,
     /// The same of one backward call: a layer with weights makes a product of forward's size for them, if they are learned,
@@ -162,12 +164,13 @@ impl Graph {
             params,
             saved,
         ];
-        let owned = self.shown(layer).iter().filter(|&&p| self.params[p].owner.is_none());
+        let owned = || self.shown(layer).iter().map(|&p| &self.params[p]).filter(|p| p.owner.is_none());
         LayerReport {
             name: layer.name(),
             kind: layer.kind(),
             tops: layer.tops.iter().map(|&t| &self.values[t].spec.shape).collect(),
-            params: total(owned.map(|&p| self.params[p].spec.shape.count())),
+            params: total(owned().map(|p| p.spec.shape.count())),
+            statistics: total(owned().filter(|p| p.state).map(|p| p.spec.shape.count())),
             flops: layer.plan.flops,
             backward_flops: if layer.backward { layer.plan.flops.saturating_mul(products) } else { 0 },
             forward_bytes: total(forward.into_iter()),

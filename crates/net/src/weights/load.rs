@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use lgm_core::{Error, Result, Shape, State, memory};
-use lgm_hdf5::{H5Dataset, H5File, is_hdf5};
+use lgm_hdf5::{H5File, is_hdf5};
 use tracing::{info, warn};
 
 use crate::exec::Numbers;
 use crate::graph::{LayerNode, keys};
 use crate::net::Net;
 use crate::weights::snapshot::CARRIED;
+use crate::weights::stored::{Stored, StoredLayer};
 
 /// What of files of weights a net took.
 #[derive(Clone, Debug, Default)]
@@ -40,10 +41,11 @@ impl Net {
     }
 
     /// Copies parameters from a `.caffemodel` or `.caffemodel.h5` by layer name; layers the net does not have are
-    /// passed over with a log line. Returns what it took.
+    /// passed over with a log line. Of a layer that has more parameters in the file the first are taken, with a warning. Returns
+    /// what it took.
     ///
     /// # Errors
-    /// When the file is damaged, or a layer's parameters disagree in number or shape; nothing is copied then. Values that
+    /// When the file is damaged, or a layer has fewer parameters there, or of other shapes; nothing is copied then. Values that
     /// cannot be read after all may leave some parameters copied.
     pub fn load_weights(&mut self, path: impl AsRef<Path>) -> Result<Loaded> {
         let path = path.as_ref();
@@ -110,77 +112,90 @@ impl Net {
                  'lgm-caffe upgrade_net_proto_binary {file} NEW'"
             );
         }
-        let (mut found, mut loaded) = (Vec::new(), Loaded::default());
+        let mut taken = Taken::default();
         let keys = keys(weights.layers.iter().map(|l| (l.name.as_str(), l.kind.as_str())));
         for (source, key) in weights.layers.iter().zip(keys) {
-            let Some(layer) = self.target(&key, &source.name, &mut loaded) else { continue };
-            let name = |e: Error| layer.in_layer(Error::data(path, e.to_string()));
-            let params = self.graph.shown(layer);
-            if source.blobs.len() != params.len() {
-                return Err(name(counts(params.len(), source.blobs.len())));
+            let Some(layer) = self.target(&key, &source.name, &mut taken.loaded) else { continue };
+            let (wanted, count) = (self.graph.shown(layer).len(), source.blobs.len());
+            if count < wanted {
+                return Err(layer.in_layer(Error::data(path, counts(wanted, count).to_string())));
             }
-            for (&p, blob) in params.iter().zip(&source.blobs) {
-                let param = &self.graph.params[p];
-                if !blob.fits(&param.spec.shape) {
-                    let shape = blob.extents().map_err(|e| name(e.into()))?;
-                    return Err(name(disagree(param.index, &param.spec.shape, &Shape::from(shape.as_slice()))));
-                }
-                blob.check_values().map_err(|e| name(e.into()))?;
-                found.push((p, blob));
-            }
+            let blobs = source.blobs.iter().map(|blob| Some(Stored::Blob(blob))).collect();
+            self.take(path, layer, StoredLayer::new(layer.kind(), count, blobs), &mut taken)?;
         }
-        for (p, blob) in found {
-            self.exec.fill_param(&self.graph, p, &mut |values| {
-                match values {
-                    Numbers::F32(out) => blob.copy_to_f32(out)?,
-                    Numbers::F64(out) => blob.copy_to_f64(out)?,
-                }
-                Ok(())
-            })?;
-            loaded.params.insert(self.graph.params[p].owner.unwrap_or(p));
-        }
-        Ok(loaded)
+        self.copy(path, taken)
     }
 
     fn load_hdf5(&mut self, path: &Path) -> Result<Loaded> {
         let file = H5File::open(path)?;
-        let (mut found, mut loaded) = (Vec::<(usize, H5Dataset)>::new(), Loaded::default());
+        let mut taken = Taken::default();
         // A layer's name with slashes is a path of groups.
         for group in file.groups("data")?.into_iter().filter(|group| !group.name.is_empty()) {
-            let Some(layer) = self.target(&group.name, &group.name, &mut loaded) else { continue };
-            let params = self.graph.shown(layer);
-            let disagrees =
-                || layer.in_layer(Error::data(path, counts(params.len(), group.datasets.len()).to_string()));
-            if group.datasets.len() > params.len() {
-                return Err(disagrees());
-            }
-            for &p in params {
-                let param = &self.graph.params[p];
-                let index = param.index.to_string();
+            let Some(layer) = self.target(&group.name, &group.name, &mut taken.loaded) else { continue };
+            let count = group.datasets.len();
+            let read = |index: usize| -> Result<Option<Stored<'_>>> {
+                let index = index.to_string();
                 if !group.datasets.contains(&index) {
-                    if param.owner.is_some() {
-                        continue;
-                    }
-                    return Err(disagrees());
+                    return Ok(None);
                 }
-                let dataset = file.dataset(&format!("data/{}/{index}", group.name)).map_err(|e| layer.in_layer(e))?;
-                if *dataset.shape() != param.spec.shape {
-                    let e = disagree(param.index, &param.spec.shape, dataset.shape());
-                    return Err(layer.in_layer(Error::data(path, e.to_string())));
+                let dataset = file.dataset(&format!("data/{}/{index}", group.name));
+                Ok(Some(Stored::Dataset(dataset.map_err(|e| layer.in_layer(e))?)))
+            };
+            // All of a BatchNorm's tell in which order they are.
+            let first = self.graph.shown(layer).len().max(count.min(StoredLayer::SCALED_BATCH_NORM));
+            let blobs = (0..first).map(read).collect::<Result<_>>()?;
+            self.take(path, layer, StoredLayer::new(layer.kind(), count, blobs), &mut taken)?;
+        }
+        self.copy(path, taken)
+    }
+
+    /// Notes what a layer takes of a file.
+    fn take<'a>(&self, path: &Path, layer: &LayerNode, stored: StoredLayer<'a>, taken: &mut Taken<'a>) -> Result<()> {
+        let name = |e: Error| layer.in_layer(Error::data(path, e.to_string()));
+        let params = self.graph.shown(layer);
+        for &p in params {
+            let param = &self.graph.params[p];
+            match stored.blobs.get(param.index).and_then(Option::as_ref) {
+                Some(blob) if stored.fits(blob, &param.spec.shape) => blob.check_values().map_err(name)?,
+                Some(blob) => {
+                    let found = blob.shape().map_err(name)?;
+                    return Err(name(disagree(param.index, &param.spec.shape, &found)));
                 }
-                found.push((p, dataset));
+                None if param.owner.is_some() => {}
+                None => return Err(name(counts(params.len(), stored.count))),
             }
         }
-        for (p, dataset) in found {
-            let filled = self.exec.fill_param(&self.graph, p, &mut |values| match values {
-                Numbers::F32(out) => dataset.read_into(out),
-                Numbers::F64(out) => dataset.read_into(out),
-            });
+        if stored.count > params.len() {
+            taken.longer.push(format!("'{}' ({} of {})", layer.name(), params.len(), stored.count));
+        }
+        let found = params.iter().zip(stored.blobs).filter_map(|(&p, blob)| Some((p, blob?)));
+        taken.found.extend(found);
+        Ok(())
+    }
+
+    /// Copies what layers take of a file.
+    fn copy(&mut self, path: &Path, taken: Taken<'_>) -> Result<Loaded> {
+        let Taken { found, mut loaded, longer } = taken;
+        if !longer.is_empty() {
+            let layers = longer.join(", ");
+            warn!("{}: has more parameters than layers of the net, which take the first: {layers}", path.display());
+        }
+        for (p, stored) in found {
+            let filled = self.exec.fill_param(&self.graph, p, &mut |numbers| stored.fill(numbers));
             filled.map_err(|e| self.graph.layers[self.graph.params[p].layer].in_layer(e))?;
             loaded.params.insert(self.graph.params[p].owner.unwrap_or(p));
         }
         Ok(loaded)
     }
+}
+
+/// What a net takes of a file, found before anything is copied.
+#[derive(Default)]
+struct Taken<'a> {
+    found: Vec<(usize, Stored<'a>)>,
+    loaded: Loaded,
+    /// Layers of which the file has more parameters, as text.
+    longer: Vec<String>,
 }
 
 fn counts(wanted: usize, found: usize) -> Error {

@@ -4,6 +4,7 @@ mod kind;
 mod load;
 mod share;
 pub(crate) mod snapshot;
+mod stored;
 
 pub use kind::{expect_kind, kind_of};
 pub use load::Loaded;

@@ -42,7 +42,8 @@ impl Net {
     }
 
     /// Runs `body` with this net's parameters lent to `other`, layer by layer of the same name, as Caffe shares them
-    /// with its test nets. Nothing is copied. On a device `other` must come from [`Net::sharing`].
+    /// with its test nets. Copied is only what two of `other`'s parameters take from one of this net's. On a device `other` must
+    /// come from [`Net::sharing`].
     ///
     /// # Errors
     /// When layers of one name disagree in their parameters, or from `body`.
@@ -50,15 +51,22 @@ impl Net {
         if self.exec.lends_always(other.exec.as_ref())? {
             return body(other);
         }
-        let pairs = matching(&self.graph, &other.graph)?;
+        let (mut pairs, mut copies) = (Vec::<(usize, usize)>::new(), Vec::new());
+        for (mine, theirs) in matching(&self.graph, &other.graph)? {
+            match pairs.iter().find(|pair| pair.0 == mine) {
+                Some(&(_, first)) => copies.push((first, theirs)),
+                None => pairs.push((mine, theirs)),
+            }
+        }
         self.exec.exchange_params(other.exec.as_mut(), &pairs)?;
+        copies.iter().for_each(|&(from, to)| other.exec.copy_param(from, to));
         let result = body(other);
         self.exec.exchange_params(other.exec.as_mut(), &pairs)?;
         result
     }
 }
 
-/// Pairs of learnable parameters, of `graph` and of `other`, that belong together.
+/// Pairs of learnable parameters, of `graph` and of `other`, that belong together, each of `other` once.
 fn matching(graph: &Graph, other: &Graph) -> Result<Vec<(usize, usize)>> {
     let mut pairs: Vec<(usize, usize)> = Vec::new();
     for layer in &other.layers {
@@ -78,9 +86,16 @@ fn matching(graph: &Graph, other: &Graph) -> Result<Vec<(usize, usize)>> {
                 let (expected, found) = (a.spec.shape.clone(), b.spec.shape.clone());
                 return Err(layer.in_layer(Error::Shape { what, expected, found }));
             }
-            let taken = pairs.iter().any(|p| p.0 == a.learnable || p.1 == b.learnable);
-            if !taken {
-                pairs.push((a.learnable, b.learnable));
+            match pairs.iter().find(|pair| pair.1 == b.learnable) {
+                None => pairs.push((a.learnable, b.learnable)),
+                Some(pair) if pair.0 == a.learnable => {}
+                Some(_) => {
+                    return Err(layer.in_layer(Error::config(format!(
+                        "parameter '{}' is shared with another layer here, but not in the training net: name it in both nets, \
+                         or in neither",
+                        b.display
+                    ))));
+                }
             }
         }
     }

@@ -58,6 +58,18 @@ fn test_nets_use_the_training_nets_memory_on_the_device() {
     assert!(lends(&mut test).is_err() && lends(&mut { stranger }).is_err());
 }
 
+/// Of one parameter of the training net, several of the test net's layers have the address.
+#[test]
+fn layers_that_share_in_training_alone_share_in_a_test_too() {
+    let Some(gpu) = device(Order::Forward, None, Storage::default()) else { return };
+    let pair = |share: &str| gaussian("x", &[3, 4]) + &product("one", "x", 4, share) + &product("two", "one", 4, share);
+    let mut train = try_net(&pair("param { name: 'w' }"), &on(&gpu, options())).unwrap();
+    let mut test = sharing(&train, &pair(""), &on(&gpu, options())).unwrap();
+    let score = |net: &mut Net| net.forward(&step(0)).map(|_| common::data(net, "two"));
+    let want = score(&mut train).unwrap();
+    assert_eq!(train.lend_params(&mut test, score).unwrap(), want);
+}
+
 #[test]
 fn a_test_net_whose_layers_disagree_is_refused() {
     let Some(gpu) = device(Order::Forward, None, Storage::default()) else { return };

@@ -33,7 +33,7 @@ pub(super) fn diagnose(
     };
 
     let offset = offset_in_text(label.offset());
-    let unknown = unknown(text, scan, root);
+    let unknown = unknown(text, scan, root, &at);
     if unknown.first().is_some_and(|(first, _)| *first <= offset) && stray_character(text, offset).is_none() {
         let faults = unknown.into_iter().map(|(offset, fault)| (at(offset), fault)).collect();
         if let Err(error) = Error::all(faults) {
@@ -42,6 +42,7 @@ pub(super) fn diagnose(
     }
     let by_value = scan.entries.iter().find(|entry| entry.value == offset);
     let what = stray_character(text, offset)
+        .or_else(|| by_value.and_then(|entry| type_of_today(text, entry, root)))
         .or_else(|| by_value.and_then(|entry| bad_value(entry, error, scan, root, &at)))
         .unwrap_or_else(|| match error.help() {
             Some(help) => format!("{error}; {help}"),
@@ -66,10 +67,11 @@ fn stray_character(text: &str, offset: usize) -> Option<String> {
 }
 
 /// Every field that its message does not have and every name that is none of its enum's, with its offset. A list of
-/// such is one.
-fn unknown(text: &str, scan: &Scan, root: &MessageDescriptor) -> Vec<(usize, Fault)> {
+/// such is one, and so are the layers behind one that is not closed.
+fn unknown(text: &str, scan: &Scan, root: &MessageDescriptor, at: impl Fn(usize) -> Position) -> Vec<(usize, Fault)> {
     let mut found: Vec<(usize, Fault)> = Vec::new();
     let mut reported = None;
+    let mut unclosed = false;
     for entry in &scan.entries {
         let (parent, name) = match entry.path.rsplit_once('.') {
             Some((parent, name)) => (resolve(root, parent), name),
@@ -79,6 +81,16 @@ fn unknown(text: &str, scan: &Scan, root: &MessageDescriptor) -> Vec<(usize, Fau
         let name = without_index(name);
         match parent.get_field_by_name(name) {
             None => {
+                if let Some(outer) = layer_around(entry, scan, root) {
+                    if !std::mem::replace(&mut unclosed, true) {
+                        let line = at(outer.name).line;
+                        let what = format!(
+                            "the layer that begins at line {line} is not closed before the next; '}}' is missing"
+                        );
+                        found.push((entry.name, Fault::Syntax(what)));
+                    }
+                    continue;
+                }
                 // The elements of a list share its name.
                 if reported != Some(entry.name) {
                     found.push((entry.name, unknown_field(name, &parent)));
@@ -97,6 +109,14 @@ fn unknown(text: &str, scan: &Scan, root: &MessageDescriptor) -> Vec<(usize, Fau
     found
 }
 
+/// The layer that an entry is in, if the entry is a layer too.
+fn layer_around<'a>(entry: &Entry, scan: &'a Scan, root: &MessageDescriptor) -> Option<&'a Entry> {
+    let is_layer = |path: &str| ["layer", "layers"].contains(&without_index(path.rsplit('.').next().unwrap_or(path)));
+    let around = entry.path.match_indices('.').filter_map(|(end, _)| entry.path.get(..end));
+    let outer = around.rev().find(|path| is_layer(path) && resolve(root, path).is_some())?;
+    scan.entries.iter().find(|entry| entry.path == outer).filter(|_| is_layer(&entry.path))
+}
+
 /// The name that begins at an offset, if one does.
 fn name_at(text: &str, offset: usize) -> Option<&str> {
     let rest = text.get(offset..)?;
@@ -109,6 +129,21 @@ fn unknown_field(name: &str, parent: &MessageDescriptor) -> Fault {
     let carried = |field: &FieldDescriptor| forks::carried(parent.full_name(), field.name());
     let known: Vec<String> = parent.fields().filter(carried).map(|field| field.name().to_owned()).collect();
     Fault::UnknownField { field: name.to_owned(), message: parent.name().to_owned(), hint: suggestion(name, &known) }
+}
+
+/// The message for a layer's type of today, which is a string, where the types of old are names.
+fn type_of_today(text: &str, entry: &Entry, root: &MessageDescriptor) -> Option<String> {
+    let (parent, name) = entry.path.rsplit_once('.')?;
+    let is_old = resolve(root, parent)?.get_field_by_name(name).is_some_and(|field| {
+        field.full_name() == "caffe.V1LayerParameter.type" && matches!(field.kind(), Kind::Enum(_))
+    });
+    let mut tokens = Tokens::new(text.get(entry.value..)?);
+    let token = tokens.next().filter(|token| is_old && token.kind == token::Kind::Quoted)?;
+    let found = text.get(entry.value..entry.value.checked_add(token.end)?)?;
+    Some(format!(
+        "the type {found} is one of today's, which the older 'layers' does not take (its types are names without quotes, \
+         as in type: CONVOLUTION); write 'layer' in its place"
+    ))
 }
 
 /// The message for a value that its field cannot take, if that is the entry's fault.

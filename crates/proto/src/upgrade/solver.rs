@@ -42,13 +42,15 @@ pub(super) fn upgrade_type(solver: &mut SolverParameter, positions: &Positions) 
 }
 
 /// Sets a missing `snapshot_prefix` to the solver's file without its extension, and puts the file's name behind one that
-/// is a folder.
+/// is a folder, or is written as one.
 fn complete_prefix(solver: &mut SolverParameter, positions: &Positions) -> Option<String> {
     let file = positions.file();
     let given = solver.snapshot_prefix.as_deref().map(strings::to_path);
     let (prefix, why) = match given {
         None => (file.with_extension(""), "is not given"),
-        Some(folder) if folder.is_dir() => (folder.join(file.file_stem().unwrap_or_default()), "is a folder"),
+        Some(folder) if folder.is_dir() || folder.as_os_str().as_encoded_bytes().ends_with(b"/") => {
+            (folder.join(file.file_stem().unwrap_or_default()), "is a folder")
+        }
         Some(_) => return None,
     };
     solver.snapshot_prefix = Some(strings::from_path(&prefix));

@@ -12,9 +12,12 @@ use lgm_proto::{BlobProto, SolverState, strings};
 use tracing::{debug, info, warn};
 
 use super::extra::{Extra, extra_path};
+use super::newest::resume_from;
 
 /// A snapshot's contents, as they were at one moment.
 pub(crate) struct SnapshotData {
+    /// What the names of the run's snapshots begin with.
+    pub prefix: PathBuf,
     /// The files of weights and of the solver's state.
     pub model: PathBuf,
     pub state: PathBuf,
@@ -44,35 +47,58 @@ impl SnapshotData {
         odd.map(|n| format!("the solver's history {n}"))
     }
 
-    /// Writes all files.
+    /// Writes all files; where the state cannot be written, the weights alone.
     ///
     /// # Errors
-    /// When one cannot be written; nothing has changed on disk then.
+    /// When one cannot be written. Nothing has changed on disk then, unless the weights could be written: these are in
+    /// their place, and an earlier run's state of the same name is gone. The message says which, and what to resume from.
     pub fn write(self) -> Result<()> {
-        let name_snapshot =
-            |e: Error| Error::config(format!("the snapshot {} was not written: {e}", self.state.display()));
-        self.stage().and_then(publish_all).map_err(name_snapshot)
+        let mut kept = String::new();
+        let written = self.stage_weights().and_then(|weights| match self.stage_state() {
+            Ok([extra, state]) => self.remove_state().and_then(|()| publish_all([weights, extra, state])),
+            Err(error) => {
+                if self.remove_state().and_then(|()| publish_all([weights])).is_ok() {
+                    kept = format!("; the weights are in {}", self.model.display());
+                }
+                Err(error)
+            }
+        });
+        written.map_err(|error| {
+            let (state, from) = (self.state.display(), resume_from(&self.prefix));
+            Error::config(format!("the snapshot {state} was not written: {error}{kept}; {from}"))
+        })
     }
 
-    fn stage(&self) -> Result<[Staged; 3]> {
+    fn stage_weights(&self) -> Result<Staged> {
         debug!("Writing {}", self.model.display());
+        // Of a run whose settings ask for no snapshot, but for which a signal does, the folder need not be there.
+        if let Some(folder) = self.model.parent() {
+            std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
+        }
         let weights = match self.hdf5 {
             true => self.weights.image(&self.model)?.bytes()?,
             false => lgm_proto::encode(&self.weights.to_proto()),
         };
-        let weights = Staged::bytes(&self.model, &weights)?;
+        Staged::bytes(&self.model, &weights)
+    }
+
+    /// What is written beside the weights: our file and the state.
+    fn stage_state(&self) -> Result<[Staged; 2]> {
         let extra = Staged::bytes(&extra_path(&self.state), self.extra.to_json()?.as_bytes())?;
         let model = strings::from_path(&self.model);
         let state = match self.hdf5 {
             true => self.state_image(&model)?.bytes()?,
             false => lgm_proto::encode(&self.state(&model)),
         };
-        let state = Staged::bytes(&self.state, &state)?;
-        // Files of an earlier run may have these names. Of theirs the state goes first, so that a process killed half-way
-        // leaves no state with another run's weights.
+        Ok([extra, Staged::bytes(&self.state, &state)?])
+    }
+
+    /// Removes the state that an earlier run may have left under this name, before its weights are replaced, so that a
+    /// process killed half-way leaves no state with another run's weights.
+    fn remove_state(&self) -> Result<()> {
         match std::fs::remove_file(&self.state) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&self.state, "replace")(e)),
-            _ => Ok([weights, extra, state]),
+            _ => Ok(()),
         }
     }
 

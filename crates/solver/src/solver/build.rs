@@ -10,7 +10,7 @@ use lgm_net::{Net, Options, Placement, expect_kind, fresh_seed};
 use lgm_proto::{FileKind, Parsed, SolverParameter, strings};
 use tracing::info;
 
-use super::save::check_writable;
+use super::save::SnapshotFolder;
 use super::{Solver, TestNet};
 use crate::config::{self, NetSource};
 use crate::rate::{MomentumPolicy, Policy};
@@ -40,7 +40,7 @@ impl Solver {
         let weights = param.weights.iter().flat_map(|w| w.split(','));
         let weights: Vec<PathBuf> = weights.map(|path| strings::to_path(path.trim())).collect();
         weights.iter().try_for_each(|path| expect_kind(path, FileKind::Weights))?;
-        check_writable(parsed)?;
+        let snapshots = SnapshotFolder::check(parsed)?;
         let (rule, policy) = (Rule::of(&param)?, Policy::of(&param)?);
         let momentum = if rule == Rule::Sgd { Some(MomentumPolicy::of(&param)?) } else { None };
         let seed = match param.random_seed() {
@@ -78,7 +78,12 @@ impl Solver {
         let mut test_nets = Vec::new();
         for (i, source) in config::test_nets(parsed)?.iter().enumerate() {
             info!("Creating test net (#{i}) specified by {}", source.said);
-            test_nets.push(TestNet { net: build(source, Some(&net), param.test_state.get(i))?, batches: 0 });
+            let mut test = build(source, Some(&net), param.test_state.get(i))?;
+            test.set_debug_info(param.debug_info());
+            test_nets.push(TestNet { net: test, batches: 0 });
+        }
+        if let Some(folder) = snapshots {
+            folder.make()?;
         }
         info!("Solver scaffolding done.");
         let update = updater(&net, &param)?;

@@ -8,15 +8,12 @@
 //! On the host, what fails in a pass, a loss that is not finite included, is seen before the update, so parameters and
 //! histories are the last whole iteration's too, and what the iteration has changed already is kept from before it.
 
-use std::path::{Path, PathBuf};
-
 use lgm_core::{Error, Result};
-use lgm_proto::strings;
 use tracing::warn;
 
 use super::Solver;
 use super::checkpoint::Checkpoint;
-use crate::snapshot::SnapshotData;
+use crate::snapshot::{SnapshotData, resume_from};
 
 impl Solver {
     /// Remembers what an iteration goes on to change; call before each.
@@ -46,11 +43,13 @@ impl Solver {
                     Some(which) => Some(format!(
                         "iteration {} cannot be saved: {which} is not finite; {}",
                         self.iter,
-                        self.newest()
+                        resume_from(&self.prefix())
                     )),
                     None => Some(self.save(data)),
                 };
-                let parts = [first, note].into_iter().flatten().collect::<Vec<_>>();
+                let advice = "if the data are finite, try a lower base_lr, or clip_gradients".to_string();
+                let advice = Some(advice).filter(|_| self.diverged);
+                let parts = [first, advice, note].into_iter().flatten().collect::<Vec<_>>();
                 if parts.is_empty() {
                     return error;
                 }
@@ -59,21 +58,10 @@ impl Solver {
             Err(_) if !takes_snapshots => return error,
             Err(silent) => {
                 warn!("nothing can be read from the device: {silent}");
-                format!("the device does not answer, and what it held is gone; {}", self.newest())
+                format!("the device does not answer, and what it held is gone; {}", resume_from(&self.prefix()))
             }
         };
         Error::Ended { source: Box::new(error), note }
-    }
-
-    /// What to resume from instead of the last iteration.
-    fn newest(&self) -> String {
-        match newest(&strings::to_path(self.param.snapshot_prefix())) {
-            Some(state) => {
-                let state = state.display();
-                format!("the newest snapshot is {state}: resume with -snapshot {state}")
-            }
-            None => "there is no snapshot yet (the solver's 'snapshot' takes them on the way)".into(),
-        }
     }
 
     /// For an iteration whose loss was not finite, perhaps iterations ago: what was the first not to be.
@@ -119,18 +107,4 @@ impl Solver {
         self.update.statistics()?.iter().try_for_each(|(learnable, values)| weights.set(*learnable, values))?;
         Ok((self.take(weights, state)?, checkpoint))
     }
-}
-
-/// The newest state file under a prefix of snapshots.
-fn newest(prefix: &Path) -> Option<PathBuf> {
-    let folder = prefix.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let start = format!("{}_iter_", strings::from_path(prefix.file_name()?));
-    let each = std::fs::read_dir(folder).ok()?.flatten().filter_map(|entry| {
-        let name = strings::from_path(entry.file_name());
-        let rest = name.strip_prefix(&start)?;
-        let iter = rest.strip_suffix(".solverstate").or_else(|| rest.strip_suffix(".solverstate.h5"))?;
-        let iter: i32 = iter.parse().ok()?;
-        Some((entry.metadata().ok()?.modified().ok()?, iter, prefix.with_file_name(entry.file_name())))
-    });
-    each.max().map(|(_, _, path)| path)
 }

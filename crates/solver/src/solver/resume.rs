@@ -122,7 +122,8 @@ impl Solver {
         let wanted: Vec<(usize, usize)> = self.histories().collect();
         if state.history.len() != wanted.len() {
             let what = format!(
-                "holds {} history arrays, but a {} solver on this net keeps {}: was it written for another net or type?",
+                "holds {} history arrays, but a solver of type {} keeps {} on this net: was it written for another net or \
+                 type?",
                 state.history.len(),
                 self.param.r#type(),
                 wanted.len()

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use lgm_core::fs::remove_unfinished;
+use lgm_core::fs::{folder_of, remove_unfinished};
 use lgm_core::{Error, Result, Shape, State};
 use lgm_net::Weights;
 use lgm_proto::solver_parameter::SnapshotFormat;
@@ -14,36 +14,64 @@ use super::{Solver, TestNet};
 use crate::config::field_error;
 use crate::snapshot::{EXTRA_VERSION, Exact, Extra, SnapshotData, TestExtra, exact};
 
-/// The prefix of snapshot files; its folder is made when it does not exist, so that a run does not end in vain.
-///
-/// # Errors
-/// When the folder cannot be made or written.
-pub(crate) fn check_writable(parsed: &Parsed<SolverParameter>) -> Result<()> {
-    let p = &parsed.message;
-    if p.snapshot() == 0 && !p.snapshot_after_train() {
-        return Ok(());
+/// The folder of snapshots, where a run's settings ask for any, checked so that the run does not end in vain.
+pub(crate) struct SnapshotFolder<'a> {
+    parsed: &'a Parsed<SolverParameter>,
+    prefix: PathBuf,
+}
+
+impl<'a> SnapshotFolder<'a> {
+    /// The folder, or the one that it will be made in, which can be written. Nothing is made.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn check(parsed: &'a Parsed<SolverParameter>) -> Result<Option<Self>> {
+        let p = &parsed.message;
+        if p.snapshot() == 0 && !p.snapshot_after_train() {
+            return Ok(None);
+        }
+        let folder = SnapshotFolder { parsed, prefix: strings::to_path(p.snapshot_prefix()) };
+        let path = folder.path();
+        let there = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("."));
+        // A file without a name, or at once without one.
+        tempfile::tempfile_in(there).map_err(|e| folder.error(e))?;
+        Ok(Some(folder))
     }
-    let prefix = strings::to_path(p.snapshot_prefix());
-    let folder = prefix.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let fail = |e: std::io::Error| {
-        let text =
-            format!("cannot write snapshots in the folder '{}': {e}; give another snapshot_prefix", folder.display());
-        field_error(&parsed.positions, "snapshot_prefix", Error::Config(text))
-    };
-    if !folder.exists() {
-        info!("Creating the snapshot folder {}", folder.display());
-        std::fs::create_dir_all(folder).map_err(fail)?;
+
+    /// Makes the folder where it does not exist, and removes what killed processes left of files of the prefix.
+    ///
+    /// # Errors
+    /// When the folder cannot be made.
+    pub fn make(&self) -> Result<()> {
+        let path = self.path();
+        if !path.exists() {
+            info!("Creating the snapshot folder {}", path.display());
+            std::fs::create_dir_all(path).map_err(|e| self.error(e))?;
+        }
+        let start = format!("{}_iter_", strings::from_path(self.prefix.file_name().unwrap_or_default()));
+        for path in remove_unfinished(path, |name| name.starts_with(&start)) {
+            info!("Removing {}, which a process left unfinished", path.display());
+        }
+        Ok(())
     }
-    // A file without a name, or at once without one.
-    tempfile::tempfile_in(folder).map_err(fail)?;
-    let start = format!("{}_iter_", strings::from_path(prefix.file_name().unwrap_or_default()));
-    for path in remove_unfinished(folder, |name| name.starts_with(&start)) {
-        info!("Removing {}, which a process left unfinished", path.display());
+
+    fn path(&self) -> &Path {
+        folder_of(&self.prefix)
     }
-    Ok(())
+
+    fn error(&self, e: std::io::Error) -> Error {
+        let folder = self.path().display();
+        let text = format!("cannot write snapshots in the folder '{folder}': {e}; give another snapshot_prefix");
+        field_error(&self.parsed.positions, "snapshot_prefix", Error::Config(text))
+    }
 }
 
 impl Solver {
+    /// What the names of snapshots begin with.
+    pub(super) fn prefix(&self) -> PathBuf {
+        strings::to_path(self.param.snapshot_prefix())
+    }
+
     fn path(&self, extension: &str) -> PathBuf {
         strings::to_path(&format!("{}_iter_{}{extension}", self.param.snapshot_prefix(), self.iter))
     }
@@ -53,9 +81,9 @@ impl Solver {
     /// does at its end and dropping the solver too.
     ///
     /// # Errors
-    /// When the one before could not be written, the device failed, or something is not finite, which is not written. What fails in writing this one is the error of the
-    /// next iteration of [`Solver::solve`], the next snapshot or [`Solver::finish_snapshot`]; nothing has changed on disk
-    /// then.
+    /// When the one before could not be written, the device failed, or something is not finite, which is not written.
+    /// What fails in writing this one is the error of the next iteration of [`Solver::solve`], the next snapshot or
+    /// [`Solver::finish_snapshot`], which says what of it is on disk: nothing, or the weights whole.
     pub fn snapshot(&mut self) -> Result<()> {
         self.writer.wait()?;
         self.catch_up()?;
@@ -101,6 +129,7 @@ impl Solver {
             test: self.round_start.clone().map_or_else(|| self.test_positions(), Ok)?,
         };
         Ok(SnapshotData {
+            prefix: self.prefix(),
             model,
             state,
             hdf5,

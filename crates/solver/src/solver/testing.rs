@@ -45,6 +45,10 @@ impl Solver {
                 evaluation.add(&test.net)?;
             }
         }
+        // Of a net that is only to be built there is nothing to tell.
+        if passes == 0 {
+            return Ok(());
+        }
         let (loss, outputs) = self.test_nets[id].net.sums()?;
         if !loss.is_finite() {
             warn!("Iteration {}: the loss of test net #{id} is {}", self.iter, six_digits(loss / passes as f64));

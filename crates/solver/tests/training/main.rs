@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod snapshots;
+mod warnings;
 
 use common::{Folder, params};
 use lgm_net::six_digits;
@@ -214,6 +215,22 @@ fn debug_info_tells_of_every_blob() {
     }
 }
 
+/// Test nets too, in every pass; and one of no passes is built and not heard of again.
+#[test]
+fn debug_info_tells_of_test_nets() {
+    let folder = Folder::new();
+    let settings = "debug_info: true max_iter: 1 snapshot_after_train: false test_interval: 1 test_iter:";
+    let forward = |passes: usize| {
+        let (_, log) = folder.train(&text(&format!("{settings} {passes}")));
+        assert!(log.iter().any(|l| l == "Iteration 1, Testing net (#0)"), "{log:#?}");
+        let outputs = log.iter().filter(|l| l.contains("Test net output")).count();
+        assert_eq!(outputs > 0, passes > 0, "{log:#?}");
+        log.iter().filter(|l| l.contains("[Forward] Layer x, top blob x")).count()
+    };
+    // Before the first iteration and after the last.
+    assert_eq!((forward(0), forward(2)), (0, 4));
+}
+
 /// Layers that are otherwise computed together are told of one by one.
 #[test]
 fn debug_info_tells_of_layers_that_could_be_fused() {
@@ -253,7 +270,7 @@ fn settings_that_cannot_work_are_refused() {
         ("type: 'RMSProp' rms_decay: 1.5", &["rms_decay must be at least 0 and below 1, found 1.5"]),
         ("regularization_type: 'L3'", &["'regularization_type': unknown value 'L3'", "there are L1, L2"]),
         ("test_iter: 2", &["'test_interval'", "must be positive"]),
-        ("test_iter: 0 test_interval: 1", &["'test_iter': must be positive, found 0"]),
+        ("test_iter: -1 test_interval: 1", &["'test_iter': must not be negative, found -1"]),
         ("test_iter: 1 test_interval: 1 test_state { } test_state { }", &["'test_state'", "expected 1, found 2"]),
         ("test_interval: 1 test_net: 'none'", &["none: cannot read"]),
         (

@@ -93,6 +93,9 @@ fn the_folder_of_snapshots_is_made_or_named_in_an_error() {
     let folder = Folder::new();
     folder.train(&text("max_iter: 1").replace("DIR/out", "DIR/new/deep/out"));
     assert!(folder.path("new/deep/out_iter_1.solverstate").exists());
+    // Not for a net that cannot be built.
+    folder.error(&text("max_iter: 1").replace("DIR/out", "DIR/none/out").replace("InnerProduct", "InnerProdukt"));
+    assert!(!folder.path("none").exists());
     folder.write("file", "");
     let error = folder.error(&text("max_iter: 1").replace("DIR/out", "DIR/file/out"));
     says(

@@ -9,6 +9,7 @@ use lgm_proto::FileKind;
 use crate::convert::{folder, pickle};
 use crate::image::{self, Color, Pixels};
 use crate::pixels::Extent;
+use crate::warnings::Flaw;
 
 /// The forms of a dataset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,12 +143,13 @@ fn read_folders(input: &Path, train: bool) -> Result<Images> {
     Ok(Images { extent, labels: listing.labels, pixels: Source::Files(listing.files) })
 }
 
-/// Decodes an image file to red, green and blue planes.
-pub(super) fn decode_file(path: &Path) -> Result<(Extent, Vec<u8>)> {
-    let image = image::read_file(path, Color::Force)?.planes().map_err(|e| Error::data(path, e.to_string()))?;
+/// Decodes an image file to red, green and blue planes; with what is amiss with it.
+pub(super) fn decode_file(path: &Path) -> Result<(Extent, Vec<u8>, Option<Flaw>)> {
+    let (raster, flaw) = image::read_file(path, Color::Force)?;
+    let image = raster.planes().map_err(|e| Error::data(path, e.to_string()))?;
     let Pixels::U8(bgr) = image.pixels else {
         return Err(Error::internal("an image file decoded to floating-point pixels"));
     };
     let plane = lgm_core::count(&[image.extent.height, image.extent.width]);
-    Ok((image.extent, bgr.chunks(plane.max(1)).rev().collect::<Vec<_>>().concat()))
+    Ok((image.extent, bgr.chunks(plane.max(1)).rev().collect::<Vec<_>>().concat(), flaw))
 }

@@ -1,7 +1,7 @@
 //! Files of records in blocks of 32 KiB: the manifest, and the logs with what is in no table yet.
 //!
 //! A record is one fragment or several, each with a checksum, its length and its kind. All but a record's last fragment
-//! reach to the end of their block.
+//! reach to the end of their block. Where a writer was killed, a record's last part may be missing at the end of the file.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -36,13 +36,15 @@ pub(super) struct Log<'a> {
     record: Vec<u8>,
     /// Where its fragments lie: the place in the record, and in the file.
     pieces: Vec<(usize, u64)>,
+    /// The file ended within a record.
+    is_cut: bool,
 }
 
 impl<'a> Log<'a> {
     pub fn open(place: &'a Place, name: &'a str) -> Result<Self> {
         let (file, len) = place.file(name)?;
         let (block, record, pieces) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Log { place, name, file, block, start: 0, at: 0, len, record, pieces })
+        Ok(Log { place, name, file, block, start: 0, at: 0, len, record, pieces, is_cut: false })
     }
 
     /// The file, to read parts of records by [`read_part`].
@@ -50,7 +52,7 @@ impl<'a> Log<'a> {
         self.file
     }
 
-    /// Reads the next record; false at the end of the file.
+    /// Reads the next record; false at the end of the file. An error where that is within a record: then [`Log::is_cut`].
     pub fn next(&mut self) -> Result<bool> {
         self.record.clear();
         self.pieces.clear();
@@ -88,6 +90,11 @@ impl<'a> Log<'a> {
         }
     }
 
+    /// Whether the file has ended within a record.
+    pub fn is_cut(&self) -> bool {
+        self.is_cut
+    }
+
     /// The last record.
     pub fn record(&self) -> &[u8] {
         &self.record
@@ -106,7 +113,8 @@ impl<'a> Log<'a> {
         self.place.damaged(self.name, &format!("{what}, before byte {at} of {}", self.len))
     }
 
-    fn cut(&self) -> Error {
+    fn cut(&mut self) -> Error {
+        self.is_cut = true;
         self.place.cut(self.name, &format!("ends after {} bytes, within a record", self.len))
     }
 

@@ -34,12 +34,24 @@ pub(super) struct LogIndex {
 }
 
 impl LogIndex {
-    /// Reads the logs of these names, the earliest first.
+    /// Reads the logs of these names, the earliest first. A record that is not whole at the end of one, whose writer was
+    /// killed, is left out with a warning, as LevelDB does.
     pub fn read(place: &Place, names: Vec<String>) -> Result<LogIndex> {
         let mut all = LogIndex::default();
         for name in names {
             let mut log = Log::open(place, &name)?;
-            while log.next()? {
+            loop {
+                match log.next() {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(_) if log.is_cut() => {
+                        tracing::warn!(
+                            "{place}: {name} ends within a record, which is left out: was its writer killed?"
+                        );
+                        break;
+                    }
+                    Err(e) => return Err(e),
+                }
                 all.batch(place, &log)?.ok_or_else(|| log.damaged("has a record that cannot be read"))?;
             }
             all.files.push((name.clone(), log.into_file()));

@@ -35,11 +35,14 @@ fn cases() {
             .bottom_of([2, 8 * 3], Fill::Uniform(0.0, 1.0))
             .bottom_of([1, 2, 32], Fill::Given(priors(8)))
     };
+    let four =
+        layer("num_classes: 3 code_type: CENTER_SIZE visualize: true").replace("'prior'", "'prior' bottom: 'image'");
     let all = "num_classes: 3 confidence_threshold: 0.1 nms_param { nms_threshold: 0.3 top_k: 6 }";
     check(
         &registry(),
         &[
             bottoms(Case::new(layer("num_classes: 3")), 1),
+            bottoms(Case::new(four), 1).bottom([2, 3, 4, 4]),
             bottoms(Case::new(layer(&format!("{all} code_type: CENTER_SIZE keep_top_k: 4"))), 1),
             bottoms(Case::new(layer(&format!("{all} code_type: CORNER_SIZE share_location: false"))), 3),
             bottoms(Case::new(layer(&format!("{all} variance_encoded_in_target: true background_label_id: -1"))), 1),

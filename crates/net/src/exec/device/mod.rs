@@ -200,14 +200,10 @@ impl DeviceExec {
         if !layer.backward || self.idles(graph, i) {
             return Ok(());
         }
-        for &top in &layer.tops {
-            let (weight, written) = (graph.values[top].loss_weight, graph.diff_written(top));
-            if written && weight == 0.0 {
-                continue;
-            }
+        for &top in layer.tops.iter().filter(|&&top| !graph.diff_written(top)) {
             if let Some(diff) = self.bound.diff(graph, top) {
                 let n = diff.shape().count();
-                let seed = args![diff.addr(), n as i64, weight, i32::from(written)];
+                let seed = args![diff.addr(), n as i64, graph.values[top].loss_weight];
                 let seeding = kernel!(graph.values[top].format.element, "net_seed");
                 self.gpu.launch(seeding, Grid::elements(n), seed).map_err(|e| layer.in_layer(e))?;
             }
@@ -360,6 +356,9 @@ impl Executor for DeviceExec {
     fn exchange_params(&mut self, _other: &mut dyn Executor, _pairs: &[(usize, usize)]) -> Result<()> {
         Err(Error::internal("parameters on a device stay where they are"))
     }
+
+    /// Both have the address of what they share.
+    fn copy_param(&mut self, _from: usize, _to: usize) {}
 
     fn plan(&self) -> &MemoryPlan {
         self.bound.plan()
