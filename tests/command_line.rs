@@ -1,12 +1,13 @@
 //! The binary as a user meets it: usage, mistakes, the log and what reads it, signals.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output};
 
 use regex::Regex;
 
-use crate::util::{NET, SOLVER, TRAIN, command, job};
+use crate::util::{NET, SOLVER, TRAIN, binary, command, job};
 
 fn run(args: &[&str]) -> Output {
     command(Path::new("."), args).output().unwrap()
@@ -80,6 +81,33 @@ fn of_flags_of_which_one_is_required_all_are_named() {
     ] {
         let log = texts(&stderr(&run(args)));
         assert!(log.iter().any(|line| line.ends_with(expected)), "{args:?}: {log:#?}");
+    }
+}
+
+#[test]
+fn under_the_name_of_a_tool_it_is_that_tool() {
+    let folder = job(NET, SOLVER);
+    fs::write(folder.path().join("old.prototxt"), "layers { name: 'r' type: RELU bottom: 'x' top: 'y' }").unwrap();
+    for (name, args, code, expected) in [
+        (
+            "upgrade_net_proto_text",
+            &["old.prototxt", "new.prototxt"][..],
+            0,
+            "Wrote upgraded NetParameter text proto to",
+        ),
+        ("compute_image_mean.bin", &["none"], 1, "lgm-caffe: error: none: cannot open the database"),
+        ("extract_features", &["-logtostderr"], 2, "lgm-caffe: error: the following required arguments"),
+        ("caffe", &TRAIN, 0, "Optimization Done."),
+        ("caffe.bin", &TRAIN, 0, "Optimization Done."),
+        // A name that programs have anyway is none of a tool's.
+        ("time", &TRAIN, 0, "Optimization Done."),
+    ] {
+        let link = folder.path().join(name);
+        symlink(binary(), &link).unwrap();
+        let output = Command::new(&link).args(args).current_dir(folder.path()).output().unwrap();
+        let log = stderr(&output);
+        assert_eq!(output.status.code(), Some(code), "{name}: {log}");
+        assert!(log.contains(expected), "{name}: {log}");
     }
 }
 

@@ -89,6 +89,13 @@ fn names_in_files_that_are_not_there_are_told_with_their_place_and_the_folder() 
     let place = "../solver.prototxt:1:1: solver field 'net': net.prototxt: cannot read: No such file or directory";
     fails(&sub, &["train", "-solver", "../solver.prototxt"], &[place, &here]);
     assert!(!sub.join("new").exists(), "nothing is made for a run that cannot begin");
+    let solver = format!("{}\nweights: 'w.caffemodel'", SOLVER.replace("net.prototxt", "../net.prototxt"));
+    fs::write(path.join("weights.prototxt"), solver).unwrap();
+    let train = ["train", "-solver", "../weights.prototxt"];
+    let place = "../weights.prototxt:3:1: solver field 'weights': w.caffemodel: cannot open: No such file or directory";
+    fails(&sub, &train, &[place, &here]);
+    let log = fails(&sub, &[&train[..], &["-weights", "v.caffemodel"]].concat(), &["v.caffemodel: cannot open"]);
+    assert!(!log.concat().contains("solver field"), "{log:#?}");
     for (kind, param, what) in [
         ("Data", "data_param { source: 'in/db' batch_size: 1 }", "in/db: cannot open the database"),
         ("HDF5Data", "hdf5_data_param { source: 'in/l' batch_size: 1 }", "in/l: cannot open the list of HDF5 files"),

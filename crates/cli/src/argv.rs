@@ -47,8 +47,9 @@ const OLDER: [(&str, &str); 4] = [
 /// # Errors
 /// When a command or flag is unknown, with the nearest known one; when a file of flags cannot be read.
 pub fn rewrite(argv: impl IntoIterator<Item = OsString>, cli: &Command) -> Result<Rewritten, UsageError> {
-    let mut argv = argv.into_iter().peekable();
+    let mut argv = argv.into_iter();
     let program = argv.next().unwrap_or_else(|| cli.get_name().into());
+    let mut argv = tool_of(&program, cli).into_iter().chain(argv).peekable();
     let command_first = argv.peek().is_some_and(|first| !first.as_bytes().starts_with(b"-"));
     let Split { mut flags, words, unknown: strange, mut warnings } = split(argv, cli)?;
     if let (Some(flag), false) = (strange.first(), command_first) {
@@ -112,6 +113,14 @@ pub fn unknown_command(word: &OsStr, cli: &Command) -> UsageError {
     let near = lgm_core::nearest(&underscored(&word), names.iter().map(String::as_str));
     let near = near.and_then(|name| command_of(cli, OsStr::new(name))).map(Command::get_name);
     UsageError(format!("unknown command '{word}'{} (commands: {})", did_you_mean(near, ""), commands(cli)))
+}
+
+/// The command that a program's name stands for: a link to the binary, or a copy, under the name of one of Caffe's tools
+/// (`convert_imageset`, `compute_image_mean.bin`) is that tool. Names without an underscore are those of `caffe`'s own commands.
+fn tool_of(program: &OsStr, cli: &Command) -> Option<OsString> {
+    let name = std::path::Path::new(program).file_name()?.to_str()?;
+    let name = name.strip_suffix(".bin").unwrap_or(name);
+    command_of(cli, OsStr::new(name)).filter(|_| name.contains('_')).map(|command| command.get_name().into())
 }
 
 /// A flag in clap's form; `None` for one that counts as not given.

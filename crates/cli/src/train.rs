@@ -9,7 +9,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use lgm_core::fs::folder_of;
-use lgm_proto::{SolverParameter, strings};
+use lgm_net::expect_kind;
+use lgm_proto::{FileKind, SolverParameter, strings};
 use lgm_solver::{Action, Solver, Watch};
 use tracing::{info, warn};
 
@@ -74,6 +75,10 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     if args.snapshot.is_some() {
         param.weights.clear();
     } else if !args.weights.is_empty() {
+        for file in &args.weights {
+            FileKind::of(file)?;
+            expect_kind(file, FileKind::Weights)?;
+        }
         param.weights = args.weights.iter().map(strings::from_path).collect();
     }
     let signals = signals::install(args.sigint_effect, args.sighup_effect)?;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use lgm_core::{Phase, Registry, Result};
+use lgm_core::{Error, Phase, Registry, Result};
 use lgm_cuda::Gpu;
 use lgm_net::{Net, Options, Placement, expect_kind, fresh_seed};
 use lgm_proto::{FileKind, Parsed, SolverParameter, strings};
@@ -39,7 +39,13 @@ impl Solver {
         config::check(parsed)?;
         let weights = param.weights.iter().flat_map(|w| w.split(','));
         let weights: Vec<PathBuf> = weights.map(|path| strings::to_path(path.trim())).collect();
-        weights.iter().try_for_each(|path| expect_kind(path, FileKind::Weights))?;
+        for path in &weights {
+            let there = FileKind::of(path).map_err(Error::from).and_then(|_| expect_kind(path, FileKind::Weights));
+            there.map_err(|error| match parsed.positions.get("weights") {
+                Some(_) => config::field_error(&parsed.positions, "weights", error),
+                None => error,
+            })?;
+        }
         let snapshots = SnapshotFolder::check(parsed)?;
         let (rule, policy) = (Rule::of(&param)?, Policy::of(&param)?);
         let momentum = if rule == Rule::Sgd { Some(MomentumPolicy::of(&param)?) } else { None };

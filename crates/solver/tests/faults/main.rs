@@ -245,7 +245,7 @@ impl Watch for After<'_> {
     }
 }
 
-/// The folder goes while the run lasts: the error is that of the next step, or of the end.
+/// A file takes the folder's place while the run lasts: the error is that of the next step, or of the end.
 #[test]
 fn a_snapshot_that_cannot_be_written_ends_the_run() {
     let trains = |more: &str, gone_after: i32| {
@@ -253,7 +253,11 @@ fn a_snapshot_that_cannot_be_written_ends_the_run() {
         images(&folder, None);
         let text = solver("new/out", &format!("max_iter: 10 {more}"));
         let mut solver = folder.solver(&text).unwrap();
-        let (iter, gone) = (RefCell::new(0), || std::fs::remove_dir_all(folder.path("new")).unwrap());
+        let gone = || {
+            std::fs::remove_dir_all(folder.path("new")).unwrap();
+            folder.write("new", "");
+        };
+        let iter = RefCell::new(0);
         struct Last<'a>(After<'a>, &'a RefCell<i32>);
         impl Watch for Last<'_> {
             fn progress(&mut self, iter: i32, loss: f64) {
