@@ -42,12 +42,15 @@ fn alone_it_prints_its_usage() {
     }
     let version = String::from_utf8(run(&["-version"]).stdout).unwrap();
     assert_eq!(version, format!("lgm-caffe {}\n", env!("CARGO_PKG_VERSION")));
+    assert_eq!(String::from_utf8(run(&["train", "-version"]).stdout).unwrap(), version);
 }
 
 #[test]
 fn mistakes_are_answered_in_the_log_with_code_2() {
     let table: &[(&[&str], &str)] = &[
         (&["trian", "-solver", "s"], "unknown command 'trian'; did you mean 'train'?"),
+        (&["train_net", "s"], "unknown command 'train_net', an older tool of Caffe's; use 'lgm-caffe train -solver "),
+        (&["train", "-flagfile", "no/flags"], "no/flags: cannot open the flags: "),
         (&["train", "-solvr", "s"], "unknown flag '-solvr'; did you mean '-solver'?"),
         (&["train"], "the following required arguments were not provided:"),
         (&["train", "-solver"], "a value is required for '--solver <FILE>'"),

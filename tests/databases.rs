@@ -146,3 +146,32 @@ fn a_mean_that_cannot_be_taken_or_written_is_refused() {
         assert!(log.iter().any(|line| line == wanted), "{wanted}: {log:#?}");
     }
 }
+
+#[test]
+fn caffes_scripts_make_their_databases() {
+    let dir = tempfile::tempdir().unwrap();
+    datasets(dir.path());
+    for kind in ["lmdb", "leveldb"] {
+        let log = succeeds(dir.path(), &["convert_cifar_data", "cifar", "out", kind]);
+        let wrote = [
+            format!("Wrote 40 images to out/cifar10_train_{kind}"),
+            format!("Wrote 8 images to out/cifar10_test_{kind}"),
+        ];
+        assert_eq!(log, [&["Writing Training data", "Writing Testing data"].map(String::from)[..], &wrote].concat());
+        let train = format!("out/cifar10_train_{kind}");
+        let log = succeeds(dir.path(), &["compute_image_mean", &format!("-backend={kind}"), &train, "out/mean"]);
+        assert!(log.iter().any(|line| line == "Processed 40 files."), "{log:#?}");
+        assert_eq!(records(&dir.path().join(&train), 40)[9].1.label(), 1);
+    }
+    let log = succeeds(dir.path(), &["convert_mnist_siamese_data", "images", "labels", "pairs"]);
+    assert_eq!(log, ["A total of 40 items.", "Rows: 16 Cols: 16", "Wrote 40 pairs to pairs"]);
+    assert!(dir.path().join("pairs/CURRENT").exists());
+    assert!(
+        records(&dir.path().join("pairs"), 40).iter().all(|(_, datum)| (datum.channels(), datum.label()) == (2, 1))
+    );
+
+    fails(dir.path(), &["convert_cifar_data", "cifar", "out", "lmdb"], &["cifar10_train_lmdb: already exists"]);
+    fails(dir.path(), &["convert_mnist_siamese_data", "images", "labels", "pairs"], &["pairs: already exists"]);
+    let (output, log) = run(dir.path(), &["convert_cifar_data", "cifar", "out", "hdf5"]);
+    assert!(output.status.code() == Some(2) && log[0].contains("invalid value 'hdf5' for '<DB_TYPE>'"), "{log:#?}");
+}

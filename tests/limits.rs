@@ -8,7 +8,7 @@ use lgm_core::Shape;
 use lgm_data::hdf5::write_f32;
 use tempfile::TempDir;
 
-use crate::util::{binary, succeeds};
+use crate::util::{binary, datasets, succeeds};
 
 /// Runs the binary under shell limits (`ulimit …;`) and gives its exit code and all it printed.
 fn limited(folder: &Path, limits: &str, args: &[&str]) -> (Option<i32>, String) {
@@ -196,6 +196,23 @@ fn hdf5_files_on_a_full_disk() {
             let limits = format!("trap '' XFSZ; ulimit -f {};", 2 * kilobytes);
             refused(dir.path(), &limits, args, &[what, "File too large"]);
             assert_eq!(fs::read_dir(&out).unwrap().count(), 0, "{what}, {kilobytes} KB");
+        }
+    }
+}
+
+/// Databases too. LMDB does not tell the reason where the system writes in part.
+#[test]
+fn databases_on_a_full_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, limits) = (dir.path().join("out"), "trap '' XFSZ; ulimit -f 40;");
+    datasets(dir.path());
+    fs::create_dir(&out).unwrap();
+    let pairs = ["convert_mnist_siamese_data", "images", "labels", "out/pairs", "-backend"];
+    let cifar = ["convert_cifar_data", "cifar", "out"];
+    for (kind, why) in [("lmdb", "the disk may be full"), ("leveldb", "File too large")] {
+        for (what, args) in [("out/pairs", &pairs[..]), ("out/cifar10_train_", &cifar)] {
+            refused(dir.path(), limits, &[args, &[kind]].concat(), &[what, "cannot be written", why]);
+            assert_eq!(fs::read_dir(&out).unwrap().count(), 0, "{what} {kind}");
         }
     }
 }

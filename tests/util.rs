@@ -120,6 +120,20 @@ pub fn job(net: &str, solver: &str) -> TempDir {
     folder
 }
 
+/// Files of MNIST's form, of forty images of 16 x 16, and of CIFAR-10's, of forty training and eight test images.
+pub fn datasets(dir: &Path) {
+    let mut pixels = (0u32..).map(|i| (i.wrapping_mul(2654435761) >> 11) as u8);
+    let mut images = vec![0, 0, 8, 3, 0, 0, 0, 40, 0, 0, 0, 16, 0, 0, 0, 16];
+    images.extend(pixels.by_ref().take(40 * 256));
+    fs::write(dir.join("images"), images).unwrap();
+    fs::write(dir.join("labels"), [&[0, 0, 8, 1, 0, 0, 0, 40][..], &[1; 40]].concat()).unwrap();
+    fs::create_dir(dir.join("cifar")).unwrap();
+    for name in ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"] {
+        let records = (0..8).flat_map(|label| [vec![label], pixels.by_ref().take(3072).collect()].concat());
+        fs::write(dir.join(format!("cifar/{name}.bin")), records.collect::<Vec<u8>>()).unwrap();
+    }
+}
+
 pub const TRAIN: [&str; 3] = ["train", "-solver", "solver.prototxt"];
 
 /// A process that does not outlive its test.

@@ -10,6 +10,7 @@ use lgm_data::db::Backend;
 use lgm_data::{Data, Hdf5Data, ImageData, WindowData};
 use lgm_proto::{LayerParameter, NetParameter, Parsed};
 
+use crate::cli::flagfile;
 use crate::cli::training_log::TrainingLog;
 use crate::scratch::Scratch;
 
@@ -156,5 +157,13 @@ pub fn training_log(bytes: &[u8]) {
             }
             assert!(table.rows.iter().all(|row| row.values.len() <= table.names.len()));
         }
+    });
+}
+
+/// A file of flags.
+pub fn flagfile(bytes: &[u8]) {
+    FOLDER.with(|folder| {
+        let Ok(flags) = flagfile::read(&folder.write("flags", bytes)) else { return };
+        assert!(flags.iter().all(|line| line.text.starts_with(b"-") && !line.text.contains(&b'\n')));
     });
 }

@@ -7,6 +7,7 @@ mod annotated;
 /// What the program, which has no library, reads itself.
 #[path = "../../crates/cli/src"]
 mod cli {
+    pub mod flagfile;
     pub mod training_log;
 }
 mod data;
@@ -36,6 +37,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "image", run: data::image },
     Target { name: "mean", run: data::mean },
     Target { name: "training_log", run: data::training_log },
+    Target { name: "flagfile", run: data::flagfile },
     Target { name: "list", run: data::list },
     Target { name: "image_list", run: data::image_list },
     Target { name: "window_list", run: data::window_list },

@@ -9,7 +9,7 @@ mod device;
 mod figures;
 mod shell;
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -23,7 +23,8 @@ pub use self::annoset::{AnnoType, ConvertAnnosetArgs, LabelType};
 pub use self::classify::{ClassifyArgs, ScoresFormat};
 pub use self::convert_imageset::ConvertImagesetArgs;
 pub use self::data::{
-    Backend, ComputeImageMeanArgs, ConvertCifarArgs, ConvertMnistArgs, ExtractFeaturesArgs, MakeGlyphsArgs, ModeWord,
+    Backend, ComputeImageMeanArgs, ConvertCifarArgs, ConvertCifarDataArgs, ConvertMnistArgs, ConvertMnistSiameseArgs,
+    ExtractFeaturesArgs, MakeGlyphsArgs, ModeWord,
 };
 pub use self::detect::{AdversarialArgs, FoldArgs, LikelihoodArgs};
 pub use self::device::{DeviceFlags, GpuFlag, Gpus};
@@ -45,6 +46,10 @@ pub struct Cli {
     /// How to log.
     #[command(flatten)]
     pub log: LogFlags,
+    /// Files of flags, one a line with '=' before its value, separated by commas; '#' begins a comment
+    // Read before clap, which sees the flags in its place.
+    #[arg(long = "flagfile", value_name = "FILES", global = true)]
+    pub flagfile: Option<OsString>,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -78,6 +83,12 @@ pub enum Command {
     ConvertMnist(ConvertMnistArgs),
     /// Convert CIFAR-10/100 or folders of images to HDF5
     ConvertCifar(ConvertCifarArgs),
+    /// Convert CIFAR-10 or CIFAR-100 to LMDB or LevelDB
+    #[command(name = "convert_cifar_data")]
+    ConvertCifarData(ConvertCifarDataArgs),
+    /// Convert MNIST's idx files to LevelDB or LMDB of random pairs, for siamese networks
+    #[command(name = "convert_mnist_siamese_data")]
+    ConvertMnistSiamese(ConvertMnistSiameseArgs),
     /// Convert images and the boxes of their objects to LMDB or LevelDB
     #[command(name = "convert_annoset")]
     ConvertAnnoset(ConvertAnnosetArgs),
@@ -127,19 +138,13 @@ pub struct LogFlags {
     pub log_dir: Option<PathBuf>,
     /// Leave out messages below this severity: 0 info, 1 warning, 2 error, 3 fatal
     #[arg(long = "minloglevel", value_name = "N", global = true)]
-    pub minloglevel: Option<u8>,
+    pub minloglevel: Option<i32>,
     /// Also log details: 1 some, 2 all
     #[arg(long = "v", value_name = "N", global = true)]
-    pub v: Option<u8>,
+    pub v: Option<i32>,
     /// Log to stderr only, even if log_dir is set
     #[arg(long = "logtostderr", global = true)]
     pub logtostderr: bool,
-    /// Accepted for Caffe's sake: the log always goes to stderr
-    #[arg(long = "alsologtostderr", global = true, hide = true)]
-    pub alsologtostderr: bool,
-    /// Accepted for Caffe's sake: the log always goes to stderr
-    #[arg(long = "stderrthreshold", value_name = "N", global = true, hide = true)]
-    pub stderrthreshold: Option<u8>,
 }
 
 /// Flags that choose the layers of a net.

@@ -48,14 +48,14 @@ pub fn init(flags: &LogFlags, narrates: bool) -> anyhow::Result<()> {
 #[derive(Debug, PartialEq, Eq)]
 struct Settings {
     min: Severity,
-    verbosity: u8,
+    verbosity: i32,
     folder: Option<PathBuf>,
 }
 
 impl Settings {
     fn new(flags: &LogFlags, var: impl Fn(&str) -> Option<String>) -> Self {
         // A variable that is no number counts as not set.
-        let number = |flag: Option<u8>, name: &str| flag.or_else(|| var(name)?.parse().ok()).unwrap_or(0);
+        let number = |flag: Option<i32>, name: &str| flag.or_else(|| var(name)?.parse().ok()).unwrap_or(0);
         let yes = |name: &str| var(name).is_some_and(|v| ["1", "true", "t", "yes", "y"].contains(&v.as_str()));
         let stderr_only = flags.logtostderr || yes("GLOG_logtostderr");
         let folder = flags.log_dir.clone().or_else(|| var("GLOG_log_dir").map(PathBuf::from));
@@ -70,7 +70,7 @@ impl Settings {
 /// The layer that writes.
 struct Glog {
     min: Severity,
-    verbosity: u8,
+    verbosity: i32,
     narrates: bool,
     file: Option<LogFile>,
 }
@@ -78,8 +78,8 @@ struct Glog {
 impl Glog {
     fn most_verbose(&self) -> LevelFilter {
         match self.verbosity {
-            0 if self.narrates => LevelFilter::INFO,
-            0 => LevelFilter::WARN,
+            ..=0 if self.narrates => LevelFilter::INFO,
+            ..=0 => LevelFilter::WARN,
             1 => LevelFilter::DEBUG,
             _ => LevelFilter::TRACE,
         }

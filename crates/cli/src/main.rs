@@ -9,13 +9,16 @@ mod completions;
 mod compute_image_mean;
 mod convert_annoset;
 mod convert_cifar;
+mod convert_cifar_data;
 mod convert_imageset;
 mod convert_mnist;
+mod convert_mnist_siamese_data;
 mod detect;
 mod device_query;
 mod draw_net;
 mod environment;
 mod extract_features;
+mod flagfile;
 mod fold;
 mod gpu;
 mod likelihood;
@@ -95,6 +98,8 @@ fn run() -> anyhow::Result<ExitCode> {
             | Command::ExtractFeatures(_)
             | Command::ConvertImageset(_)
             | Command::ConvertAnnoset(_)
+            | Command::ConvertCifarData(_)
+            | Command::ConvertMnistSiamese(_)
             | Command::UpgradeNetProtoText(_)
             | Command::UpgradeNetProtoBinary(_)
             | Command::UpgradeSolverProtoText(_)
@@ -115,6 +120,8 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::ConvertImageset(args) => convert_imageset::run(args),
         Command::ConvertMnist(args) => convert_mnist::run(args),
         Command::ConvertCifar(args) => convert_cifar::run(args),
+        Command::ConvertCifarData(args) => convert_cifar_data::run(args),
+        Command::ConvertMnistSiamese(args) => convert_mnist_siamese_data::run(args),
         Command::ConvertAnnoset(args) => convert_annoset::run(args),
         Command::ParseLog(args) => parse_log::run(args),
         Command::UpgradeNetProtoText(args) => upgrade::run(args, upgrade::Kind::NetText),

@@ -1,7 +1,7 @@
 //! ImageData: batches of images from files that a list names, and their labels.
 //!
 //! Each line of `source` is a file name, which may have spaces, a space and a label, a whole number; `root_folder` is put
-//! before every name as it is. Files are JPEG, PNG or BMP, told apart by their content and read as OpenCV reads them (see
+//! before every name as it is. Files are told apart by their content and read as OpenCV reads them (see
 //! `image`): to blue, green, red planes, or with `is_color: false` to gray. With `new_height` and `new_width` every image
 //! is brought to that size (bilinearly, as OpenCV does); then `transform_param` applies (see `transform`), whose
 //! `force_color` and `force_gray` have no effect, as in Caffe (a warning says so).

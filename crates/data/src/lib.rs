@@ -34,6 +34,7 @@ pub use data::Data;
 pub use hdf5_data::Hdf5Data;
 pub use hdf5_output::Hdf5Output;
 pub use hdf5_reader::list_of;
+pub use image::{IMAGE_ENDS, is_image_name};
 pub use image_data::ImageData;
 pub use mean::ImageMean;
 pub use memory_data::{MemoryData, MemoryFeed};

@@ -10,8 +10,11 @@ use std::path::{Path, PathBuf};
 
 use flate2::{Compression, write::GzEncoder};
 use lgm_core::Shape;
-use lgm_data::convert::{CifarOptions, Format, convert_cifar, convert_mnist};
-use lgm_data::db::{Database, Record, Records};
+use lgm_core::rng::{Philox, stream_id};
+use lgm_data::convert::{
+    CifarOptions, Format, convert_cifar, convert_cifar_data, convert_mnist, convert_mnist_siamese,
+};
+use lgm_data::db::{Backend, Database, Record, Records};
 use lgm_data::hdf5::{H5File, Values};
 use lgm_proto::Datum;
 use prost::Message;
@@ -127,6 +130,124 @@ fn damaged_idx_files_are_described_and_leave_nothing() {
     assert!(e.contains("cannot open"), "{e}");
 }
 
+/// The kind of a database, and its keys and values.
+fn contents(path: &Path) -> (Backend, Vec<(String, Datum)>) {
+    let database = Database::open(path).unwrap();
+    let backend = database.backend();
+    let mut records = Records::from(database, 0).unwrap();
+    let found = records.next_to_end(10_000).unwrap();
+    let record = |r: &Record<'_>| (String::from_utf8(r.key.to_vec()).unwrap(), Datum::decode(r.value).unwrap());
+    (backend, found.iter().map(record).collect())
+}
+
+fn datum([channels, height, width]: [i32; 3], data: Vec<u8>, label: i32) -> Datum {
+    let (channels, height, width) = (Some(channels), Some(height), Some(width));
+    Datum { channels, height, width, data: Some(data), label: Some(label), ..Default::default() }
+}
+
+#[test]
+fn mnist_becomes_pairs_that_a_seed_draws() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = |n: usize| (0..6).map(|p| (n * 6 + p) as u8).collect::<Vec<u8>>();
+    let label = |n: usize| (n % 3) as u8;
+    let images = put(dir.path(), "i", &idx(2051, &[40, 2, 3], &(0..40).flat_map(image).collect::<Vec<_>>()));
+    let labels = put(dir.path(), "l.gz", &gzip(&idx(2049, &[40], &(0..40).map(label).collect::<Vec<_>>())));
+    let pairs = |name: &str, backend, seed| {
+        let (out, mut calls) = (dir.path().join(name), Vec::new());
+        let n = convert_mnist_siamese(&images, &labels, &out, backend, seed, &mut |d, n| calls.push((d, n))).unwrap();
+        assert_eq!((n, &calls[..]), (40, &[(40, 40)][..]));
+        let (found, pairs) = contents(&out);
+        assert_eq!(found, backend);
+        pairs
+    };
+    let first = pairs("a", Backend::Leveldb, 1);
+    let mut draws = Philox::new(1, stream_id("convert_mnist_siamese_data", "pairs")).from(0);
+    for (i, (key, found)) in first.iter().enumerate() {
+        let (a, b) = (draws.below(40), draws.below(40));
+        let want = datum([2, 2, 3], [image(a), image(b)].concat(), i32::from(label(a) == label(b)));
+        assert_eq!((key, found), (&format!("{i:08}"), &want));
+    }
+    let same = first.iter().filter(|(_, datum)| datum.label() == 1).count();
+    assert!((5..25).contains(&same), "{same} of 40 pairs are of one of three classes");
+    assert_eq!(first, pairs("b", Backend::Lmdb, 1));
+    assert_ne!(first, pairs("c", Backend::Leveldb, 2));
+
+    let fails = |images: &Path, out: &str, what: &str| {
+        let out = dir.path().join(out);
+        let e = convert_mnist_siamese(images, &labels, out, Backend::Leveldb, 1, &mut |_, _| ()).unwrap_err();
+        assert!(e.to_string().contains(what), "expected '{what}' in: {e}");
+        assert!(!dir.path().join("new").exists());
+    };
+    fails(&images, "a", "a: already exists");
+    fails(&dir.path().join("gone"), "new", "gone: cannot open");
+    fails(&labels, "new", "expected images in MNIST's format (idx), found labels");
+    fails(&put(dir.path(), "3", &idx(2051, &[3, 1, 1], &[0; 3])), "new", "holds 40 labels for the 3 images");
+}
+
+#[test]
+fn cifar_becomes_a_database_of_each_split() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ten, hundred) = (dir.path().join("ten"), dir.path().join("hundred"));
+    [&ten, &hundred].iter().for_each(|folder| fs::create_dir(folder).unwrap());
+    let record = |heads: &[u8], n| [heads, &cifar_image(n)].concat();
+    for b in 0..5 {
+        let batch = [record(&[b as u8], 2 * b), record(&[9 - b as u8], 2 * b + 1)].concat();
+        put(&ten, &format!("data_batch_{}.bin", b + 1), &batch);
+    }
+    put(&ten, "test_batch.bin", &record(&[7], 100));
+    put(&hundred, "train.bin", &[record(&[3, 99], 0), record(&[19, 0], 1)].concat());
+    put(&hundred, "test.bin", &record(&[4, 42], 100));
+
+    let out = dir.path().join("new/out");
+    let check = |input: &Path, backend, coarse: bool, names: [&str; 2], train: &[i32], test: &[i32]| {
+        let mut calls = Vec::new();
+        let made = convert_cifar_data(input, &out, backend, coarse, &mut |d, n| calls.push((d, n))).unwrap();
+        assert_eq!(calls, [(train.len(), train.len()), (test.len(), test.len())]);
+        for ((made, name), (labels, first)) in made.iter().zip(names).zip([(train, 0), (test, 100)]) {
+            assert_eq!((made.folder.clone(), made.images), (out.join(name), labels.len()));
+            let want = labels
+                .iter()
+                .enumerate()
+                .map(|(i, &label)| (format!("{i:05}"), datum([3, 32, 32], cifar_image(first + i), label)));
+            assert_eq!(contents(&made.folder), (backend, want.collect()));
+        }
+    };
+    let train = [0, 9, 1, 8, 2, 7, 3, 6, 4, 5];
+    check(&ten, Backend::Lmdb, false, ["cifar10_train_lmdb", "cifar10_test_lmdb"], &train, &[7]);
+    check(&ten, Backend::Leveldb, false, ["cifar10_train_leveldb", "cifar10_test_leveldb"], &train, &[7]);
+    let names = ["cifar100_train_lmdb", "cifar100_test_lmdb"];
+    check(&hundred, Backend::Lmdb, false, names, &[99, 0], &[42]);
+    let names = ["cifar100_train_leveldb", "cifar100_test_leveldb"];
+    check(&hundred, Backend::Leveldb, true, names, &[3, 19], &[4]);
+
+    let fails = |input: &Path, coarse: bool, what: &str| {
+        let e = convert_cifar_data(input, &out, Backend::Lmdb, coarse, &mut |_, _| ()).unwrap_err().to_string();
+        assert!(e.contains(what), "expected '{what}' in: {e}");
+    };
+    fails(&ten, true, "only CIFAR-100 has coarse labels");
+    fails(&dir.path().join("gone"), false, "gone: cannot open");
+    // The training images have no database left, because the test images' is there already.
+    fs::remove_dir_all(out.join("cifar10_train_lmdb")).unwrap();
+    fails(&ten, false, "cifar10_test_lmdb: already exists");
+    fs::remove_dir_all(out.join("cifar10_test_lmdb")).unwrap();
+    put(&ten, "test_batch.bin", &record(&[7], 100)[1..]);
+    fails(&ten, false, "test_batch.bin: is damaged: 3072 bytes are not a number of records of 3073 bytes");
+    fs::remove_file(ten.join("data_batch_4.bin")).unwrap();
+    fails(&ten, false, "data_batch_4.bin: cannot read");
+    let folders = dir.path().join("folders");
+    fs::create_dir_all(folders.join("train")).unwrap();
+    fails(&folders, false, "holds folders of images, of which convert_imageset makes a database");
+    let mut left: Vec<_> = fs::read_dir(&out).unwrap().map(|e| e.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(
+        left,
+        ["cifar100_test_leveldb", "cifar100_test_lmdb", "cifar100_train_leveldb", "cifar100_train_lmdb"]
+            .into_iter()
+            .chain(["cifar10_test_leveldb", "cifar10_train_leveldb"])
+            .collect::<Vec<_>>()
+    );
+}
+
 /// Caffe's converter read the same images from the files they were published in.
 #[test]
 fn mnist_to_lmdb_writes_what_caffe_s_converter_wrote() {
@@ -238,7 +359,9 @@ fn folders_of_images() {
     put(&dir.path().join("in/train/bee"), "z.png", b"junk");
     fails("z.png: cannot be decoded");
     put(&dir.path().join("in/train/bee"), "z.png", b"version https://git-lfs.github.com/spec/v1");
-    fails("z.png: expected a picture (JPEG, PNG or BMP), found a Git LFS pointer: 'git lfs pull' gets the file itself");
+    fails(
+        "z.png: expected a picture (JPEG, PNG, BMP, TIFF, WebP and PPM, PGM or PBM), found a Git LFS pointer: 'git lfs pull' gets the file itself",
+    );
     // The failures left the earlier, whole files.
     check_cifar(&out, &[0.0, 0.0, 1.0], &[0.0, 1.0]);
 }

@@ -201,3 +201,32 @@ fn jpegs_that_are_cut_short_are_used_and_counted() {
     let want = "line 3: 'cut.jpg' is a JPEG that is cut short: what is missing of it is gray (1 more like it)";
     assert!(told.len() == 1 && told[0].ends_with(want), "{told:?}");
 }
+
+#[test]
+fn a_picture_is_the_same_in_every_format() {
+    let dir = tempfile::tempdir().unwrap();
+    let picture = RgbImage::from_fn(7, 5, |x, y| image::Rgb([x as u8 * 30, y as u8 * 40, (x * y) as u8]));
+    let ends = ["png", "bmp", "ppm", "tif", "webp"];
+    ends.iter().for_each(|end| picture.save(dir.path().join(format!("im.{end}"))).unwrap());
+    // What a name ends in does not matter.
+    fs::copy(dir.path().join("im.tif"), dir.path().join("im.jpg")).unwrap();
+    let list: String = ends.iter().chain(&["jpg"]).map(|end| format!("im.{end} 1\n")).collect();
+    let encoded = ImageSetOptions { encoding: Encoding::As(ImageFile::Png), ..PLAIN };
+    let resized = ImageSetOptions { size: Some((3, 4)), gray: true, ..PLAIN };
+    for options in [PLAIN, encoded, resized] {
+        let (set, records) = convert(dir.path(), &list, &options).unwrap();
+        assert_eq!(set, ImageSet { written: 6, left_out: 0 });
+        for (key, datum) in &records[1..] {
+            // The file of the kind that is asked for is stored as it is.
+            if options.encoding == Encoding::None {
+                assert_eq!(datum.data(), records[0].1.data(), "{key}");
+            } else {
+                let stored = image::load_from_memory(datum.data()).unwrap();
+                assert_eq!(stored.into_rgb8(), picture, "{key}");
+            }
+        }
+    }
+    let as_named = ImageSetOptions { encoding: Encoding::AsNamed, ..PLAIN };
+    let error = convert(dir.path(), "im.webp 1\n", &as_named).unwrap_err();
+    assert!(error.contains("the name 'im.webp' does not tell how to encode the image; give -encode_type"), "{error}");
+}

@@ -181,11 +181,35 @@ fn mistakes_name_list_line_and_file() {
     fails(&layer(dir.path(), "0 im.png 1\nnone.png 2\n", 5), "list.txt: line 2: '");
     fails(&with(&layer(dir.path(), "none.png 2\n", 5), |p| p.root_folder = None), "relative to the folder the program");
     fs::write(dir.path().join("bad.jpg"), "no picture").unwrap();
-    fails(&layer(dir.path(), "0 im.png 1\nbad.jpg 2\n", 5), "bad.jpg: cannot be decoded (JPEG, PNG and BMP can be)");
+    fails(
+        &layer(dir.path(), "0 im.png 1\nbad.jpg 2\n", 5),
+        "bad.jpg: cannot be decoded (JPEG, PNG, BMP, TIFF, WebP and PPM, PGM or PBM can be)",
+    );
     fs::create_dir(dir.path().join("folder")).unwrap();
     fails(&layer(dir.path(), "folder 2\n", 5), "cannot read");
     fails(&layer(dir.path(), "0 im.png\n", 5), "line 1: expected a label, a whole number, at the end, found 'im.png'");
     let huge = fs::File::create(dir.path().join("huge.png")).unwrap();
     huge.set_len(1 << 30).unwrap();
     fails(&layer(dir.path(), "huge.png 1\n", 5), "huge.png: has 1.0 GiB, more than the 512.0 MiB of an image");
+}
+
+#[test]
+fn every_format_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let picture = RgbImage::from_fn(4, 3, |x, y| image::Rgb([x as u8 * 30, y as u8 * 40, (x * y) as u8]));
+    let ends = ["png", "bmp", "ppm", "tiff", "webp"];
+    ends.iter().for_each(|end| picture.save(dir.path().join(format!("im.{end}"))).unwrap());
+    let deep = image::ImageBuffer::from_fn(4, 3, |x, y| {
+        image::Rgb(picture.get_pixel(x, y).0.map(|value| u16::from(value) << 8 | 0x7f))
+    });
+    DynamicImage::ImageRgb16(deep).save(dir.path().join("deep.ppm")).unwrap();
+    let lines: String = ends.iter().map(|end| format!("im.{end} 1\n")).chain(["deep.ppm 1\n".to_string()]).collect();
+    let batch = open(&layer(dir.path(), &lines, 6), &cx(Phase::Train, 1)).unwrap().next().swap_remove(0);
+    for image in batch.chunks(36) {
+        let value = |c: usize, y: usize, x: usize| image[(c * 3 + y) * 4 + x] as u8;
+        for (x, y, pixel) in picture.enumerate_pixels() {
+            let [b, g, r] = [0, 1, 2].map(|c| value(c, y as usize, x as usize));
+            assert_eq!([r, g, b], pixel.0);
+        }
+    }
 }

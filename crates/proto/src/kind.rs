@@ -175,7 +175,7 @@ impl fmt::Display for FileKind {
 }
 
 /// How files of some kinds begin: where, with what.
-const SIGNATURES: [(usize, &[u8], FileKind); 21] = [
+const SIGNATURES: [(usize, &[u8], FileKind); 24] = [
     (0, HDF5_SIGNATURE, FileKind::Hdf5),
     (0, b"version https://git-lfs.github.com/spec/", FileKind::LfsPointer),
     (0, b"PK\x03\x04", FileKind::Archive("zip")),
@@ -189,6 +189,9 @@ const SIGNATURES: [(usize, &[u8], FileKind); 21] = [
     (0, b"\x89PNG\r\n\x1a\n", FileKind::Image("PNG")),
     (0, b"\xff\xd8\xff", FileKind::Image("JPEG")),
     (0, b"GIF8", FileKind::Image("GIF")),
+    (0, b"II*\0", FileKind::Image("TIFF")),
+    (0, b"MM\0*", FileKind::Image("TIFF")),
+    (8, b"WEBPVP8", FileKind::Image("WebP")),
     (0, b"\x93NUMPY", FileKind::Numpy),
     (0, b"\x00\x00\x08\x03", FileKind::IdxImages),
     (0, b"\x00\x00\x08\x01", FileKind::IdxLabels),
@@ -285,6 +288,8 @@ mod tests {
             (&encode(&old), FileKind::Mean),
             (&encode(&datum), FileKind::Unknown),
             (&[0xff; 40], FileKind::Unknown),
+            (b"MM\0*\0\0\0\x08", FileKind::Image("TIFF")),
+            (b"RIFF\x1a\0\0\0WEBPVP8L", FileKind::Image("WebP")),
             (&[0, 0, 8, 3, 0, 0, 0, 1], FileKind::IdxImages),
             (&[0, 0, 8, 1, 0, 0, 0, 1], FileKind::IdxLabels),
             (&[0, 0, 8, 2, 0, 0, 0, 1], FileKind::Unknown),

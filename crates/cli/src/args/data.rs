@@ -96,6 +96,50 @@ pub struct ConvertCifarArgs {
     pub coarse: bool,
 }
 
+/// Flags of `convert_cifar_data`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples, of which the first makes data/cifar10_train_lmdb and data/cifar10_test_lmdb:
+  lgm-caffe convert_cifar_data cifar-10-batches-bin data lmdb
+  lgm-caffe convert_cifar_data -coarse cifar-100-binary data leveldb
+  lgm-caffe compute_image_mean -backend lmdb data/cifar10_train_lmdb data/mean.binaryproto")]
+pub struct ConvertCifarDataArgs {
+    /// The folder of CIFAR-10's or CIFAR-100's binary or Python files
+    #[arg(value_name = "INPUT_FOLDER")]
+    pub input: PathBuf,
+    /// The folder to make the two databases in
+    #[arg(value_name = "OUTPUT_FOLDER")]
+    pub output: PathBuf,
+    /// The kind of database
+    #[arg(value_name = "DB_TYPE", value_enum)]
+    pub kind: DatabaseForm,
+    /// CIFAR-100: label with the 20 coarse classes
+    #[arg(long = "coarse")]
+    pub coarse: bool,
+}
+
+/// Flags of `convert_mnist_siamese_data`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+A record has the two images of a pair as its two channels, and the label 1 where they are of one class, else 0. The same
+files and the same -seed give the same pairs; Caffe's tool draws others each time. Example:
+  lgm-caffe convert_mnist_siamese_data train-images-idx3-ubyte train-labels-idx1-ubyte mnist_siamese_train_leveldb")]
+pub struct ConvertMnistSiameseArgs {
+    /// The images' idx file, gzipped or not
+    pub images: PathBuf,
+    /// The labels' idx file, gzipped or not
+    pub labels: PathBuf,
+    /// The folder of the database to make, which does not exist
+    #[arg(value_name = "DB_NAME")]
+    pub database: PathBuf,
+    /// The kind of database
+    #[arg(long = "backend", value_name = "KIND", value_enum, default_value_t = DatabaseForm::Leveldb)]
+    pub backend: DatabaseForm,
+    /// Another seed draws other pairs
+    #[arg(long = "seed", value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+}
+
 /// Flags of `make-glyphs`.
 #[derive(Args, Debug)]
 pub struct MakeGlyphsArgs {

@@ -4,9 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use lgm_core::Error;
-
-/// Ends of the names of image files.
-const ENDS: [&str; 4] = ["jpg", "jpeg", "png", "bmp"];
+use lgm_data::{IMAGE_ENDS, is_image_name};
 
 /// The files that paths, folders and patterns name. A folder stands for the images in it, a pattern (`*`, `?`, `[…]`, and
 /// `**` for folders in folders) for the files that match, each in the order of names.
@@ -33,12 +31,11 @@ fn folder(path: &Path) -> Result<Vec<PathBuf>> {
     let mut images = Vec::new();
     for entry in std::fs::read_dir(path).map_err(Error::io(path, "read the folder"))? {
         let file = entry.map_err(Error::io(path, "read the folder"))?.path();
-        let end = file.extension().map(|end| end.to_string_lossy().to_ascii_lowercase());
-        if end.is_some_and(|end| ENDS.contains(&end.as_str())) && file.is_file() {
+        if is_image_name(&file) && file.is_file() {
             images.push(file);
         }
     }
-    ensure!(!images.is_empty(), "{}: has no files that end in .{}", path.display(), ENDS.join(", ."));
+    ensure!(!images.is_empty(), "{}: has no files that end in .{}", path.display(), IMAGE_ENDS.join(", ."));
     images.sort();
     Ok(images)
 }

@@ -16,10 +16,10 @@ pub enum Severity {
 }
 
 impl Severity {
-    /// By glog's number; what is beyond the gravest counts as that.
-    pub fn from_number(number: u8) -> Self {
+    /// By glog's number; what is beyond the least or the gravest counts as that.
+    pub fn from_number(number: i32) -> Self {
         match number {
-            0 => Severity::Info,
+            ..=0 => Severity::Info,
             1 => Severity::Warning,
             2 => Severity::Error,
             _ => Severity::Fatal,

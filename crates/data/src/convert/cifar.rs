@@ -2,19 +2,22 @@
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
+mod read;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use lgm_core::fs::write_bytes;
 use lgm_core::{Error, Result, Shape, ensure, memory};
-use lgm_proto::FileKind;
-
-use super::{BLOCK, Progress, folder, pickle};
-use crate::hdf5_reader::list_of;
-use crate::image::{self, Color, Pixels};
-use crate::pixels::Extent;
-use crate::warnings::{Alike, Flaw};
 use lgm_hdf5::H5Image;
+
+use self::read::{CIFAR, Form, Images, Source, decode_file, detect, read};
+use super::datums::Datums;
+use super::{BLOCK, Progress};
+use crate::db::Backend;
+use crate::hdf5_reader::list_of;
+use crate::pixels::Extent;
+use crate::warnings::Alike;
 
 /// How to convert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,11 +63,7 @@ pub fn convert_cifar(
 ) -> Result<[CifarSplit; 2]> {
     let (input, out) = (input.as_ref(), out.as_ref());
     let (form, folder) = detect(input)?;
-    ensure!(
-        !options.coarse || matches!(form, Form::Binary100 | Form::Python100),
-        "{}: only CIFAR-100 has coarse labels",
-        input.display()
-    );
+    check_labels(form, options.coarse, input)?;
     fs::create_dir_all(out).map_err(Error::io(out, "create"))?;
     let out = out.canonicalize().map_err(Error::io(out, "open"))?;
     let cut = Alike::default();
@@ -75,143 +74,76 @@ pub fn convert_cifar(
     Ok([convert(true, options.pad, progress)?, convert(false, 0, progress)?])
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
-    Binary10,
-    Binary100,
-    Python10,
-    Python100,
-    Folders,
+/// A database that a conversion wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CifarDatabase {
+    /// The database's folder.
+    pub folder: PathBuf,
+    /// Number of images.
+    pub images: usize,
 }
 
-/// Finds out what a folder holds: the form, and the folder its files are in.
-fn detect(input: &Path) -> Result<(Form, PathBuf)> {
-    FileKind::of(input)?.expect(FileKind::Folder, input)?;
-    fs::read_dir(input).map_err(Error::io(input, "list"))?;
-    let unpacked = ["cifar-10-batches-bin", "cifar-100-binary", "cifar-10-batches-py", "cifar-100-python"];
-    for folder in std::iter::once(input.to_path_buf()).chain(unpacked.iter().map(|n| input.join(n))) {
-        let file = |name: &str| folder.join(name).is_file();
-        let form = if file("data_batch_1.bin") {
-            Form::Binary10
-        } else if file("train.bin") {
-            Form::Binary100
-        } else if file("data_batch_1") {
-            Form::Python10
-        } else if file("train") {
-            Form::Python100
-        } else if folder.join("train").is_dir() {
-            Form::Folders
-        } else {
-            continue;
+/// Converts a folder `input` of CIFAR-10's or CIFAR-100's files, in binary or Python form, to two new databases in the
+/// folder `out`: `cifar10_train_lmdb` and `cifar10_test_lmdb`, or `cifar100_…` and `…_leveldb`. Returns the two.
+///
+/// Records lie under the keys `00000`, `00001`, …, in published order, each with the red, green and blue plane of an image
+/// as CIFAR has them and its label; of CIFAR-100 the fine one or, if `coarse`, the coarse one. Caffe's `convert_cifar_data`
+/// makes the same of CIFAR-10's binary form.
+///
+/// # Errors
+/// When `input` holds none of these, a file is missing or damaged, one of the databases exists, or they cannot be written;
+/// neither is there then.
+pub fn convert_cifar_data(
+    input: impl AsRef<Path>,
+    out: impl AsRef<Path>,
+    backend: Backend,
+    coarse: bool,
+    progress: Progress<'_>,
+) -> Result<[CifarDatabase; 2]> {
+    let (input, out) = (input.as_ref(), out.as_ref());
+    let (form, folder) = detect(input)?;
+    let dataset = match form {
+        Form::Binary10 | Form::Python10 => "cifar10",
+        Form::Binary100 | Form::Python100 => "cifar100",
+        Form::Folders => {
+            return Err(Error::data(input, "holds folders of images, of which convert_imageset makes a database"));
+        }
+    };
+    check_labels(form, coarse, input)?;
+    let splits = [read(form, &folder, true, coarse)?, read(form, &folder, false, coarse)?];
+    fs::create_dir_all(out).map_err(Error::io(out, "create"))?;
+    let create = |split: &str| -> Result<(PathBuf, Datums)> {
+        let path = out.join(format!("{dataset}_{split}_{}", backend.to_string().to_ascii_lowercase()));
+        let database = Datums::create(&path, backend, CIFAR, 5)?;
+        Ok((path, database))
+    };
+    let mut databases = [create("train")?, create("test")?];
+    for (kind, ((_, database), images)) in ["Training", "Testing"].iter().zip(databases.iter_mut().zip(&splits)) {
+        tracing::info!("Writing {kind} data");
+        let Source::Memory(pixels) = &images.pixels else {
+            return Err(Error::internal("CIFAR's images were not read"));
         };
-        return Ok((form, folder));
+        let planes = pixels.chunks_exact(CIFAR.count()).map(<[u8]>::to_vec);
+        database.fill(planes.zip(images.labels.iter().copied()), progress)?;
     }
-    let what = "holds no dataset: expected CIFAR-10 or CIFAR-100 in binary form (data_batch_1.bin or train.bin) or \
-                Python form (data_batch_1 or train), or a folder train/ with a folder of images for each class";
-    Err(Error::data(input, what))
+    let [(train_folder, train), (test_folder, test)] = databases;
+    train.finish()?;
+    test.finish()?;
+    let [train_images, test_images] = splits.map(|images| images.labels.len());
+    Ok([
+        CifarDatabase { folder: train_folder, images: train_images },
+        CifarDatabase { folder: test_folder, images: test_images },
+    ])
 }
 
-/// The images of a split and their labels.
-struct Images {
-    extent: Extent,
-    labels: Vec<usize>,
-    pixels: Source,
-}
-
-enum Source {
-    Memory(Vec<u8>),
-    Files(Vec<PathBuf>),
-}
-
-const CIFAR: Extent = Extent { channels: 3, height: 32, width: 32 };
-
-fn read(form: Form, folder: &Path, train: bool, coarse: bool) -> Result<Images> {
-    let batches = |suffix: &str| -> Vec<PathBuf> {
-        if train {
-            (1..=5).map(|i| folder.join(format!("data_batch_{i}{suffix}"))).collect()
-        } else {
-            vec![folder.join(format!("test_batch{suffix}"))]
-        }
-    };
-    let whole = |suffix: &str| vec![folder.join(format!("{}{suffix}", if train { "train" } else { "test" }))];
-    let (mut labels, mut pixels) = (Vec::new(), Vec::new());
-    match form {
-        Form::Binary10 => {
-            batches(".bin").iter().try_for_each(|f| read_binary(f, 1, 0, &mut labels, &mut pixels))?;
-        }
-        Form::Binary100 => {
-            let which = usize::from(!coarse);
-            whole(".bin").iter().try_for_each(|f| read_binary(f, 2, which, &mut labels, &mut pixels))?;
-        }
-        Form::Python10 | Form::Python100 => {
-            let (files, key) = match (form, coarse) {
-                (Form::Python10, _) => (batches(""), "labels"),
-                (_, true) => (whole(""), "coarse_labels"),
-                (_, false) => (whole(""), "fine_labels"),
-            };
-            for file in files {
-                let (mut p, mut l) = pickle::read_batch(&file, key, CIFAR.count())?;
-                pixels.append(&mut p);
-                labels.append(&mut l);
-            }
-        }
-        Form::Folders => return read_folders(folder, train),
-    }
-    Ok(Images { extent: CIFAR, labels, pixels: Source::Memory(pixels) })
-}
-
-/// Reads a binary file: records of `heads` label bytes, of which number `which` is used, and an image.
-fn read_binary(path: &Path, heads: usize, which: usize, labels: &mut Vec<usize>, pixels: &mut Vec<u8>) -> Result<()> {
-    let bytes = fs::read(path).map_err(Error::io(path, "read"))?;
-    let record = CIFAR.count().saturating_add(heads);
-    let records = bytes.chunks_exact(record);
-    if bytes.is_empty() || !records.remainder().is_empty() {
-        return Err(Error::data(
-            path,
-            match FileKind::of_head(&bytes) {
-                FileKind::Unknown => {
-                    format!("is damaged: {} bytes are not a number of records of {record} bytes", bytes.len())
-                }
-                other => format!("expected a batch of CIFAR's binary version, found {}", other.described()),
-            },
-        ));
-    }
-    for record in records {
-        labels.push(usize::from(record[which]));
-        pixels.extend_from_slice(&record[heads..]);
-    }
+/// Refuses coarse labels where there are none.
+fn check_labels(form: Form, coarse: bool, input: &Path) -> Result<()> {
+    ensure!(
+        !coarse || matches!(form, Form::Binary100 | Form::Python100),
+        "{}: only CIFAR-100 has coarse labels",
+        input.display()
+    );
     Ok(())
-}
-
-fn read_folders(input: &Path, train: bool) -> Result<Images> {
-    let train_folder = input.join("train");
-    let trained = folder::list(&train_folder)?;
-    let listing = if train {
-        trained
-    } else {
-        let folder = ["test", "val"].iter().map(|n| input.join(n)).find(|p| p.is_dir());
-        let folder = folder.ok_or_else(|| Error::data(input, "holds train/ but neither test/ nor val/"))?;
-        let listing = folder::list(&folder)?;
-        // Class numbers come from the names: they must be the same names.
-        if listing.classes != trained.classes {
-            let what = format!("has the classes {:?}, but train/ has {:?}", listing.classes, trained.classes);
-            return Err(Error::data(&folder, what));
-        }
-        listing
-    };
-    let extent = decode_file(&listing.files[0])?.0;
-    Ok(Images { extent, labels: listing.labels, pixels: Source::Files(listing.files) })
-}
-
-/// Decodes an image file to red, green and blue planes; with what is amiss with it.
-fn decode_file(path: &Path) -> Result<(Extent, Vec<u8>, Option<Flaw>)> {
-    let (raster, flaw) = image::read_file(path, Color::Force)?;
-    let image = raster.planes().map_err(|e| Error::data(path, e.to_string()))?;
-    let Pixels::U8(bgr) = image.pixels else {
-        return Err(Error::internal("an image file decoded to floating-point pixels"));
-    };
-    let plane = lgm_core::count(&[image.extent.height, image.extent.width]);
-    Ok((image.extent, bgr.chunks(plane.max(1)).rev().collect::<Vec<_>>().concat(), flaw))
 }
 
 /// Writes a split; `cut` is told of images that were cut short.

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use lgm_core::{Error, Result};
 
+use crate::image::{IMAGE_ENDS, is_image_name};
+
 /// The images of a folder of class folders, with their class numbers, in alphabetical order; and the classes.
 #[derive(Debug)]
 pub(super) struct Listing {
@@ -13,20 +15,21 @@ pub(super) struct Listing {
     pub classes: Vec<String>,
 }
 
-/// Lists the JPEG and PNG files under `folder`.
+/// Lists the image files under `folder`.
 pub(super) fn list(folder: &Path) -> Result<Listing> {
     let mut listing = Listing { files: Vec::new(), labels: Vec::new(), classes: Vec::new() };
     for class in entries(folder)?.into_iter().filter(|p| p.is_dir()) {
-        let images: Vec<PathBuf> = entries(&class)?.into_iter().filter(|p| is_image(p)).collect();
+        let images: Vec<PathBuf> = entries(&class)?.into_iter().filter(|p| is_image_name(p)).collect();
         listing.labels.resize(listing.labels.len() + images.len(), listing.classes.len());
         listing.files.extend(images);
         listing.classes.push(class.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default());
     }
     if listing.files.is_empty() {
-        return Err(Error::data(
-            folder,
-            "holds no images: expected a folder for each class with .jpg, .jpeg or .png files",
-        ));
+        let what = format!(
+            "holds no images: expected a folder for each class with files that end in .{}",
+            IMAGE_ENDS.join(", .")
+        );
+        return Err(Error::data(folder, what));
     }
     Ok(listing)
 }
@@ -37,9 +40,4 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
         read.map(|e| e.map(|e| e.path())).collect::<Result<Vec<_>, _>>().map_err(Error::io(folder, "list"))?;
     paths.sort();
     Ok(paths)
-}
-
-fn is_image(path: &Path) -> bool {
-    let extension = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
-    matches!(extension.as_deref(), Some("jpg" | "jpeg" | "png"))
 }

@@ -8,14 +8,13 @@ use std::path::Path;
 
 use flate2::bufread::MultiGzDecoder;
 use lgm_core::{Error, Result, Shape, memory};
-
-use super::{BLOCK, Progress};
-use crate::datum::record;
-use crate::db::{Backend, Writer};
-use crate::pixels::Extent;
 use lgm_hdf5::H5Image;
 use lgm_proto::FileKind;
-use prost::Message;
+
+use super::datums::Datums;
+use super::{BLOCK, Progress};
+use crate::db::Backend;
+use crate::pixels::Extent;
 
 /// What a converter writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +32,8 @@ pub enum Format {
 /// number of images.
 ///
 /// # Errors
-/// When a file is missing, not an idx file of the right kind or shorter than its header requires, when there are not as many labels
-/// as images, when `out` exists (LMDB, LevelDB) or cannot be written.
+/// When a file is missing, not an idx file of the right kind or shorter than its header requires, when there are not as
+/// many labels as images, when `out` exists (LMDB, LevelDB) or cannot be written.
 pub fn convert_mnist(
     images: impl AsRef<Path>,
     labels: impl AsRef<Path>,
@@ -42,34 +41,20 @@ pub fn convert_mnist(
     format: Format,
     progress: Progress<'_>,
 ) -> Result<usize> {
-    let (images_path, labels_path, out) = (images.as_ref(), labels.as_ref(), out.as_ref());
-    let ([count, height, width], pixels) = read_idx(images_path, IMAGES)?;
-    let ([label_count], labels) = read_idx(labels_path, LABELS)?;
-    if count != label_count {
-        let what = format!("holds {label_count} labels for the {count} images of {}", images_path.display());
-        return Err(Error::data(labels_path, what));
-    }
-    let extent = Extent { channels: 1, height, width };
-    if count == 0 || extent.count() == 0 {
-        return Err(Error::data(images_path, format!("holds {count} images of {height} x {width} pixels")));
-    }
+    let (Mnist { extent, pixels, labels }, out) = (read(images.as_ref(), labels.as_ref())?, out.as_ref());
+    let count = labels.len();
     match format {
         Format::Lmdb | Format::Leveldb => {
             let backend = if format == Format::Lmdb { Backend::Lmdb } else { Backend::Leveldb };
-            let mut database = Writer::create(out, backend)?;
-            for (i, (image, &label)) in pixels.chunks_exact(extent.count()).zip(&labels).enumerate() {
-                let datum = record(extent, image.to_vec(), Some(label.into()))?;
-                database.put(format!("{i:08}").as_bytes(), datum.encode_to_vec())?;
-                let done = i.saturating_add(1);
-                if done % BLOCK == 0 || done == count {
-                    progress(done, count);
-                }
-            }
+            let mut database = Datums::create(out, backend, extent, 8)?;
+            let images = pixels.chunks_exact(extent.count()).map(<[u8]>::to_vec);
+            database.fill(images.zip(labels.iter().map(|&label| label.into())), progress)?;
             database.finish()?;
         }
         Format::Hdf5 => {
             let file = H5Image::new(out)?;
-            let mut data = file.dataset::<f32>("data", &Shape::from([count, 1, height, width]), Some(BLOCK))?;
+            let mut data =
+                file.dataset::<f32>("data", &Shape::from([count, 1, extent.height, extent.width]), Some(BLOCK))?;
             let mut done = 0;
             for block in pixels.chunks(extent.count().saturating_mul(BLOCK)) {
                 let values: Vec<f32> = block.iter().map(|&v| f32::from(v)).collect();
@@ -83,6 +68,33 @@ pub fn convert_mnist(
         }
     }
     Ok(count)
+}
+
+/// Images of one size and their labels, at least one.
+pub(super) struct Mnist {
+    pub extent: Extent,
+    /// One image after another.
+    pub pixels: Vec<u8>,
+    pub labels: Vec<u8>,
+}
+
+/// Reads idx files of images and labels, compressed with gzip or not.
+///
+/// # Errors
+/// When a file is missing, not an idx file of the right kind or shorter than its header requires, when there are not as
+/// many labels as images, or no pixels.
+pub(super) fn read(images: &Path, labels: &Path) -> Result<Mnist> {
+    let ([count, height, width], pixels) = read_idx(images, IMAGES)?;
+    let ([label_count], values) = read_idx(labels, LABELS)?;
+    if count != label_count {
+        let what = format!("holds {label_count} labels for the {count} images of {}", images.display());
+        return Err(Error::data(labels, what));
+    }
+    let extent = Extent { channels: 1, height, width };
+    if count == 0 || extent.count() == 0 {
+        return Err(Error::data(images, format!("holds {count} images of {height} x {width} pixels")));
+    }
+    Ok(Mnist { extent, pixels, labels: values })
 }
 
 /// The idx files wanted: the magic number (two zero bytes, 8 for unsigned bytes, the number of axes) and the kind.

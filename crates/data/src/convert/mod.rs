@@ -3,16 +3,19 @@
 
 mod annoset;
 mod cifar;
+mod datums;
 mod folder;
 mod imageset;
 mod mnist;
 mod pickle;
+mod siamese;
 
 pub use crate::image::ImageFile;
 pub use annoset::{AnnosetOptions, AnnotationFile, Annotations, ClassNames, convert_annoset};
-pub use cifar::{CifarOptions, CifarSplit, convert_cifar};
+pub use cifar::{CifarDatabase, CifarOptions, CifarSplit, convert_cifar, convert_cifar_data};
 pub use imageset::{Encoding, ImageSet, ImageSetOptions, convert_imageset};
 pub use mnist::{Format, convert_mnist};
+pub use siamese::convert_mnist_siamese;
 
 /// Called while a conversion goes on, with the number of images done and their total.
 pub type Progress<'a> = &'a mut dyn FnMut(usize, usize);

@@ -1,15 +1,20 @@
-//! Image files to pixels: JPEG, PNG and BMP, told apart by their first bytes.
+//! Image files to pixels: JPEG, PNG, BMP, TIFF, WebP, and PPM with its kin (PGM, PBM, PAM), told apart by their first bytes.
 //!
 //! Colours come in the order blue, green, red. Without alpha asked for, it is dropped; of 16 bits the upper 8 stay.
 //! Gray is a JPEG's own luminance, and otherwise r · 0.299 + g · 0.587 + b · 0.114. Photographs are turned as the EXIF
-//! data ask. All as OpenCV does for Caffe, with the same pixels; only the gray of a coloured PNG may differ by 1. What is
-//! missing of a JPEG that was cut short is gray, as where OpenCV reads a file, and the caller is told of it; one that lacks
-//! its end marker alone is whole. A PNG or BMP that was cut short is none, as with OpenCV.
+//! data ask. All as OpenCV does for Caffe, with the same pixels; only the gray of a coloured PNG or WebP, and a JPEG within a
+//! TIFF, may differ by 1. What is missing of a JPEG that was cut short is gray, as where OpenCV reads a file, and the caller
+//! is told of it; one that lacks its end marker alone is whole. Of the other formats a file that was cut short is an error.
+//!
+//! Differences from OpenCV: where a PPM's largest value is less than its bytes hold, values are scaled to the whole range;
+//! a TIFF's colours are not multiplied by its alpha, as those of no other format are. Of several images in a file the first
+//! is read. TIFFs of gray with alpha, with a palette or of floating-point values are not.
 
 use std::io::Cursor;
 
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, guess_format};
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, guess_format};
+use lgm_core::count;
 
 use super::raster::{MOST_BYTES, check_size, luma};
 use super::{BadImage, Color, Raster, jpeg};
@@ -26,14 +31,26 @@ pub(crate) fn decode_raster(bytes: &[u8], color: Color) -> Result<(Raster, Optio
 }
 
 fn lossless(bytes: &[u8], format: ImageFormat, color: Color) -> Result<(Raster, Orientation), BadImage> {
+    if format == ImageFormat::WebP {
+        check_chunks(bytes)?;
+    }
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(MOST_BYTES as u64);
     reader.limits(limits);
-    let mut decoder = reader.into_decoder()?;
+    let mut decoder = reader.into_decoder().map_err(|e| match e {
+        ImageError::Unsupported(why) if format == ImageFormat::Tiff => BadImage::Tiff(why.to_string()),
+        e => e.into(),
+    })?;
     let (width, height) = decoder.dimensions();
     let (width, height) = (width as usize, height as usize);
-    check_size(width, height, usize::try_from(decoder.total_bytes()).unwrap_or(usize::MAX))?;
+    let whole = usize::try_from(decoder.total_bytes()).unwrap_or(usize::MAX);
+    // What a decoder holds besides its result.
+    let beside = match format {
+        ImageFormat::Tiff | ImageFormat::WebP => whole.max(count(&[8, width, height])),
+        _ => 0,
+    };
+    check_size(width, height, whole, beside)?;
     let as_held = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let raster = |channels: usize, data: Vec<u8>| Raster { extent: Extent { channels, height, width }, data };
     let image = match DynamicImage::from_decoder(decoder)? {
@@ -41,6 +58,9 @@ fn lossless(bytes: &[u8], format: ImageFormat, color: Color) -> Result<(Raster, 
         | DynamicImage::ImageLumaA8(_)
         | DynamicImage::ImageRgb8(_)
         | DynamicImage::ImageRgba8(_)) => image,
+        deep @ (DynamicImage::ImageRgb32F(_) | DynamicImage::ImageRgba32F(_)) => {
+            return Err(BadImage::Floats(deep.color()));
+        }
         deep if color == Color::Native => return Err(BadImage::Depth(deep.color())),
         deep => upper_bytes(deep),
     };
@@ -60,6 +80,25 @@ fn lossless(bytes: &[u8], format: ImageFormat, color: Color) -> Result<(Raster, 
         (_, image) => from_rgb(raster(3, image.into_rgb8().into_raw()), color)?,
     };
     Ok((image, as_held))
+}
+
+/// Fails unless the chunks of a WebP lie within it: the library takes as much memory as they claim.
+fn check_chunks(webp: &[u8]) -> Result<(), BadImage> {
+    let size = |at: usize| {
+        let bytes = webp.get(at..)?.first_chunk()?;
+        usize::try_from(u32::from_le_bytes(*bytes)).ok()
+    };
+    let cut_short = || BadImage::CutShort;
+    let end = size(4).and_then(|size| size.checked_add(8)).filter(|&end| end <= webp.len()).ok_or_else(cut_short)?;
+    let mut at = 12usize;
+    while let Some(start) = at.checked_add(8).filter(|&start| start <= end) {
+        let length = size(start.saturating_sub(4)).unwrap_or(usize::MAX);
+        at = start.saturating_add(length).saturating_add(length % 2);
+        if start.saturating_add(length) > end {
+            return Err(cut_short());
+        }
+    }
+    Ok(())
 }
 
 /// Whether a bitmap has a palette, and the colours in use are gray: bitmaps know no other gray.
@@ -106,171 +145,4 @@ fn upper_bytes(deep: DynamicImage) -> DynamicImage {
 }
 
 #[cfg(test)]
-mod tests {
-    use lgm_core::rng::{Philox, stream_id};
-    use lgm_testkit::Recorded;
-
-    use super::super::{ImageFile, Pixels, decode};
-    use super::*;
-
-    /// Every file of `tests/golden/images`, by OpenCV's three ways of reading it.
-    #[test]
-    fn pixels_are_opencvs() {
-        let recorded = Recorded::golden("images/opencv");
-        let mut compared = 0;
-        for name in recorded.names() {
-            let (color, file) = match name.split_once('_') {
-                Some(("color", file)) => (Color::Force, file),
-                Some(("gray", file)) if recorded.array(&format!("file_{file}")).is_some() => (Color::Gray, file),
-                Some(("unchanged", file)) => (Color::Native, file),
-                _ => continue,
-            };
-            let (shape, want) = recorded.array(name).unwrap();
-            let (raster, flaw) =
-                decode_raster(&file_of(&recorded, file), color).unwrap_or_else(|e| panic!("{name}: {e}"));
-            assert_eq!(flaw, None, "{name}");
-            let Extent { channels, height, width } = raster.extent;
-            assert_eq!(shape[..], [height, width, channels], "{name}");
-            let far = raster.data.iter().zip(want).map(|(g, w)| (f64::from(*g) - w).abs()).fold(0.0, f64::max);
-            let from_color = color == Color::Gray && file.ends_with("png");
-            assert!(far <= f64::from(u8::from(from_color)), "{name} is off by {far}: {:?} {want:?}", raster.data);
-            compared += 1;
-        }
-        assert!(compared > 80, "{compared}");
-    }
-
-    /// The rest of a file is gray from some row on, in blocks; the end marker alone is not missed.
-    #[test]
-    fn what_a_jpeg_lacks_at_its_end_is_gray() {
-        let recorded = Recorded::golden("images/opencv");
-        let mut cuts = 0;
-        for name in recorded.names().filter_map(|name| name.strip_prefix("file_")).filter(|name| name.ends_with("jpg"))
-        {
-            let file = file_of(&recorded, name);
-            let whole = decode_raster(&file, Color::Force).unwrap();
-            if name == "cut_short.jpg" {
-                assert_eq!(whole.1, Some(Flaw::CutShort));
-                let (last, other) = (whole.0.data.last_chunk::<3>().unwrap(), whole.0.data.first_chunk::<3>().unwrap());
-                assert!(last == &[128; 3] && other != last);
-                continue;
-            }
-            for without in [1, 2] {
-                for color in [Color::Native, Color::Force, Color::Gray] {
-                    let all = decode_raster(&file, color).unwrap();
-                    assert_eq!(decode_raster(&file[..file.len() - without], color).unwrap(), all, "{name}, {color:?}");
-                }
-            }
-            let scan = file.windows(2).rposition(|pair| pair == [0xff, 0xda]).unwrap();
-            for without in [4, 5, 7, 15, 40, (file.len() - scan) / 2] {
-                let len = file.len().saturating_sub(without);
-                if len < scan + 30 || file[len - 1] == 0xff {
-                    continue;
-                }
-                let (raster, flaw) = decode_raster(&file[..len], Color::Force).unwrap();
-                assert_eq!(flaw, Some(Flaw::CutShort), "{name} without {without} bytes");
-                assert_eq!(raster.extent, whole.0.extent);
-                cuts += 1;
-            }
-            let header = &file[..file.windows(2).position(|pair| pair == [0xff, 0xda]).unwrap()];
-            assert!(decode_raster(header, Color::Force).is_err(), "{name} without rows");
-        }
-        assert!(cuts > 60, "{cuts}");
-    }
-
-    fn file_of(recorded: &Recorded, name: &str) -> Vec<u8> {
-        recorded.array(&format!("file_{name}")).unwrap().1.iter().map(|&byte| byte as u8).collect()
-    }
-
-    #[test]
-    fn damaged_files_are_described() {
-        let jpeg = file_of(&Recorded::golden("images/opencv"), "444.jpg");
-        let fails = |bytes: &[u8]| decode_raster(bytes, Color::Force).unwrap_err().to_string();
-        let frame = jpeg.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
-        let with = |at: usize, value: u8| {
-            let mut changed = jpeg.clone();
-            changed[at] = value;
-            fails(&changed)
-        };
-        assert_eq!(with(frame + 4, 12), "cannot be decoded as a JPEG: Unsupported JPEG data precision 12");
-        assert!(with(frame + 1, 0xc3).contains("Unsupported JPEG process"));
-        assert!(fails(&jpeg[..40]).starts_with("cannot be decoded as a JPEG: "));
-        let scans = [&jpeg[..2], &[0xff, 0xda].repeat(501)].concat();
-        assert_eq!(fails(&scans), "cannot be decoded: the JPEG has 501 scans, more than 500");
-        assert!(fails(b"GIF89a").contains("(JPEG, PNG and BMP can be)"), "{}", fails(b"GIF89a"));
-        assert!(fails(b"").contains("(JPEG, PNG and BMP can be)"));
-        let png = png(&DynamicImage::new_luma8(3, 3));
-        assert!(fails(&png[..png.len() / 2]).contains("cannot be decoded"));
-    }
-
-    /// Bytes changed at random, ends cut off: some images and many errors. `LGM_FUZZ_IMAGES` asks for more rounds than one.
-    #[test]
-    fn changed_files_are_images_or_errors() {
-        let rounds = std::env::var("LGM_FUZZ_IMAGES").ok().and_then(|n| n.parse().ok()).unwrap_or(1u64);
-        let recorded = Recorded::golden("images/opencv");
-        let files: Vec<Vec<u8>> =
-            recorded.names().filter_map(|name| Some(file_of(&recorded, name.strip_prefix("file_")?))).collect();
-        let (mut images, mut errors) = (0, 0);
-        for round in 0..rounds {
-            let mut draws = Philox::new(round, stream_id("images", "changed")).from(0);
-            for file in &files {
-                for _ in 0..8 {
-                    let mut file = file.clone();
-                    for _ in 0..1 + draws.below(6) {
-                        let at = draws.below(file.len());
-                        file[at] = draws.below(256) as u8;
-                    }
-                    if draws.below(4) == 0 {
-                        file.truncate(draws.below(file.len()));
-                    }
-                    match decode(&file, [Color::Native, Color::Force, Color::Gray][draws.below(3)]) {
-                        Ok(_) => images += 1,
-                        Err(_) => errors += 1,
-                    }
-                }
-            }
-        }
-        assert!(images > 10 && errors > 10, "{images} images, {errors} errors");
-    }
-
-    fn png(image: &DynamicImage) -> Vec<u8> {
-        let mut bytes = std::io::Cursor::new(Vec::new());
-        image.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
-        bytes.into_inner()
-    }
-
-    fn pixels(image: &DynamicImage, color: Color) -> (usize, Vec<u8>) {
-        let (image, _) = decode(&png(image), color).unwrap();
-        match image.pixels {
-            Pixels::U8(p) => (image.extent.channels, p),
-            Pixels::F32(_) => panic!("floats"),
-        }
-    }
-
-    #[test]
-    fn encoded_images_become_blue_green_red_planes() {
-        let rgb = DynamicImage::ImageRgb8(image::RgbImage::from_raw(2, 1, vec![10, 20, 30, 40, 50, 60]).unwrap());
-        assert_eq!(pixels(&rgb, Color::Native), (3, vec![30, 60, 20, 50, 10, 40]));
-        assert_eq!(pixels(&rgb, Color::Gray), (1, vec![18, 48]));
-        let gray = DynamicImage::ImageLuma8(image::GrayImage::from_raw(2, 1, vec![5, 6]).unwrap());
-        assert_eq!(pixels(&gray, Color::Native), (1, vec![5, 6]));
-        assert_eq!(pixels(&gray, Color::Force), (3, vec![5, 6, 5, 6, 5, 6]));
-        let rgba = DynamicImage::ImageRgba8(image::RgbaImage::from_raw(1, 1, vec![1, 2, 3, 4]).unwrap());
-        assert_eq!(pixels(&rgba, Color::Native), (4, vec![3, 2, 1, 4]));
-        let deep = DynamicImage::ImageLuma16(image::ImageBuffer::from_raw(1, 1, vec![65535]).unwrap());
-        assert!(decode(&png(&deep), Color::Native).unwrap_err().to_string().contains("expected 8 bits"));
-        assert_eq!(pixels(&deep, Color::Force), (3, vec![255; 3]));
-    }
-
-    #[test]
-    fn sizes_that_headers_claim_are_bounded() {
-        // Less than the limit as decoded, far more as three planes.
-        let one = Raster::zeros(Extent { channels: 1, height: 1, width: 1 }).unwrap();
-        let mut large = one.encode(ImageFile::Jpeg).unwrap();
-        let frame = large.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
-        large[frame + 5..frame + 9].copy_from_slice(&[0x40, 0, 0x40, 0]);
-        for color in [Color::Native, Color::Force, Color::Gray] {
-            let error = decode(&large, color).unwrap_err().to_string();
-            assert!(error.contains("it claims to be 16384 x 16384 pixels, more than 512.0 MiB"), "{error}");
-        }
-    }
-}
+mod tests;

@@ -78,7 +78,7 @@ fn start(bytes: &[u8], color: Color) -> Result<(DecompressStarted<&[u8]>, Orient
     let as_held = exif.and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms);
     let (width, height) = decoder.size();
     // A progressive file's coefficients, of 16 bits, are kept until its last scan.
-    check_size(width, height, count(&[8, width, height]))?;
+    check_size(width, height, count(&[8, width, height]), 0)?;
     let gray = match color {
         Color::Native => decoder.components().len() == 1,
         Color::Force => false,

@@ -25,6 +25,19 @@ pub(crate) use decode::decode_raster;
 pub use encode::ImageFile;
 pub(crate) use raster::Raster;
 
+/// The formats that are read.
+pub(crate) const FORMATS: &str = "JPEG, PNG, BMP, TIFF, WebP and PPM, PGM or PBM";
+
+/// Ends of the names of files in these formats.
+pub const IMAGE_ENDS: [&str; 13] =
+    ["jpg", "jpeg", "jpe", "png", "bmp", "dib", "tif", "tiff", "webp", "ppm", "pgm", "pbm", "pnm"];
+
+/// Whether a file's name ends as those of image files do, in any case.
+pub fn is_image_name(path: &Path) -> bool {
+    let end = path.extension().map(|end| end.to_string_lossy().to_ascii_lowercase());
+    end.is_some_and(|end| IMAGE_ENDS.contains(&&*end))
+}
+
 /// An image as a net sees it: channel-major, colour in the order blue, green, red.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Image {
@@ -53,18 +66,26 @@ pub(crate) enum Color {
 /// What is wrong with an image, or with making a file of it; completes the sentence "the image …".
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BadImage {
-    #[error("cannot be decoded (JPEG, PNG and BMP can be): {0}")]
+    #[error("cannot be decoded ({FORMATS} can be): {0}")]
     Format(#[from] ImageError),
+    #[error("cannot be decoded: TIFFs of this kind are not read ({0}); convert it to PNG")]
+    Tiff(String),
     #[error("cannot be decoded as a JPEG: {0}")]
     Jpeg(String),
+    #[error("cannot be decoded: it is cut short, the end of the WebP is missing")]
+    CutShort,
     #[error("cannot be decoded: the JPEG has {0} scans, more than {most}", most = jpeg::MOST_SCANS)]
     Scans(usize),
     #[error("cannot be decoded: it claims to be {width} x {height} pixels, more than {}", in_units(raster::MOST_BYTES as u64))]
     TooLarge { width: usize, height: usize },
+    #[error("has no pixels: it is {width} x {height}")]
+    NoPixels { width: usize, height: usize },
     #[error("cannot be decoded: {0}")]
     Memory(Error),
     #[error("has pixels of type {0:?}, expected 8 bits a channel (set force_color or force_gray)")]
     Depth(ColorType),
+    #[error("has floating-point pixels of type {0:?}, expected 8 or 16 bits a channel")]
+    Floats(ColorType),
 }
 
 /// Decodes an image file in memory; with what is amiss with it.
@@ -101,6 +122,6 @@ pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>> {
 pub(crate) fn decode_file(bytes: &[u8], path: &Path, color: Color) -> Result<(Raster, Option<Flaw>)> {
     decode_raster(bytes, color).map_err(|e| match FileKind::of_head(bytes) {
         FileKind::Unknown | FileKind::Image(_) => Error::data(path, e.to_string()),
-        other => Error::data(path, format!("expected a picture (JPEG, PNG or BMP), found {}", other.described())),
+        other => Error::data(path, format!("expected a picture ({FORMATS}), found {}", other.described())),
     })
 }

@@ -11,14 +11,17 @@ use crate::pixels::Extent;
 /// any size.
 pub(super) const MOST_BYTES: usize = 512 << 20;
 
-/// Fails unless an image that takes so many bytes as decoded may be decoded.
-pub(super) fn check_size(width: usize, height: usize, bytes: usize) -> Result<(), BadImage> {
+/// Fails unless an image that takes so many bytes as decoded, and so many besides while it is decoded, may be decoded.
+pub(super) fn check_size(width: usize, height: usize, bytes: usize, beside: usize) -> Result<(), BadImage> {
     let planes = count(&[4, width, height]);
+    if planes == 0 {
+        return Err(BadImage::NoPixels { width, height });
+    }
     if bytes.max(planes) > MOST_BYTES {
         return Err(BadImage::TooLarge { width, height });
     }
     // As decoded, in other colours, and one plane behind the other.
-    let all = planes.saturating_mul(2).saturating_add(bytes);
+    let all = planes.saturating_mul(2).saturating_add(bytes).saturating_add(beside);
     memory::check(all, format!("an image of {width} x {height} pixels")).map_err(BadImage::Memory)
 }
 
