@@ -1,10 +1,9 @@
 //! `lgm-caffe compute_image_mean`: the mean of a database's images, as Caffe's command of this name.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
-use lgm_core::fs::write_bytes;
+use lgm_core::fs::{folder_of, write_bytes};
 use lgm_data::ImageMean;
 use lgm_data::db::Database;
 use lgm_net::six_digits;
@@ -24,7 +23,7 @@ const LOGGED: u64 = 10_000;
 pub fn run(args: &ComputeImageMeanArgs) -> Result<ExitCode> {
     if let Some(output) = &args.output {
         // Before the work, not after it.
-        let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = folder_of(output);
         ensure!(folder.is_dir(), "{}: its folder {} does not exist", output.display(), folder.display());
     }
     let database = Database::open(&args.input)?;
