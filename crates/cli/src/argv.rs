@@ -120,7 +120,8 @@ pub fn unknown_command(word: &OsStr, cli: &Command) -> UsageError {
 fn tool_of(program: &OsStr, cli: &Command) -> Option<OsString> {
     let name = std::path::Path::new(program).file_name()?.to_str()?;
     let name = name.strip_suffix(".bin").unwrap_or(name);
-    command_of(cli, OsStr::new(name)).filter(|_| name.contains('_')).map(|command| command.get_name().into())
+    let known = command_of(cli, OsStr::new(name)).is_some() || OLDER.iter().any(|(older, _)| *older == name);
+    (known && name.contains('_')).then(|| name.into())
 }
 
 /// A flag in clap's form; `None` for one that counts as not given.

@@ -211,3 +211,25 @@ fn a_flag_takes_a_value_in_every_command_or_in_none() {
         }
     }
 }
+
+#[test]
+fn a_program_named_like_a_tool_is_that_tool() {
+    let table: &[(&[&str], &[&str])] = &[
+        (&["convert_imageset", "-gray", "r/", "l", "db"], &["convert_imageset", "--gray", "--", "r/", "l", "db"]),
+        (&["/opt/bin/compute_image_mean.bin", "db"], &["compute_image_mean", "--", "db"]),
+        (&["bin/upgrade_net_proto_text", "a", "b"], &["upgrade_net_proto_text", "--", "a", "b"]),
+        (&["caffe", "train", "-solver=s"], &["train", "--solver=s"]),
+        (&["caffe.bin", "test", "-model=m"], &["test", "--model=m"]),
+        (&["/opt/time", "train", "-solver=s"], &["train", "--solver=s"]),
+        (&["my_caffe", "train", "-solver=s"], &["train", "--solver=s"]),
+    ];
+    for (line, expected) in table {
+        let args = rewrite(line.iter().map(OsString::from), &cli()).unwrap().args;
+        assert_eq!(args[1..], expected.iter().map(OsString::from).collect::<Vec<_>>(), "{line:?}");
+    }
+    let error = rewrite(["./train_net.bin", "solver.prototxt"].map(OsString::from), &cli()).unwrap_err().0;
+    assert!(
+        error.starts_with("unknown command 'train_net', an older tool of Caffe's; use 'lgm-caffe train"),
+        "{error}"
+    );
+}

@@ -4,10 +4,9 @@
 
 mod read;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use lgm_core::fs::write_bytes;
+use lgm_core::fs::{in_folder, write_bytes};
 use lgm_core::{Error, Result, Shape, ensure, memory};
 use lgm_hdf5::H5Image;
 
@@ -64,14 +63,13 @@ pub fn convert_cifar(
     let (input, out) = (input.as_ref(), out.as_ref());
     let (form, folder) = detect(input)?;
     check_labels(form, options.coarse, input)?;
-    fs::create_dir_all(out).map_err(Error::io(out, "create"))?;
-    let out = out.canonicalize().map_err(Error::io(out, "open"))?;
     let cut = Alike::default();
     let convert = |train: bool, pad: usize, progress: Progress<'_>| {
         let images = read(form, &folder, train, options.coarse)?;
+        let out = out.canonicalize().map_err(Error::io(out, "open"))?;
         write(&images, pad, &out, if train { "train" } else { "test" }, &cut, progress)
     };
-    Ok([convert(true, options.pad, progress)?, convert(false, 0, progress)?])
+    in_folder(out, || Ok([convert(true, options.pad, progress)?, convert(false, 0, progress)?]))
 }
 
 /// A database that a conversion wrote.
@@ -111,14 +109,24 @@ pub fn convert_cifar_data(
     };
     check_labels(form, coarse, input)?;
     let splits = [read(form, &folder, true, coarse)?, read(form, &folder, false, coarse)?];
-    fs::create_dir_all(out).map_err(Error::io(out, "create"))?;
+    in_folder(out, || write_databases(out, dataset, backend, &splits, progress))
+}
+
+/// Writes the images of training and of testing to a database each in a folder that is there.
+fn write_databases(
+    out: &Path,
+    dataset: &str,
+    backend: Backend,
+    splits: &[Images; 2],
+    progress: Progress<'_>,
+) -> Result<[CifarDatabase; 2]> {
     let create = |split: &str| -> Result<(PathBuf, Datums)> {
         let path = out.join(format!("{dataset}_{split}_{}", backend.to_string().to_ascii_lowercase()));
         let database = Datums::create(&path, backend, CIFAR, 5)?;
         Ok((path, database))
     };
     let mut databases = [create("train")?, create("test")?];
-    for (kind, ((_, database), images)) in ["Training", "Testing"].iter().zip(databases.iter_mut().zip(&splits)) {
+    for (kind, ((_, database), images)) in ["Training", "Testing"].iter().zip(databases.iter_mut().zip(splits)) {
         tracing::info!("Writing {kind} data");
         let Source::Memory(pixels) = &images.pixels else {
             return Err(Error::internal("CIFAR's images were not read"));
@@ -129,7 +137,7 @@ pub fn convert_cifar_data(
     let [(train_folder, train), (test_folder, test)] = databases;
     train.finish()?;
     test.finish()?;
-    let [train_images, test_images] = splits.map(|images| images.labels.len());
+    let [train_images, test_images] = splits.each_ref().map(|images| images.labels.len());
     Ok([
         CifarDatabase { folder: train_folder, images: train_images },
         CifarDatabase { folder: test_folder, images: test_images },
@@ -213,6 +221,8 @@ fn put(image: &[u8], of: Extent, pad: usize, out: &mut [u8]) {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::super::pickle::tests::python2_batch;
     use super::*;
     use lgm_hdf5::H5File;
@@ -251,5 +261,15 @@ mod tests {
             fs::write(hundred.join("test"), batch(key, &[11])).unwrap();
             check(&hundred, coarse, &[7, 9], &[11]);
         }
+    }
+
+    #[test]
+    fn a_folder_made_for_nothing_goes_again() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("train.bin"), [0; 7]).unwrap();
+        fs::write(dir.path().join("test.bin"), [0; 7]).unwrap();
+        let options = CifarOptions { pad: 0, coarse: false };
+        let error = convert_cifar(dir.path(), dir.path().join("new/deep"), options, &mut |_, _| ()).unwrap_err();
+        assert!(error.to_string().contains("train.bin") && !dir.path().join("new").exists(), "{error}");
     }
 }
