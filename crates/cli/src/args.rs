@@ -43,13 +43,13 @@ Flags take one dash or two, '=' or a space, and may stand before the command, as
 #[derive(Debug, Parser)]
 #[command(name = "lgm-caffe", bin_name = "lgm-caffe", version, about, after_help = EXAMPLES, max_term_width = 100)]
 pub struct Cli {
-    /// How to log.
-    #[command(flatten)]
-    pub log: LogFlags,
     /// Files of flags, one a line with '=' before its value, separated by commas; '#' begins a comment
     // Read before clap, which sees the flags in its place.
     #[arg(long = "flagfile", value_name = "FILES", global = true)]
     pub flagfile: Option<OsString>,
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogFlags,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,

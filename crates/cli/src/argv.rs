@@ -105,8 +105,7 @@ pub fn rewrite(argv: impl IntoIterator<Item = OsString>, cli: &Command) -> Resul
 /// The error of a command that there is not, with the nearest that there is.
 pub fn unknown_command(word: &OsStr, cli: &Command) -> UsageError {
     let word = word.to_string_lossy();
-    let older = underscored(word.strip_suffix(".bin").unwrap_or(&word));
-    if let Some((_, today)) = OLDER.iter().find(|(name, _)| *name == older) {
+    if let Some(today) = todays(word.strip_suffix(".bin").unwrap_or(&word)) {
         return UsageError(format!("unknown command '{word}', an older tool of Caffe's; use 'lgm-caffe {today}'"));
     }
     let names: Vec<String> = cli.get_subcommands().map(|command| underscored(command.get_name())).collect();
@@ -115,13 +114,20 @@ pub fn unknown_command(word: &OsStr, cli: &Command) -> UsageError {
     UsageError(format!("unknown command '{word}'{} (commands: {})", did_you_mean(near, ""), commands(cli)))
 }
 
+/// What replaces one of Caffe's older tools.
+fn todays(name: &str) -> Option<&'static str> {
+    let name = underscored(name);
+    OLDER.iter().find(|(older, _)| *older == name).map(|(_, today)| *today)
+}
+
 /// The command that a program's name stands for: a link to the binary, or a copy, under the name of one of Caffe's tools
-/// (`convert_imageset`, `compute_image_mean.bin`) is that tool. Names without an underscore are those of `caffe`'s own commands.
+/// (`convert_imageset`, `compute_image_mean.bin`) is that tool, also an older one, which is told what replaces it. Names without
+/// an underscore are those of `caffe`'s own commands.
 fn tool_of(program: &OsStr, cli: &Command) -> Option<OsString> {
     let name = std::path::Path::new(program).file_name()?.to_str()?;
     let name = name.strip_suffix(".bin").unwrap_or(name);
-    let known = command_of(cli, OsStr::new(name)).is_some() || OLDER.iter().any(|(older, _)| *older == name);
-    (known && name.contains('_')).then(|| name.into())
+    let known = todays(name).is_some() || name.contains('_') && command_of(cli, OsStr::new(name)).is_some();
+    known.then(|| name.into())
 }
 
 /// A flag in clap's form; `None` for one that counts as not given.

@@ -162,6 +162,12 @@ fn caffes_older_tools_are_answered_with_todays() {
             assert_eq!(rewritten(line).unwrap_err().0, expected);
         }
     }
+    let linked = ["build/tools/train_net.bin", "s.prototxt"].map(OsString::from);
+    let error = rewrite(linked, &cli()).unwrap_err().0;
+    assert!(
+        error.starts_with("unknown command 'train_net', an older tool of Caffe's; use 'lgm-caffe train"),
+        "{error}"
+    );
 }
 
 #[test]
