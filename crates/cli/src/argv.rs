@@ -87,7 +87,7 @@ pub fn rewrite(argv: impl IntoIterator<Item = OsString>, cli: &Command) -> Resul
     for (name, given) in flags {
         let has_none = |place: &str| format!("{place}flag {} has no effect on '{}'", given.written, command.get_name());
         match (flag_of(command, &name), &given.place) {
-            (Some(arg), _) => args.extend(emit(arg, given)),
+            (Some(arg), _) => args.extend(emit(arg, given)?),
             (None, Some(place)) => warnings.push(has_none(&format!("{place}: "))),
             (None, None) if CAFFE.contains(&command.get_name()) && of_caffe(cli, &name) => warnings.push(has_none("")),
             (None, None) => return Err(unknown(&given.written, command)),
@@ -131,15 +131,27 @@ fn tool_of(program: &OsStr, cli: &Command) -> Option<OsString> {
 }
 
 /// A flag in clap's form; `None` for one that counts as not given.
-fn emit(arg: &Arg, given: Given) -> Option<OsString> {
+///
+/// # Errors
+/// When the value of a switch is neither true nor false, of which gflags knows five words each.
+fn emit(arg: &Arg, given: Given) -> Result<Option<OsString>, UsageError> {
     let name = long(arg);
+    let switch = || Some(format!("--{name}").into());
     if !takes_value(arg) {
-        let off = given.value.is_some_and(|value| ["false", "f", "no", "n", "0"].iter().any(|no| value == *no));
-        return (!off).then(|| format!("--{name}").into());
+        let Some(value) = given.value else { return Ok(switch()) };
+        let is = |words: [&str; 5]| words.iter().any(|word| value.eq_ignore_ascii_case(word));
+        return match () {
+            () if is(["true", "t", "yes", "y", "1"]) => Ok(switch()),
+            () if is(["false", "f", "no", "n", "0"]) => Ok(None),
+            () => {
+                let found = value.to_string_lossy();
+                Err(UsageError(format!("flag {}: expected true or false, found '{found}'", given.written)))
+            }
+        };
     }
-    match given.value {
+    Ok(match given.value {
         // Clap reports the missing value.
-        None => Some(format!("--{name}").into()),
+        None => switch(),
         // An empty text is how gflags says "not set", as scripts with an unset variable do.
         Some(value) if value.is_empty() && arg.get_default_values().is_empty() => None,
         Some(value) => {
@@ -147,7 +159,7 @@ fn emit(arg: &Arg, given: Given) -> Option<OsString> {
             bytes.extend(value.as_bytes());
             Some(OsString::from_vec(bytes))
         }
-    }
+    })
 }
 
 fn of_caffe(cli: &Command, name: &str) -> bool {

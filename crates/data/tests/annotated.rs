@@ -177,6 +177,32 @@ fn records_with_a_flaw_are_used_and_the_first_of_each_kind_is_told() {
     assert!(told.len() == 2 && told.iter().zip(want).all(|(told, want)| told.contains(want)), "{told:?}");
 }
 
+/// A file in a kind's other spelling is kept, names that begin with a slash lie in the root, and XML may be in Latin-1 and
+/// have a DOCTYPE.
+#[test]
+fn files_are_taken_as_scripts_for_ssd_name_and_write_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).unwrap();
+    write("a.JPEG", &jpeg());
+    let object = "<bndbox><xmin>0</xmin><ymin>0</ymin><xmax>5</xmax><ymax>4</ymax></bndbox>";
+    let xml =
+        "<?xml version='1.0' encoding='ISO-8859-1'?><!DOCTYPE annotation><annotation><object><name>caf\u{e9}</name>";
+    let latin = |text: String| text.chars().map(|c| c as u8).collect::<Vec<u8>>();
+    write("a.xml", &latin(format!("{xml}{object}</object></annotation>")));
+    write("map", &latin("item { name: 'caf\u{e9}' label: 4 }".into()));
+    write("list.txt", b"/a.JPEG /a.xml\n");
+    let out = folder.path().join("lmdb");
+    let of = Annotations::Objects(AnnotationFile::Xml, names(folder.path()));
+    let options = AnnosetOptions { encoded: true, encode_type: Some("jpg".into()), ..AnnosetOptions::new(of) };
+    let counts = convert_annoset(folder.path(), folder.path().join("list.txt"), &out, &options, &mut |_, _| {});
+    assert_eq!(counts.unwrap(), (1, 0));
+    let mut records = Records::from(Database::open(&out).unwrap(), 0).unwrap();
+    let record = AnnotatedDatum::decode(records.next(1).unwrap()[0].value).unwrap();
+    assert!(record.datum.unwrap().data() == jpeg(), "not encoded anew");
+    let groups: Vec<_> = record.annotation_group.iter().map(|group| group.group_label()).collect();
+    assert_eq!(groups, [4]);
+}
+
 #[test]
 fn lists_of_labels() {
     let folder = tempfile::tempdir().unwrap();

@@ -39,6 +39,12 @@ fn caffes_spellings_become_claps() {
         (&["train", "-logtostderr"], &["train", "--logtostderr"]),
         (&["-logtostderr=1", "train"], &["train", "--logtostderr"]),
         (&["train", "-logtostderr=false"], &["train"]),
+        // As Python writes them.
+        (
+            &["convert_imageset", "--gray=False", "--encoded=True", "r", "l", "d"],
+            &["convert_imageset", "--encoded", "--", "r", "l", "d"],
+        ),
+        (&["train", "-logtostderr=NO"], &["train"]),
         (&["train", "-logtostderr", "-nologtostderr"], &["train"]),
         (&["-alsologtostderr", "device_query", "-gpu", "all"], &["device_query", "--gpu=all"]),
         (&["-v", "1", "time"], &["time", "--v=1"]),
@@ -191,6 +197,7 @@ fn the_unknown_is_answered_with_the_nearest() {
         (&["train", "-nosolver"], "unknown flag '-nosolver'"),
         (&["train", "--zzzzzz"], "unknown flag '--zzzzzz' ("),
         (&["convert-mnist", "-solver", "s", "i"], "unknown flag '-solver' ('lgm-caffe convert-mnist --help'"),
+        (&["convert_imageset", "--gray=maybe", "r"], "flag --gray: expected true or false, found 'maybe'"),
         (&["-solver", "s"], "which command? (commands: train, test, "),
     ];
     for (line, expected) in table {

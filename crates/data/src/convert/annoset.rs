@@ -5,7 +5,7 @@
 
 mod annotations;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use lgm_core::rng::{Philox, stream_id};
 use lgm_core::{Error, Result};
@@ -91,7 +91,7 @@ pub fn convert_annoset(
     let mut database = Writer::create(out, options.backend)?;
     let (mut written, mut first, cut) = (0, None, Alike::default());
     for (i, (name, annotation)) in lines.iter().enumerate() {
-        let path = root.join(strings::to_path(name));
+        let path = under(root, name);
         let (datum, raster, flaw) = match image(&path, options) {
             Ok(image) => image,
             Err(e) => {
@@ -104,7 +104,7 @@ pub fn convert_annoset(
         if options.check_size && *first.get_or_insert(size) != size {
             return Err(Error::data(&path, format!("has {size} values, unlike the images before it")));
         }
-        let file = root.join(strings::to_path(annotation));
+        let file = under(root, annotation);
         let record = annotated(datum, &raster, &file, annotation, list, &options.annotations)?;
         database.put(&strings::to_bytes(&format!("{i:08}_{name}")), record.encode_to_vec())?;
         written += 1;
@@ -154,11 +154,12 @@ fn image(path: &Path, options: &AnnosetOptions) -> Result<(Datum, Raster, Option
         (extent(shown.extent.channels), extent(shown.extent.height), extent(shown.extent.width));
     match extension {
         Some(extension) => {
-            // A file that is as it should be is kept as it is.
-            let as_it_is = size.is_none() && options.dims == [0, 0] && extension == own && !options.gray;
             let kind = ImageFile::of(&extension).ok_or_else(|| {
                 Error::data(path, format!("cannot be encoded as '{extension}': JPEG, PNG and BMP can be written"))
             })?;
+            // A file that is as it should be is kept as it is.
+            let as_it_is =
+                size.is_none() && options.dims == [0, 0] && ImageFile::of(&own) == Some(kind) && !options.gray;
             datum.data = Some(if as_it_is { file } else { shown.encode(kind).map_err(bad)? });
             datum.encoded = Some(true);
         }
@@ -172,6 +173,14 @@ fn image(path: &Path, options: &AnnosetOptions) -> Result<(Datum, Raster, Option
         }
     }
     Ok((datum, original, flaw))
+}
+
+/// The file that a list names: what begins with a slash lies in the root too, as text that is joined to text.
+fn under(root: &Path, name: &str) -> PathBuf {
+    match root.as_os_str().is_empty() {
+        true => strings::to_path(name),
+        false => root.join(strings::to_path(name.trim_start_matches('/'))),
+    }
 }
 
 /// The size that an image is to get, if another than its own.
@@ -208,8 +217,8 @@ fn annotated(
         Annotations::Objects(file, names) => (*file, names),
     };
     let annotation_group = if path.exists() {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path, "read the annotation"))?;
-        objects(&text, file, names, [image.extent.height, image.extent.width], path)?
+        let bytes = std::fs::read(path).map_err(Error::io(path, "read the annotation"))?;
+        objects(&strings::of_file(&bytes), file, names, [image.extent.height, image.extent.width], path)?
     } else {
         warn!("{}: there is no such annotation, so the image has no objects", path.display());
         Vec::new()

@@ -18,8 +18,8 @@
 //! centers [N, K] (`weight_filler`), then variances (`bias_filler`; zero when absent, as every Caffe filler). IP and L1
 //! have variances too, which they never use.
 //!
-//! Gradient: that of the logits as above, and, given labels, of `center_coef` · 1/(2M) · Σᵢ |xᵢ − w_y|², a term that no
-//! top shows. `block_mul_grad` leaves the factor 1 + `margin_mul` out of the gradient. Variances have a gradient only
+//! Gradient: that of the logits as above, and, given labels, of `center_coef` · 1/(2M) · Σᵢ |xᵢ − w_y|², with L1 of
+//! `center_coef` · 1/M · Σᵢ Σₖ ∣xᵢₖ − w_yₖ∣, a term that no top shows. `block_mul_grad` leaves the factor 1 + `margin_mul` out of the gradient. Variances have a gradient only
 //! with metric L2 and `update_sigma`, and none where the max clips. `ignore_zero`, in training, leaves out features that
 //! are zero: of the distances, of their gradients and of the center term; it means nothing to IP.
 //!
@@ -204,13 +204,18 @@ impl HostLayer for ClassDistance {
         let labels = if self.labelled { Some(io.bottom::<T>(1)?) } else { None };
         let pairs = self.pairs(x, w);
 
-        // What reaches the logits before the margin.
+        let pull = T::of(f64::from(self.param.center_coef()) / items as f64);
+        // What reaches the logits before the margin; with L1 the center term acts as another part of it.
         let c = io.scratch::<T>(0)?;
         c.copy_from_slice(io.top_diff::<T>(0)?);
         if let Some(labels) = labels {
             let mul = if self.param.block_mul_grad() { 0.0 } else { self.margins.values().0 };
             for (i, row) in c.chunks_mut(classes).enumerate() {
-                row[class_at(labels, i, classes)?] *= T::one() + T::of(mul);
+                let own = &mut row[class_at(labels, i, classes)?];
+                *own *= T::one() + T::of(mul);
+                if self.param.metric() == Metric::L1 {
+                    *own -= pull;
+                }
             }
         }
 
@@ -256,12 +261,11 @@ impl HostLayer for ClassDistance {
             }
         }
 
-        let coef = self.param.center_coef();
-        if let Some(labels) = labels.filter(|_| coef != 0.0) {
+        if let Some(labels) = labels.filter(|_| pull != T::zero() && self.param.metric() != Metric::L1) {
             let pairs = Pairs { skip_zero: pairs.skip_zero && self.param.metric() != Metric::Ip, ..pairs };
             let class_of = |i| class_at(labels, i, classes);
             (0..items).try_for_each(|i| class_of(i).map(drop))?;
-            pairs.pull(T::of(f64::from(coef) / items as f64), |i| class_of(i).unwrap_or(0), dx, dw);
+            pairs.pull(pull, |i| class_of(i).unwrap_or(0), dx, dw);
         }
         Ok(())
     }

@@ -68,7 +68,8 @@ pub(super) fn read(text: &str, file: AnnotationFile, names: &ClassNames) -> Foun
 }
 
 fn of_xml(text: &str, names: &ClassNames) -> Found {
-    let document = roxmltree::Document::parse(text).map_err(|e| format!("is not XML: {e}"))?;
+    let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
+    let document = roxmltree::Document::parse_with_options(text, options).map_err(|e| format!("is not XML: {e}"))?;
     let root = document.root_element();
     if root.tag_name().name() != "annotation" {
         return Err(format!("line 1: expected an element 'annotation', found '{}'", root.tag_name().name()));

@@ -123,9 +123,10 @@ impl DeviceLayer for ClassDistance {
         let margins = (!self.param.block_mul_grad()).then_some(io.call.dynamic);
         let coef = (f64::from(self.param.center_coef()) / items as f64) as f32;
 
-        // An isotropic metric pulls along the same differences as the center term.
+        // An isotropic metric pulls along the same differences as the center term, and L1 along the same signs.
         let isotropic = self.isotropic_l2();
-        let (variances, pull) = if isotropic { (Some(sigma), coef) } else { (None, 0.0) };
+        let along = isotropic || metric == Metric::L1;
+        let (variances, pull) = (isotropic.then_some(sigma), if along { coef } else { 0.0 });
         let args = args![c, dz, variances, labels, margins, pull, m, n];
         io.launch("lgm_coefficients", row_grid(items, classes), args)?;
         let of = match metric {
@@ -164,7 +165,7 @@ impl DeviceLayer for ClassDistance {
             }
         }
 
-        if let Some(labels) = labels.filter(|_| coef != 0.0 && !isotropic) {
+        if let Some(labels) = labels.filter(|_| coef != 0.0 && !along) {
             let skip = u32::from(pairs.skip_zero && metric != Metric::Ip);
             if let Some(dx) = dx {
                 io.launch("lgm_pull_items", row_grid(items, width), args![dx, x, w, labels, coef, skip, m, n, k])?;

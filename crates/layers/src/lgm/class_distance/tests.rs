@@ -38,18 +38,24 @@ fn harness(fields: &str, labels: bool, phase: Phase, dtype: DType) -> (Harness, 
 }
 
 /// Σ top · top diff, and the center term that no top shows.
-fn objective(harness: &Harness, inputs: &Inputs, center_coef: f64, skip_zero: bool) -> f64 {
+fn objective(harness: &Harness, inputs: &Inputs, center_coef: f64, (skip_zero, l1): (bool, bool)) -> f64 {
     let out = harness.run(&Inputs { top_diffs: vec![], ..inputs.clone() }).unwrap();
     let tops: f64 = out.tops[0].iter().zip(&inputs.top_diffs[0]).map(|(a, b)| a * b).sum();
     if center_coef == 0.0 {
         return tops;
     }
     let (x, y, w) = (&inputs.bottoms[0], &inputs.bottoms[1], &inputs.params[0]);
-    let square = |i: usize| {
+    let apart = |i: usize| {
         let e = x[i] - w[y[i / WIDTH] as usize * WIDTH + i % WIDTH];
-        if skip_zero && x[i] == 0.0 { 0.0 } else { e * e }
+        if skip_zero && x[i] == 0.0 {
+            0.0
+        } else if l1 {
+            e.abs()
+        } else {
+            0.5 * e * e
+        }
     };
-    tops + center_coef / (2.0 * ITEMS as f64) * (0..x.len()).map(square).sum::<f64>()
+    tops + center_coef / ITEMS as f64 * (0..x.len()).map(apart).sum::<f64>()
 }
 
 fn slope(inputs: &Inputs, f: &dyn Fn(&Inputs) -> f64, pick: &dyn Fn(&mut Inputs) -> &mut f64) -> f64 {
@@ -103,7 +109,7 @@ fn every_branch_has_the_gradient_of_its_forward() {
                 let out = harness.run(&inputs).unwrap();
                 let skip_zero = ignore_zero && train && metric != "IP";
                 let coef = f64::from(coef as f32);
-                let f = |inputs: &Inputs| objective(&harness, inputs, coef, skip_zero);
+                let f = |inputs: &Inputs| objective(&harness, inputs, coef, (skip_zero, metric == "L1"));
                 let name = format!("{fields}, labels {labels}, {phase:?}");
                 check_gradients(&name, &harness, &inputs, &out, &f, update_sigma && metric == "L2");
                 if skip_zero {
