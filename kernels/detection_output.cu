@@ -72,8 +72,8 @@ KERNEL(detection_best)(
     if (threadIdx.x == 0) last[image] = end, taken[image] = all;
 }
 
-// Rows (image, class, score, box) of what was taken, image by image and list by list; rows that are not used are -1. `kinds`
-// has the class of each box, unless it is that of its list. A block for each image.
+// Rows (image, class, score, box) of what was taken, image by image and list by list; rows that are not used are -1, but the first
+// has the last image's number. `kinds` has the class of each box, unless it is that of its list. A block for each image.
 KERNEL(detection_rows)(
     float* y, const u64* found, const u32* counts, const u64* last, const u32* taken, const float* scores, const float* boxes,
     const float* kinds, u32 images, u32 classes, u32 background, u32 count, u32 each, u32 locations, u32 room, u32 rows
@@ -106,7 +106,10 @@ KERNEL(detection_rows)(
             }
         );
     }
-    for (u64 i = 7 * (u64)all + image * blockDim.x + threadIdx.x; i < 7 * (u64)rows; i += gridDim.x * blockDim.x) y[i] = -1;
+    const u64 unused = 7 * (u64)all;
+    for (u64 i = unused + image * blockDim.x + threadIdx.x; i < 7 * (u64)rows; i += gridDim.x * blockDim.x) {
+        y[i] = i == unused ? (float)images - 1 : -1;
+    }
 }
 
 // The confidence, class (from 1 on) and box of every box of a grid of YOLO's, from `first` on of all that an image has.

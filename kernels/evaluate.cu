@@ -41,7 +41,8 @@ KERNEL(evaluate_check)(float* carried, u32* first, u32 sizes, u32* fault, EVALUA
     for (u32 i = threadIdx.x; i < rows; i += blockDim.x) {
         const Found found = FOUND(i);
         if (found.is && !found.known) wrong = Least::of(wrong, i);
-        if (found.counts()) images = Largest::of(images, (u32)found.image + 1);
+        // Of images without a detection the number of the last may be there.
+        if (found.image >= 0 && found.image < 1e9f) images = Largest::of(images, (u32)found.image + 1);
     }
     for (u32 r = threadIdx.x; r < truth_rows; r += blockDim.x) {
         const Row truth = TRUTH_ROW(r);

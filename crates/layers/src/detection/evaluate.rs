@@ -15,7 +15,8 @@
 //! positive, 1 or 0 for a false one), by image, class and score. No gradient.
 //!
 //! Source: see [`super`]. SSD's Caffe makes the top as long as there are detections; here rows that are not used are −1. Where images
-//! have sizes, that of an image is found by its number there as here, but there images without any detection are not counted.
+//! have sizes, that of an image is found by its number there as here, but there images without any detection in a batch that has
+//! some are not counted.
 
 use std::path::Path;
 
@@ -206,7 +207,10 @@ impl HostLayer for DetectionEvaluate {
         let truths = self.truths(io.bottom::<T>(1)?)?;
         let mut before = 0;
         if !self.sizes.is_empty() {
-            let images = detections.last().map(|d| d.image).max(truths.last().map(|t| t.image));
+            // Of images without a detection the number of the last may be there.
+            let images = io.bottom::<T>(0)?.chunks_exact(DETECTION).map(|row| row[0].trunc().f64());
+            let images = images.filter(|image| (0.0..1e9).contains(image)).map(|image| image as usize).max();
+            let images = images.max(truths.last().map(|t| t.image));
             let carried = &mut io.param_mut::<T>(0)?[0];
             before = carried.f64() as usize;
             *carried = T::of(((before + images.map_or(0, |image| image + 1)) % self.sizes.len()) as f64);

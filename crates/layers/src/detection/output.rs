@@ -12,7 +12,7 @@
 //! by image, then class, then score. No gradient.
 //!
 //! Source: see [`super`]. SSD's Caffe makes the top as long as there are detections. Here it has room for all there can be, and
-//! rows that are not used are −1, as SSD's are where an image has no detection. `save_output_param` and `visualize` have no effect.
+//! rows that are not used are −1, but the first of them has the last image's number, so that images without a detection are known. `save_output_param` and `visualize` have no effect.
 
 use lgm_core::{
     Arity, BlobSpec, BuildCx, Device, DeviceLayer, DeviceQueue, Float, Fwd, Grid, Host, HostLayer, Layer, Node, Plan,
@@ -149,8 +149,18 @@ impl HostLayer for DetectionOutput {
                 row[3..].copy_from_slice(corners);
             }
         }
-        rows.for_each(|row| row.fill(-T::one()));
+        unused(rows, self.images);
         Ok(())
+    }
+}
+
+/// Fills rows behind the last detection of so many images.
+pub(super) fn unused<'a, T: Float>(rows: impl Iterator<Item = &'a mut [T]>, images: usize) {
+    for (i, row) in rows.enumerate() {
+        row.fill(-T::one());
+        if i == 0 {
+            row[0] = T::of(images as f64 - 1.0);
+        }
     }
 }
 

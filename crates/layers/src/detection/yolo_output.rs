@@ -12,7 +12,7 @@
 //! multiplied by the mean of 1 − σ(u).
 //!
 //! Bottoms [N, `num_box` · (5 + `num_classes`), rows, columns], 9 with `gaussian_box`. Top [1, 1, boxes, 7]: image, class from 1 on,
-//! confidence, x and y of the first and the last corner, by image and confidence; rows that are not used are −1. No gradient.
+//! confidence, x and y of the first and the last corner, by image and confidence; rows that are not used are as DetectionOutput's. No gradient.
 //!
 //! Source: Redmon and Farhadi, "YOLO9000: Better, Faster, Stronger" (2017) and "YOLOv3: An Incremental Improvement" (2018); the
 //! layers of MobileNet-YOLO's Caffe. Those have one list for all images of a batch, as of image 0; here each image has its own.
@@ -27,6 +27,7 @@ use lgm_proto::LayerParameter;
 
 use super::boxes::{Corners, descending, iou, suppress};
 use super::lists::Lists;
+use super::output::unused;
 use crate::common::launch::extent;
 
 #[cfg(test)]
@@ -241,7 +242,7 @@ impl HostLayer for YoloDetectionOutput {
                 row[3..].copy_from_slice(corners);
             }
         }
-        rows.for_each(|row| row.fill(-T::one()));
+        unused(rows, self.images);
         Ok(())
     }
 }

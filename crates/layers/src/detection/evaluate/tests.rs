@@ -86,6 +86,16 @@ fn sizes_are_those_of_the_images_in_their_order() {
         let right: Vec<f64> = out.tops[0].chunks(5).skip(2).map(|row| row[3]).collect();
         (right, out.params[0][0])
     };
+    // An image behind the last that has anything counts where a row says that it is there.
+    let counted = |row: [f64; 7]| {
+        let harness = Harness::new(&registry(), &layer(&sizes), Phase::Test, DType::F64, &shapes()).unwrap();
+        let mut detections = DETECTIONS;
+        detections[1] = row;
+        let mut inputs = harness.forward_inputs(&[&detections.concat(), &TRUTHS.concat()]).unwrap();
+        inputs.params[0] = vec![0.0];
+        harness.run(&inputs).unwrap().params[0][0]
+    };
+    assert_eq!((counted([-1.0; 7]), counted([3.0, -1.0, -1.0, -1.0, -1.0, -1.0, -1.0])), (2.0, 1.0));
     // In an image of two pixels most boxes are nearly the same.
     let strict = "overlap_threshold: 0.8";
     assert_eq!(right(strict, 0.0), (vec![1.0, 0.0, 1.0, 0.0, 0.0, 1.0, -1.0], 2.0));

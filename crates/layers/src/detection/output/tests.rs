@@ -27,6 +27,9 @@ fn rows(param: &str, images: usize, scores: &[f64]) -> Vec<[f64; 3]> {
 }
 
 const NONE: [f64; 3] = [-1.0; 3];
+/// The first row that is not used, of one image and of two.
+const LAST: [f64; 3] = [0.0, -1.0, -1.0];
+const LAST_OF_TWO: [f64; 3] = [1.0, -1.0, -1.0];
 
 #[test]
 fn cases() {
@@ -57,12 +60,12 @@ fn the_best_of_each_class_are_kept() {
     let some = "confidence_threshold: 0.05";
     assert_eq!(
         rows(&format!("{some} nms_param {{ nms_threshold: 0.3 }}"), 1, &scores)[..3],
-        [[0.0, 1.0, 0.6], [0.0, 2.0, 0.8], NONE]
+        [[0.0, 1.0, 0.6], [0.0, 2.0, 0.8], LAST]
     );
     let found = rows(&format!("{some} nms_param {{ nms_threshold: 0.4 }}"), 1, &scores);
     let all = [[1.0, 0.6], [1.0, 0.5], [1.0, 0.1], [2.0, 0.8], [2.0, 0.7]];
     assert_eq!(found[..5], all.map(|[class, score]| [0.0, class, score]));
-    assert_eq!(found[5..], [NONE]);
+    assert_eq!(found[5..], [LAST]);
     let found = rows(&format!("{some} nms_param {{ nms_threshold: 0.4 }} keep_top_k: 3"), 1, &scores);
     assert_eq!(found, [[0.0, 1.0, 0.6], [0.0, 2.0, 0.8], [0.0, 2.0, 0.7]]);
     let found = rows(&format!("{some} nms_param {{ nms_threshold: 0.4 top_k: 1 }}"), 1, &scores);
@@ -73,8 +76,8 @@ fn the_best_of_each_class_are_kept() {
 fn images_follow_one_another() {
     let scores = [0.0, 0.2, 0.0, 0.1, 0.0, 0.1, 0.0, 0.7, 0.0, 0.1, 0.0, 0.1];
     let found = rows("confidence_threshold: 0.15 keep_top_k: 2", 2, &scores);
-    assert_eq!(found, [[0.0, 1.0, 0.2], [1.0, 1.0, 0.7], NONE, NONE]);
-    assert_eq!(rows("confidence_threshold: 0.8 keep_top_k: 1", 2, &scores), [NONE, NONE]);
+    assert_eq!(found, [[0.0, 1.0, 0.2], [1.0, 1.0, 0.7], LAST_OF_TWO, NONE]);
+    assert_eq!(rows("confidence_threshold: 0.8 keep_top_k: 1", 2, &scores), [LAST_OF_TWO, NONE]);
 }
 
 #[test]
