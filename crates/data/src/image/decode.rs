@@ -31,9 +31,7 @@ pub(crate) fn decode_raster(bytes: &[u8], color: Color) -> Result<(Raster, Optio
 }
 
 fn lossless(bytes: &[u8], format: ImageFormat, color: Color) -> Result<(Raster, Orientation), BadImage> {
-    if format == ImageFormat::WebP {
-        check_chunks(bytes)?;
-    }
+    let bytes = if format == ImageFormat::WebP { whole_chunks(bytes)? } else { bytes };
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(MOST_BYTES as u64);
@@ -82,8 +80,9 @@ fn lossless(bytes: &[u8], format: ImageFormat, color: Color) -> Result<(Raster, 
     Ok((image, as_held))
 }
 
-/// Fails unless the chunks of a WebP lie within it: the library takes as much memory as they claim.
-fn check_chunks(webp: &[u8]) -> Result<(), BadImage> {
+/// A WebP without what may stand behind its end. Fails unless its chunks lie within it: the library, which reads on behind the
+/// end, takes as much memory as they claim.
+fn whole_chunks(webp: &[u8]) -> Result<&[u8], BadImage> {
     let size = |at: usize| {
         let bytes = webp.get(at..)?.first_chunk()?;
         usize::try_from(u32::from_le_bytes(*bytes)).ok()
@@ -98,7 +97,7 @@ fn check_chunks(webp: &[u8]) -> Result<(), BadImage> {
             return Err(cut_short());
         }
     }
-    Ok(())
+    Ok(&webp[..end])
 }
 
 /// Whether a bitmap has a palette, and the colours in use are gray: bitmaps know no other gray.
