@@ -140,14 +140,14 @@ fn emit(arg: &Arg, given: Given) -> Result<Option<OsString>, UsageError> {
     if !takes_value(arg) {
         let Some(value) = given.value else { return Ok(switch()) };
         let is = |words: [&str; 5]| words.iter().any(|word| value.eq_ignore_ascii_case(word));
-        return match () {
-            () if is(["true", "t", "yes", "y", "1"]) => Ok(switch()),
-            () if is(["false", "f", "no", "n", "0"]) => Ok(None),
-            () => {
-                let found = value.to_string_lossy();
-                Err(UsageError(format!("flag {}: expected true or false, found '{found}'", given.written)))
-            }
-        };
+        if is(["true", "t", "yes", "y", "1"]) {
+            return Ok(switch());
+        }
+        if is(["false", "f", "no", "n", "0"]) {
+            return Ok(None);
+        }
+        let found = value.to_string_lossy();
+        return Err(UsageError(format!("flag {}: expected true or false, found '{found}'", given.written)));
     }
     Ok(match given.value {
         // Clap reports the missing value.

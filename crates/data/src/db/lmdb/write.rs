@@ -15,7 +15,7 @@ const STEP: usize = 64 << 20;
 const LONGEST_KEY: usize = 511;
 
 /// The system's number for an error of input or output.
-const IN_PART: i32 = 5;
+const EIO: i32 = 5;
 
 /// A new database, open for writing.
 pub(in crate::db) struct LmdbWriter {
@@ -87,7 +87,7 @@ impl Sink for LmdbWriter {
 fn failed(path: &Path, e: heed::Error) -> Error {
     // What LMDB makes of a write that the system does in part, as it does at the end of a disk.
     let hint = match &e {
-        heed::Error::Io(e) if e.raw_os_error() == Some(IN_PART) => "; the disk may be full",
+        heed::Error::Io(e) if e.raw_os_error() == Some(EIO) => "; the disk may be full",
         _ => "",
     };
     Error::data(path, format!("the LMDB database cannot be written: {e}{hint}"))
