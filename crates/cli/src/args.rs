@@ -19,7 +19,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use lgm_core::Error;
 use lgm_proto::strings;
 
-pub use self::annoset::{AnnoType, ConvertAnnosetArgs, LabelType};
+pub use self::annoset::{AnnoType, ConvertAnnosetArgs, GetImageSizeArgs, LabelType};
 pub use self::classify::{ClassifyArgs, ScoresFormat};
 pub use self::convert_imageset::ConvertImagesetArgs;
 pub use self::data::{
@@ -92,6 +92,9 @@ pub enum Command {
     /// Convert images and the boxes of their objects to LMDB or LevelDB
     #[command(name = "convert_annoset")]
     ConvertAnnoset(ConvertAnnosetArgs),
+    /// List the names, heights and widths of images, for the name_size_file of SSD's evaluation
+    #[command(name = "get_image_size")]
+    GetImageSize(GetImageSizeArgs),
     /// Upgrade a net's prototxt to today's format
     #[command(name = "upgrade_net_proto_text")]
     UpgradeNetProtoText(UpgradeArgs),

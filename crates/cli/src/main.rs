@@ -20,6 +20,7 @@ mod environment;
 mod extract_features;
 mod flagfile;
 mod fold;
+mod get_image_size;
 mod gpu;
 mod likelihood;
 mod logging;
@@ -98,6 +99,7 @@ fn run() -> anyhow::Result<ExitCode> {
             | Command::ExtractFeatures(_)
             | Command::ConvertImageset(_)
             | Command::ConvertAnnoset(_)
+            | Command::GetImageSize(_)
             | Command::ConvertCifarData(_)
             | Command::ConvertMnistSiamese(_)
             | Command::UpgradeNetProtoText(_)
@@ -123,6 +125,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::ConvertCifarData(args) => convert_cifar_data::run(args),
         Command::ConvertMnistSiamese(args) => convert_mnist_siamese_data::run(args),
         Command::ConvertAnnoset(args) => convert_annoset::run(args),
+        Command::GetImageSize(args) => get_image_size::run(args),
         Command::ParseLog(args) => parse_log::run(args),
         Command::UpgradeNetProtoText(args) => upgrade::run(args, upgrade::Kind::NetText),
         Command::UpgradeNetProtoBinary(args) => upgrade::run(args, upgrade::Kind::NetBinary),

@@ -8,6 +8,7 @@ use lgm_core::Axes3;
 
 use crate::kernel::vectorized;
 use crate::parallel::{Shared, tasks};
+use crate::stream::{Anew, Copied, compute};
 use crate::vector::{axpy_block, dot_block, halves};
 use crate::{BLOCK, Float, for_each_block, for_each_part};
 
@@ -46,8 +47,7 @@ pub fn all_finite(values: &[f32]) -> bool {
 
 /// Copies; the slices must be of one length.
 pub fn copy<T: Float>(src: &[T], dst: &mut [T]) {
-    assert_eq!(src.len(), dst.len());
-    for_each_block(dst, |at, part| part.copy_from_slice(&src[at..at + part.len()]));
+    compute(dst, &Copied(src));
 }
 
 /// `dst[i] = f(src[i])`, or `dst[i] = f(dst[i])` when `src` is `None`.
@@ -58,7 +58,7 @@ pub fn map_into<T: Float>(src: Option<&[T]>, dst: &mut [T], f: impl Fn(T) -> T +
     match src {
         Some(src) => {
             assert_eq!(src.len(), dst.len());
-            for_each_block(dst, |at, part| map_block(&src[at..at + part.len()], part, &f));
+            compute(dst, &Map { src, f });
         }
         None => for_each_block(dst, |_, part| map_block_in_place(part, &f)),
     }
@@ -79,10 +79,7 @@ pub fn zip_into<T: Float>(a: &[T], dst: &mut [T], f: impl Fn(T, T) -> T + Sync) 
 /// When the lengths differ.
 pub fn zip2_into<T: Float>(a: &[T], b: &[T], dst: &mut [T], f: impl Fn(T, T) -> T + Sync) {
     assert!(a.len() == dst.len() && b.len() == dst.len());
-    for_each_block(dst, |at, part| {
-        let range = at..at + part.len();
-        zip2_block(&a[range.clone()], &b[range], part, &f);
-    });
+    compute(dst, &Map2 { a, b, f });
 }
 
 /// `dst[i] = f(a[i], b[i], c[i])`.
@@ -91,10 +88,7 @@ pub fn zip2_into<T: Float>(a: &[T], b: &[T], dst: &mut [T], f: impl Fn(T, T) -> 
 /// When the lengths differ.
 pub fn zip3_into<T: Float>(a: &[T], b: &[T], c: &[T], dst: &mut [T], f: impl Fn(T, T, T) -> T + Sync) {
     assert!(a.len() == dst.len() && b.len() == dst.len() && c.len() == dst.len());
-    for_each_block(dst, |at, part| {
-        let range = at..at + part.len();
-        zip3_block(&a[range.clone()], &b[range.clone()], &c[range], part, &f);
-    });
+    compute(dst, &Map3 { a, b, c, f });
 }
 
 /// y += α·x.
@@ -208,10 +202,53 @@ fn channel_reduce<T: Float>(axes: Axes3, out: &mut [T], row: impl Fn(Range<usize
     });
 }
 
-vectorized! {
-    pub(crate) fn map_block[T: Float, F: Fn(T) -> T](src: &[T], dst: &mut [T], f: &F) {
-        for (d, &s) in dst.iter_mut().zip(src) {
-            *d = f(s);
+/// f of each element.
+pub(crate) struct Map<'a, T, F> {
+    pub src: &'a [T],
+    pub f: F,
+}
+
+impl<T: Float, F: Fn(T) -> T + Sync> Anew<T> for Map<'_, T, F> {
+    #[inline(always)]
+    fn compute(&self, at: usize, part: &mut [T]) {
+        let src = &self.src[at..at + part.len()];
+        for (d, &s) in part.iter_mut().zip(src) {
+            *d = (self.f)(s);
+        }
+    }
+}
+
+/// f of each pair of elements.
+pub(crate) struct Map2<'a, T, F> {
+    pub a: &'a [T],
+    pub b: &'a [T],
+    pub f: F,
+}
+
+impl<T: Float, F: Fn(T, T) -> T + Sync> Anew<T> for Map2<'_, T, F> {
+    #[inline(always)]
+    fn compute(&self, at: usize, part: &mut [T]) {
+        let range = at..at + part.len();
+        for ((d, &a), &b) in part.iter_mut().zip(&self.a[range.clone()]).zip(&self.b[range]) {
+            *d = (self.f)(a, b);
+        }
+    }
+}
+
+struct Map3<'a, T, F> {
+    a: &'a [T],
+    b: &'a [T],
+    c: &'a [T],
+    f: F,
+}
+
+impl<T: Float, F: Fn(T, T, T) -> T + Sync> Anew<T> for Map3<'_, T, F> {
+    #[inline(always)]
+    fn compute(&self, at: usize, part: &mut [T]) {
+        let range = at..at + part.len();
+        let (a, b, c) = (&self.a[range.clone()], &self.b[range.clone()], &self.c[range]);
+        for (((d, &a), &b), &c) in part.iter_mut().zip(a).zip(b).zip(c) {
+            *d = (self.f)(a, b, c);
         }
     }
 }
@@ -233,25 +270,9 @@ vectorized! {
 }
 
 vectorized! {
-    pub(crate) fn zip2_block[T: Float, F: Fn(T, T) -> T](a: &[T], b: &[T], dst: &mut [T], f: &F) {
-        for ((d, &a), &b) in dst.iter_mut().zip(a).zip(b) {
-            *d = f(a, b);
-        }
-    }
-}
-
-vectorized! {
     pub(crate) fn zip2_block_in_place[T: Float, F: Fn(T, T, T) -> T](a: &[T], b: &[T], dst: &mut [T], f: &F) {
         for ((d, &a), &b) in dst.iter_mut().zip(a).zip(b) {
             *d = f(*d, a, b);
-        }
-    }
-}
-
-vectorized! {
-    pub(crate) fn zip3_block[T: Float, F: Fn(T, T, T) -> T](a: &[T], b: &[T], c: &[T], dst: &mut [T], f: &F) {
-        for (((d, &a), &b), &c) in dst.iter_mut().zip(a).zip(b).zip(c) {
-            *d = f(a, b, c);
         }
     }
 }

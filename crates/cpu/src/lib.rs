@@ -23,6 +23,7 @@ pub mod prelu;
 pub mod recurrent;
 mod scratch;
 pub mod softmax;
+mod stream;
 mod team;
 #[cfg(test)]
 mod testing;

@@ -4,10 +4,11 @@ use std::ops::Range;
 
 use lgm_core::Axes3;
 
-use crate::elementwise::{leaky_gradient, map_block, map_block_in_place, zip_block, zip2_block};
+use crate::elementwise::{Map, Map2, leaky_gradient, map_block_in_place, zip_block};
 use crate::kernel::vectorized;
 use crate::parallel::{Shared, tasks};
 use crate::scratch::Scratch;
+use crate::stream::{compute_part, is_large};
 use crate::vector::halves;
 use crate::{BLOCK, Float, for_each_block};
 
@@ -56,13 +57,14 @@ fn pieces<'a, T: Float>(
 /// # Panics
 /// When a slice is too short.
 pub fn forward<T: Float>(x: Option<&[T]>, slopes: &[T], axes: Axes3, y: &mut [T]) {
+    let large = is_large(y);
     for_each_block(y, |at, y| {
         pieces((at, y.len()), axes, slopes, |piece, slopes| {
             let (x, y) = (x.map(|x| &x[at..][piece.clone()]), &mut y[piece]);
             match (x, slopes) {
-                (Some(x), Slopes::One(a)) => map_block(x, y, &|x| value(x, a)),
+                (Some(src), Slopes::One(a)) => compute_part(large, 0, y, &Map { src, f: |x| value(x, a) }),
                 (None, Slopes::One(a)) => map_block_in_place(y, &|x| value(x, a)),
-                (Some(x), Slopes::Each(slopes)) => zip2_block(x, slopes, y, &value),
+                (Some(x), Slopes::Each(slopes)) => compute_part(large, 0, y, &Map2 { a: x, b: slopes, f: value }),
                 (None, Slopes::Each(slopes)) => zip_block(slopes, y, &value),
             }
         });

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use common::{begins_anew, cx, error, jpeg, open, resumes_exactly, warned};
 use lgm_core::{Phase, Shape, State};
-use lgm_data::convert::{AnnosetOptions, AnnotationFile, Annotations, ClassNames, convert_annoset};
+use lgm_data::convert::{AnnosetOptions, AnnotationFile, Annotations, ClassNames, convert_annoset, get_image_size};
 use lgm_data::db::{Backend, Database, Records, Writer};
 use lgm_proto::{AnnotatedDatum, Datum, LayerParameter};
 use lgm_testkit::says;
@@ -287,4 +287,37 @@ fn mistakes_are_named() {
     writer.put(b"0", record.encode_to_vec()).unwrap();
     writer.finish().unwrap();
     says(&error(&layer(other.to_str().unwrap(), 1, ""), &cx(Phase::Train, 1)), &["record 0", "channels 0"]);
+}
+
+#[test]
+fn sizes_of_images() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    fs::create_dir(path("in")).unwrap();
+    image::RgbImage::new(10, 8).save(path("in/a.b.png")).unwrap();
+    image::GrayImage::new(3, 5).save(path("c.png")).unwrap();
+    let list = path("list.txt");
+    fs::write(&list, "in/a.b.png 1.xml\n\n/c.png 7\n").unwrap();
+    let sizes = |ids: Option<&str>| {
+        let ids = ids.map(|text| {
+            fs::write(path("ids"), text).unwrap();
+            path("ids")
+        });
+        get_image_size(folder.path(), &list, path("out"), ids.as_deref(), &mut |_, _| {}).map_err(|e| e.to_string())
+    };
+    assert_eq!(sizes(None), Ok(2));
+    assert_eq!(fs::read_to_string(path("out")).unwrap(), "a.b 8 10\nc 5 3\n");
+    assert_eq!(sizes(Some("c 12\na.b -3\nother 1\n")), Ok(2));
+    assert_eq!(fs::read_to_string(path("out")).unwrap(), "-3 8 10\n12 5 3\n");
+    for (ids, words) in [
+        ("c 12\n", "ids: has no number for 'a.b'"),
+        ("c 12\nc 13\n", "line 2: 'c' has a number already"),
+        ("c\n", "line 1: expected a name and a number, found 'c'"),
+    ] {
+        let error = sizes(Some(ids)).unwrap_err();
+        assert!(error.contains(words), "{error}");
+    }
+    fs::write(&list, "c.png 7\nd.png 7\n").unwrap();
+    assert!(sizes(None).unwrap_err().contains("d.png"));
+    assert_eq!(fs::read_to_string(path("out")).unwrap(), "-3 8 10\n12 5 3\n");
 }

@@ -38,6 +38,12 @@ fn cube<T: Float>(u: T) -> T {
     u * u * u
 }
 
+#[inline(always)]
+fn three_quarters<T: Float>(u: T) -> T {
+    let root = (u + T::zero()).sqrt();
+    root * root.sqrt()
+}
+
 /// `body`, where `raise` is the function u ↦ uᵖ: of the usual exponents without a general power, which takes longer.
 macro_rules! with_power {
     ($p:expr, |$raise:ident| $body:expr) => {{
@@ -52,6 +58,10 @@ macro_rules! with_power {
             -0.5 => with_power!(@ $raise, |u: T| T::one() / (u + T::zero()).sqrt(), $body),
             1.5 => with_power!(@ $raise, |u: T| u * (u + T::zero()).sqrt(), $body),
             -1.5 => with_power!(@ $raise, |u: T| cube(T::one() / (u + T::zero()).sqrt()), $body),
+            0.25 => with_power!(@ $raise, |u: T| (u + T::zero()).sqrt().sqrt(), $body),
+            -0.25 => with_power!(@ $raise, |u: T| T::one() / (u + T::zero()).sqrt().sqrt(), $body),
+            0.75 => with_power!(@ $raise, three_quarters::<T>, $body),
+            -0.75 => with_power!(@ $raise, |u: T| T::one() / three_quarters(u), $body),
             p => {
                 let exponent = Exponent::new(p);
                 with_power!(@ $raise, |u: T| exponent.raise(u), $body)

@@ -1,4 +1,4 @@
-//! Flags of `convert_annoset`.
+//! Flags of `convert_annoset` and `get_image_size`.
 
 use std::path::PathBuf;
 
@@ -65,6 +65,23 @@ pub struct ConvertAnnosetArgs {
     /// The kind of image files to store: jpg, png or bmp; without it, what each name's end says
     #[arg(long = "encode_type", value_name = "KIND")]
     pub encode_type: Option<String>,
+}
+
+/// Flags of `get_image_size`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Each line of OUTPUT has an image's name without folder and extension, its height and its width:
+  lgm-caffe get_image_size VOCdevkit/ test.txt test_name_size.txt")]
+pub struct GetImageSizeArgs {
+    /// The folder of the images
+    pub root: PathBuf,
+    /// The list: an image and its annotation, or its label, on each line
+    pub list: PathBuf,
+    /// The file of sizes to make
+    pub output: PathBuf,
+    /// A file of names and numbers: these stand in OUTPUT in place of the names
+    #[arg(long = "name_id_file", value_name = "FILE")]
+    pub name_id_file: Option<PathBuf>,
 }
 
 /// What a list has beside images.

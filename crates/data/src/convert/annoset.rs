@@ -120,7 +120,7 @@ pub fn convert_annoset(
 }
 
 /// Names of images and their annotations. The last word of a line is the annotation: names may have spaces.
-fn read_list(path: &Path) -> Result<Vec<(String, String)>> {
+pub(super) fn read_list(path: &Path) -> Result<Vec<(String, String)>> {
     let bytes = std::fs::read(path).map_err(Error::io(path, "read the list"))?;
     let text = strings::of_file(&bytes);
     let mut lines = Vec::new();
@@ -176,7 +176,7 @@ fn image(path: &Path, options: &AnnosetOptions) -> Result<(Datum, Raster, Option
 }
 
 /// The file that a list names: what begins with a slash lies in the root too, as text that is joined to text.
-fn under(root: &Path, name: &str) -> PathBuf {
+pub(super) fn under(root: &Path, name: &str) -> PathBuf {
     match root.as_os_str().is_empty() {
         true => strings::to_path(name),
         false => root.join(strings::to_path(name.trim_start_matches('/'))),

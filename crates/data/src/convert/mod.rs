@@ -9,6 +9,7 @@ mod imageset;
 mod mnist;
 mod pickle;
 mod siamese;
+mod sizes;
 
 pub use crate::image::ImageFile;
 pub use annoset::{AnnosetOptions, AnnotationFile, Annotations, ClassNames, convert_annoset};
@@ -16,6 +17,7 @@ pub use cifar::{CifarDatabase, CifarOptions, CifarSplit, convert_cifar, convert_
 pub use imageset::{Encoding, ImageSet, ImageSetOptions, convert_imageset};
 pub use mnist::{Format, convert_mnist};
 pub use siamese::convert_mnist_siamese;
+pub use sizes::get_image_size;
 
 /// Called while a conversion goes on, with the number of images done and their total.
 pub type Progress<'a> = &'a mut dyn FnMut(usize, usize);
