@@ -63,7 +63,7 @@ impl<T: Float, const K: usize, const IN: usize> Source<'_, T, K, IN> {
         place: impl Fn(usize, usize) -> usize,
     ) {
         let nr = self.micro.nr;
-        let tap = |i: usize| (if self.rotated { Self::AREA - 1 - i } else { i }) * LANES;
+        let tap = |i: usize| if self.rotated { Self::AREA - 1 - i } else { i };
         let mut lanes = Scratch::<T>::new(FETCH * Self::AREA * LANES);
         lanes.fill(T::zero());
         let mut aside = [[[T::zero(); LANES]; IN]; IN];
@@ -72,7 +72,7 @@ impl<T: Float, const K: usize, const IN: usize> Source<'_, T, K, IN> {
             let some = from..(from + FETCH).min(inner.end);
             self.fetch(vector * LANES, some.clone(), &mut lanes);
             for p in some {
-                let base = (p - from) * Self::AREA * LANES;
+                let base = (p - from) * Self::AREA;
                 let place_of = |a, b| (base + tap(a * K + b)) as u32;
                 let places: [[u32; K]; K] = std::array::from_fn(|a| std::array::from_fn(|b| place_of(a, b)));
                 if nr >= LANES {

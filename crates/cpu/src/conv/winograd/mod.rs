@@ -202,8 +202,7 @@ impl<const N: usize> Tiling<N> {
         ((rows - 1) * self.step + N).min(self.h) * self.w
     }
 
-    /// Where each tile's positions are among those of [`rows`](Self::rows), tile by tile, times [`LANES`]; `outside` for
-    /// those beyond the image.
+    /// Where each tile's positions are among those of [`rows`](Self::rows), tile by tile; `outside` for those beyond the image.
     fn places(&self, segment: &TileRows, outside: usize, places: &mut SmallVec<[u32; 2048]>) {
         let first = self.rows(segment).start;
         places.clear();
@@ -215,7 +214,7 @@ impl<const N: usize> Tiling<N> {
                         let col = (tx * self.step + b) as isize - self.left;
                         let inside = (0..self.h as isize).contains(&row) && (0..self.w as isize).contains(&col);
                         let at = if inside { (row as usize - first) * self.w + col as usize } else { outside };
-                        places.push((at * LANES) as u32);
+                        places.push(at as u32);
                     }
                 }
             }

@@ -168,6 +168,16 @@ impl<T: Float, const N: usize> Work<T, N> {
     }
 }
 
+/// `std::array::from_fn`, which the compiler does not always inline.
+#[inline(always)]
+fn each<R: Copy, const I: usize>(f: impl Fn(usize) -> R) -> [R; I] {
+    let mut all = [f(0); I];
+    for i in 1..I {
+        all[i] = f(i);
+    }
+    all
+}
+
 /// Applies a one-dimensional transform to every lane.
 #[inline(always)]
 fn lanes<T: Float, const I: usize, const O: usize, const N: usize>(
@@ -176,7 +186,7 @@ fn lanes<T: Float, const I: usize, const O: usize, const N: usize>(
     f: impl Fn([T; I]) -> [T; O],
 ) {
     for l in 0..LANES {
-        let out = f(std::array::from_fn(|i| src[i][l]));
+        let out = f(each(|i| src[i][l]));
         for o in 0..O {
             dst[o][l] = out[o];
         }
@@ -192,22 +202,13 @@ fn both<'a, T: Float, const I: usize, const O: usize, const N: usize>(
     f: impl Fn([T; I]) -> [T; O] + Copy,
 ) {
     for b in 0..I {
-        lanes(std::array::from_fn(|a| at(a, b)), &mut work.columns[b], f);
+        lanes(each(|a| at(a, b)), &mut work.columns[b], f);
     }
     for a in 0..O {
-        lanes(std::array::from_fn(|b| &work.columns[b][a]), &mut work.row, f);
+        lanes(each(|b| &work.columns[b][a]), &mut work.row, f);
         for b in 0..O {
             put(a, b, &work.row[b]);
         }
-    }
-}
-
-/// The lanes at an element of a slice.
-#[inline(always)]
-fn lanes_at<T: Float>(data: &[T], at: usize) -> &Lanes<T> {
-    match data[at..].first_chunk() {
-        Some(lanes) => lanes,
-        None => unreachable!("a tile outside its region"),
     }
 }
 
@@ -219,7 +220,7 @@ pub(super) struct Frequencies<'a, T> {
     pub stride: usize,
 }
 
-impl<T: Float> Frequencies<'_, T> {
+impl<'a, T: Float> Frequencies<'a, T> {
     /// Those of the tile so many [`LANES`] on.
     pub fn tile(self, t: usize) -> Self {
         Frequencies { first: self.first + t * LANES, ..self }
@@ -227,9 +228,26 @@ impl<T: Float> Frequencies<'_, T> {
 
     /// The lanes of frequency (a, b) of N × N.
     #[inline(always)]
-    fn lanes<const N: usize>(&self, a: usize, b: usize) -> &Lanes<T> {
-        lanes_at(self.data, self.first + (a * N + b) * self.stride)
+    fn lanes<const N: usize>(&self) -> impl Fn(usize, usize) -> &'a Lanes<T> {
+        let (data, stride) = (&self.data[self.first..][..(N * N - 1) * self.stride + LANES], self.stride);
+        // SAFETY: a and b are below N, so the lanes are within what was just cut out.
+        move |a, b| unsafe { &*data.as_ptr().add((a * N + b) * stride).cast() }
     }
+}
+
+/// Writes the lanes of frequency (a, b) of N × N to `out[first + (a·N + b)·stride..]`.
+///
+/// # Safety
+/// The lanes are the caller's alone, and a and b below N.
+#[inline(always)]
+unsafe fn writer<T: Float, const N: usize>(
+    out: &Shared<'_, T>,
+    first: usize,
+    stride: usize,
+) -> impl FnMut(usize, usize, &Lanes<T>) {
+    let to = out.at(first, (N * N - 1) * stride + LANES);
+    // SAFETY: within what was just checked, and the caller's.
+    move |a, b, v| unsafe { to.add((a * N + b) * stride).cast::<Lanes<T>>().write(*v) }
 }
 
 vectorized! {
@@ -245,13 +263,10 @@ vectorized! {
         first: usize,
         stride: usize,
     ) {
-        let places = &places[..M];
-        let at = |a: usize, b: usize| lanes_at(region, places[a][b] as usize);
-        let put = |a: usize, b: usize, v: &Lanes<T>| {
-            let to = first + (a * N + b) * stride;
-            // SAFETY: the lanes are the caller's alone.
-            unsafe { out.part(to..to + LANES) }.copy_from_slice(v);
-        };
+        let (places, region) = (&places[..M], region.as_chunks::<LANES>().0);
+        let at = |a: usize, b: usize| &region[places[a][b] as usize];
+        // SAFETY: the lanes are the caller's alone.
+        let put = unsafe { writer::<T, N>(out, first, stride) };
         if M == N {
             both(work, at, put, input::<T, N>);
         } else {
@@ -270,13 +285,10 @@ vectorized! {
         first: usize,
         stride: usize,
     ) {
-        let places = &places[..M];
-        let at = |a: usize, b: usize| lanes_at(region, places[a][b] as usize);
-        let put = |a: usize, b: usize, v: &Lanes<T>| {
-            let to = first + (a * N + b) * stride;
-            // SAFETY: the lanes are the caller's alone.
-            unsafe { out.part(to..to + LANES) }.copy_from_slice(v);
-        };
+        let (places, region) = (&places[..M], region.as_chunks::<LANES>().0);
+        let at = |a: usize, b: usize| &region[places[a][b] as usize];
+        // SAFETY: the lanes are the caller's alone.
+        let put = unsafe { writer::<T, N>(out, first, stride) };
         both(work, at, put, |e: [T; M]| -> [T; N] { values(e, 1.0, |_| 1.0) });
     }
 }
@@ -289,13 +301,14 @@ vectorized! {
         region: &mut [T],
         places: &[[u32; N]],
     ) {
+        let (places, region) = (&places[..N], region.as_chunks_mut::<LANES>().0);
         let put = |a: usize, b: usize, v: &Lanes<T>| {
-            let dst = &mut region[places[a][b] as usize..][..LANES];
+            let dst = &mut region[places[a][b] as usize];
             for l in 0..LANES {
                 dst[l] += v[l];
             }
         };
-        both(work, |a, b| frequencies.lanes::<N>(a, b), put, scatter::<T, N>);
+        both(work, frequencies.lanes::<N>(), put, scatter::<T, N>);
     }
 }
 
@@ -322,15 +335,15 @@ vectorized! {
         places: &[[u32; M]],
         finish: F,
     ) {
+        let (places, region) = (&places[..M], region.as_chunks_mut::<LANES>().0);
         let put = |a: usize, b: usize, v: &Lanes<T>| {
-            let dst = &mut region[places[a][b] as usize..][..LANES];
             let mut y = [T::zero(); LANES];
             for l in 0..LANES {
                 y[l] = finish(v[l] + bias[l]);
             }
-            dst.copy_from_slice(&y);
+            region[places[a][b] as usize] = y;
         };
-        both(work, |a, b| frequencies.lanes::<N>(a, b), put, moments::<T, M, N>);
+        both(work, frequencies.lanes::<N>(), put, moments::<T, M, N>);
     }
 }
 
@@ -342,6 +355,6 @@ vectorized! {
         taps: &mut [[Lanes<T>; K]; K],
     ) {
         let put = |a: usize, b: usize, v: &Lanes<T>| taps[a][b] = *v;
-        both(work, |a, b| frequencies.lanes::<N>(a, b), put, moments::<T, K, N>);
+        both(work, frequencies.lanes::<N>(), put, moments::<T, K, N>);
     }
 }
