@@ -226,7 +226,7 @@ impl<'a, T: Float> Frequencies<'a, T> {
         Frequencies { first: self.first + t * LANES, ..self }
     }
 
-    /// The lanes of frequency (a, b) of N × N.
+    /// The lanes of each frequency (a, b) of N × N.
     #[inline(always)]
     fn lanes<const N: usize>(&self) -> impl Fn(usize, usize) -> &'a Lanes<T> {
         let (data, stride) = (&self.data[self.first..][..(N * N - 1) * self.stride + LANES], self.stride);
@@ -251,8 +251,8 @@ unsafe fn writer<T: Float, const N: usize>(
 }
 
 vectorized! {
-    /// The N² frequencies of an M × M tile whose positions are at `places` of `region`, to `out[first + f·stride..]`: of
-    /// inputs by Bᵀ if M is N, else of weights by G or of gradients by G̃.
+    /// The N² frequencies of an M × M tile whose positions are at `places` of `region`, counted in vectors, to
+    /// `out[first + f·stride..]`: of inputs by Bᵀ if M is N, else of weights by G or of gradients by G̃.
     ///
     /// Nothing else may use those lanes of `out` meanwhile.
     pub(super) fn spread[T: Float, const M: usize, const N: usize](
